@@ -1,0 +1,269 @@
+"""From a module and its example to a graph in which every recurrent layer is still one node.
+
+PyTorch's exporter takes recurrent layers apart, and in doing so freezes time, leaves things out or
+writes what no runtime loads (pytorch#184872, #189225). So while it looks, each call of a recurrent
+layer is recorded as one opaque node of the domain `stateport.torch`, with PyTorch's own operands;
+`layers` then writes that node in ONNX.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from .errors import ExportError
+from .example import Example, key_name
+
+DOMAIN: Final = "stateport.torch"
+
+_Shape = Sequence[int | torch.SymInt]
+
+
+class _RecurrentLayers(TorchFunctionMode):
+    """Records calls of PyTorch's recurrent functions as opaque nodes.
+
+    `nn.LSTM.forward` and everything built on it end in `torch.lstm`; its own checks, batch-first
+    handling and unbatched inputs have been dealt with by then, in PyTorch's own code.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],  # noqa: ARG002  # the protocol's signature
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        record = _RECORDERS.get(func)
+        return func(*args, **(kwargs or {})) if record is None else record(*args, **(kwargs or {}))
+
+
+def _record_lstm(
+    x: Tensor,
+    hx: Sequence[Tensor] | Tensor,
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,  # noqa: ARG001  # evaluation mode: no dropout
+    train: bool,  # noqa: ARG001
+    bidirectional: bool,
+    batch_first: bool | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    if batch_first is None:  # the other overload: (data, batch_sizes, hx, ...)
+        raise ExportError(
+            "The network packs its sequences (pack_padded_sequence), which cannot be exported. "
+            "Feed the padded sequence to the LSTM."
+        )
+    h0, c0 = hx
+    y_features = h0.shape[-1] * (2 if bidirectional else 1)
+    result = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::LSTM",
+        (x, h0, c0, *weights),
+        attrs={
+            "num_layers": num_layers,
+            "bidirectional": int(bidirectional),
+            "batch_first": int(batch_first),
+            "has_biases": int(has_biases),
+        },
+        dtypes=(x.dtype, x.dtype, x.dtype),
+        shapes=((*x.shape[:2], y_features), h0.shape, c0.shape),
+        version=1,
+    )
+    y, hn, cn = result
+    return y, hn, cn
+
+
+def _refuse(kind: str) -> Callable[..., Any]:
+    def refuse(*_: object, **__: object) -> None:
+        raise ExportError(f"The network uses {kind}, which stateport cannot export yet.")
+
+    return refuse
+
+
+_RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    torch.lstm: _record_lstm,
+    torch.gru: _refuse("nn.GRU"),
+    torch.rnn_tanh: _refuse("nn.RNN"),
+    torch.rnn_relu: _refuse("nn.RNN"),
+}
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A graph with recurrent layers kept whole, and how the author calls what goes in and out."""
+
+    model: ir.Model
+    input_paths: tuple[tuple[str, ...], ...]
+    output_paths: tuple[tuple[str, ...], ...]
+
+
+def capture(module: nn.Module, example: Example, opset: int) -> Captured:
+    """Exports the module to a graph with recurrent layers kept whole and named dynamic axes.
+
+    The graph's inputs are the example's leaves, in order.
+
+    Raises:
+        ExportError: the module fails on its example, freezes a dynamic axis, updates a buffer, or
+            uses what PyTorch's exporter cannot express.
+    """
+    program = _trace(module, example)
+    _refuse_mutation(program)
+    with _quiet():
+        try:
+            exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+        except Exception as error:  # whatever PyTorch's exporter raises
+            raise ExportError(
+                f"PyTorch's exporter could not write {type(module).__qualname__} at opset "
+                f"{opset}: {_first_line(error)}"
+            ) from error
+    assert exported is not None
+    model: ir.Model = exported.model
+    _check_inputs(model, example)
+    _name_axes(model, example)
+    return Captured(model, _input_paths(module, example), _output_paths(program, model))
+
+
+def _trace(module: nn.Module, example: Example) -> torch.export.ExportedProgram:
+    arguments = example.make(example.sizes)
+    dims = {name: torch.export.Dim(name) for name in example.sizes}
+    with _quiet(), torch.no_grad(), _RecurrentLayers():
+        try:
+            return torch.export.export(
+                module,
+                arguments.args,
+                arguments.kwargs,
+                dynamic_shapes=_dynamic_shapes(arguments, example, dims),
+                strict=False,
+            )
+        except ExportError:
+            raise
+        except Exception as error:  # the user's forward may raise anything
+            raise ExportError(_why_not(module, example, error)) from error
+
+
+def _dynamic_shapes(
+    arguments: inspect.BoundArguments, example: Example, dims: Mapping[str, Any]
+) -> tuple[Any, ...] | dict[str, Any]:
+    """The named axes in the structure that `torch.export` wants: that of the arguments."""
+    leaves = iter(example.leaves)
+
+    def axes(value: object) -> dict[int, Any] | None:
+        if not isinstance(value, Tensor):
+            return None
+        shape = enumerate(next(leaves).shape)
+        return {position: dims[axis] for position, axis in shape if isinstance(axis, str)}
+
+    shapes = pytree.tree_map(axes, (arguments.args, arguments.kwargs))
+    by_name = dict(zip(arguments.arguments, shapes[0], strict=False))
+    return {**by_name, **shapes[1]} if arguments.kwargs else tuple(shapes[0])
+
+
+def _why_not(module: nn.Module, example: Example, error: Exception) -> str:
+    name, text = type(module).__qualname__, str(error)
+    frozen = re.search(r"marked (\w+) as dynamic but your code specialized it to be", text)
+    if frozen:
+        return (
+            f"{name} cannot take any size of the axis {frozen[1]!r}: its forward fixes it "
+            f"(traced at {example.sizes.get(frozen[1])}). A Python loop over that axis, int() of "
+            "a size, or a comparison of sizes does that. Rewrite it with tensor operations."
+        )
+    return f"{name} could not be traced: {type(error).__name__}: {_first_line(error)}"
+
+
+def _refuse_mutation(program: torch.export.ExportedProgram) -> None:
+    signature = program.graph_signature
+    for name in sorted(signature.buffers_to_mutate.values()):
+        raise ExportError(
+            f"forward updates the buffer {name!r}. In an ONNX file that update would be lost "
+            "(pytorch#60828). Take that state as an argument of forward and return the next one."
+        )
+    for name in sorted(signature.user_inputs_to_mutate.values()):
+        raise ExportError(
+            f"forward writes into its argument {name!r}, which an ONNX file cannot do. "
+            "Return the new value instead."
+        )
+
+
+def _check_inputs(model: ir.Model, example: Example) -> None:
+    if len(model.graph.inputs) != len(example.leaves):
+        names = ", ".join(str(value.name) for value in model.graph.inputs)
+        raise ExportError(
+            f"The example has {len(example.leaves)} tensors, but the exported graph takes {names}."
+        )
+
+
+def _input_paths(module: nn.Module, example: Example) -> tuple[tuple[str, ...], ...]:
+    paths = [leaf.path for leaf in example.leaves]
+    if isinstance(module, nn.LSTM):  # PyTorch's own names, not an author's
+        paths = [("x",) if path == ("input",) else path for path in paths]
+    return tuple(paths)
+
+
+def _output_paths(
+    program: torch.export.ExportedProgram, model: ir.Model
+) -> tuple[tuple[str, ...], ...]:
+    """Where each result stands in what forward returns: keys of dicts, fields, positions."""
+    structure = program.call_spec.out_spec
+    count = len(model.graph.outputs)
+    if structure is None or structure.num_leaves != count:
+        return tuple((str(position),) for position in range(count))
+    leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), structure))
+    return tuple(tuple(key_name(key) for key in path) for path, _ in leaves)
+
+
+def _name_axes(model: ir.Model, example: Example) -> None:
+    """Replaces PyTorch's symbols (s15, 2*s27) by the names of the axes (batch, 2*time)."""
+    symbols: dict[str, str] = {}
+    for value, leaf in zip(model.graph.inputs, example.leaves, strict=True):
+        for dim, axis in zip(value.shape or (), leaf.shape, strict=True):
+            if isinstance(axis, str) and isinstance(dim, ir.SymbolicDim):
+                symbols[str(dim.value)] = axis
+            elif isinstance(axis, str):
+                raise ExportError(f"The exported graph fixes axis {axis!r} of {leaf} at {dim}.")
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b") if symbols else None
+    for value in _values(model.graph):
+        if value.shape is not None and pattern is not None:
+            value.shape = ir.Shape(
+                dim
+                if isinstance(dim, int)
+                else pattern.sub(lambda match: symbols[match[1]], str(dim.value))
+                for dim in value.shape
+            )
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps PyTorch's exporter from talking about its own internals and missing packages."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"

@@ -1,0 +1,118 @@
+"""The exporter's commands, mounted into `stateport` by entry point. PyTorch is imported on use."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from .example import ExampleLike
+
+
+@click.command()
+@click.argument("target", metavar="TARGET")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Write MODEL.onnx."
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    help="Weights: .safetensors, or .pt/.pth of plain tensors.",
+)
+@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Passed to TARGET.")
+@click.option(
+    "--example",
+    "examples",
+    multiple=True,
+    metavar="NAME=SPEC",
+    help="An argument of forward: float32[batch,time,5] or x.npy; or one file.py:function.",
+)
+@click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
+def export(
+    target: str,
+    output: Path,
+    weights: Path | None,
+    arguments: tuple[str, ...],
+    examples: tuple[str, ...],
+    opset: int,
+) -> None:
+    """Export TARGET, a PyTorch network, to ONNX with explicit state inputs and outputs.
+
+    TARGET is package.module:attribute or path/to/file.py:attribute: an nn.Module, or a callable
+    that returns one. Its code is run. PyTorch's own answers are written beside the model, for
+    `stateport verify`.
+    """
+    values = dict(_argument(text) for text in arguments)
+    with Console(stderr=True).status("Importing PyTorch") as status:
+        from .loading import load_target
+        from .pipeline import export as run_export
+
+        status.update(f"Loading {target}")
+        module = load_target(target, values)
+        example = _example(module, examples)
+        status.update(f"Exporting {target}")
+        result = run_export(
+            module,
+            example,
+            output,
+            opset=opset,
+            weights=weights,
+            origin={"target": target, "arguments": values},
+        )
+    contract = result.contract
+    for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
+        for spec in specs:
+            click.echo(f"{kind:7} {spec}")
+    for state in contract.states:
+        click.echo(f"{'state':7} {state}")
+    if not contract.streaming.ok:
+        click.echo(f"It cannot stream: {contract.streaming.because}.")
+    click.echo(f"Wrote {result.path} and {result.vectors.name}.")
+    click.echo(f"Check it: stateport verify {result.path}")
+
+
+def _argument(text: str) -> tuple[str, object]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.isidentifier():
+        raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint="--arg")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a plain word
+
+
+def _example(module: Any, examples: tuple[str, ...]) -> ExampleLike:  # noqa: ANN401
+    """The example that the options name, or the module's own."""
+    from .errors import ExportError
+    from .loading import load_attribute
+
+    if len(examples) == 1 and "=" not in examples[0]:
+        function: Callable[[int, int], Any] = load_attribute(examples[0])
+        if not callable(function):
+            raise ExportError(f"{examples[0]} is not a function of (batch, time).")
+        return function
+    if examples:
+        return dict(_named_spec(text) for text in examples)
+    own = getattr(module, "example_inputs", None)
+    if callable(own):
+        result: Callable[[int, int], Any] = own
+        return result
+    raise ExportError(
+        f"What {type(module).__qualname__}.forward takes is not known. Say it with "
+        "--example x=float32[batch,time,5] for each argument, or give the network a method "
+        "example_inputs(batch, time)."
+    )
+
+
+def _named_spec(text: str) -> tuple[str, object]:
+    from .example import Spec
+
+    name, separator, spec = text.partition("=")
+    if not separator or not name.isidentifier() or not spec:
+        raise click.BadParameter(f"{text!r} is not of the form NAME=SPEC.", param_hint="--example")
+    return name, Spec.parse(spec)

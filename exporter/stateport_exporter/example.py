@@ -1,0 +1,240 @@
+"""What a network's `forward` takes, in a form that can be made at any size.
+
+Parity is judged at many sizes, so one example tensor is not enough: an example says which dimension
+is the batch and which is time.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from stateport.contract import Axis, describe
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .errors import ExportError
+from .guard import unchanged_globals
+
+# Distinct and at least 2: sizes of 0 and 1 specialise (pytorch#157621). Primes, so that a product
+# or multiple of them is not mistaken for another axis.
+_TRACE_SIZES: Final = (3, 7, 11, 13, 17, 19, 23, 29)
+
+_SPEC = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[^\]]*)\](?::(?P<low>-?\d+)\.\.(?P<high>-?\d+))?")
+
+
+@dataclass(frozen=True, init=False)
+class Spec:
+    """The dtype and shape of one argument of `forward`.
+
+    Args:
+        dtype: a PyTorch dtype's name: "float32", "int64", "bool", ...
+        shape: a size, or a name for a dynamic axis, per dimension. "batch" and "time" say which
+            axis is which.
+        low: for integers, the smallest value that the network takes; 0 by default.
+        high: for integers, the largest; 1 by default, which every vocabulary has.
+
+    `Spec.parse("int64[batch,time]:0..96")` reads the form that the command line takes.
+    """
+
+    dtype: str
+    shape: tuple[Axis, ...]
+    low: int
+    high: int
+
+    def __init__(self, dtype: str, *shape: Axis, low: int = 0, high: int = 1) -> None:
+        if not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise ExportError(f"{dtype!r} is not a dtype of PyTorch; 'float32' or 'int64' are.")
+        for axis in shape:
+            sensible = axis.isidentifier() if isinstance(axis, str) else axis > 0
+            if not sensible:
+                raise ExportError(f"{axis!r} is neither a size nor the name of an axis.")
+        if low > high:
+            raise ExportError(f"The smallest value {low} is above the largest, {high}.")
+        for name, value in (("dtype", dtype), ("shape", shape), ("low", low), ("high", high)):
+            object.__setattr__(self, name, value)
+
+    def __str__(self) -> str:
+        return describe(self.dtype, self.shape)
+
+    @classmethod
+    def of(cls, tensor: Tensor, *axes: Axis) -> Spec:
+        """The dtype and range of an example tensor, together with the names of its axes.
+
+        Raises:
+            ExportError: the axes are not one per dimension, or a size is not the tensor's.
+        """
+        fits = len(axes) == tensor.ndim and all(
+            isinstance(axis, str) or axis == size
+            for axis, size in zip(axes, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise ExportError(
+                f"A tensor of shape {tuple(tensor.shape)} cannot have the axes {axes}; name every "
+                "dimension, or repeat its size."
+            )
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tensor.is_floating_point() or tensor.numel() == 0:
+            return cls(dtype, *axes)
+        return cls(dtype, *axes, low=int(tensor.min()), high=int(tensor.max()))
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Reads `float32[batch,time,5]`, or with a range of integers `int64[batch,time]:0..96`.
+
+        Raises:
+            ExportError: the text is not of this form.
+        """
+        match = _SPEC.fullmatch(text.replace(" ", ""))
+        if match is None:
+            raise ExportError(
+                f"{text!r} is not a dtype and a shape; write float32[batch,time,5], or "
+                "int64[batch,time]:0..96 to say which integers occur."
+            )
+        parts = [part for part in match["shape"].split(",") if part]
+        shape = [int(part) if part.lstrip("-").isdigit() else part for part in parts]
+        return cls(
+            match["dtype"], *shape, low=int(match["low"] or 0), high=int(match["high"] or 1)
+        )
+
+    def make(self, sizes: Mapping[str, int], random: np.random.Generator) -> Tensor:
+        """A random tensor: standard normal, or uniform over the integers from low to high."""
+        shape = [sizes[axis] if isinstance(axis, str) else axis for axis in self.shape]
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        if dtype.is_floating_point:
+            return torch.from_numpy(random.standard_normal(shape)).to(dtype)
+        return torch.from_numpy(random.integers(self.low, self.high + 1, shape)).to(dtype)
+
+
+
+#: A function of (batch, time) that returns what `forward` takes: a tuple by position, a dict by
+#: name, or one tensor; or `Spec`s in the same places.
+ExampleLike = Callable[[int, int], Any] | Sequence[Any] | Mapping[str, Any] | Spec
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor among the arguments: where it stands, its dtype and its axes."""
+
+    path: tuple[str, ...]
+    dtype: str
+    shape: tuple[Axis, ...]
+
+    def __str__(self) -> str:
+        return ".".join(self.path)
+
+
+class Example:
+    """An example in the one form that the rest of the exporter knows.
+
+    `leaves` are the tensors among the arguments, in the order of the flattened arguments, which is
+    the order of the file's inputs; `sizes` are those that the network is traced at.
+    """
+
+    def __init__(self, module: nn.Module, example: ExampleLike) -> None:
+        self._signature = inspect.signature(module.forward)
+        self._make: Callable[[Mapping[str, int], int], Any]
+        if callable(example):
+            self._make = lambda sizes, _: example(sizes["batch"], sizes["time"])
+            names = ["batch", "time"]
+        else:
+            self._make = lambda sizes, seed: _from_specs(example, sizes, seed)
+            specs = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
+            axes = {a for spec in specs for a in spec.shape if isinstance(a, str)}
+            names = ["batch", "time", *sorted(axes - {"batch", "time"})]
+        if len(names) > len(_TRACE_SIZES):
+            raise ExportError(f"The example has {len(names)} axes; {len(_TRACE_SIZES)} is the most.")
+        self.sizes = dict(zip(names, _TRACE_SIZES, strict=False))
+        self.leaves = self._find_leaves()
+
+    def make(self, sizes: Mapping[str, int], seed: int = 0) -> inspect.BoundArguments:
+        """The arguments at these sizes; the same seed gives the same values."""
+        with unchanged_globals(seed), torch.no_grad():
+            made = self._make({**self.sizes, **sizes}, seed)
+        args, kwargs = ((), made) if isinstance(made, dict) else (made, {})
+        if not isinstance(args, tuple | list):
+            args = (args,)
+        try:
+            return self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ExportError(
+                f"The example does not fit forward{self._signature}: {error}."
+            ) from error
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """The dynamic axes that the arguments have."""
+        return frozenset(a for leaf in self.leaves for a in leaf.shape if isinstance(a, str))
+
+    def _find_leaves(self) -> tuple[Leaf, ...]:
+        """Finds the axes by calling at two sizes of each: the dimension that grows along is it."""
+        found = tensors(self.make(self.sizes))
+        shapes: list[list[Axis]] = [list(tensor.shape) for _, tensor in found]
+        for axis, size in self.sizes.items():
+            other = tensors(self.make({axis: size + 1}))
+            if [path for path, _ in other] != [path for path, _ in found]:
+                raise ExportError(f"The example gives other arguments when {axis} changes.")
+            for (path, before), (_, after), shape in zip(found, other, shapes, strict=True):
+                _name_axis(".".join(path), axis, size, before.shape, after.shape, shape)
+        return tuple(
+            Leaf(path, str(tensor.dtype).removeprefix("torch."), tuple(shape))
+            for (path, tensor), shape in zip(found, shapes, strict=True)
+        )
+
+
+def tensors(arguments: inspect.BoundArguments) -> list[tuple[tuple[str, ...], Tensor]]:
+    """The tensors among the arguments with their paths, in the order of flattening."""
+    leaves, _ = pytree.tree_flatten_with_path((arguments.args, arguments.kwargs))
+    names = list(arguments.arguments)
+    return [
+        (_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)
+    ]
+
+
+def key_name(key: object) -> str:
+    """One step of a pytree path: a dict's key, a field's name, or a position."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)
+
+
+def _path_names(path: tuple[Any, ...], parameters: list[str]) -> tuple[str, ...]:
+    """A pytree path as names: the parameter of `forward`, then keys and positions below it."""
+    keys = [key_name(key) for key in path]
+    if keys[0] == "0" and int(keys[1]) < len(parameters):
+        return (parameters[int(keys[1])], *keys[2:])
+    return tuple(keys[1:])
+
+
+def _name_axis(
+    leaf: str,
+    axis: str,
+    size: int,
+    before: torch.Size,
+    after: torch.Size,
+    shape: list[Axis],
+) -> None:
+    if len(before) != len(after):
+        raise ExportError(f"In the example, {leaf!r} changes its rank when {axis} changes.")
+    for position, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old == new:
+            continue
+        if (old, new) != (size, size + 1):
+            raise ExportError(
+                f"In the example, dimension {position} of {leaf!r} is {old} at {axis} {size} and "
+                f"{new} at {axis} {size + 1}. A dynamic dimension must be an axis itself."
+            )
+        shape[position] = axis
+
+
+def _from_specs(example: object, sizes: Mapping[str, int], seed: int) -> object:
+    random = np.random.default_rng(seed)
+    return pytree.tree_map(
+        lambda leaf: leaf.make(sizes, random) if isinstance(leaf, Spec) else leaf, example
+    )

@@ -1,0 +1,68 @@
+"""Leaving the caller's world as it was: modules, random generators and PyTorch's flags."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+from .errors import ExportError
+
+
+@contextlib.contextmanager
+def unchanged_globals(seed: int | None = None) -> Iterator[None]:
+    """Puts the random generators, PyTorch's default dtype, threads and oneDNN flag back at the end.
+
+    With a seed, the generators of PyTorch, NumPy and Python are set to it inside.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    onednn = torch.backends.mkldnn.enabled
+    try:
+        with torch.random.fork_rng():
+            if seed is not None:
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
+        torch.backends.mkldnn.enabled = onednn
+
+
+def evaluation_twin(module: nn.Module, *, share_parameters: bool = True) -> nn.Module:
+    """A copy in evaluation mode that shares the parameters' memory, but nothing that changes.
+
+    Buffers and attributes are copied, so that a network which updates them leaves the caller's
+    alone. Without `share_parameters` the parameters are copied too.
+
+    Raises:
+        ExportError: the module holds something that cannot be copied.
+    """
+    parameters = module.parameters() if share_parameters else ()
+    shared = {id(parameter): parameter for parameter in parameters}
+    return _copy(module, shared).eval()
+
+
+def float64_copy(module: nn.Module) -> nn.Module:
+    """A copy of the module in float64."""
+    return _copy(module, {}).double()
+
+
+def _copy(module: nn.Module, memo: dict[int, nn.Parameter]) -> nn.Module:
+    try:
+        return copy.deepcopy(module, dict(memo))
+    except Exception as error:  # whatever the user's own __deepcopy__ and attributes raise
+        raise ExportError(
+            f"{type(module).__qualname__} cannot be copied ({error}), so it cannot be exported "
+            "without changing it. Remove attributes that hold open files, locks or tensors with a "
+            "gradient history."
+        ) from error

@@ -1,0 +1,196 @@
+"""From "module:attribute" and a file of weights to a module. Here, and only here, user code runs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+
+from .errors import TargetError
+
+
+def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:
+    """The network that TARGET names: `package.module:attribute` or `path/to/file.py:attribute`.
+
+    The attribute is an `nn.Module`, or a callable that is called with `arguments` and returns one.
+
+    Raises:
+        TargetError: the module or attribute is not there, its code raises, the arguments do not
+            fit, or what comes is no `nn.Module`.
+    """
+    found = load_attribute(target)
+    if isinstance(found, nn.Module):
+        if arguments:
+            raise TargetError(
+                f"{target} is a network already, so it takes no arguments "
+                f"({', '.join(arguments)}). Name its class, or a function that makes it."
+            )
+        return found
+    if not callable(found):
+        raise TargetError(
+            f"{target} is a {type(found).__qualname__}; an nn.Module was expected, or a callable "
+            "that returns one."
+        )
+    _check_signature(target, found, arguments)
+    module = _run(f"{target}({_shown(arguments)})", lambda: found(**arguments))
+    if not isinstance(module, nn.Module):
+        raise TargetError(
+            f"{target} returned a {type(module).__qualname__}; an nn.Module was expected."
+        )
+    return module
+
+
+def load_attribute(target: str) -> Any:  # noqa: ANN401
+    """Whatever `module:attribute` names.
+
+    Raises:
+        TargetError: the text is not of that form, or the module or attribute is not there.
+    """
+    where, separator, name = target.rpartition(":")
+    if not separator or not where or not name:
+        raise TargetError(
+            f"{target!r} does not name a network; write package.module:attribute or "
+            "path/to/file.py:attribute."
+        )
+    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    found: object = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = [key for key, value in vars(module).items() if _is_candidate(key, value, module)]
+            raise TargetError(
+                f"{where} has no attribute {name!r}; it defines {', '.join(public) or 'nothing'}."
+            )
+        found = getattr(found, part)
+    return found
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """Loads weights into the module, all of them or none.
+
+    Raises:
+        TargetError: the file cannot be read, holds more than plain weights, or does not fit.
+    """
+    weights = _read_weights(path)
+    expected = module.state_dict()
+    missing, unknown = sorted(expected.keys() - weights), sorted(weights.keys() - expected.keys())
+    misfits = [
+        f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & weights.keys())
+        if weights[name].shape != expected[name].shape
+    ]
+    problems = [f"it lacks {_few(missing)}"] * bool(missing)
+    problems += [f"the network has no {_few(unknown)}"] * bool(unknown)
+    problems += [_few(misfits)] * bool(misfits)
+    if problems:
+        raise TargetError(
+            f"{path} does not fit {type(module).__qualname__}: {'; '.join(problems)}. "
+            "Pass the arguments (--arg) that the network was trained with."
+        )
+    module.load_state_dict(weights)
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if path.suffix not in (".pt", ".pth"):
+            raise TargetError(
+                f"{path} has an unknown ending; weights are read from .safetensors, .pt and .pth."
+            )
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise TargetError(f"{path} could not be read: {error.strerror or error}.") from error
+    except safetensors.SafetensorError as error:
+        raise TargetError(f"{path} is not a safetensors file: {error}.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise TargetError(
+            f"{path} holds no plain weights, and stateport unpickles nothing else. Save them with "
+            "torch.save(module.state_dict(), file), or as .safetensors."
+        ) from error
+    if not isinstance(weights, dict) or not all(
+        isinstance(value, torch.Tensor) for value in weights.values()
+    ):
+        raise TargetError(
+            f"{path} holds no state_dict (names and tensors). Save the weights with "
+            "torch.save(module.state_dict(), file)."
+        )
+    return weights
+
+
+def _import_module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:  # as other tools that take module:attribute do
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if name == missing or name.startswith(f"{missing}."):
+            raise TargetError(
+                f"There is no module {name!r}, neither installed nor below {here}."
+            ) from error
+        raise TargetError(f"{name} imports {missing!r}, which is not installed.") from error
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"Importing {name} failed: {_said(error)}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise TargetError(f"There is no file {path}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{path} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and others look their module up
+    here = str(path.resolve().parent)
+    if here not in sys.path:  # as when the file is run: it may import its neighbours
+        sys.path.insert(0, here)
+    _run(f"Running {path}", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    return module
+
+
+def _run(what: str, action: Any) -> Any:  # noqa: ANN401
+    try:
+        return action()
+    except (Exception, SystemExit) as error:
+        raise TargetError(f"{what} failed: {_said(error)}") from error
+
+
+def _check_signature(target: str, function: Any, arguments: Mapping[str, object]) -> None:  # noqa: ANN401
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # built in C, says nothing of itself
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise TargetError(f"{target}{signature} does not take these arguments: {error}.") from error
+
+
+def _is_candidate(name: str, value: object, module: ModuleType) -> bool:
+    own = getattr(value, "__module__", None) == module.__name__
+    return not name.startswith("_") and (isinstance(value, nn.Module) or (callable(value) and own))
+
+
+def _said(error: BaseException) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _shown(arguments: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,147 @@
+"""module -> capture -> lift -> stamp -> model.onnx + vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from stateport import Contract
+from stateport.files import written_together
+from stateport.parity.vectors import Vectors, vectors_path
+from torch import nn
+
+from . import __version__
+from .capture import DOMAIN, capture
+from .errors import ExportError
+from .example import Example, ExampleLike
+from .guard import evaluation_twin, unchanged_globals
+from .layers import expand, find
+from .loading import load_weights
+from .record import Network, measure_streaming, record
+from .stamp import contract_of, stamp, write_metadata
+from .states import find_states
+
+DEFAULT_OPSET: Final = 20
+OLDEST_OPSET: Final = 18
+
+#: Protocol Buffers cannot hold more than 2 GiB; beyond this, weights go to a file beside the model.
+EXTERNAL_ABOVE: Final = 1_800_000_000
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `export` wrote: the model, PyTorch's answers beside it, and what the model promises."""
+
+    path: Path
+    vectors: Path
+    contract: Contract
+
+
+def export(
+    module: nn.Module,
+    example: ExampleLike,
+    path: str | PathLike[str],
+    *,
+    opset: int = DEFAULT_OPSET,
+    weights: str | PathLike[str] | None = None,
+    origin: Mapping[str, object] | None = None,
+) -> Result:
+    """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
+
+    Beside `model.onnx` stand `model.vectors.safetensors`, PyTorch's own answers in float64, which
+    `stateport verify` checks engines against, and for more than 2 GB of weights `model.onnx.data`.
+    All are written at the end, or none. Nothing of the caller's is changed: the module is exported
+    in evaluation mode, from a copy.
+
+    Args:
+        module: the network. Its parameters are float32.
+        example: what `forward` takes, at any size: a function of (batch, time), or `Spec`s.
+        path: the file to write.
+        opset: the version of ONNX's operators, 18 or newer.
+        weights: a .safetensors file, or a .pt file of plain weights, for the module to take.
+        origin: what to note in the file about where the network came from.
+
+    Raises:
+        ExportError: the network, the example or the weights cannot be exported, and why.
+        FileError: the files cannot be written.
+    """
+    _check_arguments(module, opset)
+    path = Path(path)
+    with unchanged_globals():
+        twin = evaluation_twin(module, share_parameters=weights is None)
+        if weights is not None:
+            load_weights(twin, Path(weights))
+        _check_dtypes(twin)
+        sample = Example(twin, example)
+        captured = capture(twin, sample, opset)
+        model, graph = captured.model, captured.model.graph
+        layers = find(graph)
+        pairs = find_states(graph, layers)
+        expand(graph, layers)
+        model.graph.opset_imports.pop(DOMAIN, None)
+        RemoveUnusedNodesPass()(model)
+        stamp(graph, captured.input_paths, captured.output_paths, pairs)
+        contract = contract_of(graph, pairs, layers)
+        network = Network(twin, sample, _names(graph.inputs), _names(graph.outputs))
+        contract = replace(contract, streaming=measure_streaming(network, contract))
+        vectors = record(network, contract)
+        write_metadata(model, contract, {**(origin or {}), **_versions()})
+    _write(model, vectors, path)
+    return Result(path, vectors_path(path), contract)
+
+
+def _check_arguments(module: object, opset: int) -> None:
+    if not isinstance(module, nn.Module):
+        raise ExportError(
+            f"{type(module).__qualname__} is not a torch.nn.Module; pass the network itself."
+        )
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ExportError(
+            f"Opset {opset} is not among {OLDEST_OPSET} to {newest}, which the installed onnx "
+            f"{onnx.__version__} knows."
+        )
+
+
+def _check_dtypes(module: nn.Module) -> None:
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ExportError(
+                f"{name!r} is {str(tensor.dtype).removeprefix('torch.')}; float32 was expected. "
+                "Convert the network first: module.float()."
+            )
+        if tensor.device.type != "cpu":
+            raise ExportError(
+                f"{name!r} is on the device {tensor.device}; the CPU was expected. "
+                "Move the network first: module.cpu()."
+            )
+
+
+def _names(values: Sequence[ir.Value]) -> list[str]:
+    return [str(value.name) for value in values]
+
+
+def _versions() -> dict[str, object]:
+    return {"stateport": __version__, "torch": torch.__version__}
+
+
+def _write(model: ir.Model, vectors: Vectors, path: Path) -> None:
+    """Writes model, weights and vectors, checks them, and lets them appear together."""
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    with written_together(path) as folder:
+        external = f"{path.name}.data" if weights > EXTERNAL_ABOVE else None
+        ir.save(model, folder / path.name, external_data=external)
+        vectors.save(folder / vectors_path(path).name)
+        try:
+            onnx.checker.check_model(folder / path.name, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportError(
+                f"The exported graph is not valid ONNX, which is a fault of stateport: {error}"
+            ) from error

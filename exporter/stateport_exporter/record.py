@@ -1,0 +1,306 @@
+"""Vectors from PyTorch: the truth in float64, and what PyTorch itself loses in float32."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stateport.contract import ArraySpec, Contract, Streaming, resolve
+from stateport.parity.vectors import (
+    Case,
+    Vectors,
+    call_inputs,
+    results,
+    row_errors,
+    row_steps,
+    rows,
+)
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .errors import ExportError
+from .example import Example, tensors
+from .guard import float64_copy, unchanged_globals
+
+Array = NDArray[Any]
+Rows = dict[str, Array]
+
+_BATCHES: Final = (1, 2, 5)
+_TIMES: Final = (1, 2, 7, 64, 513)
+_RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
+_CHAIN: Final = 2048
+#: Of longer rows only so many elements are kept that no array is larger than this.
+_MOST_ELEMENTS: Final = 1 << 20
+#: A network that can stream gives the same in float64 whole and in chunks, but for rounding.
+_SAME: Final = 1e-9
+
+
+class Network:
+    """The module as a function of named arrays, as the exported graph is one.
+
+    `inputs` and `outputs` are the graph's names, in the order of the flattened arguments and
+    results; `dtype` is the floating-point dtype that it computes in.
+    """
+
+    def __init__(
+        self, module: nn.Module, example: Example, inputs: Sequence[str], outputs: Sequence[str]
+    ) -> None:
+        self.module = module
+        self.example = example
+        self.inputs = inputs
+        self.outputs = outputs
+        self.dtype = torch.float32
+        bound = example.make(example.sizes)
+        self._template, self._structure = pytree.tree_flatten((bound.args, bound.kwargs))
+
+    def in_float64(self) -> Network:
+        """The same network computing in float64."""
+        other = Network(float64_copy(self.module), self.example, self.inputs, self.outputs)
+        other.dtype = torch.float64
+        return other
+
+    def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """One call; floating-point arrays go in, and come out, in the network's dtype."""
+        given = iter([self._tensor(arrays[name]) for name in self.inputs])
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._template]
+        args, kwargs = pytree.tree_unflatten(leaves, self._structure)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)  # for what forward makes itself: torch.zeros(...)
+        try:
+            returned = pytree.tree_leaves(self.module(*args, **kwargs))
+        finally:
+            torch.set_default_dtype(before)
+        found = [leaf for leaf in returned if isinstance(leaf, Tensor)]
+        return {name: t.numpy() for name, t in zip(self.outputs, found, strict=True)}
+
+    def _tensor(self, array: Array) -> Tensor:
+        tensor = torch.from_numpy(np.array(array))
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+
+def record(network: Network, contract: Contract) -> Vectors:
+    """Runs PyTorch on every case.
+
+    A network that cannot run in float64 gives the truth in float32, and no floor.
+
+    Raises:
+        ExportError: the network fails at a size that it was not traced at.
+    """
+    cases = list(_cases(network, contract))
+    with unchanged_globals(seed=0), torch.no_grad():
+        # A step is too small to share out, and one thread sums in the same order everywhere.
+        torch.set_num_threads(1)
+        truth = _truth_network(network, contract)
+        answered = [(case, _answers(truth, contract, case)) for case in cases]
+        floor = _floor(network, contract, answered)
+    return Vectors(
+        contract=contract,
+        truth=str(truth.dtype).removeprefix("torch."),
+        floor=floor,
+        cases=tuple(_with_truth(case, answers) for case, answers in answered),
+        made_with={"torch": torch.__version__, "machine": platform.machine()},
+    )
+
+
+def measure_streaming(network: Network, contract: Contract) -> Streaming:
+    """What the contract says of streaming, after trying: the same sequence whole and in chunks."""
+    if not contract.streaming.ok or "time" not in network.example.axes:
+        return contract.streaming
+    chunked = _case(network, contract, "ragged", _RAGGED, batch=2)
+    whole = _case(network, contract, "whole", [sum(_RAGGED)], batch=2)
+    with unchanged_globals(seed=0), torch.no_grad():
+        torch.set_num_threads(1)
+        truth = _truth_network(network, contract)
+        a, b = _answers(truth, contract, chunked), _answers(truth, contract, whole)
+    for spec in results(contract):
+        last = a[spec.name][-len(b[spec.name]) :]
+        scale = float(np.abs(b[spec.name]).max(initial=0.0))
+        error = float(row_errors(last, b[spec.name]).max(initial=0.0))
+        same = _SAME if truth.dtype == torch.float64 else 1e-4
+        if not error <= same * max(scale, 1e-30):
+            return Streaming(
+                False,
+                f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from what the whole "
+                "sequence gives",
+            )
+    return contract.streaming
+
+
+def _cases(network: Network, contract: Contract) -> Iterator[Case]:
+    """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain."""
+    axes = network.example.axes
+    batches = _BATCHES if "batch" in axes else (1,)
+    times = _TIMES if "time" in axes else (1,)
+    for i, batch in enumerate(batches):
+        for j, time in enumerate(times):
+            start = "random" if (i + j) % 2 else "zeros"
+            yield _case(network, contract, "whole", [time], batch, start)
+    if "batch" in axes:
+        yield _permuted(contract, _case(network, contract, "whole", [times[len(times) // 2]], 5))
+    if not contract.states:
+        return
+    if not contract.streaming.ok:
+        yield _case(network, contract, "chain of calls", [2] * (_CHAIN // 2), batches[-2])
+        return
+    batch = batches[len(batches) // 2]
+    if "time" in axes:
+        yield _case(network, contract, "step by step", [1] * 64, batch, through="stream")
+        yield _case(network, contract, "ragged chunks", _RAGGED, batch, through="stream")
+        yield _case(network, contract, "ragged calls", _RAGGED, batch)
+    yield _case(network, contract, "chain", [1] * _CHAIN, batch, through="stream")
+
+
+def _case(
+    network: Network,
+    contract: Contract,
+    name: str,
+    chunks: Sequence[int],
+    batch: int,
+    start: str = "random",
+    through: str = "model",
+) -> Case:
+    """A case; the same batch and number of steps give the same sequence, however it is cut."""
+    axes = network.example.axes
+    sizes = {a: n for a, n in network.example.sizes.items() if a in axes and a != "time"}
+    if "batch" in axes:
+        sizes["batch"] = batch
+    seed = 10_000 * batch + sum(chunks)
+    title = f"{name} {batch}x{sum(chunks)}"
+    return Case(
+        name=f"{title}, from {start}" if contract.states else title,
+        through=through,
+        sizes=sizes,
+        chunks=tuple(chunks),
+        inputs=_inputs(network, contract, sizes, chunks, seed),
+        initial=_random_state(contract, sizes, seed) if start == "random" else {},
+    )
+
+
+def _inputs(
+    network: Network, contract: Contract, sizes: Mapping[str, int], chunks: Sequence[int], seed: int
+) -> dict[str, Array]:
+    """Inputs as `Case` keeps them: whole along time, or one per call where there is no time."""
+    if "time" in network.example.axes:
+        made = _made(network, {**sizes, "time": sum(chunks)}, seed)
+        per_call = [made] * len(chunks)
+    else:
+        per_call = [_made(network, sizes, seed + call) for call in range(len(chunks))]
+    return {
+        spec.name: per_call[0][spec.name]
+        if "time" in spec.shape
+        else np.stack([call[spec.name] for call in per_call])
+        for spec in contract.inputs
+    }
+
+
+def _made(network: Network, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """What the example gives, by name. A constant says nothing, so random numbers replace it."""
+    random = np.random.default_rng(seed)
+    arrays = [tensor.numpy() for _, tensor in tensors(network.example.make(sizes, seed))]
+    return {
+        name: random.standard_normal(array.shape).astype(array.dtype)
+        if array.dtype.kind == "f" and array.size and (array == array.flat[0]).all()
+        else array
+        for name, array in zip(network.inputs, arrays, strict=True)
+    }
+
+
+def _random_state(contract: Contract, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    return {
+        s.input: (0.5 * random.standard_normal(resolve(s.shape, sizes))).astype(s.dtype)
+        for s in contract.states
+    }
+
+
+def _permuted(contract: Contract, case: Case) -> Case:
+    """The same case with the rows of its batch in reverse order."""
+
+    def flip(array: Array, shape: Sequence[object], offset: int) -> Array:
+        if "batch" not in shape:
+            return array
+        return np.flip(array, list(shape).index("batch") + offset)
+
+    inputs = {
+        spec.name: flip(case.inputs[spec.name], spec.shape, 0 if "time" in spec.shape else 1)
+        for spec in contract.inputs
+    }
+    initial = {s.input: flip(case.initial[s.input], s.shape, 0) for s in contract.states}
+    return replace(case, name=f"reversed rows, {case.name}", inputs=inputs, initial=initial)
+
+
+def _answers(network: Network, contract: Contract, case: Case) -> Rows:
+    """The network's answers to a case, as rows; states after every call among them."""
+    sizes = {"time": case.chunks[0], **case.sizes}
+    state: dict[str, Array] = dict(case.initial) or {
+        s.input: np.zeros(resolve(s.shape, sizes), s.dtype) for s in contract.states
+    }
+    answers = []
+    for inputs in call_inputs(contract, case):
+        try:
+            answer = network({**inputs, **state})
+        except Exception as error:  # the user's forward may raise anything
+            raise ExportError(
+                f"The network fails on {case.name!r}, a size that it was not traced at: {error}"
+            ) from error
+        state = {s.input: answer[s.output] for s in contract.states}
+        answers.append(answer)
+    return {spec.name: rows(spec, [a[spec.name] for a in answers]) for spec in results(contract)}
+
+
+def _truth_network(network: Network, contract: Contract) -> Network:
+    """The network in float64 where it runs in that and answers in it, else as it is."""
+    case = _case(network, contract, "whole", [2 if "time" in network.example.axes else 1], 2)
+    try:
+        double = network.in_float64()
+        answers = _answers(double, contract, case)
+    except ExportError:
+        return network
+    floats = [answers[s.name].dtype for s in results(contract) if s.dtype.startswith("float")]
+    return double if all(dtype == np.float64 for dtype in floats) else network
+
+
+def _floor(
+    network: Network, contract: Contract, answered: Sequence[tuple[Case, Rows]]
+) -> dict[str, Array]:
+    """The largest error of PyTorch in float32 up to each step, over all cases.
+
+    PyTorch has two implementations of an LSTM on the CPU, its own and oneDNN's, which round
+    differently; the worse of the two counts. Where both happen to be exact, half a unit in the
+    last place of the largest value so far is still owed to any other order of summation.
+    """
+    length = max(sum(case.chunks) for case, _ in answered)
+    floor = {spec.name: np.zeros(length) for spec in results(contract)}
+    for case, truth in answered:
+        for onednn in (True, False):
+            torch.backends.mkldnn.enabled = onednn
+            answers = _answers(network, contract, case)
+            for spec in results(contract):
+                _raise_floor(floor[spec.name], spec, case, answers[spec.name], truth[spec.name])
+    return {name: np.maximum.accumulate(steps) for name, steps in floor.items()}
+
+
+def _raise_floor(floor: Array, spec: ArraySpec, case: Case, answer: Array, truth: Array) -> None:
+    steps = row_steps(spec, case)
+    errors = row_errors(answer, truth)
+    largest = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape)).max(axis=1)
+    owed = largest * (np.finfo(np.float32).eps / 2) if spec.dtype.startswith("float") else 0.0
+    np.maximum.at(floor, steps, np.where(np.isfinite(errors), np.maximum(errors, owed), owed))
+
+
+def _with_truth(case: Case, answers: Rows) -> Case:
+    """The case with its truth; of very long rows, a random part."""
+    kept: dict[str, Array] = {}
+    truth = dict(answers)
+    for name, table in answers.items():
+        most = max(_MOST_ELEMENTS // len(table), 1)
+        if table.shape[1] > most:
+            random = np.random.default_rng(table.shape[1])
+            kept[name] = np.sort(random.choice(table.shape[1], most, replace=False))
+            truth[name] = table[:, kept[name]]
+    return replace(case, truth=truth, kept=kept)

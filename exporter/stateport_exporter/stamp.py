@@ -1,0 +1,166 @@
+"""Names, order and the contract: the last touch before the file is written."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx_ir as ir
+from stateport.contract import (
+    CONTRACT_KEY,
+    ORIGIN_KEY,
+    ArraySpec,
+    Axis,
+    Contract,
+    StateSpec,
+    Streaming,
+)
+
+from .errors import ExportError
+from .layers import Recurrent
+from .states import StatePair
+
+Path = tuple[str, ...]
+
+
+def stamp(
+    graph: ir.Graph,
+    input_paths: Sequence[Path],
+    output_paths: Sequence[Path],
+    pairs: Sequence[StatePair],
+) -> None:
+    """Gives the graph's inputs and outputs their names.
+
+    A name that the author gave is kept: an argument of forward, a key of a returned dict. The
+    others are x, h0, c0 -> y, hn, cn. States sort into the same order by their inputs' names as by
+    their outputs' names, which Triton relies on.
+    """
+    _give_every_output_a_value(graph)
+    roles = {pair.input: pair.name for pair in pairs}
+    inputs = [_input_name(path, roles.get(i)) for i, path in enumerate(input_paths)]
+    next_names = _next_names([inputs[pair.input] for pair in pairs])
+    states = {pair.output: name for pair, name in zip(pairs, next_names, strict=True)}
+    plain = [i for i in range(len(output_paths)) if i not in states]
+    outputs = [
+        states[i] if i in states else _output_name(path, plain.index(i), len(plain))
+        for i, path in enumerate(output_paths)
+    ]
+    _rename(graph, [*graph.inputs, *graph.outputs], [*inputs, *outputs])
+
+
+def contract_of(
+    graph: ir.Graph, pairs: Iterable[StatePair], layers: Iterable[Recurrent]
+) -> Contract:
+    """The contract of a stamped graph."""
+    outputs = {graph.inputs[pair.input]: graph.outputs[pair.output] for pair in pairs}
+    taken = {*outputs, *outputs.values()}
+    return Contract(
+        inputs=tuple(_array_spec(value) for value in graph.inputs if value not in taken),
+        outputs=tuple(_array_spec(value) for value in graph.outputs if value not in taken),
+        states=tuple(
+            StateSpec(_name(value), _name(outputs[value]), _dtype(value), _shape(value))
+            for value in graph.inputs
+            if value in outputs
+        ),
+        streaming=_streaming(layers),
+    )
+
+
+def write_metadata(model: ir.Model, contract: Contract, origin: Mapping[str, object]) -> None:
+    """Puts the contract and the file's origin into the model, and takes everything local out.
+
+    PyTorch's exporter notes stack traces with paths of this machine on every node; they would also
+    make the same input give different bytes elsewhere.
+    """
+    for graph in model.graphs():
+        graph.metadata_props.clear()
+        for value in graph.inputs:
+            value.metadata_props.clear()
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+    model.metadata_props.clear()
+    model.producer_name = "stateport"
+    model.producer_version = str(origin["stateport"])
+    model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
+    model.metadata_props[CONTRACT_KEY] = contract.to_json()
+
+
+def _streaming(layers: Iterable[Recurrent]) -> Streaming:
+    for layer in layers:
+        if layer.bidirectional:
+            name = layer.path or layer.kind.lower()
+            return Streaming(
+                False, f"{name} is bidirectional: its backward half needs the whole sequence"
+            )
+    return Streaming()
+
+
+def _input_name(path: Path, role: str | None) -> str:
+    if role is not None and len(path) > 1:  # nested: its place in a tuple says less than its role
+        return role
+    return "_".join(path)
+
+
+def _output_name(path: Path, index: int, count: int) -> str:
+    given = [key for key in path if not key.isdigit()]
+    if given:
+        return "_".join(given)
+    return "y" if count == 1 else f"y{index + 1}"
+
+
+def _next_names(inputs: Sequence[str]) -> list[str]:
+    """h0 -> hn, hidden -> hidden_n; or, where that would sort differently, a prefix for all."""
+    names = [f"{n[:-1]}n" if n.endswith("0") else f"{n}_n" for n in inputs]
+    if [n for _, n in sorted(zip(inputs, names, strict=True))] != sorted(names):
+        names = [f"next_{n}" for n in inputs]
+    return names
+
+
+def _give_every_output_a_value(graph: ir.Graph) -> None:
+    """An output that is an input, or stands twice, gets a value of its own: names are unique."""
+    seen: set[ir.Value] = set(graph.inputs)
+    for position, value in enumerate(graph.outputs):
+        if value in seen or value.is_initializer():
+            node = ir.node("Identity", [value])
+            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+            graph.append(node)
+            graph.outputs[position] = node.outputs[0]
+        seen.add(graph.outputs[position])
+
+
+def _rename(graph: ir.Graph, values: Sequence[ir.Value], names: Sequence[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ExportError(
+                f"Two inputs or outputs would both be called {name!r}. Name the arguments of "
+                "forward differently, or return a dict with other keys."
+            )
+    wanted = set(names)
+    inner = [v for node in graph for v in node.outputs if v not in set(values)]
+    for value in [*inner, *graph.initializers.values()]:
+        if value.name in wanted:
+            value.name = f"inner_{value.name}"
+    for value, name in zip(values, names, strict=True):
+        value.name = name
+
+
+def _array_spec(value: ir.Value) -> ArraySpec:
+    return ArraySpec(_name(value), _dtype(value), _shape(value))
+
+
+def _name(value: ir.Value) -> str:
+    assert value.name is not None
+    return value.name
+
+
+def _dtype(value: ir.Value) -> str:
+    assert value.dtype is not None
+    return value.dtype.numpy().name
+
+
+def _shape(value: ir.Value) -> tuple[Axis, ...]:
+    return tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())

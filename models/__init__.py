@@ -1,0 +1,1 @@
+"""The reference networks: small enough to read in one sitting, real enough to be useful."""

@@ -1,0 +1,45 @@
+"""Run recurrent networks from ONNX files, with their state in your hands.
+
+>>> import stateport
+>>> model = stateport.load("model.onnx")
+>>> y, state = model(x)                # zero state
+>>> y, state = model(x_next, state)    # carry it
+>>> stream = model.stream()            # or let a stream carry it
+>>> y = stream(x)
+"""
+
+from .contract import ArraySpec, Contract, StateSpec, Streaming
+from .errors import (
+    ContractError,
+    EngineError,
+    EngineUnavailable,
+    FileError,
+    InputError,
+    StateError,
+    StateportError,
+    StreamingError,
+)
+from .model import Model, load
+from .state import State
+from .stream import Stream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ArraySpec",
+    "Contract",
+    "ContractError",
+    "EngineError",
+    "EngineUnavailable",
+    "FileError",
+    "InputError",
+    "Model",
+    "State",
+    "StateError",
+    "StateSpec",
+    "StateportError",
+    "Stream",
+    "Streaming",
+    "StreamingError",
+    "load",
+]

@@ -1,0 +1,123 @@
+"""Holding arrays against a contract: nothing is cast, reshaped or replaced silently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import ArraySpec, Contract, describe, resolve
+from .errors import InputError, StateError
+from .state import State
+
+Array = NDArray[np.generic]
+
+
+def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, int]:
+    """Checks every input and returns the sizes that the dynamic axes have in this call.
+
+    Raises:
+        InputError: a name that is missing or unknown, a value that is not a NumPy array, a wrong
+            dtype, rank or fixed size, two sizes for one axis, or an axis of length zero.
+    """
+    _check_names(contract.inputs, inputs, "input", InputError)
+    sizes: dict[str, int] = {}
+    for spec in contract.inputs:
+        _check_array(spec, inputs[spec.name], sizes, InputError)
+    return sizes
+
+
+def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> None:
+    """Checks that a state fits the contract and a call of these sizes.
+
+    Raises:
+        StateError: a name that is missing or unknown, a wrong dtype, rank or size; a state of
+            another batch size than the inputs among them.
+    """
+    if not isinstance(state, State):
+        raise StateError(
+            f"The state is {_kind(state)}; a stateport.State was expected, as the last call "
+            "returned it, or made by State({name: array}). Call without a state to start from zero."
+        )
+    _check_names(contract.state_inputs, state, "state", StateError)
+    known = dict(sizes)
+    for spec in contract.state_inputs:
+        _check_array(spec, state[spec.name], known, StateError)
+
+
+def zero_state(contract: Contract, sizes: Mapping[str, int]) -> State:
+    """The state that a new sequence starts from, for the axis sizes of its first call."""
+    missing = sorted({a for s in contract.states for a in s.shape if isinstance(a, str)} - {*sizes})
+    if missing:
+        raise StateError(
+            f"The first state cannot be made: no input tells the size of axis {missing[0]!r}. "
+            "Pass a state."
+        )
+    return State(
+        {s.input: np.zeros(resolve(s.shape, sizes), np.dtype(s.dtype)) for s in contract.states}
+    )
+
+
+def named_input(contract: Contract, x: Array) -> dict[str, Array]:
+    """The one input by its name."""
+    if len(contract.inputs) != 1:
+        names = ", ".join(str(spec) for spec in contract.inputs)
+        raise InputError(
+            f"The model takes {len(contract.inputs)} inputs ({names}); "
+            "pass them by name: run({name: array})."
+        )
+    return {contract.inputs[0].name: x}
+
+
+def single(outputs: dict[str, Array]) -> Array | dict[str, Array]:
+    """One output as it is, several as a dict by name."""
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
+def _check_names(
+    specs: Iterable[ArraySpec], given: Iterable[str], what: str, error: type[InputError]
+) -> None:
+    expected, names = {spec.name for spec in specs}, set(given)
+    wanted = ", ".join(str(spec) for spec in specs) or f"no {what} at all"
+    for name in sorted(names - expected):
+        raise error(f"There is no {what} {name!r}; the model takes {wanted}.")
+    for name in sorted(expected - names):
+        raise error(f"The {what} {name!r} is missing; the model takes {wanted}.")
+
+
+def _check_array(
+    spec: ArraySpec, value: object, sizes: dict[str, int], error: type[InputError]
+) -> None:
+    if not isinstance(value, np.ndarray):
+        raise error(
+            f"{spec.name!r} is {_kind(value)}; a NumPy array {describe(spec.dtype, spec.shape)} "
+            "was expected."
+        )
+    came = f"{spec.name!r} is {describe(value.dtype, value.shape)}"
+    wanted = f"the model takes {describe(spec.dtype, spec.shape)}"
+    if value.dtype != np.dtype(spec.dtype):
+        raise error(f"{came}; {wanted}. Convert it: {spec.name}.astype({spec.dtype!r}).")
+    if value.ndim != len(spec.shape):
+        raise error(f"{came}, {value.ndim} dimensions; {wanted}, {len(spec.shape)} dimensions.")
+    for position, (axis, size) in enumerate(zip(spec.shape, value.shape, strict=True)):
+        if isinstance(axis, int):
+            if size != axis:
+                raise error(f"{came}; {wanted}: dimension {position} must be {axis}, not {size}.")
+        elif size == 0:
+            raise error(f"{came}: axis {axis!r} is empty; it must be at least 1.")
+        elif sizes.setdefault(axis, size) != size:
+            raise error(
+                f"{came}, so axis {axis!r} is {size}, but it is {sizes[axis]} in the other "
+                f"inputs of this call; {wanted}."
+            )
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    return f"a {name}"

@@ -1,0 +1,108 @@
+"""The command `stateport`: parse, one call of the library, an exit code.
+
+Exit codes: 0 all well, 1 a check failed or the work could not be done, 2 the command was misused.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+import traceback
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+import click
+
+from .. import __version__
+from ..errors import StateportError
+
+_OWN: Final = ("doctor", "inspect", "run", "verify")
+_EXPORTERS: Final = {"export": "Export a PyTorch network to ONNX with explicit state."}
+
+
+class _Commands(click.Group):
+    """The commands, each imported when it is called, so that `--help` and completion are quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted({*_OWN, *_EXPORTERS, *_plugins()})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name in _OWN:
+            command = getattr(importlib.import_module(f".{name}", __name__), name)
+        elif name in _plugins():
+            command = _plugins()[name].load()
+        elif name in _EXPORTERS:
+            command = _missing(name)
+        else:
+            return None
+        return _with_debug(command)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # The exporter's help is known here, because loading its command takes PyTorch's seconds.
+        rows = []
+        for name in self.list_commands(ctx):
+            command = None if name in _EXPORTERS else self.get_command(ctx, name)
+            rows.append((name, command.get_short_help_str(70) if command else _EXPORTERS[name]))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _plugins() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group="stateport.commands")}
+
+
+def _missing(name: str) -> click.Command:
+    @click.command(name, help=_EXPORTERS[name], context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:  # noqa: ARG001
+        raise StateportError(
+            f"`stateport {name}` belongs to the exporter, which is not installed here. "
+            "Install it: pip install stateport-exporter."
+        )
+
+    return command
+
+
+def _with_debug(command: click.Command) -> click.Command:
+    if not any(parameter.name == "debug" for parameter in command.params):
+        command.params.append(
+            click.Option(
+                ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."
+            )
+        )
+    return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="stateport %(version)s")
+def cli() -> None:
+    """Take a recurrent PyTorch network to every runtime, with its state in your hands."""
+
+
+def main() -> None:
+    """Runs the command line; every error is one or two lines on stderr and an exit code."""
+    try:
+        sys.exit(cli.main(prog_name="stateport", standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort) as error:
+        _fail("Stopped; nothing was written.", error)
+    except StateportError as error:
+        _fail(str(error), error)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            sys.exit(1)
+        _fail(f"{type(error).__name__}: {error}", error)
+    except Exception as error:  # the last line of defence: no traceback on a user's screen
+        _fail(f"{type(error).__name__}: {error} (a fault of stateport; --debug shows where).", error)
+
+
+def _fail(message: str, error: BaseException) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(1)

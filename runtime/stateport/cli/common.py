@@ -1,0 +1,29 @@
+"""What several commands share: arguments, options and consoles."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.console import Console
+
+from ..engines import ENGINES
+
+MODEL: Final = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+ENGINE: Final = click.Choice(list(ENGINES))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on stdout or stderr; in a pipe it is wide, so that tables are never cut."""
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 160, highlight=False)
+
+
+def named_path(text: str, option: str) -> tuple[str, Path]:
+    """Splits NAME=FILE."""
+    name, separator, path = text.partition("=")
+    if not separator or not name or not path:
+        raise click.BadParameter(f"{text!r} is not of the form NAME=FILE.", param_hint=option)
+    return name, Path(path)

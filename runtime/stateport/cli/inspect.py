@@ -1,0 +1,102 @@
+"""`stateport inspect`: what a model file says about itself."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from ..contract import CONTRACT_KEY, ORIGIN_KEY, Contract
+from ..model import read_contract
+from ..onnx_file import OnnxFile, read
+from .common import MODEL, console
+
+
+@click.command()
+@MODEL
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
+def inspect(model: Path, as_json: bool) -> None:
+    """Show the inputs, outputs, states, axes, operators and origin of MODEL.onnx."""
+    file = read(model)
+    contract = read_contract(file) if CONTRACT_KEY in file.metadata else None
+    document = _document(file, contract)
+    if as_json:
+        click.echo(json.dumps(document, indent=1))
+    else:
+        _show(document)
+
+
+def _document(file: OnnxFile, contract: Contract | None) -> dict[str, Any]:
+    return {
+        "file": str(file.path),
+        "bytes": file.nbytes,
+        "producer": file.producer,
+        "origin": _origin(file),
+        "ir_version": file.ir_version,
+        "opsets": file.opsets,
+        "contract": json.loads(contract.to_json()) if contract else None,
+        "inputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.inputs],
+        "outputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.outputs],
+        "axes": sorted(contract.axes) if contract else [],
+        "operators": dict(file.operators.most_common()),
+        "weights": {
+            "count": sum(prod(w.shape) for w in file.weights),
+            "bytes": sum(w.nbytes for w in file.weights),
+            "external_files": list(file.external_files),
+        },
+    }
+
+
+def _origin(file: OnnxFile) -> object:
+    text = file.metadata.get(ORIGIN_KEY)
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:  # somebody else's text under our key: shown as it is
+        return text
+
+
+def _show(document: dict[str, Any]) -> None:
+    screen = console()
+    contract = document["contract"]
+    grid = Table(box=None, show_header=False, pad_edge=False)
+    grid.add_column(style="bold")
+    grid.add_column()
+    grid.add_row("file", f"{document['file']}, {document['bytes']:,} bytes")
+    grid.add_row("made by", document["producer"])
+    for key, value in (document["origin"] or {}).items():
+        grid.add_row(f"  {key}", _text(value))
+    opsets = ", ".join(f"{domain} {number}" for domain, number in document["opsets"].items())
+    grid.add_row("opset", f"{opsets} (IR version {document['ir_version']})")
+    source = contract or document
+    for kind in ("inputs", "outputs"):
+        for spec in source[kind]:
+            grid.add_row(kind[:-1], f"{spec['name']}: {_array(spec)}")
+    if contract is None:
+        grid.add_row("contract", "none: which inputs are states is unknown")
+    else:
+        for state in contract["states"]:
+            names = f"{state['input']} -> {state['output']}"
+            grid.add_row("state", f"{names}: {_array(state)}, starts from {state['initial']}")
+        streaming = contract["streaming"]
+        grid.add_row("streams", "yes" if streaming["ok"] else f"no: {streaming['because']}")
+        grid.add_row("dynamic axes", ", ".join(document["axes"]) or "none")
+    operators = ", ".join(f"{name} {count}" for name, count in document["operators"].items())
+    grid.add_row("operators", operators)
+    weights = document["weights"]
+    beside = f", in {', '.join(weights['external_files'])}" if weights["external_files"] else ""
+    grid.add_row("weights", f"{weights['count']:,} numbers, {weights['bytes']:,} bytes{beside}")
+    screen.print(grid, markup=False)
+
+
+def _array(spec: dict[str, Any]) -> str:
+    return f"{spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,123 @@
+"""`stateport run`: feed arrays to a model, whole or chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import Contract, describe
+from ..errors import FileError, InputError
+from ..files import written_atomically
+from ..model import Model, load
+from ..state import State
+from .common import ENGINE, MODEL, console, named_path
+
+Array = NDArray[Any]
+
+
+@click.command()
+@MODEL
+@click.option(
+    "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE.npy", help="An input; repeat."
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs: OUT.npz.")
+@click.option("--engine", type=ENGINE, default="ort-cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine; default 1.")
+@click.option("--chunk", type=click.IntRange(min=1), help="Feed N steps at a time, as a stream.")
+@click.option("--state-in", type=click.Path(path_type=Path), help="Go on from a saved state.")
+@click.option("--state-out", type=click.Path(path_type=Path), help="Save the state at the end.")
+def run(
+    model: Path,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    engine: str,
+    threads: int | None,
+    chunk: int | None,
+    state_in: Path | None,
+    state_out: Path | None,
+) -> None:
+    """Run MODEL.onnx on arrays from .npy files and write its outputs to a .npz file."""
+    if output is not None and output.suffix != ".npz":
+        raise click.BadParameter("Outputs are written as FILE.npz.", param_hint="--output")
+    named = [named_path(text, "--input") for text in inputs]
+    for name, count in ((n, [m for m, _ in named].count(n)) for n, _ in named):
+        if count > 1:
+            raise click.BadParameter(f"The input {name!r} is given twice.", param_hint="--input")
+    loaded = load(model, engine=engine, threads=threads)
+    arrays = {name: _read(path) for name, path in named}
+    state = State.load(state_in) if state_in is not None else None
+    if chunk is None:
+        outputs, state = loaded.run(arrays, state)
+    else:
+        outputs, state = _in_chunks(loaded, arrays, state, chunk)
+    if output is not None:
+        with written_atomically(output) as part, part.open("wb") as file:
+            np.savez(file, **outputs)  # type: ignore[arg-type]  # its stub takes **kwargs for a flag
+    if state_out is not None:
+        state.save(state_out)
+    screen = console()
+    for name, array in outputs.items():
+        screen.print(f"{name}: {describe(array.dtype, array.shape)}", markup=False)
+
+
+def _in_chunks(
+    model: Model, arrays: Mapping[str, Array], state: State | None, chunk: int
+) -> tuple[dict[str, Array], State]:
+    """Feeds a stream; outputs with a time axis are joined along it, of others the last counts."""
+    stream = model.stream()
+    if state is not None:
+        stream.restore(state)
+    pieces = [stream.run(piece) for piece in _cut(model.contract, arrays, chunk)]
+    joined = {
+        spec.name: np.concatenate([p[spec.name] for p in pieces], spec.shape.index("time"))
+        if "time" in spec.shape
+        else pieces[-1][spec.name]
+        for spec in model.contract.outputs
+    }
+    return joined, stream.state
+
+
+def _cut(
+    contract: Contract, arrays: Mapping[str, Array], chunk: int
+) -> Iterator[dict[str, Array]]:
+    axes = {s.name: s.shape.index("time") for s in contract.inputs if "time" in s.shape}
+    if not axes:
+        raise InputError("The model has no time axis, so --chunk says nothing. Leave it out.")
+    lengths = {
+        arrays[name].shape[axis]
+        for name, axis in axes.items()
+        if name in arrays and arrays[name].ndim > axis
+    }
+    length = max(lengths, default=1)  # arrays that do not fit are refused by the model itself
+    for start in range(0, max(length, 1), chunk):
+        steps = slice(start, start + chunk)
+        yield {
+            name: array[(slice(None),) * axes[name] + (steps,)]
+            if name in axes and array.ndim > axes[name]
+            else array
+            for name, array in arrays.items()
+        }
+
+
+def _read(path: Path) -> Array:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        if "Object arrays" in str(error) or "allow_pickle" in str(error):
+            raise FileError(
+                f"{path} is not a plain .npy file: it is pickled or holds Python objects, which "
+                "are never loaded. Save a plain array with numpy.save."
+            ) from error
+        raise FileError(f"{path} is not a .npy file: {error}.") from error
+    except EOFError as error:
+        raise FileError(f"{path} is empty; a .npy file was expected.") from error
+    if not isinstance(array, np.ndarray):
+        raise FileError(f"{path} holds several arrays; a .npy file with one was expected.")
+    return array

@@ -1,0 +1,220 @@
+"""The contract: what a model file promises about its inputs, outputs and states.
+
+It travels inside the ONNX file, in `metadata_props` under the key `stateport.contract`, as the JSON
+object that docs/contract.md describes. Everything here is a frozen value.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+
+from .errors import ContractError
+
+CONTRACT_KEY: Final = "stateport.contract"
+ORIGIN_KEY: Final = "stateport.origin"
+VERSION: Final = 1
+
+#: A size, or the name of a dynamic axis. "batch" and "time" are reserved names.
+Axis = int | str
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One input or output: its name, NumPy dtype name, and one size or axis name per dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[Axis, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {describe(self.dtype, self.shape)}"
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One state: the input that takes it, the output that gives the next one.
+
+    `initial` is "zeros": a sequence that starts without a state starts from zeros.
+    """
+
+    input: str
+    output: str
+    dtype: str
+    shape: tuple[Axis, ...]
+    initial: str = "zeros"
+
+    def __str__(self) -> str:
+        return f"{self.input} -> {self.output}: {describe(self.dtype, self.shape)}"
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Whether feeding a sequence chunk by chunk gives the answers of the whole; if not, why."""
+
+    ok: bool = True
+    because: str | None = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a model file promises: inputs and outputs without the states, states, streaming."""
+
+    inputs: tuple[ArraySpec, ...]
+    outputs: tuple[ArraySpec, ...]
+    states: tuple[StateSpec, ...] = ()
+    streaming: Streaming = Streaming()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def input(self, name: str) -> ArraySpec:
+        """The input of that name; `KeyError` where there is none."""
+        return next(spec for spec in (*self.inputs, *self.state_inputs) if spec.name == name)
+
+    @property
+    def state_inputs(self) -> tuple[ArraySpec, ...]:
+        """The states as the graph's inputs."""
+        return tuple(ArraySpec(s.input, s.dtype, s.shape) for s in self.states)
+
+    @property
+    def state_outputs(self) -> tuple[ArraySpec, ...]:
+        """The states as the graph's outputs."""
+        return tuple(ArraySpec(s.output, s.dtype, s.shape) for s in self.states)
+
+    @property
+    def axes(self) -> frozenset[str]:
+        """The names of all dynamic axes."""
+        shapes = [spec.shape for spec in (*self.inputs, *self.outputs)]
+        shapes += [state.shape for state in self.states]
+        return frozenset(axis for shape in shapes for axis in shape if isinstance(axis, str))
+
+    def to_json(self) -> str:
+        """The contract as the JSON text that stands in the file."""
+        streaming = {k: v for k, v in asdict(self.streaming).items() if v is not None}
+        return json.dumps({"version": VERSION, **asdict(self), "streaming": streaming})
+
+    @classmethod
+    def from_json(cls, text: str) -> Contract:
+        """Reads a contract; `ContractError` says what is wrong with the text, and where."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise ContractError(f"The contract is not JSON: {error}.") from error
+        entries = _object(document, "the contract")
+        version = entries.get("version")
+        if version != VERSION:
+            raise ContractError(
+                f"The contract has version {version!r}; this stateport reads version {VERSION}. "
+                "Upgrade stateport, or export the file again."
+            )
+        return cls(
+            inputs=_list(entries, "inputs", _array_spec),
+            outputs=_list(entries, "outputs", _array_spec),
+            states=_list(entries, "states", _state_spec),
+            streaming=_streaming(entries.get("streaming")),
+        )
+
+
+def describe(dtype: object, shape: Iterable[object]) -> str:
+    """A dtype and a shape as people write them: `float32[batch, time, 5]`."""
+    return f"{dtype}[{', '.join(str(axis) for axis in shape)}]"
+
+
+def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape with its axis names replaced by sizes; `KeyError` for a name without a size."""
+    return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in shape)
+
+
+def _check(contract: Contract) -> None:
+    for specs in (
+        (*contract.inputs, *contract.state_inputs),
+        (*contract.outputs, *contract.state_outputs),
+    ):
+        names = [spec.name for spec in specs]
+        for name in names:
+            if names.count(name) > 1:
+                raise ContractError(f"The contract names {name!r} twice.")
+    for array in (*contract.inputs, *contract.outputs):
+        _check_dtype(array.name, array.dtype)
+    for state in contract.states:
+        _check_dtype(state.input, state.dtype)
+        if state.initial != "zeros":
+            raise ContractError(
+                f"State {state.input!r} starts from {state.initial!r}; this stateport knows "
+                "'zeros'. Upgrade stateport, or export the file again."
+            )
+    if not contract.streaming.ok and not contract.streaming.because:
+        raise ContractError("The contract says that the network cannot stream, but not why.")
+
+
+def _check_dtype(name: str, dtype: str) -> None:
+    try:
+        canonical = np.dtype(dtype).name
+    except TypeError:
+        canonical = None
+    if canonical != dtype or np.dtype(dtype).kind not in "biuf":
+        raise ContractError(f"The contract gives {name!r} the unknown dtype {dtype!r}.")
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ContractError(f"In the contract, {where} must be an object; it is {value!r}.")
+    return value
+
+
+def _list(
+    entries: dict[str, Any], key: str, read: Callable[[dict[str, Any]], _T]
+) -> tuple[_T, ...]:
+    value = entries.get(key)
+    if not isinstance(value, list):
+        raise ContractError(f"In the contract, {key!r} must be a list; it is {value!r}.")
+    return tuple(read(_object(item, f"every entry of {key!r}")) for item in value)
+
+
+def _text(entry: dict[str, Any], key: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ContractError(f"In the contract, {key!r} must be a name; in {entry} it is {value!r}.")
+    return value
+
+
+def _shape(entry: dict[str, Any]) -> tuple[Axis, ...]:
+    value = entry.get("shape")
+    if not isinstance(value, list) or not all(_is_axis(axis) for axis in value):
+        raise ContractError(
+            "In the contract, 'shape' must be a list of sizes and axis names; "
+            f"in {entry} it is {value!r}."
+        )
+    return tuple(value)
+
+
+def _is_axis(axis: object) -> bool:
+    if isinstance(axis, bool):
+        return False
+    return (isinstance(axis, int) and axis >= 0) or (isinstance(axis, str) and axis != "")
+
+
+def _array_spec(entry: dict[str, Any]) -> ArraySpec:
+    return ArraySpec(_text(entry, "name"), _text(entry, "dtype"), _shape(entry))
+
+
+def _state_spec(entry: dict[str, Any]) -> StateSpec:
+    names = {key: _text(entry, key) for key in ("input", "output", "dtype", "initial")}
+    return StateSpec(**names, shape=_shape(entry))
+
+
+def _streaming(value: object) -> Streaming:
+    entry = _object(value, "'streaming'")
+    ok, because = entry.get("ok"), entry.get("because")
+    if not isinstance(ok, bool) or not isinstance(because, str | None):
+        raise ContractError(
+            f"In the contract, 'streaming' must say 'ok' true or false; it is {entry}."
+        )
+    return Streaming(ok, because)

@@ -1,0 +1,43 @@
+"""What an engine is: the small protocol between stateport and whatever executes the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+class Carrier(Protocol):
+    """One live sequence inside an engine: it keeps the state where the engine computes.
+
+    It has one owner. A call that fails leaves the state as it was.
+    """
+
+    def step(self, inputs: Arrays) -> list[NDArray[np.generic]]:
+        """Runs one chunk from the state it holds, and keeps the next state.
+
+        Returns the contract's outputs, in order; they are the caller's to keep.
+        """
+
+    def write(self, state: Arrays) -> None:
+        """Replaces the state; the arrays are copied, and keyed by the state inputs' names."""
+
+    def read(self) -> dict[str, NDArray[np.generic]]:
+        """A copy of the state, keyed by the state inputs' names."""
+
+
+class Engine(Protocol):
+    """One loaded graph. It is thread-safe and holds no state of a sequence."""
+
+    name: str
+    version: str
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.generic]]:
+        """Runs the graph once on all of its inputs, states among them."""
+
+    def carrier(self) -> Carrier:
+        """A new live sequence. Its state is to be written before the first step."""

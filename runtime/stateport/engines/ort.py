@@ -1,0 +1,213 @@
+"""ONNX Runtime, on the CPU (`ort-cpu`) and on NVIDIA GPUs (`ort-cuda`)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import Contract
+from ..errors import EngineError, EngineUnavailable, InputError
+from ..onnx_file import OnnxFile
+from . import Status
+from .base import Arrays
+
+_PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
+_EXTRAS: Final = {"ort-cpu": "stateport[cpu]", "ort-cuda": "stateport[gpu]"}
+_WHEELS: Final = ("onnxruntime", "onnxruntime-gpu")
+
+#: One thread is the default: a step of a recurrent network is too small to share out, and services
+#: scale by streams (docs/performance.md).
+DEFAULT_THREADS: Final = 1
+
+
+def open_engine(
+    name: str,
+    file: OnnxFile,
+    contract: Contract,
+    threads: int | None,
+    options: Mapping[str, object],
+) -> OrtEngine:
+    """Loads a file; see `stateport.engines.open_engine`. `ort-cuda` takes the option `device`."""
+    device = _device(name, options)
+    ort = _require(name)
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = DEFAULT_THREADS if threads is None else threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4  # what matters comes as an exception, not on stderr
+    provider = _PROVIDERS[name]
+    provider_options = {"device_id": str(device)} if name == "ort-cuda" else {}
+    try:
+        # ONNX Runtime's own check of external data takes the folder of the path that it is given.
+        session = ort.InferenceSession(
+            str(file.path.resolve()), settings, providers=[(provider, provider_options)]
+        )
+    except Exception as error:  # its exceptions share no base but this
+        raise EngineError(f"ONNX Runtime cannot load {file.path}: {_reason(error)}") from error
+    if session.get_providers()[0] != provider:  # it falls back to the CPU with a mere warning
+        raise EngineUnavailable(
+            f"{name} could not start on this machine: ONNX Runtime {ort.__version__} has "
+            f"{provider}, but it does not come up. CUDA 13, cuDNN 9 and a driver for them are "
+            "needed; `stateport doctor` says more."
+        )
+    return OrtEngine(ort, session, contract, name, device)
+
+
+def status(name: str) -> Status:
+    """Whether the engine works here, by loading the library and asking for its providers."""
+    try:
+        ort = _require(name)
+        if name == "ort-cuda":
+            _try_cuda(ort)
+    except EngineUnavailable as error:
+        return Status(name, None, str(error))
+    return Status(name, f"onnxruntime {ort.__version__}", None)
+
+
+class OrtEngine:
+    """A graph in ONNX Runtime. `InferenceSession.run` may be called from many threads."""
+
+    def __init__(
+        self, ort: ModuleType, session: Any, contract: Contract, name: str, device: int
+    ) -> None:
+        self.name = name
+        self.version = f"onnxruntime {ort.__version__}"
+        self._ort = ort
+        self._session = session
+        self._contract = contract
+        self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.generic]]:
+        """Runs the graph once; every array is new."""
+        with _engine_errors():
+            result: list[NDArray[np.generic]] = self._session.run(list(outputs), dict(inputs))
+        return result
+
+    def carrier(self) -> OrtCarrier:
+        """A live sequence whose state stays on the engine's device."""
+        return OrtCarrier(self._ort.OrtValue, self._session, self._contract, self._device)
+
+
+class OrtCarrier:
+    """One live sequence: the state's values are bound from one call's outputs to the next's inputs.
+
+    On the GPU only inputs and outputs cross the bus; the state never leaves the device.
+    """
+
+    def __init__(
+        self, ort_value: Any, session: Any, contract: Contract, device: tuple[str, int]
+    ) -> None:
+        self._ort_value = ort_value
+        self._session = session
+        self._contract = contract
+        self._device = device
+        self._binding = session.io_binding()
+        self._state: list[Any] = []
+
+    def write(self, state: Arrays) -> None:
+        """Replaces the state by a copy on the device."""
+        # On the CPU an OrtValue shares the array's memory, so the copy is ours to make.
+        self._state = [
+            self._ort_value.ortvalue_from_numpy(np.array(state[spec.input]), *self._device)
+            for spec in self._contract.states
+        ]
+
+    def read(self) -> dict[str, NDArray[np.generic]]:
+        """A copy of the state in the host's memory."""
+        pairs = zip(self._contract.states, self._state, strict=True)
+        return {spec.input: np.array(value.numpy()) for spec, value in pairs}
+
+    def step(self, inputs: Arrays) -> list[NDArray[np.generic]]:
+        """Runs one chunk and keeps the next state, unless the engine fails."""
+        binding, outputs, states = self._binding, self._contract.outputs, self._contract.states
+        with _engine_errors():
+            for name, array in inputs.items():
+                binding.bind_cpu_input(name, array)
+            for spec, value in zip(states, self._state, strict=True):
+                binding.bind_ortvalue_input(spec.input, value)
+            for output in outputs:
+                binding.bind_output(output.name, "cpu")
+            for spec in states:
+                binding.bind_output(spec.output, *self._device)
+            self._session.run_with_iobinding(binding)
+            results = binding.get_outputs()
+            answers = [value.numpy() for value in results[: len(outputs)]]
+            self._state = results[len(outputs) :]
+        return answers
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime's exceptions share no base but this
+        raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """ONNX Runtime's message in one line, without its own error code in front."""
+    text = " ".join(str(error).split())
+    return text.removeprefix("[ONNXRuntimeError] : ")
+
+
+def _device(name: str, options: Mapping[str, object]) -> int:
+    known = {"device"} if name == "ort-cuda" else set()
+    for option in sorted({*options} - known):
+        raise InputError(
+            f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'} besides threads."
+        )
+    device = options.get("device", 0)
+    if not isinstance(device, int) or device < 0:
+        raise InputError(
+            f"device is {device!r}; the number of a GPU was expected, 0 for the first."
+        )
+    return device
+
+
+def _require(name: str) -> ModuleType:
+    """ONNX Runtime, in the build that the engine needs."""
+    wheels = [wheel for wheel in _WHEELS if _installed(wheel)]
+    if len(wheels) > 1:
+        raise EngineUnavailable(
+            "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the "
+            "other. Remove both (pip uninstall onnxruntime onnxruntime-gpu), then install one: "
+            f"pip install '{_EXTRAS[name]}'."
+        )
+    try:
+        ort = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"{name} needs ONNX Runtime, which cannot be imported ({error}). "
+            f"Install it: pip install '{_EXTRAS[name]}'."
+        ) from error
+    if _PROVIDERS[name] not in ort.get_available_providers():
+        raise EngineUnavailable(
+            f"{name} needs the GPU build of ONNX Runtime; the CPU build {ort.__version__} is "
+            f"installed. Replace it: pip uninstall onnxruntime, then "
+            f"pip install '{_EXTRAS[name]}'. To run on the CPU, say engine='ort-cpu'."
+        )
+    if name == "ort-cuda" and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # finds the CUDA libraries that wheels brought
+    return ort
+
+
+def _try_cuda(ort: ModuleType) -> None:
+    """A first allocation on the GPU: the cheapest thing that fails where CUDA does not work."""
+    try:
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception as error:  # ONNX Runtime's exceptions share no base but this
+        raise EngineUnavailable(f"ort-cuda does not come up: {_reason(error)}") from error
+
+
+def _installed(wheel: str) -> bool:
+    try:
+        importlib.metadata.distribution(wheel)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,156 @@
+"""The model: one loaded network, immutable and thread-safe, `(x, state) -> (y, state)`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+from .arrays import Array, check_inputs, check_state, named_input, single, zero_state
+from .contract import CONTRACT_KEY, ArraySpec, Contract
+from .engines import Engine, open_engine
+from .errors import ContractError, InputError
+from .onnx_file import OnnxFile, read
+from .state import State
+from .stream import Stream
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    engine: str = "ort-cpu",
+    threads: int | None = None,
+    **engine_options: object,
+) -> Model:
+    """Loads a model file into an engine.
+
+    Args:
+        path: an ONNX file with a contract, as `stateport export` writes it.
+        engine: "ort-cpu" or "ort-cuda". There is never a silent fall back from one to another.
+        threads: how many threads one call may use; by default 1, which is the fastest for the
+            single steps of all but very large networks.
+        engine_options: for "ort-cuda": `device`, the number of the GPU.
+
+    Raises:
+        FileError: the file is missing, truncated, not ONNX, or keeps weights outside its folder.
+        ContractError: the file has no contract, or one that its graph does not keep.
+        EngineUnavailable: the engine is unknown, or does not work on this machine.
+        EngineError: the engine refuses the file.
+        InputError: `threads` or an engine option is not what the engine takes.
+    """
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise InputError(f"threads is {threads!r}; a whole number of at least 1 was expected.")
+    file = read(Path(path))
+    contract = read_contract(file)
+    return Model(contract, open_engine(engine, file, contract, threads, engine_options))
+
+
+def read_contract(file: OnnxFile) -> Contract:
+    """The contract in a file, held against the graph's own inputs and outputs.
+
+    Raises:
+        ContractError: there is none, or names or dtypes are not those of the graph.
+    """
+    text = file.metadata.get(CONTRACT_KEY)
+    if text is None:
+        raise ContractError(
+            f"{file.path} carries no contract (metadata key {CONTRACT_KEY!r}), so which of its "
+            "inputs are states is unknown. Export the network with `stateport export`."
+        )
+    contract = Contract.from_json(text)
+    _compare(file, "input", (*contract.inputs, *contract.state_inputs), file.inputs)
+    _compare(file, "output", (*contract.outputs, *contract.state_outputs), file.outputs)
+    return contract
+
+
+def _compare(
+    file: OnnxFile, what: str, promised: tuple[ArraySpec, ...], found: tuple[ArraySpec, ...]
+) -> None:
+    want = {spec.name: spec.dtype for spec in promised}
+    have = {spec.name: spec.dtype for spec in found}
+    for name in sorted(want.keys() ^ have.keys()):
+        holder, other = ("contract", "graph") if name in want else ("graph", "contract")
+        raise ContractError(
+            f"{file.path}: the {holder} has an {what} {name!r} that the {other} has not. "
+            "Export the network again."
+        )
+    for name in sorted(want):
+        if want[name] != have[name]:
+            raise ContractError(
+                f"{file.path}: the contract says that {what} {name!r} is {want[name]}, but the "
+                f"graph says {have[name]}. Export the network again."
+            )
+
+
+class Model:
+    """One loaded network.
+
+    Calling it carries no state from call to call: the state goes in and comes out. It may be
+    called from many threads at once.
+    """
+
+    def __init__(self, contract: Contract, engine: Engine) -> None:
+        self._contract = contract
+        self._engine = engine
+        self._outputs = [s.name for s in (*contract.outputs, *contract.state_outputs)]
+
+    @property
+    def contract(self) -> Contract:
+        """What the file promises."""
+        return self._contract
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that executes the graph."""
+        return self._engine.name
+
+    @property
+    def engine_version(self) -> str:
+        """The engine's library and its version."""
+        return self._engine.version
+
+    def __call__(
+        self, x: Array, state: State | None = None
+    ) -> tuple[Array | dict[str, Array], State]:
+        """One call of a network with one input: the output, and the state after the last step.
+
+        Args:
+            x: the input, with dtype and shape as the contract says, e.g. float32 (batch, time, 5).
+            state: the state to go on from, as an earlier call returned it; zeros by default.
+
+        Returns:
+            The output as one array, or a dict by name where there are several; and the new state.
+
+        Raises:
+            InputError: `x` does not fit the contract, or the network has several inputs.
+            StateError: the state does not fit the contract or the batch size of `x`.
+            EngineError: the engine failed.
+        """
+        outputs, state = self.run(named_input(self._contract, x), state)
+        return single(outputs), state
+
+    def run(
+        self, inputs: Mapping[str, Array], state: State | None = None
+    ) -> tuple[dict[str, Array], State]:
+        """One call with inputs and outputs by name; otherwise as calling the model itself."""
+        sizes = check_inputs(self._contract, inputs)
+        if state is None:
+            state = zero_state(self._contract, sizes)
+        else:
+            check_state(self._contract, state, sizes)
+        results = self._engine.run({**inputs, **state}, self._outputs)
+        named = dict(zip(self._outputs, results, strict=True))
+        after = {spec.input: named.pop(spec.output) for spec in self._contract.states}
+        return named, State._adopt(after)
+
+    def stream(self) -> Stream:
+        """A new live sequence that carries its state itself, starting from the initial state.
+
+        Raises:
+            StreamingError: the contract says that this network cannot stream.
+        """
+        return Stream(self._contract, self._engine)
+
+    def __repr__(self) -> str:
+        ports = [*self._contract.inputs, *self._contract.state_inputs]
+        return f"<stateport.Model {', '.join(map(str, ports))} on {self.engine}>"

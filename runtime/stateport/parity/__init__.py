@@ -1,0 +1,1 @@
+"""Whether an engine gives PyTorch's answers: recorded vectors, comparison, report. No PyTorch."""

@@ -1,0 +1,93 @@
+"""The verdict of `verify`, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from ..errors import FileError
+from ..files import written_atomically
+from .verify import Measurement, Report
+
+
+def table(report: Report) -> Table:
+    """One row per case, its worst output; of a case that fails, every output that does."""
+    grid = Table(
+        box=SIMPLE_HEAD,
+        title=f"{report.model} on {report.engine} ({report.engine_version})",
+        title_justify="left",
+        title_style="bold",
+    )
+    grid.add_column("case")
+    grid.add_column("output")
+    for heading in ("error", "floor", "x floor", "step"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("verdict")
+    for shown in _worst(report.measurements):
+        verdict = "[green]pass[/]" if shown.passed else "[bold red]FAIL[/]"
+        numbers = [_number(shown.error), _number(shown.floor), _number(shown.multiple, "{:.1f}")]
+        step = "" if shown.step is None else str(shown.step)
+        grid.add_row(shown.case, shown.output, *numbers, step, verdict)
+    return grid
+
+
+def summary(report: Report) -> str:
+    """The verdict in one line, and one line for each thing that could not be compared."""
+    problems = dict.fromkeys(f"{m.output}: {m.problem}" for m in report.measurements if m.problem)
+    failed = len({m.case for m in report.measurements if not m.passed})
+    cases = len({m.case for m in report.measurements})
+    worst = max((m.share for m in report.measurements if m.share is not None), default=math.nan)
+    verdict = (
+        f"PASS: {cases} cases" if report.passed else f"FAIL: {failed} of {cases} cases"
+    ) + f" on {report.engine}, up to {report.steps} chained steps"
+    bound = f"the worst error is {worst:.0%} of what is allowed ({report.bound}, {report.truth} truth)"
+    return "\n".join([*problems, f"{verdict}; {bound}."])
+
+
+def to_json(reports: Sequence[Report]) -> str:
+    """All reports as one JSON document; an infinite error is the string "inf"."""
+    return json.dumps({"version": 1, "reports": [_document(report) for report in reports]}, indent=1)
+
+
+def write(reports: Sequence[Report], path: Path) -> None:
+    """Writes the reports in the form that the file's ending asks for.
+
+    Raises:
+        FileError: the ending is unknown, or the file cannot be written.
+    """
+    if path.suffix != ".json":
+        raise FileError(f"{path} has an unknown ending; reports are written as .json.")
+    with written_atomically(path) as part:
+        part.write_text(to_json(reports) + "\n", encoding="utf-8")
+
+
+def _document(report: Report) -> dict[str, Any]:
+    document = asdict(report)
+    document["passed"] = report.passed
+    document["measurements"] = [
+        {**{key: _plain(value) for key, value in asdict(m).items()}, "passed": m.passed}
+        for m in report.measurements
+    ]
+    return document
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _worst(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
+    for case in dict.fromkeys(m.case for m in measurements):
+        of_case = [m for m in measurements if m.case == case]
+        failed = [m for m in of_case if not m.passed]
+        yield from failed or [max(of_case, key=lambda m: m.share or 0.0)]
+
+
+def _number(value: float | None, form: str = "{:.1e}") -> str:
+    return "" if value is None else form.format(value)

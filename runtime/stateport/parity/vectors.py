@@ -1,0 +1,224 @@
+"""Vectors: recorded inputs and PyTorch's answers to them, in a file beside the model.
+
+The file is safetensors; its metadata hold one JSON object under `stateport.vectors`. docs/parity.md
+describes it.
+
+Answers are kept as *rows*, one row per step in time for an output with a time axis, one per call
+for everything else, so that an error has a step at which it happened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ..contract import ArraySpec, Contract
+from ..errors import ContractError, FileError
+
+Array = NDArray[Any]
+
+VECTORS_KEY: Final = "stateport.vectors"
+VERSION: Final = 1
+
+
+def vectors_path(model: Path) -> Path:
+    """Where the vectors of a model stand: `lstm.onnx` -> `lstm.vectors.safetensors`."""
+    return model.with_name(f"{model.stem}.vectors.safetensors")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sequence of calls, from a first state.
+
+    Attributes:
+        name: what people call it: "whole 2x64".
+        through: "model": every call takes the state that the last one returned; "stream": a
+            `Stream` carries it.
+        sizes: the sizes of the axes other than time.
+        chunks: the steps of each call; 1 each for a network without a time axis.
+        inputs: by name; whole along the time axis, or stacked per call where there is none.
+        initial: the first state by name; empty for the contract's own.
+        truth: by output and state output, the float64 answers as rows (rows, kept elements).
+        kept: by name, which elements of a row are kept, where not all are.
+    """
+
+    name: str
+    through: str
+    sizes: Mapping[str, int]
+    chunks: tuple[int, ...]
+    inputs: Mapping[str, Array]
+    initial: Mapping[str, Array]
+    truth: Mapping[str, Array] = field(default_factory=dict)
+    kept: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> list[int]:
+        """The step at which each call ends, counted from 1."""
+        return list(accumulate(self.chunks))
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """All cases, and the floor: what PyTorch itself loses.
+
+    Attributes:
+        contract: the contract of the model that they belong to.
+        truth: the dtype in which PyTorch gave the truth, "float64" or "float32".
+        floor: by output and state output, (steps,) float64: the largest error of PyTorch in
+            float32 against the truth up to that step, over all cases.
+        cases: the cases.
+        made_with: versions and platform of the recording.
+    """
+
+    contract: Contract
+    truth: str
+    floor: Mapping[str, Array]
+    cases: tuple[Case, ...]
+    made_with: Mapping[str, str]
+
+    def save(self, path: Path) -> None:
+        """Writes the vectors; the same vectors give the same bytes."""
+        arrays = {f"floor/{name}": array for name, array in self.floor.items()}
+        for number, case in enumerate(self.cases):
+            for part in ("inputs", "initial", "truth", "kept"):
+                for name, array in getattr(case, part).items():
+                    arrays[f"{number}/{part}/{name}"] = np.ascontiguousarray(array)
+        document = {
+            "version": VERSION,
+            "truth": self.truth,
+            "contract": json.loads(self.contract.to_json()),
+            "made_with": dict(self.made_with),
+            "cases": [
+                {
+                    "name": case.name,
+                    "through": case.through,
+                    "sizes": dict(case.sizes),
+                    "chunks": list(case.chunks),
+                }
+                for case in self.cases
+            ],
+        }
+        path.write_bytes(safetensors.numpy.save(arrays, {VECTORS_KEY: json.dumps(document)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Vectors:
+        """Reads vectors.
+
+        Raises:
+            FileError: the file is missing, cut off, or holds no vectors of a known version.
+        """
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except OSError as error:
+            raise FileError(
+                f"The vectors {path} could not be read: {error.strerror or error}. "
+                "`stateport export` writes them beside the model; copy both."
+            ) from error
+        except safetensors.SafetensorError as error:
+            raise FileError(f"{path} is not a safetensors file: {error}.") from error
+        try:
+            return cls._from_parts(json.loads(metadata[VECTORS_KEY]), arrays)
+        except (KeyError, TypeError, ValueError, ContractError) as error:
+            raise FileError(
+                f"{path} holds no vectors that this stateport reads ({error}). Export the model "
+                "again."
+            ) from error
+
+    @classmethod
+    def _from_parts(cls, document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Vectors:
+        if document["version"] != VERSION:
+            raise ValueError(f"version {document['version']!r}, not {VERSION}")
+
+        def part(prefix: str) -> dict[str, Array]:
+            return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+
+        cases = tuple(
+            Case(
+                name=entry["name"],
+                through=entry["through"],
+                sizes=entry["sizes"],
+                chunks=tuple(entry["chunks"]),
+                **{p: part(f"{i}/{p}/") for p in ("inputs", "initial", "truth", "kept")},
+            )
+            for i, entry in enumerate(document["cases"])
+        )
+        vectors = cls(
+            contract=Contract.from_json(json.dumps(document["contract"])),
+            truth=document["truth"],
+            floor=part("floor/"),
+            cases=cases,
+            made_with=document["made_with"],
+        )
+        vectors._check()
+        return vectors
+
+    def _check(self) -> None:
+        names = {spec.name for spec in results(self.contract)}
+        if not self.cases:
+            raise ValueError("no cases")
+        for case in self.cases:
+            if case.truth.keys() != names or self.floor.keys() != names:
+                raise ValueError(f"case {case.name!r} has not one answer per output")
+            if case.inputs.keys() != {spec.name for spec in self.contract.inputs}:
+                raise ValueError(f"case {case.name!r} has not one array per input")
+
+
+def results(contract: Contract) -> tuple[ArraySpec, ...]:
+    """Everything that is compared: the outputs, then the states."""
+    return (*contract.outputs, *contract.state_outputs)
+
+
+def call_inputs(contract: Contract, case: Case) -> Iterator[dict[str, Array]]:
+    """The inputs of each call of a case."""
+    start = 0
+    for number, chunk in enumerate(case.chunks):
+        yield {
+            spec.name: _cut(spec, case.inputs[spec.name], number, start, chunk)
+            for spec in contract.inputs
+        }
+        start += chunk
+
+
+def _cut(spec: ArraySpec, array: Array, number: int, start: int, chunk: int) -> Array:
+    if "time" not in spec.shape:
+        return array[number]
+    axis = spec.shape.index("time")
+    return array.take(range(start, start + chunk), axis)
+
+
+def rows(spec: ArraySpec, answers: Sequence[Array]) -> Array:
+    """The answers of all calls as rows: (steps or calls, all other elements)."""
+    if "time" in spec.shape:
+        axis = spec.shape.index("time")
+        table = np.concatenate([np.moveaxis(answer, axis, 0) for answer in answers])
+    else:
+        table = np.stack(answers)
+    return table.reshape(len(table), -1)
+
+
+def row_steps(spec: ArraySpec, case: Case) -> Array:
+    """The step, counted from 0, that each row belongs to."""
+    if "time" in spec.shape:
+        return np.arange(sum(case.chunks))
+    return np.array(case.ends) - 1
+
+
+def row_errors(table: Array, truth: Array) -> Array:
+    """The largest difference in each row; what is not a number in one alone differs infinitely."""
+    exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(table.astype(np.float64) - truth)
+    difference = np.where(exact, 0.0, np.where(np.isfinite(difference), difference, np.inf))
+    errors: Array = difference.max(axis=1, initial=0.0)
+    return errors

@@ -1,0 +1,102 @@
+"""The state: the named arrays that go from one call into the next, as a plain value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from .contract import describe
+from .errors import FileError, StateError
+from .files import written_atomically
+
+_FORMAT: Final = {"stateport.state": "1"}
+
+
+class State(Mapping[str, NDArray[np.generic]]):
+    """The state of one sequence, or of a batch of them: a read-only mapping of name to array.
+
+    The names are the model's state inputs; the shapes follow PyTorch,
+    `(num_layers * num_directions, batch, hidden_size)` for an LSTM. The arrays are copied when the
+    state is made and cannot be written to, so a state never changes under its owner.
+    """
+
+    __slots__ = ("_arrays",)
+
+    def __init__(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise StateError(
+                    f"State {name!r} is a {type(array).__qualname__}; a NumPy array was expected."
+                )
+        self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+        for array in self._arrays.values():
+            array.setflags(write=False)
+
+    @classmethod
+    def _adopt(cls, arrays: Mapping[str, NDArray[np.generic]]) -> State:
+        """A state around arrays that nobody else holds: without the copy."""
+        state = cls({})
+        state._arrays = dict(arrays)
+        for array in state._arrays.values():
+            array.setflags(write=False)
+        return state
+
+    def __getitem__(self, name: str) -> NDArray[np.generic]:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal when names, dtypes, shapes and every bit pattern's value are; NaN equals NaN."""
+        if not isinstance(other, State):
+            return NotImplemented
+        return self.keys() == other.keys() and all(
+            array.dtype == other[name].dtype
+            and np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")
+            for name, array in self.items()
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it holds arrays, as a list would
+
+    def __repr__(self) -> str:
+        return f"State({', '.join(f'{n}={describe(a.dtype, a.shape)}' for n, a in self.items())})"
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the state to a safetensors file, whole or not at all.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        with written_atomically(Path(path)) as temporary:
+            temporary.write_bytes(safetensors.numpy.save(self._arrays, _FORMAT))
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> State:
+        """Reads a state that `save` wrote.
+
+        Raises:
+            FileError: the file is not there, cannot be read, or is not a state.
+        """
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                if (file.metadata() or {}).get("stateport.state") != "1":
+                    raise FileError(
+                        f"{path} holds no stateport state; State.save and "
+                        "`stateport run --state-out` write such files."
+                    )
+                return cls._adopt({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except OSError as error:
+            raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+        except safetensors.SafetensorError as error:
+            raise FileError(f"{path} is not a safetensors file: {error}.") from error

@@ -1,0 +1,96 @@
+"""The stream: one live sequence, a model and its current state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .arrays import Array, check_inputs, check_state, named_input, single, zero_state
+from .contract import Contract
+from .engines import Engine
+from .errors import InputError, StateError, StreamingError
+from .state import State
+
+
+class Stream:
+    """One live sequence, fed chunk by chunk.
+
+    It has one owner: calls from several threads at once are not allowed, while different streams
+    of one model may run at the same time and never see each other. The state stays in the engine
+    (on the GPU with `ort-cuda`). A call that fails leaves it as it was.
+    """
+
+    def __init__(self, contract: Contract, engine: Engine) -> None:
+        if not contract.streaming.ok:
+            raise StreamingError(
+                f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
+                "Call the model itself with the whole sequence."
+            )
+        self._contract = contract
+        self._carrier = engine.carrier()
+        self._fixed: dict[str, int] | None = None  # the state's axis sizes, once it has begun
+
+    def __call__(self, x: Array) -> Array | dict[str, Array]:
+        """Feeds the next chunk and returns its output; several outputs come as a dict by name.
+
+        Args:
+            x: the chunk, with dtype and shape as the contract says, e.g. float32 (batch, time, 5).
+
+        Raises:
+            InputError: `x` does not fit the contract or the batch size of this sequence.
+            EngineError: the engine failed.
+        """
+        return single(self.run(named_input(self._contract, x)))
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Feeds the next chunk, inputs and outputs by name."""
+        sizes = check_inputs(self._contract, inputs)
+        if self._fixed is None:
+            self._begin(zero_state(self._contract, sizes))
+        else:
+            self._check_same(self._fixed, sizes)
+        answers = self._carrier.step(inputs)
+        return {s.name: a for s, a in zip(self._contract.outputs, answers, strict=True)}
+
+    @property
+    def state(self) -> State:
+        """A copy of the current state.
+
+        Raises:
+            StateError: the sequence has not begun, so its batch size is not known yet.
+        """
+        if self._fixed is None:
+            raise StateError(
+                "The stream has no state yet: its batch size is known from the first chunk, or "
+                "from restore(state)."
+            )
+        return State._adopt(self._carrier.read())
+
+    def restore(self, state: State) -> None:
+        """Goes on from a state, of this stream or any other; it may have another batch size.
+
+        Raises:
+            StateError: the state does not fit the contract.
+        """
+        check_state(self._contract, state, {})
+        self._begin(state)
+
+    def reset(self) -> None:
+        """Forgets the state: the next chunk begins a new sequence, with any batch size."""
+        self._fixed = None
+
+    def _begin(self, state: State) -> None:
+        self._carrier.write(state)
+        self._fixed = {
+            axis: size
+            for spec in self._contract.states
+            for axis, size in zip(spec.shape, state[spec.input].shape, strict=True)
+            if isinstance(axis, str)
+        }
+
+    def _check_same(self, fixed: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+        for axis in sorted(fixed.keys() & sizes.keys()):
+            if fixed[axis] != sizes[axis]:
+                raise InputError(
+                    f"This chunk has {axis} {sizes[axis]}, but the stream carries the state of "
+                    f"{axis} {fixed[axis]}. Call reset() first to begin a new sequence."
+                )
