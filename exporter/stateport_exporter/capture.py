@@ -41,10 +41,10 @@ class _RecurrentLayers(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],  # noqa: ARG002  # the protocol's signature
+        types: Sequence[type],  # the protocol's signature
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         record = _RECORDERS.get(func)
         return func(*args, **(kwargs or {})) if record is None else record(*args, **(kwargs or {}))
 
@@ -58,13 +58,8 @@ def _record_lstm(
     dropout: float,  # noqa: ARG001  # evaluation mode: no dropout
     train: bool,  # noqa: ARG001
     bidirectional: bool,
-    batch_first: bool | None = None,
+    batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if batch_first is None:  # the other overload: (data, batch_sizes, hx, ...)
-        raise ExportError(
-            "The network packs its sequences (pack_padded_sequence), which cannot be exported. "
-            "Feed the padded sequence to the LSTM."
-        )
     h0, c0 = hx
     y_features = h0.shape[-1] * (2 if bidirectional else 1)
     result = torch.onnx.ops.symbolic_multi_out(
@@ -84,9 +79,9 @@ def _record_lstm(
     return y, hn, cn
 
 
-def _refuse(kind: str) -> Callable[..., Any]:
+def _refuse(what: str) -> Callable[..., Any]:
     def refuse(*_: object, **__: object) -> None:
-        raise ExportError(f"The network uses {kind}, which stateport cannot export yet.")
+        raise ExportError(f"The network uses {what}, which stateport cannot export yet.")
 
     return refuse
 
@@ -96,6 +91,7 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     torch.gru: _refuse("nn.GRU"),
     torch.rnn_tanh: _refuse("nn.RNN"),
     torch.rnn_relu: _refuse("nn.RNN"),
+    torch._pack_padded_sequence: _refuse("packed sequences (pack_padded_sequence)"),
 }
 
 
@@ -145,7 +141,7 @@ def _trace(module: nn.Module, example: Example) -> torch.export.ExportedProgram:
                 arguments.kwargs,
                 dynamic_shapes=_dynamic_shapes(arguments, example, dims),
                 strict=False,
-            )
+            ).run_decompositions({})  # so that the signature shows what forward writes into
         except ExportError:
             raise
         except Exception as error:  # the user's forward may raise anything

@@ -86,7 +86,7 @@ def _argument(text: str) -> tuple[str, object]:
         return name, value  # a plain word
 
 
-def _example(module: Any, examples: tuple[str, ...]) -> ExampleLike:  # noqa: ANN401
+def _example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
     """The example that the options name, or the module's own."""
     from .errors import ExportError
     from .loading import load_attribute

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from stateport.contract import Axis, describe
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+
+from stateport.contract import Axis, describe
 
 from .errors import ExportError
 from .guard import unchanged_globals
@@ -98,9 +99,7 @@ class Spec:
             )
         parts = [part for part in match["shape"].split(",") if part]
         shape = [int(part) if part.lstrip("-").isdigit() else part for part in parts]
-        return cls(
-            match["dtype"], *shape, low=int(match["low"] or 0), high=int(match["high"] or 1)
-        )
+        return cls(match["dtype"], *shape, low=int(match["low"] or 0), high=int(match["high"] or 1))
 
     def make(self, sizes: Mapping[str, int], random: np.random.Generator) -> Tensor:
         """A random tensor: standard normal, or uniform over the integers from low to high."""
@@ -109,7 +108,6 @@ class Spec:
         if dtype.is_floating_point:
             return torch.from_numpy(random.standard_normal(shape)).to(dtype)
         return torch.from_numpy(random.integers(self.low, self.high + 1, shape)).to(dtype)
-
 
 
 #: A function of (batch, time) that returns what `forward` takes: a tuple by position, a dict by
@@ -148,7 +146,9 @@ class Example:
             axes = {a for spec in specs for a in spec.shape if isinstance(a, str)}
             names = ["batch", "time", *sorted(axes - {"batch", "time"})]
         if len(names) > len(_TRACE_SIZES):
-            raise ExportError(f"The example has {len(names)} axes; {len(_TRACE_SIZES)} is the most.")
+            raise ExportError(
+                f"The example has {len(names)} axes; {len(_TRACE_SIZES)} is the most."
+            )
         self.sizes = dict(zip(names, _TRACE_SIZES, strict=False))
         self.leaves = self._find_leaves()
 
@@ -156,6 +156,8 @@ class Example:
         """The arguments at these sizes; the same seed gives the same values."""
         with unchanged_globals(seed), torch.no_grad():
             made = self._make({**self.sizes, **sizes}, seed)
+        # One tensor given twice, (zeros, zeros), is still two arguments.
+        made = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, made)
         args, kwargs = ((), made) if isinstance(made, dict) else (made, {})
         if not isinstance(args, tuple | list):
             args = (args,)
@@ -191,9 +193,7 @@ def tensors(arguments: inspect.BoundArguments) -> list[tuple[tuple[str, ...], Te
     """The tensors among the arguments with their paths, in the order of flattening."""
     leaves, _ = pytree.tree_flatten_with_path((arguments.args, arguments.kwargs))
     names = list(arguments.arguments)
-    return [
-        (_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)
-    ]
+    return [(_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def key_name(key: object) -> str:

@@ -22,7 +22,7 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
     """
     python, numpy = random.getstate(), np.random.get_state()
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
-    onednn = torch.backends.mkldnn.enabled
+    onednn = bool(torch.backends.mkldnn.enabled)
     try:
         with torch.random.fork_rng():
             if seed is not None:
@@ -35,7 +35,12 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
         np.random.set_state(numpy)
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
-        torch.backends.mkldnn.enabled = onednn
+        use_onednn(onednn)
+
+
+def use_onednn(enabled: bool) -> None:
+    """Whether PyTorch may use oneDNN, which has an LSTM of its own."""
+    setattr(torch.backends.mkldnn, "enabled", enabled)  # noqa: B010  # typed as its descriptor
 
 
 def evaluation_twin(module: nn.Module, *, share_parameters: bool = True) -> nn.Module:

@@ -1,11 +1,14 @@
-"""From "module:attribute" and a file of weights to a module. Here, and only here, user code runs."""
+"""From "module:attribute" and a file of weights to a module.
+
+Here, and only here, a user's code is imported and run, because TARGET names it.
+"""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import inspect
-import pickle
+import pickle  # for the name of an exception; nothing is unpickled
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +54,7 @@ def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:
     return module
 
 
-def load_attribute(target: str) -> Any:  # noqa: ANN401
+def load_attribute(target: str) -> Any:
     """Whatever `module:attribute` names.
 
     Raises:
@@ -67,7 +70,9 @@ def load_attribute(target: str) -> Any:  # noqa: ANN401
     found: object = module
     for part in name.split("."):
         if not hasattr(found, part):
-            public = [key for key, value in vars(module).items() if _is_candidate(key, value, module)]
+            public = [
+                key for key, value in vars(module).items() if _is_candidate(key, value, module)
+            ]
             raise TargetError(
                 f"{where} has no attribute {name!r}; it defines {', '.join(public) or 'nothing'}."
             )
@@ -156,18 +161,18 @@ def _import_file(path: Path) -> ModuleType:
     here = str(path.resolve().parent)
     if here not in sys.path:  # as when the file is run: it may import its neighbours
         sys.path.insert(0, here)
-    _run(f"Running {path}", lambda: spec.loader.exec_module(module))  # type: ignore[union-attr]
+    _run(f"Running {path}", lambda: spec.loader.exec_module(module))
     return module
 
 
-def _run(what: str, action: Any) -> Any:  # noqa: ANN401
+def _run(what: str, action: Any) -> Any:
     try:
         return action()
     except (Exception, SystemExit) as error:
         raise TargetError(f"{what} failed: {_said(error)}") from error
 
 
-def _check_signature(target: str, function: Any, arguments: Mapping[str, object]) -> None:  # noqa: ANN401
+def _check_signature(target: str, function: Any, arguments: Mapping[str, object]) -> None:
     try:
         signature = inspect.signature(function)
     except ValueError:  # built in C, says nothing of itself

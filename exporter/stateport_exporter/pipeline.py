@@ -12,10 +12,11 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import nn
+
 from stateport import Contract
 from stateport.files import written_together
 from stateport.parity.vectors import Vectors, vectors_path
-from torch import nn
 
 from . import __version__
 from .capture import DOMAIN, capture
@@ -24,6 +25,7 @@ from .example import Example, ExampleLike
 from .guard import evaluation_twin, unchanged_globals
 from .layers import expand, find
 from .loading import load_weights
+from .opset import NEWEST_CAPTURED, raise_opset
 from .record import Network, measure_streaming, record
 from .stamp import contract_of, stamp, write_metadata
 from .states import find_states
@@ -80,12 +82,13 @@ def export(
             load_weights(twin, Path(weights))
         _check_dtypes(twin)
         sample = Example(twin, example)
-        captured = capture(twin, sample, opset)
+        captured = capture(twin, sample, min(opset, NEWEST_CAPTURED))
         model, graph = captured.model, captured.model.graph
         layers = find(graph)
         pairs = find_states(graph, layers)
         expand(graph, layers)
-        model.graph.opset_imports.pop(DOMAIN, None)
+        graph.opset_imports.pop(DOMAIN, None)
+        raise_opset(model, opset)
         RemoveUnusedNodesPass()(model)
         stamp(graph, captured.input_paths, captured.output_paths, pairs)
         contract = contract_of(graph, pairs, layers)

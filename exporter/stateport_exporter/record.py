@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -10,6 +11,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
 from stateport.contract import ArraySpec, Contract, Streaming, resolve
 from stateport.parity.vectors import (
     Case,
@@ -20,12 +24,10 @@ from stateport.parity.vectors import (
     row_steps,
     rows,
 )
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from .errors import ExportError
 from .example import Example, tensors
-from .guard import float64_copy, unchanged_globals
+from .guard import float64_copy, unchanged_globals, use_onednn
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
@@ -92,7 +94,9 @@ def record(network: Network, contract: Contract) -> Vectors:
         ExportError: the network fails at a size that it was not traced at.
     """
     cases = list(_cases(network, contract))
-    with unchanged_globals(seed=0), torch.no_grad():
+    with unchanged_globals(seed=0), torch.no_grad(), warnings.catch_warnings():
+        # PyTorch says so once for every LSTM with a projection; there is nothing to do about it.
+        warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         # A step is too small to share out, and one thread sums in the same order everywhere.
         torch.set_num_threads(1)
         truth = _truth_network(network, contract)
@@ -144,10 +148,10 @@ def _cases(network: Network, contract: Contract) -> Iterator[Case]:
         yield _permuted(contract, _case(network, contract, "whole", [times[len(times) // 2]], 5))
     if not contract.states:
         return
-    if not contract.streaming.ok:
-        yield _case(network, contract, "chain of calls", [2] * (_CHAIN // 2), batches[-2])
-        return
     batch = batches[len(batches) // 2]
+    if not contract.streaming.ok:
+        yield _case(network, contract, "chain of calls", [2] * (_CHAIN // 2), batch)
+        return
     if "time" in axes:
         yield _case(network, contract, "step by step", [1] * 64, batch, through="stream")
         yield _case(network, contract, "ragged chunks", _RAGGED, batch, through="stream")
@@ -278,11 +282,23 @@ def _floor(
     floor = {spec.name: np.zeros(length) for spec in results(contract)}
     for case, truth in answered:
         for onednn in (True, False):
-            torch.backends.mkldnn.enabled = onednn
+            use_onednn(onednn)
             answers = _answers(network, contract, case)
             for spec in results(contract):
                 _raise_floor(floor[spec.name], spec, case, answers[spec.name], truth[spec.name])
-    return {name: np.maximum.accumulate(steps) for name, steps in floor.items()}
+    return {name: _smooth(np.maximum.accumulate(steps)) for name, steps in floor.items()}
+
+
+def _smooth(growing: Array) -> Array:
+    """The floor with a look ahead of an eighth of the way.
+
+    In a network that amplifies small differences, errors grow exponentially, and where they stand
+    at a given step hangs on the very first roundings. An engine may be that much ahead of PyTorch.
+    Where errors do not grow, this changes nothing.
+    """
+    steps = np.arange(len(growing))
+    smooth: Array = growing[np.minimum(steps + steps // 8, len(growing) - 1)]
+    return smooth
 
 
 def _raise_floor(floor: Array, spec: ArraySpec, case: Case, answer: Array, truth: Array) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
+
 from stateport.contract import (
     CONTRACT_KEY,
     ORIGIN_KEY,
@@ -39,7 +40,8 @@ def stamp(
     _give_every_output_a_value(graph)
     roles = {pair.input: pair.name for pair in pairs}
     inputs = [_input_name(path, roles.get(i)) for i, path in enumerate(input_paths)]
-    next_names = _next_names([inputs[pair.input] for pair in pairs])
+    given = [_given_name(output_paths[pair.output]) for pair in pairs]
+    next_names = _next_names([inputs[pair.input] for pair in pairs], given, inputs)
     states = {pair.output: name for pair, name in zip(pairs, next_names, strict=True)}
     plain = [i for i in range(len(output_paths)) if i not in states]
     outputs = [
@@ -106,15 +108,18 @@ def _input_name(path: Path, role: str | None) -> str:
 
 
 def _output_name(path: Path, index: int, count: int) -> str:
-    given = [key for key in path if not key.isdigit()]
-    if given:
-        return "_".join(given)
-    return "y" if count == 1 else f"y{index + 1}"
+    return _given_name(path) or ("y" if count == 1 else f"y{index + 1}")
 
 
-def _next_names(inputs: Sequence[str]) -> list[str]:
-    """h0 -> hn, hidden -> hidden_n; or, where that would sort differently, a prefix for all."""
-    names = [f"{n[:-1]}n" if n.endswith("0") else f"{n}_n" for n in inputs]
+def _given_name(path: Path) -> str:
+    """The keys and fields on the way to a result; empty where there are only positions."""
+    return "_".join(key for key in path if not key.isdigit())
+
+
+def _next_names(inputs: Sequence[str], given: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """The author's names, or h0 -> hn, hidden -> hidden_n; a prefix where that sorts otherwise."""
+    usual = [f"{n[:-1]}n" if n.endswith("0") else f"{n}_n" for n in inputs]
+    names = [g if g and g not in taken else u for g, u in zip(given, usual, strict=True)]
     if [n for _, n in sorted(zip(inputs, names, strict=True))] != sorted(names):
         names = [f"next_{n}" for n in inputs]
     return names

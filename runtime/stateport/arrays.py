@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from .contract import ArraySpec, Contract, describe, resolve
 from .errors import InputError, StateError
 from .state import State
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, int]:
@@ -70,8 +71,8 @@ def named_input(contract: Contract, x: Array) -> dict[str, Array]:
     return {contract.inputs[0].name: x}
 
 
-def single(outputs: dict[str, Array]) -> Array | dict[str, Array]:
-    """One output as it is, several as a dict by name."""
+def single(outputs: dict[str, Array]) -> Any:
+    """One output as it is, several as a dict by name; typed loosely, as the caller knows which."""
     return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 

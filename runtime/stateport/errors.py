@@ -44,5 +44,5 @@ class EngineError(StateportError):
     """The engine could not load or run the graph."""
 
 
-class EngineUnavailable(EngineError):
+class EngineUnavailable(EngineError):  # noqa: N818  # the design settles the name
     """The engine is not installed, or does not work on this machine."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from .arrays import Array, check_inputs, check_state, named_input, single, zero_state
 from .contract import CONTRACT_KEY, ArraySpec, Contract
@@ -49,7 +50,7 @@ def read_contract(file: OnnxFile) -> Contract:
     """The contract in a file, held against the graph's own inputs and outputs.
 
     Raises:
-        ContractError: there is none, or names or dtypes are not those of the graph.
+        ContractError: there is none, or names, dtypes or axes are not those of the graph.
     """
     text = file.metadata.get(CONTRACT_KEY)
     if text is None:
@@ -66,8 +67,7 @@ def read_contract(file: OnnxFile) -> Contract:
 def _compare(
     file: OnnxFile, what: str, promised: tuple[ArraySpec, ...], found: tuple[ArraySpec, ...]
 ) -> None:
-    want = {spec.name: spec.dtype for spec in promised}
-    have = {spec.name: spec.dtype for spec in found}
+    want, have = ({spec.name: spec for spec in specs} for specs in (promised, found))
     for name in sorted(want.keys() ^ have.keys()):
         holder, other = ("contract", "graph") if name in want else ("graph", "contract")
         raise ContractError(
@@ -75,11 +75,21 @@ def _compare(
             "Export the network again."
         )
     for name in sorted(want):
-        if want[name] != have[name]:
+        if want[name].dtype != have[name].dtype or not _same_axes(want[name], have[name]):
             raise ContractError(
-                f"{file.path}: the contract says that {what} {name!r} is {want[name]}, but the "
-                f"graph says {have[name]}. Export the network again."
+                f"{file.path}: the contract promises the {what} {want[name]}, but the graph has "
+                f"{have[name]}. Export the network again."
             )
+
+
+def _same_axes(promised: ArraySpec, found: ArraySpec) -> bool:
+    """Whether the graph leaves open what the contract does; it need not know its own shapes."""
+    if not found.shape:
+        return True
+    return len(promised.shape) == len(found.shape) and all(
+        not isinstance(have, int) or have == want
+        for want, have in zip(promised.shape, found.shape, strict=True)
+    )
 
 
 class Model:
@@ -109,9 +119,7 @@ class Model:
         """The engine's library and its version."""
         return self._engine.version
 
-    def __call__(
-        self, x: Array, state: State | None = None
-    ) -> tuple[Array | dict[str, Array], State]:
+    def __call__(self, x: Array, state: State | None = None) -> tuple[Any, State]:
         """One call of a network with one input: the output, and the state after the last step.
 
         Args:

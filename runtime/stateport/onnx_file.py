@@ -82,7 +82,7 @@ def read(path: Path) -> OnnxFile:
             outline = _Outline().model(memoryview(data))
     except OSError as error:
         raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
-    except _Malformed as error:
+    except _MalformedError as error:
         raise FileError(
             f"{path} is not a whole ONNX file ({error}). It may be truncated or of another "
             "format; export or copy it again."
@@ -108,7 +108,7 @@ def _check_external(file: OnnxFile) -> None:
             )
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     """The bytes are not what the format says."""
 
 
@@ -124,7 +124,7 @@ class _Fields:
             key = self._varint()
             number, wire = key >> 3, key & 7
             if number == 0:
-                raise _Malformed("a field has the number zero")
+                raise _MalformedError("a field has the number zero")
             if wire == 0:
                 yield number, self._varint()
             elif wire == 2:
@@ -132,23 +132,23 @@ class _Fields:
             elif wire in (1, 5):
                 yield number, self._take(8 if wire == 1 else 4)
             else:
-                raise _Malformed(f"a field has the unknown wire type {wire}")
+                raise _MalformedError(f"a field has the unknown wire type {wire}")
 
     def _varint(self) -> int:
         value = 0
         for shift in range(0, 70, 7):
             if self._at >= len(self._data):
-                raise _Malformed("it ends in the middle of a number")
+                raise _MalformedError("it ends in the middle of a number")
             byte = self._data[self._at]
             self._at += 1
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
                 return value
-        raise _Malformed("a number is too long")
+        raise _MalformedError("a number is too long")
 
     def _take(self, length: int) -> memoryview:
         if length > len(self._data) - self._at:
-            raise _Malformed(
+            raise _MalformedError(
                 f"a field claims {length} bytes where {len(self._data) - self._at} are left"
             )
         start, self._at = self._at, self._at + length
@@ -157,13 +157,13 @@ class _Fields:
 
 def _bytes(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
-        raise _Malformed("a number stands where a text or message should")
+        raise _MalformedError("a number stands where a text or message should")
     return value
 
 
 def _int(value: int | memoryview) -> int:
     if not isinstance(value, int):
-        raise _Malformed("a message stands where a number should")
+        raise _MalformedError("a message stands where a number should")
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
@@ -171,7 +171,7 @@ def _text(value: int | memoryview) -> str:
     try:
         return str(_bytes(value), "utf-8")
     except UnicodeDecodeError as error:
-        raise _Malformed("a name is not UTF-8") from error
+        raise _MalformedError("a name is not UTF-8") from error
 
 
 def _ints(value: int | memoryview) -> list[int]:
@@ -222,7 +222,7 @@ class _Outline:
                     if inner == 7:
                         self.node(_bytes(node), depth=1)
         if self.ir_version <= 0 or self.graphs != 1 or not self.opsets:
-            raise _Malformed("it has no IR version, no graph or no opset")
+            raise _MalformedError("it has no IR version, no graph or no opset")
         return self
 
     def result(self, path: Path) -> OnnxFile:
@@ -255,7 +255,7 @@ class _Outline:
 
     def graph(self, data: memoryview, depth: int) -> None:
         if depth > _DEEPEST:
-            raise _Malformed("its graphs are nested too deeply")
+            raise _MalformedError("its graphs are nested too deeply")
         self.graphs += depth == 0
         for number, value in _Fields(data):
             if number == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import safetensors
@@ -19,7 +19,7 @@ from .files import written_atomically
 _FORMAT: Final = {"stateport.state": "1"}
 
 
-class State(Mapping[str, NDArray[np.generic]]):
+class State(Mapping[str, NDArray[Any]]):
     """The state of one sequence, or of a batch of them: a read-only mapping of name to array.
 
     The names are the model's state inputs; the shapes follow PyTorch,
@@ -29,7 +29,7 @@ class State(Mapping[str, NDArray[np.generic]]):
 
     __slots__ = ("_arrays",)
 
-    def __init__(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):
                 raise StateError(
@@ -40,7 +40,7 @@ class State(Mapping[str, NDArray[np.generic]]):
             array.setflags(write=False)
 
     @classmethod
-    def _adopt(cls, arrays: Mapping[str, NDArray[np.generic]]) -> State:
+    def _adopt(cls, arrays: Mapping[str, NDArray[Any]]) -> State:
         """A state around arrays that nobody else holds: without the copy."""
         state = cls({})
         state._arrays = dict(arrays)
@@ -48,7 +48,7 @@ class State(Mapping[str, NDArray[np.generic]]):
             array.setflags(write=False)
         return state
 
-    def __getitem__(self, name: str) -> NDArray[np.generic]:
+    def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
 
     def __iter__(self) -> Iterator[str]:

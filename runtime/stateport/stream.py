@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from .arrays import Array, check_inputs, check_state, named_input, single, zero_state
 from .contract import Contract
@@ -29,7 +30,7 @@ class Stream:
         self._carrier = engine.carrier()
         self._fixed: dict[str, int] | None = None  # the state's axis sizes, once it has begun
 
-    def __call__(self, x: Array) -> Array | dict[str, Array]:
+    def __call__(self, x: Array) -> Any:
         """Feeds the next chunk and returns its output; several outputs come as a dict by name.
 
         Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -66,7 +67,5 @@ def expand(graph: ir.Graph, layers: list[Recurrent]) -> None:
 
 def _module_path(node: ir.Node) -> str:
     """The path of the module that made the node, from what PyTorch's exporter notes on it."""
-    import ast
-
     scopes: list[str] = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])
     return scopes[-2] if len(scopes) > 1 else ""

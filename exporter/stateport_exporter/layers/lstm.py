@@ -38,8 +38,10 @@ def write(node: ir.Node, path: str) -> None:
     """Replaces one captured `nn.LSTM` by ONNX operators with the same values at its outputs."""
     attribute = {name: a.as_int() for name, a in node.attributes.items()}
     directions = 2 if attribute["bidirectional"] else 1
-    x, h0, c0, *weights = node.inputs
-    layers = _layers(weights, attribute["num_layers"], directions, bool(attribute["has_biases"]), path)
+    x, h0, c0, *weights = (value for value in node.inputs if value is not None)
+    layers = _layers(
+        weights, attribute["num_layers"], directions, bool(attribute["has_biases"]), path
+    )
     writer = Writer(node, path)
     if attribute["batch_first"]:
         x = writer.op("Transpose", [x], perm=[1, 0, 2])
@@ -56,7 +58,7 @@ def write(node: ir.Node, path: str) -> None:
 
 
 def _layers(
-    weights: list[ir.Value | None], num_layers: int, directions: int, has_biases: bool, path: str
+    weights: list[ir.Value], num_layers: int, directions: int, has_biases: bool, path: str
 ) -> list[list[Direction]]:
     """The flat list of weights, as PyTorch orders it, by layer and direction."""
     per_direction = len(weights) // (num_layers * directions)
@@ -71,8 +73,8 @@ def _layers(
     return [[direction() for _ in range(directions)] for _ in range(num_layers)]
 
 
-def _constant(weight: ir.Value | None, path: str) -> Array:
-    tensor = None if weight is None else ir.convenience.get_const_tensor(weight)
+def _constant(weight: ir.Value, path: str) -> Array:
+    tensor = ir.convenience.get_const_tensor(weight)
     if tensor is None:
         raise ExportError(
             f"The weights of the LSTM {path or 'itself'!r} are computed from the network's inputs; "
@@ -154,9 +156,7 @@ def _input_weights(layer: list[Direction]) -> list[Array]:
         return [d.w_ih for d in layer]
     none = np.zeros_like(layer[0].w_hh)
     return [
-        np.concatenate(
-            [d.w_ih, *(d.w_hh if other is d else none for other in layer)], axis=1
-        )
+        np.concatenate([d.w_ih, *(d.w_hh if other is d else none for other in layer)], axis=1)
         for d in layer
     ]
 

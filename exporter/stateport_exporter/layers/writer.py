@@ -24,7 +24,7 @@ class Writer:
         self._path = path
         self._tape = tape.Tape()
 
-    def op(self, kind: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:  # noqa: ANN401
+    def op(self, kind: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
         """One operator with one output."""
         return self._tape.op(kind, inputs, attributes)
 
@@ -33,7 +33,7 @@ class Writer:
         kind: str,
         inputs: Sequence[ir.Value | None],
         outputs: int,
-        **attributes: Any,  # noqa: ANN401
+        **attributes: Any,
     ) -> Sequence[ir.Value]:
         """One operator with several outputs."""
         return self._tape.op_multi_out(kind, inputs, attributes, num_outputs=outputs)

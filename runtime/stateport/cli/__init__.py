@@ -68,7 +68,10 @@ def _with_debug(command: click.Command) -> click.Command:
     if not any(parameter.name == "debug" for parameter in command.params):
         command.params.append(
             click.Option(
-                ["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                help="Show the traceback of an error.",
             )
         )
     return command
@@ -98,7 +101,9 @@ def main() -> None:
             sys.exit(1)
         _fail(f"{type(error).__name__}: {error}", error)
     except Exception as error:  # the last line of defence: no traceback on a user's screen
-        _fail(f"{type(error).__name__}: {error} (a fault of stateport; --debug shows where).", error)
+        _fail(
+            f"{type(error).__name__}: {error} (a fault of stateport; --debug shows where).", error
+        )
 
 
 def _fail(message: str, error: BaseException) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.table import Table
@@ -34,7 +34,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     """
     packages = {name: _version(name) for name in _PACKAGES}
     statuses = [status(name) for name in ENGINES]
-    document = {
+    document: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": packages,
@@ -50,18 +50,15 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(0 if any(s.problem is None for s in statuses) else 1)
 
 
-def _show(document: dict[str, object]) -> None:
+def _show(document: dict[str, Any]) -> None:
     screen = console()
     grid = Table(box=None, show_header=False, pad_edge=False)
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
     grid.add_row("Python", f"{document['python']} on {document['platform']}")
-    packages, engines = document["packages"], document["engines"]
-    assert isinstance(packages, dict)
-    assert isinstance(engines, list)
-    for name, number in packages.items():
+    for name, number in document["packages"].items():
         grid.add_row(name, number or "not installed")
-    for engine in engines:
+    for engine in document["engines"]:
         says = f"works: {engine['version']}" if engine["works"] else f"no: {engine['problem']}"
         grid.add_row(engine["name"], says)
     screen.print(grid, markup=False)

@@ -82,9 +82,7 @@ def _in_chunks(
     return joined, stream.state
 
 
-def _cut(
-    contract: Contract, arrays: Mapping[str, Array], chunk: int
-) -> Iterator[dict[str, Array]]:
+def _cut(contract: Contract, arrays: Mapping[str, Array], chunk: int) -> Iterator[dict[str, Array]]:
     axes = {s.name: s.shape.index("time") for s in contract.inputs if "time" in s.shape}
     if not axes:
         raise InputError("The model has no time axis, so --chunk says nothing. Leave it out.")

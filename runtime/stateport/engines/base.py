@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class Carrier(Protocol):
@@ -17,7 +16,7 @@ class Carrier(Protocol):
     It has one owner. A call that fails leaves the state as it was.
     """
 
-    def step(self, inputs: Arrays) -> list[NDArray[np.generic]]:
+    def step(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Runs one chunk from the state it holds, and keeps the next state.
 
         Returns the contract's outputs, in order; they are the caller's to keep.
@@ -26,7 +25,7 @@ class Carrier(Protocol):
     def write(self, state: Arrays) -> None:
         """Replaces the state; the arrays are copied, and keyed by the state inputs' names."""
 
-    def read(self) -> dict[str, NDArray[np.generic]]:
+    def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state, keyed by the state inputs' names."""
 
 
@@ -36,7 +35,7 @@ class Engine(Protocol):
     name: str
     version: str
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.generic]]:
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once on all of its inputs, states among them."""
 
     def carrier(self) -> Carrier:

@@ -83,10 +83,10 @@ class OrtEngine:
         self._contract = contract
         self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)
 
-    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[np.generic]]:
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once; every array is new."""
         with _engine_errors():
-            result: list[NDArray[np.generic]] = self._session.run(list(outputs), dict(inputs))
+            result: list[NDArray[Any]] = self._session.run(list(outputs), dict(inputs))
         return result
 
     def carrier(self) -> OrtCarrier:
@@ -118,12 +118,12 @@ class OrtCarrier:
             for spec in self._contract.states
         ]
 
-    def read(self) -> dict[str, NDArray[np.generic]]:
+    def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state in the host's memory."""
         pairs = zip(self._contract.states, self._state, strict=True)
         return {spec.input: np.array(value.numpy()) for spec, value in pairs}
 
-    def step(self, inputs: Arrays) -> list[NDArray[np.generic]]:
+    def step(self, inputs: Arrays) -> list[NDArray[Any]]:
         """Runs one chunk and keeps the next state, unless the engine fails."""
         binding, outputs, states = self._binding, self._contract.outputs, self._contract.states
         with _engine_errors():
@@ -159,9 +159,7 @@ def _reason(error: Exception) -> str:
 def _device(name: str, options: Mapping[str, object]) -> int:
     known = {"device"} if name == "ort-cuda" else set()
     for option in sorted({*options} - known):
-        raise InputError(
-            f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'} besides threads."
-        )
+        raise InputError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}.")
     device = options.get("device", 0)
     if not isinstance(device, int) or device < 0:
         raise InputError(

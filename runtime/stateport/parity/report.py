@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -15,6 +15,8 @@ from rich.table import Table
 from ..errors import FileError
 from ..files import written_atomically
 from .verify import Measurement, Report
+
+_PROBLEMS_SHOWN: Final = 3
 
 
 def table(report: Report) -> Table:
@@ -32,28 +34,39 @@ def table(report: Report) -> Table:
     grid.add_column("verdict")
     for shown in _worst(report.measurements):
         verdict = "[green]pass[/]" if shown.passed else "[bold red]FAIL[/]"
-        numbers = [_number(shown.error), _number(shown.floor), _number(shown.multiple, "{:.1f}")]
+        numbers = [_number(shown.error), _number(shown.floor), _number(shown.multiple, "{:.1f}" if (shown.multiple or 0) < 1000 else "{:.0e}")]
         step = "" if shown.step is None else str(shown.step)
         grid.add_row(shown.case, shown.output, *numbers, step, verdict)
     return grid
 
 
 def summary(report: Report) -> str:
-    """The verdict in one line, and one line for each thing that could not be compared."""
-    problems = dict.fromkeys(f"{m.output}: {m.problem}" for m in report.measurements if m.problem)
+    """The verdict in one line, below what could not be compared at all."""
     failed = len({m.case for m in report.measurements if not m.passed})
     cases = len({m.case for m in report.measurements})
-    worst = max((m.share for m in report.measurements if m.share is not None), default=math.nan)
-    verdict = (
-        f"PASS: {cases} cases" if report.passed else f"FAIL: {failed} of {cases} cases"
-    ) + f" on {report.engine}, up to {report.steps} chained steps"
-    bound = f"the worst error is {worst:.0%} of what is allowed ({report.bound}, {report.truth} truth)"
-    return "\n".join([*problems, f"{verdict}; {bound}."])
+    verdict = f"PASS: {cases} cases" if report.passed else f"FAIL: {failed} of {cases} cases"
+    verdict += f" on {report.engine}, up to {report.steps} chained steps"
+    shares = [m.share for m in report.measurements if m.share is not None]
+    if shares:
+        worst = max(shares)
+        much = f"{worst:.0%} of" if worst < 10 else f"{worst:.1e} times"
+        verdict += f"; the worst error is {much} what is allowed ({report.bound}, "
+        verdict += f"{report.truth} truth)"
+    return "\n".join([*_problems(report), f"{verdict}."])
+
+
+def _problems(report: Report) -> list[str]:
+    """What kept outputs from being compared; of many, the first few."""
+    found = [f"{m.case}, {m.output}: {m.problem}" for m in report.measurements if m.problem]
+    rest = len(found) - _PROBLEMS_SHOWN
+    return found[:_PROBLEMS_SHOWN] + [f"... and {rest} more like these."] * (rest > 0)
 
 
 def to_json(reports: Sequence[Report]) -> str:
     """All reports as one JSON document; an infinite error is the string "inf"."""
-    return json.dumps({"version": 1, "reports": [_document(report) for report in reports]}, indent=1)
+    return json.dumps(
+        {"version": 1, "reports": [_document(report) for report in reports]}, indent=1
+    )
 
 
 def write(reports: Sequence[Report], path: Path) -> None:
@@ -86,6 +99,8 @@ def _worst(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
     for case in dict.fromkeys(m.case for m in measurements):
         of_case = [m for m in measurements if m.case == case]
         failed = [m for m in of_case if not m.passed]
+        if of_case and all(m.problem for m in of_case):
+            failed = [replace(failed[0], output="all")]
         yield from failed or [max(of_case, key=lambda m: m.share or 0.0)]
 
 

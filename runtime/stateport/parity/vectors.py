@@ -192,9 +192,11 @@ def call_inputs(contract: Contract, case: Case) -> Iterator[dict[str, Array]]:
 
 def _cut(spec: ArraySpec, array: Array, number: int, start: int, chunk: int) -> Array:
     if "time" not in spec.shape:
-        return array[number]
+        one: Array = array[number]
+        return one
     axis = spec.shape.index("time")
-    return array.take(range(start, start + chunk), axis)
+    part: Array = array.take(range(start, start + chunk), axis)
+    return part
 
 
 def rows(spec: ArraySpec, answers: Sequence[Array]) -> Array:

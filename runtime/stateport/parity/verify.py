@@ -226,8 +226,8 @@ def _kept(table: Array, kept: Array) -> Array:
     """The recorded elements of each row, and whether all the others are numbers at all."""
     part = table[:, kept]
     if table.dtype.kind == "f":
-        broken = np.isnan(table).any(axis=1) & ~np.isnan(part).any(axis=1)
-        part = np.where(broken[:, None], np.nan, part)
+        broken = np.isnan(table).any(axis=1, keepdims=True)
+        part = np.where(broken & ~np.isnan(part).any(axis=1, keepdims=True), np.nan, part)
     return part
 
 
@@ -247,6 +247,6 @@ def _shares(
 
 
 def _ratio(error: Array, allowed: Array) -> Array:
-    """error / allowed, where no error at all is fine even if none is allowed."""
+    """Error / allowed, where no error at all is fine even if none is allowed."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(error == 0.0, 0.0, error / allowed)

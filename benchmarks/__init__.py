@@ -1,0 +1,1 @@
+"""stateport beside its peers, measured in one run."""

@@ -1,0 +1,1 @@
+"""The main job, shown: `make demo`, and the wheel check that `.ci/run` does."""

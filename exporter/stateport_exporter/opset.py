@@ -1,0 +1,36 @@
+"""Opsets newer than PyTorch's exporter writes."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx
+import onnx_ir as ir
+
+from .errors import ExportError
+
+#: The newest opset that onnxscript, on which PyTorch's exporter stands, converts a graph to.
+NEWEST_CAPTURED: Final = 25
+
+
+def raise_opset(model: ir.Model, opset: int) -> None:
+    """Declares the model to be of a newer opset, if that means the same for every operator in it.
+
+    Raises:
+        ExportError: an operator has another definition there.
+    """
+    current = model.graph.opset_imports[""]
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain in ("", "ai.onnx") and _defined(node.op_type, current) != _defined(
+            node.op_type, opset
+        ):
+            raise ExportError(
+                f"Opset {opset} defines {node.op_type} differently from opset {current}, the "
+                f"newest that the exporter converts to. Use opset {current} or older."
+            )
+    model.graph.opset_imports[""] = opset
+
+
+def _defined(operator: str, opset: int) -> int:
+    """The opset in which an operator got the definition that is valid at `opset`."""
+    return int(onnx.defs.get_schema(operator, opset, "").since_version)

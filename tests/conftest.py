@@ -1,0 +1,50 @@
+"""Files that many tests share, exported once per session."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import stateport
+from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.verify import Report, verify
+from stateport_exporter import export
+
+from models.lstm import ReferenceLSTM
+
+Exported = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Exports a `ReferenceLSTM` with the given arguments (and `opset`), once for each set."""
+    folder = tmp_path_factory.mktemp("exported")
+
+    def make(*, opset: int = 20, **arguments: object) -> Path:
+        text = json.dumps([opset, arguments], sort_keys=True)
+        path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.onnx"
+        if not path.exists():
+            module = ReferenceLSTM(**arguments)  # type: ignore[arg-type]
+            export(module, module.example_inputs, path, opset=opset)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def reference(exported: Exported) -> Path:
+    """The reference LSTM: (5, 10x1), batch first."""
+    return exported()
+
+
+@pytest.fixture(scope="session")
+def judged() -> Callable[[Path], Report]:
+    """Verifies a file on `ort-cpu` against the vectors beside it."""
+
+    def judge(path: Path) -> Report:
+        return verify(stateport.load(path), Vectors.load(vectors_path(path)), name=path.name)
+
+    return judge

@@ -1,0 +1,376 @@
+"""`export`: names, forms of the example, what it refuses, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import stateport
+import torch
+from stateport.parity.vectors import vectors_path
+from stateport.parity.verify import Report
+from stateport_exporter import ExportError, Spec, export, pipeline
+from torch import Tensor, nn
+
+from models.lstm import ReferenceLSTM
+
+Judge = Callable[[Path], Report]
+X = Spec("float32", "batch", "time", 5)
+STATE = Spec("float32", 1, "batch", 10)
+
+
+class TupleState(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 10, batch_first=True)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Any:
+        y, state = self.lstm(x, state)
+        return y, state
+
+
+class Two(nn.Module):
+    """Two recurrent layers, whose states come in one tuple of tuples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.LSTM(5, 10, batch_first=True)
+        self.decoder = nn.LSTM(10, 6, batch_first=True)
+
+    def forward(self, x: Tensor, states: tuple[tuple[Tensor, Tensor], ...]) -> Any:
+        z, first = self.encoder(x, states[0])
+        y, second = self.decoder(z, states[1])
+        return y, (first, second)
+
+
+class Stacked(nn.Module):
+    """h and c in one tensor (2, batch, 10), batch-major states, a dict as result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(5, 10, batch_first=True)
+
+    def forward(self, x: Tensor, state: Tensor) -> dict[str, Tensor]:
+        y, (h, c) = self.rnn(x, (state[:1], state[1:]))
+        return {"probability": torch.sigmoid(y), "stateN": torch.cat([h, c])}
+
+
+class Answer(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 10, batch_first=True)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, frames: Tensor, hidden: Tensor, cell: Tensor) -> Answer:
+        y, (h, c) = self.lstm(frames, (hidden, cell))
+        return Answer(self.head(y), h, c)
+
+
+class Inner(nn.Module):
+    """A network around an inner function of its own, for the refusals."""
+
+    def __init__(self, function: Callable[[nn.LSTM, Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 10, batch_first=True)
+        self.function = function
+
+    def forward(self, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+        return self.function(self.lstm, x, h0, c0)
+
+
+def names(contract: stateport.Contract) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    return (
+        [s.name for s in contract.inputs],
+        [s.name for s in contract.outputs],
+        [(s.input, s.output) for s in contract.states],
+    )
+
+
+def test_a_bare_lstm_has_the_fields_usual_names(tmp_path: Path, judged: Judge) -> None:
+    result = export(nn.LSTM(5, 10, batch_first=True), (X, (STATE, STATE)), tmp_path / "m.onnx")
+    assert names(result.contract) == (["x"], ["y"], [("h0", "hn"), ("c0", "cn")])
+    assert judged(result.path).passed
+
+
+def test_a_tuple_of_states(tmp_path: Path, judged: Judge) -> None:
+    result = export(TupleState(), (X, (STATE, STATE)), tmp_path / "m.onnx")
+    assert names(result.contract) == (["x"], ["y"], [("h0", "hn"), ("c0", "cn")])
+    assert judged(result.path).passed
+
+
+def test_several_layers_put_their_paths_first(tmp_path: Path, judged: Judge) -> None:
+    six = Spec("float32", 1, "batch", 6)
+    result = export(Two(), (X, ((STATE, STATE), (six, six))), tmp_path / "m.onnx")
+    assert names(result.contract)[2] == [
+        ("encoder_h0", "encoder_hn"),
+        ("encoder_c0", "encoder_cn"),
+        ("decoder_h0", "decoder_hn"),
+        ("decoder_c0", "decoder_cn"),
+    ]
+    assert judged(result.path).passed
+
+
+def test_one_tensor_may_hold_both_states(tmp_path: Path, judged: Judge) -> None:
+    result = export(Stacked(), (X, Spec("float32", 2, "batch", 10)), tmp_path / "m.onnx")
+    assert names(result.contract) == (["x"], ["probability"], [("state", "stateN")])
+    assert judged(result.path).passed
+
+
+def test_names_that_the_author_gave_are_kept(tmp_path: Path, judged: Judge) -> None:
+    example = {"frames": X, "hidden": STATE, "cell": STATE}
+    result = export(Named(), example, tmp_path / "m.onnx")
+    assert names(result.contract) == (
+        ["frames"],
+        ["logits"],
+        [("hidden", "hidden_n"), ("cell", "cell_n")],
+    )
+    assert judged(result.path).passed
+
+
+def test_states_sort_alike_as_inputs_and_as_outputs(tmp_path: Path) -> None:
+    class Awkward(TupleState):
+        def forward(self, x: Tensor, h: Tensor, h_1: Tensor) -> Any:  # type: ignore[override]
+            y, (a, b) = self.lstm(x, (h, h_1))
+            return y, a, b
+
+    pairs = names(export(Awkward(), (X, STATE, STATE), tmp_path / "m.onnx").contract)[2]
+    assert [o for _, o in sorted(pairs)] == sorted(o for _, o in pairs)
+
+
+def test_unbatched_input(tmp_path: Path, judged: Judge) -> None:
+    state = Spec("float32", 1, 10)
+    example = (Spec("float32", "time", 5), (state, state))
+    result = export(nn.LSTM(5, 10), example, tmp_path / "m.onnx")
+    assert result.contract.inputs[0].shape == ("time", 5)
+    assert judged(result.path).passed
+    y, _ = stateport.load(result.path)(np.zeros((4, 5), np.float32))
+    assert y.shape == (4, 10)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        lambda batch, time: (torch.randn(batch, time, 5), *[torch.zeros(1, batch, 10)] * 2),
+        (X, STATE, STATE),
+        {"x": X, "h0": STATE, "c0": STATE},
+        (
+            Spec.of(torch.randn(2, 3, 5), "batch", "time", 5),
+            Spec.parse("float32[1,batch,10]"),
+            Spec.parse("float32[1, batch, 10]"),
+        ),
+    ],
+    ids=["function", "tuple", "dict", "tensor and text"],
+)
+def test_every_form_of_example_gives_the_same_graph(
+    example: Any, reference: Path, tmp_path: Path
+) -> None:
+    result = export(ReferenceLSTM(), example, tmp_path / "m.onnx")
+    assert result.path.read_bytes() == reference.read_bytes()
+
+
+def test_the_same_input_gives_the_same_bytes_in_another_process(
+    reference: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import sys; from stateport_exporter import export; from models.lstm import reference\n"
+        "m = reference(); export(m, m.example_inputs, sys.argv[1])"
+    )
+    other = tmp_path / "other.onnx"
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    subprocess.run([sys.executable, "-c", script, other], check=True, env=environment)
+    assert other.read_bytes() == reference.read_bytes()
+    assert vectors_path(other).read_bytes() == vectors_path(reference).read_bytes()
+
+
+def test_nothing_of_the_callers_is_changed(tmp_path: Path) -> None:
+    module = ReferenceLSTM(num_layers=2, dropout=0.5).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    calls: list[object] = []
+    module.lstm.register_forward_hook(lambda *_: calls.append(1))
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    torch.set_num_threads(2)
+    states = random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state()  # type: ignore[union-attr]
+
+    export(module, module.example_inputs, tmp_path / "m.onnx")
+
+    assert module.training
+    assert module.lstm.training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(p.requires_grad for p in module.parameters())
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tobytes() == states[1]  # type: ignore[union-attr]
+    assert torch.equal(torch.get_rng_state(), states[2])
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_num_threads() == 2
+    assert torch.backends.mkldnn.enabled
+    assert torch.is_grad_enabled()
+    calls.clear()
+    y, _, _ = module(*module.example_inputs(2, 3))  # still works, still trains
+    y.sum().backward()
+    assert len(calls) == 1
+
+
+def test_an_error_leaves_things_alone_as_well(tmp_path: Path) -> None:
+    def fail(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+        raise RuntimeError("no such luck")
+
+    module = Inner(fail).train()
+    state = torch.get_rng_state()
+    with pytest.raises(ExportError, match="no such luck"):
+        export(module, (X, STATE, STATE), tmp_path / "m.onnx")
+    assert module.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_are_taken_into_a_copy(tmp_path: Path) -> None:
+    trained, fresh = ReferenceLSTM(seed=1), ReferenceLSTM(seed=2)
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+    before = fresh.lstm.weight_hh_l0.clone()
+    a = export(trained, trained.example_inputs, tmp_path / "a.onnx")
+    b = export(fresh, fresh.example_inputs, tmp_path / "b.onnx", weights=tmp_path / "w.pt")
+    assert a.path.read_bytes() == b.path.read_bytes()
+    assert torch.equal(fresh.lstm.weight_hh_l0, before)
+
+
+def test_large_weights_go_to_a_file_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: Judge
+) -> None:
+    monkeypatch.setattr(pipeline, "EXTERNAL_ABOVE", 1000)
+    module = ReferenceLSTM()
+    result = export(module, module.example_inputs, tmp_path / "m.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "m.onnx",
+        "m.onnx.data",
+        "m.vectors.safetensors",
+    ]
+    onnx.checker.check_model(result.path, full_check=True)
+    assert judged(result.path).passed
+
+
+@pytest.mark.large
+def test_more_than_two_gigabytes(tmp_path: Path) -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(2_200_000, 256)
+            self.lstm = nn.LSTM(256, 10, batch_first=True)
+
+        def forward(self, tokens: Tensor, h0: Tensor, c0: Tensor) -> Any:
+            y, (hn, cn) = self.lstm(self.embedding(tokens), (h0, c0))
+            return y, hn, cn
+
+    tokens = Spec("int64", "batch", "time", high=2_199_999)
+    result = export(Large(), (tokens, STATE, STATE), tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx.data").stat().st_size > 2**31
+    assert result.path.stat().st_size < 100_000
+    model = stateport.load(result.path)
+    y, _ = model(np.array([[0, 2_199_999]]))
+    assert y.shape == (1, 2, 10)
+
+
+def packed(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+    sequence = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([7, 7, 7]), batch_first=True)
+    y, (hn, cn) = lstm(sequence, (h0, c0))
+    return nn.utils.rnn.pad_packed_sequence(y, batch_first=True)[0], hn, cn
+
+
+def looped(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+    ys, state = [], (h0, c0)
+    for t in range(x.shape[1]):
+        y, state = lstm(x[:, t : t + 1], state)
+        ys.append(y)
+    return torch.cat(ys, 1), *state
+
+
+def crossed(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+    y, (hn, cn) = lstm(x, (h0 + c0, c0))
+    return y, hn, cn
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (packed, "pack_padded_sequence"),
+        (looped, "'time'.*Python loop"),
+        (crossed, "hidden state that is not an argument of forward"),
+        (lambda lstm, x, h0, c0: lstm(x)[0], "hidden state that is not an argument of forward"),
+        (lambda lstm, x, h0, c0: (lstm(x, (h0, c0))[0], h0), "hidden state .* does not return"),
+    ],
+    ids=["packed", "loop over time", "computed state", "no state", "state not returned"],
+)
+def test_what_cannot_be_exported_is_refused(
+    function: Callable[..., Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(Inner(function), (X, STATE, STATE), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_buffer_that_forward_updates_is_refused(tmp_path: Path) -> None:
+    class Counter(TupleState):
+        count: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
+
+        def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Any:
+            self.count += 1
+            return super().forward(x, state)
+
+    module = Counter()
+    with pytest.raises(ExportError, match="buffer 'count'"):
+        export(module, (X, (STATE, STATE)), tmp_path / "m.onnx")
+    assert module.count.item() == 0
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16"])
+def test_other_dtypes_are_refused(kind: str, tmp_path: Path) -> None:
+    module = ReferenceLSTM().to(getattr(torch, kind))
+    with pytest.raises(ExportError, match=f"is {kind}; float32 was expected"):
+        export(module, (X, STATE, STATE), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        ((X, STATE), "missing a required argument: 'c0'"),
+        ((Spec("float32", "batch", "time", 4), STATE, STATE), "input.size"),
+        (lambda b, t: (torch.zeros(b * t, 5), *[torch.zeros(1, b, 10)] * 2), "must be an axis itself"),
+    ],
+    ids=["too few", "wrong size", "product of axes"],
+)
+def test_an_example_that_does_not_fit_is_refused(
+    example: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(ReferenceLSTM(), example, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("text", ["float32", "float32[batch", "float99[1]", "float32[0]", ""])
+def test_a_malformed_spec_is_refused(text: str) -> None:
+    with pytest.raises(ExportError):
+        Spec.parse(text)
+
+
+def test_integers_are_drawn_from_their_range() -> None:
+    drawn = Spec.parse("int64[batch,time]:3..5").make(
+        {"batch": 50, "time": 50}, np.random.default_rng(0)
+    )
+    assert set(drawn.flatten().tolist()) == {3, 4, 5}
+    assert drawn.dtype == torch.int64

@@ -1,0 +1,99 @@
+"""Every option of `nn.LSTM`: parity at all sizes, and the form of the graph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+import pytest
+from stateport.onnx_file import read
+from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.verify import Report
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "two layers": {"num_layers": 2},
+    "three layers": {"num_layers": 3},
+    "bidirectional": {"bidirectional": True},
+    "bidirectional, three layers": {"bidirectional": True, "num_layers": 3},
+    "no bias": {"bias": False},
+    "time major": {"batch_first": False},
+    "dropout": {"num_layers": 2, "dropout": 0.5},
+    "projection": {"proj_size": 4},
+    "projection, no bias": {"proj_size": 4, "bias": False},
+    "projection, bidirectional, two layers": {
+        "proj_size": 3,
+        "bidirectional": True,
+        "num_layers": 2,
+        "batch_first": False,
+    },
+    "one unit": {"input_size": 1, "hidden_size": 1},
+    "large": {"input_size": 64, "hidden_size": 128, "num_layers": 2},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_parity_at_all_sizes(
+    options: dict[str, Any], exported: Callable[..., Path], judged: Callable[[Path], Report]
+) -> None:
+    path = exported(**options)
+    report = judged(path)
+    assert report.passed, [m for m in report.measurements if not m.passed]
+    cases = Vectors.load(vectors_path(path)).cases
+    whole = {(c.sizes["batch"], sum(c.chunks)) for c in cases if len(c.chunks) == 1}
+    assert whole >= {(b, t) for b in (1, 2, 5) for t in (1, 2, 7, 64, 513)}
+    assert max(len(c.chunks) for c in cases) >= 1024
+    assert report.steps >= 2000
+    assert report.truth == "float64"
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_one_lstm_node_per_layer(options: dict[str, Any], exported: Callable[..., Path]) -> None:
+    operators = read(exported(**options)).operators
+    assert operators["LSTM"] == options.get("num_layers", 1)
+    assert operators.total() < 20 * operators["LSTM"]
+    assert not operators.keys() & {"Loop", "Scan", "If"}
+
+
+def newest_opset() -> int:
+    """The newest opset that both onnx and ONNX Runtime know."""
+    newest = onnx.defs.onnx_opset_version()
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    y = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Neg", ["x"], ["y"])], "g", [x], [y])
+    for opset in range(newest, 18, -1):
+        model = onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10
+        )
+        try:
+            ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        except ort.capi.onnxruntime_pybind11_state.Fail:
+            continue
+        return opset
+    raise AssertionError("no opset works")
+
+
+@pytest.mark.parametrize("opset", range(18, newest_opset() + 1))
+def test_parity_at_every_opset(
+    opset: int, exported: Callable[..., Path], judged: Callable[[Path], Report]
+) -> None:
+    path = exported(opset=opset)
+    assert read(path).opsets == {"ai.onnx": opset}
+    assert judged(path).passed
+
+
+def test_the_file_is_valid_onnx_and_says_where_it_came_from(reference: Path) -> None:
+    onnx.checker.check_model(reference, full_check=True)
+    model = onnx.load(reference)
+    assert model.producer_name == "stateport"
+    assert Counter(p.key for p in model.metadata_props) == {
+        "stateport.contract": 1,
+        "stateport.origin": 1,
+    }
+    # Nothing of the machine that it was made on: no paths, no stack traces.
+    assert b"/home" not in reference.read_bytes()
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)

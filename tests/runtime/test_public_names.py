@@ -1,0 +1,73 @@
+"""The public names, locked: a change here is a change for everyone."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+import stateport
+import stateport_exporter
+
+RUNTIME = [
+    "ArraySpec",
+    "Contract",
+    "ContractError",
+    "EngineError",
+    "EngineUnavailable",
+    "FileError",
+    "InputError",
+    "Model",
+    "State",
+    "StateError",
+    "StateSpec",
+    "StateportError",
+    "Stream",
+    "Streaming",
+    "StreamingError",
+    "load",
+]
+EXPORTER = ["ExportError", "Result", "Spec", "export"]
+
+packages = pytest.mark.parametrize(
+    ("package", "names"), [(stateport, RUNTIME), (stateport_exporter, EXPORTER)]
+)
+
+
+@packages
+def test_the_public_names_are_these(package: ModuleType, names: list[str]) -> None:
+    assert list(package.__all__) == names
+
+
+@packages
+def test_every_public_name_is_there_and_says_what_it_is(
+    package: ModuleType, names: list[str]
+) -> None:
+    for name in names:
+        assert getattr(package, name).__doc__, name
+
+
+@packages
+def test_nothing_else_leaks(package: ModuleType, names: list[str]) -> None:
+    public = {
+        name
+        for name, value in vars(package).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert public <= {*names, "TYPE_CHECKING"}
+
+
+@packages
+def test_an_unknown_name_is_an_attribute_error(package: ModuleType, names: list[str]) -> None:
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = package.nonsense
+
+
+def test_all_errors_stand_below_one() -> None:
+    errors = [name for name in RUNTIME if name.endswith(("Error", "Unavailable"))]
+    for name in errors:
+        assert issubclass(getattr(stateport, name), stateport.StateportError)
+    assert issubclass(stateport_exporter.ExportError, stateport.StateportError)
+    assert issubclass(stateport.StateError, stateport.InputError)
+    assert issubclass(stateport.InputError, ValueError)
+    assert issubclass(stateport.EngineUnavailable, stateport.EngineError)
