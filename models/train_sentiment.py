@@ -11,7 +11,6 @@ made-up phrases ("not good") are mixed in, so that it learns what a negation doe
 import argparse
 import copy
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -203,7 +202,7 @@ def save(model: nn.Module, path: Path) -> None:
     """Write the weights so that a reader sees the old file or the new one, never a part."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(serialize(model.state_dict()))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,7 +8,6 @@ the state is carried from window to window, as it is when the network is used.
 
 import argparse
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,7 +105,7 @@ def save(model: nn.Module, path: Path) -> None:
     """Write the weights so that a reader sees the old file or the new one, never a part."""
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(serialize(model.state_dict()))
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def fit(model: TextGenerator, arguments: argparse.Namespace) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 import stateport
+from models.lstm import ReferenceLSTM
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report, verify
 from stateport_exporter import export
-
-from models.lstm import ReferenceLSTM
 
 Exported = Callable[..., Path]
 

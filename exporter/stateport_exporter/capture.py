@@ -135,13 +135,16 @@ def _trace(module: nn.Module, example: Example) -> torch.export.ExportedProgram:
     dims = {name: torch.export.Dim(name) for name in example.sizes}
     with _quiet(), torch.no_grad(), _RecurrentLayers():
         try:
-            return torch.export.export(
+            program: torch.export.ExportedProgram = torch.export.export(
                 module,
                 arguments.args,
                 arguments.kwargs,
                 dynamic_shapes=_dynamic_shapes(arguments, example, dims),
                 strict=False,
-            ).run_decompositions({})  # so that the signature shows what forward writes into
+            )
+            # Makes the graph functional, so that the signature shows what forward writes into.
+            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            return functional
         except ExportError:
             raise
         except Exception as error:  # the user's forward may raise anything

@@ -157,7 +157,9 @@ class Example:
         with unchanged_globals(seed), torch.no_grad():
             made = self._make({**self.sizes, **sizes}, seed)
         # One tensor given twice, (zeros, zeros), is still two arguments.
-        made = pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, made)
+        made = pytree.tree_map(
+            lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, made
+        )
         args, kwargs = ((), made) if isinstance(made, dict) else (made, {})
         if not isinstance(args, tuple | list):
             args = (args,)

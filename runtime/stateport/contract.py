@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
-import numpy as np
-
 from .errors import ContractError
 
 CONTRACT_KEY: Final = "stateport.contract"
 ORIGIN_KEY: Final = "stateport.origin"
 VERSION: Final = 1
+
+#: The dtypes of arrays, by NumPy's names.
+DTYPES: Final = frozenset(
+    ["bool", "float16", "float32", "float64"]
+    + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
 
 #: A size, or the name of a dynamic axis. "batch" and "time" are reserved names.
 Axis = int | str
@@ -74,10 +78,6 @@ class Contract:
     def __post_init__(self) -> None:
         _check(self)
 
-    def input(self, name: str) -> ArraySpec:
-        """The input of that name; `KeyError` where there is none."""
-        return next(spec for spec in (*self.inputs, *self.state_inputs) if spec.name == name)
-
     @property
     def state_inputs(self) -> tuple[ArraySpec, ...]:
         """The states as the graph's inputs."""
@@ -105,11 +105,11 @@ class Contract:
         """Reads a contract; `ContractError` says what is wrong with the text, and where."""
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ContractError(f"The contract is not JSON: {error}.") from error
         entries = _object(document, "the contract")
         version = entries.get("version")
-        if version != VERSION:
+        if version != VERSION or isinstance(version, bool):
             raise ContractError(
                 f"The contract has version {version!r}; this stateport reads version {VERSION}. "
                 "Upgrade stateport, or export the file again."
@@ -155,11 +155,7 @@ def _check(contract: Contract) -> None:
 
 
 def _check_dtype(name: str, dtype: str) -> None:
-    try:
-        canonical = np.dtype(dtype).name
-    except TypeError:
-        canonical = None
-    if canonical != dtype or np.dtype(dtype).kind not in "biuf":
+    if dtype not in DTYPES:
         raise ContractError(f"The contract gives {name!r} the unknown dtype {dtype!r}.")
 
 

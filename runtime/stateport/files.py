@@ -31,15 +31,17 @@ def written_together(path: Path) -> Iterator[Path]:
     Gives a folder to write to; at the end everything in it moves to where `path` stands, `path`
     itself last, so that whoever finds it finds the others.
     """
-    if path.is_dir():
-        raise FileError(f"{path} is a folder; the name of a file was expected.")
+    _check_place(path)
     if not path.parent.is_dir():
         raise FileError(f"{path} cannot be written: there is no folder {path.parent}. Create it.")
     try:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         try:
             yield folder
-            for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
+            parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)
+            for part in parts:
+                _check_place(path.parent / part.name)
+            for part in parts:
                 part.replace(path.parent / part.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -47,3 +49,10 @@ def written_together(path: Path) -> Iterator[Path]:
         raise FileError(
             f"{path} could not be written: {error.strerror or error}. Nothing was left behind."
         ) from error
+
+
+def _check_place(path: Path) -> None:
+    """A file may replace a file, but no folder, device or pipe."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise FileError(f"{path} could not be written: it is {kind}. Give the name of a file.")

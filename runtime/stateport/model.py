@@ -39,7 +39,7 @@ def load(
         EngineError: the engine refuses the file.
         InputError: `threads` or an engine option is not what the engine takes.
     """
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
+    if threads is not None and (type(threads) is not int or threads < 1):
         raise InputError(f"threads is {threads!r}; a whole number of at least 1 was expected.")
     file = read(Path(path))
     contract = read_contract(file)

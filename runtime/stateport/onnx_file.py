@@ -78,10 +78,14 @@ def read(path: Path) -> OnnxFile:
             raise FileError(f"{path} is a folder; an ONNX file was expected.")
         if path.stat().st_size == 0:
             raise FileError(f"{path} is empty; an ONNX file was expected. Export it again.")
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            outline = _Outline().model(memoryview(data))
+        with path.open("rb") as file:
+            # Not closed by hand: an error on the way still holds views into it.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        outline = _Outline().model(memoryview(data))
     except OSError as error:
         raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+    except ValueError as error:  # a NUL in the name
+        raise FileError(f"{str(path)!r} can be no file's name: {error}.") from error
     except _MalformedError as error:
         raise FileError(
             f"{path} is not a whole ONNX file ({error}). It may be truncated or of another "
@@ -93,15 +97,23 @@ def read(path: Path) -> OnnxFile:
 
 
 def _check_external(file: OnnxFile) -> None:
-    folder = file.path.parent.resolve()
+    folder = file.path.resolve().parent
     for name in file.external_files:
-        target = (folder / name).resolve()
-        if Path(name).is_absolute() or not target.is_relative_to(folder):
+        try:
+            target = (folder / name).resolve()
+            inside = not Path(name).is_absolute() and target.is_relative_to(folder)
+            present = inside and target.is_file()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
+            raise FileError(
+                f"{file.path} keeps weights in {name[:80]!r}, which can be no file's name. "
+                "Export it again."
+            ) from error
+        if not inside:
             raise FileError(
                 f"{file.path} keeps weights in {name!r}, which lies outside its own folder. "
                 "Such a file is refused; its external data must stand beside it."
             )
-        if not target.is_file():
+        if not present:
             raise FileError(
                 f"{file.path} keeps weights in {name!r}, which is not there. "
                 "Copy the two files together."

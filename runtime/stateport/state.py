@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from .contract import describe
+from .contract import DTYPES, describe
 from .errors import FileError, StateError
 from .files import written_atomically
 
@@ -34,6 +34,10 @@ class State(Mapping[str, NDArray[Any]]):
             if not isinstance(array, np.ndarray):
                 raise StateError(
                     f"State {name!r} is a {type(array).__qualname__}; a NumPy array was expected."
+                )
+            if array.dtype.name not in DTYPES:
+                raise StateError(
+                    f"State {name!r} is an array of {array.dtype}; one of numbers was expected."
                 )
         self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
         for array in self._arrays.values():
@@ -69,6 +73,10 @@ class State(Mapping[str, NDArray[Any]]):
 
     __hash__ = None  # type: ignore[assignment]  # it holds arrays, as a list would
 
+    def __reduce__(self) -> tuple[type[State], tuple[dict[str, NDArray[Any]]]]:
+        """Copies and pickles are made anew, so that theirs are read-only too."""
+        return State, (self._arrays,)
+
     def __repr__(self) -> str:
         return f"State({', '.join(f'{n}={describe(a.dtype, a.shape)}' for n, a in self.items())})"
 
@@ -98,5 +106,5 @@ class State(Mapping[str, NDArray[Any]]):
                 return cls._adopt({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except OSError as error:
             raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
-        except safetensors.SafetensorError as error:
-            raise FileError(f"{path} is not a safetensors file: {error}.") from error
+        except (safetensors.SafetensorError, TypeError) as error:  # TypeError: bfloat16
+            raise FileError(f"{path} is not a safetensors file of numbers: {error}.") from error

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .arrays import Array, check_inputs, check_state, named_input, single, zero_state
+import numpy as np
+
+from .arrays import Array, check_inputs, check_state, named_input, zero_state
 from .contract import Contract
 from .engines import Engine
-from .errors import InputError, StateError, StreamingError
+from .errors import EngineError, InputError, StateError, StreamingError
 from .state import State
 
 
@@ -28,7 +30,9 @@ class Stream:
             )
         self._contract = contract
         self._carrier = engine.carrier()
-        self._fixed: dict[str, int] | None = None  # the state's axis sizes, once it has begun
+        self._fixed: dict[str, int] | None = None  # the state's axis sizes, while there is one
+        self._begun = False  # whether the state is more than what a first call started from
+        self._checked: set[tuple[tuple[int, ...], np.dtype[Any]]] = set()  # single inputs
 
     def __call__(self, x: Array) -> Any:
         """Feeds the next chunk and returns its output; several outputs come as a dict by name.
@@ -40,17 +44,27 @@ class Stream:
             InputError: `x` does not fit the contract or the batch size of this sequence.
             EngineError: the engine failed.
         """
-        return single(self.run(named_input(self._contract, x)))
+        # Chunks of a size that has been checked before go straight to the engine.
+        if not isinstance(x, np.ndarray) or (x.shape, x.dtype) not in self._checked:
+            self._check(named_input(self._contract, x))
+            self._checked.add((x.shape, x.dtype))
+        answers = self._step([x])
+        return answers[0] if len(answers) == 1 else self._named(answers)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Feeds the next chunk, inputs and outputs by name."""
-        sizes = check_inputs(self._contract, inputs)
-        if self._fixed is None:
-            self._begin(zero_state(self._contract, sizes))
-        else:
-            self._check_same(self._fixed, sizes)
-        answers = self._carrier.step(inputs)
-        return {s.name: a for s, a in zip(self._contract.outputs, answers, strict=True)}
+        self._check(inputs)
+        return self._named(self._step([inputs[s.name] for s in self._contract.inputs]))
+
+    def _step(self, arrays: list[Array]) -> list[Array]:
+        try:
+            answers = self._carrier.step(arrays)
+        except EngineError:
+            if not self._begun:
+                self.reset()  # a first call that fails begins nothing
+            raise
+        self._begun = True
+        return answers
 
     @property
     def state(self) -> State:
@@ -74,13 +88,17 @@ class Stream:
         """
         check_state(self._contract, state, {})
         self._begin(state)
+        self._begun = True
 
     def reset(self) -> None:
         """Forgets the state: the next chunk begins a new sequence, with any batch size."""
         self._fixed = None
+        self._begun = False
+        self._checked.clear()
 
     def _begin(self, state: State) -> None:
         self._carrier.write(state)
+        self._checked.clear()
         self._fixed = {
             axis: size
             for spec in self._contract.states
@@ -88,10 +106,18 @@ class Stream:
             if isinstance(axis, str)
         }
 
-    def _check_same(self, fixed: Mapping[str, int], sizes: Mapping[str, int]) -> None:
-        for axis in sorted(fixed.keys() & sizes.keys()):
-            if fixed[axis] != sizes[axis]:
+    def _check(self, inputs: Mapping[str, Array]) -> None:
+        """Checks a chunk; the first one of a sequence also brings the initial state about."""
+        sizes = check_inputs(self._contract, inputs)
+        if self._fixed is None:
+            self._begin(zero_state(self._contract, sizes))
+            return
+        for axis in sorted(self._fixed.keys() & sizes.keys()):
+            if self._fixed[axis] != sizes[axis]:
                 raise InputError(
                     f"This chunk has {axis} {sizes[axis]}, but the stream carries the state of "
-                    f"{axis} {fixed[axis]}. Call reset() first to begin a new sequence."
+                    f"{axis} {self._fixed[axis]}. Call reset() first to begin a new sequence."
                 )
+
+    def _named(self, answers: list[Array]) -> dict[str, Array]:
+        return {s.name: a for s, a in zip(self._contract.outputs, answers, strict=True)}

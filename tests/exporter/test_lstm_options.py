@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 import pytest
+
 from stateport.onnx_file import read
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report

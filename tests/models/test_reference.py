@@ -14,7 +14,7 @@ from models.lstm import reference
 
 
 def test_the_reference_has_the_same_weights_everywhere() -> None:
-    weights = reference().lstm.weight_ih_l0[0].detach().numpy()
+    weights = reference().state_dict()["lstm.weight_ih_l0"][0].numpy()
     expected = [-0.0024, 0.1696, -0.2603, -0.2327, -0.1218]
     np.testing.assert_allclose(weights, expected, atol=5e-5)
 

@@ -87,15 +87,13 @@ def test_a_contract_cannot_be_changed() -> None:
         LSTM.inputs = ()  # type: ignore[misc]
 
 
-def test_a_contract_tells_its_axes_and_finds_an_input() -> None:
+def test_a_contract_tells_its_axes() -> None:
     assert LSTM.axes == {"batch", "time"}
-    assert LSTM.input("x") == LSTM.inputs[0]
-    assert LSTM.input("c0") == ArraySpec("c0", "float32", (1, "batch", 10))
 
 
-def test_an_input_that_is_not_there_is_a_key_error() -> None:
-    with pytest.raises(KeyError):
-        LSTM.input("z")
+def test_the_states_stand_among_the_graphs_inputs_and_outputs() -> None:
+    assert LSTM.state_inputs[1] == ArraySpec("c0", "float32", (1, "batch", 10))
+    assert LSTM.state_outputs[1] == ArraySpec("cn", "float32", (1, "batch", 10))
 
 
 def test_specs_read_as_people_write_them() -> None:
@@ -245,11 +243,19 @@ IDENTITY = helper.make_node("Identity", ["x"], ["y"])
         ),
         (
             replace(SPEC, inputs=(ArraySpec("x", "float64", ("batch", 2)),)),
-            "says that input 'x' is float64, but the graph says float32",
+            r"promises the input x: float64.*, but the graph has x: float32",
         ),
         (
             replace(SPEC, outputs=(ArraySpec("y", "int8", ("batch", 2)),)),
-            "says that output 'y' is int8, but the graph says float32",
+            r"promises the output y: int8.*, but the graph has y: float32",
+        ),
+        (
+            replace(SPEC, inputs=(ArraySpec("x", "float32", ("batch", 3)),)),
+            r"promises the input x: float32\[batch, 3\], but the graph has x: float32\[batch, 2\]",
+        ),
+        (
+            replace(SPEC, outputs=(ArraySpec("y", "float32", ("batch",)),)),
+            r"promises the output y: float32\[batch\], but the graph has",
         ),
     ],
 )

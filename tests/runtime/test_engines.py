@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import stateport
-from stateport import EngineError, EngineUnavailable, InputError, engines
+from stateport import EngineError, EngineUnavailable, FileError, InputError, engines
 from stateport.onnx_file import read
 
 PROBLEM = engines.status("ort-cuda").problem
@@ -31,7 +31,7 @@ def test_an_unknown_option_is_refused_with_those_that_are_known(reference: Path)
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
 def test_threads_that_are_no_number_are_refused(reference: Path, threads: int) -> None:
-    with pytest.raises(InputError, match="threads is .*; a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"threads is .*; a whole number of at least 1"):
         stateport.load(reference, threads=threads)
 
 
@@ -95,6 +95,19 @@ def test_a_graph_that_the_engine_refuses_is_an_engine_error(counter: Path, tmp_p
     with pytest.raises(EngineError, match=r"cannot load .*unknown\.onnx: .*Gothic") as refusal:
         stateport.load(path)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_graph_that_the_engine_stumbles_over_prints_nothing(
+    counter: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # ONNX Runtime's own fall back to another provider would announce itself on stdout.
+    content = counter.read_bytes()
+    assert content.count(b"table") == 2
+    path = tmp_path / "name.onnx"
+    path.write_bytes(content.replace(b"table", b"t\xffble", 1))  # a node's operand, not UTF-8
+    with pytest.raises((FileError, EngineError)):
+        stateport.load(path)
+    assert capfd.readouterr() == ("", "")
 
 
 @cuda

@@ -150,7 +150,7 @@ def test_a_state_that_does_not_fit_is_refused(
 
 
 def test_a_state_that_is_none_is_refused(model: Model) -> None:
-    with pytest.raises(StateError, match="The state is a dict; a stateport.State was expected"):
+    with pytest.raises(StateError, match=r"The state is a dict; a stateport\.State was expected"):
         model(
             np.zeros((1, 1, 5), np.float32),
             {"h0": np.zeros((1, 1, 10), np.float32)},  # type: ignore[arg-type]

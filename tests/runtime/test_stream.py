@@ -1,4 +1,4 @@
-"""The stream: one live sequence, its state carried for the user and never behind the user's back."""
+"""The stream: one live sequence. Its state is carried for the user, nothing is done unasked."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ class Carrier(Protocol):
     It has one owner. A call that fails leaves the state as it was.
     """
 
-    def step(self, inputs: Arrays) -> list[NDArray[Any]]:
-        """Runs one chunk from the state it holds, and keeps the next state.
+    def step(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Runs one chunk, the contract's inputs in order, and keeps the next state.
 
         Returns the contract's outputs, in order; they are the caller's to keep.
         """

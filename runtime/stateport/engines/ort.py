@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract
+from ..contract import Contract, resolve
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
@@ -85,8 +85,10 @@ class OrtEngine:
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once; every array is new."""
-        with _engine_errors():
+        try:
             result: list[NDArray[Any]] = self._session.run(list(outputs), dict(inputs))
+        except Exception as error:  # ONNX Runtime's exceptions share no base but this
+            raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
         return result
 
     def carrier(self) -> OrtCarrier:
@@ -95,9 +97,11 @@ class OrtEngine:
 
 
 class OrtCarrier:
-    """One live sequence: the state's values are bound from one call's outputs to the next's inputs.
+    """One live sequence: what one call's state outputs are bound to, the next one's inputs are.
 
-    On the GPU only inputs and outputs cross the bus; the state never leaves the device.
+    On the CPU, for chunk sizes seen before, every buffer is there and bound already: a step copies
+    the input in, runs, and copies the output out. On the GPU inputs and outputs are bound anew for
+    each step and alone cross the bus; the state never leaves the device.
     """
 
     def __init__(
@@ -107,47 +111,109 @@ class OrtCarrier:
         self._session = session
         self._contract = contract
         self._device = device
-        self._binding = session.io_binding()
-        self._state: list[Any] = []
+        self._state: list[Any] = []  # what the next step starts from
+        self._other: list[Any] = []  # the other half of the ping-pong: where it may write
+        self._swapped = False
+        self._bound: dict[tuple[tuple[int, ...], ...], _Bound | None] = {}
 
     def write(self, state: Arrays) -> None:
         """Replaces the state by a copy on the device."""
+        arrays = [state[spec.input] for spec in self._contract.states]
         # On the CPU an OrtValue shares the array's memory, so the copy is ours to make.
-        self._state = [
-            self._ort_value.ortvalue_from_numpy(np.array(state[spec.input]), *self._device)
-            for spec in self._contract.states
-        ]
+        self._state = [self._value(np.array(array)) for array in arrays]
+        self._other = [self._value(np.empty_like(array)) for array in arrays]
+        self._swapped = False
+        self._bound.clear()
 
     def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state in the host's memory."""
         pairs = zip(self._contract.states, self._state, strict=True)
         return {spec.input: np.array(value.numpy()) for spec, value in pairs}
 
-    def step(self, inputs: Arrays) -> list[NDArray[Any]]:
+    def step(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """Runs one chunk and keeps the next state, unless the engine fails."""
-        binding, outputs, states = self._binding, self._contract.outputs, self._contract.states
-        with _engine_errors():
-            for name, array in inputs.items():
-                binding.bind_cpu_input(name, array)
-            for spec, value in zip(states, self._state, strict=True):
-                binding.bind_ortvalue_input(spec.input, value)
-            for output in outputs:
-                binding.bind_output(output.name, "cpu")
-            for spec in states:
-                binding.bind_output(spec.output, *self._device)
-            self._session.run_with_iobinding(binding)
-            results = binding.get_outputs()
-            answers = [value.numpy() for value in results[: len(outputs)]]
-            self._state = results[len(outputs) :]
+        key = tuple([array.shape for array in inputs])
+        if key not in self._bound:
+            self._bound[key] = self._bind(inputs)
+        bound = self._bound[key]
+        try:
+            if bound is None:
+                return self._step_unbound(inputs)
+            for buffer, array in zip(bound.inputs, inputs, strict=True):
+                np.copyto(buffer, array)
+            self._session.run_with_iobinding(bound.bindings[self._swapped])
+        except Exception as error:  # ONNX Runtime's exceptions share no base but this
+            raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
+        self._state, self._other = self._other, self._state
+        self._swapped = not self._swapped
+        return [buffer.copy() for buffer in bound.outputs]
+
+    def _bind(self, inputs: Sequence[NDArray[Any]]) -> _Bound | None:
+        """Buffers for chunks of this size, bound for both directions of the ping-pong."""
+        sizes = self._sizes(inputs)
+        outputs = self._contract.outputs
+        known = {axis for spec in outputs for axis in spec.shape if isinstance(axis, str)}
+        if self._device[0] != "cpu" or not known <= sizes.keys():
+            return None
+        bound = _Bound(
+            inputs=[np.empty(array.shape, array.dtype) for array in inputs],
+            outputs=[np.empty(resolve(spec.shape, sizes), spec.dtype) for spec in outputs],
+        )
+        halves = (self._state, self._other)
+        if self._swapped:
+            halves = (self._other, self._state)
+        for before, after in (halves, halves[::-1]):
+            bound.bindings.append(self._binding(bound, before, after))
+        return bound
+
+    def _binding(self, bound: _Bound, before: list[Any], after: list[Any]) -> Any:
+        binding, contract = self._session.io_binding(), self._contract
+        for spec, array in zip(contract.inputs, bound.inputs, strict=True):
+            binding.bind_ortvalue_input(spec.name, self._value(array))
+        for spec, array in zip(contract.outputs, bound.outputs, strict=True):
+            binding.bind_ortvalue_output(spec.name, self._value(array))
+        for state, old, new in zip(contract.states, before, after, strict=True):
+            binding.bind_ortvalue_input(state.input, old)
+            binding.bind_ortvalue_output(state.output, new)
+        return binding
+
+    def _step_unbound(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """A step for which the engine allocates: on the GPU, and for outputs of unknown size."""
+        binding, contract = self._session.io_binding(), self._contract
+        for spec, array in zip(contract.inputs, inputs, strict=True):
+            binding.bind_cpu_input(spec.name, np.ascontiguousarray(array))
+        for state, value in zip(contract.states, self._state, strict=True):
+            binding.bind_ortvalue_input(state.input, value)
+        for spec in contract.outputs:
+            binding.bind_output(spec.name, "cpu")
+        for state in contract.states:
+            binding.bind_output(state.output, *self._device)
+        self._session.run_with_iobinding(binding)
+        results = binding.get_outputs()
+        answers = [np.array(value.numpy()) for value in results[: len(contract.outputs)]]
+        self._state = results[len(contract.outputs) :]
+        self._bound.clear()  # they are bound to the state's old place
         return answers
 
+    def _sizes(self, inputs: Sequence[NDArray[Any]]) -> dict[str, int]:
+        return {
+            axis: size
+            for spec, array in zip(self._contract.inputs, inputs, strict=True)
+            for axis, size in zip(spec.shape, array.shape, strict=True)
+            if isinstance(axis, str)
+        }
 
-@contextlib.contextmanager
-def _engine_errors() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # ONNX Runtime's exceptions share no base but this
-        raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
+    def _value(self, array: NDArray[Any]) -> Any:
+        return self._ort_value.ortvalue_from_numpy(array, *self._device)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """Buffers for chunks of one size, and a binding for each direction of the ping-pong."""
+
+    inputs: list[NDArray[Any]]
+    outputs: list[NDArray[Any]]
+    bindings: list[Any] = field(default_factory=list)
 
 
 def _reason(error: Exception) -> str:
@@ -161,7 +227,7 @@ def _device(name: str, options: Mapping[str, object]) -> int:
     for option in sorted({*options} - known):
         raise InputError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}.")
     device = options.get("device", 0)
-    if not isinstance(device, int) or device < 0:
+    if type(device) is not int or device < 0:
         raise InputError(
             f"device is {device!r}; the number of a GPU was expected, 0 for the first."
         )

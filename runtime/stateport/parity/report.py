@@ -34,7 +34,11 @@ def table(report: Report) -> Table:
     grid.add_column("verdict")
     for shown in _worst(report.measurements):
         verdict = "[green]pass[/]" if shown.passed else "[bold red]FAIL[/]"
-        numbers = [_number(shown.error), _number(shown.floor), _number(shown.multiple, "{:.1f}" if (shown.multiple or 0) < 1000 else "{:.0e}")]
+        numbers = [
+            _number(shown.error),
+            _number(shown.floor),
+            _multiple(shown.multiple),
+        ]
         step = "" if shown.step is None else str(shown.step)
         grid.add_row(shown.case, shown.output, *numbers, step, verdict)
     return grid
@@ -104,5 +108,9 @@ def _worst(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
         yield from failed or [max(of_case, key=lambda m: m.share or 0.0)]
 
 
-def _number(value: float | None, form: str = "{:.1e}") -> str:
-    return "" if value is None else form.format(value)
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.1e}"
+
+
+def _multiple(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0e}"

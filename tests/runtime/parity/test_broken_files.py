@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,9 +35,7 @@ def before(model: ModelProto, node: NodeProto) -> None:
     model.graph.node.insert(0, node)
 
 
-def wrap_output(
-    model: ModelProto, name: str, kind: str, *inputs: str, **attributes: object
-) -> None:
+def wrap_output(model: ModelProto, name: str, kind: str, *inputs: str, **attributes: Any) -> None:
     """Puts an operator behind an output."""
     for node in model.graph.node:
         node.output[:] = [f"{name}_inner" if o == name else o for o in node.output]
@@ -51,7 +50,8 @@ def constant(model: ModelProto, name: str, array: np.ndarray) -> str:
 
 
 def lstm(model: ModelProto) -> NodeProto:
-    return next(node for node in model.graph.node if node.op_type == "LSTM")
+    node: NodeProto = next(node for node in model.graph.node if node.op_type == "LSTM")
+    return node
 
 
 def swap_gates(array: np.ndarray) -> np.ndarray:

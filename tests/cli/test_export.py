@@ -1,0 +1,165 @@
+"""`stateport export`: what it writes, and how it finds the network, its weights and its example."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import stateport
+from models.lstm import ReferenceLSTM
+from stateport import cli
+from stateport.parity.vectors import vectors_path
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+LSTM = "models.lstm:ReferenceLSTM"
+WRITTEN = ["m.onnx", "m.vectors.safetensors"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    path = tmp_path / "out"
+    path.mkdir()
+    monkeypatch.chdir(path)
+    return path
+
+
+def test_the_real_command_writes_a_model_that_verifies(process: Command, folder: Path) -> None:
+    outcome = process("export", LSTM, "-o", "m.onnx", cwd=folder)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert names(folder) == WRITTEN
+    for line in ("input   x: float32[batch, time, 5]", "Check it: stateport verify m.onnx"):
+        assert line in outcome.stdout
+    assert "state   h0 -> hn: float32[1, batch, 10]" in outcome.stdout
+    assert process("verify", "m.onnx", cwd=folder).returncode == 0
+
+
+def test_arguments_weights_and_opset_reach_the_network(
+    command: Command, folder: Path, tmp_path: Path
+) -> None:
+    network = ReferenceLSTM(hidden_size=4, num_layers=2, seed=7)
+    safetensors.torch.save_file(network.state_dict(), tmp_path / "w.safetensors")
+    arguments = ["--arg", "hidden_size=4", "--arg", "num_layers=2", "--arg", "batch_first=True"]
+    weights = ["--weights", tmp_path / "w.safetensors", "--opset", "18"]
+    outcome = command("export", LSTM, "-o", "m.onnx", *arguments, *weights)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    x = np.random.default_rng(0).standard_normal((2, 3, 5), np.float32)
+    y, _ = stateport.load("m.onnx")(x)
+    with torch.no_grad():
+        expected, _, _ = network(torch.from_numpy(x), torch.zeros(2, 2, 4), torch.zeros(2, 2, 4))
+    np.testing.assert_allclose(y, expected.numpy(), rtol=0, atol=1e-6)
+    document = json.loads(command("inspect", "m.onnx", "--json").stdout)
+    assert document["opsets"] == {"ai.onnx": 18}
+    assert document["origin"]["target"] == LSTM
+    assert document["origin"]["arguments"] == {
+        "hidden_size": 4,
+        "num_layers": 2,
+        "batch_first": True,
+    }
+
+
+def test_weights_of_torch_save_give_the_same_file_as_safetensors(
+    command: Command, folder: Path, tmp_path: Path
+) -> None:
+    weights = ReferenceLSTM(seed=7).state_dict()
+    torch.save(weights, tmp_path / "w.pt")
+    safetensors.torch.save_file(weights, tmp_path / "w.safetensors")
+    contents = []
+    for name in ("w.pt", "w.safetensors"):
+        outcome = command("export", LSTM, "-o", "m.onnx", "--weights", tmp_path / name)
+        assert outcome.returncode == 0, outcome.stderr
+        contents.append((folder / "m.onnx").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_an_example_may_be_specs(command: Command, folder: Path) -> None:
+    (folder / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.lstm = nn.LSTM(3, 4, batch_first=True)\n"
+        "    def forward(self, x, h, c):\n"
+        "        y, (h, c) = self.lstm(x, (h, c))\n"
+        "        return y, h, c\n"
+    )
+    specs = ["x=float32[batch,time,3]", "h=float32[1,batch,4]", "c=float32[1, batch, 4]"]
+    options = [part for text in specs for part in ("--example", text)]
+    outcome = command("export", "net.py:Net", "-o", "m.onnx", *options)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    contract = stateport.load("m.onnx").contract
+    assert [str(state) for state in contract.states] == [
+        "h -> h_n: float32[1, batch, 4]",
+        "c -> c_n: float32[1, batch, 4]",
+    ]
+
+
+def test_an_example_may_be_a_function_of_another_file(command: Command, folder: Path) -> None:
+    (folder / "example_of_a_test.py").write_text(
+        "import torch\n"
+        "def make(batch, time):\n"
+        "    zeros = torch.zeros(1, batch, 10)\n"
+        "    return torch.randn(batch, time, 5), zeros, zeros\n"
+    )
+    outcome = command("export", LSTM, "-o", "m.onnx", "--example", "example_of_a_test.py:make")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert stateport.load("m.onnx").contract.axes == {"batch", "time"}
+
+
+def test_a_network_of_the_working_folder_is_found_as_a_module(
+    command: Command, folder: Path
+) -> None:
+    code = "from models.lstm import ReferenceLSTM\nnet = ReferenceLSTM()\n"
+    (folder / "module_of_a_test.py").write_text(code)
+    outcome = command("export", "module_of_a_test:net", "-o", "m.onnx")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def test_the_same_network_gives_the_same_bytes(command: Command, folder: Path) -> None:
+    contents = []
+    for _ in range(2):
+        assert command("export", LSTM, "-o", "m.onnx").returncode == 0
+        contents.append([(folder / name).read_bytes() for name in WRITTEN])
+    assert contents[0] == contents[1]
+    assert names(folder) == WRITTEN
+
+
+def test_a_failed_export_leaves_the_old_files_alone(
+    command: Command, folder: Path, reference: Path
+) -> None:
+    shutil.copy(reference, "m.onnx")
+    shutil.copy(vectors_path(reference), "m.vectors.safetensors")
+    before = [(folder / name).read_bytes() for name in WRITTEN]
+    assert command("export", LSTM, "-o", "m.onnx", "--opset", "99").returncode == 1
+    assert names(folder) == WRITTEN
+    assert [(folder / name).read_bytes() for name in WRITTEN] == before
+
+
+def test_a_network_that_cannot_stream_says_so(command: Command, folder: Path) -> None:
+    outcome = command("export", LSTM, "-o", "m.onnx", "--arg", "bidirectional=True")
+    assert outcome.returncode == 0
+    assert "It cannot stream: lstm is bidirectional" in outcome.stdout
+
+
+def test_where_only_the_runtime_is_installed_export_says_how_to_get_the_exporter(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_plugins", dict)
+    outcome = command("export", LSTM, "-o", "m.onnx", "--opset", "20")
+    assert outcome.returncode == 1
+    assert "Install it: pip install stateport-exporter" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert "export" in command("--help").stdout
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
