@@ -49,34 +49,52 @@ class _RecurrentLayers(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if record is None else record(*args, **(kwargs or {}))
 
 
-def _record_lstm(
+def _record(
+    kind: str,
     x: Tensor,
-    hx: Sequence[Tensor] | Tensor,
+    states: Sequence[Tensor],
     weights: Sequence[Tensor],
     has_biases: bool,
     num_layers: int,
-    dropout: float,  # noqa: ARG001  # evaluation mode: no dropout
-    train: bool,  # noqa: ARG001
     bidirectional: bool,
     batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    h0, c0 = hx
-    y_features = h0.shape[-1] * (2 if bidirectional else 1)
-    result = torch.onnx.ops.symbolic_multi_out(
-        f"{DOMAIN}::LSTM",
-        (x, h0, c0, *weights),
+) -> tuple[Tensor, ...]:
+    """One opaque node: x, the first states and PyTorch's flat weights -> y and the last states."""
+    y_features = states[0].shape[-1] * (2 if bidirectional else 1)
+    results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
+        f"{DOMAIN}::{kind}",
+        (x, *states, *weights),
         attrs={
             "num_layers": num_layers,
             "bidirectional": int(bidirectional),
             "batch_first": int(batch_first),
             "has_biases": int(has_biases),
         },
-        dtypes=(x.dtype, x.dtype, x.dtype),
-        shapes=((*x.shape[:2], y_features), h0.shape, c0.shape),
+        dtypes=[x.dtype] * (1 + len(states)),
+        shapes=((*x.shape[:2], y_features), *(state.shape for state in states)),
         version=1,
     )
-    y, hn, cn = result
-    return y, hn, cn
+    return tuple(results)
+
+
+def _recorder(kind: str) -> Callable[..., Any]:
+    """Takes the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu."""
+
+    def record(
+        x: Tensor,
+        hx: Sequence[Tensor] | Tensor,
+        weights: Sequence[Tensor],
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,  # noqa: ARG001  # evaluation mode: no dropout
+        train: bool,  # noqa: ARG001
+        bidirectional: bool,
+        batch_first: bool,
+    ) -> tuple[Tensor, ...]:
+        states = [hx] if isinstance(hx, Tensor) else hx
+        return _record(kind, x, states, weights, has_biases, num_layers, bidirectional, batch_first)
+
+    return record
 
 
 def _refuse(what: str) -> Callable[..., Any]:
@@ -87,10 +105,10 @@ def _refuse(what: str) -> Callable[..., Any]:
 
 
 _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
-    torch.lstm: _record_lstm,
-    torch.gru: _refuse("nn.GRU"),
-    torch.rnn_tanh: _refuse("nn.RNN"),
-    torch.rnn_relu: _refuse("nn.RNN"),
+    torch.lstm: _recorder("LSTM"),
+    torch.gru: _recorder("GRU"),
+    torch.rnn_tanh: _recorder("RNN_TANH"),
+    torch.rnn_relu: _recorder("RNN_RELU"),
     torch._pack_padded_sequence: _refuse("packed sequences (pack_padded_sequence)"),
 }
 
@@ -204,8 +222,8 @@ def _check_inputs(model: ir.Model, example: Example) -> None:
 
 def _input_paths(module: nn.Module, example: Example) -> tuple[tuple[str, ...], ...]:
     paths = [leaf.path for leaf in example.leaves]
-    if isinstance(module, nn.LSTM):  # PyTorch's own names, not an author's
-        paths = [("x",) if path == ("input",) else path for path in paths]
+    if isinstance(module, nn.RNNBase):  # PyTorch's own names, not an author's
+        paths = [("x",) if path == ("input",) else (*path, "0") for path in paths]
     return tuple(paths)
 
 

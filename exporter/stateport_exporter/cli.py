@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     "examples",
     multiple=True,
     metavar="NAME=SPEC",
-    help="An argument of forward: float32[batch,time,5] or x.npy; or one file.py:function.",
+    help="An argument of forward, as float32[batch,time,5] or x.npy[batch,time,5]; "
+    "or, alone, file.py:function.",
 )
 @click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
 def export(

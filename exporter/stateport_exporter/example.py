@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis, describe
+from stateport.files import read_npy
 
 from .errors import ExportError
 from .guard import unchanged_globals
@@ -26,7 +28,10 @@ from .guard import unchanged_globals
 # or multiple of them is not mistaken for another axis.
 _TRACE_SIZES: Final = (3, 7, 11, 13, 17, 19, 23, 29)
 
-_SPEC = re.compile(r"(?P<dtype>\w+)\[(?P<shape>[^\]]*)\](?::(?P<low>-?\d+)\.\.(?P<high>-?\d+))?")
+_SPEC = re.compile(
+    r"(?P<what>\w+|.*\.npy)\[(?P<shape>[^\]]*)\](?::(?P<low>-?[0-9]+)\.\.(?P<high>-?[0-9]+))?"
+)
+_SIZE = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True, init=False)
@@ -40,7 +45,7 @@ class Spec:
         low: for integers, the smallest value that the network takes; 0 by default.
         high: for integers, the largest; 1 by default, which every vocabulary has.
 
-    `Spec.parse("int64[batch,time]:0..96")` reads the form that the command line takes.
+    `Spec.parse("int64[batch,time]:0..96")` reads the forms that the command line takes.
     """
 
     dtype: str
@@ -57,6 +62,8 @@ class Spec:
                 raise ExportError(f"{axis!r} is neither a size nor the name of an axis.")
         if low > high:
             raise ExportError(f"The smallest value {low} is above the largest, {high}.")
+        if not -(2**63) <= low <= high < 2**63 - 1:
+            raise ExportError(f"{low} to {high} is no range of 64-bit integers.")
         for name, value in (("dtype", dtype), ("shape", shape), ("low", low), ("high", high)):
             object.__setattr__(self, name, value)
 
@@ -86,20 +93,24 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Reads `float32[batch,time,5]`, or with a range of integers `int64[batch,time]:0..96`.
+        """Reads `float32[batch,time,5]`, `int64[batch,time]:0..96` or `x.npy[batch,time,5]`.
+
+        The second says which integers occur; the third takes dtype and range from a file.
 
         Raises:
-            ExportError: the text is not of this form.
+            ExportError: the text is of none of these forms, or the file is not what it should be.
         """
-        match = _SPEC.fullmatch(text.replace(" ", ""))
+        match = _SPEC.fullmatch(text.strip())
         if match is None:
             raise ExportError(
-                f"{text!r} is not a dtype and a shape; write float32[batch,time,5], or "
-                "int64[batch,time]:0..96 to say which integers occur."
+                f"{text!r} is not a dtype and a shape, or a .npy file and its axes; write "
+                "float32[batch,time,5], int64[batch,time]:0..96 or x.npy[batch,time,5]."
             )
-        parts = [part for part in match["shape"].split(",") if part]
-        shape = [int(part) if part.lstrip("-").isdigit() else part for part in parts]
-        return cls(match["dtype"], *shape, low=int(match["low"] or 0), high=int(match["high"] or 1))
+        parts = [part.strip() for part in match["shape"].split(",") if part.strip()]
+        shape = [int(part) if _SIZE.fullmatch(part) else part for part in parts]
+        if match["what"].endswith(".npy"):
+            return cls.of(torch.from_numpy(read_npy(Path(match["what"]))), *shape)
+        return cls(match["what"], *shape, low=int(match["low"] or 0), high=int(match["high"] or 1))
 
     def make(self, sizes: Mapping[str, int], random: np.random.Generator) -> Tensor:
         """A random tensor: standard normal, or uniform over the integers from low to high."""
@@ -155,7 +166,14 @@ class Example:
     def make(self, sizes: Mapping[str, int], seed: int = 0) -> inspect.BoundArguments:
         """The arguments at these sizes; the same seed gives the same values."""
         with unchanged_globals(seed), torch.no_grad():
-            made = self._make({**self.sizes, **sizes}, seed)
+            try:
+                made = self._make({**self.sizes, **sizes}, seed)
+            except ExportError:
+                raise
+            except (Exception, SystemExit) as error:  # a user's own function
+                raise ExportError(
+                    f"The example failed at {_shown(sizes)}: {type(error).__name__}: {error}"
+                ) from error
         # One tensor given twice, (zeros, zeros), is still two arguments.
         made = pytree.tree_map(
             lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, made
@@ -196,6 +214,10 @@ def tensors(arguments: inspect.BoundArguments) -> list[tuple[tuple[str, ...], Te
     leaves, _ = pytree.tree_flatten_with_path((arguments.args, arguments.kwargs))
     names = list(arguments.arguments)
     return [(_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _shown(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
 def key_name(key: object) -> str:

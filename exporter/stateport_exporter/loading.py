@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import pickle  # for the name of an exception; nothing is unpickled
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,8 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+
+from stateport.contract import describe
 
 from .errors import TargetError
 
@@ -90,9 +93,9 @@ def load_weights(module: nn.Module, path: Path) -> None:
     expected = module.state_dict()
     missing, unknown = sorted(expected.keys() - weights), sorted(weights.keys() - expected.keys())
     misfits = [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(expected[name].shape)}"
+        f"{name} is {_described(weights[name])}, not {_described(expected[name])}"
         for name in sorted(expected.keys() & weights.keys())
-        if weights[name].shape != expected[name].shape
+        if _described(weights[name]) != _described(expected[name])
     ]
     problems = [f"it lacks {_few(missing)}"] * bool(missing)
     problems += [f"the network has no {_few(unknown)}"] * bool(unknown)
@@ -113,7 +116,9 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             raise TargetError(
                 f"{path} has an unknown ending; weights are read from .safetensors, .pt and .pth."
             )
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that it is about to refuse
+            weights = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise TargetError(f"{path} could not be read: {error.strerror or error}.") from error
     except safetensors.SafetensorError as error:
@@ -124,13 +129,17 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             "torch.save(module.state_dict(), file), or as .safetensors."
         ) from error
     if not isinstance(weights, dict) or not all(
-        isinstance(value, torch.Tensor) for value in weights.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
     ):
         raise TargetError(
             f"{path} holds no state_dict (names and tensors). Save the weights with "
             "torch.save(module.state_dict(), file)."
         )
     return weights
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return describe(str(tensor.dtype).removeprefix("torch."), tensor.shape)
 
 
 def _import_module(name: str) -> ModuleType:

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
 from stateport import Contract
-from stateport.files import written_together
+from stateport.files import check_place, written_together
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
@@ -76,6 +76,7 @@ def export(
     """
     _check_arguments(module, opset)
     path = Path(path)
+    check_place(path)
     with unchanged_globals():
         twin = evaluation_twin(module, share_parameters=weights is None)
         if weights is not None:

@@ -1,12 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files: those that are written appear whole or not at all, arrays are read without pickle."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import FileError
 
@@ -31,16 +36,14 @@ def written_together(path: Path) -> Iterator[Path]:
     Gives a folder to write to; at the end everything in it moves to where `path` stands, `path`
     itself last, so that whoever finds it finds the others.
     """
-    _check_place(path)
-    if not path.parent.is_dir():
-        raise FileError(f"{path} cannot be written: there is no folder {path.parent}. Create it.")
+    check_place(path)
     try:
         folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
         try:
             yield folder
             parts = sorted(folder.iterdir(), key=lambda part: part.name == path.name)
             for part in parts:
-                _check_place(path.parent / part.name)
+                check_place(path.parent / part.name)
             for part in parts:
                 part.replace(path.parent / part.name)
         finally:
@@ -51,8 +54,44 @@ def written_together(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def _check_place(path: Path) -> None:
-    """A file may replace a file, but no folder, device or pipe."""
+def check_place(path: Path) -> None:
+    """Checks, before any work is done, that a file may be written there.
+
+    Raises:
+        FileError: there is no such folder, or something else than a file has that name.
+    """
+    if not path.parent.is_dir():
+        raise FileError(f"{path} cannot be written: there is no folder {path.parent}. Create it.")
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "no regular file"
         raise FileError(f"{path} could not be written: it is {kind}. Give the name of a file.")
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """Reads one array from a .npy file; nothing is ever unpickled.
+
+    Raises:
+        FileError: the file cannot be read, holds Python objects or several arrays, or is no .npy.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PK\x03\x04":
+                raise FileError(f"{path} holds several arrays; a .npy file with one was expected.")
+            file.seek(0)
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except OSError as error:
+        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+    except (ValueError, EOFError, MemoryError, SyntaxError, TypeError) as error:
+        raise FileError(
+            f"{path} is not a plain .npy file ({error}). Pickles and Python objects are never "
+            "loaded; save an array of numbers with numpy.save."
+        ) from error
+    return array
+
+
+def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes arrays to a .npz file, whatever their names; numpy.savez keeps some for itself."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

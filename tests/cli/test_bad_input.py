@@ -171,7 +171,7 @@ def state_dict(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
     [
         ({"lstm.bias_hh_l0": None}, "it lacks lstm.bias_hh_l0"),
         ({"lstm.extra": torch.zeros(1)}, "the network has no lstm.extra"),
-        ({"lstm.bias_hh_l0": torch.zeros(3)}, "lstm.bias_hh_l0 is (3,), not (40,)"),
+        ({"lstm.bias_hh_l0": torch.zeros(3)}, "lstm.bias_hh_l0 is float32[3], not float32[40]"),
     ],
     ids=["missing", "unexpected", "shape"],
 )
@@ -492,8 +492,8 @@ def test_no_model_at_all(command: Command, refused: Refused, out: Path, name: st
         ("x={folder}/objects.npy", 1, "is not a plain .npy file"),
         ("x={folder}/pickle.npy", 1, "is not a plain .npy file"),
         ("x={folder}/text.npy", 1, "text.npy is not"),
-        ("x={folder}/empty.npy", 1, "empty.npy is empty"),
-        ("x={folder}/cut.npy", 1, "cut.npy is not a .npy file"),
+        ("x={folder}/empty.npy", 1, "is not a plain .npy file"),
+        ("x={folder}/cut.npy", 1, "cut.npy is not a plain .npy file"),
         ("x={folder}/header.npy", 1, "header.npy"),
         ("x={folder}/huge.npy", 1, "huge.npy"),
         ("x={folder}/zip.npy", 1, "zip.npy"),

@@ -371,6 +371,14 @@ def test_a_malformed_spec_is_refused(text: str) -> None:
         Spec.parse(text)
 
 
+def test_a_spec_may_take_dtype_and_range_from_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", np.array([[4, 9], [7, 5]]))
+    spec = Spec.parse(f"{tmp_path / 'tokens.npy'}[batch,time]")
+    assert (spec.dtype, spec.shape, spec.low, spec.high) == ("int64", ("batch", "time"), 4, 9)
+    with pytest.raises(ExportError, match="name every dimension"):
+        Spec.parse(f"{tmp_path / 'tokens.npy'}[batch]")
+
+
 def test_integers_are_drawn_from_their_range() -> None:
     drawn = Spec.parse("int64[batch,time]:3..5").make(
         {"batch": 50, "time": 50}, np.random.default_rng(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +10,8 @@ import onnx_ir as ir
 
 from ..capture import DOMAIN
 from ..errors import ExportError
-from . import lstm
+from . import gru, lstm, rnn
+from .stack import WriteLayer, write
 
 __all__ = ["Recurrent", "expand", "find"]
 
@@ -32,11 +32,16 @@ class Recurrent:
     @property
     def kind(self) -> str:
         """The layer's kind, "LSTM"."""
-        return self.node.op_type
+        return self.node.op_type.partition("_")[0]
 
 
-# kind -> (which letter its states have, how it is written)
-_KINDS: Final[dict[str, tuple[str, Callable[[ir.Node, str], None]]]] = {"LSTM": ("hc", lstm.write)}
+# kind -> (which letter its states have, how one layer of it is written)
+_KINDS: Final[dict[str, tuple[str, WriteLayer]]] = {
+    "LSTM": ("hc", lstm.write_layer),
+    "GRU": ("h", gru.write_layer),
+    "RNN_TANH": ("h", rnn.write_tanh_layer),
+    "RNN_RELU": ("h", rnn.write_relu_layer),
+}
 
 
 def find(graph: ir.Graph) -> list[Recurrent]:
@@ -59,8 +64,8 @@ def find(graph: ir.Graph) -> list[Recurrent]:
 def expand(graph: ir.Graph, layers: list[Recurrent]) -> None:
     """Writes every recurrent layer in ONNX, in place of its opaque node."""
     for layer in layers:
-        _, write = _KINDS[layer.kind]
-        write(layer.node, layer.path)
+        letters, write_layer = _KINDS[layer.node.op_type]
+        write(layer.node, layer.path, len(letters), write_layer)
     if find(graph):
         raise ExportError("A recurrent layer stands where it cannot be written in ONNX.")
 

@@ -1,4 +1,4 @@
-"""`nn.LSTM` in ONNX: one `LSTM` operator per layer, both directions in one.
+"""`nn.LSTM` in ONNX: one `LSTM` operator per layer.
 
 Sources: https://pytorch.org/docs/stable/generated/torch.nn.LSTM.html and
 https://onnx.ai/onnx/operators/onnx__LSTM.html. PyTorch stacks the gates as input, forget, cell,
@@ -7,128 +7,39 @@ output (i, f, g, o); ONNX as input, output, forget, cell (i, o, f, c).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from ..errors import ExportError
+from .stack import Array, Direction, direction_of, weights
 from .writer import Writer
 
-Array = NDArray[np.floating]
+_ORDER: Final = (0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
-class Direction:
-    """The weights of one direction of one layer, as PyTorch has them; absent ones are None.
-
-    Shapes: w_ih (4 * hidden, input), w_hh (4 * hidden, hidden or projection), b_ih and b_hh
-    (4 * hidden,), w_hr (projection, hidden).
-    """
-
-    w_ih: Array
-    w_hh: Array
-    b_ih: Array | None
-    b_hh: Array | None
-    w_hr: Array | None
-
-
-def write(node: ir.Node, path: str) -> None:
-    """Replaces one captured `nn.LSTM` by ONNX operators with the same values at its outputs."""
-    attribute = {name: a.as_int() for name, a in node.attributes.items()}
-    directions = 2 if attribute["bidirectional"] else 1
-    x, h0, c0, *weights = (value for value in node.inputs if value is not None)
-    layers = _layers(
-        weights, attribute["num_layers"], directions, bool(attribute["has_biases"]), path
-    )
-    writer = Writer(node, path)
-    if attribute["batch_first"]:
-        x = writer.op("Transpose", [x], perm=[1, 0, 2])
-    h = writer.split(h0, len(layers), directions)
-    c = writer.split(c0, len(layers), directions)
-    hn, cn = [], []
-    for index, layer in enumerate(layers):
-        x, h_next, c_next = _layer(writer, f"l{index}", layer, x, h[index], c[index])
-        hn.append(h_next)
-        cn.append(c_next)
-    if attribute["batch_first"]:
-        x = writer.op("Transpose", [x], perm=[1, 0, 2])
-    writer.replace([x, writer.concat(hn, axis=0), writer.concat(cn, axis=0)])
-
-
-def _layers(
-    weights: list[ir.Value], num_layers: int, directions: int, has_biases: bool, path: str
-) -> list[list[Direction]]:
-    """The flat list of weights, as PyTorch orders it, by layer and direction."""
-    per_direction = len(weights) // (num_layers * directions)
-    has_projection = per_direction == (5 if has_biases else 3)
-    arrays = iter([_constant(weight, path) for weight in weights])
-
-    def direction() -> Direction:
-        w_ih, w_hh = next(arrays), next(arrays)
-        b_ih, b_hh = (next(arrays), next(arrays)) if has_biases else (None, None)
-        return Direction(w_ih, w_hh, b_ih, b_hh, next(arrays) if has_projection else None)
-
-    return [[direction() for _ in range(directions)] for _ in range(num_layers)]
-
-
-def _constant(weight: ir.Value, path: str) -> Array:
-    tensor = ir.convenience.get_const_tensor(weight)
-    if tensor is None:
-        raise ExportError(
-            f"The weights of the LSTM {path or 'itself'!r} are computed from the network's inputs; "
-            "ONNX's LSTM needs constant ones."
-        )
-    array: Array = tensor.numpy()
-    return array
-
-
-def _layer(
-    writer: Writer, name: str, layer: list[Direction], x: ir.Value, h0: ir.Value, c0: ir.Value
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """One layer: x (time, batch, input), h0 and c0 (directions, batch, ...) -> y, hn, cn."""
-    hidden = layer[0].w_ih.shape[0] // 4
+def write_layer(
+    writer: Writer, name: str, layer: list[Direction], x: ir.Value, states: Sequence[ir.Value]
+) -> tuple[ir.Value, Sequence[ir.Value]]:
+    """One layer with the states h and c; see `stack.WriteLayer`."""
+    h0, c0 = states
     projected = layer[0].w_hr is not None
     if projected:
         x = writer.concat([x, *_first_steps(writer, x, h0, len(layer))], axis=2)
     w, r = _input_weights(layer), _recurrent_weights(layer)
-    operands = [
-        x,
-        writer.constant(np.stack([reorder(m) for m in w]), f"{name}.W"),
-        writer.constant(np.stack([reorder(m) for m in r]), f"{name}.R"),
-        writer.constant(_biases(layer), f"{name}.B") if layer[0].b_ih is not None else None,
-        None,
-        None if projected else h0,
-        c0,
-    ]
-    direction = "bidirectional" if len(layer) == 2 else "forward"
-    y, hn, cn = writer.ops("LSTM", operands, 3, hidden_size=hidden, direction=direction)
+    y, hn, cn = writer.ops(
+        "LSTM",
+        [x, *weights(writer, name, w, r, layer, _ORDER), None, None if projected else h0, c0],
+        3,
+        hidden_size=layer[0].w_ih.shape[0] // 4,
+        direction=direction_of(layer),
+    )
     if projected:
         w_hr = np.stack([d.w_hr.T for d in layer if d.w_hr is not None])
         projection = writer.constant(w_hr, f"{name}.P")
         y, hn = writer.op("MatMul", [y, projection]), writer.op("MatMul", [hn, projection])
-    # y is (time, directions, batch, features) in ONNX, (time, batch, directions * features) here.
-    if len(layer) == 1:
-        return writer.op("Squeeze", [y, writer.ints([1])]), hn, cn
-    y = writer.op("Transpose", [y], perm=[0, 2, 1, 3])
-    return writer.op("Reshape", [y, writer.ints([0, 0, -1])]), hn, cn
-
-
-def reorder(stacked: Array) -> Array:
-    """Gates stacked on axis 0, from PyTorch's order i, f, g, o to ONNX's i, o, f, c."""
-    i, f, g, o = np.split(stacked, 4)
-    return np.concatenate([i, o, f, g])
-
-
-def _biases(layer: list[Direction]) -> Array:
-    """(directions, 8 * hidden): the biases of the input, then those of the recurrence."""
-    rows = [
-        np.concatenate([reorder(d.b_ih), reorder(d.b_hh)])
-        for d in layer
-        if d.b_ih is not None and d.b_hh is not None
-    ]
-    return np.stack(rows)
+    return y, [hn, cn]
 
 
 # ONNX's LSTM has no projection. With h = P u, where u = o * tanh(c) is the unprojected hidden

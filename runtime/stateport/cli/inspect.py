@@ -69,7 +69,8 @@ def _show(document: dict[str, Any]) -> None:
     grid.add_column()
     grid.add_row("file", f"{document['file']}, {document['bytes']:,} bytes")
     grid.add_row("made by", document["producer"])
-    for key, value in (document["origin"] or {}).items():
+    origin = document["origin"]
+    for key, value in origin.items() if isinstance(origin, dict) else [("origin", origin)]:
         grid.add_row(f"  {key}", _text(value))
     opsets = ", ".join(f"{domain} {number}" for domain, number in document["opsets"].items())
     grid.add_row("opset", f"{opsets} (IR version {document['ir_version']})")

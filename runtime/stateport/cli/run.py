@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import Contract, describe
-from ..errors import FileError, InputError
-from ..files import written_atomically
+from ..errors import InputError
+from ..files import check_place, read_npy, write_npz, written_atomically
 from ..model import Model, load
 from ..state import State
 from .common import ENGINE, MODEL, console, named_path
@@ -49,17 +50,20 @@ def run(
         if count > 1:
             raise click.BadParameter(f"The input {name!r} is given twice.", param_hint="--input")
     loaded = load(model, engine=engine, threads=threads)
-    arrays = {name: _read(path) for name, path in named}
+    for path in (output, state_out):
+        if path is not None:
+            check_place(path)
+    arrays = {name: read_npy(path) for name, path in named}
     state = State.load(state_in) if state_in is not None else None
     if chunk is None:
         outputs, state = loaded.run(arrays, state)
     else:
         outputs, state = _in_chunks(loaded, arrays, state, chunk)
-    if output is not None:
-        with written_atomically(output) as part, part.open("wb") as file:
-            np.savez(file, **outputs)  # type: ignore[arg-type]  # its stub takes **kwargs for a flag
-    if state_out is not None:
-        state.save(state_out)
+    with contextlib.ExitStack() as files:  # both or none
+        if output is not None:
+            write_npz(files.enter_context(written_atomically(output)), outputs)
+        if state_out is not None:
+            state.save(state_out)
     screen = console()
     for name, array in outputs.items():
         screen.print(f"{name}: {describe(array.dtype, array.shape)}", markup=False)
@@ -100,22 +104,3 @@ def _cut(contract: Contract, arrays: Mapping[str, Array], chunk: int) -> Iterato
             else array
             for name, array in arrays.items()
         }
-
-
-def _read(path: Path) -> Array:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
-    except ValueError as error:
-        if "Object arrays" in str(error) or "allow_pickle" in str(error):
-            raise FileError(
-                f"{path} is not a plain .npy file: it is pickled or holds Python objects, which "
-                "are never loaded. Save a plain array with numpy.save."
-            ) from error
-        raise FileError(f"{path} is not a .npy file: {error}.") from error
-    except EOFError as error:
-        raise FileError(f"{path} is empty; a .npy file was expected.") from error
-    if not isinstance(array, np.ndarray):
-        raise FileError(f"{path} holds several arrays; a .npy file with one was expected.")
-    return array

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ..files import check_place
 from ..model import load
 from ..parity import report as reports
 from ..parity.vectors import Vectors, vectors_path
@@ -47,6 +48,8 @@ def verify(
     """
     if report is not None and report.suffix != ".json":
         raise click.BadParameter("Reports are written as FILE.json.", param_hint="--report")
+    if report is not None:
+        check_place(report)
     tolerance = None
     if atol is not None or rtol is not None:
         tolerance = Tolerance(atol or 0.0, rtol or 0.0)
@@ -66,7 +69,7 @@ def verify(
         results.append(result)
         if not as_json:
             screen.print(reports.table(result))
-            screen.print(reports.summary(result), soft_wrap=True)
+            screen.print(reports.summary(result), soft_wrap=True, markup=False)
     if report is not None:
         reports.write(results, report)
     if as_json:

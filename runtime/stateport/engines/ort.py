@@ -46,7 +46,10 @@ def open_engine(
     try:
         # ONNX Runtime's own check of external data takes the folder of the path that it is given.
         session = ort.InferenceSession(
-            str(file.path.resolve()), settings, providers=[(provider, provider_options)]
+            str(file.path.resolve()),
+            settings,
+            providers=[(provider, provider_options)],
+            enable_fallback=0,  # it would print, and try other providers by itself
         )
     except Exception as error:  # its exceptions share no base but this
         raise EngineError(f"ONNX Runtime cannot load {file.path}: {_reason(error)}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import FileError
@@ -23,7 +24,7 @@ def table(report: Report) -> Table:
     """One row per case, its worst output; of a case that fails, every output that does."""
     grid = Table(
         box=SIMPLE_HEAD,
-        title=f"{report.model} on {report.engine} ({report.engine_version})",
+        title=escape(f"{report.model} on {report.engine} ({report.engine_version})"),
         title_justify="left",
         title_style="bold",
     )
@@ -40,7 +41,7 @@ def table(report: Report) -> Table:
             _multiple(shown.multiple),
         ]
         step = "" if shown.step is None else str(shown.step)
-        grid.add_row(shown.case, shown.output, *numbers, step, verdict)
+        grid.add_row(escape(shown.case), escape(shown.output), *numbers, step, verdict)
     return grid
 
 

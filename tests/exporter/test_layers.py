@@ -1,4 +1,4 @@
-"""Every option of `nn.LSTM`: parity at all sizes, and the form of the graph."""
+"""Every option of `nn.LSTM`, and its siblings: parity at all sizes, the form of the graph."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
+from torch import nn
 
 from stateport.onnx_file import read
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report
+from stateport_exporter import Spec, export
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -58,6 +61,36 @@ def test_one_lstm_node_per_layer(options: dict[str, Any], exported: Callable[...
     assert operators["LSTM"] == options.get("num_layers", 1)
     assert operators.total() < 20 * operators["LSTM"]
     assert not operators.keys() & {"Loop", "Scan", "If"}
+
+
+X = Spec("float32", "batch", "time", 5)
+OTHERS = {
+    "GRU": (nn.GRU, {}),
+    "GRU, bidirectional, two layers": (nn.GRU, {"num_layers": 2, "bidirectional": True}),
+    "GRU, no bias, time major": (nn.GRU, {"bias": False, "batch_first": False}),
+    "RNN, tanh": (nn.RNN, {}),
+    "RNN, relu, two layers": (nn.RNN, {"nonlinearity": "relu", "num_layers": 2}),
+    "RNN, relu, bidirectional": (nn.RNN, {"nonlinearity": "relu", "bidirectional": True}),
+}
+
+
+@pytest.mark.parametrize(("kind", "options"), OTHERS.values(), ids=OTHERS)
+def test_the_other_kinds(
+    kind: type[nn.RNNBase],
+    options: dict[str, Any],
+    tmp_path: Path,
+    judged: Callable[[Path], Report],
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = kind(5, 10, **{"batch_first": True, **options})
+    directions = 2 if module.bidirectional else 1
+    state = Spec("float32", module.num_layers * directions, "batch", 10)
+    x = X if module.batch_first else Spec("float32", "time", "batch", 5)
+    result = export(module, (x, state), tmp_path / "m.onnx")
+    assert [(s.input, s.output) for s in result.contract.states] == [("h0", "hn")]
+    assert read(result.path).operators[kind.__name__] == module.num_layers
+    assert judged(result.path).passed
 
 
 def newest_opset() -> int:

@@ -1,0 +1,41 @@
+"""`nn.RNN` in ONNX: one `RNN` operator per layer, with tanh or relu.
+
+Sources: https://pytorch.org/docs/stable/generated/torch.nn.RNN.html and
+https://onnx.ai/onnx/operators/onnx__RNN.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import onnx_ir as ir
+
+from .stack import Direction, WriteLayer, direction_of, weights
+from .writer import Writer
+
+
+def _write_layer(
+    writer: Writer,
+    name: str,
+    layer: list[Direction],
+    x: ir.Value,
+    states: Sequence[ir.Value],
+    *,
+    activation: str,
+) -> tuple[ir.Value, Sequence[ir.Value]]:
+    w, r = [d.w_ih for d in layer], [d.w_hh for d in layer]
+    y, hn = writer.ops(
+        "RNN",
+        [x, *weights(writer, name, w, r, layer, (0,)), None, states[0]],
+        2,
+        hidden_size=layer[0].w_hh.shape[0],
+        direction=direction_of(layer),
+        activations=[activation] * len(layer),
+    )
+    return y, [hn]
+
+
+#: One layer with the state h; see `stack.WriteLayer`.
+write_tanh_layer: WriteLayer = partial(_write_layer, activation="Tanh")
+write_relu_layer: WriteLayer = partial(_write_layer, activation="Relu")
