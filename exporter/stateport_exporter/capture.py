@@ -9,7 +9,6 @@ layer is recorded as one opaque node of the domain `stateport.torch`, with PyTor
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import re
 import warnings
@@ -24,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .errors import ExportError
-from .example import Example, key_name
+from .example import Arguments, Example, key_name
+from .explicit import Explicit
 
 DOMAIN: Final = "stateport.torch"
 
@@ -115,15 +115,18 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph with recurrent layers kept whole, and how the author calls what goes in and out."""
+    """A graph with recurrent layers kept whole, and how the author calls what goes in and out.
+
+    The outputs behind those of `output_paths` are the last states of every recurrent call.
+    """
 
     model: ir.Model
     input_paths: tuple[tuple[str, ...], ...]
     output_paths: tuple[tuple[str, ...], ...]
 
 
-def capture(module: nn.Module, example: Example, opset: int) -> Captured:
-    """Exports the module to a graph with recurrent layers kept whole and named dynamic axes.
+def capture(module: Explicit, example: Example, opset: int) -> Captured:
+    """Exports the network to a graph with recurrent layers kept whole and named dynamic axes.
 
     The graph's inputs are the example's leaves, in order.
 
@@ -138,25 +141,27 @@ def capture(module: nn.Module, example: Example, opset: int) -> Captured:
             exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
         except Exception as error:  # whatever PyTorch's exporter raises
             raise ExportError(
-                f"PyTorch's exporter could not write {type(module).__qualname__} at opset "
+                f"PyTorch's exporter could not write {type(module.network).__qualname__} at opset "
                 f"{opset}: {_first_line(error)}"
             ) from error
     assert exported is not None
     model: ir.Model = exported.model
     _check_inputs(model, example)
     _name_axes(model, example)
-    return Captured(model, _input_paths(module, example), _output_paths(program, model))
+    for value in list(model.graph.initializers.values()):
+        if value.name is not None:
+            value.name = value.name.removeprefix("network.")  # as the author's module calls it
+    return Captured(model, _input_paths(module.network, example), _output_paths(program, model))
 
 
-def _trace(module: nn.Module, example: Example) -> torch.export.ExportedProgram:
+def _trace(module: Explicit, example: Example) -> torch.export.ExportedProgram:
     arguments = example.make(example.sizes)
     dims = {name: torch.export.Dim(name) for name in example.sizes}
     with _quiet(), torch.no_grad(), _RecurrentLayers():
         try:
             program: torch.export.ExportedProgram = torch.export.export(
                 module,
-                arguments.args,
-                arguments.kwargs,
+                tuple(arguments),
                 dynamic_shapes=_dynamic_shapes(arguments, example, dims),
                 strict=False,
             )
@@ -166,12 +171,12 @@ def _trace(module: nn.Module, example: Example) -> torch.export.ExportedProgram:
         except ExportError:
             raise
         except Exception as error:  # the user's forward may raise anything
-            raise ExportError(_why_not(module, example, error)) from error
+            raise ExportError(_why_not(module.network, example, error)) from error
 
 
 def _dynamic_shapes(
-    arguments: inspect.BoundArguments, example: Example, dims: Mapping[str, Any]
-) -> tuple[Any, ...] | dict[str, Any]:
+    arguments: Arguments, example: Example, dims: Mapping[str, Any]
+) -> tuple[Any, ...]:
     """The named axes in the structure that `torch.export` wants: that of the arguments."""
     leaves = iter(example.leaves)
 
@@ -181,9 +186,8 @@ def _dynamic_shapes(
         shape = enumerate(next(leaves).shape)
         return {position: dims[axis] for position, axis in shape if isinstance(axis, str)}
 
-    shapes = pytree.tree_map(axes, (arguments.args, arguments.kwargs))
-    by_name = dict(zip(arguments.arguments, shapes[0], strict=False))
-    return {**by_name, **shapes[1]} if arguments.kwargs else tuple(shapes[0])
+    shapes: tuple[Any, ...] = pytree.tree_map(axes, tuple(arguments))
+    return shapes
 
 
 def _why_not(module: nn.Module, example: Example, error: Exception) -> str:
@@ -201,6 +205,7 @@ def _why_not(module: nn.Module, example: Example, error: Exception) -> str:
 def _refuse_mutation(program: torch.export.ExportedProgram) -> None:
     signature = program.graph_signature
     for name in sorted(signature.buffers_to_mutate.values()):
+        name = name.removeprefix("network.")
         raise ExportError(
             f"forward updates the buffer {name!r}. In an ONNX file that update would be lost "
             "(pytorch#60828). Take that state as an argument of forward and return the next one."
@@ -230,13 +235,13 @@ def _input_paths(module: nn.Module, example: Example) -> tuple[tuple[str, ...], 
 def _output_paths(
     program: torch.export.ExportedProgram, model: ir.Model
 ) -> tuple[tuple[str, ...], ...]:
-    """Where each result stands in what forward returns: keys of dicts, fields, positions."""
-    structure = program.call_spec.out_spec
-    count = len(model.graph.outputs)
+    """Where each of the author's results stands: keys of dicts, fields, positions."""
+    structure, count = program.call_spec.out_spec, len(model.graph.outputs)
     if structure is None or structure.num_leaves != count:
-        return tuple((str(position),) for position in range(count))
+        raise ExportError("forward returns something besides tensors; return tensors only.")
     leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), structure))
-    return tuple(tuple(key_name(key) for key in path) for path, _ in leaves)
+    paths = [tuple(key_name(key) for key in path) for path, _ in leaves]
+    return tuple(tuple(rest) for result, *rest in paths if result == "0")
 
 
 def _name_axes(model: ir.Model, example: Example) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="An argument of forward, as float32[batch,time,5] or x.npy[batch,time,5]; "
     "or, alone, file.py:function.",
 )
+@click.option("--no-lift", is_flag=True, help="Leave states that forward hides where they are.")
 @click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
 def export(
     target: str,
@@ -40,6 +41,7 @@ def export(
     weights: Path | None,
     arguments: tuple[str, ...],
     examples: tuple[str, ...],
+    no_lift: bool,
     opset: int,
 ) -> None:
     """Export TARGET, a PyTorch network, to ONNX with explicit state inputs and outputs.
@@ -63,6 +65,7 @@ def export(
             output,
             opset=opset,
             weights=weights,
+            lift=not no_lift,
             origin={"target": target, "arguments": values},
         )
     contract = result.contract
@@ -70,7 +73,8 @@ def export(
         for spec in specs:
             click.echo(f"{kind:7} {spec}")
     for state in contract.states:
-        click.echo(f"{'state':7} {state}")
+        lifted = f", lifted, starts from {state.initial}" if state.input in result.lifted else ""
+        click.echo(f"{'state':7} {state}{lifted}")
     if not contract.streaming.ok:
         click.echo(f"It cannot stream: {contract.streaming.because}.")
     click.echo(f"Wrote {result.path} and {result.vectors.name}.")

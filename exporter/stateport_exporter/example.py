@@ -6,19 +6,20 @@ is the batch and which is time.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stateport.contract import Axis, describe
+from stateport.contract import Axis, describe, resolve
 from stateport.files import read_npy
 
 from .errors import ExportError
@@ -138,11 +139,20 @@ class Leaf:
         return ".".join(self.path)
 
 
+class Arguments(NamedTuple):
+    """What an `Explicit` network is called with: the author's arguments, and lifted states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    states: tuple[tuple[Tensor, ...], ...]
+
+
 class Example:
     """An example in the one form that the rest of the exporter knows.
 
     `leaves` are the tensors among the arguments, in the order of the flattened arguments, which is
-    the order of the file's inputs; `sizes` are those that the network is traced at.
+    the order of the file's inputs; `sizes` are those that the network is traced at. `lifted` are
+    the states that the author's arguments do not have, by call of a recurrent function.
     """
 
     def __init__(self, module: nn.Module, example: ExampleLike) -> None:
@@ -161,13 +171,22 @@ class Example:
                 f"The example has {len(names)} axes; {len(_TRACE_SIZES)} is the most."
             )
         self.sizes = dict(zip(names, _TRACE_SIZES, strict=False))
+        self.lifted: tuple[tuple[Leaf, ...], ...] = ()
         self.leaves = self._find_leaves()
 
-    def make(self, sizes: Mapping[str, int], seed: int = 0) -> inspect.BoundArguments:
-        """The arguments at these sizes; the same seed gives the same values."""
+    def with_lifted(self, lifted: Sequence[tuple[Leaf, ...]]) -> Example:
+        """The same example with further leaves for lifted states, behind the author's own."""
+        other = copy.copy(self)
+        other.lifted = tuple(lifted)
+        other.leaves = (*self.leaves, *(leaf for states in lifted for leaf in states))
+        return other
+
+    def make(self, sizes: Mapping[str, int], seed: int = 0) -> Arguments:
+        """The arguments at these sizes; the same seed gives the same values. States are zero."""
+        sizes = {**self.sizes, **sizes}
         with unchanged_globals(seed), torch.no_grad():
             try:
-                made = self._make({**self.sizes, **sizes}, seed)
+                made = self._make(sizes, seed)
             except ExportError:
                 raise
             except (Exception, SystemExit) as error:  # a user's own function
@@ -182,23 +201,33 @@ class Example:
         if not isinstance(args, tuple | list):
             args = (args,)
         try:
-            return self._signature.bind(*args, **kwargs)
+            bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise ExportError(
                 f"The example does not fit forward{self._signature}: {error}."
             ) from error
+        states = tuple(tuple(_zeros(leaf, sizes) for leaf in call) for call in self.lifted)
+        return Arguments(bound.args, bound.kwargs, states)
 
     @property
     def axes(self) -> frozenset[str]:
         """The dynamic axes that the arguments have."""
         return frozenset(a for leaf in self.leaves for a in leaf.shape if isinstance(a, str))
 
+    def tensors(self, arguments: Arguments) -> list[tuple[tuple[str, ...], Tensor]]:
+        """The tensors among the arguments with their paths, in the order of flattening."""
+        leaves, _ = pytree.tree_flatten_with_path(arguments)
+        names = list(self._signature.parameters)
+        return [
+            (_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)
+        ]
+
     def _find_leaves(self) -> tuple[Leaf, ...]:
         """Finds the axes by calling at two sizes of each: the dimension that grows along is it."""
-        found = tensors(self.make(self.sizes))
+        found = self.tensors(self.make(self.sizes))
         shapes: list[list[Axis]] = [list(tensor.shape) for _, tensor in found]
         for axis, size in self.sizes.items():
-            other = tensors(self.make({axis: size + 1}))
+            other = self.tensors(self.make({axis: size + 1}))
             if [path for path, _ in other] != [path for path, _ in found]:
                 raise ExportError(f"The example gives other arguments when {axis} changes.")
             for (path, before), (_, after), shape in zip(found, other, shapes, strict=True):
@@ -209,11 +238,8 @@ class Example:
         )
 
 
-def tensors(arguments: inspect.BoundArguments) -> list[tuple[tuple[str, ...], Tensor]]:
-    """The tensors among the arguments with their paths, in the order of flattening."""
-    leaves, _ = pytree.tree_flatten_with_path((arguments.args, arguments.kwargs))
-    names = list(arguments.arguments)
-    return [(_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)]
+def _zeros(leaf: Leaf, sizes: Mapping[str, int]) -> Tensor:
+    return torch.zeros(resolve(leaf.shape, sizes), dtype=getattr(torch, leaf.dtype))
 
 
 def _shown(sizes: Mapping[str, int]) -> str:
@@ -231,7 +257,7 @@ def key_name(key: object) -> str:
 def _path_names(path: tuple[Any, ...], parameters: list[str]) -> tuple[str, ...]:
     """A pytree path as names: the parameter of `forward`, then keys and positions below it."""
     keys = [key_name(key) for key in path]
-    if keys[0] == "0" and int(keys[1]) < len(parameters):
+    if keys[0] == "args" and int(keys[1]) < len(parameters):
         return (parameters[int(keys[1])], *keys[2:])
     return tuple(keys[1:])
 

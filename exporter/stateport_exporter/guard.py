@@ -6,12 +6,15 @@ import contextlib
 import copy
 import random
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from .errors import ExportError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @contextlib.contextmanager
@@ -57,12 +60,12 @@ def evaluation_twin(module: nn.Module, *, share_parameters: bool = True) -> nn.M
     return _copy(module, shared).eval()
 
 
-def float64_copy(module: nn.Module) -> nn.Module:
+def float64_copy(module: Module) -> Module:
     """A copy of the module in float64."""
     return _copy(module, {}).double()
 
 
-def _copy(module: nn.Module, memo: dict[int, nn.Parameter]) -> nn.Module:
+def _copy(module: Module, memo: dict[int, nn.Parameter]) -> Module:
     try:
         return copy.deepcopy(module, dict(memo))
     except Exception as error:  # whatever the user's own __deepcopy__ and attributes raise

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
@@ -19,16 +20,18 @@ from stateport.files import check_place, written_together
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
-from .capture import DOMAIN, capture
+from .capture import DOMAIN, Captured, capture
 from .errors import ExportError
 from .example import Example, ExampleLike
+from .explicit import Explicit
 from .guard import evaluation_twin, unchanged_globals
 from .layers import expand, find
+from .lifting import Hidden, find_hidden, make_explicit
 from .loading import load_weights
 from .opset import NEWEST_CAPTURED, raise_opset
 from .record import Network, measure_streaming, record
-from .stamp import contract_of, stamp, write_metadata
-from .states import find_states
+from .stamp import contract_of, stamp, store_initial, write_metadata
+from .states import drop_spare_outputs, find_states, why_whole_only
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18
@@ -39,11 +42,16 @@ EXTERNAL_ABOVE: Final = 1_800_000_000
 
 @dataclass(frozen=True)
 class Result:
-    """What `export` wrote: the model, PyTorch's answers beside it, and what the model promises."""
+    """What `export` wrote: the model, PyTorch's answers beside it, and what the model promises.
+
+    `lifted` are the inputs of the states that the network keeps to itself, and that the file has
+    as inputs and outputs.
+    """
 
     path: Path
     vectors: Path
     contract: Contract
+    lifted: tuple[str, ...]
 
 
 def export(
@@ -53,6 +61,7 @@ def export(
     *,
     opset: int = DEFAULT_OPSET,
     weights: str | PathLike[str] | None = None,
+    lift: bool = True,
     origin: Mapping[str, object] | None = None,
 ) -> Result:
     """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
@@ -68,6 +77,8 @@ def export(
         path: the file to write.
         opset: the version of ONNX's operators, 18 or newer.
         weights: a .safetensors file, or a .pt file of plain weights, for the module to take.
+        lift: whether states that the network makes itself, or does not return, become inputs and
+            outputs. Without, such a layer starts anew in every call.
         origin: what to note in the file about where the network came from.
 
     Raises:
@@ -83,22 +94,60 @@ def export(
             load_weights(twin, Path(weights))
         _check_dtypes(twin)
         sample = Example(twin, example)
-        captured = capture(twin, sample, min(opset, NEWEST_CAPTURED))
-        model, graph = captured.model, captured.model.graph
-        layers = find(graph)
-        pairs = find_states(graph, layers)
-        expand(graph, layers)
-        graph.opset_imports.pop(DOMAIN, None)
-        raise_opset(model, opset)
-        RemoveUnusedNodesPass()(model)
-        stamp(graph, captured.input_paths, captured.output_paths, pairs)
-        contract = contract_of(graph, pairs, layers)
-        network = Network(twin, sample, _names(graph.inputs), _names(graph.outputs))
+        explicit, hidden = Explicit(twin).eval(), list[Hidden]()
+        captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+        if lift:
+            hidden = find_hidden(twin, sample, captured)
+        if hidden:
+            explicit, sample = make_explicit(twin, sample, hidden)
+            captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+        finished = _finish(captured, opset, hidden)
+        network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
+        contract = finished.contract
         contract = replace(contract, streaming=measure_streaming(network, contract))
         vectors = record(network, contract)
-        write_metadata(model, contract, {**(origin or {}), **_versions()})
-    _write(model, vectors, path)
-    return Result(path, vectors_path(path), contract)
+        write_metadata(captured.model, contract, {**(origin or {}), **_versions()})
+    _write(captured.model, vectors, path)
+    return Result(path, vectors_path(path), contract, finished.lifted)
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A finished graph's contract and names: of its inputs, and of every result, kept or not."""
+
+    contract: Contract
+    inputs: tuple[str, ...]
+    results: tuple[str | None, ...]
+    initial: Mapping[str, NDArray[Any]]
+    lifted: tuple[str, ...]
+
+
+def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finished:
+    """Gives a captured graph its states and names, and writes its layers in ONNX."""
+    model, graph = captured.model, captured.model.graph
+    author, count = len(captured.output_paths), len(graph.outputs)
+    layers = find(graph)
+    states, because = find_states(graph, layers, author), why_whole_only(graph, layers)
+    spare = {state.output for state in states if state.output >= author}
+    states, kept = drop_spare_outputs(graph, states, author)
+    expand(graph, layers)
+    graph.opset_imports.pop(DOMAIN, None)
+    raise_opset(model, opset)
+    RemoveUnusedNodesPass()(model)
+    inputs, outputs = stamp(graph, captured, states)
+    names = dict(zip(kept, outputs, strict=True))
+    values = [value for one in hidden for value in one.initial]
+    made = inputs[len(inputs) - len(values) :]
+    initial = {name: v for name, v in zip(made, values, strict=True) if v is not None}
+    store_initial(graph, initial)
+    lifted = [inputs[s.input] for s in states if kept[s.output] in spare or inputs[s.input] in made]
+    return _Finished(
+        contract=contract_of(graph, states, because, initial),
+        inputs=tuple(inputs),
+        results=tuple(names.get(position) for position in range(count)),
+        initial=initial,
+        lifted=tuple(lifted),
+    )
 
 
 def _check_arguments(module: object, opset: int) -> None:
@@ -126,10 +175,6 @@ def _check_dtypes(module: nn.Module) -> None:
                 f"{name!r} is on the device {tensor.device}; the CPU was expected. "
                 "Move the network first: module.cpu()."
             )
-
-
-def _names(values: Sequence[ir.Value]) -> list[str]:
-    return [str(value.name) for value in values]
 
 
 def _versions() -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stateport.arrays import initial_state
 from stateport.contract import ArraySpec, Contract, Streaming, resolve
 from stateport.parity.vectors import (
     Case,
@@ -26,7 +28,8 @@ from stateport.parity.vectors import (
 )
 
 from .errors import ExportError
-from .example import Example, tensors
+from .example import Example
+from .explicit import Explicit
 from .guard import float64_copy, unchanged_globals, use_onednn
 
 Array = NDArray[Any]
@@ -45,24 +48,31 @@ _SAME: Final = 1e-9
 class Network:
     """The module as a function of named arrays, as the exported graph is one.
 
-    `inputs` and `outputs` are the graph's names, in the order of the flattened arguments and
-    results; `dtype` is the floating-point dtype that it computes in.
+    `inputs` and `results` are the graph's names, in the order of the flattened arguments and
+    results; a result that the graph has not is None. `initial` are the first values of states that
+    do not start from zeros, `dtype` is what the network computes in.
     """
 
     def __init__(
-        self, module: nn.Module, example: Example, inputs: Sequence[str], outputs: Sequence[str]
+        self,
+        module: Explicit,
+        example: Example,
+        inputs: Sequence[str],
+        results: Sequence[str | None],
+        initial: Mapping[str, Array],
     ) -> None:
         self.module = module
         self.example = example
         self.inputs = inputs
-        self.outputs = outputs
+        self.results = results
+        self.initial = initial
         self.dtype = torch.float32
-        bound = example.make(example.sizes)
-        self._template, self._structure = pytree.tree_flatten((bound.args, bound.kwargs))
+        self._template, self._structure = pytree.tree_flatten(example.make(example.sizes))
 
     def in_float64(self) -> Network:
         """The same network computing in float64."""
-        other = Network(float64_copy(self.module), self.example, self.inputs, self.outputs)
+        other = copy.copy(self)
+        other.module = float64_copy(self.module)
         other.dtype = torch.float64
         return other
 
@@ -70,15 +80,16 @@ class Network:
         """One call; floating-point arrays go in, and come out, in the network's dtype."""
         given = iter([self._tensor(arrays[name]) for name in self.inputs])
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._template]
-        args, kwargs = pytree.tree_unflatten(leaves, self._structure)
+        arguments = pytree.tree_unflatten(leaves, self._structure)
         before = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)  # for what forward makes itself: torch.zeros(...)
         try:
-            returned = pytree.tree_leaves(self.module(*args, **kwargs))
+            returned = pytree.tree_leaves(self.module(*arguments))
         finally:
             torch.set_default_dtype(before)
         found = [leaf for leaf in returned if isinstance(leaf, Tensor)]
-        return {name: t.numpy() for name, t in zip(self.outputs, found, strict=True)}
+        named = zip(self.results, found, strict=True)
+        return {name: tensor.numpy() for name, tensor in named if name is not None}
 
     def _tensor(self, array: Array) -> Tensor:
         tensor = torch.from_numpy(np.array(array))
@@ -205,7 +216,9 @@ def _inputs(
 def _made(network: Network, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
     """What the example gives, by name. A constant says nothing, so random numbers replace it."""
     random = np.random.default_rng(seed)
-    arrays = [tensor.numpy() for _, tensor in tensors(network.example.make(sizes, seed))]
+    arrays = [
+        tensor.numpy() for _, tensor in network.example.tensors(network.example.make(sizes, seed))
+    ]
     return {
         name: random.standard_normal(array.shape).astype(array.dtype)
         if array.dtype.kind == "f" and array.size and (array == array.flat[0]).all()
@@ -241,9 +254,7 @@ def _permuted(contract: Contract, case: Case) -> Case:
 def _answers(network: Network, contract: Contract, case: Case) -> Rows:
     """The network's answers to a case, as rows; states after every call among them."""
     sizes = {"time": case.chunks[0], **case.sizes}
-    state: dict[str, Array] = dict(case.initial) or {
-        s.input: np.zeros(resolve(s.shape, sizes), s.dtype) for s in contract.states
-    }
+    state = dict(case.initial) or dict(initial_state(contract, network.initial, sizes))
     answers = []
     for inputs in call_inputs(contract, case):
         try:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from stateport.contract import (
     CONTRACT_KEY,
+    INITIAL_PREFIX,
     ORIGIN_KEY,
     ArraySpec,
     Axis,
@@ -18,54 +21,73 @@ from stateport.contract import (
     Streaming,
 )
 
+from .capture import Captured
 from .errors import ExportError
-from .layers import Recurrent
 from .states import StatePair
 
 Path = tuple[str, ...]
 
 
 def stamp(
-    graph: ir.Graph,
-    input_paths: Sequence[Path],
-    output_paths: Sequence[Path],
-    pairs: Sequence[StatePair],
-) -> None:
-    """Gives the graph's inputs and outputs their names.
+    graph: ir.Graph, captured: Captured, states: Sequence[StatePair]
+) -> tuple[list[str], list[str]]:
+    """Gives the graph's inputs and outputs their names, and returns them.
 
     A name that the author gave is kept: an argument of forward, a key of a returned dict. The
     others are x, h0, c0 -> y, hn, cn. States sort into the same order by their inputs' names as by
     their outputs' names, which Triton relies on.
     """
     _give_every_output_a_value(graph)
-    roles = {pair.input: pair.name for pair in pairs}
-    inputs = [_input_name(path, roles.get(i)) for i, path in enumerate(input_paths)]
-    given = [_given_name(output_paths[pair.output]) for pair in pairs]
-    next_names = _next_names([inputs[pair.input] for pair in pairs], given, inputs)
-    states = {pair.output: name for pair, name in zip(pairs, next_names, strict=True)}
-    plain = [i for i in range(len(output_paths)) if i not in states]
+    paths = [*captured.output_paths, *[()] * (len(graph.outputs) - len(captured.output_paths))]
+    roles = {state.input: state.name for state in states}
+    inputs: list[str] = []
+    for position, path in enumerate(captured.input_paths):
+        name = _input_name(path, roles.get(position))
+        inputs.append(f"state_{name}" if name in inputs else name)
+    given = [_given_name(paths[state.output]) for state in states]
+    next_names = _next_names([inputs[state.input] for state in states], given, inputs)
+    named = {state.output: name for state, name in zip(states, next_names, strict=True)}
+    plain = [i for i in range(len(paths)) if i not in named]
     outputs = [
-        states[i] if i in states else _output_name(path, plain.index(i), len(plain))
-        for i, path in enumerate(output_paths)
+        named[i] if i in named else _output_name(path, plain.index(i), len(plain))
+        for i, path in enumerate(paths)
     ]
     _rename(graph, [*graph.inputs, *graph.outputs], [*inputs, *outputs])
+    return inputs, outputs
+
+
+def store_initial(graph: ir.Graph, initial: Mapping[str, NDArray[Any]]) -> None:
+    """Stores the first values of states that do not start from zeros, as initializers."""
+    for name, array in initial.items():
+        key = f"{INITIAL_PREFIX}{name}"
+        value = ir.Value(name=key, const_value=ir.tensor(array, name=key))
+        graph.register_initializer(value)
 
 
 def contract_of(
-    graph: ir.Graph, pairs: Iterable[StatePair], layers: Iterable[Recurrent]
+    graph: ir.Graph,
+    states: Iterable[StatePair],
+    whole_only: str | None,
+    initial: Container[str],
 ) -> Contract:
-    """The contract of a stamped graph."""
-    outputs = {graph.inputs[pair.input]: graph.outputs[pair.output] for pair in pairs}
+    """The contract of a stamped graph; `whole_only` says why it cannot stream, if it cannot."""
+    outputs = {graph.inputs[state.input]: graph.outputs[state.output] for state in states}
     taken = {*outputs, *outputs.values()}
     return Contract(
         inputs=tuple(_array_spec(value) for value in graph.inputs if value not in taken),
         outputs=tuple(_array_spec(value) for value in graph.outputs if value not in taken),
         states=tuple(
-            StateSpec(_name(value), _name(outputs[value]), _dtype(value), _shape(value))
+            StateSpec(
+                _name(value),
+                _name(outputs[value]),
+                _dtype(value),
+                _shape(value),
+                "file" if _name(value) in initial else "zeros",
+            )
             for value in graph.inputs
             if value in outputs
         ),
-        streaming=_streaming(layers),
+        streaming=Streaming(whole_only is None, whole_only),
     )
 
 
@@ -91,18 +113,8 @@ def write_metadata(model: ir.Model, contract: Contract, origin: Mapping[str, obj
     model.metadata_props[CONTRACT_KEY] = contract.to_json()
 
 
-def _streaming(layers: Iterable[Recurrent]) -> Streaming:
-    for layer in layers:
-        if layer.bidirectional:
-            name = layer.path or layer.kind.lower()
-            return Streaming(
-                False, f"{name} is bidirectional: its backward half needs the whole sequence"
-            )
-    return Streaming()
-
-
 def _input_name(path: Path, role: str | None) -> str:
-    if role is not None and len(path) > 1:  # nested: its place in a tuple says less than its role
+    if role is not None and len(path) > 1:  # its place in a tuple says less than its role
         return role
     return "_".join(path)
 

@@ -47,16 +47,27 @@ def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> N
         _check_array(spec, state[spec.name], known, StateError)
 
 
-def zero_state(contract: Contract, sizes: Mapping[str, int]) -> State:
-    """The state that a new sequence starts from, for the axis sizes of its first call."""
+def initial_state(
+    contract: Contract, stored: Mapping[str, Array], sizes: Mapping[str, int]
+) -> State:
+    """The state that a new sequence starts from, for the axis sizes of its first call.
+
+    `stored` are the values of states that do not start from zeros, with a batch axis of size 1.
+    """
     missing = sorted({a for s in contract.states for a in s.shape if isinstance(a, str)} - {*sizes})
     if missing:
         raise StateError(
             f"The first state cannot be made: no input tells the size of axis {missing[0]!r}. "
             "Pass a state."
         )
+    shapes = {spec.input: resolve(spec.shape, sizes) for spec in contract.states}
     return State(
-        {s.input: np.zeros(resolve(s.shape, sizes), np.dtype(s.dtype)) for s in contract.states}
+        {
+            spec.input: np.broadcast_to(stored[spec.input], shapes[spec.input])
+            if spec.initial == "file"
+            else np.zeros(shapes[spec.input], np.dtype(spec.dtype))
+            for spec in contract.states
+        }
     )
 
 

@@ -15,6 +15,8 @@ from .errors import ContractError
 
 CONTRACT_KEY: Final = "stateport.contract"
 ORIGIN_KEY: Final = "stateport.origin"
+#: Before a state input's name: the initializer that holds its first value.
+INITIAL_PREFIX: Final = "stateport.initial."
 VERSION: Final = 1
 
 #: The dtypes of arrays, by NumPy's names.
@@ -45,7 +47,8 @@ class ArraySpec:
 class StateSpec:
     """One state: the input that takes it, the output that gives the next one.
 
-    `initial` is "zeros": a sequence that starts without a state starts from zeros.
+    `initial` says what a sequence starts from: "zeros", or "file": the values in the file's
+    initializer `stateport.initial.` and the input's name, with a batch axis of size 1.
     """
 
     input: str
@@ -145,10 +148,10 @@ def _check(contract: Contract) -> None:
         _check_dtype(array.name, array.dtype)
     for state in contract.states:
         _check_dtype(state.input, state.dtype)
-        if state.initial != "zeros":
+        if state.initial not in ("zeros", "file"):
             raise ContractError(
                 f"State {state.input!r} starts from {state.initial!r}; this stateport knows "
-                "'zeros'. Upgrade stateport, or export the file again."
+                "'zeros' and 'file'. Upgrade stateport, or export the file again."
             )
     if not contract.streaming.ok and not contract.streaming.because:
         raise ContractError("The contract says that the network cannot stream, but not why.")

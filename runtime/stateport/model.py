@@ -7,8 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from .arrays import Array, check_inputs, check_state, named_input, single, zero_state
-from .contract import CONTRACT_KEY, ArraySpec, Contract
+import numpy as np
+
+from .arrays import Array, check_inputs, check_state, initial_state, named_input, single
+from .contract import CONTRACT_KEY, ArraySpec, Contract, StateSpec, describe
 from .engines import Engine, open_engine
 from .errors import ContractError, InputError
 from .onnx_file import OnnxFile, read
@@ -43,7 +45,8 @@ def load(
         raise InputError(f"threads is {threads!r}; a whole number of at least 1 was expected.")
     file = read(Path(path))
     contract = read_contract(file)
-    return Model(contract, open_engine(engine, file, contract, threads, engine_options))
+    opened = open_engine(engine, file, contract, threads, engine_options)
+    return Model(contract, opened, file.initial)
 
 
 def read_contract(file: OnnxFile) -> Contract:
@@ -61,7 +64,20 @@ def read_contract(file: OnnxFile) -> Contract:
     contract = Contract.from_json(text)
     _compare(file, "input", (*contract.inputs, *contract.state_inputs), file.inputs)
     _compare(file, "output", (*contract.outputs, *contract.state_outputs), file.outputs)
+    for state in contract.states:
+        if state.initial == "file":
+            _check_initial(file, state)
     return contract
+
+
+def _check_initial(file: OnnxFile, state: StateSpec) -> None:
+    wanted = tuple(1 if isinstance(axis, str) else axis for axis in state.shape)
+    found = file.initial.get(state.input)
+    if found is None or found.shape != wanted or found.dtype != np.dtype(state.dtype):
+        raise ContractError(
+            f"{file.path}: the contract says that the state {state.input!r} starts from values in "
+            f"the file, but {describe(state.dtype, wanted)} is not there. Export the network again."
+        )
 
 
 def _compare(
@@ -99,9 +115,12 @@ class Model:
     called from many threads at once.
     """
 
-    def __init__(self, contract: Contract, engine: Engine) -> None:
+    def __init__(
+        self, contract: Contract, engine: Engine, initial: Mapping[str, Array] | None = None
+    ) -> None:
         self._contract = contract
         self._engine = engine
+        self._initial = initial or {}
         self._outputs = [s.name for s in (*contract.outputs, *contract.state_outputs)]
 
     @property
@@ -124,7 +143,8 @@ class Model:
 
         Args:
             x: the input, with dtype and shape as the contract says, e.g. float32 (batch, time, 5).
-            state: the state to go on from, as an earlier call returned it; zeros by default.
+            state: the state to go on from, as an earlier call returned it; by default the one that
+                a sequence starts from, zeros for most networks.
 
         Returns:
             The output as one array, or a dict by name where there are several; and the new state.
@@ -143,7 +163,7 @@ class Model:
         """One call with inputs and outputs by name; otherwise as calling the model itself."""
         sizes = check_inputs(self._contract, inputs)
         if state is None:
-            state = zero_state(self._contract, sizes)
+            state = initial_state(self._contract, self._initial, sizes)
         else:
             check_state(self._contract, state, sizes)
         results = self._engine.run({**inputs, **state}, self._outputs)
@@ -157,7 +177,7 @@ class Model:
         Raises:
             StreamingError: the contract says that this network cannot stream.
         """
-        return Stream(self._contract, self._engine)
+        return Stream(self._contract, self._engine, self._initial)
 
     def __repr__(self) -> str:
         ports = [*self._contract.inputs, *self._contract.state_inputs]

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from .contract import ArraySpec, Axis
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import DTYPES, INITIAL_PREFIX, ArraySpec, Axis
 from .errors import FileError
 
 # TensorProto.DataType -> NumPy's name for it. Those without one keep ONNX's name.
@@ -47,7 +50,10 @@ class Weight:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """The outline of an ONNX file."""
+    """The outline of an ONNX file.
+
+    `initial` are the first values of states, by the states' inputs: the only arrays that are read.
+    """
 
     path: Path
     nbytes: int
@@ -59,6 +65,7 @@ class OnnxFile:
     outputs: tuple[ArraySpec, ...]
     operators: Counter[str]
     weights: tuple[Weight, ...]
+    initial: dict[str, NDArray[Any]]
 
     @property
     def external_files(self) -> tuple[str, ...]:
@@ -93,7 +100,21 @@ def read(path: Path) -> OnnxFile:
         ) from None
     result = outline.result(path)
     _check_external(result)
+    for name, tensor in outline.initial.items():
+        result.initial[name] = _array(path, tensor)
     return result
+
+
+def _array(path: Path, tensor: _Tensor) -> NDArray[Any]:
+    """The values of a tensor, from the file itself or from the one beside it."""
+    data = bytes(tensor.raw)
+    if tensor.external:
+        with (path.resolve().parent / tensor.external["location"]).open("rb") as file:
+            file.seek(int(tensor.external.get("offset", "0")))
+            data = file.read(int(tensor.external.get("length", "-1")))
+    if tensor.dtype not in DTYPES or len(data) != tensor.nbytes:
+        raise FileError(f"{path} holds no values for {tensor.name!r}. Export it again.")
+    return np.frombuffer(data, tensor.dtype).reshape(tensor.dims)
 
 
 def _check_external(file: OnnxFile) -> None:
@@ -203,6 +224,21 @@ def _entry(value: int | memoryview) -> tuple[str, str]:
 
 
 @dataclass
+class _Tensor:
+    """A TensorProto without its values, but for those that are short of a copy: `raw`."""
+
+    name: str = ""
+    dtype: str = "unknown"
+    dims: list[int] = field(default_factory=list)
+    external: dict[str, str] = field(default_factory=dict)
+    raw: memoryview = field(default_factory=lambda: memoryview(b""))
+
+    @property
+    def nbytes(self) -> int:
+        return (prod(self.dims) * _BITS.get(self.dtype, 8) + 7) // 8
+
+
+@dataclass
 class _Outline:
     """Collects the outline while the file is walked through."""
 
@@ -214,6 +250,7 @@ class _Outline:
     outputs: list[ArraySpec] = field(default_factory=list)
     operators: Counter[str] = field(default_factory=Counter)
     weights: list[Weight] = field(default_factory=list)
+    initial: dict[str, _Tensor] = field(default_factory=dict)
     graphs: int = 0
 
     def model(self, data: memoryview) -> _Outline:
@@ -249,6 +286,7 @@ class _Outline:
             outputs=tuple(self.outputs),
             operators=self.operators,
             weights=tuple(self.weights),
+            initial={},
         )
 
     def _without_weights(self, inputs: list[ArraySpec]) -> tuple[ArraySpec, ...]:
@@ -298,22 +336,24 @@ class _Outline:
                 self.graph(_bytes(value), depth + 1)
 
     def tensor(self, data: memoryview) -> None:
-        dims: list[int] = []
-        name, kind = "", 0
-        external: dict[str, str] = {}
+        tensor = _Tensor()
         for number, value in _Fields(data):
             if number == 1:
-                dims.extend(_ints(value))
+                tensor.dims.extend(_ints(value))
             elif number == 2:
-                kind = _int(value)
+                tensor.dtype = _DTYPES.get(_int(value), "unknown")
             elif number == 8:
-                name = _text(value)
+                tensor.name = _text(value)
+            elif number == 9:
+                tensor.raw = _bytes(value)
             elif number == 13:
-                external.update([_entry(value)])
-        dtype = _DTYPES.get(kind, f"type {kind}")
-        nbytes = (prod(dims) * _BITS.get(dtype, 8) + 7) // 8
-        location = external.get("location", "") if external else None
-        self.weights.append(Weight(name, dtype, tuple(dims), nbytes, location))
+                tensor.external.update([_entry(value)])
+        location = tensor.external.get("location", "") if tensor.external else None
+        if tensor.name.startswith(INITIAL_PREFIX):
+            self.initial[tensor.name.removeprefix(INITIAL_PREFIX)] = tensor
+        self.weights.append(
+            Weight(tensor.name, tensor.dtype, tuple(tensor.dims), tensor.nbytes, location)
+        )
 
 
 def _value_info(data: memoryview) -> ArraySpec:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import Array, check_inputs, check_state, named_input, zero_state
+from .arrays import Array, check_inputs, check_state, initial_state, named_input
 from .contract import Contract
 from .engines import Engine
 from .errors import EngineError, InputError, StateError, StreamingError
@@ -22,7 +22,7 @@ class Stream:
     (on the GPU with `ort-cuda`). A call that fails leaves it as it was.
     """
 
-    def __init__(self, contract: Contract, engine: Engine) -> None:
+    def __init__(self, contract: Contract, engine: Engine, initial: Mapping[str, Array]) -> None:
         if not contract.streaming.ok:
             raise StreamingError(
                 f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
@@ -30,6 +30,7 @@ class Stream:
             )
         self._contract = contract
         self._carrier = engine.carrier()
+        self._initial = initial
         self._fixed: dict[str, int] | None = None  # the state's axis sizes, while there is one
         self._begun = False  # whether the state is more than what a first call started from
         self._checked: set[tuple[tuple[int, ...], np.dtype[Any]]] = set()  # single inputs
@@ -110,7 +111,7 @@ class Stream:
         """Checks a chunk; the first one of a sequence also brings the initial state about."""
         sizes = check_inputs(self._contract, inputs)
         if self._fixed is None:
-            self._begin(zero_state(self._contract, sizes))
+            self._begin(initial_state(self._contract, self._initial, sizes))
             return
         for axis in sorted(self._fixed.keys() & sizes.keys()):
             if self._fixed[axis] != sizes[axis]:

@@ -73,4 +73,5 @@ def expand(graph: ir.Graph, layers: list[Recurrent]) -> None:
 def _module_path(node: ir.Node) -> str:
     """The path of the module that made the node, from what PyTorch's exporter notes on it."""
     scopes: list[str] = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])
-    return scopes[-2] if len(scopes) > 1 else ""
+    path = scopes[-2] if len(scopes) > 1 else ""
+    return path.removeprefix("network").removeprefix(".")  # below `Explicit`

@@ -1,0 +1,76 @@
+"""A module whose recurrent states are all in the open: arguments and results.
+
+Many networks call their LSTM without a state, or build one inside `forward`, and drop what comes
+back. `Explicit` runs the network as it is, sees every call of a recurrent function on the way, and
+can hand it another first state. The exported graph and PyTorch's recorded answers both come from
+it, so they mean the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+States = tuple[Tensor, ...]
+
+#: The functions that PyTorch's recurrent layers end in, all called alike: (x, hx, weights, ...).
+RECURRENT: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+
+class Explicit(nn.Module):
+    """Runs a network; gives the calls in `lifted` their first states, returns all last ones.
+
+    `lifted` are numbers of calls of recurrent functions, in the order in which forward makes them.
+    The states of a call stand together: (h, c) for an LSTM, (h,) for a GRU or RNN.
+    """
+
+    def __init__(self, network: nn.Module, lifted: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.lifted = tuple(lifted)
+
+    def forward(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: Sequence[States]
+    ) -> tuple[Any, list[States]]:
+        """The network's own result, and the last states of every call."""
+        with Calls(dict(zip(self.lifted, states, strict=True))) as calls:
+            result = self.network(*args, **kwargs)
+        return result, calls.lasts
+
+
+class Calls(TorchFunctionMode):
+    """Sees the calls of recurrent functions: `firsts` and `lasts` hold their states.
+
+    `given` replaces the first states of the calls with these numbers.
+    """
+
+    def __init__(self, given: Mapping[int, States]) -> None:
+        super().__init__()
+        self.given = given
+        self.firsts: list[States] = []
+        self.lasts: list[States] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The protocol of `TorchFunctionMode`."""
+        if func not in RECURRENT or not isinstance(args[1], Tensor | tuple | list):
+            return func(*args, **(kwargs or {}))
+        x, hx, *rest = args
+        number = len(self.lasts)
+        own = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+        first: Any = self.given.get(number, own)
+        if isinstance(hx, Tensor):
+            (first,) = first
+        y, *last = func(x, first, *rest, **(kwargs or {}))
+        self.firsts.append(own)
+        self.lasts.append(tuple(last))
+        return (y, *last)

@@ -1,0 +1,105 @@
+"""Lifting: the states that a network hides become explicit inputs and outputs.
+
+A recurrent layer that is called without a state, or with one that forward builds itself, starts
+every call anew. Its state is lifted: it becomes an argument of the network, and what forward built
+becomes the value that a sequence starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .capture import Captured
+from .errors import ExportError
+from .example import Example, Leaf
+from .explicit import Calls, Explicit
+from .guard import unchanged_globals
+from .layers import Recurrent, find
+from .states import hidden_states
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The states of one call of a recurrent layer that the network makes itself.
+
+    `leaves` are the arguments that they become; `initial` the values that forward makes, with a
+    batch axis of size 1, or None for zeros.
+    """
+
+    call: int
+    leaves: tuple[Leaf, ...]
+    initial: tuple[NDArray[Any] | None, ...]
+
+
+def find_hidden(network: nn.Module, example: Example, captured: Captured) -> list[Hidden]:
+    """The states to lift in a graph that was captured without lifting.
+
+    Raises:
+        ExportError: a state differs from row to row of a batch, or has an axis of its own.
+    """
+    graph = captured.model.graph
+    layers = find(graph)
+    numbers = hidden_states(graph, layers)
+    if not numbers:
+        return []
+    with unchanged_globals(seed=0), torch.no_grad(), Calls({}) as calls:
+        arguments = example.make(example.sizes)
+        network(*arguments.args, **arguments.kwargs)
+    return [_hidden(number, layers[number], calls.firsts[number], example) for number in numbers]
+
+
+def make_explicit(
+    network: nn.Module, example: Example, hidden: Sequence[Hidden]
+) -> tuple[Explicit, Example]:
+    """The network and its example with the hidden states as further arguments."""
+    explicit = Explicit(network, [one.call for one in hidden])
+    return explicit.eval(), example.with_lifted([one.leaves for one in hidden])
+
+
+def _hidden(
+    number: int, layer: Recurrent, values: Sequence[torch.Tensor], example: Example
+) -> Hidden:
+    leaves = tuple(
+        _leaf(layer, number, letter, first, example) for letter, first, _ in layer.states
+    )
+    initial = tuple(
+        _initial(layer, leaf, value.numpy()) for leaf, value in zip(leaves, values, strict=True)
+    )
+    return Hidden(number, leaves, initial)
+
+
+def _leaf(layer: Recurrent, number: int, letter: str, first: ir.Value, example: Example) -> Leaf:
+    assert first.shape is not None
+    assert first.dtype is not None
+    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in first.shape)
+    for axis in shape:
+        if isinstance(axis, str) and (axis not in example.axes or axis == "time"):
+            raise ExportError(
+                f"The first state of {layer.path or layer.kind!r} has the shape {list(shape)}: its "
+                f"axis {axis!r} is none that a state can keep from call to call. Recurrent layers "
+                "must run over time, one row per sequence."
+            )
+    return Leaf(("state", f"{number}", letter), first.dtype.numpy().name, shape)
+
+
+def _initial(layer: Recurrent, leaf: Leaf, value: NDArray[Any]) -> NDArray[Any] | None:
+    if not value.any():
+        return None
+    if "batch" in leaf.shape:
+        axis = leaf.shape.index("batch")
+        first = value.take([0], axis)
+        if not (value == first).all():
+            raise ExportError(
+                f"The first state of {layer.path or layer.kind!r} differs from row to row of the "
+                "batch. Take it as an argument of forward."
+            )
+        value = first
+    return np.array(value)

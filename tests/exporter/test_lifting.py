@@ -1,0 +1,223 @@
+"""States that a network hides become inputs and outputs, or the network is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stateport
+from stateport.parity.verify import Report
+from stateport_exporter import ExportError, Spec, export
+
+Judge = Callable[[Path], Report]
+Forward = Callable[["Hiding", Tensor], Any]
+X = Spec("float32", "batch", "time", 5)
+STATE = Spec("float32", 1, "batch", 10)
+LSTM = [("h0", "hn"), ("c0", "cn")]
+
+
+class Hiding(nn.Module):
+    """A network with layers of every kind, around a forward of the test's own."""
+
+    def __init__(self, function: Forward) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.lstm = nn.LSTM(5, 10, num_layers=2, batch_first=True)
+            self.gru = nn.GRU(10, 8, batch_first=True)
+            self.major = nn.RNN(5, 4)
+            self.head = nn.Linear(10, 3)
+            self.first = nn.Parameter(torch.randn(2, 1, 10))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x)
+
+
+def ignored(net: Hiding, x: Tensor) -> Any:
+    y, _ = net.lstm(x)
+    return net.head(y)
+
+
+def returned(net: Hiding, x: Tensor) -> Any:
+    y, state = net.lstm(x)
+    return net.head(y), state
+
+
+def zeros_inside(net: Hiding, x: Tensor) -> Any:
+    h0 = torch.zeros(2, x.size(0), 10)
+    return net.head(net.lstm(x, (h0, torch.zeros_like(h0)))[0])
+
+
+def ones_inside(net: Hiding, x: Tensor) -> Any:
+    h0 = torch.ones(2, x.shape[0], 10)
+    return net.head(net.lstm(x, (h0, 0.5 * h0))[0])
+
+
+def learned(net: Hiding, x: Tensor) -> Any:
+    h0 = net.first.expand(-1, x.size(0), -1).contiguous()
+    return net.head(net.lstm(x, (h0, torch.tanh(h0)))[0])
+
+
+def last_hidden(net: Hiding, x: Tensor) -> Any:
+    _, (hn, _) = net.lstm(x)
+    return net.head(hn[-1])
+
+
+def flattened(net: Hiding, x: Tensor) -> Any:
+    y, _ = net.lstm(x)
+    return net.head(y.reshape(-1, 10)).view(x.size(0), x.size(1), 3)
+
+
+def stacked(net: Hiding, x: Tensor) -> Any:
+    return net.gru(net.lstm(x)[0])[0]
+
+
+def shared(net: Hiding, x: Tensor) -> Any:
+    """One layer called twice has two states."""
+    return net.major(x.transpose(0, 1))[0] + net.major(-x.transpose(0, 1))[0]
+
+
+CASES: dict[str, tuple[Forward, list[tuple[str, str]], str]] = {
+    "ignored": (ignored, LSTM, "zeros"),
+    "returned": (returned, LSTM, "zeros"),
+    "zeros inside": (zeros_inside, LSTM, "zeros"),
+    "ones inside": (ones_inside, LSTM, "file"),
+    "learned": (learned, LSTM, "file"),
+    "last hidden": (last_hidden, LSTM, "zeros"),
+    "flattened": (flattened, LSTM, "zeros"),
+    "two layers": (
+        stacked,
+        [("lstm_h0", "lstm_hn"), ("lstm_c0", "lstm_cn"), ("gru_h0", "gru_hn")],
+        "zeros",
+    ),
+    "shared": (shared, [("major_h0", "major_hn"), ("major_2_h0", "major_2_hn")], "zeros"),
+}
+
+
+@pytest.mark.parametrize(("function", "states", "initial"), CASES.values(), ids=CASES)
+def test_a_hidden_state_is_lifted(
+    function: Forward,
+    states: list[tuple[str, str]],
+    initial: str,
+    tmp_path: Path,
+    judged: Judge,
+) -> None:
+    net = Hiding(function).eval()
+    result = export(net, (X,), tmp_path / "m.onnx")
+    assert [(s.input, s.output) for s in result.contract.states] == states
+    assert {s.initial for s in result.contract.states} == {initial}
+    assert result.lifted == tuple(name for name, _ in states)
+    assert result.contract.streaming.ok
+    assert judged(result.path).passed
+    # From the state that a sequence starts from, the file says what the network itself says.
+    x = np.random.default_rng(0).standard_normal((3, 11, 5)).astype(np.float32)
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x))
+    y, _ = stateport.load(result.path)(x)
+    np.testing.assert_allclose(
+        y, (expected[0] if isinstance(expected, tuple) else expected), atol=1e-6
+    )
+
+
+def test_a_stream_starts_from_the_values_in_the_file(tmp_path: Path) -> None:
+    net = Hiding(learned).eval()
+    stream = stateport.load(export(net, (X,), tmp_path / "m.onnx").path).stream()
+    x = np.random.default_rng(0).standard_normal((2, 9, 5)).astype(np.float32)
+    parts = [stream(x[:, :4]), stream(x[:, 4:5]), stream(x[:, 5:])]
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x))
+    np.testing.assert_allclose(np.concatenate(parts, 1), expected, atol=1e-6)
+
+
+class Dropping(nn.Module):
+    """Takes its state, but returns none of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 10, batch_first=True)
+
+    def forward(self, x: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
+        y: Tensor = self.lstm(x, (h0, c0))[0]
+        return y
+
+
+class Unused(Dropping):
+    def forward(self, x: Tensor, h0: Tensor, c0: Tensor) -> Tensor:
+        y: Tensor = self.lstm(x)[0]
+        return y
+
+
+def test_a_state_that_is_not_returned_is_returned(tmp_path: Path, judged: Judge) -> None:
+    result = export(Dropping(), (X, STATE, STATE), tmp_path / "m.onnx")
+    assert [(s.input, s.output) for s in result.contract.states] == LSTM
+    assert result.lifted == ("h0", "c0")
+    assert judged(result.path).passed
+
+
+def test_arguments_that_do_nothing_keep_their_names(tmp_path: Path, judged: Judge) -> None:
+    result = export(Unused(), (X, STATE, STATE), tmp_path / "m.onnx")
+    assert [s.name for s in result.contract.inputs] == ["x", "h0", "c0"]
+    assert result.lifted == ("state_h0", "state_c0")
+    assert judged(result.path).passed
+
+
+def test_without_lifting_the_graph_stays_as_written(tmp_path: Path) -> None:
+    result = export(Hiding(ignored), (X,), tmp_path / "m.onnx", lift=False)
+    assert result.contract.states == ()
+    assert result.lifted == ()
+    with pytest.raises(stateport.StreamingError, match="lstm starts every call from a state"):
+        stateport.load(result.path).stream()
+
+
+def test_a_state_made_from_the_sequence_is_no_state(tmp_path: Path, judged: Judge) -> None:
+    """A decoder that starts where the encoder ended needs the whole sequence."""
+
+    def decoder(net: Hiding, x: Tensor) -> Any:
+        _, (h, c) = net.lstm(x)
+        return net.lstm(x.flip(1), (h, c))[0]
+
+    result = export(Hiding(decoder), (X,), tmp_path / "m.onnx")
+    assert len(result.contract.states) == 2
+    assert not result.contract.streaming.ok
+    assert judged(result.path).passed
+
+
+def masked(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor, done: Tensor) -> Any:
+    keep = (1.0 - done)[None, :, None]
+    y, (hn, cn) = lstm(x, (h0 * keep, c0 * keep))
+    return y, hn, cn
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 10, batch_first=True)
+
+    def forward(self, x: Tensor, h0: Tensor, c0: Tensor, done: Tensor) -> Any:
+        return masked(self.lstm, x, h0, c0, done)
+
+
+def test_a_mask_that_clears_the_state_stays_an_input(tmp_path: Path, judged: Judge) -> None:
+    example = (X, STATE, STATE, Spec("float32", "batch"))
+    result = export(Masked(), example, tmp_path / "m.onnx")
+    assert [s.name for s in result.contract.inputs] == ["x", "done"]
+    assert [(s.input, s.output) for s in result.contract.states] == LSTM
+    assert judged(result.path).passed
+
+
+def test_a_layer_that_runs_over_the_batch_is_refused(tmp_path: Path) -> None:
+    """batch_first forgotten: the layer takes the batch for time. Nothing could be carried."""
+
+    def wrong(net: Hiding, x: Tensor) -> Any:
+        return net.major(x)[0]
+
+    with pytest.raises(ExportError, match=r"'major'.*'time' is none that a state can keep"):
+        export(Hiding(wrong), (X,), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
