@@ -97,6 +97,28 @@ def _recorder(kind: str) -> Callable[..., Any]:
     return record
 
 
+def _cell_recorder(kind: str) -> Callable[..., Any]:
+    """Takes the arguments of torch.lstm_cell and its siblings: a layer of one step.
+
+    Shapes: x (batch, input), each state (batch, hidden), as each result.
+    """
+
+    def record(
+        x: Tensor,
+        hx: Sequence[Tensor] | Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor | None = None,
+        b_hh: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        states = [hx[None]] if isinstance(hx, Tensor) else [state[None] for state in hx]
+        weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+        _, *last = _record(kind, x[None], states, weights, b_ih is not None, 1, False, False)
+        return last[0][0] if isinstance(hx, Tensor) else tuple(state[0] for state in last)
+
+    return record
+
+
 def _refuse(what: str) -> Callable[..., Any]:
     def refuse(*_: object, **__: object) -> None:
         raise ExportError(f"The network uses {what}, which stateport cannot export yet.")
@@ -109,6 +131,10 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     torch.gru: _recorder("GRU"),
     torch.rnn_tanh: _recorder("RNN_TANH"),
     torch.rnn_relu: _recorder("RNN_RELU"),
+    torch.lstm_cell: _cell_recorder("LSTM"),
+    torch.gru_cell: _cell_recorder("GRU"),
+    torch.rnn_tanh_cell: _cell_recorder("RNN_TANH"),
+    torch.rnn_relu_cell: _cell_recorder("RNN_RELU"),
     torch._pack_padded_sequence: _refuse("packed sequences (pack_padded_sequence)"),
 }
 
@@ -227,7 +253,7 @@ def _check_inputs(model: ir.Model, example: Example) -> None:
 
 def _input_paths(module: nn.Module, example: Example) -> tuple[tuple[str, ...], ...]:
     paths = [leaf.path for leaf in example.leaves]
-    if isinstance(module, nn.RNNBase):  # PyTorch's own names, not an author's
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):  # PyTorch's own names, not an author's
         paths = [("x",) if path == ("input",) else (*path, "0") for path in paths]
     return tuple(paths)
 

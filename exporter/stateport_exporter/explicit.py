@@ -17,8 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 States = tuple[Tensor, ...]
 
-#: The functions that PyTorch's recurrent layers end in, all called alike: (x, hx, weights, ...).
-RECURRENT: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+#: The functions that PyTorch's recurrent layers end in: (x, hx, weights, ...) -> y and last states.
+LAYERS: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+#: And its cells: (x, hx, w_ih, w_hh, b_ih, b_hh) -> last states.
+CELLS: Final = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 
 
 class Explicit(nn.Module):
@@ -62,7 +64,7 @@ class Calls(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
-        if func not in RECURRENT or not isinstance(args[1], Tensor | tuple | list):
+        if func not in LAYERS + CELLS:
             return func(*args, **(kwargs or {}))
         x, hx, *rest = args
         number = len(self.lasts)
@@ -70,7 +72,10 @@ class Calls(TorchFunctionMode):
         first: Any = self.given.get(number, own)
         if isinstance(hx, Tensor):
             (first,) = first
-        y, *last = func(x, first, *rest, **(kwargs or {}))
+        result = func(x, first, *rest, **(kwargs or {}))
         self.firsts.append(own)
-        self.lasts.append(tuple(last))
-        return (y, *last)
+        if func in LAYERS:
+            self.lasts.append(tuple(result[1:]))
+        else:
+            self.lasts.append((result,) if isinstance(result, Tensor) else tuple(result))
+        return result

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from stateport.contract import Axis
+
 from .capture import Captured
 from .errors import ExportError
 from .example import Example, Leaf
@@ -67,19 +69,23 @@ def make_explicit(
 def _hidden(
     number: int, layer: Recurrent, values: Sequence[torch.Tensor], example: Example
 ) -> Hidden:
-    leaves = tuple(
-        _leaf(layer, number, letter, first, example) for letter, first, _ in layer.states
-    )
-    initial = tuple(
-        _initial(layer, leaf, value.numpy()) for leaf, value in zip(leaves, values, strict=True)
-    )
-    return Hidden(number, leaves, initial)
+    leaves, initial = [], []
+    for (letter, first, _), value in zip(layer.states, values, strict=True):
+        leaf = Leaf(
+            ("state", f"{number}", letter),
+            str(value.dtype).removeprefix("torch."),
+            _axes(layer, first, value.ndim, example),
+        )
+        leaves.append(leaf)
+        initial.append(_initial(layer, leaf, value.numpy()))
+    return Hidden(number, tuple(leaves), tuple(initial))
 
 
-def _leaf(layer: Recurrent, number: int, letter: str, first: ir.Value, example: Example) -> Leaf:
+def _axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) -> tuple[Axis, ...]:
+    """A first state's axes; a cell's has no layers in front, which its node in the graph has."""
     assert first.shape is not None
-    assert first.dtype is not None
-    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in first.shape)
+    dims = list(first.shape)[-rank:]
+    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in dims)
     for axis in shape:
         if isinstance(axis, str) and (axis not in example.axes or axis == "time"):
             raise ExportError(
@@ -87,7 +93,7 @@ def _leaf(layer: Recurrent, number: int, letter: str, first: ir.Value, example: 
                 f"axis {axis!r} is none that a state can keep from call to call. Recurrent layers "
                 "must run over time, one row per sequence."
             )
-    return Leaf(("state", f"{number}", letter), first.dtype.numpy().name, shape)
+    return shape
 
 
 def _initial(layer: Recurrent, leaf: Leaf, value: NDArray[Any]) -> NDArray[Any] | None:
