@@ -157,8 +157,8 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
     The graph's inputs are the example's leaves, in order.
 
     Raises:
-        ExportError: the module fails on its example, freezes a dynamic axis, updates a buffer, or
-            uses what PyTorch's exporter cannot express.
+        ExportError: the module fails on its example, freezes a dynamic axis, writes into an
+            argument, or uses what PyTorch's exporter cannot express.
     """
     program = _trace(module, example)
     _refuse_mutation(program)
@@ -225,18 +225,15 @@ def _why_not(module: nn.Module, example: Example, error: Exception) -> str:
             f"(traced at {example.sizes.get(frozen[1])}). A Python loop over that axis, int() of "
             "a size, or a comparison of sizes does that. Rewrite it with tensor operations."
         )
+    violated = re.search(r"Constraints violated \((\w+)\).*?\n\s*- (.*)", text)
+    if violated:
+        return f"{name} cannot take any size of the axis {violated[1]!r}: {violated[2]}"
     return f"{name} could not be traced: {type(error).__name__}: {_first_line(error)}"
 
 
 def _refuse_mutation(program: torch.export.ExportedProgram) -> None:
-    signature = program.graph_signature
-    for name in sorted(signature.buffers_to_mutate.values()):
-        name = name.removeprefix("network.")
-        raise ExportError(
-            f"forward updates the buffer {name!r}. In an ONNX file that update would be lost "
-            "(pytorch#60828). Take that state as an argument of forward and return the next one."
-        )
-    for name in sorted(signature.user_inputs_to_mutate.values()):
+    # Buffers are another matter: `repeatable` finds out whether updating them has any effect.
+    for name in sorted(program.graph_signature.user_inputs_to_mutate.values()):
         raise ExportError(
             f"forward writes into its argument {name!r}, which an ONNX file cannot do. "
             "Return the new value instead."

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     help="An argument of forward, as float32[batch,time,5] or x.npy[batch,time,5]; "
     "or, alone, file.py:function.",
 )
+@click.option("--method", default="forward", show_default=True, help="The method to export.")
 @click.option("--no-lift", is_flag=True, help="Leave states that forward hides where they are.")
 @click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
 def export(
@@ -41,6 +42,7 @@ def export(
     weights: Path | None,
     arguments: tuple[str, ...],
     examples: tuple[str, ...],
+    method: str,
     no_lift: bool,
     opset: int,
 ) -> None:
@@ -65,6 +67,7 @@ def export(
             output,
             opset=opset,
             weights=weights,
+            method=method,
             lift=not no_lift,
             origin={"target": target, "arguments": values},
         )

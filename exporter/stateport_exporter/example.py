@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis, describe, resolve
@@ -155,8 +155,9 @@ class Example:
     the states that the author's arguments do not have, by call of a recurrent function.
     """
 
-    def __init__(self, module: nn.Module, example: ExampleLike) -> None:
-        self._signature = inspect.signature(module.forward)
+    def __init__(self, function: Callable[..., Any], example: ExampleLike) -> None:
+        self._signature = inspect.signature(function)
+        self._name = getattr(function, "__name__", "forward")
         self._make: Callable[[Mapping[str, int], int], Any]
         if callable(example):
             self._make = lambda sizes, _: example(sizes["batch"], sizes["time"])
@@ -204,7 +205,7 @@ class Example:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise ExportError(
-                f"The example does not fit forward{self._signature}: {error}."
+                f"The example does not fit {self._name}{self._signature}: {error}."
             ) from error
         states = tuple(tuple(_zeros(leaf, sizes) for leaf in call) for call in self.lifted)
         return Arguments(bound.args, bound.kwargs, states)

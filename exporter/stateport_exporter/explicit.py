@@ -8,7 +8,8 @@ it, so they mean the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -26,22 +27,43 @@ CELLS: Final = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_
 class Explicit(nn.Module):
     """Runs a network; gives the calls in `lifted` their first states, returns all last ones.
 
-    `lifted` are numbers of calls of recurrent functions, in the order in which forward makes them.
-    The states of a call stand together: (h, c) for an LSTM, (h,) for a GRU or RNN.
+    What the network keeps in attributes and buffers from call to call is put back afterwards, so
+    every run starts from the network as it was. `method` is what is run. `lifted` are numbers of
+    calls of recurrent functions, in the order in which forward makes them. The states of a call
+    stand together: (h, c) for an LSTM, (h,) for a GRU or RNN.
     """
 
-    def __init__(self, network: nn.Module, lifted: Sequence[int] = ()) -> None:
+    def __init__(
+        self, network: nn.Module, method: str = "forward", lifted: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.network = network
+        self.method = method
         self.lifted = tuple(lifted)
 
     def forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: Sequence[States]
     ) -> tuple[Any, list[States]]:
         """The network's own result, and the last states of every call."""
-        with Calls(dict(zip(self.lifted, states, strict=True))) as calls:
-            result = self.network(*args, **kwargs)
+        run = self.network if self.method == "forward" else getattr(self.network, self.method)
+        calls = Calls(dict(zip(self.lifted, states, strict=True)))
+        with _put_back(self.network), calls:
+            result = run(*args, **kwargs)
         return result, calls.lasts
+
+
+@contextlib.contextmanager
+def _put_back(network: nn.Module) -> Iterator[None]:
+    """Attributes and buffers that are given new values get their old ones back."""
+    saved = [(m, dict(vars(m)), dict(m._buffers)) for m in network.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes, buffers in saved:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 class Calls(TorchFunctionMode):

@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from stateport.contract import Axis
 
@@ -41,7 +40,7 @@ class Hidden:
     initial: tuple[NDArray[Any] | None, ...]
 
 
-def find_hidden(network: nn.Module, example: Example, captured: Captured) -> list[Hidden]:
+def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> list[Hidden]:
     """The states to lift in a graph that was captured without lifting.
 
     Raises:
@@ -53,17 +52,16 @@ def find_hidden(network: nn.Module, example: Example, captured: Captured) -> lis
     if not numbers:
         return []
     with unchanged_globals(seed=0), torch.no_grad(), Calls({}) as calls:
-        arguments = example.make(example.sizes)
-        network(*arguments.args, **arguments.kwargs)
+        explicit(*example.make(example.sizes))
     return [_hidden(number, layers[number], calls.firsts[number], example) for number in numbers]
 
 
 def make_explicit(
-    network: nn.Module, example: Example, hidden: Sequence[Hidden]
+    explicit: Explicit, example: Example, hidden: Sequence[Hidden]
 ) -> tuple[Explicit, Example]:
     """The network and its example with the hidden states as further arguments."""
-    explicit = Explicit(network, [one.call for one in hidden])
-    return explicit.eval(), example.with_lifted([one.leaves for one in hidden])
+    lifted = Explicit(explicit.network, explicit.method, [one.call for one in hidden])
+    return lifted.eval(), example.with_lifted([one.leaves for one in hidden])
 
 
 def _hidden(

@@ -30,6 +30,7 @@ from .lifting import Hidden, find_hidden, make_explicit
 from .loading import load_weights
 from .opset import NEWEST_CAPTURED, raise_opset
 from .record import Network, measure_streaming, record
+from .repeatable import check_repeatable
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import drop_spare_outputs, find_states, why_whole_only
 
@@ -61,6 +62,7 @@ def export(
     *,
     opset: int = DEFAULT_OPSET,
     weights: str | PathLike[str] | None = None,
+    method: str = "forward",
     lift: bool = True,
     origin: Mapping[str, object] | None = None,
 ) -> Result:
@@ -77,6 +79,7 @@ def export(
         path: the file to write.
         opset: the version of ONNX's operators, 18 or newer.
         weights: a .safetensors file, or a .pt file of plain weights, for the module to take.
+        method: the method that is exported, where it is not `forward`.
         lift: whether states that the network makes itself, or does not return, become inputs and
             outputs. Without, such a layer starts anew in every call.
         origin: what to note in the file about where the network came from.
@@ -85,7 +88,7 @@ def export(
         ExportError: the network, the example or the weights cannot be exported, and why.
         FileError: the files cannot be written.
     """
-    _check_arguments(module, opset)
+    _check_arguments(module, opset, method)
     path = Path(path)
     check_place(path)
     with unchanged_globals():
@@ -93,14 +96,15 @@ def export(
         if weights is not None:
             load_weights(twin, Path(weights))
         _check_dtypes(twin)
-        sample = Example(twin, example)
-        explicit, hidden = Explicit(twin).eval(), list[Hidden]()
+        sample = Example(getattr(twin, method), example)
+        explicit, hidden = Explicit(twin, method).eval(), list[Hidden]()
         captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
         if lift:
-            hidden = find_hidden(twin, sample, captured)
+            hidden = find_hidden(explicit, sample, captured)
         if hidden:
-            explicit, sample = make_explicit(twin, sample, hidden)
+            explicit, sample = make_explicit(explicit, sample, hidden)
             captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+        check_repeatable(explicit, sample)
         finished = _finish(captured, opset, hidden)
         network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
         contract = finished.contract
@@ -150,11 +154,13 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
     )
 
 
-def _check_arguments(module: object, opset: int) -> None:
+def _check_arguments(module: object, opset: int, method: str) -> None:
     if not isinstance(module, nn.Module):
         raise ExportError(
             f"{type(module).__qualname__} is not a torch.nn.Module; pass the network itself."
         )
+    if not callable(getattr(module, method, None)):
+        raise ExportError(f"{type(module).__qualname__} has no method {method!r}.")
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ExportError(

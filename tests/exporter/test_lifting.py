@@ -221,3 +221,76 @@ def test_a_layer_that_runs_over_the_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"'major'.*'time' is none that a state can keep"):
         export(Hiding(wrong), (X,), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class Keeping(nn.Module):
+    """Keeps its state in an attribute that starts as None, and a counter that does nothing."""
+
+    hidden: Any = None
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.lstm = nn.LSTM(5, 10, batch_first=True)
+        self.register_buffer("count", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.hidden is None:
+            self.hidden = (torch.zeros(1, x.size(0), 10), torch.zeros(1, x.size(0), 10))
+        y, (h, c) = self.lstm(x, self.hidden)
+        self.hidden = (h.detach(), c.detach())
+        self.count += 1
+        return y  # type: ignore[no-any-return]
+
+    def other(self, x: Tensor) -> Tensor:
+        return -self.forward(x)
+
+
+@pytest.mark.parametrize("method", ["forward", "other"])
+def test_a_state_in_an_attribute_is_lifted(method: str, tmp_path: Path, judged: Judge) -> None:
+    net = Keeping().eval()
+    result = export(net, (X,), tmp_path / "m.onnx", method=method)
+    assert net.hidden is None
+    assert net.count.item() == 0
+    assert result.lifted == ("h0", "c0")
+    assert judged(result.path).passed
+    stream = stateport.load(result.path).stream()
+    x = np.random.default_rng(0).standard_normal((2, 6, 5)).astype(np.float32)
+    with torch.no_grad():  # the network itself carries its state from call to call
+        for part in (x[:, :2], x[:, 2:3], x[:, 3:]):
+            expected = getattr(net, method)(torch.from_numpy(part))
+            np.testing.assert_allclose(stream(part), expected, atol=1e-6)
+
+
+class Delayed(nn.Module):
+    """Remembers the last input, which is no state of a recurrent layer."""
+
+    previous: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(5, 10, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        last = torch.zeros_like(x[:, :1]) if self.previous is None else self.previous
+        self.previous = x[:, -1:]
+        return self.gru(x + last)[0]
+
+
+class Noisy(Delayed):
+    def forward(self, x: Tensor) -> Any:
+        return self.gru(x + torch.rand_like(x))[0]
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [(Delayed, r"remembers something .*\(previous\)"), (Noisy, "draws random numbers")],
+)
+def test_other_memories_and_chance_are_refused(
+    network: type[nn.Module], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(network(), (X,), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
