@@ -182,22 +182,35 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
 
 def _trace(module: Explicit, example: Example) -> torch.export.ExportedProgram:
     arguments = example.make(example.sizes)
-    dims = {name: torch.export.Dim(name) for name in example.sizes}
+    named = {name: torch.export.Dim(name) for name in example.sizes}
+    # Second choice: takes the sizes that a slice of length time - 1 leaves open, where named axes
+    # insist on all. Both refuse an axis that is fixed; parity is judged at the other sizes anyway.
+    loose = dict.fromkeys(example.sizes, torch.export.Dim.DYNAMIC)
     with _quiet(), torch.no_grad(), _RecurrentLayers():
         try:
-            program: torch.export.ExportedProgram = torch.export.export(
-                module,
-                tuple(arguments),
-                dynamic_shapes=_dynamic_shapes(arguments, example, dims),
-                strict=False,
-            )
+            try:
+                program = _export(module, arguments, _dynamic_shapes(arguments, example, named))
+            except torch._dynamo.exc.UserError as error:
+                try:
+                    program = _export(module, arguments, _dynamic_shapes(arguments, example, loose))
+                except torch._dynamo.exc.UserError:
+                    raise error from None
             # Makes the graph functional, so that the signature shows what forward writes into.
             functional: torch.export.ExportedProgram = program.run_decompositions({})
-            return functional
         except ExportError:
             raise
         except Exception as error:  # the user's forward may raise anything
             raise ExportError(_why_not(module.network, example, error)) from error
+    return functional
+
+
+def _export(
+    module: Explicit, arguments: Arguments, shapes: tuple[Any, ...]
+) -> torch.export.ExportedProgram:
+    program: torch.export.ExportedProgram = torch.export.export(
+        module, tuple(arguments), dynamic_shapes=shapes, strict=False
+    )
+    return program
 
 
 def _dynamic_shapes(
