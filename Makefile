@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types wheels wheel-check large bench clean
+.PHONY: help setup demo test lint types wheels wheel-check fuzz large bench clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -24,6 +24,9 @@ demo: $(READY)       ## export, verify and stream the reference networks, the la
 
 test: $(READY)       ## run the tests
 	$(BIN)/python -m pytest -m 'not large'
+
+fuzz: $(READY)       ## export and verify 500 random networks
+	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py
 
 large: $(READY)      ## run the tests that need several gigabytes
 	$(BIN)/python -m pytest -m large

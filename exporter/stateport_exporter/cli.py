@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     "or, alone, file.py:function.",
 )
 @click.option("--method", default="forward", show_default=True, help="The method to export.")
+@click.option("--no-check", is_flag=True, help="Write the file even if it fails verification.")
 @click.option("--no-lift", is_flag=True, help="Leave states that forward hides where they are.")
 @click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
 def export(
@@ -43,6 +44,7 @@ def export(
     arguments: tuple[str, ...],
     examples: tuple[str, ...],
     method: str,
+    no_check: bool,
     no_lift: bool,
     opset: int,
 ) -> None:
@@ -50,10 +52,12 @@ def export(
 
     TARGET is package.module:attribute or path/to/file.py:attribute: an nn.Module, or a callable
     that returns one. Its code is run. PyTorch's own answers are written beside the model, for
-    `stateport verify`.
+    `stateport verify`; where ONNX Runtime is installed, the file is verified before it appears.
     """
     values = dict(_argument(text) for text in arguments)
     with Console(stderr=True).status("Importing PyTorch") as status:
+        from stateport.parity.report import summary
+
         from .loading import load_target
         from .pipeline import export as run_export
 
@@ -69,6 +73,7 @@ def export(
             weights=weights,
             method=method,
             lift=not no_lift,
+            check=not no_check,
             origin={"target": target, "arguments": values},
         )
     contract = result.contract
@@ -81,7 +86,10 @@ def export(
     if not contract.streaming.ok:
         click.echo(f"It cannot stream: {contract.streaming.because}.")
     click.echo(f"Wrote {result.path} and {result.vectors.name}.")
-    click.echo(f"Check it: stateport verify {result.path}")
+    if result.report is None:
+        click.echo(f"It has not been verified yet: stateport verify {result.path}")
+    else:
+        click.echo(summary(result.report))
 
 
 def _argument(text: str) -> tuple[str, object]:

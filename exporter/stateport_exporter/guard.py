@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import warnings
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -15,6 +16,15 @@ from torch import nn
 from .errors import ExportError
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+@contextlib.contextmanager
+def no_idle_warnings() -> Iterator[None]:
+    """Keeps PyTorch from saying what the user can do nothing about."""
+    with warnings.catch_warnings():
+        # Once for every LSTM with a projection, which oneDNN has not.
+        warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
+        yield
 
 
 @contextlib.contextmanager

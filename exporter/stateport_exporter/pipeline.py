@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
-from stateport import Contract
+from stateport import Contract, load
+from stateport.engines import status
 from stateport.files import check_place, written_together
+from stateport.parity.report import worst
 from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.verify import Report, verify
 
 from . import __version__
 from .capture import DOMAIN, Captured, capture
 from .errors import ExportError
 from .example import Example, ExampleLike
 from .explicit import Explicit
-from .guard import evaluation_twin, unchanged_globals
+from .guard import evaluation_twin, no_idle_warnings, unchanged_globals
 from .layers import expand, find
 from .lifting import Hidden, find_hidden, make_explicit
 from .loading import load_weights
@@ -46,13 +49,14 @@ class Result:
     """What `export` wrote: the model, PyTorch's answers beside it, and what the model promises.
 
     `lifted` are the inputs of the states that the network keeps to itself, and that the file has
-    as inputs and outputs.
+    as inputs and outputs. `report` is what verifying the file said, None where it was not done.
     """
 
     path: Path
     vectors: Path
     contract: Contract
     lifted: tuple[str, ...]
+    report: Report | None
 
 
 def export(
@@ -64,6 +68,7 @@ def export(
     weights: str | PathLike[str] | None = None,
     method: str = "forward",
     lift: bool = True,
+    check: bool = True,
     origin: Mapping[str, object] | None = None,
 ) -> Result:
     """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
@@ -82,6 +87,8 @@ def export(
         method: the method that is exported, where it is not `forward`.
         lift: whether states that the network makes itself, or does not return, become inputs and
             outputs. Without, such a layer starts anew in every call.
+        check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
+            installed. A file that differs from PyTorch is then not written.
         origin: what to note in the file about where the network came from.
 
     Raises:
@@ -91,7 +98,7 @@ def export(
     _check_arguments(module, opset, method)
     path = Path(path)
     check_place(path)
-    with unchanged_globals():
+    with unchanged_globals(), no_idle_warnings():
         twin = evaluation_twin(module, share_parameters=weights is None)
         if weights is not None:
             load_weights(twin, Path(weights))
@@ -111,8 +118,8 @@ def export(
         contract = replace(contract, streaming=measure_streaming(network, contract))
         vectors = record(network, contract)
         write_metadata(captured.model, contract, {**(origin or {}), **_versions()})
-    _write(captured.model, vectors, path)
-    return Result(path, vectors_path(path), contract, finished.lifted)
+    report = _write(captured.model, vectors, path, check=check)
+    return Result(path, vectors_path(path), contract, finished.lifted, report)
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ def _versions() -> dict[str, object]:
     return {"stateport": __version__, "torch": torch.__version__}
 
 
-def _write(model: ir.Model, vectors: Vectors, path: Path) -> None:
+def _write(model: ir.Model, vectors: Vectors, path: Path, *, check: bool) -> Report | None:
     """Writes model, weights and vectors, checks them, and lets them appear together."""
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     with written_together(path) as folder:
@@ -200,3 +207,12 @@ def _write(model: ir.Model, vectors: Vectors, path: Path) -> None:
             raise ExportError(
                 f"The exported graph is not valid ONNX, which is a fault of stateport: {error}"
             ) from error
+        if not check or status("ort-cpu").problem is not None:
+            return None
+        report = verify(load(folder / path.name), vectors, name=str(path))
+        if not report.passed:
+            raise ExportError(
+                f"The exported file does not give PyTorch's answers, so it was not written. "
+                f"{worst(report)} Please report this network; check=False writes the file anyway."
+            )
+        return report

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import platform
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -105,9 +104,7 @@ def record(network: Network, contract: Contract) -> Vectors:
         ExportError: the network fails at a size that it was not traced at.
     """
     cases = list(_cases(network, contract))
-    with unchanged_globals(seed=0), torch.no_grad(), warnings.catch_warnings():
-        # PyTorch says so once for every LSTM with a projection; there is nothing to do about it.
-        warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
+    with unchanged_globals(seed=0), torch.no_grad():
         # A step is too small to share out, and one thread sums in the same order everywhere.
         torch.set_num_threads(1)
         truth = _truth_network(network, contract)

@@ -37,7 +37,7 @@ def test_the_real_command_writes_a_model_that_verifies(process: Command, folder:
     outcome = process("export", LSTM, "-o", "m.onnx", cwd=folder)
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert names(folder) == WRITTEN
-    for line in ("input   x: float32[batch, time, 5]", "Check it: stateport verify m.onnx"):
+    for line in ("input   x: float32[batch, time, 5]", "PASS: 20 cases on ort-cpu"):
         assert line in outcome.stdout
     assert "state   h0 -> hn: float32[1, batch, 10]" in outcome.stdout
     assert process("verify", "m.onnx", cwd=folder).returncode == 0

@@ -60,6 +60,18 @@ def summary(report: Report) -> str:
     return "\n".join([*_problems(report), f"{verdict}."])
 
 
+def worst(report: Report) -> str:
+    """The worst of a failed report in one sentence."""
+    problems = _problems(report)
+    if problems:
+        return problems[0]
+    one = max(report.measurements, key=lambda m: m.share or 0.0)
+    return (
+        f"{one.case}: {one.output} is {_number(one.error)} off at step {one.step}, where PyTorch "
+        f"itself loses {_number(one.floor)}."
+    )
+
+
 def _problems(report: Report) -> list[str]:
     """What kept outputs from being compared; of many, the first few."""
     found = [f"{m.case}, {m.output}: {m.problem}" for m in report.measurements if m.problem]

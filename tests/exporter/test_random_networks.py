@@ -1,0 +1,187 @@
+"""Random networks of every part that is supported: exported right, or refused. Never wrong.
+
+`make test` tries a few; `make fuzz` tries 500. A failure prints the network, and
+`--hypothesis-seed=N` tries the same ones again.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import stateport
+from stateport_exporter import Spec, export
+
+EXAMPLES = int(os.environ.get("STATEPORT_FUZZ", "12"))
+KINDS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
+HOLDING = ("argument", "argument, not returned", "absent", "zeros", "learned", "attribute")
+
+
+@dataclass(frozen=True)
+class Layer:
+    kind: str
+    hidden: int
+    num_layers: int
+    bidirectional: bool
+    bias: bool
+    batch_first: bool
+    projection: int
+    holding: str
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def features(self) -> int:
+        return (self.projection or self.hidden) * self.directions
+
+    def state_sizes(self) -> tuple[int, ...]:
+        first = self.projection or self.hidden
+        return (first, self.hidden) if self.kind == "LSTM" else (first,)
+
+    def module(self, features: int) -> nn.RNNBase:
+        options: dict[str, Any] = {"proj_size": self.projection} if self.projection else {}
+        rnn: nn.RNNBase = KINDS[self.kind](
+            features,
+            self.hidden,
+            self.num_layers,
+            bidirectional=self.bidirectional,
+            bias=self.bias,
+            batch_first=self.batch_first,
+            **options,
+        )
+        return rnn
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Layer:
+    kind = draw(st.sampled_from(sorted(KINDS)))
+    hidden = draw(st.integers(1, 12))
+    projects = kind == "LSTM" and hidden > 1 and draw(st.booleans())
+    return Layer(
+        kind=kind,
+        hidden=hidden,
+        num_layers=draw(st.integers(1, 3)),
+        bidirectional=draw(st.sampled_from([False, False, True])),
+        bias=draw(st.booleans()),
+        batch_first=draw(st.booleans()),
+        projection=draw(st.integers(1, hidden - 1)) if projects else 0,
+        holding=draw(st.sampled_from(HOLDING)),
+    )
+
+
+class Random(nn.Module):
+    """A stack of layers, each holding its state in its own way, residuals, and a head."""
+
+    kept: dict[int, Any]
+
+    def __init__(self, stack: Sequence[Layer], head: str, residual: bool, seed: int) -> None:
+        super().__init__()
+        self.stack, self.head, self.residual = stack, head, residual
+        self.kept = {}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            sizes = [4, *(layer.features for layer in stack)]
+            self.rnn = nn.ModuleList(
+                layer.module(size) for layer, size in zip(stack, sizes, strict=False)
+            )
+            self.first = nn.ParameterList(
+                torch.randn(layer.num_layers * layer.directions, 1, size)
+                for layer in stack
+                for size in layer.state_sizes()
+            )
+            self.linear = nn.Linear(sizes[-1], 3)
+
+    def forward(self, x: Tensor, states: list[Any]) -> Any:
+        given, returned, last = iter(states), [], x
+        for number, (layer, rnn) in enumerate(zip(self.stack, self.rnn, strict=True)):
+            z = x if layer.batch_first else x.transpose(0, 1)
+            y, last = rnn(z, self._state(number, layer, x, given))
+            if layer.holding == "attribute":
+                setattr(self, f"kept_{number}", last)
+            if layer.holding == "argument":
+                returned.append(last)
+            y = y if layer.batch_first else y.transpose(0, 1)
+            x = x + y if self.residual and x.shape[-1] == y.shape[-1] else y
+        return self._answer(x, last), returned
+
+    def _state(self, number: int, layer: Layer, x: Tensor, given: Any) -> Any:
+        rows = layer.num_layers * layer.directions
+        if layer.holding.startswith("argument"):
+            return next(given)
+        if layer.holding == "attribute":
+            return getattr(self, f"kept_{number}", None)
+        if layer.holding == "absent":
+            return None
+        if layer.holding == "zeros":
+            state = [x.new_zeros(rows, x.size(0), size) for size in layer.state_sizes()]
+        else:
+            offset = sum(len(one.state_sizes()) for one in self.stack[:number])
+            first = [self.first[offset + i] for i in range(len(layer.state_sizes()))]
+            state = [one.expand(-1, x.size(0), -1).contiguous() for one in first]
+        return tuple(state) if layer.kind == "LSTM" else state[0]
+
+    def _answer(self, x: Tensor, last: Any) -> Any:
+        if self.head == "every step":
+            return self.linear(x)
+        if self.head == "last step":
+            return self.linear(x[:, -1])
+        if self.head == "last hidden":
+            return (last[0] if isinstance(last, tuple) else last)[-1]
+        return x
+
+    def example(self) -> tuple[Any, ...]:
+        states: list[Any] = []
+        for layer in self.stack:
+            if layer.holding.startswith("argument"):
+                rows = layer.num_layers * layer.directions
+                specs = [Spec("float32", rows, "batch", size) for size in layer.state_sizes()]
+                states.append(tuple(specs) if layer.kind == "LSTM" else specs[0])
+        return Spec("float32", "batch", "time", 4), states
+
+
+@given(
+    stack=st.lists(layers(), min_size=1, max_size=3),
+    head=st.sampled_from(["none", "every step", "last step", "last hidden"]),
+    residual=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
+def test_a_random_network_is_exported_right(
+    stack: list[Layer], head: str, residual: bool, seed: int
+) -> None:
+    net = Random(stack, head, residual, seed).eval()
+    note(f"{stack}, head {head}, residual {residual}, seed {seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        # It verifies the file against PyTorch in float64, and raises where it differs.
+        result = export(net, net.example(), Path(folder) / "m.onnx")
+        assert result.report is not None
+        contract = result.contract
+        assert len(contract.states) == sum(len(layer.state_sizes()) for layer in stack)
+        assert contract.streaming.ok == (not any(layer.bidirectional for layer in stack))
+        # From its first state, the file says what the network itself says.
+        x = np.random.default_rng(seed).standard_normal((2, 5, 4)).astype(np.float32)
+        outputs, _ = stateport.load(result.path).run({"x": x})
+    states = [_zeros(layer, 2) for layer in stack if layer.holding.startswith("argument")]
+    with torch.no_grad():
+        expected, _ = net(torch.from_numpy(x), states)
+    np.testing.assert_allclose(outputs["y"], expected, atol=2e-6)
+
+
+def _zeros(layer: Layer, batch: int) -> Any:
+    rows = layer.num_layers * layer.directions
+    state = [torch.zeros(rows, batch, size) for size in layer.state_sizes()]
+    return tuple(state) if layer.kind == "LSTM" else state[0]
