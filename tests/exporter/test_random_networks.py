@@ -158,7 +158,11 @@ class Random(nn.Module):
     seed=st.integers(0, 2**16),
 )
 @settings(
-    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.shrink},  # an export takes seconds
+    print_blob=True,
 )
 def test_a_random_network_is_exported_right(
     stack: list[Layer], head: str, residual: bool, seed: int

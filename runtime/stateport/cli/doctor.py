@@ -24,7 +24,7 @@ _PACKAGES: Final = (
 )
 
 
-@click.command()
+@click.command(short_help="Report which engines work here.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:

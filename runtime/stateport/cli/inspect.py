@@ -16,7 +16,7 @@ from ..onnx_file import OnnxFile, read
 from .common import MODEL, console
 
 
-@click.command()
+@click.command(short_help="Show what a model file says about itself.")
 @MODEL
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 def inspect(model: Path, as_json: bool) -> None:

@@ -21,7 +21,7 @@ from .common import ENGINE, MODEL, console, named_path
 Array = NDArray[Any]
 
 
-@click.command()
+@click.command(short_help="Run a model on arrays, whole or in chunks.")
 @MODEL
 @click.option(
     "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE.npy", help="An input; repeat."

@@ -15,7 +15,7 @@ from ..parity.verify import verify as run_verify
 from .common import ENGINE, MODEL, console
 
 
-@click.command()
+@click.command(short_help="Check a model against PyTorch's own answers.")
 @MODEL
 @click.option(
     "--engine", "engines", type=ENGINE, multiple=True, help="An engine to check; may be repeated."
