@@ -35,8 +35,13 @@ class _RecurrentLayers(TorchFunctionMode):
     """Records calls of PyTorch's recurrent functions as opaque nodes.
 
     `nn.LSTM.forward` and everything built on it end in `torch.lstm`; its own checks, batch-first
-    handling and unbatched inputs have been dealt with by then, in PyTorch's own code.
+    handling and unbatched inputs have been dealt with by then, in PyTorch's own code. Calls are
+    numbered, which also keeps PyTorch's exporter from merging two that are alike.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
 
     def __torch_function__(
         self,
@@ -46,10 +51,14 @@ class _RecurrentLayers(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         record = _RECORDERS.get(func)
-        return func(*args, **(kwargs or {})) if record is None else record(*args, **(kwargs or {}))
+        if record is None:
+            return func(*args, **(kwargs or {}))
+        self.count += 1
+        return record(self.count - 1, *args, **(kwargs or {}))
 
 
 def _record(
+    call: int,
     kind: str,
     x: Tensor,
     states: Sequence[Tensor],
@@ -65,6 +74,7 @@ def _record(
         f"{DOMAIN}::{kind}",
         (x, *states, *weights),
         attrs={
+            "call": call,
             "num_layers": num_layers,
             "bidirectional": int(bidirectional),
             "batch_first": int(batch_first),
@@ -81,6 +91,7 @@ def _recorder(kind: str) -> Callable[..., Any]:
     """Takes the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu."""
 
     def record(
+        call: int,
         x: Tensor,
         hx: Sequence[Tensor] | Tensor,
         weights: Sequence[Tensor],
@@ -92,7 +103,9 @@ def _recorder(kind: str) -> Callable[..., Any]:
         batch_first: bool,
     ) -> tuple[Tensor, ...]:
         states = [hx] if isinstance(hx, Tensor) else hx
-        return _record(kind, x, states, weights, has_biases, num_layers, bidirectional, batch_first)
+        return _record(
+            call, kind, x, states, weights, has_biases, num_layers, bidirectional, batch_first
+        )
 
     return record
 
@@ -104,6 +117,7 @@ def _cell_recorder(kind: str) -> Callable[..., Any]:
     """
 
     def record(
+        call: int,
         x: Tensor,
         hx: Sequence[Tensor] | Tensor,
         w_ih: Tensor,
@@ -113,7 +127,7 @@ def _cell_recorder(kind: str) -> Callable[..., Any]:
     ) -> Tensor | tuple[Tensor, ...]:
         states = [hx[None]] if isinstance(hx, Tensor) else [state[None] for state in hx]
         weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
-        _, *last = _record(kind, x[None], states, weights, b_ih is not None, 1, False, False)
+        _, *last = _record(call, kind, x[None], states, weights, b_ih is not None, 1, False, False)
         return last[0][0] if isinstance(hx, Tensor) else tuple(state[0] for state in last)
 
     return record
@@ -186,7 +200,7 @@ def _trace(module: Explicit, example: Example) -> torch.export.ExportedProgram:
     # Second choice: takes the sizes that a slice of length time - 1 leaves open, where named axes
     # insist on all. Both refuse an axis that is fixed; parity is judged at the other sizes anyway.
     loose = dict.fromkeys(example.sizes, torch.export.Dim.DYNAMIC)
-    with _quiet(), torch.no_grad(), _RecurrentLayers():
+    with _quiet(), torch.no_grad():
         try:
             try:
                 program = _export(module, arguments, _dynamic_shapes(arguments, example, named))
@@ -207,9 +221,10 @@ def _trace(module: Explicit, example: Example) -> torch.export.ExportedProgram:
 def _export(
     module: Explicit, arguments: Arguments, shapes: tuple[Any, ...]
 ) -> torch.export.ExportedProgram:
-    program: torch.export.ExportedProgram = torch.export.export(
-        module, tuple(arguments), dynamic_shapes=shapes, strict=False
-    )
+    with _RecurrentLayers():
+        program: torch.export.ExportedProgram = torch.export.export(
+            module, tuple(arguments), dynamic_shapes=shapes, strict=False
+        )
     return program
 
 
@@ -273,8 +288,11 @@ def _output_paths(
 ) -> tuple[tuple[str, ...], ...]:
     """Where each of the author's results stands: keys of dicts, fields, positions."""
     structure, count = program.call_spec.out_spec, len(model.graph.outputs)
-    if structure is None or structure.num_leaves != count:
-        raise ExportError("forward returns something besides tensors; return tensors only.")
+    kinds = {spec.arg.__class__.__name__ for spec in program.graph_signature.output_specs}
+    if structure is None or structure.num_leaves != count or kinds != {"TensorArgument"}:
+        raise ExportError(
+            "forward returns something besides tensors (a number, or None); return tensors only."
+        )
     leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), structure))
     paths = [tuple(key_name(key) for key in path) for path, _ in leaves]
     return tuple(tuple(rest) for result, *rest in paths if result == "0")

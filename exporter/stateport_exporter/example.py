@@ -218,10 +218,19 @@ class Example:
     def tensors(self, arguments: Arguments) -> list[tuple[tuple[str, ...], Tensor]]:
         """The tensors among the arguments with their paths, in the order of flattening."""
         leaves, _ = pytree.tree_flatten_with_path(arguments)
-        names = list(self._signature.parameters)
+        names = self._parameter_names()
         return [
             (_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)
         ]
+
+    def _parameter_names(self) -> list[str]:
+        """The names of positional arguments; all those of *args have that name."""
+        names: list[str] = []
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                return names + [f"{name}_{i}" for i in range(100)]
+            names.append(name)
+        return names
 
     def _find_leaves(self) -> tuple[Leaf, ...]:
         """Finds the axes by calling at two sizes of each: the dimension that grows along is it."""

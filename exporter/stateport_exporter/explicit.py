@@ -55,7 +55,16 @@ class Explicit(nn.Module):
 @contextlib.contextmanager
 def _put_back(network: nn.Module) -> Iterator[None]:
     """Attributes and buffers that are given new values get their old ones back."""
-    saved = [(m, dict(vars(m)), dict(m._buffers)) for m in network.modules()]
+    saved = [
+        (
+            module,
+            {k: v if k.startswith("_") else _shell(v) for k, v in vars(module).items()},
+            dict(module._buffers),
+        )
+        for module in network.modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    contents = [] if torch.compiler.is_exporting() else [(b, b.clone()) for b in network.buffers()]
     try:
         yield
     finally:
@@ -64,6 +73,14 @@ def _put_back(network: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
+        for buffer, content in contents:
+            if not torch.equal(buffer, content):
+                buffer.copy_(content)
+
+
+def _shell(value: Any) -> Any:
+    """A list or dict of its own, with the same things in it; anything else as it is."""
+    return type(value)(value) if type(value) in (list, dict, set) else value
 
 
 class Calls(TorchFunctionMode):
@@ -95,6 +112,8 @@ class Calls(TorchFunctionMode):
         if isinstance(hx, Tensor):
             (first,) = first
         result = func(x, first, *rest, **(kwargs or {}))
+        if not torch.compiler.is_exporting():  # or a buffer that is updated in place would show
+            own = tuple(state.clone() for state in own)
         self.firsts.append(own)
         if func in LAYERS:
             self.lasts.append(tuple(result[1:]))

@@ -21,10 +21,10 @@ from stateport.contract import Axis
 from .capture import Captured
 from .errors import ExportError
 from .example import Example, Leaf
-from .explicit import Calls, Explicit
+from .explicit import Calls, Explicit, States
 from .guard import unchanged_globals
 from .layers import Recurrent, find
-from .states import hidden_states
+from .states import check_sequence_axis, hidden_states
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,35 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     """
     graph = captured.model.graph
     layers = find(graph)
-    numbers = hidden_states(graph, layers)
-    if not numbers:
+    check_sequence_axis(layers)
+    hidden = hidden_states(graph, layers)
+    if not hidden:
         return []
-    with unchanged_globals(seed=0), torch.no_grad(), Calls({}) as calls:
-        explicit(*example.make(example.sizes))
-    return [_hidden(number, layers[number], calls.firsts[number], example) for number in numbers]
+    first, other = _firsts(explicit, example, 0), _firsts(explicit, example, 1)
+    found = [_hidden(layer, first[layer.call], example) for layer in hidden]
+    for layer, one in zip(hidden, found, strict=True):
+        if not _same_start(one, _hidden(layer, other[layer.call], example)):
+            raise ExportError(
+                f"The first state of {layer.path or layer.kind!r} is not the same in every call: "
+                "it changes with the size of the input, or by chance. Take it as an argument."
+            )
+    return found
+
+
+def _firsts(explicit: Explicit, example: Example, more: int) -> list[States]:
+    """The first states that the network makes, at the sizes that it is traced at or larger."""
+    sizes = {axis: size + more for axis, size in example.sizes.items()}
+    with unchanged_globals(seed=more), torch.no_grad(), Calls({}) as calls:
+        explicit(*example.make(sizes, seed=more))
+    firsts: list[States] = calls.firsts
+    return firsts
+
+
+def _same_start(a: Hidden, b: Hidden) -> bool:
+    return all(
+        (x is None and y is None) or (x is not None and y is not None and np.array_equal(x, y))
+        for x, y in zip(a.initial, b.initial, strict=True)
+    )
 
 
 def make_explicit(
@@ -64,19 +87,17 @@ def make_explicit(
     return lifted.eval(), example.with_lifted([one.leaves for one in hidden])
 
 
-def _hidden(
-    number: int, layer: Recurrent, values: Sequence[torch.Tensor], example: Example
-) -> Hidden:
+def _hidden(layer: Recurrent, values: Sequence[torch.Tensor], example: Example) -> Hidden:
     leaves, initial = [], []
     for (letter, first, _), value in zip(layer.states, values, strict=True):
         leaf = Leaf(
-            ("state", f"{number}", letter),
+            ("state", f"{layer.call}", letter),
             str(value.dtype).removeprefix("torch."),
             _axes(layer, first, value.ndim, example),
         )
         leaves.append(leaf)
         initial.append(_initial(layer, leaf, value.numpy()))
-    return Hidden(number, tuple(leaves), tuple(initial))
+    return Hidden(layer.call, tuple(leaves), tuple(initial))
 
 
 def _axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) -> tuple[Axis, ...]:
@@ -97,13 +118,13 @@ def _axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) -> tup
 def _initial(layer: Recurrent, leaf: Leaf, value: NDArray[Any]) -> NDArray[Any] | None:
     if not value.any():
         return None
-    if "batch" in leaf.shape:
-        axis = leaf.shape.index("batch")
-        first = value.take([0], axis)
-        if not (value == first).all():
-            raise ExportError(
-                f"The first state of {layer.path or layer.kind!r} differs from row to row of the "
-                "batch. Take it as an argument of forward."
-            )
-        value = first
+    for position, axis in enumerate(leaf.shape):
+        if isinstance(axis, str):
+            first = value.take([0], position)
+            if not (value == first).all():
+                raise ExportError(
+                    f"The first state of {layer.path or layer.kind!r} differs along the axis "
+                    f"{axis!r}. Take it as an argument of forward."
+                )
+            value = first
     return np.array(value)

@@ -33,9 +33,9 @@ from .lifting import Hidden, find_hidden, make_explicit
 from .loading import load_weights
 from .opset import NEWEST_CAPTURED, raise_opset
 from .record import Network, measure_streaming, record
-from .repeatable import check_repeatable
+from .repeatable import check_carried, check_repeatable
 from .stamp import contract_of, stamp, store_initial, write_metadata
-from .states import drop_spare_outputs, find_states, why_whole_only
+from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_only
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18
@@ -112,10 +112,12 @@ def export(
             explicit, sample = make_explicit(explicit, sample, hidden)
             captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
         check_repeatable(explicit, sample)
+        check_carried(explicit, sample, hidden)
         finished = _finish(captured, opset, hidden)
         network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
         contract = finished.contract
-        contract = replace(contract, streaming=measure_streaming(network, contract))
+        streaming = measure_streaming(network, contract, finished.because)
+        contract = replace(contract, streaming=streaming)
         vectors = record(network, contract)
         write_metadata(captured.model, contract, {**(origin or {}), **_versions()})
     report = _write(captured.model, vectors, path, check=check)
@@ -124,9 +126,13 @@ def export(
 
 @dataclass(frozen=True)
 class _Finished:
-    """A finished graph's contract and names: of its inputs, and of every result, kept or not."""
+    """A finished graph's contract and names: of its inputs, and of every result, kept or not.
+
+    `because` says why a layer's state is not carried, where one is not.
+    """
 
     contract: Contract
+    because: str | None
     inputs: tuple[str, ...]
     results: tuple[str | None, ...]
     initial: Mapping[str, NDArray[Any]]
@@ -138,7 +144,9 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
     model, graph = captured.model, captured.model.graph
     author, count = len(captured.output_paths), len(graph.outputs)
     layers = find(graph)
-    states, because = find_states(graph, layers, author), why_whole_only(graph, layers)
+    count_lifted = sum(len(one.leaves) for one in hidden)
+    states = find_states(graph, layers, captured, count_lifted)
+    whole_only, because = why_whole_only(layers), why_not_carried(graph, layers, states)
     spare = {state.output for state in states if state.output >= author}
     states, kept = drop_spare_outputs(graph, states, author)
     expand(graph, layers)
@@ -153,7 +161,8 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
     store_initial(graph, initial)
     lifted = [inputs[s.input] for s in states if kept[s.output] in spare or inputs[s.input] in made]
     return _Finished(
-        contract=contract_of(graph, states, because, initial),
+        contract=contract_of(graph, states, whole_only, initial),
+        because=because,
         inputs=tuple(inputs),
         results=tuple(names.get(position) for position in range(count)),
         initial=initial,
@@ -166,6 +175,8 @@ def _check_arguments(module: object, opset: int, method: str) -> None:
         raise ExportError(
             f"{type(module).__qualname__} is not a torch.nn.Module; pass the network itself."
         )
+    if any(isinstance(one, torch.jit.ScriptModule) for one in module.modules()):
+        raise ExportError("TorchScript cannot be exported yet; pass the original nn.Module.")
     if not callable(getattr(module, method, None)):
         raise ExportError(f"{type(module).__qualname__} has no method {method!r}.")
     newest = onnx.defs.onnx_opset_version()

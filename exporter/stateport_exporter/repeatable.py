@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
@@ -13,6 +13,7 @@ from .errors import ExportError
 from .example import Arguments, Example
 from .explicit import Calls, Explicit
 from .guard import evaluation_twin, unchanged_globals
+from .lifting import Hidden
 
 #: A memory may show only some calls later, as a delay line does.
 _CALLS: Final = 8
@@ -41,6 +42,39 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
             "The network draws random numbers, in evaluation mode too, so its results cannot be "
             "checked. Leave them out, or take them as an argument of forward."
         )
+
+
+def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]) -> None:
+    """Checks that a state which is lifted is what the network itself would go on from.
+
+    The network runs three times on other inputs, as its author would run it. Each call of a layer
+    must start as the first time, or from where it ended the last time.
+
+    Raises:
+        ExportError: the network changes its state between calls, or had one before it was exported.
+    """
+    network = evaluation_twin(explicit.network)
+    runs = []
+    for number in range(3):
+        arguments = example.make(example.sizes, seed=number + 1)
+        with unchanged_globals(number), torch.no_grad(), Calls({}) as calls:
+            getattr(network, explicit.method)(*arguments.args, **arguments.kwargs)
+        runs.append(calls)
+    for one in hidden:
+        starts = [list(run.firsts[one.call]) for run in runs]
+        ends = [[end.clone() for end in run.lasts[one.call]] for run in runs]
+        if all(_same(starts[0], start) for start in starts):
+            continue
+        if not all(_same(start, end) for start, end in zip(starts[1:], ends, strict=False)):
+            raise ExportError(
+                "The network changes the state that it keeps between calls (scales, masks or "
+                "exchanges it). Take the state as an argument and return the next one."
+            )
+        if any(value is not None for value in one.initial):
+            raise ExportError(
+                "The network still holds the state of an earlier sequence. Reset it before it is "
+                "exported."
+            )
 
 
 def _results(

@@ -9,6 +9,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from .capture import Captured
 from .errors import ExportError
 from .layers import Recurrent
 
@@ -20,6 +21,7 @@ _MOVES: Final = frozenset(
 )
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).
 _MASKS: Final = frozenset({"Mul", "Where"})
+Path = tuple[str, ...]
 _STATE: Final = {"h": "hidden state", "c": "cell state"}
 
 
@@ -37,45 +39,76 @@ class StatePair:
     name: str | None
 
 
-def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[int]:
-    """The numbers of the layers whose first states hang on no value that the network is given.
+def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurrent]:
+    """The layers whose first states hang on no value that the network is given.
 
     They are absent, zeros, constants or parameters, made inside forward: states to be lifted.
     """
     return [
-        number
-        for number, layer in enumerate(layers)
-        if not any(_depends(graph, first) for _, first, _ in layer.states)
+        layer for layer in layers if not any(_depends(graph, first) for _, first, _ in layer.states)
     ]
 
 
-def find_states(graph: ir.Graph, layers: Sequence[Recurrent], author: int) -> list[StatePair]:
+def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
+    """Checks that layers run over an axis that is called "time", or over a single step.
+
+    Raises:
+        ExportError: the axis has another name, so chunks of it would go unchecked.
+    """
+    for layer in layers:
+        x = layer.node.inputs[0]
+        axes = [] if x is None else _axes(x)
+        axis = axes[1 if layer.node.attributes["batch_first"].as_int() else 0] if axes else "time"
+        if axis != "time" and axis.isidentifier():
+            raise ExportError(
+                f"{_name(layer)} runs over the axis {axis!r}. Call the axis that it runs over "
+                "'time' in the example; if that is the rows of a batch, batch_first is wrong."
+            )
+
+
+def find_states(
+    graph: ir.Graph, layers: Sequence[Recurrent], captured: Captured, lifted: int
+) -> list[StatePair]:
     """Pairs the inputs and outputs that carry the states of these layers.
 
-    An input and an output are one state when they carry the same states of the same layers. The
-    first `author` outputs are the author's own; those behind them, the last states of every layer,
-    serve where the author returns none.
+    The last `lifted` inputs are states that forward makes itself; the outputs behind the author's
+    own are the last states of every layer, which serve for those. An argument that a layer starts
+    from is a state only where forward returns the next one; else it is an ordinary input.
 
     Raises:
         ExportError: a layer's first state is computed from an argument, or an argument and a
             result cannot be paired.
     """
+    paths, author = captured.input_paths, len(captured.output_paths)
+    named = [any(not key.isdigit() for key in path) for path in captured.output_paths]
     inputs: dict[ir.Value, set[str]] = {}
     outputs: dict[ir.Value, set[str]] = {}
+    ends: dict[ir.Value, list[ir.Value]] = {}
     for layer, prefix in zip(layers, _prefixes(layers), strict=True):
         if _starts_inside(graph, layer):
             continue
         for letter, first, last in layer.states:
             role = f"{prefix}{letter}0"
-            inputs.setdefault(_source(graph, layer, letter, first, last), set()).add(role)
+            source = _source(layer, letter, _spine(graph, first))
+            inputs.setdefault(source, set()).add(role)
+            ends.setdefault(source, []).extend(layer.node.outputs)
             for output in _targets(graph, last):
                 outputs.setdefault(output, set()).add(role)
-    return [
-        StatePair(position, _next(graph, value, inputs[value], outputs, author), name)
-        for position, value in enumerate(graph.inputs)
-        if value in inputs
-        for name in [min(inputs[value]) if len(inputs[value]) == 1 else None]
-    ]
+    pairs: list[StatePair] = []
+    for position, value in enumerate(graph.inputs):
+        if value in inputs:
+            roles = inputs[value]
+            fits = _results_like(graph, value, author)
+            following: int | None
+            if position >= len(paths) - lifted:
+                following = _next_of_lifted(graph, roles, outputs, author, named)
+            else:
+                same = [i for i in fits if outputs.get(graph.outputs[i]) == roles]
+                following = _next_of_argument(graph, paths[position], same, fits, ends[value])
+            if following is not None:
+                name = min(roles) if len(roles) == 1 else None
+                pairs.append(StatePair(position, following, name))
+    return pairs
 
 
 def drop_spare_outputs(
@@ -88,14 +121,27 @@ def drop_spare_outputs(
     return [replace(state, output=kept.index(state.output)) for state in states], kept
 
 
-def why_whole_only(graph: ir.Graph, layers: Iterable[Recurrent]) -> str | None:
-    """Why the network needs whole sequences, as far as its layers tell."""
+def why_whole_only(layers: Iterable[Recurrent]) -> str | None:
+    """Why the network needs whole sequences, whatever measuring shows."""
+    for layer in layers:
+        if layer.bidirectional:
+            name = layer.path or layer.kind.lower()
+            return f"{name} is bidirectional: its backward half needs the whole sequence"
+    return None
+
+
+def why_not_carried(
+    graph: ir.Graph, layers: Iterable[Recurrent], states: Iterable[StatePair]
+) -> str | None:
+    """Why a layer's state is not carried from call to call, where one is not."""
+    carried = {graph.inputs[state.input] for state in states}
     for layer in layers:
         name = layer.path or layer.kind.lower()
-        if layer.bidirectional:
-            return f"{name} is bidirectional: its backward half needs the whole sequence"
-        if _starts_inside(graph, layer):
+        sources = [value for _, first, _ in layer.states for value in _spine(graph, first)]
+        if not sources:
             return f"{name} starts every call from a state that is made in the call itself"
+        if not carried.issuperset(sources):
+            return f"{name} starts from an argument, and its last state is not returned"
     return None
 
 
@@ -145,18 +191,13 @@ def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
             todo.extend(operand for operand in node.inputs if operand is not None)
 
 
-def _source(
-    graph: ir.Graph, layer: Recurrent, letter: str, first: ir.Value, last: ir.Value
-) -> ir.Value:
+def _source(layer: Recurrent, letter: str, sources: Sequence[ir.Value]) -> ir.Value:
     """The graph's input that a layer's first state comes from, moved or masked, not computed."""
-    sources = _spine(graph, first)
-    targets = [_axes(output) for output in _targets(graph, last)]
-    fitting = [value for value in sources if len(sources) == 1 or _axes(value) in targets]
-    if len(fitting) == 1:
-        return fitting[0]
+    if len(sources) == 1:
+        return sources[0]
     raise ExportError(
         f"{_name(layer)} starts from a {_STATE[letter]} that forward computes from its arguments, "
-        f"so what it would be in the next call is unclear. Pass the state itself as an argument: "
+        f"so what it would be in the next call is unclear. Pass the state itself, in one tensor: "
         f"{layer.path or 'layer'}(x, state)."
     )
 
@@ -165,13 +206,14 @@ def _spine(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
     """The graph's inputs that a value is, but for moves, and masks on the way."""
     node = value.producer()
     if node is None:
-        return [value] if value in graph.inputs else []
+        return [value] if value in graph.inputs and "time" not in _axes(value) else []
+    operands: Sequence[ir.Value | None] = ()
     if node.op_type in _MOVES:
         operands = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     elif node.op_type in _MASKS:
-        operands = node.inputs
-    else:
-        return []
+        # The state has the shape of the result; a mask is spread over it, or is a condition.
+        values = node.inputs[1:] if node.op_type == "Where" else node.inputs
+        operands = [v for v in values if v is not None and _axes(v) == _axes(value)]
     found = [v for operand in operands if operand is not None for v in _spine(graph, operand)]
     return list(dict.fromkeys(found))
 
@@ -191,29 +233,69 @@ def _targets(graph: ir.Graph, last: ir.Value) -> set[ir.Value]:
     return {output for output in graph.outputs if output in seen}
 
 
-def _next(
+def _results_like(graph: ir.Graph, value: ir.Value, author: int) -> list[int]:
+    """The positions of the author's results that have the axes and dtype of an argument."""
+    return [
+        position
+        for position, output in enumerate(graph.outputs[:author])
+        if _axes(output) == _axes(value) and output.dtype == value.dtype
+    ]
+
+
+def _next_of_lifted(
     graph: ir.Graph,
-    value: ir.Value,
     roles: set[str],
     outputs: dict[ir.Value, set[str]],
     author: int,
+    named: Sequence[bool],
 ) -> int:
-    """The position of the output that carries the same states as this input."""
-    fits = [
-        position
-        for position, output in enumerate(graph.outputs)
-        if outputs.get(output) == roles
-        and _axes(output) == _axes(value)
-        and output.dtype == value.dtype
-    ]
-    own = [position for position in fits if position < author]
-    if len(own) <= 1 and fits:
-        return fits[0]
-    candidates = ", ".join(f"result {position + 1}" for position in own) or "none of the results"
-    raise ExportError(
-        f"The argument {value.name!r} {_axes(value)} holds a state, and the result that gives the "
-        f"next one is not clear: {candidates}. Return exactly one, of the same shape."
-    )
+    """The output that gives a lifted state.
+
+    That is the author's own where forward returns it as PyTorch's layers do, behind the output:
+    `return y, state`. A result with a name, or the only one, stays a result.
+    """
+    fits = [i for i, output in enumerate(graph.outputs) if outputs.get(output) == roles]
+    own = [i for i in fits if 0 < i < author and not named[i]]
+    return own[0] if len(own) == 1 else next(i for i in fits if i >= author)
+
+
+def _next_of_argument(
+    graph: ir.Graph,
+    path: Path,
+    same: Sequence[int],
+    fits: Sequence[int],
+    ends: Sequence[ir.Value],
+) -> int | None:
+    """The author's result that gives the next state of an argument; None where there is none.
+
+    `same` are the results that are this state, moved; else one that is computed from what the
+    layer gives (scaled, masked, normalised) serves, if it is the only one of its shape.
+    """
+    distinct = {id(graph.outputs[i]): i for i in reversed(same)}
+    if not distinct:
+        computed = [i for i in fits if any(_computed_from(graph.outputs[i], end) for end in ends)]
+        distinct = {i: i for i in computed}
+    if len(distinct) > 1:
+        candidates = ", ".join(f"result {i + 1}" for i in sorted(distinct.values()))
+        raise ExportError(
+            f"The argument {'.'.join(path)!r} holds a state, and the result that gives the next "
+            f"one is not clear: {candidates}. Return exactly one of its shape."
+        )
+    return next(iter(distinct.values()), None)
+
+
+def _computed_from(value: ir.Value, source: ir.Value) -> bool:
+    seen: set[ir.Value] = set()
+    todo = [value]
+    while todo:
+        current = todo.pop()
+        if current is source:
+            return True
+        node = current.producer()
+        if current not in seen and node is not None and node.op_type not in ("Shape", "Size"):
+            todo.extend(operand for operand in node.inputs if operand is not None)
+        seen.add(current)
+    return False
 
 
 def _name(layer: Recurrent) -> str:

@@ -20,11 +20,13 @@ __all__ = ["Recurrent", "expand", "find"]
 class Recurrent:
     """One call of a recurrent layer in a captured graph.
 
-    `path` is the layer's place in the module, "encoder.lstm"; `states` pairs the operand that
-    takes a state with the result that gives the next one, by the state's usual letter.
+    `call` is the number of the call, in the order of forward; `path` is the layer's place in the
+    module, "encoder.lstm"; `states` pairs the operand that takes a state with the result that gives
+    the next one, by the state's usual letter.
     """
 
     node: ir.Node
+    call: int
     path: str
     states: tuple[tuple[str, ir.Value, ir.Value], ...]
     bidirectional: bool
@@ -45,7 +47,7 @@ _KINDS: Final[dict[str, tuple[str, WriteLayer]]] = {
 
 
 def find(graph: ir.Graph) -> list[Recurrent]:
-    """The recurrent layers of a captured graph, in the order of their execution."""
+    """The recurrent layers of a captured graph, in the order in which forward calls them."""
     found = []
     for node in graph:
         if node.domain != DOMAIN:
@@ -57,8 +59,9 @@ def find(graph: ir.Graph) -> list[Recurrent]:
             assert operand is not None
             states.append((letter, operand, node.outputs[position]))
         bidirectional = bool(node.attributes["bidirectional"].as_int())
-        found.append(Recurrent(node, _module_path(node), tuple(states), bidirectional))
-    return found
+        call = node.attributes["call"].as_int()
+        found.append(Recurrent(node, call, _module_path(node), tuple(states), bidirectional))
+    return sorted(found, key=lambda layer: layer.call)
 
 
 def expand(graph: ir.Graph, layers: list[Recurrent]) -> None:
