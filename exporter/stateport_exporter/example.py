@@ -211,6 +211,16 @@ class Example:
         return Arguments(bound.args, bound.kwargs, states)
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """The parameters that may be left out, with what they are then."""
+        parameters = self._signature.parameters.items()
+        return {name: p.default for name, p in parameters if p.default is not p.empty}
+
+    def named(self, arguments: Arguments) -> dict[str, Any]:
+        """The author's arguments by the names of their parameters."""
+        return dict(self._signature.bind(*arguments.args, **arguments.kwargs).arguments)
+
+    @property
     def axes(self) -> frozenset[str]:
         """The dynamic axes that the arguments have."""
         return frozenset(a for leaf in self.leaves for a in leaf.shape if isinstance(a, str))

@@ -33,7 +33,7 @@ from .lifting import Hidden, find_hidden, make_explicit
 from .loading import load_weights
 from .opset import NEWEST_CAPTURED, raise_opset
 from .record import Network, measure_streaming, record
-from .repeatable import check_carried, check_repeatable
+from .repeatable import check_carried, check_default_start, check_repeatable
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_only
 
@@ -114,6 +114,7 @@ def export(
         check_repeatable(explicit, sample)
         check_carried(explicit, sample, hidden)
         finished = _finish(captured, opset, hidden)
+        check_default_start(explicit, sample, finished.state_parameters)
         network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
         contract = finished.contract
         streaming = measure_streaming(network, contract, finished.because)
@@ -137,6 +138,7 @@ class _Finished:
     results: tuple[str | None, ...]
     initial: Mapping[str, NDArray[Any]]
     lifted: tuple[str, ...]
+    state_parameters: tuple[str, ...]
 
 
 def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finished:
@@ -167,6 +169,11 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
         results=tuple(names.get(position) for position in range(count)),
         initial=initial,
         lifted=tuple(lifted),
+        state_parameters=tuple(
+            captured.input_paths[state.input][0]
+            for state in states
+            if state.input < len(captured.input_paths) - count_lifted
+        ),
     )
 
 

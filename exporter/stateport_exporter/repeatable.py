@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import torch
@@ -75,6 +75,29 @@ def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]
                 "The network still holds the state of an earlier sequence. Reset it before it is "
                 "exported."
             )
+
+
+def check_default_start(explicit: Explicit, example: Example, states: Collection[str]) -> None:
+    """Checks that states which may be left out start from zeros then, as the contract says.
+
+    `states` are the parameters of forward that take a state.
+
+    Raises:
+        ExportError: forward starts from something else when a state is None.
+    """
+    optional = [name for name in states if example.defaults.get(name, ...) is None]
+    if not optional:
+        return
+    arguments = example.named(example.make(example.sizes))
+    given = {name: value for name, value in arguments.items() if name not in optional}
+    network = evaluation_twin(explicit.network)
+    with unchanged_globals(1), torch.no_grad(), Calls({}) as calls:
+        getattr(network, explicit.method)(**given)
+    if any(bool(state.any()) for call in calls.firsts for state in call):
+        raise ExportError(
+            f"Without {optional[0]!r}, forward starts from other values than zeros. Leave "
+            f"{optional[0]!r} out of the example: the start is then lifted, and kept in the file."
+        )
 
 
 def _results(

@@ -447,3 +447,32 @@ def test_results_with_names_stay_results(tmp_path: Path) -> None:
     contract = export(Gru(embedding), (X,), tmp_path / "m.onnx").contract
     assert [s.name for s in contract.outputs] == ["logits", "embedding"]
     assert [(s.input, s.output) for s in contract.states] == [("h0", "hn")]
+
+
+class Optional(Gru):
+    """A state that may be left out; then it starts from a learned value."""
+
+    def __init__(self, start: bool) -> None:
+        super().__init__(scaled)
+        self.learned = start
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> Any:  # type: ignore[override]
+        if h is None and self.learned:
+            h = self.start.expand(1, x.size(0), 10).contiguous()
+        return self.gru(x, h)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_state_that_may_be_left_out(learned: bool, tmp_path: Path, judged: Judge) -> None:
+    net = Optional(learned).eval()
+    x = np.random.default_rng(0).standard_normal((2, 4, 5)).astype(np.float32)
+    if learned:
+        with pytest.raises(ExportError, match="Leave 'h' out of the example"):
+            export(net, (X, STATE), tmp_path / "m.onnx")
+        result = export(net, (X,), tmp_path / "m.onnx")
+    else:
+        result = export(net, (X, STATE), tmp_path / "m.onnx")
+    assert judged(result.path).passed
+    with torch.no_grad():
+        expected, _ = net(torch.from_numpy(x))
+    np.testing.assert_allclose(stateport.load(result.path)(x)[0], expected, atol=1e-6)
