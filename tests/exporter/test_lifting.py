@@ -476,3 +476,18 @@ def test_a_state_that_may_be_left_out(learned: bool, tmp_path: Path, judged: Jud
     with torch.no_grad():
         expected, _ = net(torch.from_numpy(x))
     np.testing.assert_allclose(stateport.load(result.path)(x)[0], expected, atol=1e-6)
+
+
+def test_a_network_with_a_shortest_length(tmp_path: Path, judged: Judge) -> None:
+    class Convolved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(5, 6, 3)
+            self.gru = nn.GRU(6, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.gru(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
+
+    result = export(Convolved(), (X,), tmp_path / "m.onnx")
+    assert "it cannot take short chunks" in str(result.contract.streaming.because)
+    assert judged(result.path).passed
