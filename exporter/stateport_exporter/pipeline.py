@@ -149,7 +149,6 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
     count_lifted = sum(len(one.leaves) for one in hidden)
     states = find_states(graph, layers, captured, count_lifted)
     whole_only, because = why_whole_only(layers), why_not_carried(graph, layers, states)
-    spare = {state.output for state in states if state.output >= author}
     states, kept = drop_spare_outputs(graph, states, author)
     expand(graph, layers)
     graph.opset_imports.pop(DOMAIN, None)
@@ -161,7 +160,7 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
     made = inputs[len(inputs) - len(values) :]
     initial = {name: v for name, v in zip(made, values, strict=True) if v is not None}
     store_initial(graph, initial)
-    lifted = [inputs[s.input] for s in states if kept[s.output] in spare or inputs[s.input] in made]
+    lifted = [inputs[s.input] for s in states if inputs[s.input] in made]
     return _Finished(
         contract=contract_of(graph, states, whole_only, initial),
         because=because,

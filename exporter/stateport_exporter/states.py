@@ -108,7 +108,28 @@ def find_states(
             if following is not None:
                 name = min(roles) if len(roles) == 1 else None
                 pairs.append(StatePair(position, following, name))
-    return pairs
+    return _leave_an_output(graph, pairs, author)
+
+
+def _leave_an_output(graph: ir.Graph, pairs: list[StatePair], author: int) -> list[StatePair]:
+    """Where all results are states, as a cell's are, the first one stays an output as well."""
+    spare = next((i for i in range(author, len(graph.outputs)) if _same(graph, i, 0)), None)
+    if spare is None or not {pair.output for pair in pairs} >= set(range(author)):
+        return pairs
+    return [replace(pair, output=pair.output or spare) for pair in pairs]
+
+
+def _same(graph: ir.Graph, one: int, other: int) -> bool:
+    """Whether two outputs are one value, but for moves."""
+    return graph.outputs[one] in _targets(graph, _origin(graph.outputs[other]))
+
+
+def _origin(value: ir.Value) -> ir.Value:
+    node = value.producer()
+    while node is not None and node.op_type in _MOVES - {"Concat"} and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
 
 
 def drop_spare_outputs(

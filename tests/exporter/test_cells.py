@@ -53,6 +53,7 @@ def test_a_cell_alone(
     result = export(cell, example, tmp_path / "m.onnx")
     names = [(s.input, s.output) for s in result.contract.states]
     assert names == [("h0", "hn"), ("c0", "cn")][: 2 if operator == "LSTM" else 1]
+    assert [s.name for s in result.contract.outputs] == ["y"]  # a stream has something to give
     assert read(result.path).operators[operator] == 1
     report = judged(result.path)
     assert report.passed
