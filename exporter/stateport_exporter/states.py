@@ -113,20 +113,17 @@ def find_states(
 
 def _leave_an_output(graph: ir.Graph, pairs: list[StatePair], author: int) -> list[StatePair]:
     """Where all results are states, as a cell's are, the first one stays an output as well."""
-    spare = next((i for i in range(author, len(graph.outputs)) if _same(graph, i, 0)), None)
-    if spare is None or not {pair.output for pair in pairs} >= set(range(author)):
+    if not {pair.output for pair in pairs} >= set(range(author)):
         return pairs
-    return [replace(pair, output=pair.output or spare) for pair in pairs]
-
-
-def _same(graph: ir.Graph, one: int, other: int) -> bool:
-    """Whether two outputs are one value, but for moves."""
-    return graph.outputs[one] in _targets(graph, _origin(graph.outputs[other]))
+    origins = [_origin(output) for output in graph.outputs]
+    spare = next((i for i in range(author, len(origins)) if origins[i] is origins[0]), None)
+    return [replace(p, output=spare) if p.output == 0 and spare else p for p in pairs]
 
 
 def _origin(value: ir.Value) -> ir.Value:
+    """The value itself, behind the copies that PyTorch's exporter makes of repeated results."""
     node = value.producer()
-    while node is not None and node.op_type in _MOVES - {"Concat"} and node.inputs[0] is not None:
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
     return value
