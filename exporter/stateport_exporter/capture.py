@@ -213,7 +213,7 @@ def _trace(module: Explicit, example: Example) -> torch.export.ExportedProgram:
             functional: torch.export.ExportedProgram = program.run_decompositions({})
         except ExportError:
             raise
-        except Exception as error:  # the user's forward may raise anything
+        except (Exception, SystemExit) as error:  # the user's forward may raise anything
             raise ExportError(_why_not(module.network, example, error)) from error
     return functional
 
@@ -244,7 +244,7 @@ def _dynamic_shapes(
     return shapes
 
 
-def _why_not(module: nn.Module, example: Example, error: Exception) -> str:
+def _why_not(module: nn.Module, example: Example, error: BaseException) -> str:
     name, text = type(module).__qualname__, str(error)
     frozen = re.search(r"marked (\w+) as dynamic but your code specialized it to be", text)
     if frozen:
@@ -340,6 +340,6 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else "no message"

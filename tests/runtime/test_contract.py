@@ -199,8 +199,8 @@ def test_a_network_that_cannot_stream_has_to_say_why() -> None:
 
 
 def test_an_unknown_first_state_is_refused() -> None:
-    with pytest.raises(ContractError, match="State 'h0' starts from 'file'"):
-        Contract.from_json(changed(lambda d: d["states"][0].update(initial="file")))
+    with pytest.raises(ContractError, match="State 'h0' starts from 'ones'"):
+        Contract.from_json(changed(lambda d: d["states"][0].update(initial="ones")))
 
 
 @pytest.mark.parametrize(
