@@ -194,6 +194,11 @@ def _depends(graph: ir.Graph, value: ir.Value) -> bool:
 
 def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
     """The graph's inputs on whose values (not only sizes) a value depends."""
+    return (behind for behind in _behind(value) if behind in graph.inputs)
+
+
+def _behind(value: ir.Value) -> Iterator[ir.Value]:
+    """A value and all that it is computed from; what only lends its size is left out."""
     seen: set[ir.Value] = set()
     todo = [value]
     while todo:
@@ -201,11 +206,9 @@ def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
         if current in seen:
             continue
         seen.add(current)
+        yield current
         node = current.producer()
-        if node is None:
-            if current in graph.inputs:
-                yield current
-        elif node.op_type not in ("Shape", "Size"):
+        if node is not None and node.op_type not in ("Shape", "Size"):
             todo.extend(operand for operand in node.inputs if operand is not None)
 
 
@@ -291,7 +294,7 @@ def _next_of_argument(
     """
     distinct = {id(graph.outputs[i]): i for i in reversed(same)}
     if not distinct:
-        computed = [i for i in fits if any(_computed_from(graph.outputs[i], end) for end in ends)]
+        computed = [i for i in fits if not set(ends).isdisjoint(_behind(graph.outputs[i]))]
         distinct = {i: i for i in computed}
     if len(distinct) > 1:
         candidates = ", ".join(f"result {i + 1}" for i in sorted(distinct.values()))
@@ -300,20 +303,6 @@ def _next_of_argument(
             f"one is not clear: {candidates}. Return exactly one of its shape."
         )
     return next(iter(distinct.values()), None)
-
-
-def _computed_from(value: ir.Value, source: ir.Value) -> bool:
-    seen: set[ir.Value] = set()
-    todo = [value]
-    while todo:
-        current = todo.pop()
-        if current is source:
-            return True
-        node = current.producer()
-        if current not in seen and node is not None and node.op_type not in ("Shape", "Size"):
-            todo.extend(operand for operand in node.inputs if operand is not None)
-        seen.add(current)
-    return False
 
 
 def _name(layer: Recurrent) -> str:
