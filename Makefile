@@ -5,7 +5,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: help setup demo test lint types wheels wheel-check fuzz large bench clean
+# The networks of other packages have an environment of their own, for those packages' sake.
+THIRD_PARTY := .venv-third-party
+
+.PHONY: help setup demo test pattern-tests third-party fuzz large lint types wheels wheel-check bench patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -23,7 +26,21 @@ demo: $(READY)       ## export, verify and stream the reference networks, the la
 	$(BIN)/python -m demo
 
 test: $(READY)       ## run the tests
-	$(BIN)/python -m pytest -m 'not large'
+	$(BIN)/python -m pytest -m 'not large and not patterns'
+
+pattern-tests: $(READY)  ## export a network of every pattern, and refuse one just outside it
+	$(BIN)/python -m pytest -m patterns
+
+third-party: $(THIRD_PARTY)/.ready  ## export and verify networks of other people's packages
+	$(THIRD_PARTY)/bin/python -m pytest tests/third_party
+
+$(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml tests/third_party/requirements.txt
+	$(PYTHON) -m venv $(THIRD_PARTY)
+	$(THIRD_PARTY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    -e 'runtime[cpu]' -e exporter pytest
+	$(THIRD_PARTY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    -r tests/third_party/requirements.txt
+	touch $@
 
 fuzz: $(READY)       ## export and verify 500 random networks
 	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py
@@ -48,5 +65,8 @@ wheel-check: wheels  ## run the exported reference from the wheel alone, where P
 bench: $(READY)      ## measure stateport beside its peers, in one run
 	$(BIN)/python -m benchmarks.step
 
+patterns: $(READY)   ## try every pattern on both exporters and rewrite the table in docs/patterns.md
+	$(BIN)/python -m benchmarks.patterns
+
 clean:               ## remove everything that was made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(THIRD_PARTY) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

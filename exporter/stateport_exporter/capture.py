@@ -9,22 +9,30 @@ layer is recorded as one opaque node of the domain `stateport.torch`, with PyTor
 from __future__ import annotations
 
 import contextlib
-import logging
+import io
+import os
 import re
-import warnings
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from .blame import leftovers, where
 from .errors import ExportError
-from .example import Arguments, Example, key_name
+from .example import Arguments, Example, leaves_by_name
 from .explicit import Explicit
+from .guard import quiet
+from .packing import Lengths, check_lengths, intercept, is_packed, raised_in, traceable
+from .program import Body
+from .scan import scan
 
 DOMAIN: Final = "stateport.torch"
 
@@ -42,6 +50,7 @@ class _RecurrentLayers(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self.loops: dict[int, Loop] = {}
 
     def __torch_function__(
         self,
@@ -51,10 +60,78 @@ class _RecurrentLayers(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         record = _RECORDERS.get(func)
+        if func is scan:
+            self.count += 1
+            return self._record_loop(self.count - 1, *args)
         if record is None:
-            return func(*args, **(kwargs or {}))
+            result = intercept(func, args)
+            return func(*args, **(kwargs or {})) if result is NotImplemented else result
         self.count += 1
         return record(self.count - 1, *args, **(kwargs or {}))
+
+    def _record_loop(
+        self,
+        call: int,
+        body: Body,
+        states: Sequence[Tensor],
+        sequences: Sequence[Tensor],
+        invariants: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """One opaque node: first states, sequences, the rest -> last states, stacked outputs."""
+        slices = [sequence[0] for sequence in sequences]
+        _, outputs = body.step(states, slices, invariants)  # for what they look like
+        self.loops[call] = Loop(body, [_Like.of(x) for x in (*states, *slices, *invariants)])
+        time = sequences[0].shape[0]
+        results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::LOOP",
+            (*states, *sequences, *invariants),
+            attrs={
+                "call": call,
+                "states": len(states),
+                "sequences": len(sequences),
+                "path": body.path,
+            },
+            dtypes=[x.dtype for x in (*states, *outputs)],
+            shapes=(*(x.shape for x in states), *((time, *x.shape) for x in outputs)),
+            version=1,
+        )
+        return tuple(results)
+
+
+@dataclass(frozen=True)
+class _Like:
+    """A tensor's sizes while it was traced, which of them are dynamic, and its dtype."""
+
+    shape: tuple[int, ...]
+    dynamic: tuple[bool, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> _Like:
+        """What a traced tensor is like."""
+        sizes = [size if isinstance(size, int) else size.node.hint for size in tensor.shape]
+        dynamic = tuple(not isinstance(size, int) for size in tensor.shape)
+        return cls(tuple(sizes), dynamic, tensor.dtype)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop over time: its step, and what goes into that."""
+
+    body: Body
+    operands: Sequence[_Like]
+
+
+class _Step(nn.Module):
+    """One step of a loop, as a module of its own."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, operands: Sequence[Tensor]) -> list[Tensor]:
+        """The next states, and the outputs of the step."""
+        return self.body.program.run(operands)
 
 
 def _record(
@@ -67,18 +144,20 @@ def _record(
     num_layers: int,
     bidirectional: bool,
     batch_first: bool,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """One opaque node: x, the first states and PyTorch's flat weights -> y and the last states."""
+    """One opaque node: x, first states, PyTorch's flat weights, lengths -> y and last states."""
     y_features = states[0].shape[-1] * (2 if bidirectional else 1)
     results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{kind}",
-        (x, *states, *weights),
+        (x, *states, *weights, *([] if lengths is None else [lengths])),
         attrs={
             "call": call,
             "num_layers": num_layers,
             "bidirectional": int(bidirectional),
             "batch_first": int(batch_first),
             "has_biases": int(has_biases),
+            "has_lengths": int(lengths is not None),
         },
         dtypes=[x.dtype] * (1 + len(states)),
         shapes=((*x.shape[:2], y_features), *(state.shape for state in states)),
@@ -90,7 +169,38 @@ def _record(
 def _recorder(kind: str) -> Callable[..., Any]:
     """Takes the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu."""
 
-    def record(
+    def record(call: int, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        return (record_packed if is_packed((x, *rest)) else record_padded)(call, x, *rest)
+
+    def record_packed(
+        call: int,
+        data: Tensor,
+        lengths: Lengths,
+        hx: Sequence[Tensor] | Tensor,
+        weights: Sequence[Tensor],
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,  # noqa: ARG001  # evaluation mode: no dropout
+        train: bool,  # noqa: ARG001
+        bidirectional: bool,
+    ) -> tuple[Tensor, ...]:
+        check_lengths(lengths)
+        states = [hx] if isinstance(hx, Tensor) else hx
+        y, *last = _record(
+            call,
+            kind,
+            lengths.split(data),
+            states,
+            weights,
+            has_biases,
+            num_layers,
+            bidirectional,
+            batch_first=False,
+            lengths=lengths.rows,
+        )
+        return y.flatten(0, 1), *last
+
+    def record_padded(
         call: int,
         x: Tensor,
         hx: Sequence[Tensor] | Tensor,
@@ -133,13 +243,6 @@ def _cell_recorder(kind: str) -> Callable[..., Any]:
     return record
 
 
-def _refuse(what: str) -> Callable[..., Any]:
-    def refuse(*_: object, **__: object) -> None:
-        raise ExportError(f"The network uses {what}, which stateport cannot export yet.")
-
-    return refuse
-
-
 _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     torch.lstm: _recorder("LSTM"),
     torch.gru: _recorder("GRU"),
@@ -149,7 +252,6 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     torch.gru_cell: _cell_recorder("GRU"),
     torch.rnn_tanh_cell: _cell_recorder("RNN_TANH"),
     torch.rnn_relu_cell: _cell_recorder("RNN_RELU"),
-    torch._pack_padded_sequence: _refuse("packed sequences (pack_padded_sequence)"),
 }
 
 
@@ -157,12 +259,16 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
 class Captured:
     """A graph with recurrent layers kept whole, and how the author calls what goes in and out.
 
-    The outputs behind those of `output_paths` are the last states of every recurrent call.
+    The outputs behind those of `output_paths` are the last states of every recurrent call. `loops`
+    are the loops over time, by the number of the call. `narrowed` says which sizes forward may not
+    take the same way, if there are such.
     """
 
     model: ir.Model
     input_paths: tuple[tuple[str, ...], ...]
     output_paths: tuple[tuple[str, ...], ...]
+    loops: Mapping[int, Loop]
+    narrowed: str | None = None
 
 
 def capture(module: Explicit, example: Example, opset: int) -> Captured:
@@ -174,39 +280,93 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
         ExportError: the module fails on its example, freezes a dynamic axis, writes into an
             argument, or uses what PyTorch's exporter cannot express.
     """
-    program = _trace(module, example)
-    _refuse_mutation(program)
-    with _quiet():
-        try:
-            exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
-        except Exception as error:  # whatever PyTorch's exporter raises
-            raise ExportError(
-                f"PyTorch's exporter could not write {type(module.network).__qualname__} at opset "
-                f"{opset}: {_first_line(error)}"
-            ) from error
-    assert exported is not None
-    model: ir.Model = exported.model
+    name = type(module.network).__qualname__
+    program, loops, narrowed = _trace(module, example)
+    _refuse_mutation(program, example)
+    output_paths = _output_paths(program)
+    _drop_idle_squeezes(program)
+    model = _to_onnx(program, name, opset)
     _check_inputs(model, example)
     _name_axes(model, example)
     for value in list(model.graph.initializers.values()):
         if value.name is not None:
-            value.name = value.name.removeprefix("network.")  # as the author's module calls it
-    return Captured(model, _input_paths(module.network, example), _output_paths(program, model))
+            while value.name.startswith("network."):
+                value.name = value.name.removeprefix("network.")  # as the author's module calls it
+    paths = _input_paths(module.network, example)
+    return Captured(model, paths, output_paths, loops, narrowed)
 
 
-def _trace(module: Explicit, example: Example) -> torch.export.ExportedProgram:
+def check_runs(module: Explicit, example: Example) -> None:
+    """Runs the network once as PyTorch does: opaque nodes take tensors of any size.
+
+    Raises:
+        ExportError: the network fails on its example.
+    """
+    with quiet(), torch.no_grad():
+        try:
+            module(*example.make(example.sizes))
+        except (Exception, SystemExit) as error:  # the user's forward may raise anything
+            raise _why_not(module.network, example, error) from error
+
+
+def _to_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> ir.Model:
+    with quiet():
+        try:
+            exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+        except Exception as error:  # whatever PyTorch's exporter raises
+            raise ExportError(
+                f"PyTorch's exporter could not write {name} at opset {opset}: "
+                f"{_first_line(_root(error))}"
+            ) from error
+    assert exported is not None
+    model: ir.Model = exported.model
+    return model
+
+
+def capture_step(loop: Loop, opset: int) -> ir.Graph:
+    """The graph of one step: operands -> next states, outputs of the step.
+
+    Raises:
+        ExportError: PyTorch's exporter cannot express it.
+    """
+    place = f"the step of the loop in {loop.body.path!r}" if loop.body.path else "the loop's step"
+    operands = [torch.zeros(like.shape, dtype=like.dtype) for like in loop.operands]
+    shapes = [
+        {axis: torch.export.Dim.DYNAMIC for axis, dynamic in enumerate(like.dynamic) if dynamic}
+        for like in loop.operands
+    ]
+    with quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(
+                _Step(loop.body), (operands,), dynamic_shapes=(shapes,), strict=False
+            )
+            # Takes recurrent layers inside the step apart, which PyTorch's ONNX writer gets wrong.
+            program = program.run_decompositions()
+        except Exception as error:
+            raise ExportError(f"{place} could not be traced: {_first_line(error)}") from error
+    return _to_onnx(program, place, opset).graph
+
+
+def _trace(
+    module: Explicit, example: Example
+) -> tuple[torch.export.ExportedProgram, Mapping[int, Loop], str | None]:
+    """The program, its loops, and which sizes forward may not take the same way, if there are."""
     arguments = example.make(example.sizes)
     named = {name: torch.export.Dim(name) for name in example.sizes}
     # Second choice: takes the sizes that a slice of length time - 1 leaves open, where named axes
     # insist on all. Both refuse an axis that is fixed; parity is judged at the other sizes anyway.
     loose = dict.fromkeys(example.sizes, torch.export.Dim.DYNAMIC)
-    with _quiet(), torch.no_grad():
+    narrowed = None
+    with quiet(), torch.no_grad():
         try:
             try:
-                program = _export(module, arguments, _dynamic_shapes(arguments, example, named))
+                shapes = _dynamic_shapes(module, arguments, example, named)
+                program, loops = _export(module, arguments, shapes)
             except torch._dynamo.exc.UserError as error:
+                narrowed = str(_why_not(module.network, example, error))
                 try:
-                    program = _export(module, arguments, _dynamic_shapes(arguments, example, loose))
+                    shapes = _dynamic_shapes(module, arguments, example, loose)
+                    program, loops = _export(module, arguments, shapes)
                 except torch._dynamo.exc.UserError:
                     raise error from None
             # Makes the graph functional, so that the signature shows what forward writes into.
@@ -214,58 +374,108 @@ def _trace(module: Explicit, example: Example) -> torch.export.ExportedProgram:
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # the user's forward may raise anything
-            raise ExportError(_why_not(module.network, example, error)) from error
-    return functional
+            raise _why_not(module.network, example, error) from error
+    return functional, loops, narrowed
 
 
 def _export(
-    module: Explicit, arguments: Arguments, shapes: tuple[Any, ...]
-) -> torch.export.ExportedProgram:
-    with _RecurrentLayers():
+    module: Explicit, arguments: Arguments, shapes: Any
+) -> tuple[torch.export.ExportedProgram, Mapping[int, Loop]]:
+    # PyTorch prints the graph so far where a number is taken out of a tensor.
+    with (
+        _RecurrentLayers() as layers,
+        traceable(module.network),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         program: torch.export.ExportedProgram = torch.export.export(
             module, tuple(arguments), dynamic_shapes=shapes, strict=False
         )
-    return program
+    return program, layers.loops
 
 
 def _dynamic_shapes(
-    arguments: Arguments, example: Example, dims: Mapping[str, Any]
-) -> tuple[Any, ...]:
-    """The named axes in the structure that `torch.export` wants: that of the arguments."""
-    leaves = iter(example.leaves)
-
-    def axes(value: object) -> dict[int, Any] | None:
-        if not isinstance(value, Tensor):
-            return None
-        shape = enumerate(next(leaves).shape)
-        return {position: dims[axis] for position, axis in shape if isinstance(axis, str)}
-
-    shapes: tuple[Any, ...] = pytree.tree_map(axes, tuple(arguments))
-    return shapes
+    module: Explicit, arguments: Arguments, example: Example, dims: Mapping[str, Any]
+) -> Any:
+    """The named axes in the structure that `torch.export` wants."""
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
+        axes = enumerate(leaf.shape)
+        shapes[tensor] = {position: dims[axis] for position, axis in axes if isinstance(axis, str)}
+    return shapes.dynamic_shapes(module, tuple(arguments))
 
 
-def _why_not(module: nn.Module, example: Example, error: BaseException) -> str:
+class FixedTimeError(ExportError):
+    """Forward fixes the number of time steps, as a Python loop over them does."""
+
+
+def _why_not(module: nn.Module, example: Example, error: BaseException) -> ExportError:
     name, text = type(module).__qualname__, str(error)
     frozen = re.search(r"marked (\w+) as dynamic but your code specialized it to be", text)
     if frozen:
-        return (
+        kind = FixedTimeError if frozen[1] == "time" else ExportError
+        return kind(
             f"{name} cannot take any size of the axis {frozen[1]!r}: its forward fixes it "
             f"(traced at {example.sizes.get(frozen[1])}). A Python loop over that axis, int() of "
             "a size, or a comparison of sizes does that. Rewrite it with tensor operations."
+            f"{leftovers(module)}"
         )
     violated = re.search(r"Constraints violated \((\w+)\).*?\n\s*- (.*)", text)
     if violated:
-        return f"{name} cannot take any size of the axis {violated[1]!r}: {violated[2]}"
-    return f"{name} could not be traced: {type(error).__name__}: {_first_line(error)}"
-
-
-def _refuse_mutation(program: torch.export.ExportedProgram) -> None:
-    # Buffers are another matter: `repeatable` finds out whether updating them has any effect.
-    for name in sorted(program.graph_signature.user_inputs_to_mutate.values()):
-        raise ExportError(
-            f"forward writes into its argument {name!r}, which an ONNX file cannot do. "
-            "Return the new value instead."
+        kind = FixedTimeError if violated[1] == "time" else ExportError
+        return kind(
+            f"{name} does not do the same at every size of the axis {violated[1]!r}, but where "
+            f"{_condition(violated[2], violated[1])}. A comparison of sizes or a slice of a fixed "
+            "length in forward does that."
         )
+    if "data-dependent" in text or ".numpy() is not supported" in text:
+        return ExportError(
+            f"{raised_in(module, error)} takes numbers out of a tensor{_line(error)}: tolist, "
+            "numpy, item, int, max as a size, or an if. An ONNX file cannot know them before it "
+            "runs. Keep them in the tensor: torch.where chooses, pack_padded_sequence takes "
+            "lengths.cpu() itself, and pad_packed_sequence needs no total_length other than "
+            "x.size(1)."
+        )
+    return ExportError(
+        f"{name} could not be traced{where(module, error)}: {type(error).__name__}: "
+        f"{_first_line(error)}{leftovers(module)}"
+    )
+
+
+def _line(error: BaseException) -> str:
+    """The line of the author's code that an error comes from, where there is one."""
+    packages = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(packages)]
+    return f" ({Path(theirs[-1].filename).name}: {theirs[-1].line!r})" if theirs else ""
+
+
+def _condition(text: str, axis: str) -> str:
+    """The condition in PyTorch's message, "6 <= time"; the whole message if it has none."""
+    text = re.sub(r"L\[[^ ]*?\.size\(\)\[\d+\]", axis, text)
+    text = text.partition("generated guard ")[2] or text
+    return text.replace(f" and {axis} <= IntInfinity()", "").rstrip(".")
+
+
+def _refuse_mutation(program: torch.export.ExportedProgram, example: Example) -> None:
+    # Buffers are another matter: `repeatable` finds out whether updating them has any effect.
+    signature = program.graph_signature
+    given = [spec.arg for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
+    tensors = [arg.name for arg in given if isinstance(arg, TensorArgument)]
+    for name in signature.user_inputs_to_mutate.values():
+        leaf = example.leaves[tensors.index(name)]
+        raise ExportError(
+            f"forward writes into its argument '{leaf}', which an ONNX file cannot do. Return the "
+            "new value instead."
+        )
+
+
+def _drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:
+    """Takes out `x.squeeze(dim)` where dim is not 1: it does nothing, and ONNX's Squeeze fails."""
+    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
+        before = node.args[0]
+        if node.meta["val"].ndim == before.meta["val"].ndim:
+            node.replace_all_uses_with(before)
+            program.graph.erase_node(node)
 
 
 def _check_inputs(model: ir.Model, example: Example) -> None:
@@ -278,24 +488,35 @@ def _check_inputs(model: ir.Model, example: Example) -> None:
 
 def _input_paths(module: nn.Module, example: Example) -> tuple[tuple[str, ...], ...]:
     paths = [leaf.path for leaf in example.leaves]
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):  # PyTorch's own names, not an author's
-        paths = [("x",) if path == ("input",) else (*path, "0") for path in paths]
+    own = type(module).forward.__module__ == nn.RNNBase.__module__
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase) and own:  # PyTorch's names, not an author's
+        paths = [("x", *path[1:]) if path[0] == "input" else (*path, "0") for path in paths]
     return tuple(paths)
 
 
-def _output_paths(
-    program: torch.export.ExportedProgram, model: ir.Model
-) -> tuple[tuple[str, ...], ...]:
-    """Where each of the author's results stands: keys of dicts, fields, positions."""
-    structure, count = program.call_spec.out_spec, len(model.graph.outputs)
-    kinds = {spec.arg.__class__.__name__ for spec in program.graph_signature.output_specs}
-    if structure is None or structure.num_leaves != count or kinds != {"TensorArgument"}:
-        raise ExportError(
-            "forward returns something besides tensors (a number, or None); return tensors only."
-        )
-    leaves, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(range(count), structure))
-    paths = [tuple(key_name(key) for key in path) for path, _ in leaves]
-    return tuple(tuple(rest) for result, *rest in paths if result == "0")
+def _output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...], ...]:
+    """Where each of the author's results stands: keys of dicts, fields, positions.
+
+    None is no result, and PyTorch's exporter leaves it out.
+    """
+    structure, signature = program.call_spec.out_spec, program.graph_signature
+    given = [spec.arg for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    assert structure is not None
+    results = leaves_by_name(pytree.tree_unflatten(given, structure))
+    paths = []
+    for (which, *path), result in results:
+        if isinstance(result, ConstantArgument) and result.value is None:
+            continue
+        if not isinstance(result, TensorArgument):
+            what = repr(result.value) if isinstance(result, ConstantArgument) else "a number"
+            place = ".".join(path) or "the result"
+            raise ExportError(
+                f"forward returns something besides tensors: {place!r} is {what}. An ONNX file "
+                "gives tensors only; leave it out."
+            )
+        if which == "0":
+            paths.append(tuple(path))
+    return tuple(paths)
 
 
 def _name_axes(model: ir.Model, example: Example) -> None:
@@ -324,20 +545,11 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps PyTorch's exporter from talking about its own internals and missing packages."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def _root(error: BaseException) -> BaseException:
+    """What an error came from; PyTorch's exporter says only what to do next."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -24,10 +25,17 @@ from stateport.files import read_npy
 
 from .errors import ExportError
 from .guard import unchanged_globals
+from .packing import Padded, padded_arguments
 
 # Distinct and at least 2: sizes of 0 and 1 specialise (pytorch#157621). Primes, so that a product
 # or multiple of them is not mistaken for another axis.
 _TRACE_SIZES: Final = (3, 7, 11, 13, 17, 19, 23, 29)
+
+#: What may stand among the arguments beside tensors: fixed in the file.
+_CONSTANTS: Final = (
+    *(int, float, complex, str, bytes, type(None)),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+)
 
 _SPEC = re.compile(
     r"(?P<what>\w+|.*\.npy)\[(?P<shape>[^\]]*)\](?::(?P<low>-?[0-9]+)\.\.(?P<high>-?[0-9]+))?"
@@ -152,7 +160,9 @@ class Example:
 
     `leaves` are the tensors among the arguments, in the order of the flattened arguments, which is
     the order of the file's inputs; `sizes` are those that the network is traced at. `lifted` are
-    the states that the author's arguments do not have, by call of a recurrent function.
+    the states that the author's arguments do not have, by call of a recurrent function. `lengths`
+    are the positions of the leaves that hold the lengths of rows, which stand in decreasing order
+    where `descending` says so.
     """
 
     def __init__(self, function: Callable[..., Any], example: ExampleLike) -> None:
@@ -173,6 +183,8 @@ class Example:
             )
         self.sizes = dict(zip(names, _TRACE_SIZES, strict=False))
         self.lifted: tuple[tuple[Leaf, ...], ...] = ()
+        self.lengths: frozenset[int] = frozenset()
+        self.descending = False
         self.leaves = self._find_leaves()
 
     def with_lifted(self, lifted: Sequence[tuple[Leaf, ...]]) -> Example:
@@ -182,8 +194,30 @@ class Example:
         other.leaves = (*self.leaves, *(leaf for states in lifted for leaf in states))
         return other
 
-    def make(self, sizes: Mapping[str, int], seed: int = 0) -> Arguments:
-        """The arguments at these sizes; the same seed gives the same values. States are zero."""
+    def with_lengths(self, positions: Collection[int], descending: bool) -> Example:
+        """The same example, where the leaves at these positions are lengths of rows."""
+        other = copy.copy(self)
+        other.lengths, other.descending = frozenset(positions), descending
+        return other
+
+    def draw_lengths(self, shape: Sequence[int], time: int, seed: int) -> NDArray[np.int64]:
+        """Lengths of rows within `time`: all equal, ragged, or ragged with a row of full length."""
+        random = np.random.default_rng(seed)
+        kind = random.integers(3)
+        lengths = random.integers(1, time + 1, shape)
+        if kind == 0:
+            lengths[...] = lengths.flat[0]
+        elif kind == 1:
+            lengths.flat[random.integers(lengths.size)] = time
+        return -np.sort(-lengths, axis=0) if self.descending else lengths
+
+    def make(
+        self, sizes: Mapping[str, int], seed: int = 0, longest: int | None = None
+    ) -> Arguments:
+        """The arguments at these sizes; the same seed gives the same values. States are zero.
+
+        Rows of several lengths are at most `longest` long, by default as long as the data.
+        """
         sizes = {**self.sizes, **sizes}
         with unchanged_globals(seed), torch.no_grad():
             try:
@@ -194,12 +228,13 @@ class Example:
                 raise ExportError(
                     f"The example failed at {_shown(sizes)}: {type(error).__name__}: {error}"
                 ) from error
+        made = padded_arguments(made, sizes.get("time", 1))
         # One tensor given twice, (zeros, zeros), is still two arguments.
         made = pytree.tree_map(
             lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, made
         )
         args, kwargs = ((), made) if isinstance(made, dict) else (made, {})
-        if not isinstance(args, tuple | list):
+        if not isinstance(args, tuple | list) or isinstance(args, Padded):
             args = (args,)
         try:
             bound = self._signature.bind(*args, **kwargs)
@@ -208,7 +243,25 @@ class Example:
                 f"The example does not fit {self._name}{self._signature}: {error}."
             ) from error
         states = tuple(tuple(_zeros(leaf, sizes) for leaf in call) for call in self.lifted)
-        return Arguments(bound.args, bound.kwargs, states)
+        arguments = Arguments(bound.args, bound.kwargs, states)
+        return (
+            self._fitting(arguments, longest or sizes["time"], sizes["time"], seed)
+            if self.lengths
+            else arguments
+        )
+
+    def _fitting(self, arguments: Arguments, longest: int, time: int, seed: int) -> Arguments:
+        """The arguments with lengths that fit: no row is empty, or longer than there is data."""
+        leaves, structure = pytree.tree_flatten(arguments)
+        tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        for position in self.lengths:
+            old = leaves[tensors[position]]
+            lengths = torch.from_numpy(self.draw_lengths(old.shape, longest, seed + position))
+            if longest < time:  # at least one row is as long as that
+                lengths.view(-1)[0] = longest
+            leaves[tensors[position]] = lengths.to(old.dtype)
+        made: Arguments = pytree.tree_unflatten(leaves, structure)
+        return made
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -227,11 +280,22 @@ class Example:
 
     def tensors(self, arguments: Arguments) -> list[tuple[tuple[str, ...], Tensor]]:
         """The tensors among the arguments with their paths, in the order of flattening."""
-        leaves, _ = pytree.tree_flatten_with_path(arguments)
-        names = self._parameter_names()
-        return [
-            (_path_names(path, names), leaf) for path, leaf in leaves if isinstance(leaf, Tensor)
-        ]
+        names, found = self._parameter_names(), []
+        try:
+            leaves = leaves_by_name(arguments)
+        except ValueError as error:  # a container whose parts have no names
+            raise ExportError(f"PyTorch cannot look into the example: {error}") from error
+        for keys, leaf in leaves:
+            path = _path_names(keys, names)
+            if isinstance(leaf, Tensor):
+                found.append((path, leaf))
+            elif not isinstance(leaf, _CONSTANTS):
+                raise ExportError(
+                    f"In the example, {'.'.join(path)!r} is a {type(leaf).__qualname__}, which "
+                    "PyTorch cannot look into. Register it: torch.export.register_dataclass for a "
+                    "dataclass, torch.utils._pytree.register_pytree_node for another container."
+                )
+        return found
 
     def _parameter_names(self) -> list[str]:
         """The names of positional arguments; all those of *args have that name."""
@@ -266,7 +330,13 @@ def _shown(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
-def key_name(key: object) -> str:
+def leaves_by_name(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+    """The leaves of nested containers with the keys, fields and positions on the way to them."""
+    leaves, _ = pytree.tree_flatten_with_path(tree)
+    return [(tuple(_key_name(key) for key in path), leaf) for path, leaf in leaves]
+
+
+def _key_name(key: object) -> str:
     """One step of a pytree path: a dict's key, a field's name, or a position."""
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
@@ -274,12 +344,11 @@ def key_name(key: object) -> str:
     return str(key)
 
 
-def _path_names(path: tuple[Any, ...], parameters: list[str]) -> tuple[str, ...]:
-    """A pytree path as names: the parameter of `forward`, then keys and positions below it."""
-    keys = [key_name(key) for key in path]
+def _path_names(keys: tuple[str, ...], parameters: list[str]) -> tuple[str, ...]:
+    """The keys on the way to an argument: the parameter of `forward`, then what is below it."""
     if keys[0] == "args" and int(keys[1]) < len(parameters):
         return (parameters[int(keys[1])], *keys[2:])
-    return tuple(keys[1:])
+    return keys[1:]
 
 
 def _name_axis(

@@ -15,6 +15,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from .packing import PACK, PAD, Packs, is_packed, packed_arguments
+from .program import Body
+from .scan import scan
 
 States = tuple[Tensor, ...]
 
@@ -44,16 +49,20 @@ class Explicit(nn.Module):
     def forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: Sequence[States]
     ) -> tuple[Any, list[States]]:
-        """The network's own result, and the last states of every call."""
+        """The network's own result, and the last states of every call.
+
+        Without any call, the network may be one step itself: its results stand again as states.
+        """
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
         calls = Calls(dict(zip(self.lifted, states, strict=True)))
-        with _put_back(self.network), calls:
-            result = run(*args, **kwargs)
-        return result, calls.lasts
+        with put_back(self.network):
+            result = calls.run(run, args, kwargs)
+        tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
+        return result, calls.lasts or [tuple(tensors)]
 
 
 @contextlib.contextmanager
-def _put_back(network: nn.Module) -> Iterator[None]:
+def put_back(network: nn.Module) -> Iterator[None]:
     """Attributes and buffers that are given new values get their old ones back."""
     saved = [
         (
@@ -86,14 +95,24 @@ def _shell(value: Any) -> Any:
 class Calls(TorchFunctionMode):
     """Sees the calls of recurrent functions: `firsts` and `lasts` hold their states.
 
-    `given` replaces the first states of the calls with these numbers.
+    `given` replaces the first states of the calls with these numbers. States stand in the rows' own
+    order, also where packing sorted them. With `cut`, unpacking is as long as the longest row.
     """
 
-    def __init__(self, given: Mapping[int, States]) -> None:
+    def __init__(self, given: Mapping[int, States], *, cut: bool = False) -> None:
         super().__init__()
         self.given = given
+        self.packs = Packs(cut)
         self.firsts: list[States] = []
         self.lasts: list[States] = []
+
+    def run(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Calls a network; packed sequences among its arguments and results are padded."""
+        with self:
+            args, kwargs = packed_arguments((args, kwargs))
+            return self.packs.padded_results(function(*args, **kwargs))
 
     def __torch_function__(
         self,
@@ -103,20 +122,40 @@ class Calls(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
+        if func is scan:
+            return self._loop(*args)
+        if func in (PACK, PAD):
+            return self.packs.run(func, args)
         if func not in LAYERS + CELLS:
             return func(*args, **(kwargs or {}))
-        x, hx, *rest = args
+        at = 2 if func in LAYERS and is_packed(args) else 1  # behind batch_sizes, or x
+        before, hx, rest = args[:at], args[at], args[at + 1 :]
+        batch_sizes = before[-1]
         number = len(self.lasts)
         own = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        first: Any = self.given.get(number, own)
+        first: Any = own
+        if number in self.given:
+            first = self.packs.sort(self.given[number], batch_sizes)
         if isinstance(hx, Tensor):
             (first,) = first
-        result = func(x, first, *rest, **(kwargs or {}))
-        if not torch.compiler.is_exporting():  # or a buffer that is updated in place would show
-            own = tuple(state.clone() for state in own)
-        self.firsts.append(own)
+        result = func(*before, first, *rest, **(kwargs or {}))
+        self._start(own, batch_sizes)
         if func in LAYERS:
-            self.lasts.append(tuple(result[1:]))
+            self.lasts.append(self.packs.unsort(tuple(result[1:]), batch_sizes))
         else:
             self.lasts.append((result,) if isinstance(result, Tensor) else tuple(result))
         return result
+
+    def _loop(
+        self, body: Body, own: States, sequences: Sequence[Tensor], invariants: Sequence[Tensor]
+    ) -> States:
+        first = self.given.get(len(self.lasts), own)
+        result = scan(body, first, sequences, invariants)
+        self._start(tuple(own), None)
+        self.lasts.append(tuple(result[: len(own)]))
+        return result
+
+    def _start(self, own: States, batch_sizes: Any) -> None:
+        if not torch.compiler.is_exporting():  # or a buffer that is updated in place would show
+            own = tuple(state.clone() for state in own)
+        self.firsts.append(self.packs.unsort(own, batch_sizes))

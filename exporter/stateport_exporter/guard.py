@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
@@ -25,6 +26,23 @@ def no_idle_warnings() -> Iterator[None]:
         # Once for every LSTM with a projection, which oneDNN has not.
         warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         yield
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps PyTorch's exporter from talking about its own internals and missing packages."""
+    names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -56,7 +74,7 @@ def use_onednn(enabled: bool) -> None:
     setattr(torch.backends.mkldnn, "enabled", enabled)  # noqa: B010  # typed as its descriptor
 
 
-def evaluation_twin(module: nn.Module, *, share_parameters: bool = True) -> nn.Module:
+def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
     """A copy in evaluation mode that shares the parameters' memory, but nothing that changes.
 
     Buffers and attributes are copied, so that a network which updates them leaves the caller's
@@ -75,9 +93,12 @@ def float64_copy(module: Module) -> Module:
     return _copy(module, {}).double()
 
 
-def _copy(module: Module, memo: dict[int, nn.Parameter]) -> Module:
+def _copy(module: Module, memo: Mapping[int, object]) -> Module:
+    # A logger belongs to the process, not to the network, and some cannot be copied.
+    held = [value for part in module.modules() for value in vars(part).values()]
+    loggers = {id(value): value for value in held if isinstance(value, logging.Logger)}
     try:
-        return copy.deepcopy(module, dict(memo))
+        return copy.deepcopy(module, {**memo, **loggers})
     except Exception as error:  # whatever the user's own __deepcopy__ and attributes raise
         raise ExportError(
             f"{type(module).__qualname__} cannot be copied ({error}), so it cannot be exported "

@@ -24,6 +24,7 @@ from .example import Example, Leaf
 from .explicit import Calls, Explicit, States
 from .guard import unchanged_globals
 from .layers import Recurrent, find
+from .lengths import sorts_itself
 from .states import check_sequence_axis, hidden_states
 
 
@@ -31,11 +32,12 @@ from .states import check_sequence_axis, hidden_states
 class Hidden:
     """The states of one call of a recurrent layer that the network makes itself.
 
-    `leaves` are the arguments that they become; `initial` the values that forward makes, with a
-    batch axis of size 1, or None for zeros.
+    `name` is the layer's; `leaves` are the arguments that the states become; `initial` the values
+    that forward makes, with a batch axis of size 1, or None for zeros.
     """
 
     call: int
+    name: str
     leaves: tuple[Leaf, ...]
     initial: tuple[NDArray[Any] | None, ...]
 
@@ -49,7 +51,7 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     graph = captured.model.graph
     layers = find(graph)
     check_sequence_axis(layers)
-    hidden = hidden_states(graph, layers)
+    hidden = [one for one in hidden_states(graph, layers) if not sorts_itself(one)]
     if not hidden:
         return []
     first, other = _firsts(explicit, example, 0), _firsts(explicit, example, 1)
@@ -97,7 +99,7 @@ def _hidden(layer: Recurrent, values: Sequence[torch.Tensor], example: Example) 
         )
         leaves.append(leaf)
         initial.append(_initial(layer, leaf, value.numpy()))
-    return Hidden(layer.call, tuple(leaves), tuple(initial))
+    return Hidden(layer.call, layer.path or layer.kind, tuple(leaves), tuple(initial))
 
 
 def _axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) -> tuple[Axis, ...]:

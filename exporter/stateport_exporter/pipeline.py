@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -23,17 +23,19 @@ from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report, verify
 
 from . import __version__
-from .capture import DOMAIN, Captured, capture
+from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs
 from .errors import ExportError
 from .example import Example, ExampleLike
 from .explicit import Explicit
 from .guard import evaluation_twin, no_idle_warnings, unchanged_globals
 from .layers import expand, find
+from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
 from .loading import load_weights
+from .loops import Folded, check_memory, fold
 from .opset import NEWEST_CAPTURED, raise_opset
 from .record import Network, measure_streaming, record
-from .repeatable import check_carried, check_default_start, check_repeatable
+from .repeatable import check_carried, check_default_start, check_padding, check_repeatable
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_only
 
@@ -105,23 +107,34 @@ def export(
         _check_dtypes(twin)
         sample = Example(getattr(twin, method), example)
         explicit, hidden = Explicit(twin, method).eval(), list[Hidden]()
-        captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+        folded: Folded | None = None
+        try:
+            captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+        except FixedTimeError:
+            folded = fold(twin, method, sample)
+            explicit = Explicit(folded).eval()
+            captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+        sample = told_lengths(explicit, sample, captured)
+        check_runs(explicit, sample)
         if lift:
             hidden = find_hidden(explicit, sample, captured)
         if hidden:
             explicit, sample = make_explicit(explicit, sample, hidden)
             captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+        if folded is not None:
+            check_memory(twin, method, folded, sample, [one.call for one in hidden])
         check_repeatable(explicit, sample)
+        check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
         check_carried(explicit, sample, hidden)
-        finished = _finish(captured, opset, hidden)
-        check_default_start(explicit, sample, finished.state_parameters)
+        finished = _finish(captured, opset, hidden, sample.lengths)
+        check_default_start(twin, method, sample, finished.state_parameters)
         network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
         contract = finished.contract
         streaming = measure_streaming(network, contract, finished.because)
         contract = replace(contract, streaming=streaming)
         vectors = record(network, contract)
         write_metadata(captured.model, contract, {**(origin or {}), **_versions()})
-    report = _write(captured.model, vectors, path, check=check)
+    report = _write(captured, vectors, path, check=check)
     return Result(path, vectors_path(path), contract, finished.lifted, report)
 
 
@@ -141,7 +154,9 @@ class _Finished:
     state_parameters: tuple[str, ...]
 
 
-def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finished:
+def _finish(
+    captured: Captured, opset: int, hidden: Sequence[Hidden], lengths: Collection[int]
+) -> _Finished:
     """Gives a captured graph its states and names, and writes its layers in ONNX."""
     model, graph = captured.model, captured.model.graph
     author, count = len(captured.output_paths), len(graph.outputs)
@@ -150,7 +165,7 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
     states = find_states(graph, layers, captured, count_lifted)
     whole_only, because = why_whole_only(layers), why_not_carried(graph, layers, states)
     states, kept = drop_spare_outputs(graph, states, author)
-    expand(graph, layers)
+    expand(graph, layers, captured.loops, min(opset, NEWEST_CAPTURED))
     graph.opset_imports.pop(DOMAIN, None)
     raise_opset(model, opset)
     RemoveUnusedNodesPass()(model)
@@ -162,7 +177,9 @@ def _finish(captured: Captured, opset: int, hidden: Sequence[Hidden]) -> _Finish
     store_initial(graph, initial)
     lifted = [inputs[s.input] for s in states if inputs[s.input] in made]
     return _Finished(
-        contract=contract_of(graph, states, whole_only, initial),
+        contract=contract_of(
+            graph, states, whole_only, initial, [graph.inputs[i] for i in lengths]
+        ),
         because=because,
         inputs=tuple(inputs),
         results=tuple(names.get(position) for position in range(count)),
@@ -185,6 +202,11 @@ def _check_arguments(module: object, opset: int, method: str) -> None:
         raise ExportError("TorchScript cannot be exported yet; pass the original nn.Module.")
     if not callable(getattr(module, method, None)):
         raise ExportError(f"{type(module).__qualname__} has no method {method!r}.")
+    if method == "forward" and type(module).forward is nn.Module.forward:
+        raise ExportError(
+            f"{type(module).__qualname__} has no forward. Say which method is to be exported: "
+            "method='step', say."
+        )
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
         raise ExportError(
@@ -211,8 +233,9 @@ def _versions() -> dict[str, object]:
     return {"stateport": __version__, "torch": torch.__version__}
 
 
-def _write(model: ir.Model, vectors: Vectors, path: Path, *, check: bool) -> Report | None:
+def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> Report | None:
     """Writes model, weights and vectors, checks them, and lets them appear together."""
+    model = captured.model
     weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     with written_together(path) as folder:
         external = f"{path.name}.data" if weights > EXTERNAL_ABOVE else None
@@ -230,6 +253,17 @@ def _write(model: ir.Model, vectors: Vectors, path: Path, *, check: bool) -> Rep
         if not report.passed:
             raise ExportError(
                 f"The exported file does not give PyTorch's answers, so it was not written. "
-                f"{worst(report)} Please report this network; check=False writes the file anyway."
+                f"{worst(report)} {_advice(captured.narrowed, vectors.contract)} check=False "
+                "writes the file anyway."
             )
         return report
+
+
+def _advice(narrowed: str | None, contract: Contract) -> str:
+    if any(spec.lengths_of is not None for spec in contract.inputs):
+        return (
+            "Of a packed sequence, forward may compute with each step's data by itself, and must "
+            "keep sorted_indices and unsorted_indices where it makes another of them. If it does, "
+            "please report this network;"
+        )
+    return narrowed or "Please report this network;"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,21 +19,21 @@ from stateport.arrays import initial_state
 from stateport.contract import ArraySpec, Contract, Streaming, resolve
 from stateport.parity.vectors import (
     Case,
+    Rows,
     Vectors,
     call_inputs,
     results,
     row_errors,
-    row_steps,
     rows,
 )
 
 from .errors import ExportError
 from .example import Example
 from .explicit import Explicit
-from .guard import float64_copy, unchanged_globals, use_onednn
+from .guard import evaluation_twin, float64_copy, unchanged_globals, use_onednn
 
 Array = NDArray[Any]
-Rows = dict[str, Array]
+Answers = dict[str, Rows]
 
 _BATCHES: Final = (1, 2, 5)
 _TIMES: Final = (1, 2, 7, 64, 513)
@@ -45,6 +46,8 @@ _NUDGES: Final = 8
 _MOST_NUDGED: Final = 10_000_000
 #: A network that can stream gives the same in float64 whole and in chunks, but for rounding.
 _SAME: Final = 1e-9
+#: Of so many inputs without time is tried what they are after the first call: 3 ways each.
+_MOST_MASKS: Final = 3
 
 
 class Network:
@@ -81,7 +84,7 @@ class Network:
     def nudged(self, seed: int) -> Network:
         """The same network with every parameter off by one unit in the last place of float32."""
         other = copy.copy(self)
-        other.module = copy.deepcopy(self.module)
+        other.module = evaluation_twin(self.module, share_parameters=False)
         random = torch.Generator().manual_seed(seed)
         for parameter in other.module.parameters():
             sign = torch.randint(0, 2, parameter.shape, generator=random) * 2 - 1
@@ -134,7 +137,7 @@ def record(network: Network, contract: Contract) -> Vectors:
 
 def _answered(
     truth: Network, contract: Contract, cases: Sequence[Case]
-) -> Iterator[tuple[Case, Rows]]:
+) -> Iterator[tuple[Case, Answers]]:
     """The cases with their answers. Sequences too short for the network itself are left out."""
     traced = truth.example.sizes["time"]
     for case in cases:
@@ -148,36 +151,60 @@ def _answered(
 def measure_streaming(network: Network, contract: Contract, because: str | None) -> Streaming:
     """What the contract says of streaming, after trying: the same sequence whole and in chunks.
 
-    `because` is the reason to give where they differ, if one is known.
+    `because` is the reason to give where they differ, if one is known. An input without time may be
+    the same in every call, or a mask that is 0 (or 1) in all calls but the first.
     """
     if not contract.streaming.ok:
         return contract.streaming
     if "time" not in network.example.axes:
         return Streaming(because is None, because)
     chunks = (*_RAGGED, 256, 142)
-    chunked = _case(network, contract, "ragged", chunks, batch=2)
-    whole = _case(network, contract, "whole", [sum(chunks)], batch=2)
+    # Where batch and time are one axis, of several rows it is not clear which element is whose.
+    joined = {str(axis) for spec in contract.outputs for axis in spec.shape} - {"batch"}
+    batch = 1 if any("batch" in axis for axis in joined) else 2
+    chunked = _case(network, contract, "ragged", chunks, batch)
+    whole = _case(network, contract, "whole", [sum(chunks)], batch)
+    given = [spec.name for spec in contract.inputs if "time" not in spec.shape]
     with unchanged_globals(seed=0), torch.no_grad():
         torch.set_num_threads(1)
         truth = _truth_network(network, contract)
-        b = _answers(truth, contract, whole)
-        try:
-            a = _answers(truth, contract, chunked)
-        except ExportError as failure:
-            return Streaming(False, f"it cannot take short chunks: {failure}")
+        at_once = _answers(truth, contract, whole)
+        problems = []
+        for values in itertools.product((None, 0, 1), repeat=min(len(given), _MOST_MASKS)):
+            masks = {name: v for name, v in zip(given, values, strict=False) if v is not None}
+            try:
+                in_parts = _answers(truth, contract, _masked_later(chunked, masks))
+            except ExportError as failure:
+                return Streaming(False, f"it cannot take short chunks: {failure}")
+            same = _SAME if truth.dtype == torch.float64 else 1e-4
+            problem = _difference(contract, at_once, in_parts, same)
+            if problem is None:
+                return contract.streaming
+            problems.append(problem)
+    return Streaming(False, because or f"measured: fed in chunks, {problems[0]}")
+
+
+def _masked_later(case: Case, masks: Mapping[str, int]) -> Case:
+    """The case with inputs of these values in all calls but the first."""
+    inputs = dict(case.inputs)
+    for name, value in masks.items():
+        later = np.full_like(inputs[name][1:], value)
+        inputs[name] = np.concatenate([inputs[name][:1], later])
+    return replace(case, inputs=inputs)
+
+
+def _difference(contract: Contract, whole: Answers, chunked: Answers, same: float) -> str | None:
+    """How the answers to a sequence in chunks differ from those to the whole, if they do."""
     for spec in results(contract):
-        last = a[spec.name][-len(b[spec.name]) :]
-        scale = float(np.abs(b[spec.name]).max(initial=0.0))
-        error = float(row_errors(last, b[spec.name]).max(initial=0.0))
-        same = _SAME if truth.dtype == torch.float64 else 1e-4
+        at_once = whole[spec.name].table
+        last = chunked[spec.name].table[-len(at_once) :]
+        if last.shape != at_once.shape:
+            return f"{spec.name!r} has another length than of the whole sequence"
+        scale = float(np.abs(at_once).max(initial=0.0))
+        error = float(row_errors(last, at_once).max(initial=0.0))
         if not error <= same * max(scale, 1e-30):
-            return Streaming(
-                False,
-                because
-                or f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from what the "
-                "whole sequence gives",
-            )
-    return contract.streaming
+            return f"{spec.name!r} is {error:.1g} away from what the whole sequence gives"
+    return None
 
 
 def _cases(network: Network, contract: Contract) -> Iterator[Case]:
@@ -190,7 +217,7 @@ def _cases(network: Network, contract: Contract) -> Iterator[Case]:
             start = "random" if (i + j) % 2 else "zeros"
             yield _case(network, contract, "whole", [time], batch, start)
     if "batch" in axes:
-        yield _permuted(contract, _case(network, contract, "whole", [times[len(times) // 2]], 5))
+        yield _permuted(network, contract, [times[len(times) // 2]])
     if not contract.states:
         return
     batch = batches[len(batches) // 2]
@@ -239,12 +266,24 @@ def _inputs(
         per_call = [made] * len(chunks)
     else:
         per_call = [_made(network, sizes, seed + call) for call in range(len(chunks))]
+    lengths = {spec.name for spec in contract.inputs if spec.lengths_of is not None}
     return {
-        spec.name: per_call[0][spec.name]
+        spec.name: _lengths(network.example, spec, sizes, chunks, seed)
+        if spec.name in lengths
+        else per_call[0][spec.name]
         if "time" in spec.shape
         else np.stack([call[spec.name] for call in per_call])
         for spec in contract.inputs
     }
+
+
+def _lengths(
+    example: Example, spec: ArraySpec, sizes: Mapping[str, int], chunks: Sequence[int], seed: int
+) -> Array:
+    """The lengths of rows in each call, within its chunk: (calls, batch)."""
+    shape = resolve(spec.shape, sizes)
+    calls = [example.draw_lengths(shape, chunk, seed + i) for i, chunk in enumerate(chunks)]
+    return np.stack(calls).astype(spec.dtype)
 
 
 def _made(network: Network, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
@@ -269,8 +308,9 @@ def _random_state(contract: Contract, sizes: Mapping[str, int], seed: int) -> di
     }
 
 
-def _permuted(contract: Contract, case: Case) -> Case:
-    """The same case with the rows of its batch in reverse order."""
+def _permuted(network: Network, contract: Contract, chunks: Sequence[int]) -> Case:
+    """A case with the rows of its batch in reverse order."""
+    case = _case(network, contract, "whole", chunks, 5)
 
     def flip(array: Array, shape: Sequence[object], offset: int) -> Array:
         if "batch" not in shape:
@@ -280,12 +320,18 @@ def _permuted(contract: Contract, case: Case) -> Case:
     inputs = {
         spec.name: flip(case.inputs[spec.name], spec.shape, 0 if "time" in spec.shape else 1)
         for spec in contract.inputs
+        if spec.lengths_of is None or not network.example.descending
     }
     initial = {s.input: flip(case.initial[s.input], s.shape, 0) for s in contract.states}
-    return replace(case, name=f"reversed rows, {case.name}", inputs=inputs, initial=initial)
+    return replace(
+        case,
+        name=f"reversed rows, {case.name}",
+        inputs={**case.inputs, **inputs},
+        initial=initial,
+    )
 
 
-def _answers(network: Network, contract: Contract, case: Case) -> Rows:
+def _answers(network: Network, contract: Contract, case: Case) -> Answers:
     """The network's answers to a case, as rows; states after every call among them."""
     sizes = {"time": case.chunks[0], **case.sizes}
     state = dict(case.initial) or dict(initial_state(contract, network.initial, sizes))
@@ -299,7 +345,8 @@ def _answers(network: Network, contract: Contract, case: Case) -> Rows:
             ) from error
         state = {s.input: answer[s.output] for s in contract.states}
         answers.append(answer)
-    return {spec.name: rows(spec, [a[spec.name] for a in answers]) for spec in results(contract)}
+    collected = {spec.name: [a[spec.name] for a in answers] for spec in results(contract)}
+    return {spec.name: rows(spec, case, collected[spec.name]) for spec in results(contract)}
 
 
 def _truth_network(network: Network, contract: Contract) -> Network:
@@ -310,12 +357,12 @@ def _truth_network(network: Network, contract: Contract) -> Network:
         answers = _answers(double, contract, case)
     except ExportError:
         return network
-    floats = [answers[s.name].dtype for s in results(contract) if s.dtype.startswith("float")]
+    floats = [answers[s.name].table.dtype for s in results(contract) if s.dtype.startswith("float")]
     return double if all(dtype == np.float64 for dtype in floats) else network
 
 
 def _floor(
-    network: Network, truth: Network, contract: Contract, answered: Sequence[tuple[Case, Rows]]
+    network: Network, truth: Network, contract: Contract, answered: Sequence[tuple[Case, Answers]]
 ) -> dict[str, Array]:
     """The largest error of PyTorch in float32 up to each step, over all cases.
 
@@ -340,7 +387,7 @@ def _floor(
             use_onednn(onednn)
             answers = _answers(run, contract, case)
             for spec in results(contract):
-                _raise_floor(floor[spec.name], spec, case, answers[spec.name], exact[spec.name])
+                _raise_floor(floor[spec.name], spec, answers[spec.name], exact[spec.name].table)
     return {name: _smooth(np.maximum.accumulate(steps)) for name, steps in floor.items()}
 
 
@@ -356,20 +403,21 @@ def _smooth(growing: Array) -> Array:
     return smooth
 
 
-def _raise_floor(floor: Array, spec: ArraySpec, case: Case, answer: Array, truth: Array) -> None:
-    steps = row_steps(spec, case)
-    errors = row_errors(answer, truth)
-    largest = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape)).max(axis=1)
+def _raise_floor(floor: Array, spec: ArraySpec, answer: Rows, truth: Array) -> None:
+    errors = row_errors(answer.table, truth)
+    sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape))
+    largest = sizes.max(axis=1, initial=0.0)
     owed = largest * (np.finfo(np.float32).eps / 2) if spec.dtype.startswith("float") else 0.0
-    np.maximum.at(floor, steps, np.where(np.isfinite(errors), np.maximum(errors, owed), owed))
+    worst = np.where(np.isfinite(errors), np.maximum(errors, owed), owed)
+    np.maximum.at(floor, answer.steps, worst)
 
 
-def _with_truth(case: Case, answers: Rows) -> Case:
+def _with_truth(case: Case, answers: Answers) -> Case:
     """The case with its truth; of very long rows, a random part."""
     kept: dict[str, Array] = {}
-    truth = dict(answers)
-    for name, table in answers.items():
-        most = max(_MOST_ELEMENTS // len(table), 1)
+    truth = {name: table for name, (table, _) in answers.items()}
+    for name, (table, _) in answers.items():
+        most = max(_MOST_ELEMENTS // max(len(table), 1), 1)
         if table.shape[1] > most:
             random = np.random.default_rng(table.shape[1])
             kept[name] = np.sort(random.choice(table.shape[1], most, replace=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
     first, *later = (_results(explicit, network, arguments, seed=1) for _ in range(_CALLS))
     if not all(_same(first, other) for other in later):
         changed = [name for name, value in _kept(network) if before.get(name) is not value]
+        changed = _no_states(explicit, network, arguments, changed) or changed
         raise ExportError(
             "The network remembers something from call to call that is no state of a recurrent "
             f"layer ({', '.join(changed) or 'changed in place'}). In an ONNX file that would be "
@@ -57,8 +58,9 @@ def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]
     runs = []
     for number in range(3):
         arguments = example.make(example.sizes, seed=number + 1)
-        with unchanged_globals(number), torch.no_grad(), Calls({}) as calls:
-            getattr(network, explicit.method)(*arguments.args, **arguments.kwargs)
+        calls = Calls({})
+        with unchanged_globals(number), torch.no_grad():
+            calls.run(getattr(network, explicit.method), arguments.args, arguments.kwargs)
         runs.append(calls)
     for one in hidden:
         starts = [list(run.firsts[one.call]) for run in runs]
@@ -67,46 +69,121 @@ def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]
             continue
         if not all(_same(start, end) for start, end in zip(starts[1:], ends, strict=False)):
             raise ExportError(
-                "The network changes the state that it keeps between calls (scales, masks or "
-                "exchanges it). Take the state as an argument and return the next one."
+                f"The network changes the state that it keeps between calls for {one.name!r} "
+                "(scales, masks or exchanges it). Take the state as an argument and return the "
+                "next one."
             )
         if any(value is not None for value in one.initial):
             raise ExportError(
-                "The network still holds the state of an earlier sequence. Reset it before it is "
-                "exported."
+                f"The network still holds the state of an earlier sequence for {one.name!r}. Reset "
+                "it before it is exported."
             )
 
 
-def check_default_start(explicit: Explicit, example: Example, states: Collection[str]) -> None:
+def check_default_start(
+    network: nn.Module, method: str, example: Example, states: Collection[str]
+) -> None:
     """Checks that states which may be left out start from zeros then, as the contract says.
 
-    `states` are the parameters of forward that take a state.
+    `states` are the parameters of the method that take a state.
 
     Raises:
-        ExportError: forward starts from something else when a state is None.
+        ExportError: the method starts from something else when a state is None.
     """
-    optional = [name for name in states if example.defaults.get(name, ...) is None]
+    optional = [name for name in dict.fromkeys(states) if example.defaults.get(name, ...) is None]
     if not optional:
         return
     arguments = example.named(example.make(example.sizes))
-    given = {name: value for name, value in arguments.items() if name not in optional}
-    network = evaluation_twin(explicit.network)
-    with unchanged_globals(1), torch.no_grad(), Calls({}) as calls:
-        getattr(network, explicit.method)(**given)
-    if any(bool(state.any()) for call in calls.firsts for state in call):
+    zeros = pytree.tree_map(torch.zeros_like, {name: arguments.pop(name) for name in optional})
+
+    def results(given: dict[str, Any]) -> list[Tensor]:
+        run = getattr(evaluation_twin(network), method)
+        with unchanged_globals(1), torch.no_grad():
+            returned = Calls({}).run(run, (), given)
+        return [leaf for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+
+    try:
+        without = results(arguments)
+    except Exception:  # it cannot be left out after all: h without c, for example
+        return
+    if not _same(without, results({**arguments, **zeros})):
         raise ExportError(
             f"Without {optional[0]!r}, forward starts from other values than zeros. Leave "
             f"{optional[0]!r} out of the example: the start is then lifted, and kept in the file."
         )
 
 
+def check_padding(explicit: Explicit, example: Example, packed: Sequence[str]) -> None:
+    """Checks that results do not hang on how far rows are padded, beyond those steps themselves.
+
+    `packed` are the layers that run over packed sequences.
+
+    PyTorch unpacks as far as the longest row, an ONNX file as far as its input. A network that
+    cannot run where these differ needs no check.
+
+    Raises:
+        ExportError: forward computes with the padding.
+    """
+    if not example.lengths:
+        return
+    network, shapes = evaluation_twin(explicit.network), None
+    for seed in range(_CALLS):
+        arguments = example.make(example.sizes, seed, longest=2 + seed % 3)
+        padded = _results(explicit, network, arguments, seed)
+        before, shapes = shapes or [r.shape for r in padded], [r.shape for r in padded]
+        if shapes != before:
+            raise ExportError(
+                f"Behind {', '.join(packed)}, forward returns something whose size hangs on the "
+                "lengths of rows, as the data of a packed sequence does. Return the packed "
+                "sequence itself, or unpack it first (pad_packed_sequence)."
+            )
+        try:
+            cut = _results(explicit, network, arguments, seed, cut=True)
+        except Exception:  # noqa: S112  # the user's forward may raise anything
+            continue
+        for result, short in zip(padded, cut, strict=True):
+            part = result[tuple(slice(size) for size in short.shape)]
+            if not torch.allclose(part, short, rtol=1e-3, atol=1e-5, equal_nan=True):
+                raise ExportError(
+                    f"Behind {', '.join(packed)}, forward computes with the padding after the "
+                    "longest row. PyTorch pads as far as that row, an ONNX file as far as its "
+                    "input goes, so the results differ. Pass total_length=x.size(1) to "
+                    "pad_packed_sequence, or leave the padding out with a mask."
+                )
+
+
 def _results(
-    explicit: Explicit, network: nn.Module, arguments: Arguments, seed: int
+    explicit: Explicit,
+    network: nn.Module,
+    arguments: Arguments,
+    seed: int,
+    *,
+    cut: bool = False,
 ) -> list[Tensor]:
     given = dict(zip(explicit.lifted, arguments.states, strict=True))
-    with unchanged_globals(seed), torch.no_grad(), Calls(given):
-        result = getattr(network, explicit.method)(*arguments.args, **arguments.kwargs)
+    run = getattr(network, explicit.method)
+    with unchanged_globals(seed), torch.no_grad():
+        result = Calls(given, cut=cut).run(run, arguments.args, arguments.kwargs)
     return [leaf.clone() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def _no_states(
+    explicit: Explicit, network: nn.Module, arguments: Arguments, names: Sequence[str]
+) -> list[str]:
+    """Those of the things that a network keeps that are not the last states of its layers."""
+    given = dict(zip(explicit.lifted, arguments.states, strict=True))
+    with unchanged_globals(1), torch.no_grad(), Calls(given) as calls:
+        getattr(network, explicit.method)(*arguments.args, **arguments.kwargs)
+    lasts = [[state] for call in calls.lasts for state in call]
+    kept = dict(_kept(network))
+    return [
+        name
+        for name in names
+        if not all(
+            isinstance(leaf, Tensor) and any(_same([leaf], last) for last in lasts)
+            for leaf in pytree.tree_leaves(kept[name])
+        )
+    ]
 
 
 def _same(a: list[Tensor], b: list[Tensor]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx_ir as ir
@@ -69,12 +70,21 @@ def contract_of(
     states: Iterable[StatePair],
     whole_only: str | None,
     initial: Container[str],
+    lengths: Container[ir.Value] = (),
 ) -> Contract:
-    """The contract of a stamped graph; `whole_only` says why it cannot stream, if it cannot."""
+    """The contract of a stamped graph.
+
+    `whole_only` says why it cannot stream, if it cannot; `lengths` are the inputs that hold the
+    lengths of rows along time.
+    """
     outputs = {graph.inputs[state.input]: graph.outputs[state.output] for state in states}
     taken = {*outputs, *outputs.values()}
     return Contract(
-        inputs=tuple(_array_spec(value) for value in graph.inputs if value not in taken),
+        inputs=tuple(
+            replace(_array_spec(value), lengths_of="time" if value in lengths else None)
+            for value in graph.inputs
+            if value not in taken
+        ),
         outputs=tuple(_array_spec(value) for value in graph.outputs if value not in taken),
         states=tuple(
             StateSpec(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +24,10 @@ _MOVES: Final = frozenset(
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).
 _MASKS: Final = frozenset({"Mul", "Where"})
 Path = tuple[str, ...]
+# What people call states: h, hx, h_0, c, cx, hidden, prev_state, mem, carry, ...
+_STATE_NAME: Final = re.compile(
+    r"(^|_)([hcsz]x?|syn|v|u)(\d*|_.*)$|hid|state|mem|carry|cell|prev|recurrent|lstm|gru|rnn"
+)
 _STATE: Final = {"h": "hidden state", "c": "cell state"}
 
 
@@ -56,12 +62,11 @@ def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
         ExportError: the axis has another name, so chunks of it would go unchecked.
     """
     for layer in layers:
-        x = layer.node.inputs[0]
-        axes = [] if x is None else _axes(x)
-        axis = axes[1 if layer.node.attributes["batch_first"].as_int() else 0] if axes else "time"
+        axes = _axes(layer.x)
+        axis = axes[layer.time] if axes else "time"
         if axis != "time" and axis.isidentifier():
             raise ExportError(
-                f"{_name(layer)} runs over the axis {axis!r}. Call the axis that it runs over "
+                f"{_capital(layer)} runs over the axis {axis!r}. Call the axis that it runs over "
                 "'time' in the example; if that is the rows of a batch, batch_first is wrong."
             )
 
@@ -101,14 +106,70 @@ def find_states(
             fits = _results_like(graph, value, author)
             following: int | None
             if position >= len(paths) - lifted:
-                following = _next_of_lifted(graph, roles, outputs, author, named)
+                following = _next_of_lifted(graph, roles, outputs, fits, named)
             else:
                 same = [i for i in fits if outputs.get(graph.outputs[i]) == roles]
                 following = _next_of_argument(graph, paths[position], same, fits, ends[value])
             if following is not None:
                 name = min(roles) if len(roles) == 1 else None
                 pairs.append(StatePair(position, following, name))
+    if not layers:
+        pairs = _states_of_step(graph, captured)
+    _check_one_each(graph, pairs, paths)
     return _leave_an_output(graph, pairs, author)
+
+
+def _states_of_step(graph: ir.Graph, captured: Captured) -> list[StatePair]:
+    """The states of a network without recurrent layers: of a cell written by hand.
+
+    Nothing says what becomes of its results, so convention has to: a state is an argument behind
+    the first one, in a container or with a name that states have; the results of its axes and
+    dtype that are computed from it give the next one. Where there are more of those than states,
+    the last ones do, as in `return output, state`.
+
+    Raises:
+        ExportError: there are fewer such results than arguments.
+    """
+    first = captured.input_paths[0][0] if captured.input_paths else ""
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for position, (value, path) in enumerate(zip(graph.inputs, captured.input_paths, strict=True)):
+        looks_like_one = len(path) > 1 or _STATE_NAME.search(path[0])
+        if path[0] != first and looks_like_one and "time" not in _axes(value):
+            kinds.setdefault((*_axes(value), value.dtype), []).append(position)
+    pairs = []
+    for positions in kinds.values():
+        values = {graph.inputs[position] for position in positions}
+        fits = [
+            result
+            for result in _results_like(
+                graph, graph.inputs[positions[0]], len(captured.output_paths)
+            )
+            if not values.isdisjoint(_behind(graph.outputs[result]))
+        ]
+        if 0 < len(fits) < len(positions):
+            names = ", ".join(repr(".".join(captured.input_paths[p])) for p in positions)
+            raise ExportError(
+                f"The arguments {names} look like states, and only {len(fits)} of the results "
+                "could be the next ones. Return the next state of each, in the same order, or give "
+                "an argument that is no state another name."
+            )
+        for position, result in zip(
+            positions, fits[len(fits) - len(positions) :], strict=bool(fits)
+        ):
+            pairs.append(StatePair(position, result, None))
+    return pairs
+
+
+def _check_one_each(
+    graph: ir.Graph, pairs: Sequence[StatePair], paths: Sequence[tuple[str, ...]]
+) -> None:
+    for first, second in itertools.combinations(pairs, 2):
+        if graph.outputs[first.output] is graph.outputs[second.output]:
+            raise ExportError(
+                f"The arguments {'.'.join(paths[first.input])!r} and "
+                f"{'.'.join(paths[second.input])!r} hold two states, but one result, result "
+                f"{second.output + 1}, would be the next of both. Return one for each."
+            )
 
 
 def _leave_an_output(graph: ir.Graph, pairs: list[StatePair], author: int) -> list[StatePair]:
@@ -145,6 +206,9 @@ def why_whole_only(layers: Iterable[Recurrent]) -> str | None:
         if layer.bidirectional:
             name = layer.path or layer.kind.lower()
             return f"{name} is bidirectional: its backward half needs the whole sequence"
+        if layer.lengths is not None:
+            name = layer.path or layer.kind.lower()
+            return f"{name} is told the length of each row, which chunks of it have not"
     return None
 
 
@@ -216,9 +280,10 @@ def _source(layer: Recurrent, letter: str, sources: Sequence[ir.Value]) -> ir.Va
     """The graph's input that a layer's first state comes from, moved or masked, not computed."""
     if len(sources) == 1:
         return sources[0]
+    what = _STATE.get(letter, "state")
     raise ExportError(
-        f"{_name(layer)} starts from a {_STATE[letter]} that forward computes from its arguments, "
-        f"so what it would be in the next call is unclear. Pass the state itself, in one tensor: "
+        f"{_capital(layer)} starts from a {what} that forward computes from its arguments, so what "
+        "it would be in the next call is unclear. Pass the state itself, in one tensor: "
         f"{layer.path or 'layer'}(x, state)."
     )
 
@@ -267,17 +332,18 @@ def _next_of_lifted(
     graph: ir.Graph,
     roles: set[str],
     outputs: dict[ir.Value, set[str]],
-    author: int,
+    like: Sequence[int],
     named: Sequence[bool],
 ) -> int:
     """The output that gives a lifted state.
 
     That is the author's own where forward returns it as PyTorch's layers do, behind the output:
-    `return y, state`. A result with a name, or the only one, stays a result.
+    `return y, state`. A result with a name, or the only one, stays a result, and so does one of
+    another shape: `like` are the author's results that have the state's.
     """
     fits = [i for i, output in enumerate(graph.outputs) if outputs.get(output) == roles]
-    own = [i for i in fits if 0 < i < author and not named[i]]
-    return own[0] if len(own) == 1 else next(i for i in fits if i >= author)
+    own = [i for i in fits if i > 0 and i in like and not named[i]]
+    return own[0] if len(own) == 1 else next(i for i in fits if i >= len(named))
 
 
 def _next_of_argument(
@@ -305,9 +371,10 @@ def _next_of_argument(
     return next(iter(distinct.values()), None)
 
 
-def _name(layer: Recurrent) -> str:
-    return f"The {layer.kind} {layer.path!r}" if layer.path else f"The {layer.kind}"
-
-
 def _axes(value: ir.Value) -> list[str]:
     return [str(dim) for dim in value.shape or ()]
+
+
+def _capital(layer: Recurrent) -> str:
+    text = str(layer)
+    return text[0].upper() + text[1:]

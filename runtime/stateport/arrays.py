@@ -20,12 +20,16 @@ def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, 
 
     Raises:
         InputError: a name that is missing or unknown, a value that is not a NumPy array, a wrong
-            dtype, rank or fixed size, two sizes for one axis, or an axis of length zero.
+            dtype, rank or fixed size, two sizes for one axis, an axis of length zero, or a row
+            whose length is zero or more than there is.
     """
     _check_names(contract.inputs, inputs, "input", InputError)
     sizes: dict[str, int] = {}
     for spec in contract.inputs:
         _check_array(spec, inputs[spec.name], sizes, InputError)
+    for spec in contract.inputs:
+        if spec.lengths_of is not None:
+            _check_lengths(spec, np.asarray(inputs[spec.name]), sizes[spec.lengths_of])
     return sizes
 
 
@@ -123,6 +127,17 @@ def _check_array(
                 f"{came}, so axis {axis!r} is {size}, but it is {sizes[axis]} in the other "
                 f"inputs of this call; {wanted}."
             )
+
+
+def _check_lengths(spec: ArraySpec, lengths: Array, longest: int) -> None:
+    """Engines trust the lengths of rows: one that does not fit reads beyond the data."""
+    wrong = lengths[(lengths < 1) | (lengths > longest)]
+    if wrong.size:
+        raise InputError(
+            f"{spec.name!r} holds the length {wrong[0]}; each row of this call must be 1 to "
+            f"{longest} long, the size of its axis {spec.lengths_of!r}. Leave out rows that are "
+            "empty."
+        )
 
 
 def _kind(value: object) -> str:

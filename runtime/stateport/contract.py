@@ -7,6 +7,7 @@ object that docs/contract.md describes. Everything here is a frozen value.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
@@ -33,11 +34,24 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One input or output: its name, NumPy dtype name, and one size or axis name per dimension."""
+    """One input or output: its name, NumPy dtype name, and one size or axis name per dimension.
+
+    `lengths_of` says of an integer input that it holds the length of each row along that axis, as
+    padded batches need: from 1 to the axis's size. None for all other arrays.
+    """
 
     name: str
     dtype: str
     shape: tuple[Axis, ...]
+    lengths_of: str | None = None
+
+    @property
+    def time_axis(self) -> int | None:
+        """The dimension that grows with time: "time" itself, or "batch*time", "2*time"."""
+        if "time" in self.shape:
+            return self.shape.index("time")
+        grows = (i for i, axis in enumerate(self.shape) if re.search(r"\btime\b", str(axis)))
+        return next(grows, None)
 
     def __str__(self) -> str:
         return f"{self.name}: {describe(self.dtype, self.shape)}"
@@ -101,7 +115,11 @@ class Contract:
     def to_json(self) -> str:
         """The contract as the JSON text that stands in the file."""
         streaming = {k: v for k, v in asdict(self.streaming).items() if v is not None}
-        return json.dumps({"version": VERSION, **asdict(self), "streaming": streaming})
+        document = {"version": VERSION, **asdict(self), "streaming": streaming}
+        for array in (*document["inputs"], *document["outputs"]):
+            if array["lengths_of"] is None:
+                del array["lengths_of"]
+        return json.dumps(document)
 
     @classmethod
     def from_json(cls, text: str) -> Contract:
@@ -146,6 +164,8 @@ def _check(contract: Contract) -> None:
                 raise ContractError(f"The contract names {name!r} twice.")
     for array in (*contract.inputs, *contract.outputs):
         _check_dtype(array.name, array.dtype)
+        if array.lengths_of is not None:
+            _check_lengths(contract, array)
     for state in contract.states:
         _check_dtype(state.input, state.dtype)
         if state.initial not in ("zeros", "file"):
@@ -160,6 +180,15 @@ def _check(contract: Contract) -> None:
 def _check_dtype(name: str, dtype: str) -> None:
     if dtype not in DTYPES:
         raise ContractError(f"The contract gives {name!r} the unknown dtype {dtype!r}.")
+
+
+def _check_lengths(contract: Contract, array: ArraySpec) -> None:
+    axes = {axis for spec in contract.inputs for axis in spec.shape if isinstance(axis, str)}
+    if "int" not in array.dtype or array not in contract.inputs or array.lengths_of not in axes:
+        raise ContractError(
+            f"The contract says that {array} holds the lengths of rows along "
+            f"{array.lengths_of!r}; that must be an input of integers, and an axis of an input."
+        )
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
@@ -201,7 +230,8 @@ def _is_axis(axis: object) -> bool:
 
 
 def _array_spec(entry: dict[str, Any]) -> ArraySpec:
-    return ArraySpec(_text(entry, "name"), _text(entry, "dtype"), _shape(entry))
+    lengths_of = _text(entry, "lengths_of") if "lengths_of" in entry else None
+    return ArraySpec(_text(entry, "name"), _text(entry, "dtype"), _shape(entry), lengths_of)
 
 
 def _state_spec(entry: dict[str, Any]) -> StateSpec:

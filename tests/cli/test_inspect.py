@@ -12,7 +12,8 @@ import pytest
 from onnx import helper
 
 import stateport
-from stateport.contract import ORIGIN_KEY
+from stateport import ArraySpec, Contract
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -35,6 +36,23 @@ def test_the_text_names_inputs_outputs_states_axes_and_operators(
         "made by stateport",
     ):
         assert part in text
+
+
+def test_lengths_of_rows_are_shown(command: Command, tmp_path: Path) -> None:
+    array = ArraySpec("lengths", "int64", ("batch",), lengths_of="time")
+    contract = Contract((ArraySpec("x", "float32", ("batch", "time")), array), ())
+    info = [
+        helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", "time"]),
+        helper.make_tensor_value_info("lengths", onnx.TensorProto.INT64, ["batch"]),
+    ]
+    model = helper.make_model(helper.make_graph([], "lengths", info, []))
+    helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+    onnx.save(model, tmp_path / "m.onnx")
+    outcome = command("inspect", tmp_path / "m.onnx")
+    text = " ".join(outcome.stdout.split())
+    assert "input lengths: int64[batch], row lengths along time" in text
+    document = json.loads(command("inspect", tmp_path / "m.onnx", "--json").stdout)
+    assert document["contract"]["inputs"][1]["lengths_of"] == "time"
 
 
 def test_json_is_one_document_and_nothing_else(command: Command, reference: Path) -> None:

@@ -70,6 +70,27 @@ def test_a_run_without_an_output_file_only_says_what_came(
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_chunks_are_not_joined_along_an_axis_that_is_not_time_alone(
+    command: Command, refused: Callable[..., None]
+) -> None:
+    contract = Contract(
+        inputs=(ArraySpec("x", "float32", ("batch", "time")),),
+        outputs=(ArraySpec("y", "float32", ("batch*time",)),),
+    )
+    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", "time"])
+    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch*time"])
+    shape = helper.make_tensor("shape", onnx.TensorProto.INT64, [1], [-1])
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    graph = helper.make_graph([node], "flat", [x], [y], [shape])
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+    onnx.save(model, "flat.onnx")
+    np.save("x.npy", np.ones((2, 3), np.float32))
+    line = ["run", "flat.onnx", "-i", "x=x.npy"]
+    assert command(*line).stdout.strip() == "y: float32[6]"
+    refused(command(*line, "--chunk", 2), "cannot be put together from chunks")
+
+
 def test_the_real_command_runs(process: Command, reference: Path, x: Path) -> None:
     outcome = process("run", reference, "-i", f"x={x}", "-o", "y.npz", "--chunk", 16)
     assert (outcome.returncode, outcome.stderr) == (0, "")

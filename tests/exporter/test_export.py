@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -151,6 +152,35 @@ def test_states_sort_alike_as_inputs_and_as_outputs(tmp_path: Path) -> None:
     assert [o for _, o in sorted(pairs)] == sorted(o for _, o in pairs)
 
 
+def test_a_result_that_is_none_is_left_out(tmp_path: Path) -> None:
+    class Sometimes(TupleState):
+        def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Any:
+            y, state = self.lstm(x, state)
+            return None, {"y": y, "attention": None}, state
+
+    result = export(Sometimes(), (X, (STATE, STATE)), tmp_path / "m.onnx")
+    assert names(result.contract) == (["x"], ["y"], [("h0", "hn"), ("c0", "cn")])
+
+
+def test_a_layer_with_a_forward_of_its_own_keeps_its_names(tmp_path: Path) -> None:
+    class Own(nn.GRU):
+        def forward(self, frames: Tensor, hx: Tensor) -> Any:  # type: ignore[override]
+            return super().forward(frames, hx)
+
+    result = export(Own(5, 10, batch_first=True), (X, STATE), tmp_path / "m.onnx")
+    assert names(result.contract)[0] == ["frames"]
+    assert [state.input for state in result.contract.states] == ["hx"]
+
+
+def test_a_squeeze_that_does_nothing(tmp_path: Path, judged: Judge) -> None:
+    class Squeezing(TupleState):
+        def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Any:
+            y, state = self.lstm(x.squeeze(2), state)  # 5 features, or one day 1
+            return y, state
+
+    assert judged(export(Squeezing(), (X, (STATE, STATE)), tmp_path / "m.onnx").path).passed
+
+
 def test_unbatched_input(tmp_path: Path, judged: Judge) -> None:
     state = Spec("float32", 1, 10)
     example = (Spec("float32", "time", 5), (state, state))
@@ -237,6 +267,16 @@ def test_an_error_leaves_things_alone_as_well(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_logger_is_no_part_of_the_network(tmp_path: Path) -> None:
+    class Logging(ReferenceLSTM):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logger = logging.Logger("not registered")  # which cannot be copied
+
+    module = Logging()
+    export(module, module.example_inputs, tmp_path / "m.onnx")
+
+
 def test_weights_are_taken_into_a_copy(tmp_path: Path) -> None:
     trained, fresh = ReferenceLSTM(seed=1), ReferenceLSTM(seed=2)
     torch.save(trained.state_dict(), tmp_path / "w.pt")
@@ -293,8 +333,13 @@ def looped(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
     ys, state = [], (h0, c0)
     for t in range(x.shape[1]):
         y, state = lstm(x[:, t : t + 1], state)
-        ys.append(y)
+        ys.append(y * t)  # every step is another one
     return torch.cat(ys, 1), *state
+
+
+def chosen(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+    y, (hn, cn) = lstm(x, (h0, c0) if x.sum() > 0 else (c0, h0))
+    return y, hn, cn
 
 
 def crossed(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
@@ -302,14 +347,33 @@ def crossed(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
     return y, hn, cn
 
 
+def short_ones_reversed(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+    y, (hn, cn) = lstm(x if x.size(1) > 5 else x.flip(1), (h0, c0))
+    return y, hn, cn
+
+
+def written_into(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+    y, (hn, cn) = lstm(x, (h0, c0))
+    return y, h0.copy_(hn), cn
+
+
+def one_next_for_two(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
+    y, (hn, cn) = lstm(x, (h0, c0))
+    return y, hn + cn
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (packed, "pack_padded_sequence"),
-        (looped, "'time'.*Python loop"),
+        (packed, "packs with lengths that are fixed in forward. Take them as an argument"),
+        (looped, "Inner cannot take any number of time steps: .*same in every step"),
+        (chosen, r"takes numbers out of a tensor \(test_export.py: .*x.sum\(\) > 0"),
         (crossed, "hidden state that forward computes from its arguments"),
+        (short_ones_reversed, "same at every size of the axis 'time', but where 6 <= time"),
+        (written_into, "writes into its argument 'h0'.*Return the new value"),
+        (one_next_for_two, "'h0' and 'c0' hold two states, but one result, result 2.*for each"),
     ],
-    ids=["packed", "loop over time", "computed state"],
+    ids=["packed", "loop", "choice", "computed state", "two ways", "written into", "one for two"],
 )
 def test_what_cannot_be_exported_is_refused(
     function: Callable[..., Any], message: str, tmp_path: Path
@@ -362,6 +426,12 @@ def test_an_example_that_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ExportError, match=message):
         export(ReferenceLSTM(), example, tmp_path / "m.onnx")
+
+
+def test_an_example_that_does_not_fit_a_cell_is_refused(tmp_path: Path) -> None:
+    example = (Spec("float32", "batch", 4), Spec("float32", "batch", 10))
+    with pytest.raises(ExportError, match="inconsistent input_size: got 4 expected 5"):
+        export(nn.GRUCell(5, 10), example, tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("text", ["float32", "float32[batch", "float99[1]", "float32[0]", ""])

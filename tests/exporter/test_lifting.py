@@ -478,6 +478,24 @@ def test_a_state_that_may_be_left_out(learned: bool, tmp_path: Path, judged: Jud
     np.testing.assert_allclose(stateport.load(result.path)(x)[0], expected, atol=1e-6)
 
 
+def test_a_state_that_cannot_be_left_out_alone(tmp_path: Path, judged: Judge) -> None:
+    class Together(nn.Module):
+        """Takes h and c, or h alone for a network with a GRU, as policies of robots do."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(5, 10, batch_first=True)
+
+        def forward(self, x: Tensor, h: Tensor, c: Tensor | None = None) -> Any:
+            assert c is not None
+            y, state = self.lstm(x, (h, c))
+            return y, *state
+
+    result = export(Together(), (X, STATE, STATE), tmp_path / "m.onnx")
+    assert [state.input for state in result.contract.states] == ["h", "c"]
+    assert judged(result.path).passed
+
+
 def test_a_network_with_a_shortest_length(tmp_path: Path, judged: Judge) -> None:
     class Convolved(nn.Module):
         def __init__(self) -> None:

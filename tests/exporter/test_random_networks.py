@@ -18,8 +18,10 @@ import torch
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import stateport
+from stateport.contract import resolve
 from stateport_exporter import Spec, export
 
 EXAMPLES = int(os.environ.get("STATEPORT_FUZZ", "12"))
@@ -37,6 +39,7 @@ class Layer:
     batch_first: bool
     projection: int
     holding: str
+    packs: bool
 
     @property
     def directions(self) -> int:
@@ -78,6 +81,7 @@ def layers(draw: st.DrawFn) -> Layer:
         batch_first=draw(st.booleans()),
         projection=draw(st.integers(1, hidden - 1)) if projects else 0,
         holding=draw(st.sampled_from(HOLDING)),
+        packs=draw(st.booleans()),
     )
 
 
@@ -88,6 +92,7 @@ class Random(nn.Module):
 
     def __init__(self, stack: Sequence[Layer], head: str, residual: bool, seed: int) -> None:
         super().__init__()
+        self.descending = seed % 2 == 0
         self.stack, self.head, self.residual = stack, head, residual
         self.kept = {}
         with torch.random.fork_rng():
@@ -103,11 +108,15 @@ class Random(nn.Module):
             )
             self.linear = nn.Linear(sizes[-1], 3)
 
-    def forward(self, x: Tensor, states: list[Any]) -> Any:
+    def forward(self, x: Tensor, states: list[Any], lengths: Tensor | None = None) -> Any:
         given, returned, last = iter(states), [], x
         for number, (layer, rnn) in enumerate(zip(self.stack, self.rnn, strict=True)):
             z = x if layer.batch_first else x.transpose(0, 1)
-            y, last = rnn(z, self._state(number, layer, x, given))
+            state = self._state(number, layer, x, given)
+            if layer.packs and lengths is not None:
+                y, last = self._packed(rnn, z, state, lengths)
+            else:
+                y, last = rnn(z, state)
             if layer.holding == "attribute":
                 setattr(self, f"kept_{number}", last)
             if layer.holding == "argument":
@@ -115,6 +124,14 @@ class Random(nn.Module):
             y = y if layer.batch_first else y.transpose(0, 1)
             x = x + y if self.residual and x.shape[-1] == y.shape[-1] else y
         return self._answer(x, last), returned
+
+    def _packed(self, rnn: nn.Module, z: Tensor, state: Any, lengths: Tensor) -> Any:
+        """Sorted or not, as the seed of the test has it."""
+        assert isinstance(rnn, nn.RNNBase)
+        first, time = rnn.batch_first, z.size(1 if rnn.batch_first else 0)
+        packed = pack_padded_sequence(z, lengths, first, enforce_sorted=self.descending)
+        y, last = rnn(packed, state)
+        return pad_packed_sequence(y, first, total_length=time)[0], last
 
     def _state(self, number: int, layer: Layer, x: Tensor, given: Any) -> Any:
         rows = layer.num_layers * layer.directions
@@ -148,7 +165,8 @@ class Random(nn.Module):
                 rows = layer.num_layers * layer.directions
                 specs = [Spec("float32", rows, "batch", size) for size in layer.state_sizes()]
                 states.append(tuple(specs) if layer.kind == "LSTM" else specs[0])
-        return Spec("float32", "batch", "time", 4), states
+        lengths = [Spec("int64", "batch")] if any(layer.packs for layer in self.stack) else []
+        return Spec("float32", "batch", "time", 4), states, *lengths
 
 
 @given(
@@ -174,14 +192,23 @@ def test_a_random_network_is_exported_right(
         result = export(net, net.example(), Path(folder) / "m.onnx")
         assert result.report is not None
         contract = result.contract
-        assert len(contract.states) == sum(len(layer.state_sizes()) for layer in stack)
-        assert contract.streaming.ok == (not any(layer.bidirectional for layer in stack))
+        # What a layer starts from without giving the next one is no state, but an input.
+        carried = [layer for layer in stack if layer.holding != "argument, not returned"]
+        assert len(contract.states) == sum(len(layer.state_sizes()) for layer in carried)
+        whole = any(layer.bidirectional or layer.packs for layer in stack)
+        assert contract.streaming.ok == (not whole and carried == stack)
         # From its first state, the file says what the network itself says.
         x = np.random.default_rng(seed).standard_normal((2, 5, 4)).astype(np.float32)
-        outputs, _ = stateport.load(result.path).run({"x": x})
-    states = [_zeros(layer, 2) for layer in stack if layer.holding.startswith("argument")]
+        lengths = {"lengths": np.array([4, 2])} if any(layer.packs for layer in stack) else {}
+        states = [_zeros(layer, 2) for layer in stack if layer.holding.startswith("argument")]
+        given = {
+            spec.name: np.zeros(resolve(spec.shape, {"batch": 2}), np.float32)
+            for spec in contract.inputs
+            if "time" not in spec.shape and spec.name != "lengths"
+        }
+        outputs, _ = stateport.load(result.path).run({"x": x, **lengths, **given})
     with torch.no_grad():
-        expected, _ = net(torch.from_numpy(x), states)
+        expected, _ = net(torch.from_numpy(x), states, *map(torch.from_numpy, lengths.values()))
     np.testing.assert_allclose(outputs["y"], expected, atol=2e-6)
 
 

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import onnx_ir as ir
 
-from ..capture import DOMAIN
+from ..capture import DOMAIN, Loop, capture_step
 from ..errors import ExportError
-from . import gru, lstm, rnn
+from . import gru, loop, lstm, rnn
 from .stack import WriteLayer, write
 
 __all__ = ["Recurrent", "expand", "find"]
 
+LOOP: Final = "LOOP"
+
 
 @dataclass(frozen=True)
 class Recurrent:
-    """One call of a recurrent layer in a captured graph.
+    """One call of a recurrent layer in a captured graph, or a loop over time.
 
     `call` is the number of the call, in the order of forward; `path` is the layer's place in the
     module, "encoder.lstm"; `states` pairs the operand that takes a state with the result that gives
-    the next one, by the state's usual letter.
+    the next one, by the state's usual letter. It runs over the axis `time` of `x`; `lengths` is the
+    operand with the length of each row, where sequences are packed.
     """
 
     node: ir.Node
     call: int
     path: str
     states: tuple[tuple[str, ir.Value, ir.Value], ...]
+    x: ir.Value
+    time: int
     bidirectional: bool
+    lengths: ir.Value | None = None
 
     @property
     def kind(self) -> str:
         """The layer's kind, "LSTM"."""
         return self.node.op_type.partition("_")[0]
+
+    def __str__(self) -> str:
+        what = "loop" if self.node.op_type == LOOP else self.kind
+        return f"the {what} {self.path!r}" if self.path else f"the {what}"
 
 
 # kind -> (which letter its states have, how one layer of it is written)
@@ -50,23 +61,58 @@ def find(graph: ir.Graph) -> list[Recurrent]:
     """The recurrent layers of a captured graph, in the order in which forward calls them."""
     found = []
     for node in graph:
-        if node.domain != DOMAIN:
-            continue
-        letters, _ = _KINDS[node.op_type]
-        states = []
-        for position, letter in enumerate(letters, start=1):
-            operand = node.inputs[position]
-            assert operand is not None
-            states.append((letter, operand, node.outputs[position]))
-        bidirectional = bool(node.attributes["bidirectional"].as_int())
-        call = node.attributes["call"].as_int()
-        found.append(Recurrent(node, call, _module_path(node), tuple(states), bidirectional))
+        if node.domain == DOMAIN:
+            found.append(_loop(node) if node.op_type == LOOP else _layer(node))
     return sorted(found, key=lambda layer: layer.call)
 
 
-def expand(graph: ir.Graph, layers: list[Recurrent]) -> None:
-    """Writes every recurrent layer in ONNX, in place of its opaque node."""
+def _layer(node: ir.Node) -> Recurrent:
+    letters, _ = _KINDS[node.op_type]
+    attribute = {name: a.as_int() for name, a in node.attributes.items()}
+    return Recurrent(
+        node,
+        attribute["call"],
+        _module_path(node),
+        tuple(
+            (letter, _operand(node, position), node.outputs[position])
+            for position, letter in enumerate(letters, start=1)
+        ),
+        _operand(node, 0),
+        attribute["batch_first"],
+        bool(attribute["bidirectional"]),
+        node.inputs[-1] if attribute["has_lengths"] else None,
+    )
+
+
+def _loop(node: ir.Node) -> Recurrent:
+    count = node.attributes["states"].as_int()
+    letters = ["h"] if count == 1 else [f"s{number + 1}_" for number in range(count)]
+    return Recurrent(
+        node,
+        node.attributes["call"].as_int(),
+        _below_wrappers(node.attributes["path"].as_string()),
+        tuple((x, _operand(node, i), node.outputs[i]) for i, x in enumerate(letters)),
+        _operand(node, count),
+        0,
+        bidirectional=False,
+    )
+
+
+def _operand(node: ir.Node, position: int) -> ir.Value:
+    operand = node.inputs[position]
+    assert operand is not None
+    return operand
+
+
+def expand(graph: ir.Graph, layers: list[Recurrent], loops: Mapping[int, Loop], opset: int) -> None:
+    """Writes every recurrent layer in ONNX, in place of its opaque node.
+
+    `loops` are the steps of loops over time, by the number of the call.
+    """
     for layer in layers:
+        if layer.node.op_type == LOOP:
+            loop.write(layer.node, layer.path, capture_step(loops[layer.call], opset))
+            continue
         letters, write_layer = _KINDS[layer.node.op_type]
         write(layer.node, layer.path, len(letters), write_layer)
     if find(graph):
@@ -76,5 +122,11 @@ def expand(graph: ir.Graph, layers: list[Recurrent]) -> None:
 def _module_path(node: ir.Node) -> str:
     """The path of the module that made the node, from what PyTorch's exporter notes on it."""
     scopes: list[str] = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])
-    path = scopes[-2] if len(scopes) > 1 else ""
-    return path.removeprefix("network").removeprefix(".")  # below `Explicit`
+    return _below_wrappers(scopes[-2] if len(scopes) > 1 else "")
+
+
+def _below_wrappers(path: str) -> str:
+    """A path in the author's module, without the modules of ours around it."""
+    while path == "network" or path.startswith("network."):
+        path = path.removeprefix("network").removeprefix(".")
+    return path

@@ -20,13 +20,18 @@ _ORDER: Final = (1, 0, 2)
 
 
 def write_layer(
-    writer: Writer, name: str, layer: list[Direction], x: ir.Value, states: Sequence[ir.Value]
+    writer: Writer,
+    name: str,
+    layer: list[Direction],
+    x: ir.Value,
+    lengths: ir.Value | None,
+    states: Sequence[ir.Value],
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
     """One layer with the state h; see `stack.WriteLayer`."""
     w, r = [d.w_ih for d in layer], [d.w_hh for d in layer]
     y, hn = writer.ops(
         "GRU",
-        [x, *weights(writer, name, w, r, layer, _ORDER), None, states[0]],
+        [x, *weights(writer, name, w, r, layer, _ORDER), lengths, states[0]],
         2,
         hidden_size=layer[0].w_hh.shape[1],
         direction=direction_of(layer),

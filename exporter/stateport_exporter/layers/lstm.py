@@ -20,17 +20,22 @@ _ORDER: Final = (0, 3, 1, 2)
 
 
 def write_layer(
-    writer: Writer, name: str, layer: list[Direction], x: ir.Value, states: Sequence[ir.Value]
+    writer: Writer,
+    name: str,
+    layer: list[Direction],
+    x: ir.Value,
+    lengths: ir.Value | None,
+    states: Sequence[ir.Value],
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
     """One layer with the states h and c; see `stack.WriteLayer`."""
     h0, c0 = states
     projected = layer[0].w_hr is not None
     if projected:
-        x = writer.concat([x, *_first_steps(writer, x, h0, len(layer))], axis=2)
+        x = writer.concat([x, *_first_steps(writer, x, lengths, h0, len(layer))], axis=2)
     w, r = _input_weights(layer), _recurrent_weights(layer)
     y, hn, cn = writer.ops(
         "LSTM",
-        [x, *weights(writer, name, w, r, layer, _ORDER), None, None if projected else h0, c0],
+        [x, *weights(writer, name, w, r, layer, _ORDER), lengths, None if projected else h0, c0],
         3,
         hidden_size=layer[0].w_ih.shape[0] // 4,
         direction=direction_of(layer),
@@ -49,7 +54,9 @@ def write_layer(
 # first step and zero at all others, with W_hh as their input weights.
 
 
-def _first_steps(writer: Writer, x: ir.Value, h0: ir.Value, directions: int) -> list[ir.Value]:
+def _first_steps(
+    writer: Writer, x: ir.Value, lengths: ir.Value | None, h0: ir.Value, directions: int
+) -> list[ir.Value]:
     """Per direction (time, batch, projection): h0 at its first step, zero elsewhere."""
     time = writer.op("Slice", [writer.op("Shape", [x]), writer.ints([0]), writer.ints([1])])
     rest = writer.op("Sub", [time, writer.ints([1])])
@@ -57,8 +64,22 @@ def _first_steps(writer: Writer, x: ir.Value, h0: ir.Value, directions: int) -> 
     forward = writer.op("Concat", [one, none, rest, none], axis=0)
     backward = writer.op("Concat", [rest, none, one, none], axis=0)
     parts = writer.split(h0, directions, 1)
+    if directions == 2 and lengths is not None:
+        last = _at_row_ends(writer, time, lengths, parts[1])
+        return [writer.op("Pad", [parts[0], forward]), last]
     pads = (forward, backward)[:directions]
     return [writer.op("Pad", [part, pad]) for part, pad in zip(parts, pads, strict=True)]
+
+
+def _at_row_ends(writer: Writer, time: ir.Value, lengths: ir.Value, state: ir.Value) -> ir.Value:
+    """(time, batch, features): the state (1, batch, features) at each row's last step, else 0."""
+    one = writer.op("Squeeze", [writer.ints([1])])
+    end = writer.op("Add", [writer.op("Squeeze", [time]), one])
+    steps = writer.op("Cast", [writer.op("Range", [one, end, one])], to=ir.DataType.INT32)
+    steps = writer.op("Unsqueeze", [steps, writer.ints([1])])
+    ends = writer.op("Unsqueeze", [writer.op("Equal", [steps, lengths]), writer.ints([2])])
+    zero = writer.op("CastLike", [writer.ints([0]), state])
+    return writer.op("Where", [ends, state, zero])
 
 
 def _input_weights(layer: list[Direction]) -> list[Array]:

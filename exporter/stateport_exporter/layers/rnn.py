@@ -20,6 +20,7 @@ def _write_layer(
     name: str,
     layer: list[Direction],
     x: ir.Value,
+    lengths: ir.Value | None,
     states: Sequence[ir.Value],
     *,
     activation: str,
@@ -27,7 +28,7 @@ def _write_layer(
     w, r = [d.w_ih for d in layer], [d.w_hh for d in layer]
     y, hn = writer.ops(
         "RNN",
-        [x, *weights(writer, name, w, r, layer, (0,)), None, states[0]],
+        [x, *weights(writer, name, w, r, layer, (0,)), lengths, states[0]],
         2,
         hidden_size=layer[0].w_hh.shape[0],
         direction=direction_of(layer),

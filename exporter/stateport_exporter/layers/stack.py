@@ -35,10 +35,11 @@ class Direction:
     w_hr: Array | None
 
 
-#: Writes one layer: (writer, name, its directions, x, first states) -> y, last states. x is
-#: (time, batch, input), a state (directions, batch, hidden), y (time, directions, batch, hidden).
+#: Writes one layer: (writer, name, its directions, x, lengths, first states) -> y, last states. x
+#: is (time, batch, input), lengths int32 (batch,) or None, a state (directions, batch, hidden), y
+#: (time, directions, batch, hidden).
 WriteLayer = Callable[
-    [Writer, str, list[Direction], ir.Value, Sequence[ir.Value]],
+    [Writer, str, list[Direction], ir.Value, ir.Value | None, Sequence[ir.Value]],
     tuple[ir.Value, Sequence[ir.Value]],
 ]
 
@@ -48,17 +49,21 @@ def write(node: ir.Node, path: str, states: int, write_layer: WriteLayer) -> Non
     attribute = {name: a.as_int() for name, a in node.attributes.items()}
     directions = 2 if attribute["bidirectional"] else 1
     x, *operands = (value for value in node.inputs if value is not None)
+    lengths = operands.pop() if attribute["has_lengths"] else None
     firsts, weights = operands[:states], operands[states:]
     layers = _layers(
         weights, attribute["num_layers"], directions, bool(attribute["has_biases"]), path
     )
     writer = Writer(node, path)
+    if lengths is not None:
+        lengths = writer.op("Cast", [lengths], to=ir.DataType.INT32)
     if attribute["batch_first"]:
         x = writer.op("Transpose", [x], perm=[1, 0, 2])
     first = [writer.split(value, len(layers), directions) for value in firsts]
     lasts: list[Sequence[ir.Value]] = []
     for index, layer in enumerate(layers):
-        y, last = write_layer(writer, f"l{index}", layer, x, [parts[index] for parts in first])
+        parts = [split[index] for split in first]
+        y, last = write_layer(writer, f"l{index}", layer, x, lengths, parts)
         x = _join_directions(writer, y, directions)
         lasts.append(last)
     if attribute["batch_first"]:
@@ -134,7 +139,7 @@ def _constant(weight: ir.Value, path: str) -> Array:
     if tensor is None:
         raise ExportError(
             f"The weights of the recurrent layer {path!r} are computed from the network's inputs; "
-            "ONNX's recurrent operators need constant ones."
+            "ONNX's recurrent operators need constant ones. Make them parameters."
         )
     array: Array = tensor.numpy()
     return array

@@ -45,7 +45,7 @@ class Writer:
         free = next(name for name in names if name not in self._graph.initializers)
         value = ir.Value(
             name=free,
-            const_value=ir.tensor(np.ascontiguousarray(array), name=free),
+            const_value=ir.tensor(np.asarray(array, order="C"), name=free),
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             shape=ir.Shape(array.shape),
         )

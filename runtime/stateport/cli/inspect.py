@@ -96,7 +96,8 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def _array(spec: dict[str, Any]) -> str:
-    return f"{spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
+    text = f"{spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
+    return f"{text}, row lengths along {spec['lengths_of']}" if "lengths_of" in spec else text
 
 
 def _text(value: object) -> str:

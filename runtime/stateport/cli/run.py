@@ -73,6 +73,12 @@ def _in_chunks(
     model: Model, arrays: Mapping[str, Array], state: State | None, chunk: int
 ) -> tuple[dict[str, Array], State]:
     """Feeds a stream; outputs with a time axis are joined along it, of others the last counts."""
+    for spec in model.contract.outputs:
+        if "time" not in spec.shape and spec.time_axis is not None:
+            raise InputError(
+                f"The output {spec} cannot be put together from chunks: its axis is not time "
+                "itself. Leave --chunk out, and carry the state with --state-out and --state-in."
+            )
     stream = model.stream()
     if state is not None:
         stream.restore(state)

@@ -64,7 +64,7 @@ def worst(report: Report) -> str:
     """The worst of a failed report in one sentence."""
     problems = _problems(report)
     if problems:
-        return problems[0]
+        return f"{problems[0].rstrip('.')}."
     one = max(report.measurements, key=lambda m: m.share or 0.0)
     return (
         f"{one.case}: {one.output} is {_number(one.error)} off at step {one.step}, where PyTorch "

@@ -3,18 +3,19 @@
 The file is safetensors; its metadata hold one JSON object under `stateport.vectors`. docs/parity.md
 describes it.
 
-Answers are kept as *rows*, one row per step in time for an output with a time axis, one per call
+Answers are kept as *rows*, along time for an output with an axis that grows with it, one per call
 for everything else, so that an error has a step at which it happened.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import safetensors
@@ -199,21 +200,32 @@ def _cut(spec: ArraySpec, array: Array, number: int, start: int, chunk: int) -> 
     return part
 
 
-def rows(spec: ArraySpec, answers: Sequence[Array]) -> Array:
-    """The answers of all calls as rows: (steps or calls, all other elements)."""
-    if "time" in spec.shape:
-        axis = spec.shape.index("time")
-        table = np.concatenate([np.moveaxis(answer, axis, 0) for answer in answers])
+class Rows(NamedTuple):
+    """The answers of all calls to one output.
+
+    `table` is (rows, all other elements), `steps` the step, counted from 0, of each row.
+    """
+
+    table: Array
+    steps: Array
+
+
+def rows(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> Rows:
+    """The answers of all calls to one output as rows."""
+    axis, ends = spec.time_axis, np.array(case.ends) - 1
+    others = {np.delete(answer.shape, [] if axis is None else axis).tobytes() for answer in answers}
+    if len(others) > 1:  # (time, time): every element is a row of its own
+        table = np.concatenate([answer.ravel() for answer in answers])
+        steps = np.repeat(ends, [answer.size for answer in answers])
+    elif axis is None:
+        table, steps = np.stack(answers), ends
     else:
-        table = np.stack(answers)
-    return table.reshape(len(table), -1)
-
-
-def row_steps(spec: ArraySpec, case: Case) -> Array:
-    """The step, counted from 0, that each row belongs to."""
-    if "time" in spec.shape:
-        return np.arange(sum(case.chunks))
-    return np.array(case.ends) - 1
+        table = np.concatenate([np.moveaxis(answer, axis, 0) for answer in answers])
+        # Which element of "batch*time" is which step is not known; all are there by the end.
+        steps = np.repeat(ends, [answer.shape[axis] for answer in answers])
+        if spec.shape[axis] == "time":
+            steps = np.arange(len(table))
+    return Rows(table.reshape(len(table), math.prod(table.shape[1:])), steps)
 
 
 def row_errors(table: Array, truth: Array) -> Array:

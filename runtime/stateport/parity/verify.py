@@ -14,7 +14,7 @@ from ..contract import ArraySpec, describe
 from ..errors import EngineError, FileError, InputError, StreamingError
 from ..model import Model
 from ..state import State
-from .vectors import Case, Vectors, call_inputs, results, row_errors, row_steps, rows
+from .vectors import Case, Vectors, call_inputs, results, row_errors, rows
 
 Array = NDArray[Any]
 
@@ -203,12 +203,15 @@ def _measure(
     floor: Array,
     tolerance: Tolerance | None,
 ) -> Measurement:
-    table, truth, steps = rows(spec, answers), case.truth[spec.name], row_steps(spec, case)
+    table, steps = rows(spec, case, answers)
+    truth = case.truth[spec.name]
     if spec.name in case.kept:
         table = _kept(table, case.kept[spec.name])
     if table.shape != truth.shape:
         problem = f"{table.shape} values came where {truth.shape} were recorded"
         return Measurement(case.name, spec.name, problem=problem)
+    if not len(table):  # x[:, 1:] of a single step
+        return Measurement(case.name, spec.name, sum(case.chunks) - 1, 0.0, None, 0.0)
     errors, floors = row_errors(table, truth), floor[steps]
     shares = _shares(table, truth, errors, floors, tolerance)
     worst = int(np.argmax(shares))

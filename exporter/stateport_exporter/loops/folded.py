@@ -1,0 +1,134 @@
+"""A network whose loops over time have been rolled up, as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..errors import ExportError
+from ..example import Example, Leaf
+from ..explicit import put_back
+from ..guard import quiet, unchanged_globals
+from ..program import Program
+from .check import check_folded
+from .roll import roll, take_last_states
+from .unify import unify
+from .unroll import unroll
+
+#: The lengths that are traced; long enough to tell a loop's first and last step from the others.
+_TIMES: Final = (5, 6)
+
+
+class Folded(nn.Module):
+    """Computes what the author's method does, with every loop over time as one call of `scan`.
+
+    `network` is the author's module, whose parameters it uses.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        program: Program,
+        leaves: Sequence[Leaf],
+        names: Sequence[str],
+        constants: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.program = program
+        self.names = tuple(names)
+        self.time_at = next(
+            (number, leaf.shape.index("time"))
+            for number, leaf in enumerate(leaves)
+            if "time" in leaf.shape
+        )
+        self.constant_names = tuple(constants)
+        for number, name in enumerate(self.constant_names):
+            self.register_buffer(f"constant_{number}", constants[name])
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the author's method returns for these arguments."""
+        given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        number, axis = self.time_at
+        held = [self._held(name) for name in self.names]
+        results = self.program.run([*given, *held], given[number].shape[axis], seen=True)
+        return pytree.tree_unflatten(results, self.program.structure)
+
+    def _held(self, name: str) -> Any:
+        if name in self.constant_names:
+            return getattr(self, f"constant_{self.constant_names.index(name)}")
+        path, _, own = name.rpartition(".")
+        return getattr(self.get_submodule(path), own)
+
+
+class _Whole(nn.Module):
+    """The author's method, as a module of its own."""
+
+    def __init__(self, network: nn.Module, method: str) -> None:
+        super().__init__()
+        self.network = network
+        self.method = method
+
+    def forward(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the author's method returns."""
+        run = self.network if self.method == "forward" else getattr(self.network, self.method)
+        with put_back(self.network):
+            return run(*args, **kwargs)
+
+
+def fold(network: nn.Module, method: str, example: Example) -> Folded:
+    """Rolls up the loops over time of a network.
+
+    Raises:
+        ExportError: it cannot be traced, or its loops do not do the same in every step.
+    """
+    name = type(network).__qualname__
+    try:
+        programs = [_trace(network, method, example, time) for time in _TIMES]
+        short, long = (unroll(program) for program in programs)
+        while roll(short, long):
+            pass
+        for trace in (short, long):
+            take_last_states(trace)
+        program = unify(short, long, (_TIMES[0], _TIMES[1]))
+    except ExportError as error:
+        raise ExportError(
+            f"{name} cannot take any number of time steps: {error}. Rewrite it with tensor "
+            "operations, or export one step of it and loop outside it."
+        ) from error
+    folded = Folded(network, program, example.leaves, short.names, short.constants).eval()
+    check_folded(network, method, folded, example)
+    return folded
+
+
+def _trace(
+    network: nn.Module, method: str, example: Example, time: int
+) -> torch.export.ExportedProgram:
+    sizes = {**example.sizes, "time": time}
+    arguments = example.make(sizes)
+    dims = {axis: torch.export.Dim(axis) for axis in sizes}
+    whole, given = _Whole(network, method).eval(), (arguments.args, arguments.kwargs)
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
+        axes = enumerate(leaf.shape)
+        shapes[tensor] = {
+            position: dims[axis]
+            for position, axis in axes
+            if isinstance(axis, str) and axis != "time"
+        }
+    with unchanged_globals(seed=0), quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(
+                whole, given, dynamic_shapes=shapes.dynamic_shapes(whole, given), strict=False
+            )
+            functional: torch.export.ExportedProgram = program.run_decompositions({})
+        except Exception as error:  # the user's forward may raise anything
+            lines = str(error).strip().splitlines() or ["no message"]
+            raise ExportError(
+                f"traced with {time} steps, it fails with {type(error).__name__}: {lines[0]}"
+            ) from error
+    return functional

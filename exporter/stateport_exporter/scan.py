@@ -1,0 +1,39 @@
+"""The loop over time as a function: what `nn.LSTM` is to `torch.lstm`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .program import Body
+
+
+def scan(
+    body: Body,
+    states: Sequence[Tensor],
+    sequences: Sequence[Tensor],
+    invariants: Sequence[Tensor],
+) -> tuple[Tensor, ...]:
+    """Runs the step along the first axis of the sequences.
+
+    Returns the last states, and every output of the steps stacked along a new first axis. A
+    `TorchFunctionMode` sees the call as one.
+    """
+    tensors = (*states, *sequences, *invariants)
+    if has_torch_function(tensors):
+        result: tuple[Tensor, ...] = handle_torch_function(
+            scan, tensors, body, states, sequences, invariants
+        )
+        return result
+    if len(sequences[0]) == 0:
+        raise ValueError("a loop without a single step, which ONNX Runtime's Scan cannot run")
+    current: Sequence[Tensor] = states
+    steps: list[list[Tensor]] = []
+    for number in range(len(sequences[0])):
+        slices = [sequence[number] for sequence in sequences]
+        current, outputs = body.step(current, slices, invariants)
+        steps.append(outputs)
+    return (*current, *(torch.stack(outputs) for outputs in zip(*steps, strict=True)))

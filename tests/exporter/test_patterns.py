@@ -1,0 +1,53 @@
+"""Every pattern of the catalogue is exported and proven; what is just outside is refused."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks.patterns import table_of_docs
+from stateport.parity.vectors import Vectors
+from stateport_exporter import ExportError, export
+from tests.exporter.patterns import PATTERNS, Pattern, seeded
+
+every_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+
+
+@pytest.mark.patterns
+@every_pattern
+def test_a_pattern_is_exported_and_proven(pattern: Pattern, tmp_path: Path) -> None:
+    net = seeded(pattern.make)
+    result = export(net, pattern.example, tmp_path / "m.onnx", method=pattern.method)
+    contract = result.contract
+    assert tuple((s.input, s.output) for s in contract.states) == pattern.states
+    assert contract.streaming.ok == pattern.streams, contract.streaming.because
+    assert all("batch" in state.shape for state in contract.states)
+    assert result.report is not None
+    assert result.report.passed
+    # Truth and floor, sizes that were not traced, chunks, and a long chain.
+    vectors = Vectors.load(result.vectors)
+    assert vectors.truth == "float64"
+    assert {case.sizes["batch"] for case in vectors.cases} == {1, 2, 5}
+    if "time" in contract.axes:
+        lengths = {sum(case.chunks) for case in vectors.cases if len(case.chunks) == 1}
+        assert lengths >= {1, 2, 7, 64, 513}
+    assert result.report.steps >= 2000
+
+
+@pytest.mark.patterns
+@every_pattern
+def test_what_is_just_outside_is_refused(pattern: Pattern, tmp_path: Path) -> None:
+    outside = pattern.outside
+    with pytest.raises(ExportError, match=outside.message):
+        export(seeded(outside.make), outside.example, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_in_docs_lists_the_patterns() -> None:
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in table_of_docs()]
+    assert [(group, name) for group, name, *_ in rows] == [(p.group, p.name) for p in PATTERNS]
+    assert max(Counter(map(str, PATTERNS)).values()) == 1
+    assert all(verdict == "right" for _, _, verdict, _ in rows)

@@ -1,0 +1,68 @@
+"""Results whose axes are computed from batch and time, and results of no fixed shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.verify import Report
+from stateport_exporter import Spec, export
+
+X = Spec("float32", "batch", "time", 5)
+
+
+class Shaped(nn.Module):
+    """A GRU and what becomes of its output."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.gru = nn.GRU(5, 4, batch_first=True)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.gru(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "because"),
+    [
+        (lambda y: y.reshape(-1, 4), ("batch*time", 4), None),
+        (lambda y: y.repeat_interleave(2, 1), ("batch", "2*time", 4), None),
+        (lambda y: y[:, ::2], ("batch", "((time + 1)//2)", 4), "'y' is"),
+        (lambda y: y[:, 1:], ("batch", "time - 1", 4), "'y' has another length"),
+        (lambda y: y @ y.transpose(1, 2), ("batch", "time", "time"), "'y' has another length"),
+    ],
+    ids=["flattened", "doubled", "halved", "shortened", "every step with every other"],
+)
+def test_axes_that_are_computed(
+    function: Callable[[Tensor], Any],
+    shape: tuple[Any, ...],
+    because: str | None,
+    tmp_path: Path,
+    judged: Callable[[Path], Report],
+) -> None:
+    result = export(Shaped(function), (X,), tmp_path / "m.onnx")
+    assert result.contract.outputs[0].shape == shape
+    assert (because or "None") in str(result.contract.streaming.because)
+    assert [(s.input, s.output) for s in result.contract.states] == [("h0", "hn")]
+    report = judged(result.path)
+    assert report.passed
+    # The check can fail: a wrong element in the middle of any case is found.
+    vectors = Vectors.load(vectors_path(result.path))
+    for case in vectors.cases:
+        truth = case.truth["y"]
+        if truth.size:
+            truth[len(truth) // 2] += 0.1
+    vectors.save(vectors_path(result.path))
+    wrong = [m for m in judged(result.path).measurements if m.output == "y"]
+    assert all(
+        m.passed == (not len(c.truth["y"])) for m, c in zip(wrong, vectors.cases, strict=True)
+    )

@@ -1,0 +1,284 @@
+"""Networks of other people's packages, built through their public names and left as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from stateport.contract import resolve
+from stateport_exporter import Spec
+from stateport_exporter.example import ExampleLike
+
+Shape = tuple[int | str, ...]
+
+
+def sequence(*features: int) -> Spec:
+    return Spec("float32", "batch", "time", *features)
+
+
+def step(*features: int) -> Spec:
+    return Spec("float32", "batch", *features)
+
+
+def state(layers: int, size: int) -> Spec:
+    return Spec("float32", layers, "batch", size)
+
+
+def first(result: Any) -> Tensor:
+    """What a network gives besides its state: the first of its results."""
+    y = result[0] if isinstance(result, tuple) else result
+    assert isinstance(y, Tensor)
+    return y
+
+
+def whole(net: nn.Module, x: Tensor) -> Tensor:
+    """The package's own answer to a sequence, all at once."""
+    return first(net(x))
+
+
+def stepped(net: nn.Module, xs: Tensor) -> Tensor:
+    """The package's own answers to one step after the other: it keeps the state itself."""
+    return torch.stack([first(net(x)) for x in xs])
+
+
+def fed_back(*states: Shape) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The same where forward takes states of these shapes behind x, and returns the next ones."""
+
+    def run(net: nn.Module, xs: Tensor) -> Tensor:
+        kept = [torch.zeros(resolve(shape, {"batch": xs.shape[1]})) for shape in states]
+        ys = []
+        for x in xs:
+            y, *kept = net(x, *kept)
+            ys.append(y)
+        return torch.stack(ys)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network, what its file has to promise, and how the package itself answers.
+
+    `own` takes the network and x, of (batch, time, ...) as the file takes it, or (time, batch, ...)
+    where the network takes single steps. `states` are the shapes of the states by their inputs'
+    names.
+    """
+
+    build: Callable[[], nn.Module]
+    example: ExampleLike
+    states: Mapping[str, Shape]
+    own: Callable[[nn.Module, Tensor], Tensor] = whole
+    streams: bool = True
+
+
+def resemblyzer_encoder() -> Any:
+    """The network that tells speakers apart, with weights from resemblyzer's own wheel."""
+    from resemblyzer import VoiceEncoder
+
+    return VoiceEncoder("cpu", verbose=False)
+
+
+def medaka_consensus() -> nn.Module:
+    """The network that corrects sequences of DNA, with weights from medaka's own wheel."""
+    from medaka.architectures.gru import GRUModel
+
+    spec = importlib.util.find_spec("medaka")
+    assert spec is not None
+    assert spec.origin is not None
+    name = "r1041_e82_400bps_sup_variant_v5.0.0_model_pt.tar.gz"
+    with tarfile.open(Path(spec.origin).parent / "data" / name) as archive:
+        stored = archive.extractfile("model/weights.pt")
+        assert stored is not None
+        weights = torch.load(io.BytesIO(stored.read()), map_location="cpu", weights_only=True)
+    net: nn.Module = GRUModel()
+    net.load_state_dict(weights)
+    return net
+
+
+def rsl_rl_policy(kind: str) -> Any:
+    """A policy for robots, in the form that rsl-rl itself hands to PyTorch's exporter."""
+    from rsl_rl.models import RNNModel
+    from tensordict import TensorDict
+
+    observed = TensorDict({"policy": torch.zeros(2, 6)}, batch_size=[2])
+    groups = {"actor": ["policy"]}
+    model = RNNModel(observed, groups, "actor", 3, [32], rnn_type=kind, rnn_hidden_dim=16)
+    return model.as_onnx()
+
+
+def rsl_rl_memory() -> Any:
+    """A GRU that keeps its state in an attribute."""
+    from rsl_rl.modules import RNN
+
+    return RNN(6, 16, 2, "gru")
+
+
+def tianshou_policy() -> Any:
+    """Returns its state in a Batch, of which PyTorch is told what is in it."""
+    from tianshou.data import Batch
+    from tianshou.utils.net.common import Recurrent
+
+    if Batch not in pytree.SUPPORTED_NODES:
+        pytree.register_pytree_node(
+            Batch,
+            lambda batch: (list(batch.values()), list(batch.keys())),
+            lambda values, keys: Batch(dict(zip(keys, values, strict=True))),
+            flatten_with_keys_fn=lambda batch: (
+                [(pytree.MappingKey(key), value) for key, value in batch.items()],
+                list(batch.keys()),
+            ),
+        )
+    return Recurrent(layer_num=2, state_shape=4, action_shape=3, hidden_layer_size=16)
+
+
+def tianshou_steps(net: nn.Module, xs: Tensor) -> Tensor:
+    ys, kept = [], None
+    for x in xs:
+        y, kept = net(x, kept)
+        ys.append(y)
+    return torch.stack(ys)
+
+
+def torchrl_cell() -> Any:
+    from torchrl.modules.tensordict_module.rnn import LSTMCell
+
+    return LSTMCell(5, 8)
+
+
+def torchrl_steps(net: nn.Module, xs: Tensor) -> Tensor:
+    kept, ys = (torch.zeros(xs.shape[1], 8), torch.zeros(xs.shape[1], 8)), []
+    for x in xs:
+        kept = net(x, kept)
+        ys.append(kept[0])
+    return torch.stack(ys)
+
+
+def asteroid(name: str, *sizes: int, **options: int) -> Any:
+    from asteroid.masknn import recurrent
+
+    return getattr(recurrent, name)("LSTM", *sizes, **options)
+
+
+def encodec_lstm() -> Any:
+    from transformers import EncodecConfig
+    from transformers.models.encodec.modeling_encodec import EncodecLSTM
+
+    return EncodecLSTM(EncodecConfig(), 16)
+
+
+def parakeet_decoder() -> Any:
+    """The prediction network of a speech recogniser."""
+    from transformers import ParakeetRNNTConfig
+    from transformers.models.parakeet.modeling_parakeet import ParakeetRNNTDecoder
+
+    return ParakeetRNNTDecoder(ParakeetRNNTConfig(decoder_hidden_size=16, vocab_size=32))
+
+
+def ncps_network(name: str, **options: bool) -> Any:
+    """A closed-form continuous-time network, which loops over time in Python."""
+    import ncps.torch
+
+    return getattr(ncps.torch, name)(5, 8, **options)
+
+
+def ncps_cell() -> Any:
+    from ncps.torch import LTCCell
+    from ncps.wirings import AutoNCP
+
+    wiring = AutoNCP(12, 4)
+    wiring.build(5)
+    return LTCCell(wiring)
+
+
+def snntorch_neuron(name: str, *arguments: float, **options: float) -> Any:
+    import snntorch
+
+    return getattr(snntorch, name)(*arguments, **options)
+
+
+#: By what they are called in the tests.
+NETWORKS = {
+    "resemblyzer VoiceEncoder": Network(
+        resemblyzer_encoder,
+        sequence(40),
+        {"h0": (3, "batch", 256), "c0": (3, "batch", 256)},
+    ),
+    "medaka GRUModel": Network(
+        medaka_consensus, sequence(10), {"h0": (4, "batch", 128)}, streams=False
+    ),
+    "rsl-rl LSTM policy": Network(
+        lambda: rsl_rl_policy("lstm"),
+        (step(6), state(1, 16), state(1, 16)),
+        {"h_in": (1, "batch", 16), "c_in": (1, "batch", 16)},
+        fed_back((1, "batch", 16), (1, "batch", 16)),
+    ),
+    "rsl-rl GRU policy": Network(
+        lambda: rsl_rl_policy("gru"),
+        (step(6), state(1, 16)),
+        {"h_in": (1, "batch", 16)},
+        fed_back((1, "batch", 16)),
+    ),
+    "rsl-rl RNN": Network(rsl_rl_memory, step(6), {"h0": (2, "batch", 16)}, stepped),
+    "tianshou Recurrent": Network(
+        tianshou_policy,
+        (step(4), {"hidden": step(2, 16), "cell": step(2, 16)}),
+        {"h0": ("batch", 2, 16), "c0": ("batch", 2, 16)},
+        tianshou_steps,
+    ),
+    "torchrl LSTMCell": Network(
+        torchrl_cell,
+        (step(5), (step(8), step(8))),
+        {"hx_0": ("batch", 8), "hx_1": ("batch", 8)},
+        torchrl_steps,
+    ),
+    "ncps CfC": Network(lambda: ncps_network("CfC"), sequence(5), {"h0": ("batch", 8)}),
+    "ncps CfC with an LSTM's memory": Network(
+        lambda: ncps_network("CfC", mixed_memory=True),
+        sequence(5),
+        {"s1_0": ("batch", 8), "s2_0": ("batch", 8)},
+    ),
+    "ncps LTCCell": Network(
+        ncps_cell, (step(5), step(12)), {"states": ("batch", 12)}, fed_back(("batch", 12))
+    ),
+    "snntorch Leaky": Network(
+        lambda: snntorch_neuron("Leaky", 0.9),
+        (step(5), step(5)),
+        {"mem": ("batch", 5)},
+        fed_back(("batch", 5)),
+    ),
+    "snntorch SLSTM": Network(
+        lambda: snntorch_neuron("SLSTM", 5, 5, threshold=0.1),
+        (step(5), step(5), step(5)),
+        {"syn": ("batch", 5), "mem": ("batch", 5)},
+        fed_back(("batch", 5), ("batch", 5)),
+    ),
+    "asteroid StackedResidualRNN": Network(
+        lambda: asteroid("StackedResidualRNN", 8, n_layers=2),
+        sequence(8),
+        {f"layers_{i}_rnn_{s}0": (1, "batch", 8) for i in range(2) for s in "hc"},
+    ),
+    "asteroid MulCatRNN": Network(
+        lambda: asteroid("MulCatRNN", 5, 8),
+        sequence(5),
+        {f"rnn{i}_{s}0": (1, "batch", 8) for i in (1, 2) for s in "hc"},
+    ),
+    "transformers EncodecLSTM": Network(
+        encodec_lstm,
+        Spec("float32", "batch", 16, "time"),
+        {"h0": (2, "batch", 16), "c0": (2, "batch", 16)},
+    ),
+    "transformers ParakeetRNNTDecoder": Network(
+        parakeet_decoder,
+        Spec("int64", "batch", "time", high=31),
+        {"h0": (2, "batch", 16), "c0": (2, "batch", 16)},
+    ),
+}
