@@ -7,12 +7,13 @@ import copy
 import logging
 import random
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import ExportError
 
@@ -91,6 +92,35 @@ def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
 def float64_copy(module: Module) -> Module:
     """A copy of the module in float64."""
     return _copy(module, {}).double()
+
+
+class _Float64(TorchFunctionMode):
+    """Whatever asks for float32 gets float64: `.float()`, `.to(torch.float32)`, `dtype=`."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is Tensor.float:
+            func = Tensor.double
+        wider = [torch.float64 if arg is torch.float32 else arg for arg in args]
+        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
+        return func(*wider, **named)
+
+
+@contextlib.contextmanager
+def computing_in(dtype: torch.dtype) -> Iterator[None]:
+    """What forward makes itself, as torch.zeros(...) and x.float() do, is made in this dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with _Float64() if dtype == torch.float64 else contextlib.nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _copy(module: Module, memo: Mapping[int, object]) -> Module:

@@ -110,8 +110,8 @@ def export(
         folded: Folded | None = None
         try:
             captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
-        except FixedTimeError:
-            folded = fold(twin, method, sample)
+        except FixedTimeError as error:
+            folded = fold(twin, method, sample, error)
             explicit = Explicit(folded).eval()
             captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
         sample = told_lengths(explicit, sample, captured)

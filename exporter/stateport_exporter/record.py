@@ -30,7 +30,7 @@ from stateport.parity.vectors import (
 from .errors import ExportError
 from .example import Example
 from .explicit import Explicit
-from .guard import evaluation_twin, float64_copy, unchanged_globals, use_onednn
+from .guard import computing_in, evaluation_twin, float64_copy, unchanged_globals, use_onednn
 
 Array = NDArray[Any]
 Answers = dict[str, Rows]
@@ -39,6 +39,8 @@ _BATCHES: Final = (1, 2, 5)
 _TIMES: Final = (1, 2, 7, 64, 513)
 _RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
 _CHAIN: Final = 2048
+#: Numbers beyond this count as too large for float32: on the way to them, sums are larger still.
+_LARGEST: Final = 1e35
 #: Of longer rows only so many elements are kept that no array is larger than this.
 _MOST_ELEMENTS: Final = 1 << 20
 _NUDGES: Final = 8
@@ -96,12 +98,8 @@ class Network:
         given = iter([self._tensor(arrays[name]) for name in self.inputs])
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._template]
         arguments = pytree.tree_unflatten(leaves, self._structure)
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)  # for what forward makes itself: torch.zeros(...)
-        try:
+        with computing_in(self.dtype):
             returned = pytree.tree_leaves(self.module(*arguments))
-        finally:
-            torch.set_default_dtype(before)
         found = [leaf for leaf in returned if isinstance(leaf, Tensor)]
         named = zip(self.results, found, strict=True)
         return {name: tensor.numpy() for name, tensor in named if name is not None}
@@ -138,14 +136,48 @@ def record(network: Network, contract: Contract) -> Vectors:
 def _answered(
     truth: Network, contract: Contract, cases: Sequence[Case]
 ) -> Iterator[tuple[Case, Answers]]:
-    """The cases with their answers. Sequences too short for the network itself are left out."""
+    """The cases with their answers, as far as these are numbers in float32.
+
+    Sequences too short for the network itself are left out. Where a network grows without bound, a
+    case ends before the call that would overflow.
+    """
     traced = truth.example.sizes["time"]
     for case in cases:
         try:
-            yield case, _answers(truth, contract, case)
+            answers = _answers(truth, contract, case)
         except ExportError:
             if len(case.chunks) > 1 or sum(case.chunks) >= traced:
                 raise
+            continue
+        calls = _calls_in_range(case, answers)
+        if 0 < calls < len(case.chunks):
+            case = _first_calls(contract, case, calls)
+            answers = _answers(truth, contract, case)
+        if calls or sum(case.chunks) <= traced:
+            yield case, answers
+
+
+def _calls_in_range(case: Case, answers: Answers) -> int:
+    """How many calls are made before one in which a number is beyond the range of float32."""
+    first = sum(case.chunks)
+    for table, steps in answers.values():
+        size = np.abs(table.astype(np.float64), where=np.isfinite(table), out=np.zeros(table.shape))
+        beyond = (size > _LARGEST).any(axis=1)
+        if table.dtype.kind == "f" and beyond.any():
+            first = min(first, int(steps[beyond].min()))
+    return sum(end <= first for end in case.ends)
+
+
+def _first_calls(contract: Contract, case: Case, calls: int) -> Case:
+    """The case without the calls behind the first ones."""
+    before, time = sum(case.chunks), sum(case.chunks[:calls])
+    inputs = {}
+    for spec in contract.inputs:
+        array = case.inputs[spec.name]
+        axis, first = (spec.shape.index("time"), time) if "time" in spec.shape else (0, calls)
+        inputs[spec.name] = np.take(array, range(first), axis)
+    name = case.name.replace(f"x{before}", f"x{time}", 1)
+    return replace(case, name=name, chunks=case.chunks[:calls], inputs=inputs)
 
 
 def measure_streaming(network: Network, contract: Contract, because: str | None) -> Streaming:

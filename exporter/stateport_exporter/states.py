@@ -109,7 +109,9 @@ def find_states(
                 following = _next_of_lifted(graph, roles, outputs, fits, named)
             else:
                 same = [i for i in fits if outputs.get(graph.outputs[i]) == roles]
-                following = _next_of_argument(graph, paths[position], same, fits, ends[value])
+                # Another layer's last state is that layer's own, though it is computed from this.
+                computed = [i for i in fits if graph.outputs[i] not in outputs]
+                following = _next_of_argument(graph, paths[position], same, computed, ends[value])
             if following is not None:
                 name = min(roles) if len(roles) == 1 else None
                 pairs.append(StatePair(position, following, name))
@@ -125,10 +127,10 @@ def _states_of_step(graph: ir.Graph, captured: Captured) -> list[StatePair]:
     Nothing says what becomes of its results, so convention has to: a state is an argument behind
     the first one, in a container or with a name that states have; the results of its axes and
     dtype that are computed from it give the next one. Where there are more of those than states,
-    the last ones do, as in `return output, state`.
+    the first result is the output, as in `return output, state`.
 
     Raises:
-        ExportError: there are fewer such results than arguments.
+        ExportError: there are fewer such results than arguments, or still more.
     """
     first = captured.input_paths[0][0] if captured.input_paths else ""
     kinds: dict[tuple[object, ...], list[int]] = {}
@@ -146,16 +148,26 @@ def _states_of_step(graph: ir.Graph, captured: Captured) -> list[StatePair]:
             )
             if not values.isdisjoint(_behind(graph.outputs[result]))
         ]
-        if 0 < len(fits) < len(positions):
-            names = ", ".join(repr(".".join(captured.input_paths[p])) for p in positions)
+        if len(fits) > len(positions) and fits[0] == 0:
+            fits = fits[1:]
+        names = ", ".join(repr(".".join(captured.input_paths[p])) for p in positions)
+        called = f"argument {names} looks like a state"
+        if len(positions) > 1:
+            called = f"arguments {names} look like states"
+        if len(fits) > len(positions):
+            candidates = ", ".join(f"result {i + 1}" for i in fits)
             raise ExportError(
-                f"The arguments {names} look like states, and only {len(fits)} of the results "
-                "could be the next ones. Return the next state of each, in the same order, or give "
-                "an argument that is no state another name."
+                f"The {called}, and the next of it is not clear: {candidates} all have its shape. "
+                "Return one next state for each, behind the output, or give an argument that is "
+                "no state another name."
             )
-        for position, result in zip(
-            positions, fits[len(fits) - len(positions) :], strict=bool(fits)
-        ):
+        if 0 < len(fits) < len(positions):
+            raise ExportError(
+                f"The {called}, and only {len(fits)} of the results could be the next "
+                "ones. Return the next state of each, in the same order, or give an argument that "
+                "is no state another name."
+            )
+        for position, result in zip(positions, fits, strict=bool(fits)):
             pairs.append(StatePair(position, result, None))
     return pairs
 
@@ -355,8 +367,8 @@ def _next_of_argument(
 ) -> int | None:
     """The author's result that gives the next state of an argument; None where there is none.
 
-    `same` are the results that are this state, moved; else one that is computed from what the
-    layer gives (scaled, masked, normalised) serves, if it is the only one of its shape.
+    `same` are the results that are this state, moved; else one of `fits` that is computed from
+    what the layer gives (scaled, masked, normalised) serves, if it is the only one of its shape.
     """
     distinct = {id(graph.outputs[i]): i for i in reversed(same)}
     if not distinct:

@@ -163,6 +163,29 @@ def test_an_argument_without_a_next_state_is_no_state(tmp_path: Path, judged: Ju
     assert judged(result.path).passed
 
 
+class TwoLayers(nn.Module):
+    """The first layer's last state is dropped, and the second's is computed from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.GRU(5, 10, batch_first=True)
+        self.second = nn.GRU(10, 10, batch_first=True)
+
+    def forward(self, x: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        y, following = self.second(self.first(x, a)[0], b)
+        return y, following
+
+
+def test_a_layers_last_state_is_not_the_next_one_of_the_layer_before(
+    tmp_path: Path, judged: Judge
+) -> None:
+    """Random networks found this."""
+    result = export(TwoLayers(), (X, STATE, STATE), tmp_path / "m.onnx")
+    assert [s.input for s in result.contract.states] == ["b"]
+    assert [s.name for s in result.contract.inputs] == ["x", "a"]
+    assert judged(result.path).passed
+
+
 def test_arguments_that_do_nothing_keep_their_names(tmp_path: Path, judged: Judge) -> None:
     result = export(Unused(), (X, STATE, STATE), tmp_path / "m.onnx")
     assert [s.name for s in result.contract.inputs] == ["x", "h0", "c0"]

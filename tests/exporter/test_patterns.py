@@ -37,6 +37,8 @@ def test_a_pattern_is_exported_and_proven(pattern: Pattern, tmp_path: Path) -> N
     assert result.report.steps >= 2000
 
 
+# One of the networks is TorchScript.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.patterns
 @every_pattern
 def test_what_is_just_outside_is_refused(pattern: Pattern, tmp_path: Path) -> None:

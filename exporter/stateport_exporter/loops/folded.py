@@ -80,11 +80,18 @@ class _Whole(nn.Module):
             return run(*args, **kwargs)
 
 
-def fold(network: nn.Module, method: str, example: Example) -> Folded:
+class _UntraceableError(ExportError):
+    """The network cannot run at the lengths that are traced, or not under torch.export."""
+
+
+def fold(network: nn.Module, method: str, example: Example, refusal: ExportError) -> Folded:
     """Rolls up the loops over time of a network.
 
+    `refusal` says why the network was not captured as it is.
+
     Raises:
-        ExportError: it cannot be traced, or its loops do not do the same in every step.
+        ExportError: `refusal`, where it cannot be traced; or its loops do not do the same in every
+            step.
     """
     name = type(network).__qualname__
     try:
@@ -95,6 +102,8 @@ def fold(network: nn.Module, method: str, example: Example) -> Folded:
         for trace in (short, long):
             take_last_states(trace)
         program = unify(short, long, (_TIMES[0], _TIMES[1]))
+    except _UntraceableError as error:
+        raise refusal from error
     except ExportError as error:
         raise ExportError(
             f"{name} cannot take any number of time steps: {error}. Rewrite it with tensor "
@@ -128,7 +137,7 @@ def _trace(
             functional: torch.export.ExportedProgram = program.run_decompositions({})
         except Exception as error:  # the user's forward may raise anything
             lines = str(error).strip().splitlines() or ["no message"]
-            raise ExportError(
+            raise _UntraceableError(
                 f"traced with {time} steps, it fails with {type(error).__name__}: {lines[0]}"
             ) from error
     return functional

@@ -11,8 +11,6 @@ from .lifting import LIFTING
 from .loops import LOOPS
 from .pattern import Outside, Pattern, seeded
 
-__all__ = ["PATTERNS", "PENDING", "Outside", "Pattern", "seeded"]
+__all__ = ["PATTERNS", "Outside", "Pattern", "seeded"]
 
-PATTERNS: Final = (*LAYERS, *LIFTING)
-#: Not supported yet; in no table and no test.
-PENDING: Final = (*LOOPS, *LENGTHS)
+PATTERNS: Final = (*LAYERS, *LOOPS, *LIFTING, *LENGTHS)

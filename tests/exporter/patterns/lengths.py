@@ -105,7 +105,7 @@ def numbers_of_the_lengths(net: Any, x: Tensor, lengths: Tensor) -> Any:
 
 
 def state_computed(net: Any, x: Tensor, lengths: Tensor, h0: Tensor) -> Any:
-    y, hn = net.gru(pack(x, lengths), h0 * net.linear(h0))
+    y, hn = net.gru(pack(x, lengths), torch.tanh(net.linear(h0)))
     return pad(y), hn
 
 
@@ -146,7 +146,7 @@ LENGTHS: Final = (
         "packed with `enforce_sorted=True`",
         in_order,
         fixed_lengths,
-        r"lengths of the GRU 'gru' are fixed in forward. Take them as an argument",
+        "fixed_lengths packs with lengths that are fixed in forward. Take them as an argument",
     ),
     row(
         "packed, time first",

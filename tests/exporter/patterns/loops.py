@@ -164,6 +164,22 @@ def backwards(net: Any, x: Tensor) -> Any:
     return torch.stack(ys[::-1], 1)
 
 
+def backwards_by_two(net: Any, x: Tensor) -> Any:
+    h, ys = x.new_zeros(x.size(0), 4), []
+    for t in range(x.size(1) - 1, -1, -2):
+        h = net.cell(x[:, t], h)
+        ys.append(h)
+    return torch.stack(ys[::-1], 1)
+
+
+def made_by_chance(net: Any, x: Tensor) -> Any:
+    h, ys = torch.randn(x.size(0), 4), []
+    for t in range(x.size(1)):
+        h = net.cell(x[:, t], h)
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
 def both_ways(net: Any, x: Tensor) -> Any:
     a, b = x.new_zeros(x.size(0), 4), x.new_zeros(x.size(0), 4)
     there, back = [], []
@@ -249,14 +265,6 @@ def by_chance(net: Any, x: Tensor, h: Tensor) -> Any:
     return torch.stack(ys, 1), h
 
 
-def seven_steps(net: Any, x: Tensor, h: Tensor) -> Any:
-    ys = []
-    for t in range(7):
-        h = net.cell(x[:, t], h)
-        ys.append(h)
-    return torch.stack(ys, 1), h
-
-
 def every_second(net: Any, x: Tensor, h: Tensor) -> Any:
     ys = []
     for t in range(0, x.size(1), 2):
@@ -289,7 +297,6 @@ def refused(forward: Step, message: str) -> Outside:
     return Outside(lambda: with_h(forward), (X, ROW), message)
 
 
-# What a refusal has to say is for the work on loops to settle; these are the least.
 LOOPS: Final = (
     Pattern(
         GROUP,
@@ -297,7 +304,10 @@ LOOPS: Final = (
         lambda: with_h(stacked, GruByHand()),
         (X, ROW),
         ONE,
-        refused(until_it_settles, "loop"),
+        refused(
+            until_it_settles,
+            "until_it_settles takes numbers out of a tensor.*Keep them in the tensor",
+        ),
     ),
     Pattern(
         GROUP,
@@ -305,7 +315,7 @@ LOOPS: Final = (
         lambda: with_h(of_two_states, Peephole()),
         (X, ROW, ROW),
         TWO,
-        refused(remembers_all, "loop"),
+        refused(remembers_all, "remembers_all.*[Rr]ewrite|remembers_all.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -313,7 +323,7 @@ LOOPS: Final = (
         lambda: with_h(stacked, Liquid()),
         (X, ROW),
         ONE,
-        refused(looks_ahead, "loop"),
+        refused(looks_ahead, "looks_ahead.*[Rr]ewrite|looks_ahead.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -329,7 +339,7 @@ LOOPS: Final = (
         lambda: network(lstm_cell, cell=nn.LSTMCell(5, 4)),
         (X, ROW, ROW),
         TWO,
-        refused(stops_early, "loop"),
+        refused(stops_early, "stops_early takes numbers out of a tensor.*Keep them in the tensor"),
     ),
     Pattern(
         GROUP,
@@ -337,7 +347,7 @@ LOOPS: Final = (
         lambda: network(two_cells, first=nn.GRUCell(5, 4), second=nn.GRUCell(4, 4)),
         (X, ROW, ROW),
         (("a", "a_n"), ("b", "b_n")),
-        refused(grows, "loop"),
+        refused(grows, "grows.*[Rr]ewrite|grows.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -345,7 +355,7 @@ LOOPS: Final = (
         lambda: with_h(backwards),
         (X,),
         HIDDEN,
-        refused(seven_steps, "'time'"),
+        Outside(lambda: with_h(backwards_by_two), (X,), "loop over time in backwards_by_two"),
         streams=False,
     ),
     Pattern(
@@ -354,7 +364,7 @@ LOOPS: Final = (
         lambda: network(both_ways, there=nn.GRUCell(5, 4), back=nn.GRUCell(5, 4)),
         (X,),
         (("there_h0", "there_hn"), ("back_h0", "back_hn")),
-        refused(every_second, "loop"),
+        refused(every_second, "every_second.*[Rr]ewrite|every_second.*[Ll]et every"),
         streams=False,
     ),
     Pattern(
@@ -363,7 +373,7 @@ LOOPS: Final = (
         lambda: with_h(steps_of),
         (X, ROW),
         ONE,
-        refused(by_the_number, "loop"),
+        refused(by_the_number, "by_the_number.*[Rr]ewrite|by_the_number.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -371,7 +381,10 @@ LOOPS: Final = (
         lambda: with_h(stacked),
         (X, ROW),
         ONE,
-        refused(until_it_settles, "loop"),
+        refused(
+            until_it_settles,
+            "until_it_settles takes numbers out of a tensor.*Keep them in the tensor",
+        ),
     ),
     Pattern(
         GROUP,
@@ -379,7 +392,7 @@ LOOPS: Final = (
         lambda: with_h(joined),
         (X, ROW),
         ONE,
-        refused(remembers_all, "loop"),
+        refused(remembers_all, "remembers_all.*[Rr]ewrite|remembers_all.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -387,7 +400,7 @@ LOOPS: Final = (
         lambda: with_h(written),
         (X, ROW),
         ONE,
-        refused(looks_ahead, "loop"),
+        refused(looks_ahead, "looks_ahead.*[Rr]ewrite|looks_ahead.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -395,7 +408,7 @@ LOOPS: Final = (
         lambda: with_h(only_the_last, head=nn.Linear(4, 2)),
         (X, ROW),
         ONE,
-        refused(stops_early, "loop"),
+        refused(stops_early, "stops_early takes numbers out of a tensor.*Keep them in the tensor"),
     ),
     Pattern(
         GROUP,
@@ -403,7 +416,7 @@ LOOPS: Final = (
         lambda: with_h(made_inside),
         (X,),
         HIDDEN,
-        refused(grows, "loop"),
+        refused(grows, "grows.*[Rr]ewrite|grows.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -411,7 +424,7 @@ LOOPS: Final = (
         lambda: with_h(made_inside, GruByHand()),
         (X,),
         HIDDEN,
-        refused(seven_steps, "'time'"),
+        Outside(lambda: with_h(made_by_chance), (X,), "The first state of 'cell' differs"),
     ),
     Pattern(
         GROUP,
@@ -419,7 +432,7 @@ LOOPS: Final = (
         lambda: with_h(cleared_at_any_step),
         (X, ROW, BATCH_AND_TIME),
         ONE,
-        refused(by_the_number, "loop"),
+        refused(by_the_number, "by_the_number.*[Rr]ewrite|by_the_number.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -427,7 +440,7 @@ LOOPS: Final = (
         lambda: network(layer_cleared_at_any_step, gru=nn.GRU(5, 4, batch_first=True)),
         (X, Spec("float32", 1, "batch", 4), BATCH_AND_TIME),
         ONE,
-        refused(every_second, "loop"),
+        refused(every_second, "every_second.*[Rr]ewrite|every_second.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -446,7 +459,7 @@ LOOPS: Final = (
         "one step of a cell written by hand, two states",
         lambda: with_h(one_step_of_two, Peephole(), head=nn.Linear(4, 2)),
         (STEP, (ROW, ROW)),
-        (("state_0", "state_0_n"), ("state_1", "state_1_n")),
+        (("state_0", "next_state_0"), ("state_1", "next_state_1")),
         Outside(
             lambda: with_h(one_step_of_alike, GruByHand(), head=nn.Linear(4, 4)),
             (STEP, ROW),
