@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 
 from stateport_exporter import ExportError, export
 from stateport_exporter.example import Arguments, Example
+from stateport_exporter.packing import Padded, packed_arguments
 from tests.exporter.patterns import PATTERNS, Pattern, seeded
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "patterns.md"
@@ -102,7 +103,8 @@ def by_torch(pattern: Pattern, folder: Path, lifted: bool) -> Verdict:
                 copy.deepcopy(net),
                 (),
                 path,
-                kwargs=example.named(arguments),  # a dict at the end of args would be taken for it
+                # A dict at the end of args would be taken for these.
+                kwargs=packed_arguments(example.named(arguments)),
                 dynamic_shapes=named_axes(net, example, arguments),
                 dynamo=True,
             )
@@ -116,7 +118,9 @@ def by_torch(pattern: Pattern, folder: Path, lifted: bool) -> Verdict:
 
 
 def named_axes(net: nn.Module, example: Example, arguments: Arguments) -> Any:
-    """The names of the axes, in the structure of the arguments."""
+    """The names of the axes, in the structure of the arguments; packed ones have none to name."""
+    if any(isinstance(value, Padded) for value in (*arguments.args, *arguments.kwargs.values())):
+        return None
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
         shapes[tensor] = {i: axis for i, axis in enumerate(leaf.shape) if isinstance(axis, str)}
