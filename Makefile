@@ -1,6 +1,7 @@
 # make demo and make test do all the set-up they need; nothing else has to be typed first.
 
 PYTHON ?= python3
+SPREAD := --numprocesses auto --dist worksteal
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -19,17 +20,17 @@ $(READY): constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu]' -e exporter hypothesis mypy pre-commit pytest ruff
+	    -e 'runtime[cpu]' -e exporter hypothesis mypy pre-commit pytest pytest-xdist ruff
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
 	$(BIN)/python -m demo
 
 test: $(READY)       ## run the tests
-	$(BIN)/python -m pytest -m 'not large and not patterns'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns'
 
 pattern-tests: $(READY)  ## export a network of every pattern, and refuse one just outside it
-	$(BIN)/python -m pytest -m patterns
+	$(BIN)/python -m pytest $(SPREAD) -m patterns
 
 third-party: $(THIRD_PARTY)/.ready  ## export and verify networks of other people's packages
 	$(THIRD_PARTY)/bin/python -m pytest tests/third_party
@@ -37,7 +38,7 @@ third-party: $(THIRD_PARTY)/.ready  ## export and verify networks of other peopl
 $(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml tests/third_party/requirements.txt
 	$(PYTHON) -m venv $(THIRD_PARTY)
 	$(THIRD_PARTY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu]' -e exporter pytest
+	    -e 'runtime[cpu]' -e exporter hypothesis pytest
 	$(THIRD_PARTY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    -r tests/third_party/requirements.txt
 	touch $@

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import stateport
 from models.lstm import ReferenceLSTM
@@ -16,6 +17,10 @@ from stateport.parity.verify import Report, verify
 from stateport_exporter import export
 
 Exported = Callable[..., Path]
+
+# No test judges by the clock.
+settings.register_profile("stateport", deadline=None)
+settings.load_profile("stateport")
 
 
 @pytest.fixture(scope="session")

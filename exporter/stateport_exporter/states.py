@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -110,7 +109,7 @@ def find_states(
             else:
                 same = [i for i in fits if outputs.get(graph.outputs[i]) == roles]
                 # Another layer's last state is that layer's own, though it is computed from this.
-                computed = [i for i in fits if graph.outputs[i] not in outputs]
+                computed = [i for i in fits if not outputs.get(graph.outputs[i], roles) - roles]
                 following = _next_of_argument(graph, paths[position], same, computed, ends[value])
             if following is not None:
                 name = min(roles) if len(roles) == 1 else None
@@ -255,12 +254,12 @@ def _prefixes(layers: Sequence[Recurrent]) -> list[str]:
     """What comes before h0 and c0: nothing, or the layer's path; a repeated one is counted."""
     if len(layers) == 1:
         return [""]
-    seen: Counter[str] = Counter()
-    prefixes = []
+    prefixes: list[str] = []
     for layer in layers:
         path = layer.path.replace(".", "_") or layer.kind.lower()
-        seen[path] += 1
-        prefixes.append(f"{path}_" if seen[path] == 1 else f"{path}_{seen[path]}_")
+        counted = (f"{path}_{number}_" for number in itertools.count(2))
+        candidates = itertools.chain([f"{path}_"], counted)
+        prefixes.append(next(prefix for prefix in candidates if prefix not in prefixes))
     return prefixes
 
 

@@ -120,9 +120,14 @@ def expand(graph: ir.Graph, layers: list[Recurrent], loops: Mapping[int, Loop], 
 
 
 def _module_path(node: ir.Node) -> str:
-    """The path of the module that made the node, from what PyTorch's exporter notes on it."""
+    """The path of the module that made the node, from what PyTorch's exporter notes on it.
+
+    Beside a loop that was rolled up that is nothing; then the layer's weights say whose they are.
+    """
     scopes: list[str] = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])
-    return _below_wrappers(scopes[-2] if len(scopes) > 1 else "")
+    path = _below_wrappers(scopes[-2] if len(scopes) > 1 else "")
+    weights = (value.name or "" for value in node.inputs if value and value.is_initializer())
+    return path or _below_wrappers(next(weights, "").rpartition(".")[0])
 
 
 def _below_wrappers(path: str) -> str:

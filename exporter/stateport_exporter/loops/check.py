@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 import torch
@@ -17,6 +18,8 @@ from ..guard import evaluation_twin, unchanged_globals
 #: Sizes other than those traced, odd and even; one step, because a loop may start in its own way.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))
 _CALLS: Final = 3
+#: Of up to so many states is tried which ones are kept; of more, all or none.
+_MOST_KEPT: Final = 4
 
 
 def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Example) -> None:
@@ -43,30 +46,38 @@ def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Ex
 def check_memory(
     network: nn.Module, method: str, folded: nn.Module, example: Example, lifted: Collection[int]
 ) -> None:
-    """Checks what the author's network remembers from call to call: nothing, or the lifted states.
+    """Checks what the author's network remembers from call to call: lifted states, or nothing.
 
-    `lifted` are the numbers of the calls whose states are lifted.
+    `lifted` are the numbers of the calls whose states are lifted. The author's network may keep
+    some of them, and start the others anew in every call.
 
     Raises:
         ExportError: it goes on from something else.
     """
     twin = evaluation_twin(network)
+    calls = [example.make(example.sizes, seed=number + 1) for number in range(_CALLS)]
+    expected = [_results(twin, method, arguments) for arguments in calls]
+    counts = range(len(lifted) + 1) if len(lifted) <= _MOST_KEPT else (0, len(lifted))
+    for kept in itertools.chain.from_iterable(itertools.combinations(lifted, n) for n in counts):
+        answers = _remembering(folded, calls, kept)
+        if all(_close(a, b) for a, b in zip(expected, answers, strict=True)):
+            return
+    raise ExportError(
+        f"{type(network).__qualname__} remembers something from call to call, and does not simply "
+        "go on from where its loop ended. Take the state as an argument and return the next one."
+    )
+
+
+def _remembering(
+    folded: nn.Module, calls: Iterable[Arguments], kept: Collection[int]
+) -> Iterator[list[Tensor]]:
+    """The results of one call after the other, where the states of some go on."""
     given: Mapping[int, tuple[Tensor, ...]] = {}
-    forgets = remembers = True
-    for number in range(_CALLS):
-        arguments = example.make(example.sizes, seed=number + 1)
-        expected = _results(twin, method, arguments)
-        forgets = forgets and _close(expected, _results(folded, "forward", arguments))
-        with Calls(given) as calls:
+    for arguments in calls:
+        with Calls(given) as recorded:
             answer = _results(folded, "forward", arguments)
-        remembers = remembers and _close(expected, answer)
-        given = {call: calls.lasts[call] for call in lifted}
-    if not forgets and not remembers:
-        raise ExportError(
-            f"{type(network).__qualname__} remembers something from call to call, and does not "
-            "simply go on from where its loop ended. Take the state as an argument and return the "
-            "next one."
-        )
+        given = {call: recorded.lasts[call] for call in kept}
+        yield answer
 
 
 def _results(module: nn.Module, method: str, arguments: Arguments) -> list[Tensor]:
