@@ -6,6 +6,8 @@
 >>> y, state = model(x_next, state)    # carry it
 >>> stream = model.stream()            # or let a stream carry it
 >>> y = stream(x)
+>>> pool = model.pool(capacity=1024)   # or a pool, for many streams at once
+>>> ys = pool.step(pool.open(256), xs)
 """
 
 from .contract import ArraySpec, Contract, StateSpec, Streaming
@@ -20,6 +22,7 @@ from .errors import (
     StreamingError,
 )
 from .model import Model, load
+from .pool import Pool
 from .state import State
 from .stream import Stream
 
@@ -34,6 +37,7 @@ __all__ = [
     "FileError",
     "InputError",
     "Model",
+    "Pool",
     "State",
     "StateError",
     "StateSpec",

@@ -75,13 +75,12 @@ def initial_state(
     )
 
 
-def named_input(contract: Contract, x: Array) -> dict[str, Array]:
-    """The one input by its name."""
+def named_input(contract: Contract, x: Any, call: str = "run({name: array})") -> dict[str, Any]:
+    """The one input by its name; `call` is how several are passed."""
     if len(contract.inputs) != 1:
         names = ", ".join(str(spec) for spec in contract.inputs)
         raise InputError(
-            f"The model takes {len(contract.inputs)} inputs ({names}); "
-            "pass them by name: run({name: array})."
+            f"The model takes {len(contract.inputs)} inputs ({names}); pass them by name: {call}."
         )
     return {contract.inputs[0].name: x}
 

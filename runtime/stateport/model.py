@@ -14,6 +14,7 @@ from .contract import CONTRACT_KEY, ArraySpec, Contract, StateSpec, describe
 from .engines import Engine, open_engine
 from .errors import ContractError, InputError
 from .onnx_file import OnnxFile, read
+from .pool import Pool
 from .state import State
 from .stream import Stream
 
@@ -178,6 +179,15 @@ class Model:
             StreamingError: the contract says that this network cannot stream.
         """
         return Stream(self._contract, self._engine, self._initial)
+
+    def pool(self, capacity: int) -> Pool:
+        """Many live sequences that step together, up to `capacity` of them.
+
+        Raises:
+            StreamingError: the network cannot stream, or has no batch axis.
+            InputError: `capacity` is not a positive whole number.
+        """
+        return Pool(self._contract, self._engine, self._initial, capacity)
 
     def __repr__(self) -> str:
         ports = [*self._contract.inputs, *self._contract.state_inputs]

@@ -18,6 +18,7 @@ RUNTIME = [
     "FileError",
     "InputError",
     "Model",
+    "Pool",
     "State",
     "StateError",
     "StateSpec",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -40,3 +40,10 @@ class Engine(Protocol):
 
     def carrier(self) -> Carrier:
         """A new live sequence. Its state is to be written before the first step."""
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        """A call on these very arrays, states among them, to be made as often as needed.
+
+        It reads the inputs and writes the outputs where they are, in the host's memory. It has one
+        owner.
+        """

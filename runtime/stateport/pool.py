@@ -1,0 +1,322 @@
+"""The pool: many live sequences of one model, stepped together in one call of the engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Array, check_inputs, check_state, initial_state, named_input, single
+from .contract import Contract
+from .engines import Engine
+from .errors import InputError, StateportError, StreamingError
+from .slab import Rows, Slab
+from .state import State
+
+#: The shapes of so many different calls are remembered as checked.
+_CHECKED: Final = 256
+
+
+class Pool:
+    """Up to `capacity` live sequences; any of them step together, in one call of the engine.
+
+    A stream is an integer that `open` gives. Once closed, that integer is never valid again: its
+    row goes to another stream, which starts from the contract's initial state.
+
+    The states lie in one slab, a row per stream. A step of all streams in the order of `streams`
+    runs on the slab itself; a step of some copies their rows out before it and back after it. With
+    `ort-cuda` the slab is in the host's memory, and crosses the bus in every call.
+
+    A pool has one owner: calling it while another thread does is an error. A call that fails leaves
+    every state as it was.
+    """
+
+    def __init__(
+        self, contract: Contract, engine: Engine, initial: Mapping[str, Array], capacity: int
+    ) -> None:
+        _check_contract(contract)
+        if type(capacity) is not int or capacity < 1:
+            raise InputError(
+                f"capacity is {capacity!r}; the largest number of streams was expected, 1 or more."
+            )
+        self._contract = contract
+        self._capacity = capacity
+        self._first = initial_state(contract, initial, {"batch": 1})
+        self._slab = Slab(contract, engine)
+        self._open = 0
+        # A stream is its row plus a multiple of this, another one each time the row is given. The
+        # number that a free row holds leads to no row at all, so that no integer is ever equal.
+        self._cycle = capacity + 1
+        self._stream = np.full(capacity + 1, capacity, np.int64)
+        self._stream[capacity] = 0
+        self._next = np.arange(capacity, dtype=np.int64)
+        self._order = np.arange(capacity, dtype=np.int64)
+        self._mark = np.zeros(capacity + 1, np.int64)
+        self._everyone: tuple[bytes, Rows] | None = None  # all streams, where no row is free
+        self._checked: set[tuple[object, ...]] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def capacity(self) -> int:
+        """The largest number of streams that may be open at once."""
+        return self._capacity
+
+    @property
+    def streams(self) -> Rows:
+        """The open streams, in the order in which stepping all of them is quickest."""
+        streams: Rows = self._stream[: self._capacity][self._taken()]
+        return streams
+
+    def __len__(self) -> int:
+        """How many streams are open."""
+        return self._open
+
+    def __contains__(self, stream: object) -> bool:
+        """Whether a stream is open."""
+        return isinstance(stream, int | np.integer) and stream in self.streams
+
+    @overload
+    def open(self) -> int: ...
+    @overload
+    def open(self, count: int) -> Rows: ...
+    def open(self, count: int | None = None) -> int | Rows:
+        """Opens a stream, or with `count` an array of so many, in the contract's initial state.
+
+        Raises:
+            InputError: there would be more than `capacity`; none is opened.
+        """
+        wanted = 1 if count is None else count
+        if type(wanted) is not int or wanted < 1:
+            raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
+        with self._owned():
+            if self._open + wanted > self._capacity:
+                raise InputError(
+                    f"{wanted} more would make {self._open + wanted} open streams; this pool holds "
+                    f"{self._capacity}. Close some, or make a pool of a larger capacity."
+                )
+            rows = np.flatnonzero(~self._taken())[:wanted]
+            if rows[-1] >= self._slab.rows:
+                self._slab.resize(int(rows[-1]) + 1)
+            self._slab.write(rows, self._first)
+            self._stream[rows] = self._next[rows]
+            self._next[rows] += self._cycle
+            self._open += wanted
+            self._everyone = None
+            return int(self._stream[rows[0]]) if count is None else self._stream[rows]
+
+    def close(self, streams: int | Sequence[int] | Rows) -> None:
+        """Closes a stream, or several. Their states are gone.
+
+        Raises:
+            InputError: one of them is not open, or is named twice; none is closed.
+        """
+        with self._owned():
+            rows = self._rows(streams)
+            self._stream[rows] = self._capacity
+            self._open -= len(rows)
+            self._everyone = None
+
+    def step(
+        self,
+        streams: Sequence[int] | Rows,
+        xs: Array | Sequence[Array] | Mapping[str, Array],
+    ) -> Any:
+        """Feeds the next chunk of each of these streams, and returns their outputs.
+
+        Args:
+            streams: which ones, each once, in any order; an array of integers is the quickest.
+            xs: one array with a row per stream along the batch axis, e.g. float32
+                (streams, time, 5); or a list of an array per stream, without the batch axis, e.g.
+                float32 (time, 5), whose lengths may differ: those of one length go together; or
+                arrays by name, where the model has several inputs.
+
+        Returns:
+            One array with a row per stream; a dict of them by name where there are several outputs;
+            a list of these, one per stream, where `xs` is a list.
+
+        Raises:
+            InputError: a stream is not open or is named twice, or `xs` does not fit the contract.
+            EngineError: the engine failed. No state has changed; of a list, the states of streams
+                with chunks of another length may have.
+        """
+        with self._owned():
+            rows = self._rows(streams)
+            if isinstance(xs, list | tuple):
+                return self._step_each(rows, xs)
+            inputs = xs if isinstance(xs, Mapping) else self._named(xs)
+            self._check(inputs, len(rows))
+            return single(self._step(rows, inputs))
+
+    def __getitem__(self, stream: int) -> PoolStream:
+        """One stream of the pool, whose state can be read and written.
+
+        Raises:
+            InputError: it is not open.
+        """
+        self._rows(stream)
+        return PoolStream(self, stream)
+
+    def __repr__(self) -> str:
+        return f"<stateport.Pool of {self._open} streams, at most {self._capacity}>"
+
+    def _read(self, stream: int) -> State:
+        with self._owned():
+            return self._slab.read(self._rows(stream))
+
+    def _write(self, stream: int, state: State) -> None:
+        with self._owned():
+            check_state(self._contract, state, {"batch": 1})
+            self._slab.write(self._rows(stream), state)
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise StateportError(
+                "Another thread is using this pool, which has one owner. Give each thread a pool "
+                "of its own (they can share the model), or hold a lock around every call."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _taken(self) -> NDArray[np.bool_]:
+        taken: NDArray[np.bool_] = self._stream[: self._capacity] != self._capacity
+        return taken
+
+    def _rows(self, streams: int | Sequence[int] | Rows) -> Rows:
+        """The rows of these streams, each of which is open and comes once.
+
+        Arrays are compared as bytes: of a few hundred integers, that is far quicker.
+        """
+        found = np.asarray(streams)
+        if found.dtype.kind not in "iu" or found.ndim > 1 or not found.size:
+            raise InputError(
+                f"The streams are {streams!r}; integers that open() returned were expected, at "
+                "least one."
+            )
+        found = np.atleast_1d(found.astype(np.int64, copy=False))
+        wanted = found.tobytes()
+        if self._everyone is None:
+            first = self._stream[: self._open]
+            gaps = (first == self._capacity).any()
+            self._everyone = (b"" if gaps else first.tobytes(), self._order[: self._open])
+        if wanted == self._everyone[0]:
+            return self._everyone[1]
+        rows: Rows = found % self._cycle
+        if self._stream[rows].tobytes() != wanted:
+            wrong = found[self._stream[rows] != found][0]
+            raise InputError(
+                f"There is no open stream {wrong} in this pool: it was closed, or open() never "
+                "returned it."
+            )
+        order = np.arange(len(rows))
+        self._mark[rows] = order
+        if self._mark[rows].tobytes() != order.tobytes():
+            values, counts = np.unique(found, return_counts=True)
+            raise InputError(
+                f"The stream {values[counts > 1][0]} is named twice in one call. Feed it one chunk "
+                "after the other, or both as one longer chunk."
+            )
+        return rows
+
+    def _named(self, xs: Any) -> dict[str, Any]:
+        return named_input(self._contract, xs, "step(streams, {name: array})")
+
+    def _check(self, inputs: Mapping[str, Array], count: int) -> None:
+        """Checks a chunk, unless one of the same dtypes and shapes has been checked before."""
+        arrays = [(n, x.shape, x.dtype) for n, x in inputs.items() if isinstance(x, np.ndarray)]
+        key = (count, *arrays)
+        if key in self._checked and len(key) == 1 + len(inputs):
+            return
+        sizes = check_inputs(self._contract, inputs)
+        if sizes["batch"] != count:
+            raise InputError(
+                f"xs has {sizes['batch']} rows along the batch axis, and {count} streams are "
+                "named. Pass one row for each."
+            )
+        if len(self._checked) >= _CHECKED:
+            self._checked.clear()
+        self._checked.add(key)
+
+    def _step(self, rows: Rows, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One call of the engine."""
+        if self._everyone is not None and rows is self._everyone[1]:
+            if len(rows) < self._slab.rows:
+                self._slab.resize(len(rows))  # the others are free
+            return self._slab.step(inputs)
+        return self._slab.step_some(rows, inputs)
+
+    def _step_each(self, rows: Rows, xs: Sequence[Array]) -> list[Any]:
+        """Chunks that may differ in length."""
+        (name,) = self._named(xs)
+        axis = self._contract.inputs[0].shape.index("batch")
+        if len(xs) != len(rows):
+            raise InputError(f"{len(rows)} streams are named, and {len(xs)} chunks came.")
+        alike: dict[object, list[int]] = {}
+        for position, x in enumerate(xs):
+            kind = (x.shape, x.dtype) if isinstance(x, np.ndarray) else None
+            alike.setdefault(kind, []).append(position)
+        groups = []
+        for places in alike.values():  # all are checked before anything runs
+            parts = [xs[place] for place in places]
+            fits = isinstance(parts[0], np.ndarray) and parts[0].ndim >= axis
+            inputs = {name: np.stack(parts, axis) if fits else parts[0]}
+            self._check(inputs, len(places))
+            groups.append((np.array(places), inputs))
+        results: list[Any] = [None] * len(xs)
+        batch = {spec.name: spec.shape.index("batch") for spec in self._contract.outputs}
+        for group, inputs in groups:
+            outputs = self._step(rows[group], inputs)
+            for number, place in enumerate(group):
+                results[place] = single({n: y.take(number, batch[n]) for n, y in outputs.items()})
+        return results
+
+
+class PoolStream:
+    """One stream of a pool."""
+
+    def __init__(self, pool: Pool, stream: int) -> None:
+        self._pool = pool
+        self._stream = stream
+
+    @property
+    def state(self) -> State:
+        """A copy of its state, with a batch axis of 1; assigning replaces it.
+
+        Raises:
+            InputError: the stream has been closed.
+            StateError: the state assigned does not fit the contract.
+        """
+        return self._pool._read(self._stream)
+
+    @state.setter
+    def state(self, state: State) -> None:
+        self._pool._write(self._stream, state)
+
+
+def _check_contract(contract: Contract) -> None:
+    """Refuses networks whose streams cannot be rows of one batch."""
+    if not contract.streaming.ok:
+        raise StreamingError(
+            f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
+            "Call the model itself with the whole sequence."
+        )
+    states = contract.state_inputs
+    for spec in (*contract.inputs, *contract.outputs, *states):
+        known = {"batch"} if spec in states else {a for s in contract.inputs for a in s.shape}
+        if spec.shape.count("batch") != 1:
+            raise StreamingError(
+                f"{spec.name!r} has no axis 'batch' of its own ({spec}), and the streams of a pool "
+                "are the rows of a batch. Export the network with a dynamic batch, or use a Stream "
+                "for each sequence."
+            )
+        if strange := [axis for axis in spec.shape if isinstance(axis, str) and axis not in known]:
+            raise StreamingError(
+                f"The size of the axis {strange[0]!r} of {spec.name!r} is not known before a call. "
+                "Use a Stream for each sequence."
+            )
