@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
 
 
-def test_every_command(environment: dict[str, str]) -> None:
+def test_every_command_and_every_snippet(environment: dict[str, str]) -> None:
     assert len(commands()) >= 7
     for command, shown in commands():
         result = subprocess.run(
@@ -50,9 +50,7 @@ def test_every_command(environment: dict[str, str]) -> None:
         assert result.returncode == 0, (command, result.stderr)
         for line in shown:
             assert line in result.stdout, (command, result.stdout)
-
-
-def test_every_snippet(environment: dict[str, str]) -> None:
+    # Both write to build/, so they run one after the other.
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(snippets) == 2
     for snippet in snippets:
