@@ -65,6 +65,7 @@ wheel-check: wheels  ## run the exported reference from the wheel alone, where P
 
 bench: $(READY)      ## measure stateport beside its peers, in one run
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.pool
 
 patterns: $(READY)   ## try every pattern on both exporters and rewrite the table in docs/patterns.md
 	$(BIN)/python -m benchmarks.patterns

@@ -133,7 +133,7 @@ class _Bound:
 
     def __call__(self, inputs: Mapping[str, Array]) -> Arrays:
         for name, array in inputs.items():
-            np.copyto(self.inputs[name], array)
+            self.inputs[name][...] = array
         self.call()
         return {name: array.copy() for name, array in self.outputs.items()}
 
