@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test pattern-tests third-party fuzz large lint types wheels wheel-check bench patterns clean
+.PHONY: help setup demo test pattern-tests third-party fuzz soak large lint types wheels wheel-check bench patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -45,6 +45,9 @@ $(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject
 
 fuzz: $(READY)       ## export and verify 500 random networks
 	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py
+
+soak: $(READY)       ## run hundreds of thousands of steps, minutes in all
+	$(BIN)/python -m pytest tests/soak
 
 large: $(READY)      ## run the tests that need several gigabytes
 	$(BIN)/python -m pytest -m large
