@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, overload
 
 import numpy as np
@@ -17,6 +16,7 @@ from .errors import InputError, StateportError, StreamingError
 from .slab import Rows, Slab
 from .state import State
 
+_INT64: Final = np.dtype(np.int64)
 #: The shapes of so many different calls are remembered as checked.
 _CHECKED: Final = 256
 
@@ -56,9 +56,9 @@ class Pool:
         self._next = np.arange(capacity, dtype=np.int64)
         self._order = np.arange(capacity, dtype=np.int64)
         self._mark = np.zeros(capacity + 1, np.int64)
-        self._everyone: tuple[bytes, Rows] | None = None  # all streams, where no row is free
+        self._everyone: tuple[bytes | None, Rows] | None = None  # all streams, where no row is free
         self._checked: set[tuple[object, ...]] = set()
-        self._lock = threading.Lock()
+        self._owner = _Owner()
 
     @property
     def capacity(self) -> int:
@@ -92,7 +92,7 @@ class Pool:
         wanted = 1 if count is None else count
         if type(wanted) is not int or wanted < 1:
             raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
-        with self._owned():
+        with self._owner:
             if self._open + wanted > self._capacity:
                 raise InputError(
                     f"{wanted} more would make {self._open + wanted} open streams; this pool holds "
@@ -114,7 +114,7 @@ class Pool:
         Raises:
             InputError: one of them is not open, or is named twice; none is closed.
         """
-        with self._owned():
+        with self._owner:
             rows = self._rows(streams)
             self._stream[rows] = self._capacity
             self._open -= len(rows)
@@ -143,13 +143,16 @@ class Pool:
             EngineError: the engine failed. No state has changed; of a list, the states of streams
                 with chunks of another length may have.
         """
-        with self._owned():
+        with self._owner:
             rows = self._rows(streams)
             if isinstance(xs, list | tuple):
                 return self._step_each(rows, xs)
-            inputs = xs if isinstance(xs, Mapping) else self._named(xs)
-            self._check(inputs, len(rows))
-            return single(self._step(rows, inputs))
+            if isinstance(xs, np.ndarray) or not isinstance(
+                xs, Mapping
+            ):  # the quick question first
+                xs = self._named(xs)
+            self._check(xs, len(rows))
+            return single(self._step(rows, xs))
 
     def __getitem__(self, stream: int) -> PoolStream:
         """One stream of the pool, whose state can be read and written.
@@ -164,25 +167,13 @@ class Pool:
         return f"<stateport.Pool of {self._open} streams, at most {self._capacity}>"
 
     def _read(self, stream: int) -> State:
-        with self._owned():
+        with self._owner:
             return self._slab.read(self._rows(stream))
 
     def _write(self, stream: int, state: State) -> None:
-        with self._owned():
+        with self._owner:
             check_state(self._contract, state, {"batch": 1})
             self._slab.write(self._rows(stream), state)
-
-    @contextmanager
-    def _owned(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=False):
-            raise StateportError(
-                "Another thread is using this pool, which has one owner. Give each thread a pool "
-                "of its own (they can share the model), or hold a lock around every call."
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     def _taken(self) -> NDArray[np.bool_]:
         taken: NDArray[np.bool_] = self._stream[: self._capacity] != self._capacity
@@ -194,21 +185,17 @@ class Pool:
         Arrays are compared as bytes: of a few hundred integers, that is far quicker.
         """
         found = np.asarray(streams)
+        ids, everyone = self._everyone or self._find_everyone()
+        if found.dtype is _INT64 and found.ndim == 1 and found.tobytes() == ids:
+            return everyone
         if found.dtype.kind not in "iu" or found.ndim > 1 or not found.size:
             raise InputError(
                 f"The streams are {streams!r}; integers that open() returned were expected, at "
                 "least one."
             )
         found = np.atleast_1d(found.astype(np.int64, copy=False))
-        wanted = found.tobytes()
-        if self._everyone is None:
-            first = self._stream[: self._open]
-            gaps = (first == self._capacity).any()
-            self._everyone = (b"" if gaps else first.tobytes(), self._order[: self._open])
-        if wanted == self._everyone[0]:
-            return self._everyone[1]
         rows: Rows = found % self._cycle
-        if self._stream[rows].tobytes() != wanted:
+        if self._stream[rows].tobytes() != found.tobytes():
             wrong = found[self._stream[rows] != found][0]
             raise InputError(
                 f"There is no open stream {wrong} in this pool: it was closed, or open() never "
@@ -223,6 +210,13 @@ class Pool:
                 "after the other, or both as one longer chunk."
             )
         return rows
+
+    def _find_everyone(self) -> tuple[bytes | None, Rows]:
+        """The streams of all rows in order, as bytes, and their rows; None where a row is free."""
+        first = self._stream[: self._open]
+        whole = self._open > 0 and not (first == self._capacity).any()
+        self._everyone = (first.tobytes() if whole else None, self._order[: self._open])
+        return self._everyone
 
     def _named(self, xs: Any) -> dict[str, Any]:
         return named_input(self._contract, xs, "step(streams, {name: array})")
@@ -275,6 +269,23 @@ class Pool:
             for number, place in enumerate(group):
                 results[place] = single({n: y.take(number, batch[n]) for n, y in outputs.items()})
         return results
+
+
+class _Owner:
+    """A lock that nobody waits for: to find it taken is an error."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise StateportError(
+                "Another thread is using this pool, which has one owner. Give each thread a pool "
+                "of its own (they can share the model), or hold a lock around every call."
+            )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class PoolStream:

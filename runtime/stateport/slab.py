@@ -62,15 +62,17 @@ class Slab:
 
     def step(self, inputs: Mapping[str, Array]) -> Arrays:
         """Steps all rows; returns the outputs, which are the caller's."""
-        bound = _kept(self._all, inputs, lambda: self._bind_all(inputs))[self._swapped]
-        outputs = bound(inputs)
+        key = tuple([array.shape for array in inputs.values()])
+        both = self._all.get(key) or _keep(self._all, key, self._bind_all(inputs))
+        outputs = both[self._swapped](inputs)
         self._state, self._other = self._other, self._state
         self._swapped = not self._swapped
         return outputs
 
     def step_some(self, rows: Rows, inputs: Mapping[str, Array]) -> Arrays:
         """Steps these rows, each of which comes once."""
-        bound = _kept(self._some, inputs, lambda: self._bind_some(inputs, len(rows)))
+        key = tuple([array.shape for array in inputs.values()])
+        bound = self._some.get(key) or _keep(self._some, key, self._bind_some(inputs, len(rows)))
         for name, array in bound.before.items():
             # Rows are checked already; without "clip", take copies once more.
             self._state[name].take(rows, self._axes[name], array, "clip")
@@ -138,17 +140,12 @@ class _Bound:
         return {name: array.copy() for name, array in self.outputs.items()}
 
 
-def _kept(
-    calls: OrderedDict[_Shapes, _T], inputs: Mapping[str, Array], make: Callable[[], _T]
-) -> _T:
-    """The call for inputs of these shapes, made where there is none; the oldest one goes."""
-    key = tuple([array.shape for array in inputs.values()])
-    found = calls.get(key)
-    if found is None:
-        found = calls[key] = make()
-        if len(calls) > _KEPT:
-            calls.popitem(last=False)
-    return found
+def _keep(calls: OrderedDict[_Shapes, _T], key: _Shapes, call: _T) -> _T:
+    """Keeps a call for inputs of these shapes; of too many, the oldest one goes."""
+    calls[key] = call
+    if len(calls) > _KEPT:
+        calls.popitem(last=False)
+    return call
 
 
 def _sizes(specs: tuple[ArraySpec, ...], inputs: Mapping[str, Array]) -> dict[str, int]:

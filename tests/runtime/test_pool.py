@@ -241,7 +241,10 @@ def refuse(pool: Pool, streams: Any, xs: Any, message: str) -> None:
 
 def test_wrong_streams_and_chunks_are_refused(model: Model) -> None:
     pool = model.pool(4)
+    nothing = np.zeros(0, np.int64)
+    refuse(pool, nothing, normal(1), "at least one")
     a, b = pool.open(), pool.open()
+    refuse(pool, nothing, normal(1), "at least one")
     refuse(pool, [], normal(1), "at least one")
     refuse(pool, [0.5], normal(1), "integers that open")
     refuse(pool, ["a"], normal(1), "integers that open")
@@ -263,6 +266,7 @@ def test_wrong_streams_and_chunks_are_refused(model: Model) -> None:
     holed.close(first)
     refuse(holed, [2], normal(1), "no open stream 2 ")
     refuse(holed, [first], normal(1), f"no open stream {first} ")
+    refuse(holed, nothing, normal(1), "at least one")
     assert second in holed
     assert 2 not in holed
     assert sorted(pool.streams.tolist()) == sorted([a, b])
@@ -308,7 +312,7 @@ def test_a_second_thread_is_refused(model: Model) -> None:
 
     thread = threading.Thread(target=another)
     thread.start()
-    with pool._owned():
+    with pool._owner:
         inside.set()
         finished.wait()
     thread.join()
