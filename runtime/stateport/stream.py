@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Stream:
         if type(x) is not np.ndarray or self._checked.get(x.shape) is not x.dtype:
             self._check(named_input(self._contract, x))
             self._checked[x.shape] = x.dtype
-        answers = self._step([x])
+        answers = self._step((x,))
         return answers[0] if len(answers) == 1 else self._named(answers)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -57,7 +57,7 @@ class Stream:
         self._check(inputs)
         return self._named(self._step([inputs[s.name] for s in self._contract.inputs]))
 
-    def _step(self, arrays: list[Array]) -> list[Array]:
+    def _step(self, arrays: Sequence[Array]) -> list[Array]:
         try:
             answers = self._carrier.step(arrays)
         except EngineError:

@@ -138,6 +138,7 @@ class OrtCarrier:
     ) -> None:
         self._ort_value = ort_value
         self._session = session
+        self._run = session.run_with_iobinding
         self._contract = contract
         self._device = device
         self._state: list[Any] = []  # what the next step starts from
@@ -169,14 +170,14 @@ class OrtCarrier:
         try:
             if bound is None:
                 return self._step_unbound(inputs)
-            for buffer, array in zip(bound.inputs, inputs):  # noqa: B905  # the check costs
-                buffer[...] = array
-            self._session.run_with_iobinding(bound.bindings[self._swapped])
+            for number, array in enumerate(inputs):
+                bound.inputs[number][...] = array
+            self._run(bound.bindings[self._swapped])
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
             raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
         self._state, self._other = self._other, self._state
         self._swapped = not self._swapped
-        return [buffer.copy() for buffer in bound.outputs]
+        return [*map(_copy, bound.outputs)]
 
     def _bind(self, inputs: Sequence[NDArray[Any]]) -> _Bound | None:
         """Buffers for chunks of this size, bound for both directions of the ping-pong."""
@@ -244,6 +245,9 @@ class _Bound:
     inputs: list[NDArray[Any]]
     outputs: list[NDArray[Any]]
     bindings: list[Any] = field(default_factory=list)
+
+
+_copy: Final = np.ndarray.copy
 
 
 def _reason(error: Exception) -> str:
