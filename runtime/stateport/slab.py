@@ -35,6 +35,7 @@ class Slab:
     def __init__(self, contract: Contract, engine: Engine) -> None:
         self._contract = contract
         self._engine = engine
+        self._names = [spec.name for spec in contract.inputs]  # callers may have another order
         self._axes = {spec.input: spec.shape.index("batch") for spec in contract.states}
         self.resize(0)
 
@@ -62,7 +63,7 @@ class Slab:
 
     def step(self, inputs: Mapping[str, Array]) -> Arrays:
         """Steps all rows; returns the outputs, which are the caller's."""
-        key = tuple([array.shape for array in inputs.values()])
+        key = tuple([inputs[name].shape for name in self._names])
         both = self._all.get(key) or _keep(self._all, key, self._bind_all(inputs))
         outputs = both[self._swapped](inputs)
         self._state, self._other = self._other, self._state
@@ -71,7 +72,7 @@ class Slab:
 
     def step_some(self, rows: Rows, inputs: Mapping[str, Array]) -> Arrays:
         """Steps these rows, each of which comes once."""
-        key = tuple([array.shape for array in inputs.values()])
+        key = tuple([inputs[name].shape for name in self._names])
         bound = self._some.get(key) or _keep(self._some, key, self._bind_some(inputs, len(rows)))
         for name, array in bound.before.items():
             # Rows are checked already; without "clip", take copies once more.

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import stateport
 from stateport import (
@@ -232,6 +232,27 @@ def test_several_outputs_and_inputs_go_by_name(build: Build) -> None:
     np.testing.assert_array_equal(outputs["sum"], [[35, 48]])
     with pytest.raises(InputError, match=r"pass them by name: step\(streams, \{name: array\}\)"):
         pool.step(streams, x)
+
+
+def test_the_order_of_named_inputs_does_not_matter(build: Build) -> None:
+    a, b = (ArraySpec(name, "float32", ("batch", f"of_{name}")) for name in "ab")
+    y = ArraySpec("y", "float32", ("batch", 1))
+    nodes = [
+        helper.make_node("ReduceSum", ["a", "axis"], ["of_a"]),
+        helper.make_node("ReduceSum", ["b", "axis"], ["of_b"]),
+        helper.make_node("Mul", ["of_b", "ten"], ["tens"]),
+        helper.make_node("Sum", ["of_a", "tens", "h0"], ["hn"]),
+        helper.make_node("Identity", ["hn"], ["y"]),
+    ]
+    constants = [
+        numpy_helper.from_array(np.array([1]), "axis"),
+        numpy_helper.from_array(np.array([10], np.float32), "ten"),
+    ]
+    contract = Contract((a, b), (y,), (StateSpec("h0", "hn", "float32", ("batch", 1)),))
+    pool = stateport.load(build(contract, nodes, initializers=constants)).pool(1)
+    stream, one, three = pool.open(), np.ones((1, 1), np.float32), np.ones((1, 3), np.float32)
+    assert pool.step([stream], {"a": three, "b": one}) == 13
+    assert pool.step([stream], {"b": three, "a": one}) == 13 + 31
 
 
 def refuse(pool: Pool, streams: Any, xs: Any, message: str) -> None:
