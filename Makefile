@@ -1,6 +1,7 @@
 # make demo and make test do all the set-up they need; nothing else has to be typed first.
 
 PYTHON ?= python3
+# The tests, on all cores.
 SPREAD := --numprocesses auto --dist worksteal
 VENV   := .venv
 BIN    := $(VENV)/bin

@@ -156,9 +156,9 @@ def _states_of_step(graph: ir.Graph, captured: Captured) -> list[StatePair]:
         if len(fits) > len(positions):
             candidates = ", ".join(f"result {i + 1}" for i in fits)
             raise ExportError(
-                f"The {called}, and the next of it is not clear: {candidates} all have its shape. "
-                "Return one next state for each, behind the output, or give an argument that is "
-                "no state another name."
+                f"The {called}, and which result gives the next one is not clear: {candidates} "
+                "are all of that shape. Return one next state for each, behind the output, or give "
+                "an argument that is no state another name."
             )
         if 0 < len(fits) < len(positions):
             raise ExportError(
@@ -257,9 +257,11 @@ def _prefixes(layers: Sequence[Recurrent]) -> list[str]:
     prefixes: list[str] = []
     for layer in layers:
         path = layer.path.replace(".", "_") or layer.kind.lower()
-        counted = (f"{path}_{number}_" for number in itertools.count(2))
-        candidates = itertools.chain([f"{path}_"], counted)
-        prefixes.append(next(prefix for prefix in candidates if prefix not in prefixes))
+        prefix, number = f"{path}_", 1
+        while prefix in prefixes:
+            number += 1
+            prefix = f"{path}_{number}_"
+        prefixes.append(prefix)
     return prefixes
 
 

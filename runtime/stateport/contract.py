@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
-from .errors import ContractError
+from .errors import ContractError, StreamingError
 
 CONTRACT_KEY: Final = "stateport.contract"
 ORIGIN_KEY: Final = "stateport.origin"
@@ -151,6 +151,29 @@ def describe(dtype: object, shape: Iterable[object]) -> str:
 def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape with its axis names replaced by sizes; `KeyError` for a name without a size."""
     return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in shape)
+
+
+def axis_sizes(specs: Iterable[ArraySpec], shapes: Mapping[str, Iterable[int]]) -> dict[str, int]:
+    """The size of every axis that has a name, from the shapes of arrays by name."""
+    return {
+        axis: size
+        for spec in specs
+        for axis, size in zip(spec.shape, shapes[spec.name], strict=True)
+        if isinstance(axis, str)
+    }
+
+
+def check_streaming(contract: Contract) -> None:
+    """Refuses a network that needs whole sequences.
+
+    Raises:
+        StreamingError: with the contract's reason.
+    """
+    if not contract.streaming.ok:
+        raise StreamingError(
+            f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
+            "Call the model itself with the whole sequence."
+        )
 
 
 def _check(contract: Contract) -> None:

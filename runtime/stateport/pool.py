@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input, single
-from .contract import Contract
+from .contract import Contract, check_streaming
 from .engines import Engine
 from .errors import InputError, StateportError, StreamingError
 from .slab import Rows, Slab
@@ -51,11 +50,10 @@ class Pool:
         # A stream is its row plus a multiple of this, another one each time the row is given. The
         # number that a free row holds leads to no row at all, so that no integer is ever equal.
         self._cycle = capacity + 1
-        self._stream = np.full(capacity + 1, capacity, np.int64)
-        self._stream[capacity] = 0
-        self._next = np.arange(capacity, dtype=np.int64)
-        self._order = np.arange(capacity, dtype=np.int64)
-        self._mark = np.zeros(capacity + 1, np.int64)
+        self._free = capacity
+        self._stream = np.full(1, self._free, np.int64)  # by row
+        self._next = np.zeros(1, np.int64)  # what each row gives next
+        self._mark = np.zeros(1, np.int64)
         self._everyone: tuple[bytes | None, Rows] | None = None  # all streams, where no row is free
         self._checked: set[tuple[object, ...]] = set()
         self._owner = _Owner()
@@ -68,7 +66,7 @@ class Pool:
     @property
     def streams(self) -> Rows:
         """The open streams, in the order in which stepping all of them is quickest."""
-        streams: Rows = self._stream[: self._capacity][self._taken()]
+        streams: Rows = self._stream[self._stream != self._free]
         return streams
 
     def __len__(self) -> int:
@@ -98,7 +96,9 @@ class Pool:
                     f"{wanted} more would make {self._open + wanted} open streams; this pool holds "
                     f"{self._capacity}. Close some, or make a pool of a larger capacity."
                 )
-            rows = np.flatnonzero(~self._taken())[:wanted]
+            if self._open + wanted > len(self._stream):
+                self._grow(self._open + wanted)
+            rows = np.flatnonzero(self._stream == self._free)[:wanted]
             if rows[-1] >= self._slab.rows:
                 self._slab.resize(int(rows[-1]) + 1)
             self._slab.write(rows, self._first)
@@ -116,7 +116,7 @@ class Pool:
         """
         with self._owner:
             rows = self._rows(streams)
-            self._stream[rows] = self._capacity
+            self._stream[rows] = self._free
             self._open -= len(rows)
             self._everyone = None
 
@@ -175,9 +175,13 @@ class Pool:
             check_state(self._contract, state, {"batch": 1})
             self._slab.write(self._rows(stream), state)
 
-    def _taken(self) -> NDArray[np.bool_]:
-        taken: NDArray[np.bool_] = self._stream[: self._capacity] != self._capacity
-        return taken
+    def _grow(self, rows: int) -> None:
+        """Makes room for so many streams or more."""
+        old, rows = len(self._stream), min(max(rows, 2 * len(self._stream)), self._capacity)
+        free = np.full(rows - old, self._free, np.int64)
+        self._stream = np.concatenate([self._stream, free])
+        self._next = np.concatenate([self._next, np.arange(old, rows)])
+        self._mark = np.zeros(rows, np.int64)
 
     def _rows(self, streams: int | Sequence[int] | Rows) -> Rows:
         """The rows of these streams, each of which is open and comes once.
@@ -195,8 +199,10 @@ class Pool:
             )
         found = np.atleast_1d(found.astype(np.int64, copy=False))
         rows: Rows = found % self._cycle
-        if self._stream[rows].tobytes() != found.tobytes():
-            wrong = found[self._stream[rows] != found][0]
+        # Of rows that there are not, the last one stands in, whose stream is another.
+        there = self._stream.take(rows, mode="clip")
+        if there.tobytes() != found.tobytes():
+            wrong = found[there != found][0]
             raise InputError(
                 f"There is no open stream {wrong} in this pool: it was closed, or open() never "
                 "returned it."
@@ -214,8 +220,8 @@ class Pool:
     def _find_everyone(self) -> tuple[bytes | None, Rows]:
         """The streams of all rows in order, as bytes, and their rows; None where a row is free."""
         first = self._stream[: self._open]
-        whole = self._open > 0 and not (first == self._capacity).any()
-        self._everyone = (first.tobytes() if whole else None, self._order[: self._open])
+        whole = self._open > 0 and not (first == self._free).any()
+        self._everyone = (first.tobytes() if whole else None, np.arange(self._open))
         return self._everyone
 
     def _named(self, xs: Any) -> dict[str, Any]:
@@ -312,11 +318,7 @@ class PoolStream:
 
 def _check_contract(contract: Contract) -> None:
     """Refuses networks whose streams cannot be rows of one batch."""
-    if not contract.streaming.ok:
-        raise StreamingError(
-            f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
-            "Call the model itself with the whole sequence."
-        )
+    check_streaming(contract)
     states = contract.state_inputs
     for spec in (*contract.inputs, *contract.outputs, *states):
         known = {"batch"} if spec in states else {a for s in contract.inputs for a in s.shape}

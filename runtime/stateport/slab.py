@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Array
-from .contract import ArraySpec, Contract, resolve
+from .contract import Contract, axis_sizes, resolve
 from .engines import Engine
 from .state import State
 
@@ -37,11 +36,12 @@ class Slab:
         self._engine = engine
         self._names = [spec.name for spec in contract.inputs]  # callers may have another order
         self._axes = {spec.input: spec.shape.index("batch") for spec in contract.states}
+        self._state: Arrays = {}
         self.resize(0)
 
     def resize(self, rows: int) -> None:
         """Changes the number of rows; those that there are in both keep their states."""
-        before = getattr(self, "_state", {})
+        before = self._state
         self._state, self._other = self._zeros(rows), self._zeros(rows)
         for name, array in before.items():
             kept = (slice(None),) * self._axes[name]
@@ -49,12 +49,14 @@ class Slab:
             self._state[name][kept] = array[kept]
         self.rows = rows
         self._swapped = False
-        self._all: OrderedDict[_Shapes, tuple[_Bound, _Bound]] = OrderedDict()
-        self._some: OrderedDict[_Shapes, _Bound] = OrderedDict()
+        self._all: dict[_Shapes, tuple[_Bound, _Bound]] = {}
+        self._some: dict[_Shapes, _Bound] = {}
 
     def read(self, rows: Rows) -> State:
         """A copy of the states in these rows."""
-        return State._adopt({name: self._taken(name, rows) for name in self._state})
+        return State._adopt(
+            {name: array.take(rows, self._axes[name]) for name, array in self._state.items()}
+        )
 
     def write(self, rows: Rows, state: Mapping[str, Array]) -> None:
         """Replaces the states in these rows; one of a single row goes to all of them."""
@@ -98,7 +100,8 @@ class Slab:
         after: Arrays,
         buffers: _Bound | None = None,
     ) -> _Bound:
-        sizes = _sizes(self._contract.inputs, inputs)
+        shapes = {name: array.shape for name, array in inputs.items()}
+        sizes = axis_sizes(self._contract.inputs, shapes)
         taken = {name: np.empty(array.shape, array.dtype) for name, array in inputs.items()}
         given = {
             spec.name: np.empty(resolve(spec.shape, sizes), spec.dtype)
@@ -115,10 +118,6 @@ class Slab:
             spec.input: np.zeros(resolve(spec.shape, {"batch": rows}), spec.dtype)
             for spec in self._contract.states
         }
-
-    def _taken(self, name: str, rows: Rows) -> Array:
-        taken: Array = self._state[name].take(rows, self._axes[name])
-        return taken
 
     def _at(self, name: str, rows: Rows) -> tuple[slice | Rows, ...]:
         return (slice(None),) * self._axes[name] + (rows,)
@@ -141,18 +140,9 @@ class _Bound:
         return {name: array.copy() for name, array in self.outputs.items()}
 
 
-def _keep(calls: OrderedDict[_Shapes, _T], key: _Shapes, call: _T) -> _T:
+def _keep(calls: dict[_Shapes, _T], key: _Shapes, call: _T) -> _T:
     """Keeps a call for inputs of these shapes; of too many, the oldest one goes."""
     calls[key] = call
     if len(calls) > _KEPT:
-        calls.popitem(last=False)
+        del calls[next(iter(calls))]
     return call
-
-
-def _sizes(specs: tuple[ArraySpec, ...], inputs: Mapping[str, Array]) -> dict[str, int]:
-    return {
-        axis: size
-        for spec in specs
-        for axis, size in zip(spec.shape, inputs[spec.name].shape, strict=True)
-        if isinstance(axis, str)
-    }

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input
-from .contract import Contract
+from .contract import Contract, axis_sizes, check_streaming
 from .engines import Engine
-from .errors import EngineError, InputError, StateError, StreamingError
+from .errors import EngineError, InputError, StateError
 from .state import State
 
 
@@ -23,11 +23,7 @@ class Stream:
     """
 
     def __init__(self, contract: Contract, engine: Engine, initial: Mapping[str, Array]) -> None:
-        if not contract.streaming.ok:
-            raise StreamingError(
-                f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
-                "Call the model itself with the whole sequence."
-            )
+        check_streaming(contract)
         self._contract = contract
         self._carrier = engine.carrier()
         self._initial = initial
@@ -100,12 +96,8 @@ class Stream:
     def _begin(self, state: State) -> None:
         self._carrier.write(state)
         self._checked.clear()
-        self._fixed = {
-            axis: size
-            for spec in self._contract.states
-            for axis, size in zip(spec.shape, state[spec.input].shape, strict=True)
-            if isinstance(axis, str)
-        }
+        shapes = {name: array.shape for name, array in state.items()}
+        self._fixed = axis_sizes(self._contract.state_inputs, shapes)
 
     def _check(self, inputs: Mapping[str, Array]) -> None:
         """Checks a chunk; the first one of a sequence also brings the initial state about."""

@@ -295,6 +295,8 @@ def test_wrong_streams_and_chunks_are_refused(model: Model) -> None:
         pool[3]
     with pytest.raises(StateError, match="'h0' is float32"):
         pool[a].state = State({n: np.zeros((1, 2, 10), np.float32) for n in ("h0", "c0")})
+    for stream in (2**62, -(2**62), 4, 5):
+        refuse(pool, [stream], normal(1), f"no open stream {stream} ")
     for count in (0, -1, 1.5, True):
         with pytest.raises(InputError, match="number of streams"):
             pool.open(count)  # type: ignore[arg-type]
@@ -338,6 +340,14 @@ def test_a_second_thread_is_refused(model: Model) -> None:
         finished.wait()
     thread.join()
     assert "one owner" in str(errors[0])
+
+
+def test_a_capacity_costs_nothing_until_it_is_used(model: Model) -> None:
+    pool = model.pool(10**15)
+    first, rest = pool.open(), pool.open(40)
+    assert [first, *rest] == list(range(41))
+    close(pool.step(pool.streams, normal(41)), model(normal(41))[0])
+    refuse(pool, [41], normal(1), "no open stream 41 ")
 
 
 def test_pools_of_one_model_do_not_see_each_other(model: Model) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract, resolve
+from ..contract import Contract, axis_sizes, resolve
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
@@ -138,7 +138,6 @@ class OrtCarrier:
     ) -> None:
         self._ort_value = ort_value
         self._session = session
-        self._run = session.run_with_iobinding
         self._contract = contract
         self._device = device
         self._state: list[Any] = []  # what the next step starts from
@@ -172,12 +171,12 @@ class OrtCarrier:
                 return self._step_unbound(inputs)
             for number, array in enumerate(inputs):
                 bound.inputs[number][...] = array
-            self._run(bound.bindings[self._swapped])
+            self._session.run_with_iobinding(bound.bindings[self._swapped])
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
             raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
         self._state, self._other = self._other, self._state
         self._swapped = not self._swapped
-        return [*map(_copy, bound.outputs)]
+        return [buffer.copy() for buffer in bound.outputs]
 
     def _bind(self, inputs: Sequence[NDArray[Any]]) -> _Bound | None:
         """Buffers for chunks of this size, bound for both directions of the ping-pong."""
@@ -227,12 +226,8 @@ class OrtCarrier:
         return answers
 
     def _sizes(self, inputs: Sequence[NDArray[Any]]) -> dict[str, int]:
-        return {
-            axis: size
-            for spec, array in zip(self._contract.inputs, inputs, strict=True)
-            for axis, size in zip(spec.shape, array.shape, strict=True)
-            if isinstance(axis, str)
-        }
+        specs = self._contract.inputs
+        return axis_sizes(specs, {s.name: x.shape for s, x in zip(specs, inputs, strict=True)})
 
     def _value(self, array: NDArray[Any]) -> Any:
         return self._ort_value.ortvalue_from_numpy(array, *self._device)
@@ -245,9 +240,6 @@ class _Bound:
     inputs: list[NDArray[Any]]
     outputs: list[NDArray[Any]]
     bindings: list[Any] = field(default_factory=list)
-
-
-_copy: Final = np.ndarray.copy
 
 
 def _reason(error: Exception) -> str:
