@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,26 +42,28 @@ class Stream:
             EngineError: the engine failed.
         """
         # Chunks of a size that has been checked before go straight to the engine.
-        if type(x) is not np.ndarray or self._checked.get(x.shape) is not x.dtype:
+        if type(x) is not np.ndarray or self._checked.get(shape := x.shape) is not x.dtype:
             self._check(named_input(self._contract, x))
-            self._checked[x.shape] = x.dtype
-        answers = self._step((x,))
+            self._checked[shape := x.shape] = x.dtype
+        try:
+            answers = self._carrier.step((x,), shape)
+        except EngineError:
+            self._failed()
+            raise
+        self._begun = True
         return answers[0] if len(answers) == 1 else self._named(answers)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Feeds the next chunk, inputs and outputs by name."""
         self._check(inputs)
-        return self._named(self._step([inputs[s.name] for s in self._contract.inputs]))
-
-    def _step(self, arrays: Sequence[Array]) -> list[Array]:
         try:
-            answers = self._carrier.step(arrays)
+            arrays = [inputs[s.name] for s in self._contract.inputs]
+            answers = self._carrier.step(arrays, tuple([array.shape for array in arrays]))
         except EngineError:
-            if not self._begun:
-                self.reset()  # a first call that fails begins nothing
+            self._failed()
             raise
         self._begun = True
-        return answers
+        return self._named(answers)
 
     @property
     def state(self) -> State:
@@ -98,6 +100,11 @@ class Stream:
         self._checked.clear()
         shapes = {name: array.shape for name, array in state.items()}
         self._fixed = axis_sizes(self._contract.state_inputs, shapes)
+
+    def _failed(self) -> None:
+        """A first call that fails begins nothing."""
+        if not self._begun:
+            self.reset()
 
     def _check(self, inputs: Mapping[str, Array]) -> None:
         """Checks a chunk; the first one of a sequence also brings the initial state about."""

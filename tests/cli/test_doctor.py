@@ -39,7 +39,8 @@ def test_json_is_one_document_and_nothing_else(command: Command) -> None:
 def test_where_no_engine_works_the_exit_code_says_so(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for library in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, library, None)
     outcome = command("doctor", "--json")
     assert outcome.returncode == 1
     assert not any(engine["works"] for engine in json.loads(outcome.stdout)["engines"])

@@ -19,6 +19,7 @@ _PACKAGES: Final = (
     "numpy",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "torch",
     "onnx",
 )

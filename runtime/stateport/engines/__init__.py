@@ -17,7 +17,7 @@ __all__ = ["ENGINES", "Arrays", "Carrier", "Engine", "Status", "open_engine", "s
 
 # Name -> the module here that has `open_engine` and `status`. Modules are imported on demand, so
 # that `import stateport` loads no engine.
-ENGINES: Final = {"ort-cpu": "ort", "ort-cuda": "ort"}
+ENGINES: Final = {"ort-cpu": "ort", "ort-cuda": "ort", "openvino": "openvino"}
 
 
 @dataclass(frozen=True)

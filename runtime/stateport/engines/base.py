@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -16,9 +16,10 @@ class Carrier(Protocol):
     It has one owner. A call that fails leaves the state as it was.
     """
 
-    def step(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:
         """Runs one chunk, the contract's inputs in order, and keeps the next state.
 
+        `shapes` is another for inputs of other shapes, so that what is prepared can be found.
         Returns the contract's outputs, in order; they are the caller's to keep.
         """
 
@@ -34,6 +35,8 @@ class Engine(Protocol):
 
     name: str
     version: str
+    precision: str
+    """In what the engine computes what the file says in float32: "float32", or less by choice."""
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once on all of its inputs, states among them."""

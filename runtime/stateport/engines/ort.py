@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract, axis_sizes, resolve
+from ..contract import Contract
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
-from .base import Arrays
+from .base import Arrays, Carrier
+from .bound import BoundCarrier
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 _EXTRAS: Final = {"ort-cpu": "stateport[cpu]", "ort-cuda": "stateport[gpu]"}
@@ -80,6 +80,7 @@ class OrtEngine:
         self, ort: ModuleType, session: Any, contract: Contract, name: str, device: int
     ) -> None:
         self.name = name
+        self.precision = "float32"
         self.version = f"onnxruntime {ort.__version__}"
         self._ort = ort
         self._session = session
@@ -94,9 +95,12 @@ class OrtEngine:
             raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
         return result
 
-    def carrier(self) -> OrtCarrier:
+    def carrier(self) -> Carrier:
         """A live sequence whose state stays on the engine's device."""
-        return OrtCarrier(self._ort.OrtValue, self._session, self._contract, self._device)
+        kind, device = self._device
+        if kind == "cpu":
+            return BoundCarrier(self._contract, self)
+        return CudaCarrier(self._ort.OrtValue, self._session, self._contract, device)
 
     def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
         """On the CPU the engine works in the arrays themselves, without a copy."""
@@ -125,90 +129,33 @@ class OrtEngine:
         return bound
 
 
-class OrtCarrier:
-    """One live sequence: what one call's state outputs are bound to, the next one's inputs are.
+class CudaCarrier:
+    """One live sequence on a GPU: a call's state outputs are the next call's inputs.
 
-    On the CPU, for chunk sizes seen before, every buffer is there and bound already: a step copies
-    the input in, runs, and copies the output out. On the GPU inputs and outputs are bound anew for
-    each step and alone cross the bus; the state never leaves the device.
+    Inputs and outputs are bound anew for each step and alone cross the bus; the state never leaves
+    the device.
     """
 
-    def __init__(
-        self, ort_value: Any, session: Any, contract: Contract, device: tuple[str, int]
-    ) -> None:
+    def __init__(self, ort_value: Any, session: Any, contract: Contract, device: int) -> None:
         self._ort_value = ort_value
         self._session = session
         self._contract = contract
-        self._device = device
-        self._state: list[Any] = []  # what the next step starts from
-        self._other: list[Any] = []  # the other half of the ping-pong: where it may write
-        self._swapped = False
-        self._bound: dict[tuple[object, ...], _Bound | None] = {}
+        self._device = ("cuda", device)
+        self._state: list[Any] = []
 
     def write(self, state: Arrays) -> None:
         """Replaces the state by a copy on the device."""
-        arrays = [state[spec.input] for spec in self._contract.states]
-        # On the CPU an OrtValue shares the array's memory, so the copy is ours to make.
-        self._state = [self._value(np.array(array)) for array in arrays]
-        self._other = [self._value(np.empty_like(array)) for array in arrays]
-        self._swapped = False
-        self._bound.clear()
+        value = self._ort_value.ortvalue_from_numpy
+        arrays = [np.ascontiguousarray(state[spec.input]) for spec in self._contract.states]
+        self._state = [value(array, *self._device) for array in arrays]
 
     def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state in the host's memory."""
         pairs = zip(self._contract.states, self._state, strict=True)
         return {spec.input: np.array(value.numpy()) for spec, value in pairs}
 
-    def step(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:  # noqa: ARG002
         """Runs one chunk and keeps the next state, unless the engine fails."""
-        # Every microsecond here counts: the engine needs less than ten for a small network.
-        key = inputs[0].shape if len(inputs) == 1 else tuple([array.shape for array in inputs])
-        bound = self._bound.get(key)
-        if bound is None and key not in self._bound:
-            bound = self._bound[key] = self._bind(inputs)
-        try:
-            if bound is None:
-                return self._step_unbound(inputs)
-            for number, array in enumerate(inputs):
-                bound.inputs[number][...] = array
-            self._session.run_with_iobinding(bound.bindings[self._swapped])
-        except Exception as error:  # ONNX Runtime's exceptions share no base but this
-            raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
-        self._state, self._other = self._other, self._state
-        self._swapped = not self._swapped
-        return [buffer.copy() for buffer in bound.outputs]
-
-    def _bind(self, inputs: Sequence[NDArray[Any]]) -> _Bound | None:
-        """Buffers for chunks of this size, bound for both directions of the ping-pong."""
-        sizes = self._sizes(inputs)
-        outputs = self._contract.outputs
-        known = {axis for spec in outputs for axis in spec.shape if isinstance(axis, str)}
-        if self._device[0] != "cpu" or not known <= sizes.keys():
-            return None
-        bound = _Bound(
-            inputs=[np.empty(array.shape, array.dtype) for array in inputs],
-            outputs=[np.empty(resolve(spec.shape, sizes), spec.dtype) for spec in outputs],
-        )
-        halves = (self._state, self._other)
-        if self._swapped:
-            halves = (self._other, self._state)
-        for before, after in (halves, halves[::-1]):
-            bound.bindings.append(self._binding(bound, before, after))
-        return bound
-
-    def _binding(self, bound: _Bound, before: list[Any], after: list[Any]) -> Any:
-        binding, contract = self._session.io_binding(), self._contract
-        for spec, array in zip(contract.inputs, bound.inputs, strict=True):
-            binding.bind_ortvalue_input(spec.name, self._value(array))
-        for spec, array in zip(contract.outputs, bound.outputs, strict=True):
-            binding.bind_ortvalue_output(spec.name, self._value(array))
-        for state, old, new in zip(contract.states, before, after, strict=True):
-            binding.bind_ortvalue_input(state.input, old)
-            binding.bind_ortvalue_output(state.output, new)
-        return binding
-
-    def _step_unbound(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        """A step for which the engine allocates: on the GPU, and for outputs of unknown size."""
         binding, contract = self._session.io_binding(), self._contract
         for spec, array in zip(contract.inputs, inputs, strict=True):
             binding.bind_cpu_input(spec.name, np.ascontiguousarray(array))
@@ -218,28 +165,14 @@ class OrtCarrier:
             binding.bind_output(spec.name, "cpu")
         for state in contract.states:
             binding.bind_output(state.output, *self._device)
-        self._session.run_with_iobinding(binding)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no base but this
+            raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
         results = binding.get_outputs()
         answers = [np.array(value.numpy()) for value in results[: len(contract.outputs)]]
         self._state = results[len(contract.outputs) :]
-        self._bound.clear()  # they are bound to the state's old place
         return answers
-
-    def _sizes(self, inputs: Sequence[NDArray[Any]]) -> dict[str, int]:
-        specs = self._contract.inputs
-        return axis_sizes(specs, {s.name: x.shape for s, x in zip(specs, inputs, strict=True)})
-
-    def _value(self, array: NDArray[Any]) -> Any:
-        return self._ort_value.ortvalue_from_numpy(array, *self._device)
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """Buffers for chunks of one size, and a binding for each direction of the ping-pong."""
-
-    inputs: list[NDArray[Any]]
-    outputs: list[NDArray[Any]]
-    bindings: list[Any] = field(default_factory=list)
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,143 @@
+"""OpenVINO on the CPU (`openvino`)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import Contract
+from ..errors import EngineError, EngineUnavailable, InputError
+from ..onnx_file import OnnxFile
+from . import Status
+from .base import Arrays, Carrier
+from .bound import BoundCarrier
+
+#: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
+#: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.
+PRECISIONS: Final = {"float32": "f32", "bfloat16": "bf16"}
+
+
+def open_engine(
+    name: str,
+    file: OnnxFile,
+    contract: Contract,
+    threads: int | None,
+    options: Mapping[str, object],
+) -> OpenVinoEngine:
+    """Loads a file; see `stateport.engines.open_engine`. The one option is `precision`."""
+    precision = _precision(name, options)
+    openvino = _require(name)
+    settings = {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "INFERENCE_NUM_THREADS": 1 if threads is None else threads,
+        "NUM_STREAMS": 1,
+    }
+    try:
+        compiled = openvino.Core().compile_model(str(file.path.resolve()), "CPU", settings)
+    except Exception as error:  # RuntimeError mostly, and what its frontend raises
+        raise EngineError(f"OpenVINO cannot load {file.path}: {_reason(error)}") from error
+    return OpenVinoEngine(openvino, compiled, contract, precision)
+
+
+def status(name: str) -> Status:
+    """Whether the engine works here, by loading the library and asking for its devices."""
+    try:
+        openvino = _require(name)
+    except EngineUnavailable as error:
+        return Status(name, None, str(error))
+    return Status(name, _version(openvino), None)
+
+
+class OpenVinoEngine:
+    """A graph in OpenVINO. Each thread that calls it borrows an infer request, or makes one."""
+
+    name = "openvino"
+
+    def __init__(
+        self, openvino: ModuleType, compiled: Any, contract: Contract, precision: str
+    ) -> None:
+        self.version = _version(openvino)
+        self.precision = precision
+        self._tensor = openvino.Tensor
+        self._compiled = compiled
+        self._contract = contract
+        self._idle: SimpleQueue[Any] = SimpleQueue()
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Runs the graph once; every array is new."""
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._compiled.create_infer_request()
+        try:
+            for name, array in inputs.items():
+                request.set_tensor(name, self._tensor(np.ascontiguousarray(array)))
+            request.infer()
+            results = [np.array(request.get_tensor(name).data) for name in outputs]
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+        self._idle.put(request)
+        return results
+
+    def carrier(self) -> Carrier:
+        """A live sequence in the host's memory, in which the engine computes."""
+        return BoundCarrier(self._contract, self)
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        """An infer request of its own, which works in the arrays themselves."""
+        request = self._compiled.create_infer_request()
+        # A shared tensor does not keep its array alive.
+        held = {**inputs, **outputs}
+        for name, array in held.items():
+            request.set_tensor(name, self._tensor(array, shared_memory=True))
+
+        def bound(_held: object = held) -> None:
+            try:
+                request.infer()
+            except Exception as error:
+                raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+
+        return bound
+
+
+def _precision(name: str, options: Mapping[str, object]) -> str:
+    for option in sorted({*options} - {"precision"}):
+        raise InputError(f"{name} has no option {option!r}; it takes precision.")
+    precision = options.get("precision", "float32")
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"precision is {precision!r}; {' or '.join(map(repr, PRECISIONS))} was expected."
+        )
+    return str(precision)
+
+
+def _require(name: str) -> ModuleType:
+    try:
+        openvino = importlib.import_module("openvino")
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"{name} needs OpenVINO, which cannot be imported ({error}). "
+            "Install it: pip install 'stateport[openvino]'."
+        ) from error
+    if "CPU" not in openvino.Core().available_devices:
+        raise EngineUnavailable(
+            f"{name} runs on OpenVINO's CPU device, and OpenVINO {openvino.__version__} has none "
+            "here. Use engine='ort-cpu'."
+        )
+    return openvino
+
+
+def _version(openvino: ModuleType) -> str:
+    return f"openvino {str(openvino.__version__).partition('-')[0]}"
+
+
+def _reason(error: Exception) -> str:
+    """The last line of what OpenVINO says, which starts with places in its own sources."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[-2:]) if lines else type(error).__name__

@@ -1,0 +1,103 @@
+"""OpenVINO as an engine: the same answers, in float32 unless less is asked for."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stateport
+from stateport import EngineError, EngineUnavailable, InputError, engines
+from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.verify import verify
+from tests.conftest import Exported
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_layers": 2, "batch_first": False}, {"bidirectional": True}]
+)
+def test_it_passes_the_verification(exported: Exported, arguments: dict[str, object]) -> None:
+    path = exported(**arguments)
+    report = verify(stateport.load(path, engine="openvino"), Vectors.load(vectors_path(path)))
+    assert report.passed
+    assert report.engine == "openvino"
+    assert report.engine_version.startswith("openvino 20")
+
+
+def test_a_state_goes_from_one_engine_to_the_other_and_back(reference: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 30, 5), np.float32)
+    whole, _ = stateport.load(reference)(x)
+    here, there = (stateport.load(reference, engine=e).stream() for e in ("ort-cpu", "openvino"))
+    first = here(x[:, :10])
+    there.restore(here.state)
+    second = there(x[:, 10:20])
+    here.restore(there.state)
+    joined = np.concatenate([first, second, here(x[:, 20:])], axis=1)
+    np.testing.assert_allclose(joined, whole, rtol=0, atol=1e-6)
+
+
+def test_a_pool_steps_as_streams_of_their_own_do(reference: Path) -> None:
+    model = stateport.load(reference, engine="openvino")
+    random = np.random.default_rng(0)
+    pool = model.pool(4)
+    streams = pool.open(4)
+    alone = [model.stream() for _ in streams]
+    for rows in ([0, 1, 2, 3], [2, 0], [3], [1, 2, 3], [0, 1, 2, 3]):
+        x = random.standard_normal((len(rows), 3, 5), np.float32)
+        ys = pool.step(streams[rows], x)
+        for row, one, y in zip(rows, x, ys, strict=True):
+            np.testing.assert_allclose(alone[row](one[None])[0], y, rtol=0, atol=1e-6)
+
+
+def test_threads_share_one_model(reference: Path) -> None:
+    model = stateport.load(reference, engine="openvino")
+    xs = np.random.default_rng(0).standard_normal((8, 1, 50, 5), np.float32)
+
+    def alone(x: np.ndarray) -> np.ndarray:
+        stream = model.stream()
+        return np.concatenate([stream(x[:, i : i + 1]) for i in range(x.shape[1])], axis=1)
+
+    expected = [alone(x) for x in xs]
+    with ThreadPoolExecutor(8) as workers:
+        for one, other in zip(workers.map(alone, xs), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        whole = [y for y, _ in workers.map(model, xs)]
+    np.testing.assert_allclose(np.concatenate(whole), np.concatenate(expected), rtol=0, atol=1e-6)
+
+
+def test_float32_is_the_default_and_bfloat16_a_choice(exported: Exported) -> None:
+    path = exported(input_size=64, hidden_size=128)
+    x = np.random.default_rng(0).standard_normal((8, 100, 64), np.float32)
+    truth, _ = stateport.load(path)(x)
+    exact, _ = stateport.load(path, engine="openvino")(x)
+    np.testing.assert_allclose(exact, truth, rtol=0, atol=1e-6)
+    model = stateport.load(path, engine="openvino", precision="bfloat16")
+    rough, _ = model(x)
+    assert np.abs(rough - truth).max() < 0.05
+    assert rough.dtype == np.float32
+
+
+def test_other_precisions_and_options_are_refused(reference: Path) -> None:
+    with pytest.raises(InputError, match="precision is 'int3'; 'float32' or 'bfloat16' was"):
+        stateport.load(reference, engine="openvino", precision="int3")
+    with pytest.raises(InputError, match="openvino has no option 'device'; it takes precision"):
+        stateport.load(reference, engine="openvino", device=0)
+
+
+def test_where_it_is_missing_the_refusal_says_how_to_get_it(
+    reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'stateport\[openvino\]'"):
+        stateport.load(reference, engine="openvino")
+    assert "stateport[openvino]" in str(engines.status("openvino").problem)
+
+
+def test_a_graph_that_it_refuses_is_an_engine_error(counter: Path, tmp_path: Path) -> None:
+    path = tmp_path / "unknown.onnx"
+    path.write_bytes(counter.read_bytes().replace(b"Gather", b"Gothic"))
+    with pytest.raises(EngineError, match=r"OpenVINO cannot load .*unknown\.onnx: .*Gothic"):
+        stateport.load(path, engine="openvino")
