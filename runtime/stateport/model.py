@@ -30,7 +30,8 @@ def load(
 
     Args:
         path: an ONNX file with a contract, as `stateport export` writes it.
-        engine: "ort-cpu", "ort-cuda" or "openvino". There is never a silent fall back from one to another.
+        engine: "ort-cpu", "ort-cuda" or "openvino". There is never a silent fall back from one to
+            another.
         threads: how many threads one call may use; by default 1, which is the fastest for the
             single steps of all but very large networks.
         engine_options: for "ort-cuda": `device`, the number of the GPU; for "openvino":

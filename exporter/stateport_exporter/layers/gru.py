@@ -14,7 +14,7 @@ from typing import Final
 import onnx_ir as ir
 
 from .stack import Direction, direction_of, weights
-from .writer import Writer
+from ..writer import Writer
 
 _ORDER: Final = (1, 0, 2)
 

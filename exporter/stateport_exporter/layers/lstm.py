@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .stack import Array, Direction, direction_of, weights
-from .writer import Writer
+from ..writer import Writer
 
 _ORDER: Final = (0, 3, 1, 2)
 

@@ -12,7 +12,7 @@ from functools import partial
 import onnx_ir as ir
 
 from .stack import Direction, WriteLayer, direction_of, weights
-from .writer import Writer
+from ..writer import Writer
 
 
 def _write_layer(

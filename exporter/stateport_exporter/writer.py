@@ -11,18 +11,21 @@ from numpy.typing import NDArray
 from onnx_ir import tape
 
 
-class Writer:
-    """Collects the operators that take the place of one node.
+class Operators:
+    """Collects operators; their constants become initializers of the graph `home`.
 
-    Constants become initializers, named after the layer: "encoder.lstm.l0.W".
+    Those are named after the layer: "encoder.lstm.l0.W".
     """
 
-    def __init__(self, node: ir.Node, path: str) -> None:
-        assert node.graph is not None
-        self._node = node
-        self._graph: ir.Graph = node.graph
+    def __init__(self, home: ir.Graph, path: str = "") -> None:
+        self.home = home
         self._path = path
         self._tape = tape.Tape()
+
+    @property
+    def nodes(self) -> Sequence[ir.Node]:
+        """What has been collected."""
+        return self._tape.nodes
 
     def op(self, kind: str, inputs: Sequence[ir.Value | None], **attributes: Any) -> ir.Value:
         """One operator with one output."""
@@ -38,24 +41,32 @@ class Writer:
         """One operator with several outputs."""
         return self._tape.op_multi_out(kind, inputs, attributes, num_outputs=outputs)
 
+    def own_ops(
+        self, kind: str, inputs: Sequence[ir.Value | None], outputs: int, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """One of ONNX Runtime's own operators."""
+        return self._tape.op_multi_out(
+            kind, inputs, attributes, num_outputs=outputs, domain="com.microsoft"
+        )
+
     def constant(self, array: NDArray[Any], name: str) -> ir.Value:
         """An initializer of its own, with a name that is not taken yet."""
         base = f"{self._path}.{name}" if self._path else name
-        names = [base, *(f"{base}.{n}" for n in range(2, len(self._graph.initializers) + 3))]
-        free = next(name for name in names if name not in self._graph.initializers)
+        names = [base, *(f"{base}.{n}" for n in range(2, len(self.home.initializers) + 3))]
+        free = next(name for name in names if name not in self.home.initializers)
         value = ir.Value(
             name=free,
             const_value=ir.tensor(np.asarray(array, order="C"), name=free),
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             shape=ir.Shape(array.shape),
         )
-        self._graph.register_initializer(value)
+        self.home.register_initializer(value)
         return value
 
     def ints(self, numbers: Sequence[int]) -> ir.Value:
         """A short list of integers, shared by all who need the same one."""
         name = f"ints_{'_'.join(map(str, numbers)).replace('-', 'm')}"
-        if name not in self._graph.initializers:
+        if name not in self.home.initializers:
             array = np.array(numbers, np.int64)
             value = ir.Value(
                 name=name,
@@ -63,8 +74,8 @@ class Writer:
                 type=ir.TensorType(ir.DataType.INT64),
                 shape=ir.Shape(array.shape),
             )
-            self._graph.register_initializer(value)
-        return self._graph.initializers[name]
+            self.home.register_initializer(value)
+        return self.home.initializers[name]
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         """The values joined along an axis; one alone stays as it is."""
@@ -76,12 +87,32 @@ class Writer:
             return [value]
         return self.ops("Split", [value, self.ints([size] * parts)], parts, axis=0)
 
+
+class Writer(Operators):
+    """Collects the operators that take the place of one node.
+
+    Constants of a node in the body of a loop belong into the graph around it, which is then `home`.
+    """
+
+    def __init__(self, node: ir.Node, path: str = "", home: ir.Graph | None = None) -> None:
+        assert node.graph is not None
+        super().__init__(home or node.graph, path)
+        self._node = node
+        self._around: ir.Graph = node.graph
+
+    def put(self, nodes: Sequence[ir.Node] = ()) -> None:
+        """Puts what has been collected, and then these nodes, before the node."""
+        self._around.insert_before(self._node, [*self._tape.nodes, *nodes])
+        self._tape = tape.Tape()
+
     def replace(self, outputs: Sequence[ir.Value]) -> None:
         """Puts the operators where the node was; everything that used it now uses `outputs`."""
         for old, new in zip(self._node.outputs, outputs, strict=True):
             new.shape, new.type = old.shape, old.type
-        self._graph.insert_before(self._node, self._tape.nodes)
+            if old.is_graph_output():
+                new.name = old.name
+        self.put()
         ir.convenience.replace_all_uses_with(
             self._node.outputs, outputs, replace_graph_outputs=True
         )
-        self._graph.remove(self._node, safe=True)
+        self._around.remove(self._node, safe=True)

@@ -1,0 +1,105 @@
+"""How the product of a value and stored weights is written in ONNX Runtime's 8 or 4 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .writer import Operators
+
+Array = NDArray[Any]
+
+#: Writes x @ matrix + bias: (ops, x, matrix (in, out), bias (out,) or None, name) -> value.
+Product = Callable[[Operators, ir.Value, Array, Array | None, str], ir.Value]
+
+#: The domain of ONNX Runtime's own operators.
+MICROSOFT: Final = "com.microsoft"
+#: So many weights of a column share a scale in `MatMulNBits`. With fewer, the error is smaller and
+#: the scales take more room.
+BLOCK: Final = 32
+
+
+def int8(limit: int) -> Product:
+    """Weights in int8, a scale for each column; the values in uint8, scaled anew in each call.
+
+    `limit` is the largest weight: 127, or 63 for processors whose 8-bit products saturate.
+    Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
+    DynamicQuantizeMatMul.
+    """
+
+    def product(
+        ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: str
+    ) -> ir.Value:
+        weights, scale = quantized(matrix, limit)
+        operands: list[ir.Value | None] = [
+            x,
+            ops.constant(weights, f"{name}.int8"),
+            ops.constant(scale, f"{name}.scale"),
+            None,
+            None if bias is None else ops.constant(bias, f"{name}.B"),
+        ]
+        return ops.own_ops("DynamicQuantizeMatMul", operands, 1)[0]
+
+    return product
+
+
+def quantized(matrix: Array, limit: int) -> tuple[Array, Array]:
+    """A matrix (..., in, out) as int8, and the scale of each column (..., out)."""
+    largest = np.abs(matrix).max(axis=-2, keepdims=True)
+    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(limit)
+    weights = np.clip(np.rint(matrix / scale), -limit, limit).astype(np.int8)
+    return weights, scale[..., 0, :]
+
+
+def blockwise(bits: int) -> Product:
+    """Weights in 8 or 4 bits, a scale for every `BLOCK` of a column; values stay float32.
+
+    Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
+    MatMulNBits.
+    """
+
+    def product(
+        ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: str
+    ) -> ir.Value:
+        weights, scale = packed(matrix, bits)
+        (y,) = ops.own_ops(
+            "MatMulNBits",
+            [
+                x,
+                ops.constant(weights, f"{name}.{bits}bits"),
+                ops.constant(scale, f"{name}.scale"),
+            ],
+            1,
+            K=matrix.shape[0],
+            N=matrix.shape[1],
+            bits=bits,
+            block_size=BLOCK,
+            accuracy_level=4,  # its products may be taken in int8, which is what makes it quick
+        )
+        return y if bias is None else ops.op("Add", [y, ops.constant(bias, f"{name}.B")])
+
+    return product
+
+
+def packed(matrix: Array, bits: int) -> tuple[Array, Array]:
+    """A matrix (in, out) in blocks of its columns: (out, blocks, bytes) and (out * blocks,).
+
+    A weight w stands as round(w / scale) + 2^(bits-1). Of a block of 4 bits, the first of two
+    weights is the lower half of a byte.
+    """
+    middle = 2 ** (bits - 1)
+    rows, columns = matrix.shape
+    blocks = -(-rows // BLOCK)
+    padded = np.zeros((columns, blocks * BLOCK), np.float32)
+    padded[:, :rows] = matrix.T
+    padded = padded.reshape(columns, blocks, BLOCK)
+    largest = np.abs(padded).max(axis=2, keepdims=True)
+    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(middle - 1)
+    numbers = np.clip(np.rint(padded / scale) + middle, 0, 2 * middle - 1).astype(np.uint8)
+    if bits == 4:
+        numbers = numbers[..., 0::2] | (numbers[..., 1::2] << 4)
+    return numbers, scale.reshape(-1)
