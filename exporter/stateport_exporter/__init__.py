@@ -11,17 +11,21 @@ if TYPE_CHECKING:
     from .errors import ExportError
     from .example import Spec
     from .pipeline import Result, export
+    from .variants import Quantized, quantize
 
 __version__ = "0.1.0"
 
-__all__ = ["ExportError", "Result", "Spec", "export"]
+__all__ = ["ExportError", "Quantized", "Result", "Spec", "export", "quantize"]
 
 
 def __getattr__(name: str) -> object:
     # Importing PyTorch takes seconds, and `stateport --help` should not: so on first use.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import errors, example, pipeline
+    from . import errors, variants
 
-    modules = (errors, example, pipeline)
-    return next(vars(module)[name] for module in modules if name in vars(module))
+    if name in vars(errors) or name in vars(variants):
+        return vars(errors).get(name) or vars(variants)[name]
+    from . import example, pipeline
+
+    return vars(example).get(name) or vars(pipeline)[name]

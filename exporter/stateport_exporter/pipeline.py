@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import onnx
-import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
 from stateport import Contract, load
@@ -27,6 +25,7 @@ from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs
 from .errors import ExportError
 from .example import Example, ExampleLike
 from .explicit import Explicit
+from .folding import fold_transposes
 from .guard import evaluation_twin, no_idle_warnings, unchanged_globals
 from .layers import expand, find
 from .lengths import packed, told_lengths
@@ -36,14 +35,12 @@ from .loops import Folded, check_memory, fold
 from .opset import NEWEST_CAPTURED, raise_opset
 from .record import Network, measure_streaming, record
 from .repeatable import check_carried, check_default_start, check_padding, check_repeatable
+from .saving import save
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_only
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18
-
-#: Protocol Buffers cannot hold more than 2 GiB; beyond this, weights go to a file beside the model.
-EXTERNAL_ABOVE: Final = 1_800_000_000
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ def _finish(
     expand(graph, layers, captured.loops, min(opset, NEWEST_CAPTURED))
     graph.opset_imports.pop(DOMAIN, None)
     raise_opset(model, opset)
-    RemoveUnusedNodesPass()(model)
+    fold_transposes(model)
     inputs, outputs = stamp(graph, captured, states)
     names = dict(zip(kept, outputs, strict=True))
     values = [value for one in hidden for value in one.initial]
@@ -235,18 +232,9 @@ def _versions() -> dict[str, object]:
 
 def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> Report | None:
     """Writes model, weights and vectors, checks them, and lets them appear together."""
-    model = captured.model
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
     with written_together(path) as folder:
-        external = f"{path.name}.data" if weights > EXTERNAL_ABOVE else None
-        ir.save(model, folder / path.name, external_data=external)
+        save(captured.model, folder / path.name)
         vectors.save(folder / vectors_path(path).name)
-        try:
-            onnx.checker.check_model(folder / path.name, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(
-                f"The exported graph is not valid ONNX, which is a fault of stateport: {error}"
-            ) from error
         if not check or status("ort-cpu").problem is not None:
             return None
         report = verify(load(folder / path.name), vectors, name=str(path))

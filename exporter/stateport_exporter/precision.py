@@ -6,7 +6,6 @@ become a `Scan` over one step written out (`cells.py`), whose products are quant
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
 from .cells import OPERATORS, Cell, project, read, step_projected
-from .writer import Operators, Writer
+from .folding import all_graphs, fold_transposes
 from .products import MICROSOFT, Product, blockwise, int8, quantized
+from .writer import Operators, Writer
 
 #: Operators that keep weights, and stay as they are.
 _OTHERS: Final = ("Conv", "ConvTranspose", "Gather")
@@ -73,7 +73,7 @@ def quantize_linear(model: ir.Model, product: Product) -> list[Outcome]:
     """Quantises every product with stored weights, those in the bodies of loops among them."""
     fold_transposes(model)
     outcomes = []
-    for graph in list(_graphs(model)):
+    for graph in list(all_graphs(model)):
         for node in list(graph):
             if node.domain == "" and node.op_type in ("MatMul", "Gemm"):
                 outcomes.append(_quantize_product(node, product, model.graph))
@@ -84,33 +84,6 @@ def quantize_linear(model: ir.Model, product: Product) -> list[Outcome]:
     RemoveUnusedNodesPass()(model)
     NameFixPass()(model)  # what stands in the body of a loop has names of its own
     return [outcome for outcome in outcomes if outcome is not None]
-
-
-def fold_transposes(model: ir.Model) -> None:
-    """Weights that are transposed in every call, or in every step of a loop, are so for good."""
-    for graph in list(_graphs(model)):
-        for node in list(graph):
-            if node.op_type != "Transpose" or node.domain != "":
-                continue
-            (value,) = node.inputs
-            weights = None if value is None else ir.convenience.get_const_tensor(value)
-            if value is None or weights is None:
-                continue
-            axes = node.attributes["perm"].as_ints() if "perm" in node.attributes else None
-            writer = Writer(node, home=model.graph)
-            name = f"{value.name}.T"
-            writer.replace([writer.constant(np.transpose(weights.numpy(), axes), name)])
-    RemoveUnusedNodesPass()(model)
-
-
-def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The graph, and the bodies of its loops and branches."""
-    yield model.graph
-    seen = set()
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.graph is not None and node.graph is not model.graph and node.graph not in seen:
-            seen.add(node.graph)
-            yield node.graph
 
 
 def _stored(node: ir.Node) -> str | None:

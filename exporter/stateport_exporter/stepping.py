@@ -13,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from .cells import OPERATORS, read, step
 from .errors import ExportError
+from .folding import fold_transposes
 from .writer import Writer
 
 _MOVERS = ("Transpose", "Squeeze", "Unsqueeze", "Reshape")
@@ -36,6 +37,7 @@ def single_step(model: ir.Model) -> None:
             _inline(node)
         elif node.op_type in OPERATORS and node.domain == "":
             _write_out(node)
+    fold_transposes(model)
     ShapeInferencePass()(model)
     _without_moves(graph)
     RemoveUnusedNodesPass()(model)

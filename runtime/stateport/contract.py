@@ -16,6 +16,8 @@ from .errors import ContractError, StreamingError
 
 CONTRACT_KEY: Final = "stateport.contract"
 ORIGIN_KEY: Final = "stateport.origin"
+#: In what the file's weights are kept, where that is less than float32: "float16", "int8", "int4".
+PRECISION_KEY: Final = "stateport.precision"
 #: Before a state input's name: the initializer that holds its first value.
 INITIAL_PREFIX: Final = "stateport.initial."
 VERSION: Final = 1

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input, single
-from .contract import CONTRACT_KEY, ArraySpec, Contract, StateSpec, describe
+from .contract import CONTRACT_KEY, PRECISION_KEY, ArraySpec, Contract, StateSpec, describe
 from .engines import Engine, open_engine
+from .engines.stepwise import Stepwise
 from .errors import ContractError, InputError
 from .onnx_file import OnnxFile, read
+from .parity.bounds import lowest
+from .plan import Plan
 from .pool import Pool
 from .state import State
 from .stream import Stream
@@ -22,8 +25,9 @@ from .stream import Stream
 def load(
     path: str | PathLike[str],
     *,
-    engine: str = "ort-cpu",
+    engine: str | None = None,
     threads: int | None = None,
+    plan: str | PathLike[str] | None = None,
     **engine_options: object,
 ) -> Model:
     """Loads a model file into an engine.
@@ -31,9 +35,11 @@ def load(
     Args:
         path: an ONNX file with a contract, as `stateport export` writes it.
         engine: "ort-cpu", "ort-cuda" or "openvino". There is never a silent fall back from one to
-            another.
+            another. By default "ort-cpu".
         threads: how many threads one call may use; by default 1, which is the fastest for the
             single steps of all but very large networks.
+        plan: a file that `stateport tune` wrote for this model; it says the engine, its options
+            and threads, and may bring files that are run in place of the model's.
         engine_options: for "ort-cuda": `device`, the number of the GPU; for "openvino":
             `precision`, "float32" or "bfloat16".
 
@@ -42,14 +48,44 @@ def load(
         ContractError: the file has no contract, or one that its graph does not keep.
         EngineUnavailable: the engine is unknown, or does not work on this machine.
         EngineError: the engine refuses the file.
-        InputError: `threads` or an engine option is not what the engine takes.
+        InputError: `threads` or an engine option is not what the engine takes, or is given beside
+            a plan.
     """
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InputError(f"threads is {threads!r}; a whole number of at least 1 was expected.")
-    file = read(Path(path))
+    path = Path(path)
+    if plan is not None:
+        if engine is not None or threads is not None or engine_options:
+            raise InputError(
+                "A plan says the engine, its options and its threads; give these or the plan."
+            )
+        return _load_plan(path, Plan.load(plan), Path(plan))
+    file = read(path)
     contract = read_contract(file)
-    opened = open_engine(engine, file, contract, threads, engine_options)
-    return Model(contract, opened, file.initial)
+    opened = open_engine(engine or "ort-cpu", file, contract, threads, engine_options)
+    return Model(contract, opened, file.initial, _precision(file))
+
+
+def _load_plan(path: Path, plan: Plan, place: Path) -> Model:
+    contract = read_contract(read(path))
+    whole, step = plan.files(path, place)
+    file = read(whole)
+    if read_contract(file) != contract:
+        raise ContractError(
+            f"{whole} has another contract than {path}. Run `stateport tune` again."
+        )
+    options = (contract, plan.threads, plan.options)
+    opened = open_engine(plan.engine, file, *options)
+    precisions = [_precision(file)]
+    if step is not None:
+        step_file = read(step)
+        precisions.append(_precision(step_file))
+        opened = Stepwise(contract, opened, open_engine(plan.engine, step_file, *options))
+    return Model(contract, opened, file.initial, lowest(*precisions))
+
+
+def _precision(file: OnnxFile) -> str:
+    return file.metadata.get(PRECISION_KEY, "float32")
 
 
 def read_contract(file: OnnxFile) -> Contract:
@@ -119,11 +155,16 @@ class Model:
     """
 
     def __init__(
-        self, contract: Contract, engine: Engine, initial: Mapping[str, Array] | None = None
+        self,
+        contract: Contract,
+        engine: Engine,
+        initial: Mapping[str, Array] | None = None,
+        precision: str = "float32",
     ) -> None:
         self._contract = contract
         self._engine = engine
         self._initial = initial or {}
+        self._precision = lowest(precision, engine.precision)
         self._outputs = [s.name for s in (*contract.outputs, *contract.state_outputs)]
 
     @property
@@ -140,6 +181,11 @@ class Model:
     def engine_version(self) -> str:
         """The engine's library and its version."""
         return self._engine.version
+
+    @property
+    def precision(self) -> str:
+        """In what it computes: "float32", or "float16", "bfloat16", "int8", "int4"."""
+        return self._precision
 
     def __call__(self, x: Array, state: State | None = None) -> tuple[Any, State]:
         """One call of a network with one input: the output, and the state after the last step.

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "onnxscript", "onnx_ir"}
-TORCH = HEAVY - {"onnxruntime"}
+ENGINES = {"onnxruntime", "openvino"}
+TORCH = HEAVY - ENGINES
 ARGUMENTS = "import sys; from stateport.cli import main; sys.argv = ['stateport', *{}]; main()"
 
 
@@ -24,6 +25,7 @@ ARGUMENTS = "import sys; from stateport.cli import main; sys.argv = ['stateport'
         (ARGUMENTS.format(["--version"]), HEAVY),
         (ARGUMENTS.format(["export", "--help"]), HEAVY),
         (ARGUMENTS.format(["doctor"]), TORCH),
+        ("import stateport_exporter; stateport_exporter.quantize", {"torch", *ENGINES}),
     ],
 )
 def test_a_fresh_interpreter_does_not_load(code: str, absent: set[str]) -> None:

@@ -28,7 +28,7 @@ RUNTIME = [
     "StreamingError",
     "load",
 ]
-EXPORTER = ["ExportError", "Result", "Spec", "export"]
+EXPORTER = ["ExportError", "Quantized", "Result", "Spec", "export", "quantize"]
 
 packages = pytest.mark.parametrize(
     ("package", "names"), [(stateport, RUNTIME), (stateport_exporter, EXPORTER)]

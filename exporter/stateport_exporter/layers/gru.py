@@ -13,8 +13,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from .stack import Direction, direction_of, weights
 from ..writer import Writer
+from .stack import Direction, direction_of, weights
 
 _ORDER: Final = (1, 0, 2)
 

@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from .stack import Array, Direction, direction_of, weights
 from ..writer import Writer
+from .stack import Array, Direction, direction_of, weights
 
 _ORDER: Final = (0, 3, 1, 2)
 

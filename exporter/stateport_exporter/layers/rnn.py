@@ -11,8 +11,8 @@ from functools import partial
 
 import onnx_ir as ir
 
-from .stack import Direction, WriteLayer, direction_of, weights
 from ..writer import Writer
+from .stack import Direction, WriteLayer, direction_of, weights
 
 
 def _write_layer(

@@ -17,8 +17,11 @@ import click
 from .. import __version__
 from ..errors import StateportError
 
-_OWN: Final = ("doctor", "inspect", "run", "verify")
-_EXPORTERS: Final = {"export": "Export a PyTorch network to ONNX with explicit state."}
+_OWN: Final = ("doctor", "inspect", "run", "tune", "verify")
+_EXPORTERS: Final = {
+    "export": "Export a PyTorch network to ONNX with explicit state.",
+    "quantize": "Make a model's weights 8 or 4 bits wide.",
+}
 
 
 class _Commands(click.Group):

@@ -11,6 +11,24 @@ from rich.console import Console
 
 from ..engines import ENGINES
 
+
+class _Numbers(click.ParamType[tuple[int, ...]]):
+    """Whole numbers of at least 1, separated by commas."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of whole numbers of at least 1: 1,64.", param, ctx)
+        return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+NUMBERS: Final = _Numbers()
 MODEL: Final = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 ENGINE: Final = click.Choice(list(ENGINES))
 

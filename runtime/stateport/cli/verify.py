@@ -9,8 +9,8 @@ import click
 from ..files import check_place
 from ..model import load
 from ..parity import report as reports
+from ..parity.bounds import Tolerance
 from ..parity.vectors import Vectors, vectors_path
-from ..parity.verify import Tolerance
 from ..parity.verify import verify as run_verify
 from .common import ENGINE, MODEL, console
 
@@ -28,6 +28,9 @@ from .common import ENGINE, MODEL, console
 )
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute bound, in place of the floor.")
 @click.option("--rtol", type=click.FloatRange(min=0), help="Relative bound, in place of the floor.")
+@click.option(
+    "--snr", type=float, help="Decibels of the truth above the error, in place of the floor."
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write the report: FILE.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, nothing else.")
 @click.pass_context
@@ -38,18 +41,22 @@ def verify(
     vectors_file: Path | None,
     atol: float | None,
     rtol: float | None,
+    snr: float | None,
     report: Path | None,
     as_json: bool,
 ) -> None:
     """Check that MODEL.onnx gives PyTorch's answers: outputs, states, every step.
 
-    The answers were recorded by `stateport export` in float64; PyTorch is not needed here. The
-    exit code is 1 when any answer is off by more than its bound.
+    The answers were recorded by `stateport export` in float64; PyTorch is not needed here. A
+    model of reduced precision is judged by a signal-to-noise budget. The exit code is 1 when any
+    answer is off by more than its bound.
     """
     if report is not None and report.suffix != ".json":
         raise click.BadParameter("Reports are written as FILE.json.", param_hint="--report")
     if report is not None:
         check_place(report)
+    if snr is not None and (atol is not None or rtol is not None):
+        raise click.UsageError("--snr and --atol or --rtol exclude one another; give one of them.")
     tolerance = None
     if atol is not None or rtol is not None:
         tolerance = Tolerance(atol or 0.0, rtol or 0.0)
@@ -64,6 +71,7 @@ def verify(
                 vectors,
                 name=str(model),
                 tolerance=tolerance,
+                snr=snr,
                 progress=lambda case: status.update(f"{engine}: {case}"),  # noqa: B023
             )
         results.append(result)

@@ -30,7 +30,8 @@ def table(report: Report) -> Table:
     )
     grid.add_column("case")
     grid.add_column("output")
-    for heading in ("error", "floor", "x floor", "step"):
+    reduced = any(m.snr is not None for m in report.measurements)
+    for heading in ("error", "floor", "SNR" if reduced else "x floor", "step"):
         grid.add_column(heading, justify="right")
     grid.add_column("verdict")
     for shown in _worst(report.measurements):
@@ -38,7 +39,7 @@ def table(report: Report) -> Table:
         numbers = [
             _number(shown.error),
             _number(shown.floor),
-            _multiple(shown.multiple),
+            _decibels(shown.snr) if reduced else _multiple(shown.multiple),
         ]
         step = "" if shown.step is None else str(shown.step)
         grid.add_row(escape(shown.case), escape(shown.output), *numbers, step, verdict)
@@ -51,6 +52,11 @@ def summary(report: Report) -> str:
     cases = len({m.case for m in report.measurements})
     verdict = f"PASS: {cases} cases" if report.passed else f"FAIL: {failed} of {cases} cases"
     verdict += f" on {report.engine}, up to {report.steps} chained steps"
+    ratios = [m.snr for m in report.measurements if m.snr is not None]
+    if ratios:
+        verdict += f"; the truth is {_decibels(min(ratios))} above the error or more, "
+        verdict += f"{report.bound} was wanted ({report.precision}, {report.truth} truth)"
+        return "\n".join([*_problems(report), f"{verdict}."])
     shares = [m.share for m in report.measurements if m.share is not None]
     if shares:
         worst = max(shares)
@@ -66,6 +72,11 @@ def worst(report: Report) -> str:
     if problems:
         return f"{problems[0].rstrip('.')}."
     one = max(report.measurements, key=lambda m: m.share or 0.0)
+    if one.snr is not None:
+        return (
+            f"{one.case}: the truth of {one.output} is {_decibels(one.snr)} above the error at "
+            f"step {one.step}, {report.bound} was wanted."
+        )
     return (
         f"{one.case}: {one.output} is {_number(one.error)} off at step {one.step}, where PyTorch "
         f"itself loses {_number(one.floor)}."
@@ -123,6 +134,10 @@ def _worst(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.1e}"
+
+
+def _decibels(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} dB"
 
 
 def _multiple(value: float | None) -> str:

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import ArraySpec, describe
+from ..contract import ArraySpec, Contract, describe
 from ..errors import EngineError, FileError, InputError, StreamingError
 from ..model import Model
 from ..state import State
+from .bounds import BUDGETS, FALLBACK, Bound, Budget, Floor, Tolerance, signal
 from .vectors import Case, Vectors, call_inputs, results, row_errors, rows
 
 Array = NDArray[Any]
-
-#: A float32 engine may lose this many times what PyTorch itself loses in float32. Engines sum in
-#: another order and approximate tanh and sigmoid; docs/parity.md has the measurements behind it.
-FLOOR_FACTOR: Final = 8.0
-#: The bounds where truth could only be had in float32, and there is no floor to go by.
-FALLBACK: Final = (1e-5, 1e-4)
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """A bound that replaces the floor: |error| <= atol + rtol * |truth|, element by element."""
-
-    atol: float
-    rtol: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +32,7 @@ class Measurement:
             None where there was nothing to compare.
         floor: what PyTorch in float32 loses up to that step.
         share: the error as a share of what is allowed there; at most 1 passes.
+        snr: for reduced precision, decibels of the truth above the error in the worst window.
         problem: why nothing could be compared: a wrong shape or dtype, an engine that failed.
     """
 
@@ -55,6 +43,7 @@ class Measurement:
     floor: float | None = None
     share: float | None = None
     problem: str | None = None
+    snr: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -78,6 +67,7 @@ class Report:
     engine_version: str
     truth: str
     bound: str
+    precision: str
     steps: int
     environment: dict[str, str]
     made_with: dict[str, str]
@@ -95,6 +85,7 @@ def verify(
     *,
     name: str = "model",
     tolerance: Tolerance | None = None,
+    snr: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Runs every case and compares every output, state and step with PyTorch's answers.
@@ -104,35 +95,54 @@ def verify(
         vectors: the answers that were recorded beside it.
         name: what the report calls the model.
         tolerance: a bound of the caller's in place of multiples of the floor.
+        snr: a budget of the caller's, in decibels; by default that of the model's precision, and
+            for float32 multiples of the floor.
         progress: is called with each case's name before it runs.
 
     Raises:
         FileError: the vectors belong to another model.
     """
-    if vectors.contract != model.contract:
+    if not _same_but_for_precision(vectors.contract, model):
         raise FileError(
             f"The vectors are not those of {name}: the two have different contracts. "
             "Export the model again, which writes both."
         )
-    if tolerance is None and vectors.truth != "float64":
-        tolerance = Tolerance(*FALLBACK)
+    if tolerance is None and snr is None:
+        snr = BUDGETS.get(model.precision)
+        if snr is None and vectors.truth != "float64":
+            tolerance = Tolerance(*FALLBACK)
+    bound: Bound = Floor() if tolerance is None else tolerance
+    if snr is not None:
+        bound = Budget(snr, _signals(vectors))
     measurements: list[Measurement] = []
     for case in vectors.cases:
         progress(case.name)
-        measurements.extend(_judge_case(model, vectors, case, tolerance))
+        measurements.extend(_judge_case(model, vectors, case, bound))
     return Report(
         model=name,
         engine=model.engine,
         engine_version=model.engine_version,
         truth=vectors.truth,
-        bound=f"{FLOOR_FACTOR:g} times the floor"
-        if tolerance is None
-        else f"atol {tolerance.atol:g}, rtol {tolerance.rtol:g}",
+        bound=str(bound),
+        precision=model.precision,
         steps=max(sum(case.chunks) for case in vectors.cases),
         environment=environment(),
         made_with=dict(vectors.made_with),
         measurements=tuple(measurements),
     )
+
+
+def _signals(vectors: Vectors) -> dict[str, float]:
+    names = [spec.name for spec in results(vectors.contract)]
+    return {name: signal([case.truth[name] for case in vectors.cases]) for name in names}
+
+
+def _same_but_for_precision(contract: Contract, model: Model) -> bool:
+    """Whether the vectors are the model's; one of float16 may have float16 where they do not."""
+    theirs = model.contract.to_json()
+    if model.precision == "float16":
+        return theirs.replace('"float16"', '"float32"') == contract.to_json()
+    return theirs == contract.to_json()
 
 
 def environment() -> dict[str, str]:
@@ -145,9 +155,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def _judge_case(
-    model: Model, vectors: Vectors, case: Case, tolerance: Tolerance | None
-) -> Iterator[Measurement]:
+def _judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iterator[Measurement]:
     specs = results(model.contract)
     try:
         answers = list(_run(model, case))
@@ -159,18 +167,27 @@ def _judge_case(
         collected = [answer[spec.name] for answer in answers]
         problem = _wrong_kind(spec, case, collected)
         if problem is None:
-            yield _measure(spec, case, collected, vectors.floor[spec.name], tolerance)
+            yield _measure(spec, case, collected, vectors.floor[spec.name], bound)
         else:
             yield Measurement(case.name, spec.name, problem=problem)
 
 
 def _run(model: Model, case: Case) -> Iterator[dict[str, Array]]:
     """Each call's outputs, and under the state outputs' names the state after it."""
-    state = State(case.initial) if case.initial else None
+    dtypes = {
+        spec.name: spec.dtype for spec in (*model.contract.inputs, *model.contract.state_inputs)
+    }
+
+    def fitting(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """In the model's dtypes: to round what is fed is part of what a float16 model loses."""
+        return {name: array.astype(dtypes[name], copy=False) for name, array in arrays.items()}
+
+    state = State(fitting(case.initial)) if case.initial else None
     stream = model.stream() if case.through == "stream" else None
     if stream is not None and state is not None:
         stream.restore(state)
-    for inputs in call_inputs(model.contract, case):
+    for recorded in call_inputs(model.contract, case):
+        inputs = fitting(recorded)
         if stream is not None:
             outputs = stream.run(inputs)
             state = stream.state
@@ -201,7 +218,7 @@ def _measure(
     case: Case,
     answers: Sequence[Array],
     floor: Array,
-    tolerance: Tolerance | None,
+    bound: Bound,
 ) -> Measurement:
     table, steps = rows(spec, case, answers)
     truth = case.truth[spec.name]
@@ -213,7 +230,7 @@ def _measure(
     if not len(table):  # x[:, 1:] of a single step
         return Measurement(case.name, spec.name, sum(case.chunks) - 1, 0.0, None, 0.0)
     errors, floors = row_errors(table, truth), floor[steps]
-    shares = _shares(table, truth, errors, floors, tolerance)
+    shares = bound.shares(spec.name, table, truth, floors)
     worst = int(np.argmax(shares))
     return Measurement(
         case=case.name,
@@ -222,6 +239,7 @@ def _measure(
         error=float(errors[worst]),
         floor=float(floors[worst]),
         share=float(shares[worst]),
+        snr=bound.snr(float(shares[worst])),
     )
 
 
@@ -232,24 +250,3 @@ def _kept(table: Array, kept: Array) -> Array:
         broken = np.isnan(table).any(axis=1, keepdims=True)
         part = np.where(broken & ~np.isnan(part).any(axis=1, keepdims=True), np.nan, part)
     return part
-
-
-def _shares(
-    table: Array, truth: Array, errors: Array, floors: Array, tolerance: Tolerance | None
-) -> Array:
-    """Each row's error as a share of what is allowed there."""
-    if tolerance is None:
-        return _ratio(errors, FLOOR_FACTOR * floors)
-    allowed = tolerance.atol + tolerance.rtol * np.abs(np.nan_to_num(truth))
-    with np.errstate(invalid="ignore"):
-        off = np.abs(table.astype(np.float64) - truth)
-    off = np.where((table == truth) | (np.isnan(table) & np.isnan(truth)), 0.0, off)
-    off = np.where(np.isfinite(off), off, np.inf)
-    shares: Array = _ratio(off, allowed).max(axis=1, initial=0.0)
-    return shares
-
-
-def _ratio(error: Array, allowed: Array) -> Array:
-    """Error / allowed, where no error at all is fine even if none is allowed."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(error == 0.0, 0.0, error / allowed)

@@ -1,0 +1,31 @@
+"""Writing ONNX files, and checking that they are ONNX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import onnx
+import onnx_ir as ir
+
+from .errors import ExportError
+
+#: Protocol Buffers cannot hold more than 2 GiB; beyond this, weights go to a file beside the model.
+EXTERNAL_ABOVE: Final = 1_800_000_000
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Writes a model, with more than 2 GB of weights in `model.onnx.data` beside it.
+
+    Raises:
+        ExportError: what was made is not valid ONNX.
+    """
+    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
+    external = f"{path.name}.data" if weights > EXTERNAL_ABOVE else None
+    ir.save(model, path, external_data=external)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"The exported graph is not valid ONNX, which is a fault of stateport: {error}"
+        ) from error

@@ -1,0 +1,193 @@
+"""Files made of a model's file: quantised ones, and its single step. Without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+import onnx_ir as ir
+
+from stateport import Contract, load
+from stateport.contract import CONTRACT_KEY, PRECISION_KEY
+from stateport.engines import status
+from stateport.files import check_place, written_together
+from stateport.model import read_contract
+from stateport.onnx_file import read
+from stateport.parity.report import worst
+from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.verify import Report, verify
+from stateport.tune import Variant
+
+from .errors import ExportError
+from .precision import Outcome, product_in, quantize_graph, quantize_linear
+from .products import Product, blockwise
+from .saving import save
+from .stepping import single_step
+
+#: The widths that weights can have.
+BITS: Final = (8, 4)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` wrote, and what became of every operator with weights.
+
+    `report` is what verifying the file said, None where it was not done.
+    """
+
+    path: Path
+    outcomes: tuple[Outcome, ...]
+    report: Report | None
+
+
+def quantize(
+    source: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    bits: int = 8,
+    reduce_range: bool = False,
+    check: bool = True,
+) -> Quantized:
+    """Makes a file with weights in 8 or 4 bits of a model's file. The contract stays the same.
+
+    The vectors beside the model are copied beside the new file, so that it can be verified by
+    itself; its metadata say its precision, by which `verify` chooses the budget.
+
+    Args:
+        source: a model file with float32 weights, as `export` writes it.
+        path: the file to write.
+        bits: 8: a scale for each column, and values that are quantised in each call. 4: a scale
+            for each block of 32 weights, and values in float32.
+        reduce_range: of 8 bits use 7, for processors without VNNI, whose products saturate.
+        check: whether the file is verified on `ort-cpu` before it appears.
+
+    Raises:
+        FileError: a file cannot be read or written.
+        ContractError: the file has no contract.
+        ExportError: nothing in it can be quantised, or it fails verification.
+    """
+    source, path = Path(source), Path(path)
+    if bits not in BITS:
+        raise ExportError(f"bits is {bits!r}; 8 or 4 was expected.")
+    check_place(path)
+    if path.exists() and path.samefile(source):
+        raise ExportError(f"{path} is the model itself; give the new file another name.")
+    file = read(source)
+    read_contract(file)
+    if PRECISION_KEY in file.metadata:
+        raise ExportError(
+            f"{source} is in {file.metadata[PRECISION_KEY]} already; quantise the file that "
+            "`stateport export` wrote."
+        )
+    recorded = vectors_path(source)
+    if check and not recorded.is_file():
+        raise ExportError(
+            f"There are no vectors {recorded}, against which the new file would be verified. "
+            "Copy them beside the model, or say --no-check."
+        )
+    model = ir.load(source)
+    outcomes = quantize_graph(model, bits, reduce_range=reduce_range)
+    if not any(outcome.form for outcome in outcomes):
+        raise ExportError(f"{source} has nothing that can be quantised: {_reasons(outcomes)}.")
+    model.metadata_props[PRECISION_KEY] = f"int{bits}"
+    with written_together(path) as folder:
+        save(model, folder / path.name)
+        report = None
+        if recorded.is_file():
+            shutil.copyfile(recorded, folder / vectors_path(path).name)
+        if check and status("ort-cpu").problem is None:
+            report = verify(load(folder / path.name), Vectors.load(recorded), name=str(path))
+            if not report.passed:
+                raise ExportError(
+                    f"The quantised file is too far from PyTorch, so it was not written. "
+                    f"{worst(report)} --no-check writes it anyway."
+                )
+    return Quantized(path, tuple(outcomes), report)
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> str:
+    reasons = [f"{o.operator} {o.name!r}: {o.because}" for o in outcomes]
+    return "; ".join(reasons) or "it has no recurrent or linear layer with stored weights"
+
+
+def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Variant | str]:
+    """Writes what else of a model's file `stateport tune` may choose from, into a folder.
+
+    Gives variants, and of those that cannot be made the reason why.
+
+    Args:
+        source: a model file.
+        folder: where to write.
+        reduced: whether variants of reduced precision are wanted too.
+    """
+    model = read(source)
+    if PRECISION_KEY in model.metadata or "time" not in _axes(read_contract(model)):
+        yield "the file has no time axis, or its precision is reduced already"
+        return
+
+    def stepped(name: str, product: Product | None = None, bits: int = 0) -> Path:
+        step = _single_step(source)
+        if product is not None:
+            quantize_linear(step, product)
+            step.metadata_props[PRECISION_KEY] = f"int{bits}"
+        return _written(step, folder / f"{name}.onnx")
+
+    def whole(name: str) -> Path:
+        network = ir.load(source)
+        quantize_graph(network, 8)
+        network.metadata_props[PRECISION_KEY] = "int8"
+        return _written(network, folder / f"{name}.onnx")
+
+    makers: list[tuple[str, str, Callable[[], tuple[Path | None, Path | None]]]] = [
+        ("plain step", "float32", lambda: (None, stepped("step"))),
+    ]
+    if reduced:
+        makers += [
+            ("int8", "int8", lambda: (whole("int8"), None)),
+            (
+                "int8, plain step",
+                "int8",
+                lambda: (whole("int8"), stepped("int8.step", product_in(8), 8)),
+            ),
+            (
+                "step in blocks of 8 bits",
+                "int8",
+                lambda: (None, stepped("w8", blockwise(8), 8)),
+            ),
+            (
+                "step in blocks of 4 bits",
+                "int4",
+                lambda: (None, stepped("w4", blockwise(4), 4)),
+            ),
+        ]
+    for name, precision, make in makers:
+        try:
+            yield Variant(name, precision, *make())
+        except ExportError as error:
+            yield f"{name}: {error}"
+
+
+def _written(model: ir.Model, path: Path) -> Path:
+    save(model, path)
+    return path
+
+
+def _single_step(source: Path) -> ir.Model:
+    """The model's single step, with a contract in which time is 1."""
+    model = ir.load(source)
+    single_step(model)
+    document = json.loads(model.metadata_props[CONTRACT_KEY])
+    for kind in ("inputs", "outputs", "states"):
+        for spec in document[kind]:
+            spec["shape"] = [1 if axis == "time" else axis for axis in spec["shape"]]
+    model.metadata_props[CONTRACT_KEY] = json.dumps(document)
+    return model
+
+
+def _axes(contract: Contract) -> set[object]:
+    return {axis for spec in contract.inputs for axis in spec.shape}

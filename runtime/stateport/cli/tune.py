@@ -1,0 +1,143 @@
+"""`stateport tune`: find the quickest plan for a load, among those that pass verification."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from ..files import check_place
+from ..parity.vectors import Vectors, vectors_path
+from ..tune.tuning import Trial, Tuned, Wanted
+from ..tune.tuning import tune as run_tune
+from .common import ENGINE, MODEL, NUMBERS, console
+
+
+@click.command(short_help="Find the quickest plan for a load.")
+@MODEL
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the plan: PLAN.json.")
+@click.option("--streams", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--time", "chunks", type=NUMBERS, default="1", show_default=True, help="Steps per call: 1,10."
+)
+@click.option(
+    "--goal", type=click.Choice(["latency", "throughput"]), default="latency", show_default=True
+)
+@click.option(
+    "--snr", type=float, help="Allow reduced precision: decibels of the truth above the error."
+)
+@click.option("--engine", "engines", type=ENGINE, multiple=True, help="Try it; may be repeated.")
+@click.option("--threads", type=NUMBERS, help="Threads per call: 1,2; by default 1 and all cores.")
+@click.option(
+    "--vectors",
+    "vectors_file",
+    type=click.Path(path_type=Path),
+    help="The recorded answers, if not beside the model.",
+)
+@click.option("--rounds", type=click.IntRange(min=2), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the trials as JSON, nothing else.")
+def tune(
+    model: Path,
+    output: Path | None,
+    streams: int,
+    chunks: tuple[int, ...],
+    goal: str,
+    snr: float | None,
+    engines: tuple[str, ...],
+    threads: tuple[int, ...] | None,
+    vectors_file: Path | None,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Find how MODEL.onnx is run the quickest for a load, and write that as a plan.
+
+    Engines, threads, and ways to write a step (with the exporter installed) are measured side by
+    side. The plan is the quickest that gives PyTorch's answers: within the usual bound, or with
+    --snr within that budget. Use it with `--plan`, or load(model, plan=...).
+    """
+    output = output or model.with_name(f"{model.stem}.plan.json")
+    if output.suffix != ".json":
+        raise click.BadParameter("A plan is written as FILE.json.", param_hint="--output")
+    check_place(output)
+    vectors = Vectors.load(vectors_file or vectors_path(model))
+    with console(stderr=True).status("") as status:
+        tuned = run_tune(
+            model,
+            vectors,
+            output,
+            Wanted(streams, chunks, goal, snr),
+            engines=engines,
+            threads=threads or tuple(sorted({1, len(os.sched_getaffinity(0))})),
+            rounds=rounds,
+            progress=lambda text: status.update(escape(text)),
+        )
+    if as_json:
+        click.echo(json.dumps(_document(tuned, output), indent=1))
+        return
+    screen = console()
+    screen.print(_table(tuned))
+    for note in tuned.notes:
+        screen.print(f"Not tried: {note}.", markup=False, soft_wrap=True)
+    screen.print(f"Written: {output}", markup=False, soft_wrap=True)
+
+
+def _table(tuned: Tuned) -> Table:
+    wanted = tuned.wanted
+    streams = "1 stream" if wanted.streams == 1 else f"{wanted.streams} streams"
+    grid = Table(
+        box=SIMPLE_HEAD,
+        title=f"Plans for {streams}, by {wanted.goal}",
+        title_justify="left",
+        title_style="bold",
+    )
+    for heading in ("plan", "engine"):
+        grid.add_column(heading)
+    for heading in ("threads", "steps per call", "us per call", "p99", "steps/s"):
+        grid.add_column(heading, justify="right")
+    grid.add_column("verdict")
+    for trial in tuned.trials:
+        style = "bold green" if trial is tuned.best else ""
+        grid.add_row(*_cells(trial, wanted.streams), style=style)
+    return grid
+
+
+def _cells(trial: Trial, streams: int) -> list[str]:
+    plan, times = trial.plan, trial.times
+    options = "".join(f", {name} {value}" for name, value in plan.options.items())
+    cells = [trial.variant.name, f"{plan.engine}{options}", str(plan.threads), str(plan.chunk)]
+    if times is not None:
+        rate = streams * plan.chunk / times.median
+        cells += [f"{times.median * 1e6:.1f}", f"{times.latency(0.99) * 1e6:.1f}", f"{rate:,.0f}"]
+    else:
+        cells += ["", "", ""]
+    return [*cells, escape(trial.verdict)]
+
+
+def _document(tuned: Tuned, output: Path) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "plan": str(output),
+        "notes": list(tuned.notes),
+        "trials": [
+            {
+                "variant": trial.variant.name,
+                "precision": trial.variant.precision,
+                "engine": trial.plan.engine,
+                "options": dict(trial.plan.options),
+                "threads": trial.plan.threads,
+                "time": trial.plan.chunk,
+                "seconds": trial.times and trial.times.median,
+                "quartiles": trial.times and list(trial.times.quartiles),
+                "p99": trial.times and trial.times.latency(0.99),
+                "verdict": trial.verdict,
+                "best": trial is tuned.best,
+            }
+            for trial in tuned.trials
+        ],
+    }

@@ -1,0 +1,46 @@
+"""Two graphs of one network as one engine: one for single steps, one for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..contract import Contract
+from .base import Arrays, Carrier, Engine
+from .bound import BoundCarrier
+
+
+class Stepwise:
+    """An engine that has a graph of its own for calls in which time is 1.
+
+    Both work in the host's memory, on the same arrays, so that a sequence goes from one to the
+    other without its state being moved.
+    """
+
+    def __init__(self, contract: Contract, whole: Engine, step: Engine) -> None:
+        self.name = whole.name
+        self.version = whole.version
+        self.precision = whole.precision
+        self._contract = contract
+        self._whole = whole
+        self._step = step
+        self._time = next(s for s in contract.inputs if "time" in s.shape)
+        self._axis = self._time.shape.index("time")
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Runs the graph that fits the chunk."""
+        return self._fitting(inputs).run(inputs, outputs)
+
+    def carrier(self) -> Carrier:
+        """A live sequence in the host's memory."""
+        return BoundCarrier(self._contract, self)
+
+    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+        """The call of the graph that fits the chunk."""
+        return self._fitting(inputs).bind(inputs, outputs)
+
+    def _fitting(self, inputs: Arrays) -> Engine:
+        one_step = inputs[self._time.name].shape[self._axis] == 1
+        return self._step if one_step else self._whole

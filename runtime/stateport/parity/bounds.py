@@ -1,0 +1,146 @@
+"""What an error may be: multiples of the floor, a tolerance, or a signal-to-noise budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .vectors import row_errors
+
+Array = NDArray[Any]
+
+#: A float32 engine may lose this many times what PyTorch itself loses in float32. Engines sum in
+#: another order and approximate tanh and sigmoid; docs/parity.md has the measurements behind it.
+FLOOR_FACTOR: Final = 8.0
+#: The bounds where truth could only be had in float32, and there is no floor to go by.
+FALLBACK: Final = (1e-5, 1e-4)
+
+#: How many decibels the truth must be above the error, by precision. Half a digit more or less is
+#: 10 dB. docs/parity.md has the measurements behind them.
+BUDGETS: Final = {"float16": 50.0, "bfloat16": 25.0, "int8": 25.0, "int4": 12.0}
+
+#: The error is averaged over so many rows at a time, so that nothing hides in a long sequence.
+WINDOW: Final = 64
+
+
+class Bound(Protocol):
+    """What an error may be."""
+
+    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:
+        """Each row's error as a share of what is allowed there; table and truth are rows."""
+
+    def snr(self, share: float) -> float | None:
+        """The signal-to-noise ratio that a share says, where it is one."""
+
+
+class Floor:
+    """Multiples of what PyTorch itself loses."""
+
+    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:  # noqa: ARG002
+        """Each row's error as a share of what is allowed there."""
+        return _ratio(row_errors(table, truth), FLOOR_FACTOR * floors)
+
+    def snr(self, share: float) -> None:  # noqa: ARG002
+        """There is none."""
+        return
+
+    def __str__(self) -> str:
+        return f"{FLOOR_FACTOR:g} times the floor"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A bound that replaces the floor: |error| <= atol + rtol * |truth|, element by element."""
+
+    atol: float
+    rtol: float
+
+    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:  # noqa: ARG002
+        """Each row's error as a share of what is allowed there."""
+        allowed = self.atol + self.rtol * np.abs(np.nan_to_num(truth))
+        with np.errstate(invalid="ignore"):
+            off = np.abs(table.astype(np.float64) - truth)
+        off = np.where((table == truth) | (np.isnan(table) & np.isnan(truth)), 0.0, off)
+        off = np.where(np.isfinite(off), off, np.inf)
+        shares: Array = _ratio(off, allowed).max(axis=1, initial=0.0)
+        return shares
+
+    def snr(self, share: float) -> None:  # noqa: ARG002
+        """There is none."""
+        return
+
+    def __str__(self) -> str:
+        return f"atol {self.atol:g}, rtol {self.rtol:g}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A signal-to-noise ratio in decibels, for reduced precision.
+
+    The signal is the root mean square of an output's truth over all cases; the noise that of the
+    error in every window of `WINDOW` rows.
+    """
+
+    decibels: float
+    signals: Mapping[str, float]
+
+    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:  # noqa: ARG002
+        """Each window's noise as a share of what is allowed."""
+        allowed = self.signals[name] * 10 ** (-self.decibels / 20)
+        return _ratio(noise(table, truth), np.array(allowed))
+
+    def snr(self, share: float) -> float:
+        """What is left above the budget, and the budget."""
+        return self.decibels - decibels(share, 1.0) if share > 0 else float("inf")
+
+    def __str__(self) -> str:
+        return f"{self.decibels:g} dB"
+
+
+def lowest(*precisions: str) -> str:
+    """Of several precisions, the one with the lowest budget."""
+    return min(precisions, key=lambda name: BUDGETS.get(name, np.inf))
+
+
+def signal(truths: list[Array]) -> float:
+    """The root mean square of the truth of one output over all cases."""
+    finite = [truth[np.isfinite(truth)].astype(np.float64) for truth in truths]
+    values = np.concatenate([np.zeros(0), *(part.ravel() for part in finite)])
+    return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+
+
+def noise(table: Array, truth: Array) -> Array:
+    """For each row, the root mean square of the error in the window of rows that ends with it.
+
+    Both are (rows, elements); an error that is no number is infinite. The first rows have a window
+    that begins with the first.
+    """
+    exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = table.astype(np.float64) - truth
+        squares = np.where(exact, 0.0, np.where(np.isfinite(error), error**2, np.inf))
+        row = squares.mean(axis=1) if squares.shape[1] else np.zeros(len(squares))
+    means = np.empty_like(row)
+    for number in range(len(row)):
+        means[number] = row[max(0, number + 1 - WINDOW) : number + 1].mean()
+    result: Array = np.sqrt(means)
+    return result
+
+
+def decibels(signal_rms: float, noise_rms: float) -> float:
+    """20 log10(signal / noise): infinite without noise."""
+    if noise_rms == 0.0:
+        return float("inf")
+    if not np.isfinite(noise_rms) or signal_rms == 0.0:
+        return float("-inf")
+    return float(20 * np.log10(signal_rms / noise_rms))
+
+
+def _ratio(error: Array, allowed: Array) -> Array:
+    """Error / allowed, where no error at all is fine even if none is allowed."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(error == 0.0, 0.0, error / allowed)
