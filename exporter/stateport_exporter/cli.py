@@ -54,7 +54,7 @@ def export(
     that returns one. Its code is run. PyTorch's own answers are written beside the model, for
     `stateport verify`; where ONNX Runtime is installed, the file is verified before it appears.
     """
-    values = dict(_argument(text) for text in arguments)
+    values = dict(parse_argument(text) for text in arguments)
     with Console(stderr=True).status("Importing PyTorch") as status:
         from stateport.parity.report import summary
 
@@ -63,7 +63,7 @@ def export(
 
         status.update(f"Loading {target}")
         module = load_target(target, values)
-        example = _example(module, examples)
+        example = find_example(module, examples)
         status.update(f"Exporting {target}")
         result = run_export(
             module,
@@ -92,7 +92,8 @@ def export(
         click.echo(summary(result.report))
 
 
-def _argument(text: str) -> tuple[str, object]:
+def parse_argument(text: str) -> tuple[str, object]:
+    """NAME=VALUE, where the value is a Python literal or a plain word."""
     name, separator, value = text.partition("=")
     if not separator or not name.isidentifier():
         raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint="--arg")
@@ -102,7 +103,7 @@ def _argument(text: str) -> tuple[str, object]:
         return name, value  # a plain word
 
 
-def _example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
+def find_example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
     """The example that the options name, or the module's own."""
     from .errors import ExportError
     from .loading import load_attribute

@@ -63,7 +63,7 @@ def load(
     file = read(path)
     contract = read_contract(file)
     opened = open_engine(engine or "ort-cpu", file, contract, threads, engine_options)
-    return Model(contract, opened, file.initial, _precision(file))
+    return Model(contract, opened, file.initial, _precision(file), threads or 1)
 
 
 def _load_plan(path: Path, plan: Plan, place: Path) -> Model:
@@ -81,7 +81,7 @@ def _load_plan(path: Path, plan: Plan, place: Path) -> Model:
         step_file = read(step)
         precisions.append(_precision(step_file))
         opened = Stepwise(contract, opened, open_engine(plan.engine, step_file, *options))
-    return Model(contract, opened, file.initial, lowest(*precisions))
+    return Model(contract, opened, file.initial, lowest(*precisions), plan.threads)
 
 
 def _precision(file: OnnxFile) -> str:
@@ -160,10 +160,12 @@ class Model:
         engine: Engine,
         initial: Mapping[str, Array] | None = None,
         precision: str = "float32",
+        threads: int = 1,
     ) -> None:
         self._contract = contract
         self._engine = engine
         self._initial = initial or {}
+        self._threads = threads
         self._precision = lowest(precision, engine.precision)
         self._outputs = [s.name for s in (*contract.outputs, *contract.state_outputs)]
 
@@ -181,6 +183,11 @@ class Model:
     def engine_version(self) -> str:
         """The engine's library and its version."""
         return self._engine.version
+
+    @property
+    def threads(self) -> int:
+        """How many threads one call may use."""
+        return self._threads
 
     @property
     def precision(self) -> str:

@@ -53,6 +53,7 @@ class OnnxFile:
     """The outline of an ONNX file.
 
     `initial` are the first values of states, by the states' inputs: the only arrays that are read.
+    `tables` are the weights of which a call reads a few rows, as of an embedding.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class OnnxFile:
     operators: Counter[str]
     weights: tuple[Weight, ...]
     initial: dict[str, NDArray[Any]]
+    tables: frozenset[str] = frozenset()
 
     @property
     def external_files(self) -> tuple[str, ...]:
@@ -251,6 +253,7 @@ class _Outline:
     operators: Counter[str] = field(default_factory=Counter)
     weights: list[Weight] = field(default_factory=list)
     initial: dict[str, _Tensor] = field(default_factory=dict)
+    tables: set[str] = field(default_factory=set)
     graphs: int = 0
 
     def model(self, data: memoryview) -> _Outline:
@@ -287,6 +290,7 @@ class _Outline:
             operators=self.operators,
             weights=tuple(self.weights),
             initial={},
+            tables=frozenset(self.tables),
         )
 
     def _without_weights(self, inputs: list[ArraySpec]) -> tuple[ArraySpec, ...]:
@@ -319,13 +323,18 @@ class _Outline:
 
     def node(self, data: memoryview, depth: int) -> None:
         operator, domain = "", ""
+        operands = []
         for number, value in _Fields(data):
-            if number == 4:
+            if number == 1:
+                operands.append(value)
+            elif number == 4:
                 operator = _text(value)
             elif number == 7:
                 domain = _text(value)
             elif number == 5:
                 self.attribute(_bytes(value), depth)
+        if operator == "Gather" and operands:
+            self.tables.add(_text(operands[0]))
         self.operators[operator if domain in ("", "ai.onnx") else f"{domain}::{operator}"] += 1
 
     def attribute(self, data: memoryview, depth: int) -> None:

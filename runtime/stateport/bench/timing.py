@@ -7,14 +7,15 @@ contender has its turn, and the median of the rounds is given with its quartiles
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
 Call = Callable[[], object]
+_Name = TypeVar("_Name", bound=Hashable)
 
 ROUNDS: Final = 30
 SECONDS: Final = 0.03  # of each contender in each round
@@ -70,12 +71,12 @@ def ratio(one: Times, other: Times) -> Ratio:
 
 
 def measure(
-    calls: Mapping[str, Call],
+    calls: Mapping[_Name, Call],
     *,
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
     progress: Callable[[float], None] = lambda _: None,
-) -> dict[str, Times]:
+) -> dict[_Name, Times]:
     """Times the contenders in rounds, in which each has its turn.
 
     Args:
@@ -85,8 +86,8 @@ def measure(
         progress: is told the share that is done after each round.
     """
     counts = {name: _calibrated(call, seconds) for name, call in calls.items()}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    singles: dict[str, list[int]] = {name: [] for name in calls}
+    taken: dict[_Name, list[float]] = {name: [] for name in calls}
+    singles: dict[_Name, list[int]] = {name: [] for name in calls}
     enabled = gc.isenabled()
     gc.disable()  # a collection would be charged to whoever had the turn
     try:

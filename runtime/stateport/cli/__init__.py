@@ -17,7 +17,7 @@ import click
 from .. import __version__
 from ..errors import StateportError
 
-_OWN: Final = ("doctor", "inspect", "run", "tune", "verify")
+_OWN: Final = ("bench", "doctor", "inspect", "run", "tune", "verify")
 _EXPORTERS: Final = {
     "export": "Export a PyTorch network to ONNX with explicit state.",
     "quantize": "Make a model's weights 8 or 4 bits wide.",

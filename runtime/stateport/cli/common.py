@@ -30,6 +30,9 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
 
 NUMBERS: Final = _Numbers()
 MODEL: Final = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
+PLAN: Final = click.option(
+    "--plan", type=click.Path(path_type=Path), help="Run as `stateport tune` found: PLAN.json."
+)
 ENGINE: Final = click.Choice(list(ENGINES))
 
 

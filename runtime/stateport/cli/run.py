@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..files import check_place, read_npy, write_npz, written_atomically
 from ..model import Model, load
 from ..state import State
-from .common import ENGINE, MODEL, console, named_path
+from .common import ENGINE, MODEL, PLAN, console, named_path
 
 Array = NDArray[Any]
 
@@ -27,8 +27,9 @@ Array = NDArray[Any]
     "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE.npy", help="An input; repeat."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs: OUT.npz.")
-@click.option("--engine", type=ENGINE, default="ort-cpu", show_default=True)
+@click.option("--engine", type=ENGINE, help="The engine; default ort-cpu.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine; default 1.")
+@PLAN
 @click.option("--chunk", type=click.IntRange(min=1), help="Feed N steps at a time, as a stream.")
 @click.option("--state-in", type=click.Path(path_type=Path), help="Go on from a saved state.")
 @click.option("--state-out", type=click.Path(path_type=Path), help="Save the state at the end.")
@@ -36,20 +37,23 @@ def run(
     model: Path,
     inputs: tuple[str, ...],
     output: Path | None,
-    engine: str,
+    engine: str | None,
     threads: int | None,
+    plan: Path | None,
     chunk: int | None,
     state_in: Path | None,
     state_out: Path | None,
 ) -> None:
     """Run MODEL.onnx on arrays from .npy files and write its outputs to a .npz file."""
+    if plan is not None and (engine is not None or threads is not None):
+        raise click.UsageError("--plan says the engine and the threads; give these or the plan.")
     if output is not None and output.suffix != ".npz":
         raise click.BadParameter("Outputs are written as FILE.npz.", param_hint="--output")
     named = [named_path(text, "--input") for text in inputs]
     for name, count in ((n, [m for m, _ in named].count(n)) for n, _ in named):
         if count > 1:
             raise click.BadParameter(f"The input {name!r} is given twice.", param_hint="--input")
-    loaded = load(model, engine=engine, threads=threads)
+    loaded = load(model, engine=engine, threads=threads, plan=plan)
     for path in (output, state_out):
         if path is not None:
             check_place(path)

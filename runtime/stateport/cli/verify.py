@@ -12,7 +12,7 @@ from ..parity import report as reports
 from ..parity.bounds import Tolerance
 from ..parity.vectors import Vectors, vectors_path
 from ..parity.verify import verify as run_verify
-from .common import ENGINE, MODEL, console
+from .common import ENGINE, MODEL, PLAN, console
 
 
 @click.command(short_help="Check a model against PyTorch's own answers.")
@@ -20,6 +20,7 @@ from .common import ENGINE, MODEL, console
 @click.option(
     "--engine", "engines", type=ENGINE, multiple=True, help="An engine to check; may be repeated."
 )
+@PLAN
 @click.option(
     "--vectors",
     "vectors_file",
@@ -38,6 +39,7 @@ def verify(
     ctx: click.Context,
     model: Path,
     engines: tuple[str, ...],
+    plan: Path | None,
     vectors_file: Path | None,
     atol: float | None,
     rtol: float | None,
@@ -51,6 +53,8 @@ def verify(
     model of reduced precision is judged by a signal-to-noise budget. The exit code is 1 when any
     answer is off by more than its bound.
     """
+    if plan is not None and engines:
+        raise click.UsageError("--plan says the engine; give --engine or the plan.")
     if report is not None and report.suffix != ".json":
         raise click.BadParameter("Reports are written as FILE.json.", param_hint="--report")
     if report is not None:
@@ -62,8 +66,8 @@ def verify(
         tolerance = Tolerance(atol or 0.0, rtol or 0.0)
     errors, screen = console(stderr=True), console()
     results = []
-    for engine in engines or ("ort-cpu",):
-        loaded = load(model, engine=engine)
+    for engine in engines or (None,):
+        loaded = load(model, engine=engine, plan=plan)
         vectors = Vectors.load(vectors_file or vectors_path(model))
         with errors.status("") as status:
             result = run_verify(
@@ -72,7 +76,7 @@ def verify(
                 name=str(model),
                 tolerance=tolerance,
                 snr=snr,
-                progress=lambda case: status.update(f"{engine}: {case}"),  # noqa: B023
+                progress=lambda case: status.update(f"{loaded.engine}: {case}"),  # noqa: B023
             )
         results.append(result)
         if not as_json:

@@ -1,0 +1,50 @@
+"""A network in PyTorch, to be timed beside its model by `stateport bench --against`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from .cli import find_example, parse_argument
+from .example import Example
+from .guard import evaluation_twin
+from .loading import load_target, load_weights
+
+#: Makes a call of the network: (streams, steps, threads) -> call.
+MakeCall = Callable[[int, int, int], Callable[[], object]]
+
+
+def pytorch(
+    target: str, arguments: Sequence[str], weights: Path | None, examples: Sequence[str]
+) -> tuple[str, MakeCall]:
+    """What the network is called, and a maker of calls of it.
+
+    A call is the author's own forward, in evaluation and inference mode, on the same arguments
+    every time: what the state's values are does not change what it costs.
+
+    Args:
+        target: the network, as `stateport export` takes it.
+        arguments: NAME=VALUE, for the target.
+        weights: a file of weights for the network to take.
+        examples: what forward takes, as `stateport export` takes it.
+    """
+    module = load_target(target, dict(parse_argument(text) for text in arguments))
+    twin = evaluation_twin(module, share_parameters=weights is None)
+    if weights is not None:
+        load_weights(twin, weights)
+    example = Example(twin.forward, find_example(module, tuple(examples)))
+
+    def make(streams: int, steps: int, threads: int) -> Callable[[], object]:
+        given = example.make({"batch": streams, "time": steps})
+
+        def call() -> object:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
+            with torch.inference_mode():
+                return twin(*given.args, **given.kwargs)
+
+        return call
+
+    return f"PyTorch {torch.__version__.partition('+')[0]}", make

@@ -1,0 +1,78 @@
+"""What is said of the results: the table, the JSON and the picture."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from stateport.bench.bench import Bench, Result
+from stateport.bench.load import Load
+from stateport.bench.plot import picture
+from stateport.bench.report import notes, table, to_json
+from stateport.bench.roofline import Ceilings, Work
+from stateport.bench.timing import Ratio, Times
+
+TIMES = Times((2e-6, 2e-6, 4e-6), (2e-6, 3e-6))
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """Two loads; one engine, and PyTorch beside it. The names are hostile."""
+    results = [
+        Result(load, name, 1, TIMES, 1e-6, against)
+        for load in (Load(1, 1), Load(256, 10))
+        for name, against in (("ort-cpu", Ratio(0.2, 0.1, 0.3)), ("PyTorch <&> [bold]", None))
+    ]
+    ceilings = (Ceilings(1, 1e11, 2e11),)
+    return Bench("a/<b> & [red].onnx", Work(600, 2400), ceilings, tuple(results), 7.5, {})
+
+
+def test_the_table_says_all(bench: Bench) -> None:
+    console = Console(width=200, record=True)
+    with console.capture() as capture:
+        console.print(table(bench))
+    text = capture.get()
+    for part in (
+        "[red].onnx",
+        "PyTorch <&> [bold]",
+        "256 streams, 10 steps",
+        "0.200 (0.100 to 0.3",
+    ):
+        assert part in text
+    assert "█" * 10 + " " * 10 + " 50%" in text
+    assert "1,280,000,000" in text
+
+
+def test_a_busy_machine_is_said(bench: Bench) -> None:
+    assert "load 7.5 on 2 cores" in notes(bench, 2)[-1]
+    assert len(notes(bench, 16)) == 1
+    assert "600 weights of 2,400 bytes" in notes(bench, 16)[0]
+
+
+def test_json_has_every_figure(bench: Bench) -> None:
+    document = json.loads(to_json(bench))
+    assert document["ceilings"] == [
+        {"threads": 1, "bytes_per_second": 1e11, "flops_per_second": 2e11}
+    ]
+    first = document["results"][0]
+    assert first["steps_per_second"] == pytest.approx(5e5)
+    assert first["share"] == pytest.approx(0.5)
+    assert first["against"] == [0.2, 0.1, 0.3]
+    assert document["results"][1]["against"] is None
+    assert (document["results"][2]["streams"], document["results"][2]["time"]) == (256, 10)
+
+
+def test_the_picture_is_whole_and_takes_names_as_text(bench: Bench) -> None:
+    root = ElementTree.fromstring(picture(bench))  # noqa: S314  # our own text
+    space = "{http://www.w3.org/2000/svg}"
+    texts = [element.text or "" for element in root.iter(f"{space}text")]
+    assert "<b> & [red].onnx" in texts
+    assert any("PyTorch <&> [bold]" in text for text in texts)
+    assert any("500,000 steps/s, 50%" in text for text in texts)
+    width, height = map(float, root.attrib["viewBox"].split()[2:])
+    for element in root.iter():
+        assert float(element.attrib.get("x", 0)) < width
+        assert float(element.attrib.get("y", 0)) < height
