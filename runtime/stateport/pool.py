@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Final, overload
 
 import numpy as np
 
-from .arrays import Array, check_inputs, check_state, initial_state, named_input, single
+from .arrays import Array, check_inputs, check_state, initial_state, named_input
 from .contract import Contract, check_streaming
 from .engines import Engine
+from .engines.bound import keep
 from .errors import InputError, StateportError, StreamingError
 from .slab import Rows, Slab
 from .state import State
 
 _INT64: Final = np.dtype(np.int64)
-#: The shapes of so many different calls are remembered as checked.
-_CHECKED: Final = 256
 
 
 class Pool:
@@ -55,7 +54,8 @@ class Pool:
         self._next = np.zeros(1, np.int64)  # what each row gives next
         self._mark = np.zeros(1, np.int64)
         self._everyone: tuple[bytes | None, Rows] | None = None  # all streams, where no row is free
-        self._checked: set[tuple[object, ...]] = set()
+        # Single arrays of these numbers of streams and shapes have been checked, and their dtypes.
+        self._checked: dict[Hashable, np.dtype[Any]] = {}
         self._owner = _Owner()
 
     @property
@@ -101,7 +101,7 @@ class Pool:
             rows = np.flatnonzero(self._stream == self._free)[:wanted]
             if rows[-1] >= self._slab.rows:
                 self._slab.resize(int(rows[-1]) + 1)
-            self._slab.write(rows, self._first)
+            self._slab.write_rows(rows, self._first)
             self._stream[rows] = self._next[rows]
             self._next[rows] += self._cycle
             self._open += wanted
@@ -143,16 +143,22 @@ class Pool:
             EngineError: the engine failed. No state has changed; of a list, the states of streams
                 with chunks of another length may have.
         """
-        with self._owner:
+        self._owner.enter()  # and `with` would take a while longer
+        try:
             rows = self._rows(streams)
+            if type(xs) is np.ndarray:
+                shape = xs.shape
+                if self._checked.get((len(rows), shape)) is not xs.dtype:
+                    self._check(self._named(xs), len(rows))
+                    keep(self._checked, (len(rows), shape), xs.dtype)
+                return self._given(self._step(rows, (xs,), shape))
             if isinstance(xs, list | tuple):
                 return self._step_each(rows, xs)
-            if isinstance(xs, np.ndarray) or not isinstance(
-                xs, Mapping
-            ):  # the quick question first
-                xs = self._named(xs)
-            self._check(xs, len(rows))
-            return single(self._step(rows, xs))
+            named = xs if isinstance(xs, Mapping) else self._named(xs)
+            self._check(named, len(rows))
+            return self._given(self._step(rows, *self._ordered(named)))
+        finally:
+            self._owner.leave()
 
     def __getitem__(self, stream: int) -> PoolStream:
         """One stream of the pool, whose state can be read and written.
@@ -168,12 +174,12 @@ class Pool:
 
     def _read(self, stream: int) -> State:
         with self._owner:
-            return self._slab.read(self._rows(stream))
+            return self._slab.read_rows(self._rows(stream))
 
     def _write(self, stream: int, state: State) -> None:
         with self._owner:
             check_state(self._contract, state, {"batch": 1})
-            self._slab.write(self._rows(stream), state)
+            self._slab.write_rows(self._rows(stream), state)
 
     def _grow(self, rows: int) -> None:
         """Makes room for so many streams or more."""
@@ -228,28 +234,31 @@ class Pool:
         return named_input(self._contract, xs, "step(streams, {name: array})")
 
     def _check(self, inputs: Mapping[str, Array], count: int) -> None:
-        """Checks a chunk, unless one of the same dtypes and shapes has been checked before."""
-        arrays = [(n, x.shape, x.dtype) for n, x in inputs.items() if isinstance(x, np.ndarray)]
-        key = (count, *arrays)
-        if key in self._checked and len(key) == 1 + len(inputs):
-            return
         sizes = check_inputs(self._contract, inputs)
         if sizes["batch"] != count:
             raise InputError(
                 f"xs has {sizes['batch']} rows along the batch axis, and {count} streams are "
                 "named. Pass one row for each."
             )
-        if len(self._checked) >= _CHECKED:
-            self._checked.clear()
-        self._checked.add(key)
 
-    def _step(self, rows: Rows, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def _ordered(self, inputs: Mapping[str, Array]) -> tuple[list[Array], tuple[object, ...]]:
+        """The inputs in the contract's order, and their shapes."""
+        arrays = [inputs[spec.name] for spec in self._contract.inputs]
+        return arrays, tuple([array.shape for array in arrays])
+
+    def _step(self, rows: Rows, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
         """One call of the engine."""
         if self._everyone is not None and rows is self._everyone[1]:
             if len(rows) < self._slab.rows:
                 self._slab.resize(len(rows))  # the others are free
-            return self._slab.step(inputs)
-        return self._slab.step_some(rows, inputs)
+            return self._slab.step(inputs, shapes)
+        return self._slab.step_some(rows, inputs, shapes)
+
+    def _given(self, outputs: list[Array]) -> Any:
+        """One output as it is, several as a dict by name."""
+        if len(outputs) == 1:
+            return outputs[0]
+        return {s.name: y for s, y in zip(self._contract.outputs, outputs, strict=True)}
 
     def _step_each(self, rows: Rows, xs: Sequence[Array]) -> list[Any]:
         """Chunks that may differ in length."""
@@ -267,13 +276,14 @@ class Pool:
             fits = isinstance(parts[0], np.ndarray) and parts[0].ndim >= axis
             inputs = {name: np.stack(parts, axis) if fits else parts[0]}
             self._check(inputs, len(places))
-            groups.append((np.array(places), inputs))
+            groups.append((np.array(places), inputs[name]))
         results: list[Any] = [None] * len(xs)
-        batch = {spec.name: spec.shape.index("batch") for spec in self._contract.outputs}
-        for group, inputs in groups:
-            outputs = self._step(rows[group], inputs)
+        axes = [spec.shape.index("batch") for spec in self._contract.outputs]
+        for group, joined in groups:
+            outputs = self._step(rows[group], (joined,), joined.shape)
             for number, place in enumerate(group):
-                results[place] = single({n: y.take(number, batch[n]) for n, y in outputs.items()})
+                parts = [y.take(number, axis) for y, axis in zip(outputs, axes, strict=True)]
+                results[place] = self._given(parts)
         return results
 
 
@@ -283,15 +293,27 @@ class _Owner:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
+    def enter(self) -> None:
+        """Takes it.
+
+        Raises:
+            StateportError: it is taken.
+        """
         if not self._lock.acquire(blocking=False):
             raise StateportError(
                 "Another thread is using this pool, which has one owner. Give each thread a pool "
                 "of its own (they can share the model), or hold a lock around every call."
             )
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """Gives it back."""
         self._lock.release()
+
+    def __enter__(self) -> None:
+        self.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
 
 
 class PoolStream:

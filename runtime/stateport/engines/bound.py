@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +12,27 @@ from numpy.typing import NDArray
 from ..contract import Contract, axis_sizes, resolve
 from .base import Arrays, Engine
 
+_Arrays = dict[str, NDArray[Any]]
+_T = TypeVar("_T")
+
+
+#: Calls are kept prepared for so many sizes of chunks.
+KEPT: Final = 32
+
 
 class BoundCarrier:
     """A sequence whose state lies twice in the host's memory.
 
     A step reads one and writes the other, and the two swap roles: a state is never copied. For
     chunk sizes seen before, every buffer is there and bound already, so that a step copies the
-    input in, runs, and copies the output out.
+    input in, runs, and copies the output out. Those of the `KEPT` last new sizes are kept.
     """
 
     def __init__(self, contract: Contract, engine: Engine) -> None:
         self._contract = contract
         self._engine = engine
         # Of the two, the one at `_turn` is what the next step starts from.
-        self._states: tuple[Arrays, Arrays] = ({}, {})
+        self._states: tuple[_Arrays, _Arrays] = ({}, {})
         self._turn = 0
         self._bound: dict[Hashable, _Bound | None] = {}
 
@@ -38,7 +45,12 @@ class BoundCarrier:
 
     def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state."""
-        return {name: array.copy() for name, array in self._states[self._turn].items()}
+        return {name: array.copy() for name, array in self._current.items()}
+
+    @property
+    def _current(self) -> _Arrays:
+        """What the next step starts from."""
+        return self._states[self._turn]
 
     def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:
         """Runs one chunk and keeps the next state, unless the engine fails."""
@@ -46,7 +58,7 @@ class BoundCarrier:
         bound = self._bound.get(shapes)
         if bound is None:
             if shapes not in self._bound:
-                self._bound[shapes] = self._bind(inputs)
+                keep(self._bound, shapes, self._bind(inputs))
                 return self.step(inputs, shapes)
             return self._step_unbound(inputs)
         if bound.single:
@@ -74,21 +86,28 @@ class BoundCarrier:
             return None
         taken = {s.name: np.empty_like(x) for s, x in zip(contract.inputs, inputs, strict=True)}
         given = {s.name: np.empty(resolve(s.shape, sizes), s.dtype) for s in contract.outputs}
-        calls = []
-        for before, after in (self._states, self._states[::-1]):
-            nexts = {state.output: after[state.input] for state in contract.states}
-            calls.append(self._engine.bind({**taken, **before}, {**given, **nexts}))
+        calls = [
+            self._call(taken, given, before, after)
+            for before, after in (self._states, self._states[::-1])
+        ]
         return _Bound([*taken.values()], [*given.values()], calls, len(taken) == len(given) == 1)
+
+    def _call(
+        self, taken: _Arrays, given: _Arrays, before: _Arrays, after: _Arrays
+    ) -> Callable[[], None]:
+        """A call of the engine on these very arrays."""
+        nexts = {state.output: after[state.input] for state in self._contract.states}
+        return self._engine.bind({**taken, **before}, {**given, **nexts})
 
     def _step_unbound(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """A step for which the engine allocates the outputs."""
         contract = self._contract
         named = {s.name: x for s, x in zip(contract.inputs, inputs, strict=True)}
         wanted = [s.name for s in (*contract.outputs, *contract.state_outputs)]
-        results = self._engine.run({**named, **self._states[self._turn]}, wanted)
+        results = self._engine.run({**named, **self._current}, wanted)
         count = len(contract.outputs)
         for state, array in zip(contract.states, results[count:], strict=True):
-            self._states[self._turn][state.input][...] = array
+            self._current[state.input][...] = array
         return results[:count]
 
 
@@ -100,3 +119,11 @@ class _Bound:
     outputs: list[NDArray[Any]]
     calls: list[Callable[[], None]]
     single: bool  # one input and one output, for which there are quicker ways
+
+
+def keep(calls: dict[Hashable, _T], key: Hashable, call: _T) -> _T:
+    """Keeps a call for inputs of these shapes; of too many, the oldest one goes."""
+    calls[key] = call
+    if len(calls) > KEPT:
+        del calls[next(iter(calls))]
+    return call
