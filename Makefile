@@ -21,7 +21,7 @@ $(READY): constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino]' -e exporter hypothesis mypy pre-commit pytest pytest-xdist ruff
+	    -e 'runtime[cpu,openvino]' -e exporter hypothesis mypy pre-commit pytest pytest-xdist ruff tract
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
@@ -67,9 +67,8 @@ wheels: $(READY)     ## build both wheels into dist/
 wheel-check: wheels  ## run the exported reference from the wheel alone, where PyTorch is not installed
 	$(BIN)/python -m demo.wheel_check
 
-bench: $(READY)      ## measure stateport beside its peers, in one run
-	$(BIN)/python -m benchmarks.step
-	$(BIN)/python -m benchmarks.pool
+bench: $(READY)      ## measure stateport beside its peers and rewrite docs/performance.md
+	$(BIN)/python -W ignore -m benchmarks
 
 patterns: $(READY)   ## try every pattern on both exporters and rewrite the table in docs/patterns.md
 	$(BIN)/python -m benchmarks.patterns

@@ -19,8 +19,10 @@ from .writer import Writer
 _MOVERS = ("Transpose", "Squeeze", "Unsqueeze", "Reshape")
 
 
-def single_step(model: ir.Model) -> None:
+def single_step(model: ir.Model, *, apart: bool) -> None:
     """Turns a model into its single step, in place.
+
+    `apart` makes a product for each gate, which is quicker unless products are to be quantised.
 
     Raises:
         ExportError: it has a part that cannot be written as one step, and which.
@@ -36,7 +38,7 @@ def single_step(model: ir.Model) -> None:
         if node.op_type == "Scan" and node.domain == "":
             _inline(node)
         elif node.op_type in OPERATORS and node.domain == "":
-            _write_out(node)
+            _write_out(node, apart=apart)
     fold_transposes(model)
     ShapeInferencePass()(model)
     _without_moves(graph)
@@ -55,7 +57,7 @@ def _at_one(value: ir.Value) -> ir.Shape:
     return ir.Shape(dims)
 
 
-def _write_out(node: ir.Node) -> None:
+def _write_out(node: ir.Node, *, apart: bool) -> None:
     cell = read(node)
     if isinstance(cell, str):
         raise ExportError(f"The {node.op_type} {node.name!r} is no single step: {cell}.")
@@ -63,7 +65,7 @@ def _write_out(node: ir.Node) -> None:
     x = node.inputs[0]
     assert x is not None
     axis = writer.ints([0])
-    nexts = step(writer, cell, writer.op("Squeeze", [x, axis]), cell.states)
+    nexts = step(writer, cell, writer.op("Squeeze", [x, axis]), cell.states, apart=apart)
     y = writer.op("Unsqueeze", [nexts[0], axis])
     writer.replace([y, *nexts][: len(node.outputs)])
 

@@ -131,7 +131,7 @@ def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Vari
         return
 
     def stepped(name: str, product: Product | None = None, bits: int = 0) -> Path:
-        step = _single_step(source)
+        step = _single_step(source, apart=product is None)
         if product is not None:
             quantize_linear(step, product)
             step.metadata_props[PRECISION_KEY] = f"int{bits}"
@@ -177,10 +177,10 @@ def _written(model: ir.Model, path: Path) -> Path:
     return path
 
 
-def _single_step(source: Path) -> ir.Model:
+def _single_step(source: Path, *, apart: bool) -> ir.Model:
     """The model's single step, with a contract in which time is 1."""
     model = ir.load(source)
-    single_step(model)
+    single_step(model, apart=apart)
     document = json.loads(model.metadata_props[CONTRACT_KEY])
     for kind in ("inputs", "outputs", "states"):
         for spec in document[kind]:
