@@ -37,6 +37,19 @@ if TYPE_CHECKING:
 @click.option("--no-check", is_flag=True, help="Write the file even if it fails verification.")
 @click.option("--no-lift", is_flag=True, help="Leave states that forward hides where they are.")
 @click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["fp32", "fp16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 is for GPUs.",
+)
+@click.option(
+    "--float32",
+    multiple=True,
+    type=click.Choice(["inputs", "outputs", "states"]),
+    help="With --dtype fp16: these stay float32. May be repeated.",
+)
 def export(
     target: str,
     output: Path,
@@ -47,6 +60,8 @@ def export(
     no_check: bool,
     no_lift: bool,
     opset: int,
+    dtype: str,
+    float32: tuple[str, ...],
 ) -> None:
     """Export TARGET, a PyTorch network, to ONNX with explicit state inputs and outputs.
 
@@ -54,6 +69,8 @@ def export(
     that returns one. Its code is run. PyTorch's own answers are written beside the model, for
     `stateport verify`; where ONNX Runtime is installed, the file is verified before it appears.
     """
+    if float32 and dtype == "fp32":
+        raise click.UsageError("--float32 says what stays float32 with --dtype fp16.")
     values = dict(parse_argument(text) for text in arguments)
     with Console(stderr=True).status("Importing PyTorch") as status:
         from stateport.parity.report import summary
@@ -74,6 +91,8 @@ def export(
             method=method,
             lift=not no_lift,
             check=not no_check,
+            dtype={"fp32": "float32", "fp16": "float16"}[dtype],
+            float32=float32,
             origin={"target": target, "arguments": values},
         )
     contract = result.contract

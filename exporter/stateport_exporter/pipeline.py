@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stateport import Contract, load
+from stateport.contract import PRECISION_KEY
 from stateport.engines import status
 from stateport.files import check_place, written_together
 from stateport.parity.report import worst
@@ -27,6 +28,7 @@ from .example import Example, ExampleLike
 from .explicit import Explicit
 from .folding import fold_transposes
 from .guard import evaluation_twin, no_idle_warnings, unchanged_globals
+from .halving import KINDS, halved, names_of, to_float16
 from .layers import expand, find
 from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
@@ -68,6 +70,8 @@ def export(
     method: str = "forward",
     lift: bool = True,
     check: bool = True,
+    dtype: str = "float32",
+    float32: Collection[str] = (),
     origin: Mapping[str, object] | None = None,
 ) -> Result:
     """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
@@ -88,6 +92,10 @@ def export(
             outputs. Without, such a layer starts anew in every call.
         check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
             installed. A file that differs from PyTorch is then not written.
+        dtype: "float32", or "float16" for GPUs. It is what weights and values are kept in, and the
+            dtype of inputs, outputs and states.
+        float32: of "inputs", "outputs" and "states", those that stay float32 where all else is
+            float16.
         origin: what to note in the file about where the network came from.
 
     Raises:
@@ -95,6 +103,7 @@ def export(
         FileError: the files cannot be written.
     """
     _check_arguments(module, opset, method)
+    _check_precision(dtype, float32)
     path = Path(path)
     check_place(path)
     with unchanged_globals(), no_idle_warnings():
@@ -130,7 +139,13 @@ def export(
         streaming = measure_streaming(network, contract, finished.because)
         contract = replace(contract, streaming=streaming)
         vectors = record(network, contract)
+        if dtype == "float16":
+            keep = names_of(contract, float32)
+            to_float16(captured.model, keep)
+            contract = halved(contract, keep)
         write_metadata(captured.model, contract, {**(origin or {}), **_versions()})
+        if dtype != "float32":
+            captured.model.metadata_props[PRECISION_KEY] = dtype
     report = _write(captured, vectors, path, check=check)
     return Result(path, vectors_path(path), contract, finished.lifted, report)
 
@@ -210,6 +225,15 @@ def _check_arguments(module: object, opset: int, method: str) -> None:
             f"Opset {opset} is not among {OLDEST_OPSET} to {newest}, which the installed onnx "
             f"{onnx.__version__} knows."
         )
+
+
+def _check_precision(dtype: str, float32: Collection[str]) -> None:
+    if dtype not in ("float32", "float16"):
+        raise ExportError(f"dtype is {dtype!r}; 'float32' or 'float16' was expected.")
+    if float32 and dtype == "float32":
+        raise ExportError("What is to stay float32 is said where all else is float16: dtype.")
+    if strange := {*float32} - {*KINDS}:
+        raise ExportError(f"{min(strange)!r} cannot stay float32; {', '.join(KINDS)} can.")
 
 
 def _check_dtypes(module: nn.Module) -> None:

@@ -30,6 +30,7 @@ def test_the_text_names_inputs_outputs_states_axes_and_operators(
         "state h0 -> hn: float32[1, batch, 10], starts from zeros",
         "state c0 -> cn: float32[1, batch, 10], starts from zeros",
         "streams yes",
+        "precision float32",
         "dynamic axes batch, time",
         "opset ai.onnx 20",
         "LSTM 1",
@@ -62,6 +63,7 @@ def test_json_is_one_document_and_nothing_else(command: Command, reference: Path
     assert document["file"] == str(reference)
     assert document["bytes"] == reference.stat().st_size
     assert document["opsets"] == {"ai.onnx": 20}
+    assert document["precision"] == "float32"
     assert document["ir_version"] == model.ir_version
     assert document["axes"] == ["batch", "time"]
     assert document["operators"]["LSTM"] == 1

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ..contract import CONTRACT_KEY, ORIGIN_KEY, Contract
+from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract
 from ..model import read_contract
 from ..onnx_file import OnnxFile, read
 from .common import MODEL, console
@@ -41,6 +41,7 @@ def _document(file: OnnxFile, contract: Contract | None) -> dict[str, Any]:
         "contract": json.loads(contract.to_json()) if contract else None,
         "inputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.inputs],
         "outputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.outputs],
+        "precision": file.metadata.get(PRECISION_KEY, "float32"),
         "axes": sorted(contract.axes) if contract else [],
         "operators": dict(file.operators.most_common()),
         "weights": {
@@ -87,6 +88,7 @@ def _show(document: dict[str, Any]) -> None:
         streaming = contract["streaming"]
         grid.add_row("streams", "yes" if streaming["ok"] else f"no: {streaming['because']}")
         grid.add_row("dynamic axes", ", ".join(document["axes"]) or "none")
+    grid.add_row("precision", document["precision"])
     operators = ", ".join(f"{name} {count}" for name, count in document["operators"].items())
     grid.add_row("operators", operators)
     weights = document["weights"]

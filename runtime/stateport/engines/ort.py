@@ -41,6 +41,10 @@ def open_engine(
     settings.intra_op_num_threads = DEFAULT_THREADS if threads is None else threads
     settings.inter_op_num_threads = 1
     settings.log_severity_level = 4  # what matters comes as an exception, not on stderr
+    if name == "ort-cpu" and any(weight.dtype == "float16" for weight in file.weights):
+        # It computes these in float32, between casts. Its fusions do not know that, and take the
+        # process down or leave operators without a kernel (onnxruntime#26717, #32186).
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     provider = _PROVIDERS[name]
     provider_options = {"device_id": str(device)} if name == "ort-cuda" else {}
     try:
