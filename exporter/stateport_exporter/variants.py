@@ -24,6 +24,7 @@ from stateport.parity.verify import Report, verify
 from stateport.tune import Variant
 
 from .errors import ExportError
+from .halving import KINDS, names_of, to_float16
 from .precision import Outcome, product_in, quantize_graph, quantize_linear
 from .products import Product, blockwise
 from .saving import save
@@ -143,31 +144,33 @@ def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Vari
         network.metadata_props[PRECISION_KEY] = "int8"
         return _written(network, folder / f"{name}.onnx")
 
-    makers: list[tuple[str, str, Callable[[], tuple[Path | None, Path | None]]]] = [
-        ("plain step", "float32", lambda: (None, stepped("step"))),
-    ]
+    def half(name: str) -> Path:
+        network = ir.load(source)
+        # A variant has the model's own contract, so its inputs, outputs and states stay float32.
+        to_float16(network, names_of(read_contract(model), KINDS))
+        network.metadata_props[PRECISION_KEY] = "float16"
+        return _written(network, folder / f"{name}.onnx")
+
+    makers: dict[str, Callable[[str], Variant]] = {
+        "plain step": lambda name: Variant(name, step=stepped("step")),
+    }
     if reduced:
-        makers += [
-            ("int8", "int8", lambda: (whole("int8"), None)),
-            (
-                "int8, plain step",
-                "int8",
-                lambda: (whole("int8"), stepped("int8.step", product_in(8), 8)),
+        makers |= {
+            "int8": lambda name: Variant(name, "int8", whole("int8")),
+            "int8, plain step": lambda name: Variant(
+                name, "int8", whole("int8"), stepped("int8.step", product_in(8), 8)
             ),
-            (
-                "step in blocks of 8 bits",
-                "int8",
-                lambda: (None, stepped("w8", blockwise(8), 8)),
+            "step in blocks of 8 bits": lambda name: Variant(
+                name, "int8", step=stepped("w8", blockwise(8), 8)
             ),
-            (
-                "step in blocks of 4 bits",
-                "int4",
-                lambda: (None, stepped("w4", blockwise(4), 4)),
+            "step in blocks of 4 bits": lambda name: Variant(
+                name, "int4", step=stepped("w4", blockwise(4), 4)
             ),
-        ]
-    for name, precision, make in makers:
+            "float16": lambda name: Variant(name, "float16", half("half"), engines=("ort-cuda",)),
+        }
+    for name, make in makers.items():
         try:
-            yield Variant(name, precision, *make())
+            yield make(name)
         except ExportError as error:
             yield f"{name}: {error}"
 

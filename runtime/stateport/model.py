@@ -40,8 +40,9 @@ def load(
             single steps of all but very large networks.
         plan: a file that `stateport tune` wrote for this model; it says the engine, its options
             and threads, and may bring files that are run in place of the model's.
-        engine_options: for "ort-cuda": `device`, the number of the GPU; for "openvino":
-            `precision`, "float32" or "bfloat16".
+        engine_options: for "ort-cuda": `device`, the number of the GPU, and `graphs`, whether
+            streams and pools replay CUDA graphs, one for each chunk size of each of them (they are
+            kept until the model is gone); for "openvino": `precision`, "float32" or "bfloat16".
 
     Raises:
         FileError: the file is missing, truncated, not ONNX, or keeps weights outside its folder.
@@ -62,7 +63,7 @@ def load(
         return _load_plan(path, Plan.load(plan), Path(plan))
     file = read(path)
     contract = read_contract(file)
-    opened = open_engine(engine or "ort-cpu", file, contract, threads, engine_options)
+    opened = open_engine(engine or "ort-cpu", file, threads, engine_options)
     return Model(contract, opened, file.initial, _precision(file), threads or 1)
 
 
@@ -74,7 +75,7 @@ def _load_plan(path: Path, plan: Plan, place: Path) -> Model:
         raise ContractError(
             f"{whole} has another contract than {path}. Run `stateport tune` again."
         )
-    options = (contract, plan.threads, plan.options)
+    options = (plan.threads, plan.options)
     opened = open_engine(plan.engine, file, *options)
     precisions = [_precision(file)]
     if step is not None:

@@ -9,9 +9,9 @@ from typing import Any, Final, overload
 import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input
+from .carrier import keep
 from .contract import Contract, check_streaming
 from .engines import Engine
-from .engines.bound import keep
 from .errors import InputError, StateportError, StreamingError
 from .slab import Rows, Slab
 from .state import State
@@ -27,7 +27,7 @@ class Pool:
 
     The states lie in one slab, a row per stream. A step of all streams in the order of `streams`
     runs on the slab itself; a step of some copies their rows out before it and back after it. With
-    `ort-cuda` the slab is in the host's memory, and crosses the bus in every call.
+    `ort-cuda` the slab is on the GPU, and a step of some takes all of it over the bus and back.
 
     A pool has one owner: calling it while another thread does is an error. A call that fails leaves
     every state as it was.

@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .arrays import Array
+from .carrier import Carrier, keep
 from .contract import Contract, axis_sizes, resolve
-from .engines import Engine
-from .engines.bound import BoundCarrier, keep
+from .engines import Buffer, Engine
 from .state import State
 
 Rows = NDArray[np.int64]
-Arrays = dict[str, Array]
+Buffers = dict[str, Buffer]
 
 
-class Slab(BoundCarrier):
+class Slab(Carrier):
     """A carrier whose batch is many sequences, a row each along the batch axis.
 
     A step of all rows is a carrier's own: nothing is copied but inputs and outputs. A step of some
@@ -34,13 +34,13 @@ class Slab(BoundCarrier):
 
     def resize(self, rows: int) -> None:
         """Changes the number of rows; those that there are in both keep their states."""
-        before, after = self._current, self._zeros(rows)
+        before, after = self._current, self._zero_states(rows)
         for name, array in before.items():
             kept = (slice(None),) * self._axes[name]
             kept += (slice(min(rows, self.rows)),)
             after[name][kept] = array[kept]
         self.rows = rows
-        self._states, self._turn = (after, self._zeros(rows)), 0
+        self._states, self._turn = (after, self._zero_states(rows)), 0
         self._bound.clear()
         self._some.clear()
 
@@ -72,19 +72,19 @@ class Slab(BoundCarrier):
 
     def _bind_some(self, inputs: Sequence[Array], rows: int) -> _Some:
         specs = self._contract.inputs
-        taken = {spec.name: np.empty_like(x) for spec, x in zip(specs, inputs, strict=True)}
+        taken = {spec.name: self._zeros(x) for spec, x in zip(specs, inputs, strict=True)}
         sizes = axis_sizes(specs, {name: array.shape for name, array in taken.items()})
         given = {
-            spec.name: np.empty(resolve(spec.shape, sizes), spec.dtype)
+            spec.name: self._engine.zeros(resolve(spec.shape, sizes), spec.dtype)
             for spec in self._contract.outputs
         }
-        before, after = self._zeros(rows), self._zeros(rows)
+        before, after = self._zero_states(rows), self._zero_states(rows)
         call = self._call(taken, given, before, after)
         return _Some([*taken.values()], [*given.values()], before, after, call)
 
-    def _zeros(self, rows: int) -> Arrays:
+    def _zero_states(self, rows: int) -> Buffers:
         return {
-            spec.input: np.zeros(resolve(spec.shape, {"batch": rows}), spec.dtype)
+            spec.input: self._engine.zeros(resolve(spec.shape, {"batch": rows}), spec.dtype)
             for spec in self._contract.states
         }
 
@@ -96,8 +96,8 @@ class Slab(BoundCarrier):
 class _Some:
     """A prepared call for so many rows, and the arrays that it reads and writes."""
 
-    inputs: list[Array]
-    outputs: list[Array]
-    before: Arrays
-    after: Arrays
+    inputs: list[Buffer]
+    outputs: list[Buffer]
+    before: Buffers
+    after: Buffers
     call: Callable[[], None]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input
+from .carrier import Carrier
 from .contract import Contract, axis_sizes, check_streaming
 from .engines import Engine
 from .errors import EngineError, InputError, StateError
@@ -25,7 +26,7 @@ class Stream:
     def __init__(self, contract: Contract, engine: Engine, initial: Mapping[str, Array]) -> None:
         check_streaming(contract)
         self._contract = contract
-        self._carrier = engine.carrier()
+        self._carrier = Carrier(contract, engine)
         self._initial = initial
         self._fixed: dict[str, int] | None = None  # the state's axis sizes, while there is one
         self._begun = False  # whether the state is more than what a first call started from

@@ -1,4 +1,4 @@
-"""Networks exported in float16, verified on the CPU, which computes them in float32 between casts."""
+"""Networks in float16, verified on the CPU, which computes them in float32 between casts."""
 
 from __future__ import annotations
 

@@ -127,6 +127,7 @@ def test_every_variant_passes_as_a_plan(files: dict[str, Path], tmp_path: Path, 
         "int8, plain step",
         "step in blocks of 8 bits",
         "step in blocks of 4 bits",
+        "float16",
     ]
     for variant in made:
         assert isinstance(variant, Variant)

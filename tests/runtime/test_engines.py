@@ -25,7 +25,9 @@ def test_an_unknown_engine_is_refused_with_those_that_are_known(reference: Path)
 def test_an_unknown_option_is_refused_with_those_that_are_known(reference: Path) -> None:
     with pytest.raises(InputError, match="ort-cpu has no option 'turbo'; it takes none"):
         stateport.load(reference, turbo=True)
-    with pytest.raises(InputError, match="ort-cuda has no option 'turbo'; it takes device"):
+    with pytest.raises(
+        InputError, match="ort-cuda has no option 'turbo'; it takes device and graphs"
+    ):
         stateport.load(reference, engine="ort-cuda", turbo=True)
 
 
@@ -33,6 +35,12 @@ def test_an_unknown_option_is_refused_with_those_that_are_known(reference: Path)
 def test_threads_that_are_no_number_are_refused(reference: Path, threads: int) -> None:
     with pytest.raises(InputError, match=r"threads is .*; a whole number of at least 1"):
         stateport.load(reference, threads=threads)
+
+
+@pytest.mark.parametrize("graphs", [1, "yes", None])
+def test_graphs_that_are_no_truth_value_are_refused(reference: Path, graphs: object) -> None:
+    with pytest.raises(InputError, match="True or False was expected"):
+        stateport.load(reference, engine="ort-cuda", graphs=graphs)
 
 
 @pytest.mark.parametrize("device", [-1, "0", None, True])
@@ -130,8 +138,8 @@ def test_on_cuda_the_state_stays_on_the_device_between_the_calls_of_a_stream(
     stream = stateport.load(reference, engine="ort-cuda").stream()
     for _ in range(3):
         stream(np.ones((2, 1, 5), np.float32))
-        values = stream._carrier._state  # type: ignore[attr-defined]
-        assert [value.device_name().lower() for value in values] == ["cuda", "cuda"]
+        buffers = stream._carrier._current.values()
+        assert [buffer.value.device_name().lower() for buffer in buffers] == ["cuda", "cuda"]
 
 
 @cuda
@@ -143,6 +151,29 @@ def test_on_cuda_a_saved_state_is_restored(reference: Path) -> None:
     first = stream(x)
     stream.restore(saved)
     np.testing.assert_allclose(stream(x), first, rtol=0, atol=1e-6)
+
+
+@cuda
+def test_cuda_graphs_give_what_calls_without_them_give(reference: Path) -> None:
+    """Two streams and a pool in turns, of several chunk sizes: each has graphs of its own."""
+    random = np.random.default_rng(0)
+    plain = stateport.load(reference, engine="ort-cuda")
+    graphs = stateport.load(reference, engine="ort-cuda", graphs=True)
+    pairs = [(plain.stream(), graphs.stream()) for _ in range(2)]
+    pools = (plain.pool(4), graphs.pool(4))
+    ids = [pool.open(4) for pool in pools]
+    for number in range(60):
+        x = random.standard_normal((4, 1 + number % 3, 5), np.float32)
+        for one, other in pairs:
+            np.testing.assert_allclose(other(x), one(x), rtol=0, atol=1e-6)
+        some = slice(None) if number % 4 else slice(1, 3)
+        ys = [pool.step(s[some], x[some]) for pool, s in zip(pools, ids, strict=True)]
+        np.testing.assert_allclose(ys[1], ys[0], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(graphs(x)[0], plain(x)[0], rtol=0, atol=1e-6)
+        if number == 30:
+            pairs[0][1].restore(pairs[0][0].state)
+            for stream in pairs[1]:
+                stream.reset()
 
 
 @cuda

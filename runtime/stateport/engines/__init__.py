@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Final
 
-from ..contract import Contract
 from ..errors import EngineUnavailable
 from ..onnx_file import OnnxFile
-from .base import Arrays, Carrier, Engine
+from .base import Arrays, Buffer, Buffers, Engine
 
-__all__ = ["ENGINES", "Arrays", "Carrier", "Engine", "Status", "open_engine", "status"]
+__all__ = ["ENGINES", "Arrays", "Buffer", "Buffers", "Engine", "Status", "open_engine", "status"]
 
 # Name -> the module here that has `open_engine` and `status`. Modules are imported on demand, so
 # that `import stateport` loads no engine.
@@ -32,7 +31,6 @@ class Status:
 def open_engine(
     name: str,
     file: OnnxFile,
-    contract: Contract,
     threads: int | None,
     options: Mapping[str, object],
 ) -> Engine:
@@ -42,7 +40,7 @@ def open_engine(
         EngineUnavailable: the name is unknown, or the engine does not work here.
         EngineError: the engine refuses the file.
     """
-    engine: Engine = _module(name).open_engine(name, file, contract, threads, options)
+    engine: Engine = _module(name).open_engine(name, file, threads, options)
     return engine
 
 

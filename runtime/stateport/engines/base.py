@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
 
-
-class Carrier(Protocol):
-    """One live sequence inside an engine: it keeps the state where the engine computes.
-
-    It has one owner. A call that fails leaves the state as it was.
-    """
-
-    def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:
-        """Runs one chunk, the contract's inputs in order, and keeps the next state.
-
-        `shapes` is another for inputs of other shapes, so that what is prepared can be found.
-        Returns the contract's outputs, in order; they are the caller's to keep.
-        """
-
-    def write(self, state: Arrays) -> None:
-        """Replaces the state; the arrays are copied, and keyed by the state inputs' names."""
-
-    def read(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state, keyed by the state inputs' names."""
+#: Where an engine computes: an array of NumPy, or one on a device that is used like it
+#: (`device.DeviceArray`).
+Buffer = Any
+Buffers = Mapping[str, Buffer]
 
 
 class Engine(Protocol):
@@ -41,12 +26,12 @@ class Engine(Protocol):
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once on all of its inputs, states among them."""
 
-    def carrier(self) -> Carrier:
-        """A new live sequence. Its state is to be written before the first step."""
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """A buffer of zeros in the memory where the engine computes."""
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
-        """A call on these very arrays, states among them, to be made as often as needed.
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
+        """A call on these very buffers, states among them, to be made as often as needed.
 
-        It reads the inputs and writes the outputs where they are, in the host's memory. It has one
-        owner.
+        It reads the inputs and writes the outputs where they are. No output may be an input. It has
+        one owner.
         """

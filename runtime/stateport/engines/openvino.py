@@ -11,12 +11,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
-from .base import Arrays, Carrier
-from .bound import BoundCarrier
+from .base import Arrays, Buffer, Buffers
 
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
 #: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.
@@ -26,7 +24,6 @@ PRECISIONS: Final = {"float32": "f32", "bfloat16": "bf16"}
 def open_engine(
     name: str,
     file: OnnxFile,
-    contract: Contract,
     threads: int | None,
     options: Mapping[str, object],
 ) -> OpenVinoEngine:
@@ -42,7 +39,7 @@ def open_engine(
         compiled = openvino.Core().compile_model(str(file.path.resolve()), "CPU", settings)
     except Exception as error:  # RuntimeError mostly, and what its frontend raises
         raise EngineError(f"OpenVINO cannot load {file.path}: {_reason(error)}") from error
-    return OpenVinoEngine(openvino, compiled, contract, precision)
+    return OpenVinoEngine(openvino, compiled, precision)
 
 
 def status(name: str) -> Status:
@@ -59,14 +56,11 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(
-        self, openvino: ModuleType, compiled: Any, contract: Contract, precision: str
-    ) -> None:
+    def __init__(self, openvino: ModuleType, compiled: Any, precision: str) -> None:
         self.version = _version(openvino)
         self.precision = precision
         self._tensor = openvino.Tensor
         self._compiled = compiled
-        self._contract = contract
         self._idle: SimpleQueue[Any] = SimpleQueue()
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
@@ -85,11 +79,11 @@ class OpenVinoEngine:
         self._idle.put(request)
         return results
 
-    def carrier(self) -> Carrier:
-        """A live sequence in the host's memory, in which the engine computes."""
-        return BoundCarrier(self._contract, self)
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """An array of NumPy: it computes in the host's memory."""
+        return np.zeros(shape, dtype)
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         """An infer request of its own, which works in the arrays themselves."""
         request = self._compiled.create_infer_request()
         # A shared tensor does not keep its array alive.

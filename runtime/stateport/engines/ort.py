@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import count
+from threading import Lock
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
-from .base import Arrays, Carrier
-from .bound import BoundCarrier
+from .base import Arrays, Buffer, Buffers
+from .device import DeviceArray
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 _EXTRAS: Final = {"ort-cpu": "stateport[cpu]", "ort-cuda": "stateport[gpu]"}
 _WHEELS: Final = ("onnxruntime", "onnxruntime-gpu")
+
+#: The number of no CUDA graph: such a call is neither captured nor replayed.
+_NO_GRAPH: Final = -1
 
 #: One thread is the default: a step of a recurrent network is too small to share out, and services
 #: scale by streams (docs/performance.md).
@@ -30,12 +35,14 @@ DEFAULT_THREADS: Final = 1
 def open_engine(
     name: str,
     file: OnnxFile,
-    contract: Contract,
     threads: int | None,
     options: Mapping[str, object],
 ) -> OrtEngine:
-    """Loads a file; see `stateport.engines.open_engine`. `ort-cuda` takes the option `device`."""
-    device = _device(name, options)
+    """Loads a file; see `stateport.engines.open_engine`.
+
+    `ort-cuda` takes the options `device` and `graphs`.
+    """
+    device, graphs = _options(name, options)
     ort = _require(name)
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = DEFAULT_THREADS if threads is None else threads
@@ -46,7 +53,7 @@ def open_engine(
         # process down or leave operators without a kernel (onnxruntime#26717, #32186).
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     provider = _PROVIDERS[name]
-    provider_options = {"device_id": str(device)} if name == "ort-cuda" else {}
+    provider_options = _cuda_options(device, graphs=graphs) if name == "ort-cuda" else {}
     try:
         # ONNX Runtime's own check of external data takes the folder of the path that it is given.
         session = ort.InferenceSession(
@@ -56,14 +63,17 @@ def open_engine(
             enable_fallback=0,  # it would print, and try other providers by itself
         )
     except Exception as error:  # its exceptions share no base but this
-        raise EngineError(f"ONNX Runtime cannot load {file.path}: {_reason(error)}") from error
+        advice = " Networks with loops or branches need graphs=False." if graphs else ""
+        raise EngineError(
+            f"ONNX Runtime cannot load {file.path}: {_reason(error)}{advice}"
+        ) from error
     if session.get_providers()[0] != provider:  # it falls back to the CPU with a mere warning
         raise EngineUnavailable(
             f"{name} could not start on this machine: ONNX Runtime {ort.__version__} has "
             f"{provider}, but it does not come up. CUDA 13, cuDNN 9 and a driver for them are "
             "needed; `stateport doctor` says more."
         )
-    return OrtEngine(ort, session, contract, name, device)
+    return OrtEngine(ort, session, name, device, graphs=graphs)
 
 
 def status(name: str) -> Status:
@@ -81,102 +91,75 @@ class OrtEngine:
     """A graph in ONNX Runtime. `InferenceSession.run` may be called from many threads."""
 
     def __init__(
-        self, ort: ModuleType, session: Any, contract: Contract, name: str, device: int
+        self, ort: ModuleType, session: Any, name: str, device: int, *, graphs: bool
     ) -> None:
         self.name = name
         self.precision = "float32"
         self.version = f"onnxruntime {ort.__version__}"
         self._ort = ort
         self._session = session
-        self._contract = contract
         self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)
+        # Each bound call is a CUDA graph of its own; a session of them may not run in two threads.
+        self._graphs = count(1) if graphs else None
+        self._alone = Lock()
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once; every array is new."""
+        options = None if self._graphs is None else self._options(_NO_GRAPH)
         try:
-            result: list[NDArray[Any]] = self._session.run(list(outputs), dict(inputs))
+            with nullcontext() if options is None else self._alone:
+                result: list[NDArray[Any]] = self._session.run([*outputs], {**inputs}, options)
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
             raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
         return result
 
-    def carrier(self) -> Carrier:
-        """A live sequence whose state stays on the engine's device."""
-        kind, device = self._device
-        if kind == "cpu":
-            return BoundCarrier(self._contract, self)
-        return CudaCarrier(self._ort.OrtValue, self._session, self._contract, device)
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """An array of NumPy, or on CUDA one in the memory of the GPU."""
+        if self._device[0] == "cpu":
+            return np.zeros(shape, dtype)
+        return DeviceArray(self._ort, shape, dtype, self._device)
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
-        """On the CPU the engine works in the arrays themselves, without a copy."""
-        if self._device[0] != "cpu":
-
-            def copied() -> None:
-                for name, result in zip(outputs, self.run(inputs, [*outputs]), strict=True):
-                    np.copyto(outputs[name], result)
-
-            return copied
-        binding = self._session.io_binding()
-        value = self._ort.OrtValue.ortvalue_from_numpy
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
+        """Nothing is copied: the engine works in the buffers themselves."""
+        session, binding = self._session, self._session.io_binding()
         # An OrtValue shares its array's memory, so the arrays have to live as long as the call.
         held = (dict(inputs), dict(outputs))
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, value(array))
-        for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, value(array))
+        for name, buffer in inputs.items():
+            binding.bind_ortvalue_input(name, self._value(buffer))
+        for name, buffer in outputs.items():
+            binding.bind_ortvalue_output(name, self._value(buffer))
 
         def bound(_held: object = held) -> None:
             try:
-                self._session.run_with_iobinding(binding)
+                session.run_with_iobinding(binding)
             except Exception as error:  # ONNX Runtime's exceptions share no base but this
                 raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
 
-        return bound
+        if self._graphs is None:
+            return bound
+        # The first call captures the graph, for which it runs several times. That changes nothing,
+        # because no output is an input (onnxruntime#32243); but the graph holds these addresses, so
+        # that every bound call needs a number of its own (onnxruntime-genai#2446).
+        options = self._options(next(self._graphs))
 
+        def replayed(_held: object = held) -> None:
+            try:
+                with self._alone:
+                    session.run_with_iobinding(binding, options)
+            except Exception as error:  # ONNX Runtime's exceptions share no base but this
+                raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
 
-class CudaCarrier:
-    """One live sequence on a GPU: a call's state outputs are the next call's inputs.
+        return replayed
 
-    Inputs and outputs are bound anew for each step and alone cross the bus; the state never leaves
-    the device.
-    """
+    def _value(self, buffer: Buffer) -> Any:
+        if isinstance(buffer, DeviceArray):
+            return buffer.value
+        return self._ort.OrtValue.ortvalue_from_numpy(buffer)
 
-    def __init__(self, ort_value: Any, session: Any, contract: Contract, device: int) -> None:
-        self._ort_value = ort_value
-        self._session = session
-        self._contract = contract
-        self._device = ("cuda", device)
-        self._state: list[Any] = []
-
-    def write(self, state: Arrays) -> None:
-        """Replaces the state by a copy on the device."""
-        value = self._ort_value.ortvalue_from_numpy
-        arrays = [np.ascontiguousarray(state[spec.input]) for spec in self._contract.states]
-        self._state = [value(array, *self._device) for array in arrays]
-
-    def read(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state in the host's memory."""
-        pairs = zip(self._contract.states, self._state, strict=True)
-        return {spec.input: np.array(value.numpy()) for spec, value in pairs}
-
-    def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:  # noqa: ARG002
-        """Runs one chunk and keeps the next state, unless the engine fails."""
-        binding, contract = self._session.io_binding(), self._contract
-        for spec, array in zip(contract.inputs, inputs, strict=True):
-            binding.bind_cpu_input(spec.name, np.ascontiguousarray(array))
-        for state, value in zip(contract.states, self._state, strict=True):
-            binding.bind_ortvalue_input(state.input, value)
-        for spec in contract.outputs:
-            binding.bind_output(spec.name, "cpu")
-        for state in contract.states:
-            binding.bind_output(state.output, *self._device)
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # ONNX Runtime's exceptions share no base but this
-            raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
-        results = binding.get_outputs()
-        answers = [np.array(value.numpy()) for value in results[: len(contract.outputs)]]
-        self._state = results[len(contract.outputs) :]
-        return answers
+    def _options(self, graph: int) -> Any:
+        options = self._ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options
 
 
 def _reason(error: Exception) -> str:
@@ -185,16 +168,25 @@ def _reason(error: Exception) -> str:
     return text.removeprefix("[ONNXRuntimeError] : ")
 
 
-def _device(name: str, options: Mapping[str, object]) -> int:
-    known = {"device"} if name == "ort-cuda" else set()
-    for option in sorted({*options} - known):
-        raise InputError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}.")
-    device = options.get("device", 0)
+def _options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
+    known = ("device", "graphs") if name == "ort-cuda" else ()
+    for option in sorted({*options} - {*known}):
+        takes = " and ".join(known) or "none"
+        raise InputError(f"{name} has no option {option!r}; it takes {takes}.")
+    device, graphs = options.get("device", 0), options.get("graphs", False)
     if type(device) is not int or device < 0:
         raise InputError(
             f"device is {device!r}; the number of a GPU was expected, 0 for the first."
         )
-    return device
+    if type(graphs) is not bool:
+        raise InputError(f"graphs is {graphs!r}; True or False was expected.")
+    return device, graphs
+
+
+def _cuda_options(device: int, *, graphs: bool) -> dict[str, str]:
+    """The provider's options. TF32, which it would use by itself, loses three decimal digits."""
+    options = {"device_id": str(device), "use_tf32": "0"}
+    return {**options, "enable_cuda_graph": "1"} if graphs else options
 
 
 def _require(name: str) -> ModuleType:

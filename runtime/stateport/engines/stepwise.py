@@ -8,8 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..contract import Contract
-from .base import Arrays, Carrier, Engine
-from .bound import BoundCarrier
+from .base import Arrays, Buffer, Buffers, Engine
 
 
 class Stepwise:
@@ -23,7 +22,6 @@ class Stepwise:
         self.name = whole.name
         self.version = whole.version
         self.precision = whole.precision
-        self._contract = contract
         self._whole = whole
         self._step = step
         self._time = next(s for s in contract.inputs if "time" in s.shape)
@@ -33,14 +31,14 @@ class Stepwise:
         """Runs the graph that fits the chunk."""
         return self._fitting(inputs).run(inputs, outputs)
 
-    def carrier(self) -> Carrier:
-        """A live sequence in the host's memory."""
-        return BoundCarrier(self._contract, self)
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """A buffer for both graphs."""
+        return self._whole.zeros(shape, dtype)
 
-    def bind(self, inputs: Arrays, outputs: Arrays) -> Callable[[], None]:
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         """The call of the graph that fits the chunk."""
         return self._fitting(inputs).bind(inputs, outputs)
 
-    def _fitting(self, inputs: Arrays) -> Engine:
+    def _fitting(self, inputs: Buffers) -> Engine:
         one_step = inputs[self._time.name].shape[self._axis] == 1
         return self._step if one_step else self._whole

@@ -146,6 +146,7 @@ def tune(
             for options, precision in _OPTIONS.get(engine, (({}, "float32"),))
             if wanted.snr is not None or precision == "float32"
             if engine in _HOST or variant.step is None
+            if engine in variant.engines or not variant.engines
             for count in threads
             for chunk in wanted.chunks
             if variant.step is None or variant.whole is not None or chunk == 1

@@ -22,12 +22,14 @@ class Variant:
         precision: in what it computes.
         whole: the file for everything; None for the model's own.
         step: the file for calls in which time is 1; None for the same as everything else.
+        engines: the engines that it is for; none named for all of them.
     """
 
     name: str
     precision: str = "float32"
     whole: Path | None = None
     step: Path | None = None
+    engines: tuple[str, ...] = ()
 
 
 def make_variants(model: Path, folder: Path, *, reduced: bool) -> Iterator[Variant | str]:

@@ -1,4 +1,4 @@
-"""A live sequence in the host's memory, for every engine that works in arrays given to it."""
+"""The carrier: a live sequence, whose state lies where its engine computes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract, axis_sizes, resolve
-from .base import Arrays, Engine
+from .contract import Contract, axis_sizes, resolve
+from .engines import Arrays, Buffer, Engine
 
-_Arrays = dict[str, NDArray[Any]]
+_Buffers = dict[str, Buffer]
 _T = TypeVar("_T")
 
 
@@ -20,40 +19,49 @@ _T = TypeVar("_T")
 KEPT: Final = 32
 
 
-class BoundCarrier:
-    """A sequence whose state lies twice in the host's memory.
+class Carrier:
+    """One live sequence, whose state lies twice in buffers of the engine.
 
     A step reads one and writes the other, and the two swap roles: a state is never copied. For
     chunk sizes seen before, every buffer is there and bound already, so that a step copies the
     input in, runs, and copies the output out. Those of the `KEPT` last new sizes are kept.
+
+    It has one owner. A call that fails leaves the state as it was.
     """
 
     def __init__(self, contract: Contract, engine: Engine) -> None:
         self._contract = contract
         self._engine = engine
         # Of the two, the one at `_turn` is what the next step starts from.
-        self._states: tuple[_Arrays, _Arrays] = ({}, {})
+        self._states: tuple[_Buffers, _Buffers] = ({}, {})
         self._turn = 0
         self._bound: dict[Hashable, _Bound | None] = {}
 
     def write(self, state: Arrays) -> None:
-        """Replaces the state by a copy."""
-        first = {spec.input: np.array(state[spec.input]) for spec in self._contract.states}
-        self._states = (first, {name: np.empty_like(array) for name, array in first.items()})
-        self._turn = 0
-        self._bound.clear()
+        """Replaces the state by a copy, keyed by the state inputs' names."""
+        shapes = {name: buffer.shape for name, buffer in self._current.items()}
+        if shapes != {name: array.shape for name, array in state.items()}:
+            first, second = ({n: self._zeros(a) for n, a in state.items()} for _ in range(2))
+            self._states = first, second
+            self._bound.clear()
+        for name, buffer in self._current.items():
+            buffer[...] = state[name]
 
     def read(self) -> dict[str, NDArray[Any]]:
-        """A copy of the state."""
-        return {name: array.copy() for name, array in self._current.items()}
+        """A copy of the state in the host's memory, keyed by the state inputs' names."""
+        return {name: buffer.copy() for name, buffer in self._current.items()}
 
     @property
-    def _current(self) -> _Arrays:
+    def _current(self) -> _Buffers:
         """What the next step starts from."""
         return self._states[self._turn]
 
     def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:
-        """Runs one chunk and keeps the next state, unless the engine fails."""
+        """Runs one chunk, the contract's inputs in order, and keeps the next state.
+
+        `shapes` is another for inputs of other shapes, so that what is prepared can be found.
+        Returns the contract's outputs, in order; they are the caller's to keep.
+        """
         # Every microsecond here counts: the engine needs less than ten for a small network.
         bound = self._bound.get(shapes)
         if bound is None:
@@ -84,16 +92,21 @@ class BoundCarrier:
         known = {axis for spec in contract.outputs for axis in spec.shape if isinstance(axis, str)}
         if not known <= sizes.keys():
             return None
-        taken = {s.name: np.empty_like(x) for s, x in zip(contract.inputs, inputs, strict=True)}
-        given = {s.name: np.empty(resolve(s.shape, sizes), s.dtype) for s in contract.outputs}
+        taken = {s.name: self._zeros(x) for s, x in zip(contract.inputs, inputs, strict=True)}
+        given = {
+            s.name: self._engine.zeros(resolve(s.shape, sizes), s.dtype) for s in contract.outputs
+        }
         calls = [
             self._call(taken, given, before, after)
             for before, after in (self._states, self._states[::-1])
         ]
         return _Bound([*taken.values()], [*given.values()], calls, len(taken) == len(given) == 1)
 
+    def _zeros(self, like: NDArray[Any]) -> Buffer:
+        return self._engine.zeros(like.shape, like.dtype)
+
     def _call(
-        self, taken: _Arrays, given: _Arrays, before: _Arrays, after: _Arrays
+        self, taken: _Buffers, given: _Buffers, before: _Buffers, after: _Buffers
     ) -> Callable[[], None]:
         """A call of the engine on these very arrays."""
         nexts = {state.output: after[state.input] for state in self._contract.states}
@@ -104,7 +117,7 @@ class BoundCarrier:
         contract = self._contract
         named = {s.name: x for s, x in zip(contract.inputs, inputs, strict=True)}
         wanted = [s.name for s in (*contract.outputs, *contract.state_outputs)]
-        results = self._engine.run({**named, **self._current}, wanted)
+        results = self._engine.run({**named, **self.read()}, wanted)
         count = len(contract.outputs)
         for state, array in zip(contract.states, results[count:], strict=True):
             self._current[state.input][...] = array
@@ -115,8 +128,8 @@ class BoundCarrier:
 class _Bound:
     """Buffers for chunks of one size, and a call for each direction of the ping-pong."""
 
-    inputs: list[NDArray[Any]]
-    outputs: list[NDArray[Any]]
+    inputs: list[Buffer]
+    outputs: list[Buffer]
     calls: list[Callable[[], None]]
     single: bool  # one input and one output, for which there are quicker ways
 

@@ -1,0 +1,56 @@
+"""An array in the memory of ONNX Runtime's device, for carriers and slabs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import EllipsisType, ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class DeviceArray:
+    """Used as carriers and slabs use an array of NumPy: filled, copied, its rows taken and put.
+
+    `array[...] = x` copies to the device and `copy()` back. What touches some rows alone takes the
+    whole array through the host's memory.
+    """
+
+    def __init__(
+        self, ort: ModuleType, shape: Sequence[int], dtype: Any, device: tuple[str, int]
+    ) -> None:
+        self.shape = tuple(shape)
+        self.dtype = np.dtype(dtype)
+        #: What the engine is bound to; it stays the same for as long as the array lives.
+        self.value: Any = ort.OrtValue.ortvalue_from_shape_and_type([*shape], self.dtype, *device)
+        self[...] = np.zeros(self.shape, self.dtype)
+
+    def copy(self) -> Array:
+        """A copy in the host's memory."""
+        return np.array(self.value.numpy())
+
+    def take(self, rows: Array, axis: int, out: Any = None, mode: Any = "raise") -> Any:
+        """The rows along an axis, as NumPy's."""
+        found = self.copy().take(rows, axis, mode=mode)
+        if out is None:
+            return found
+        out[...] = found
+        return out
+
+    def __getitem__(self, key: Any) -> Array:
+        part: Array = self.copy()[key]
+        return part
+
+    def __setitem__(self, key: Any, given: Any) -> None:
+        array = given.copy() if isinstance(given, DeviceArray) else given
+        if isinstance(key, EllipsisType):
+            whole = np.broadcast_to(array, self.shape)
+        else:
+            whole = self.copy()
+            whole[key] = array
+        if whole.size:
+            # It copies bytes: the dtype has to be right already.
+            self.value.update_inplace(np.ascontiguousarray(whole, self.dtype))
