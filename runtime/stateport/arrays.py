@@ -109,23 +109,31 @@ def _check_array(
             f"{spec.name!r} is {_kind(value)}; a NumPy array {describe(spec.dtype, spec.shape)} "
             "was expected."
         )
-    came = f"{spec.name!r} is {describe(value.dtype, value.shape)}"
-    wanted = f"the model takes {describe(spec.dtype, spec.shape)}"
-    if value.dtype != np.dtype(spec.dtype):
-        raise error(f"{came}; {wanted}. Convert it: {spec.name}.astype({spec.dtype!r}).")
+    problem = _problem(spec, value, sizes)
+    if problem is not None:
+        came = f"{spec.name!r} is {describe(value.dtype, value.shape)}"
+        wanted = f"the model takes {describe(spec.dtype, spec.shape)}"
+        raise error(problem.replace("{came}", came).replace("{wanted}", wanted))
+
+
+def _problem(spec: ArraySpec, value: Array, sizes: dict[str, int]) -> str | None:
+    """What is wrong with an array, if anything is, around {came} and {wanted}."""
+    if value.dtype != spec.dtype:
+        return f"{{came}}; {{wanted}}. Convert it: {spec.name}.astype({spec.dtype!r})."
     if value.ndim != len(spec.shape):
-        raise error(f"{came}, {value.ndim} dimensions; {wanted}, {len(spec.shape)} dimensions.")
+        return f"{{came}}, {value.ndim} dimensions; {{wanted}}, {len(spec.shape)} dimensions."
     for position, (axis, size) in enumerate(zip(spec.shape, value.shape, strict=True)):
         if isinstance(axis, int):
             if size != axis:
-                raise error(f"{came}; {wanted}: dimension {position} must be {axis}, not {size}.")
+                return f"{{came}}; {{wanted}}: dimension {position} must be {axis}, not {size}."
         elif size == 0:
-            raise error(f"{came}: axis {axis!r} is empty; it must be at least 1.")
+            return f"{{came}}: axis {axis!r} is empty; it must be at least 1."
         elif sizes.setdefault(axis, size) != size:
-            raise error(
-                f"{came}, so axis {axis!r} is {size}, but it is {sizes[axis]} in the other "
-                f"inputs of this call; {wanted}."
+            return (
+                f"{{came}}, so axis {axis!r} is {size}, but it is {sizes[axis]} in the other "
+                "inputs of this call; {wanted}."
             )
+    return None
 
 
 def _check_lengths(spec: ArraySpec, lengths: Array, longest: int) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Contract, axis_sizes, resolve
+from .contract import ArraySpec, Contract, axis_sizes, resolve
 from .engines import Arrays, Buffer, Engine
 
 _Buffers = dict[str, Buffer]
 _T = TypeVar("_T")
-
-
-#: Calls are kept prepared for so many sizes of chunks.
-KEPT: Final = 32
 
 
 class Carrier:
@@ -24,7 +22,8 @@ class Carrier:
 
     A step reads one and writes the other, and the two swap roles: a state is never copied. For
     chunk sizes seen before, every buffer is there and bound already, so that a step copies the
-    input in, runs, and copies the output out. Those of the `KEPT` last new sizes are kept.
+    input in, runs, and copies the output out. Those of the last new sizes are kept, as many as
+    the engine says.
 
     It has one owner. A call that fails leaves the state as it was.
     """
@@ -35,13 +34,18 @@ class Carrier:
         # Of the two, the one at `_turn` is what the next step starts from.
         self._states: tuple[_Buffers, _Buffers] = ({}, {})
         self._turn = 0
+        self._scratch = Scratch(engine)
         self._bound: dict[Hashable, _Bound | None] = {}
 
     def write(self, state: Arrays) -> None:
         """Replaces the state by a copy, keyed by the state inputs' names."""
         shapes = {name: buffer.shape for name, buffer in self._current.items()}
         if shapes != {name: array.shape for name, array in state.items()}:
-            first, second = ({n: self._zeros(a) for n, a in state.items()} for _ in range(2))
+            zeros = self._engine.zeros
+            first, second = (
+                {name: zeros(array.shape, array.dtype) for name, array in state.items()}
+                for _ in range(2)
+            )
             self._states = first, second
             self._bound.clear()
         for name, buffer in self._current.items():
@@ -66,7 +70,7 @@ class Carrier:
         bound = self._bound.get(shapes)
         if bound is None:
             if shapes not in self._bound:
-                keep(self._bound, shapes, self._bind(inputs))
+                keep(self._bound, shapes, self._bind(inputs), self._engine.keeps)
                 return self.step(inputs, shapes)
             return self._step_unbound(inputs)
         if bound.single:
@@ -92,18 +96,20 @@ class Carrier:
         known = {axis for spec in contract.outputs for axis in spec.shape if isinstance(axis, str)}
         if not known <= sizes.keys():
             return None
-        taken = {s.name: self._zeros(x) for s, x in zip(contract.inputs, inputs, strict=True)}
-        given = {
-            s.name: self._engine.zeros(resolve(s.shape, sizes), s.dtype) for s in contract.outputs
-        }
+        taken, given = self._chunk_buffers(sizes)
         calls = [
             self._call(taken, given, before, after)
             for before, after in (self._states, self._states[::-1])
         ]
         return _Bound([*taken.values()], [*given.values()], calls, len(taken) == len(given) == 1)
 
-    def _zeros(self, like: NDArray[Any]) -> Buffer:
-        return self._engine.zeros(like.shape, like.dtype)
+    def _chunk_buffers(self, sizes: Mapping[str, int]) -> tuple[_Buffers, _Buffers]:
+        """Buffers for the inputs and the outputs of a chunk of these sizes."""
+        contract = self._contract
+        return (
+            {s.name: self._scratch.buffer("in", s, sizes) for s in contract.inputs},
+            {s.name: self._scratch.buffer("out", s, sizes) for s in contract.outputs},
+        )
 
     def _call(
         self, taken: _Buffers, given: _Buffers, before: _Buffers, after: _Buffers
@@ -134,9 +140,37 @@ class _Bound:
     single: bool  # one input and one output, for which there are quicker ways
 
 
-def keep(calls: dict[Hashable, _T], key: Hashable, call: _T) -> _T:
-    """Keeps a call for inputs of these shapes; of too many, the oldest one goes."""
+_NOTHING: Final = np.zeros(0, np.uint8)
+
+
+class Scratch:
+    """Buffers that are in use during a call alone, so that those of all sizes share their memory.
+
+    On a device, each has memory of its own.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._shared = isinstance(engine.zeros((1,), np.uint8), np.ndarray)
+        self._whole: dict[tuple[str, str], Buffer] = {}
+
+    def buffer(self, role: str, spec: ArraySpec, sizes: Mapping[str, int]) -> Buffer:
+        """A buffer for an array in this role; those of another role or name are elsewhere."""
+        shape, dtype = resolve(spec.shape, sizes), np.dtype(spec.dtype)
+        if not self._shared:
+            return self._engine.zeros(shape, dtype)
+        needed = prod(shape) * dtype.itemsize
+        whole = self._whole.get((role, spec.name), _NOTHING)
+        if len(whole) < needed:
+            # Calls that are bound to the memory before this one keep it, and go on working.
+            whole = self._engine.zeros((max(needed, 2 * len(whole)),), np.uint8)
+            self._whole[role, spec.name] = whole
+        return whole[:needed].view(dtype).reshape(shape)
+
+
+def keep(calls: dict[Hashable, _T], key: Hashable, call: _T, most: int) -> _T:
+    """Keeps a call for inputs of these shapes; of more than so many, the oldest one goes."""
     calls[key] = call
-    if len(calls) > KEPT:
+    if len(calls) > most:
         del calls[next(iter(calls))]
     return call

@@ -16,6 +16,8 @@ from .errors import InputError, StateportError, StreamingError
 from .slab import Rows, Slab
 from .state import State
 
+#: So many numbers of streams and shapes of chunks are remembered as right.
+_CHECKED: Final = 1024
 _INT64: Final = np.dtype(np.int64)
 
 
@@ -150,7 +152,7 @@ class Pool:
                 shape = xs.shape
                 if self._checked.get((len(rows), shape)) is not xs.dtype:
                     self._check(self._named(xs), len(rows))
-                    keep(self._checked, (len(rows), shape), xs.dtype)
+                    keep(self._checked, (len(rows), shape), xs.dtype, _CHECKED)
                 return self._given(self._step(rows, (xs,), shape))
             if isinstance(xs, list | tuple):
                 return self._step_each(rows, xs)
@@ -274,15 +276,15 @@ class Pool:
         for places in alike.values():  # all are checked before anything runs
             parts = [xs[place] for place in places]
             fits = isinstance(parts[0], np.ndarray) and parts[0].ndim >= axis
-            inputs = {name: np.stack(parts, axis) if fits else parts[0]}
-            self._check(inputs, len(places))
-            groups.append((np.array(places), inputs[name]))
+            joined = np.moveaxis(np.array(parts), 0, axis) if fits else parts[0]
+            self._check({name: joined}, len(places))
+            groups.append((places, joined))
         results: list[Any] = [None] * len(xs)
         axes = [spec.shape.index("batch") for spec in self._contract.outputs]
-        for group, joined in groups:
-            outputs = self._step(rows[group], (joined,), joined.shape)
-            for number, place in enumerate(group):
-                parts = [y.take(number, axis) for y, axis in zip(outputs, axes, strict=True)]
+        for places, joined in groups:
+            outputs = self._step(rows[places], (joined,), joined.shape)
+            each = [np.moveaxis(y, axis, 0) for y, axis in zip(outputs, axes, strict=True)]
+            for place, *parts in zip(places, *each, strict=True):
                 results[place] = self._given(parts)
         return results
 

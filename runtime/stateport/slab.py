@@ -28,6 +28,7 @@ class Slab(Carrier):
     def __init__(self, contract: Contract, engine: Engine) -> None:
         super().__init__(contract, engine)
         self._axes = {spec.input: spec.shape.index("batch") for spec in contract.states}
+        self._state_specs = contract.state_inputs
         self._some: dict[Hashable, _Some] = {}
         self.rows = 0
         self.resize(0)
@@ -58,7 +59,7 @@ class Slab(Carrier):
     def step_some(self, rows: Rows, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
         """Steps these rows, each of which comes once; otherwise as `step`."""
         some = self._some.get(shapes) or keep(
-            self._some, shapes, self._bind_some(inputs, len(rows))
+            self._some, shapes, self._bind_some(inputs, len(rows)), self._engine.keeps
         )
         for name, array in some.before.items():
             # Rows are checked already; without "clip", take copies once more.
@@ -72,13 +73,12 @@ class Slab(Carrier):
 
     def _bind_some(self, inputs: Sequence[Array], rows: int) -> _Some:
         specs = self._contract.inputs
-        taken = {spec.name: self._zeros(x) for spec, x in zip(specs, inputs, strict=True)}
-        sizes = axis_sizes(specs, {name: array.shape for name, array in taken.items()})
-        given = {
-            spec.name: self._engine.zeros(resolve(spec.shape, sizes), spec.dtype)
-            for spec in self._contract.outputs
-        }
-        before, after = self._zero_states(rows), self._zero_states(rows)
+        shapes = {spec.name: x.shape for spec, x in zip(specs, inputs, strict=True)}
+        taken, given = self._chunk_buffers(axis_sizes(specs, shapes))
+        before, after = (
+            {s.name: self._scratch.buffer(role, s, {"batch": rows}) for s in self._state_specs}
+            for role in ("before", "after")
+        )
         call = self._call(taken, given, before, after)
         return _Some([*taken.values()], [*given.values()], before, after, call)
 

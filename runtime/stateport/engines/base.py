@@ -23,6 +23,9 @@ class Engine(Protocol):
     precision: str
     """In what the engine computes what the file says in float32: "float32", or less by choice."""
 
+    keeps: int
+    """How many bound calls a carrier keeps prepared, by the memory that each of them takes."""
+
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once on all of its inputs, states among them."""
 

@@ -22,6 +22,7 @@ class Stepwise:
         self.name = whole.name
         self.version = whole.version
         self.precision = whole.precision
+        self.keeps = min(whole.keeps, step.keeps)
         self._whole = whole
         self._step = step
         self._time = next(s for s in contract.inputs if "time" in s.shape)
