@@ -36,6 +36,10 @@ from .scan import scan
 
 DOMAIN: Final = "stateport.torch"
 
+#: By these the usual length is multiplied until a network takes it: powers of two, and what 5, 10,
+#: 20 and 30 milliseconds are at 16 and 44.1 kHz.
+_FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
+
 _Shape = Sequence[int | torch.SymInt]
 
 
@@ -294,6 +298,19 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
                 value.name = value.name.removeprefix("network.")  # as the author's module calls it
     paths = _input_paths(module.network, example)
     return Captured(model, paths, output_paths, loops, narrowed)
+
+
+def longer(module: Explicit, example: Example) -> Example | None:
+    """The example at the first of some greater lengths that the network takes, if there is one.
+
+    Networks that divide time take multiples alone, or have to fill a window first.
+    """
+    for factor in _FACTORS if "time" in example.axes else ():
+        other = example.with_time(factor * example.sizes["time"])
+        with quiet(), torch.no_grad(), contextlib.suppress(Exception, SystemExit):
+            module(*other.make(other.sizes))
+            return other
+    return None
 
 
 def check_runs(module: Explicit, example: Example) -> None:

@@ -194,6 +194,12 @@ class Example:
         other.leaves = (*self.leaves, *(leaf for states in lifted for leaf in states))
         return other
 
+    def with_time(self, time: int) -> Example:
+        """The same example, traced at this length."""
+        other = copy.copy(self)
+        other.sizes = {**self.sizes, "time": time}
+        return other
+
     def with_lengths(self, positions: Collection[int], descending: bool) -> Example:
         """The same example, where the leaves at these positions are lengths of rows."""
         other = copy.copy(self)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from .frames import Context, Frames
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
 from .scan import scan
@@ -35,30 +36,39 @@ class Explicit(nn.Module):
     What the network keeps in attributes and buffers from call to call is put back afterwards, so
     every run starts from the network as it was. `method` is what is run. `lifted` are numbers of
     calls of recurrent functions, in the order in which forward makes them. The states of a call
-    stand together: (h, c) for an LSTM, (h,) for a GRU or RNN.
+    stand together: (h, c) for an LSTM, (h,) for a GRU or RNN. Behind them stand the steps that
+    `contexts` get from the call before.
     """
 
     def __init__(
-        self, network: nn.Module, method: str = "forward", lifted: Sequence[int] = ()
+        self,
+        network: nn.Module,
+        method: str = "forward",
+        lifted: Sequence[int] = (),
+        contexts: Sequence[Context] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.method = method
         self.lifted = tuple(lifted)
+        self.contexts = tuple(contexts)
 
     def forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: Sequence[States]
     ) -> tuple[Any, list[States]]:
-        """The network's own result, and the last states of every call.
+        """The network's own result, and the last states of every call and of all contexts.
 
         Without any call, the network may be one step itself: its results stand again as states.
         """
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
-        calls = Calls(dict(zip(self.lifted, states, strict=True)))
-        with put_back(self.network):
+        count = len(self.lifted)
+        calls = Calls(dict(zip(self.lifted, states[:count], strict=True)))
+        frames = Frames(self.contexts, [state for (state,) in states[count:]])
+        with put_back(self.network), frames if self.contexts else contextlib.nullcontext():
             result = calls.run(run, args, kwargs)
         tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
-        return result, calls.lasts or [tuple(tensors)]
+        lasts = calls.lasts or [tuple(tensors)]
+        return result, [*lasts, *((last,) for last in frames.lasts)]
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stateport.contract import Axis
 
 from .capture import Captured
+from .contexts import Found
 from .errors import ExportError
 from .example import Example, Leaf
 from .explicit import Calls, Explicit, States
@@ -82,11 +83,13 @@ def _same_start(a: Hidden, b: Hidden) -> bool:
 
 
 def make_explicit(
-    explicit: Explicit, example: Example, hidden: Sequence[Hidden]
+    explicit: Explicit, example: Example, hidden: Sequence[Hidden], found: Found
 ) -> tuple[Explicit, Example]:
-    """The network and its example with the hidden states as further arguments."""
-    lifted = Explicit(explicit.network, explicit.method, [one.call for one in hidden])
-    return lifted.eval(), example.with_lifted([one.leaves for one in hidden])
+    """The network and its example with hidden states, and those of contexts, as arguments."""
+    calls = [one.call for one in hidden]
+    lifted = Explicit(explicit.network, explicit.method, calls, found.contexts)
+    leaves = [*(one.leaves for one in hidden), *((leaf,) for leaf in found.leaves)]
+    return lifted.eval(), example.with_lifted(leaves)
 
 
 def _hidden(layer: Recurrent, values: Sequence[torch.Tensor], example: Example) -> Hidden:

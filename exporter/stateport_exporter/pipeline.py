@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -22,7 +23,8 @@ from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report, verify
 
 from . import __version__
-from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs
+from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
+from .contexts import NO_CONTEXTS, Found, find_contexts
 from .errors import ExportError
 from .example import Example, ExampleLike
 from .explicit import Explicit
@@ -34,12 +36,15 @@ from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
 from .loading import load_weights
 from .loops import Folded, check_memory, fold
+from .network import Network
 from .opset import NEWEST_CAPTURED, raise_opset
-from .record import Network, measure_streaming, record
+from .record import record
 from .repeatable import check_carried, check_default_start, check_padding, check_repeatable
 from .saving import save
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_only
+from .streaming import measure_streaming
+from .timeline import why_tied
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18
@@ -111,50 +116,121 @@ def export(
         if weights is not None:
             load_weights(twin, Path(weights))
         _check_dtypes(twin)
-        sample = Example(getattr(twin, method), example)
-        explicit, hidden = Explicit(twin, method).eval(), list[Hidden]()
-        folded: Folded | None = None
-        try:
-            captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
-        except FixedTimeError as error:
-            folded = fold(twin, method, sample, error)
-            explicit = Explicit(folded).eval()
-            captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
-        sample = told_lengths(explicit, sample, captured)
-        check_runs(explicit, sample)
-        if lift:
-            hidden = find_hidden(explicit, sample, captured)
-        if hidden:
-            explicit, sample = make_explicit(explicit, sample, hidden)
-            captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
-        if folded is not None:
-            check_memory(twin, method, folded, sample, [one.call for one in hidden])
-        check_repeatable(explicit, sample)
-        check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
-        check_carried(explicit, sample, hidden)
-        finished = _finish(captured, opset, hidden, sample.lengths)
-        check_default_start(twin, method, sample, finished.state_parameters)
-        network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
-        contract = finished.contract
-        streaming = measure_streaming(network, contract, finished.because)
-        contract = replace(contract, streaming=streaming)
-        vectors = record(network, contract)
+        seen = _look(twin, method, Example(getattr(twin, method), example), opset, lift=lift)
+        found = find_contexts(seen.explicit, seen.sample) if lift else NO_CONTEXTS
+        made = _make(seen, found, opset)
+        if found.contexts and not made.contract.streaming.ok:
+            # Whole sequences are all that it can take, and those need no steps from before.
+            made = _make(seen, found.without_contexts(), opset, made)
+        contract = made.contract
+        vectors = record(made.network, contract)
         if dtype == "float16":
             keep = names_of(contract, float32)
-            to_float16(captured.model, keep)
+            to_float16(made.captured.model, keep)
             contract = halved(contract, keep)
-        write_metadata(captured.model, contract, {**(origin or {}), **_versions()})
+        write_metadata(made.captured.model, contract, {**(origin or {}), **_versions()})
         if dtype != "float32":
-            captured.model.metadata_props[PRECISION_KEY] = dtype
-    report = _write(captured, vectors, path, check=check)
-    return Result(path, vectors_path(path), contract, finished.lifted, report)
+            made.captured.model.metadata_props[PRECISION_KEY] = dtype
+    report = _write(made.captured, vectors, path, check=check)
+    return Result(path, vectors_path(path), contract, made.lifted, report)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A network as its author wrote it, captured; and the states that it hides.
+
+    `folded` stands in its place where it has loops over time.
+    """
+
+    twin: nn.Module
+    method: str
+    explicit: Explicit
+    sample: Example
+    captured: Captured
+    hidden: Sequence[Hidden]
+    folded: Folded | None
+
+
+def _look(twin: nn.Module, method: str, sample: Example, opset: int, *, lift: bool) -> _Seen:
+    explicit, folded = Explicit(twin, method).eval(), None
+    written = min(opset, NEWEST_CAPTURED)
+    try:
+        sample, captured = _capture_at_some_length(explicit, sample, written)
+    except FixedTimeError as error:
+        folded = fold(twin, method, sample, error)
+        explicit = Explicit(folded).eval()
+        captured = capture(explicit, sample, written)
+    sample = told_lengths(explicit, sample, captured)
+    check_runs(explicit, sample)
+    hidden = find_hidden(explicit, sample, captured) if lift else []
+    return _Seen(twin, method, explicit, sample, captured, hidden, folded)
+
+
+def _capture_at_some_length(
+    explicit: Explicit, sample: Example, opset: int
+) -> tuple[Example, Captured]:
+    """Captures a network at the usual length, or where it does not take that, at a greater one."""
+    try:
+        return sample, capture(explicit, sample, opset)
+    except FixedTimeError:
+        raise
+    except ExportError:
+        other = longer(explicit, sample)
+        if other is not None:
+            with contextlib.suppress(ExportError):
+                return other, capture(explicit, other, opset)
+        raise
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A finished graph, the network that it is held against, and what it promises.
+
+    `because` says why chunks may differ from the whole, if a reason is seen.
+    """
+
+    captured: Captured
+    network: Network
+    contract: Contract
+    lifted: tuple[str, ...]
+    because: str | None
+
+
+def _make(seen: _Seen, found: Found, opset: int, before: _Made | None = None) -> _Made:
+    """Brings hidden states and contexts into the open, finishes the graph, and tries chunks.
+
+    `before` was made with other contexts, and cannot be fed in chunks.
+    """
+    explicit, sample, captured = seen.explicit, seen.sample, seen.captured
+    if seen.hidden or found.contexts:
+        explicit, sample = make_explicit(explicit, sample, seen.hidden, found)
+        captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+    if seen.folded is not None:
+        calls = [one.call for one in seen.hidden]
+        check_memory(seen.twin, seen.method, seen.folded, sample, calls)
+    check_repeatable(explicit, sample)
+    check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
+    check_carried(explicit, sample, seen.hidden)
+    finished = _finish(captured, opset, seen.hidden, found, sample.lengths)
+    check_default_start(seen.twin, seen.method, sample, finished.state_parameters)
+    network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
+    if before is None:
+        because = finished.because
+        streaming = measure_streaming(network, finished.contract, because, found.multiple)
+    else:
+        because = before.because or finished.because
+        streaming = before.contract.streaming
+    if because is not None and not streaming.ok and finished.contract.streaming.ok:
+        streaming = replace(streaming, because=because)
+    contract = replace(finished.contract, streaming=streaming)
+    return _Made(captured, network, contract, finished.lifted, because)
 
 
 @dataclass(frozen=True)
 class _Finished:
     """A finished graph's contract and names: of its inputs, and of every result, kept or not.
 
-    `because` says why a layer's state is not carried, where one is not.
+    `because` says why it may be that chunks differ from the whole.
     """
 
     contract: Contract
@@ -167,15 +243,22 @@ class _Finished:
 
 
 def _finish(
-    captured: Captured, opset: int, hidden: Sequence[Hidden], lengths: Collection[int]
+    captured: Captured,
+    opset: int,
+    hidden: Sequence[Hidden],
+    found: Found,
+    lengths: Collection[int],
 ) -> _Finished:
     """Gives a captured graph its states and names, and writes its layers in ONNX."""
     model, graph = captured.model, captured.model.graph
     author, count = len(captured.output_paths), len(graph.outputs)
     layers = find(graph)
-    count_lifted = sum(len(one.leaves) for one in hidden)
-    states = find_states(graph, layers, captured, count_lifted)
-    whole_only, because = why_whole_only(layers), why_not_carried(graph, layers, states)
+    values = [value for one in hidden for value in one.initial] + [*found.initial]
+    count_lifted = len(values)
+    contexts = [context.name for context in found.contexts]
+    states = find_states(graph, layers, captured, count_lifted, contexts)
+    whole_only = why_whole_only(layers)
+    because = why_not_carried(graph, layers, states) or why_tied(graph)
     states, kept = drop_spare_outputs(graph, states, author)
     expand(graph, layers, captured.loops, min(opset, NEWEST_CAPTURED))
     graph.opset_imports.pop(DOMAIN, None)
@@ -183,7 +266,6 @@ def _finish(
     fold_transposes(model)
     inputs, outputs = stamp(graph, captured, states)
     names = dict(zip(kept, outputs, strict=True))
-    values = [value for one in hidden for value in one.initial]
     made = inputs[len(inputs) - len(values) :]
     initial = {name: v for name, v in zip(made, values, strict=True) if v is not None}
     store_initial(graph, initial)

@@ -160,18 +160,23 @@ def _results(
     *,
     cut: bool = False,
 ) -> list[Tensor]:
-    given = dict(zip(explicit.lifted, arguments.states, strict=True))
+    given = _given(explicit, arguments)
     run = getattr(network, explicit.method)
     with unchanged_globals(seed), torch.no_grad():
         result = Calls(given, cut=cut).run(run, arguments.args, arguments.kwargs)
     return [leaf.clone() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
+def _given(explicit: Explicit, arguments: Arguments) -> dict[int, tuple[Tensor, ...]]:
+    """The lifted states by call, without those of contexts: the network puts zeros there itself."""
+    return dict(zip(explicit.lifted, arguments.states, strict=False))
+
+
 def _no_states(
     explicit: Explicit, network: nn.Module, arguments: Arguments, names: Sequence[str]
 ) -> list[str]:
     """Those of the things that a network keeps that are not the last states of its layers."""
-    given = dict(zip(explicit.lifted, arguments.states, strict=True))
+    given = _given(explicit, arguments)
     with unchanged_globals(1), torch.no_grad(), Calls(given) as calls:
         getattr(network, explicit.method)(*arguments.args, **arguments.kwargs)
     lasts = [[state] for call in calls.lasts for state in call]

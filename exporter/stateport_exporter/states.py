@@ -71,12 +71,17 @@ def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
 
 
 def find_states(
-    graph: ir.Graph, layers: Sequence[Recurrent], captured: Captured, lifted: int
+    graph: ir.Graph,
+    layers: Sequence[Recurrent],
+    captured: Captured,
+    lifted: int,
+    contexts: Sequence[str] = (),
 ) -> list[StatePair]:
     """Pairs the inputs and outputs that carry the states of these layers.
 
     The last `lifted` inputs are states that forward makes itself; the outputs behind the author's
-    own are the last states of every layer, which serve for those. An argument that a layer starts
+    own are the last states of every layer, which serve for those. The last ones of both belong to
+    `contexts`, one each, of these names. An argument that a layer starts
     from is a state only where forward returns the next one; else it is an ordinary input.
 
     Raises:
@@ -115,13 +120,17 @@ def find_states(
                 name = min(roles) if len(roles) == 1 else None
                 pairs.append(StatePair(position, following, name))
     if not layers:
-        pairs = _states_of_step(graph, captured)
+        pairs = _states_of_step(graph, captured, len(paths) - lifted)
+    end_in, end_out = (len(ports) - len(contexts) for ports in (graph.inputs, graph.outputs))
+    pairs += [StatePair(end_in + i, end_out + i, name) for i, name in enumerate(contexts)]
     _check_one_each(graph, pairs, paths)
     return _leave_an_output(graph, pairs, author)
 
 
-def _states_of_step(graph: ir.Graph, captured: Captured) -> list[StatePair]:
+def _states_of_step(graph: ir.Graph, captured: Captured, count: int) -> list[StatePair]:
     """The states of a network without recurrent layers: of a cell written by hand.
+
+    Its own are the first `count` inputs.
 
     Nothing says what becomes of its results, so convention has to: a state is an argument behind
     the first one, in a container or with a name that states have; the results of its axes and
@@ -133,7 +142,8 @@ def _states_of_step(graph: ir.Graph, captured: Captured) -> list[StatePair]:
     """
     first = captured.input_paths[0][0] if captured.input_paths else ""
     kinds: dict[tuple[object, ...], list[int]] = {}
-    for position, (value, path) in enumerate(zip(graph.inputs, captured.input_paths, strict=True)):
+    own = zip(graph.inputs, captured.input_paths[:count], strict=False)
+    for position, (value, path) in enumerate(own):
         looks_like_one = len(path) > 1 or _STATE_NAME.search(path[0])
         if path[0] != first and looks_like_one and "time" not in _axes(value):
             kinds.setdefault((*_axes(value), value.dtype), []).append(position)

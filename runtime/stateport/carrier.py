@@ -92,11 +92,10 @@ class Carrier:
         """
         contract = self._contract
         shapes = {s.name: x.shape for s, x in zip(contract.inputs, inputs, strict=True)}
-        sizes = axis_sizes(contract.inputs, shapes)
-        known = {axis for spec in contract.outputs for axis in spec.shape if isinstance(axis, str)}
-        if not known <= sizes.keys():
+        try:
+            taken, given = self._chunk_buffers(axis_sizes(contract.inputs, shapes))
+        except KeyError:
             return None
-        taken, given = self._chunk_buffers(sizes)
         calls = [
             self._call(taken, given, before, after)
             for before, after in (self._states, self._states[::-1])

@@ -6,13 +6,16 @@ object that docs/contract.md describes. Everything here is a frozen value.
 
 from __future__ import annotations
 
+import ast
 import json
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-from .errors import ContractError, StreamingError
+from .errors import ContractError, InputError, StreamingError
 
 CONTRACT_KEY: Final = "stateport.contract"
 ORIGIN_KEY: Final = "stateport.origin"
@@ -32,6 +35,14 @@ DTYPES: Final = frozenset(
 Axis = int | str
 
 _T = TypeVar("_T")
+
+#: What an axis may be computed with.
+_OPERATIONS: Final[dict[type[ast.operator], Callable[[int, int], int]]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
 
 
 @dataclass(frozen=True)
@@ -79,10 +90,19 @@ class StateSpec:
 
 @dataclass(frozen=True)
 class Streaming:
-    """Whether feeding a sequence chunk by chunk gives the answers of the whole; if not, why."""
+    """Whether feeding a sequence chunk by chunk gives the answers of the whole.
+
+    Attributes:
+        ok: whether it does.
+        because: if not, why.
+        multiple: the number of steps that the length of every chunk is a multiple of.
+        delay: the last step that an output needs is at most so many behind the one it stands for.
+    """
 
     ok: bool = True
     because: str | None = None
+    multiple: int = 1
+    delay: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +136,8 @@ class Contract:
 
     def to_json(self) -> str:
         """The contract as the JSON text that stands in the file."""
-        streaming = {k: v for k, v in asdict(self.streaming).items() if v is not None}
+        usual = asdict(Streaming())
+        streaming = {k: v for k, v in asdict(self.streaming).items() if k == "ok" or v != usual[k]}
         document = {"version": VERSION, **asdict(self), "streaming": streaming}
         for array in (*document["inputs"], *document["outputs"]):
             if array["lengths_of"] is None:
@@ -151,8 +172,46 @@ def describe(dtype: object, shape: Iterable[object]) -> str:
 
 
 def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape with its axis names replaced by sizes; `KeyError` for a name without a size."""
-    return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in shape)
+    """The shape with its axes replaced by sizes; `KeyError` for an axis whose size is not known."""
+    return tuple(axis if isinstance(axis, int) else _size(axis, sizes) for axis in shape)
+
+
+def names_in(axis: Axis) -> frozenset[str]:
+    """The names of the axes that an axis is computed from: "8*(time//8)" from time.
+
+    `KeyError` where it is no such expression.
+    """
+    if isinstance(axis, int):
+        return frozenset()
+    return frozenset(node.id for node in ast.walk(_parsed(axis)) if isinstance(node, ast.Name))
+
+
+def _size(axis: str, sizes: Mapping[str, int]) -> int:
+    return sizes[axis] if axis in sizes else _evaluated(_parsed(axis), axis, sizes)
+
+
+@lru_cache(maxsize=256)
+def _parsed(axis: str) -> ast.expr:
+    try:
+        return ast.parse(axis.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise KeyError(axis) from None
+
+
+def _evaluated(node: ast.expr, axis: str, sizes: Mapping[str, int]) -> int:
+    """Whole numbers, names, + - * // and brackets; `KeyError` for anything else."""
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.Name(id=name):
+            return sizes[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluated(operand, axis, sizes)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
+            a, b = _evaluated(left, axis, sizes), _evaluated(right, axis, sizes)
+            if b or not isinstance(op, ast.FloorDiv):
+                return _OPERATIONS[type(op)](a, b)
+    raise KeyError(axis)
 
 
 def axis_sizes(specs: Iterable[ArraySpec], shapes: Mapping[str, Iterable[int]]) -> dict[str, int]:
@@ -175,6 +234,20 @@ def check_streaming(contract: Contract) -> None:
         raise StreamingError(
             f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
             "Call the model itself with the whole sequence."
+        )
+
+
+def check_chunk(contract: Contract, sizes: Mapping[str, int]) -> None:
+    """Refuses a chunk of a length that this network cannot be fed.
+
+    Raises:
+        InputError: with the multiple that it has to be of.
+    """
+    multiple, time = contract.streaming.multiple, sizes.get("time", 0)
+    if time % multiple:
+        raise InputError(
+            f"This chunk has {time} steps; the network takes {multiple} at a time, so that a chunk "
+            f"of a stream is a multiple of that. Keep the last {time % multiple} for the next one."
         )
 
 
@@ -271,4 +344,9 @@ def _streaming(value: object) -> Streaming:
         raise ContractError(
             f"In the contract, 'streaming' must say 'ok' true or false; it is {entry}."
         )
-    return Streaming(ok, because)
+    multiple, delay = entry.get("multiple", 1), entry.get("delay", 0)
+    if type(multiple) is not int or multiple < 1 or type(delay) is not int or delay < 0:
+        raise ContractError(
+            f"In the contract, 'streaming' must say 'multiple' and 'delay' in steps; it is {entry}."
+        )
+    return Streaming(ok, because, multiple, delay)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from typing import Any, Final, overload
 
 import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input
 from .carrier import keep
-from .contract import Contract, check_streaming
+from .contract import Axis, Contract, check_chunk, check_streaming, names_in
 from .engines import Engine
 from .errors import InputError, StateportError, StreamingError
 from .slab import Rows, Slab
@@ -237,6 +237,7 @@ class Pool:
 
     def _check(self, inputs: Mapping[str, Array], count: int) -> None:
         sizes = check_inputs(self._contract, inputs)
+        check_chunk(self._contract, sizes)
         if sizes["batch"] != count:
             raise InputError(
                 f"xs has {sizes['batch']} rows along the batch axis, and {count} streams are "
@@ -352,8 +353,16 @@ def _check_contract(contract: Contract) -> None:
                 "are the rows of a batch. Export the network with a dynamic batch, or use a Stream "
                 "for each sequence."
             )
-        if strange := [axis for axis in spec.shape if isinstance(axis, str) and axis not in known]:
+        if strange := [axis for axis in spec.shape if not _is_known(axis, known)]:
             raise StreamingError(
                 f"The size of the axis {strange[0]!r} of {spec.name!r} is not known before a call. "
                 "Use a Stream for each sequence."
             )
+
+
+def _is_known(axis: Axis, known: Container[Axis]) -> bool:
+    """Whether an axis has a size, or is computed from axes that have."""
+    try:
+        return all(name in known for name in names_in(axis))
+    except KeyError:
+        return False

@@ -9,7 +9,7 @@ import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input
 from .carrier import Carrier
-from .contract import Contract, axis_sizes, check_streaming
+from .contract import Contract, axis_sizes, check_chunk, check_streaming
 from .engines import Engine
 from .errors import EngineError, InputError, StateError
 from .state import State
@@ -110,6 +110,7 @@ class Stream:
     def _check(self, inputs: Mapping[str, Array]) -> None:
         """Checks a chunk; the first one of a sequence also brings the initial state about."""
         sizes = check_inputs(self._contract, inputs)
+        check_chunk(self._contract, sizes)
         if self._fixed is None:
             self._begin(initial_state(self._contract, self._initial, sizes))
             return

@@ -17,7 +17,7 @@ from onnx import helper
 
 import stateport
 from stateport import ArraySpec, Contract, ContractError, StateSpec, Streaming
-from stateport.contract import CONTRACT_KEY
+from stateport.contract import CONTRACT_KEY, names_in, resolve
 
 Build = Callable[..., Path]
 Document = dict[str, Any]
@@ -52,7 +52,13 @@ def contracts(draw: st.DrawFn) -> Contract:
         for _ in range(counts[2])
     )
     streaming = draw(
-        st.builds(Streaming, st.just(True), st.none() | st.text())
+        st.builds(
+            Streaming,
+            st.just(True),
+            st.none() | st.text(),
+            st.integers(1, 2**40),
+            st.integers(0, 2**40),
+        )
         | st.builds(Streaming, st.just(False), st.text(min_size=1))
     )
     return Contract(inputs, outputs, states, streaming)
@@ -80,6 +86,51 @@ def test_the_json_text_is_the_documented_one() -> None:
         ],
         "streaming": {"ok": True},
     }
+
+
+def test_multiple_and_delay_are_said_where_they_are_not_the_usual_ones() -> None:
+    streaming = Streaming(True, None, multiple=8, delay=7)
+    document = json.loads(replace(LSTM, streaming=streaming).to_json())
+    assert document["streaming"] == {"ok": True, "multiple": 8, "delay": 7}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"multiple": 0}, {"multiple": "8"}, {"delay": -1}, {"delay": 1.5}]
+)
+def test_a_multiple_or_delay_that_is_no_number_of_steps_is_refused(wrong: Document) -> None:
+    document = json.loads(LSTM.to_json())
+    document["streaming"] |= wrong
+    with pytest.raises(ContractError, match="must say 'multiple' and 'delay' in steps"):
+        Contract.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("axis", "size"),
+    [
+        (3, 3),
+        ("time", 20),
+        ("2*time", 40),
+        ("batch*time", 60),
+        ("8*((time//8))", 16),
+        ("((time - 1)//2) + 1", 10),
+        ("-batch + time", 17),
+    ],
+)
+def test_an_axis_may_be_computed_from_others(axis: int | str, size: int) -> None:
+    assert resolve((axis,), {"batch": 3, "time": 20}) == (size,)
+    assert names_in(axis) <= {"batch", "time"}
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        *("other", "time/2", "time**2", "time//0", "max(time, 2)", "time.real", "1.5", "time[0]"),
+        *("2*", "a b", "(" * 5000, "__import__('os')", "-" * 200_000 + "1"),
+    ],
+)
+def test_an_axis_that_is_no_such_expression_has_no_size(axis: str) -> None:
+    with pytest.raises(KeyError):
+        resolve((axis,), {"batch": 3, "time": 20})
 
 
 def test_a_contract_cannot_be_changed() -> None:

@@ -14,7 +14,7 @@ from ..errors import ExportError
 from . import gru, loop, lstm, rnn
 from .stack import WriteLayer, write
 
-__all__ = ["Recurrent", "expand", "find"]
+__all__ = ["Recurrent", "expand", "find", "module_path"]
 
 LOOP: Final = "LOOP"
 
@@ -72,7 +72,7 @@ def _layer(node: ir.Node) -> Recurrent:
     return Recurrent(
         node,
         attribute["call"],
-        _module_path(node),
+        module_path(node),
         tuple(
             (letter, _operand(node, position), node.outputs[position])
             for position, letter in enumerate(letters, start=1)
@@ -119,12 +119,14 @@ def expand(graph: ir.Graph, layers: list[Recurrent], loops: Mapping[int, Loop], 
         raise ExportError("A recurrent layer stands where it cannot be written in ONNX.")
 
 
-def _module_path(node: ir.Node) -> str:
+def module_path(node: ir.Node) -> str:
     """The path of the module that made the node, from what PyTorch's exporter notes on it.
 
     Beside a loop that was rolled up that is nothing; then the layer's weights say whose they are.
     """
-    scopes: list[str] = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])
+    scopes: list[str] = ast.literal_eval(
+        node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
+    )
     path = _below_wrappers(scopes[-2] if len(scopes) > 1 else "")
     weights = (value.name or "" for value in node.inputs if value and value.is_initializer())
     return path or _below_wrappers(next(weights, "").rpartition(".")[0])

@@ -42,7 +42,7 @@ def _document(file: OnnxFile, contract: Contract | None) -> dict[str, Any]:
         "inputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.inputs],
         "outputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.outputs],
         "precision": file.metadata.get(PRECISION_KEY, "float32"),
-        "axes": sorted(contract.axes) if contract else [],
+        "axes": sorted(axis for axis in contract.axes if axis.isidentifier()) if contract else [],
         "operators": dict(file.operators.most_common()),
         "weights": {
             "count": sum(prod(w.shape) for w in file.weights),
@@ -86,7 +86,7 @@ def _show(document: dict[str, Any]) -> None:
             names = f"{state['input']} -> {state['output']}"
             grid.add_row("state", f"{names}: {_array(state)}, starts from {state['initial']}")
         streaming = contract["streaming"]
-        grid.add_row("streams", "yes" if streaming["ok"] else f"no: {streaming['because']}")
+        grid.add_row("streams", _streams(streaming))
         grid.add_row("dynamic axes", ", ".join(document["axes"]) or "none")
     grid.add_row("precision", document["precision"])
     operators = ", ".join(f"{name} {count}" for name, count in document["operators"].items())
@@ -95,6 +95,14 @@ def _show(document: dict[str, Any]) -> None:
     beside = f", in {', '.join(weights['external_files'])}" if weights["external_files"] else ""
     grid.add_row("weights", f"{weights['count']:,} numbers, {weights['bytes']:,} bytes{beside}")
     screen.print(grid, markup=False)
+
+
+def _streams(streaming: dict[str, Any]) -> str:
+    if not streaming["ok"]:
+        return f"no: {streaming['because']}"
+    multiple, delay = streaming.get("multiple", 1), streaming.get("delay", 0)
+    chunks = f", in chunks of multiples of {multiple} steps" if multiple > 1 else ""
+    return f"yes{chunks}, with a delay of {delay} steps" if delay else f"yes{chunks}"
 
 
 def _array(spec: dict[str, Any]) -> str:

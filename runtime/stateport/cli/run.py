@@ -11,7 +11,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract, describe
+from ..contract import Contract, describe, names_in
 from ..errors import InputError
 from ..files import check_place, read_npy, write_npz, written_atomically
 from ..model import Model, load
@@ -78,7 +78,7 @@ def _in_chunks(
 ) -> tuple[dict[str, Array], State]:
     """Feeds a stream; outputs with a time axis are joined along it, of others the last counts."""
     for spec in model.contract.outputs:
-        if "time" not in spec.shape and spec.time_axis is not None:
+        if spec.time_axis is not None and names_in(spec.shape[spec.time_axis]) != {"time"}:
             raise InputError(
                 f"The output {spec} cannot be put together from chunks: its axis is not time "
                 "itself. Leave --chunk out, and carry the state with --state-out and --state-in."
@@ -88,8 +88,8 @@ def _in_chunks(
         stream.restore(state)
     pieces = [stream.run(piece) for piece in _cut(model.contract, arrays, chunk)]
     joined = {
-        spec.name: np.concatenate([p[spec.name] for p in pieces], spec.shape.index("time"))
-        if "time" in spec.shape
+        spec.name: np.concatenate([p[spec.name] for p in pieces], spec.time_axis)
+        if spec.time_axis is not None
         else pieces[-1][spec.name]
         for spec in model.contract.outputs
     }

@@ -1,0 +1,152 @@
+"""What a network is run on: sizes that were not traced, first states, chunkings, long chains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from stateport.contract import ArraySpec, Contract, resolve
+from stateport.parity.vectors import Case
+
+from .example import Example
+from .network import Array, Network
+
+_BATCHES: Final = (1, 2, 5)
+_TIMES: Final = (1, 2, 7, 64, 513)
+RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
+_CHAIN: Final = 2048
+
+
+def all_cases(network: Network, contract: Contract) -> Iterator[Case]:
+    """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain."""
+    axes, multiple = network.example.axes, contract.streaming.multiple
+    batches = _BATCHES if "batch" in axes else (1,)
+    times = [time * multiple for time in _TIMES] if "time" in axes else [1]
+    for i, batch in enumerate(batches):
+        for j, time in enumerate(times):
+            start = "random" if (i + j) % 2 else "zeros"
+            yield case_of(network, contract, "whole", [time], batch, start)
+    if "batch" in axes:
+        yield _permuted(network, contract, [times[len(times) // 2]])
+    if not contract.states:
+        return
+    batch = batches[len(batches) // 2]
+    if not contract.streaming.ok:
+        yield case_of(network, contract, "chain of calls", [8] * (_CHAIN // 8), batch)
+        return
+    if "time" in axes:
+        ragged = [time * multiple for time in RAGGED]
+        steps = [multiple] * 64
+        yield case_of(network, contract, "step by step", steps, batch, through="stream")
+        yield case_of(network, contract, "ragged chunks", ragged, batch, through="stream")
+        yield case_of(network, contract, "ragged calls", ragged, batch)
+    chain = [multiple if "time" in axes else 1] * _CHAIN
+    yield case_of(network, contract, "chain", chain, batch, through="stream")
+
+
+def short_case(network: Network, contract: Contract) -> Case:
+    """A case to try something on."""
+    return case_of(network, contract, "whole", [network.example.sizes["time"]], 2)
+
+
+def case_of(
+    network: Network,
+    contract: Contract,
+    name: str,
+    chunks: Sequence[int],
+    batch: int,
+    start: str = "random",
+    through: str = "model",
+) -> Case:
+    """A case; the same batch and number of steps give the same sequence, however it is cut."""
+    axes = network.example.axes
+    sizes = {a: n for a, n in network.example.sizes.items() if a in axes and a != "time"}
+    if "batch" in axes:
+        sizes["batch"] = batch
+    seed = 10_000 * batch + sum(chunks)
+    title = f"{name} {batch}x{sum(chunks)}"
+    return Case(
+        name=f"{title}, from {start}" if contract.states else title,
+        through=through,
+        sizes=sizes,
+        chunks=tuple(chunks),
+        inputs=_inputs(network, contract, sizes, chunks, seed),
+        initial=_random_state(contract, sizes, seed) if start == "random" else {},
+    )
+
+
+def _inputs(
+    network: Network, contract: Contract, sizes: Mapping[str, int], chunks: Sequence[int], seed: int
+) -> dict[str, Array]:
+    """Inputs as `Case` keeps them: whole along time, or one per call where there is no time."""
+    if "time" in network.example.axes:
+        made = made_inputs(network, {**sizes, "time": sum(chunks)}, seed)
+        per_call = [made] * len(chunks)
+    else:
+        per_call = [made_inputs(network, sizes, seed + call) for call in range(len(chunks))]
+    lengths = {spec.name for spec in contract.inputs if spec.lengths_of is not None}
+    return {
+        spec.name: _lengths(network.example, spec, sizes, chunks, seed)
+        if spec.name in lengths
+        else per_call[0][spec.name]
+        if "time" in spec.shape
+        else np.stack([call[spec.name] for call in per_call])
+        for spec in contract.inputs
+    }
+
+
+def _lengths(
+    example: Example, spec: ArraySpec, sizes: Mapping[str, int], chunks: Sequence[int], seed: int
+) -> Array:
+    """The lengths of rows in each call, within its chunk: (calls, batch)."""
+    shape = resolve(spec.shape, sizes)
+    calls = [example.draw_lengths(shape, chunk, seed + i) for i, chunk in enumerate(chunks)]
+    return np.stack(calls).astype(spec.dtype)
+
+
+def made_inputs(network: Network, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """What the example gives, by name. A constant says nothing, so random numbers replace it."""
+    random = np.random.default_rng(seed)
+    arrays = [
+        tensor.numpy() for _, tensor in network.example.tensors(network.example.make(sizes, seed))
+    ]
+    return {
+        name: random.standard_normal(array.shape).astype(array.dtype)
+        if array.dtype.kind == "f" and array.size and (array == array.flat[0]).all()
+        else array
+        for name, array in zip(network.inputs, arrays, strict=True)
+    }
+
+
+def _random_state(contract: Contract, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    return {
+        s.input: (0.5 * random.standard_normal(resolve(s.shape, sizes))).astype(s.dtype)
+        for s in contract.states
+    }
+
+
+def _permuted(network: Network, contract: Contract, chunks: Sequence[int]) -> Case:
+    """A case with the rows of its batch in reverse order."""
+    case = case_of(network, contract, "whole", chunks, 5)
+
+    def flip(array: Array, shape: Sequence[object], offset: int) -> Array:
+        if "batch" not in shape:
+            return array
+        return np.flip(array, list(shape).index("batch") + offset)
+
+    inputs = {
+        spec.name: flip(case.inputs[spec.name], spec.shape, 0 if "time" in spec.shape else 1)
+        for spec in contract.inputs
+        if spec.lengths_of is None or not network.example.descending
+    }
+    initial = {s.input: flip(case.initial[s.input], s.shape, 0) for s in contract.states}
+    return replace(
+        case,
+        name=f"reversed rows, {case.name}",
+        inputs={**case.inputs, **inputs},
+        initial=initial,
+    )

@@ -1,0 +1,111 @@
+"""The module as a function of named arrays, as the exported graph is one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from stateport.arrays import initial_state
+from stateport.contract import Contract
+from stateport.parity.vectors import Case, Rows, call_inputs, results, rows
+
+from .errors import ExportError
+from .example import Example
+from .explicit import Explicit
+from .guard import computing_in, evaluation_twin, float64_copy
+
+Array = NDArray[Any]
+Answers = dict[str, Rows]
+
+
+class Network:
+    """The module as a function of named arrays, as the exported graph is one.
+
+    `inputs` and `results` are the graph's names, in the order of the flattened arguments and
+    results; a result that the graph has not is None. `initial` are the first values of states that
+    do not start from zeros, `dtype` is what the network computes in.
+    """
+
+    def __init__(
+        self,
+        module: Explicit,
+        example: Example,
+        inputs: Sequence[str],
+        results: Sequence[str | None],
+        initial: Mapping[str, Array],
+    ) -> None:
+        self.module = module
+        self.example = example
+        self.inputs = inputs
+        self.results = results
+        self.initial = initial
+        self.dtype = torch.float32
+        self._template, self._structure = pytree.tree_flatten(example.make(example.sizes))
+
+    def in_float64(self) -> Network:
+        """The same network computing in float64."""
+        other = copy.copy(self)
+        other.module = float64_copy(self.module)
+        other.dtype = torch.float64
+        return other
+
+    def nudged(self, seed: int) -> Network:
+        """The same network with every parameter off by one unit in the last place of float32."""
+        other = copy.copy(self)
+        other.module = evaluation_twin(self.module, share_parameters=False)
+        random = torch.Generator().manual_seed(seed)
+        for parameter in other.module.parameters():
+            sign = torch.randint(0, 2, parameter.shape, generator=random) * 2 - 1
+            parameter.mul_(1 + sign * torch.finfo(torch.float32).eps)
+        return other
+
+    def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """One call; floating-point arrays go in, and come out, in the network's dtype."""
+        given = iter([self._tensor(arrays[name]) for name in self.inputs])
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._template]
+        arguments = pytree.tree_unflatten(leaves, self._structure)
+        with computing_in(self.dtype):
+            returned = pytree.tree_leaves(self.module(*arguments))
+        found = [leaf for leaf in returned if isinstance(leaf, Tensor)]
+        named = zip(self.results, found, strict=True)
+        return {name: tensor.numpy() for name, tensor in named if name is not None}
+
+    def _tensor(self, array: Array) -> Tensor:
+        tensor = torch.from_numpy(np.array(array))
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+
+def answers_of(network: Network, contract: Contract, case: Case) -> Answers:
+    """The network's answers to a case, as rows; states after every call among them."""
+    sizes = {"time": case.chunks[0], **case.sizes}
+    state = dict(case.initial) or dict(initial_state(contract, network.initial, sizes))
+    answers = []
+    for inputs in call_inputs(contract, case):
+        try:
+            answer = network({**inputs, **state})
+        except Exception as error:  # the user's forward may raise anything
+            raise ExportError(
+                f"The network fails on {case.name!r}, a size that it was not traced at: {error}"
+            ) from error
+        state = {s.input: answer[s.output] for s in contract.states}
+        answers.append(answer)
+    collected = {spec.name: [a[spec.name] for a in answers] for spec in results(contract)}
+    return {spec.name: rows(spec, case, collected[spec.name]) for spec in results(contract)}
+
+
+def truth_of(network: Network, contract: Contract, case: Case) -> Network:
+    """The network in float64 where it runs in that and answers in it, else as it is."""
+    try:
+        double = network.in_float64()
+        answers = answers_of(double, contract, case)
+    except ExportError:
+        return network
+    floats = [answers[s.name].table.dtype for s in results(contract) if s.dtype.startswith("float")]
+    return double if all(dtype == np.float64 for dtype in floats) else network

@@ -1,0 +1,266 @@
+"""Fed in chunks: what the contract says of it, held against trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import stateport
+from stateport import Model, State, StreamingError
+from stateport_exporter import Result, Spec, export
+from tests.exporter.reasons import REASONS, Denoiser
+
+X = Spec("float32", "batch", "time", 8)
+
+
+def exported(make: Callable[[], nn.Module], path: Path, *specs: Spec) -> Result:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return export(make(), specs or (X,), path)
+
+
+def in_chunks(model: Model, x: np.ndarray, chunks: list[int], axis: int) -> list[np.ndarray]:
+    """What calls give that carry the state, as a stream does, also where that is not right."""
+    state: State | None = None
+    found = []
+    for part in np.split(x, np.cumsum(chunks)[:-1], axis):
+        outputs, state = model(part, state)
+        found.append(outputs)
+    return found
+
+
+def joined(model: Model, parts: list[np.ndarray]) -> np.ndarray:
+    """Along the axis that grows with time; of outputs without, the last counts."""
+    axis = model.contract.outputs[0].time_axis
+    return parts[-1] if axis is None else np.concatenate(parts, axis)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_network_that_cannot_be_fed_in_chunks_says_why(tmp_path: Path, reason: str) -> None:
+    bad, _, _ = REASONS[reason]
+    result = exported(bad, tmp_path / "m.onnx")
+    assert not result.contract.streaming.ok
+    assert result.contract.streaming.because == reason
+    model = stateport.load(result.path)
+    with pytest.raises(StreamingError) as refusal:
+        model.stream()
+    assert reason in str(refusal.value)
+    x = np.random.default_rng(0).standard_normal((2, 48, 8), np.float32)
+    whole, _ = model(x)  # whole sequences go on working
+    parts = joined(model, in_chunks(model, x, [16, 32], 1))
+    assert parts.shape != whole.shape or np.abs(parts - whole).max() > 1e-3
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_the_network_beside_it_can(tmp_path: Path, reason: str) -> None:
+    _, good, multiple = REASONS[reason]
+    result = exported(good, tmp_path / "m.onnx")
+    assert result.contract.streaming.ok, result.contract.streaming.because
+    assert result.contract.streaming.multiple == multiple
+    model, stream = stateport.load(result.path), stateport.load(result.path).stream()
+    x = np.random.default_rng(0).standard_normal((2, 48 * multiple, 8), np.float32)
+    whole, _ = model(x)
+    parts = [stream(part) for part in np.split(x, np.cumsum([1, 2, 30, 1]) * multiple, 1)]
+    np.testing.assert_allclose(joined(model, parts), whole, rtol=0, atol=2e-6)
+
+
+class KeywordSpotter(nn.Module):
+    """Convolutions in front of a GRU, between layers and behind, each with its own way to pad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(12, 16, 5)
+        self.second = nn.Conv1d(16, 16, 3, dilation=2, padding=4)
+        self.gru = nn.GRU(16, 16, batch_first=True)
+        self.between = nn.Conv1d(16, 16, 3, groups=4)
+        self.lstm = nn.LSTM(16, 16, batch_first=True)
+        self.behind = nn.Sequential(nn.ConstantPad1d((1, 0), 0.25), nn.Conv1d(16, 5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.first(F.pad(x.transpose(1, 2), (4, 0))))
+        z = torch.relu(self.second(z)[..., :-4])
+        y, _ = self.gru(z.transpose(1, 2))
+        z = y.transpose(1, 2)
+        z = self.between(torch.cat([torch.zeros(z.size(0), 16, 2), z], 2))
+        y, _ = self.lstm(z.transpose(1, 2))
+        result: Tensor = self.behind(y.transpose(1, 2)).transpose(1, 2)
+        return result
+
+
+class Image(nn.Module):
+    """Convolutions over time and frequency: (batch, 1, time, 10), the second one over both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, (3, 3), stride=(1, 2), padding=(0, 1))
+        self.second = nn.Conv2d(4, 4, (2, 3), padding=(1, 1))
+        self.lstm = nn.LSTM(20, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.relu(self.first(F.pad(x, (0, 0, 2, 0))))
+        z = torch.relu(self.second(z)[:, :, :-1])
+        y, _ = self.lstm(z.transpose(1, 2).flatten(2))
+        result: Tensor = y
+        return result
+
+
+class Causal(nn.Module):
+    """A convolution that keeps what is right of its window out."""
+
+    def __init__(self, size: int, dilation: int) -> None:
+        super().__init__()
+        self.cut = (size - 1) * dilation
+        self.conv = nn.Conv1d(8, 8, size, padding=self.cut, dilation=dilation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.relu(self.conv(x)[..., : -self.cut])
+
+
+def dilated() -> nn.Module:
+    """A stack of dilated causal convolutions, without any recurrent layer."""
+    return nn.Sequential(*(Causal(3, 2**level) for level in range(5)))
+
+
+class Pooled(nn.Module):
+    """Time divided by 2, by 3 in a slice, and by 2 in another way; then put back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 8, 3, stride=2)
+        self.pool = nn.MaxPool1d(2)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv(F.pad(x.transpose(1, 2), (2, 0)))[..., ::3]
+        y, _ = self.gru(self.pool(z).transpose(1, 2))
+        result: Tensor = y
+        return result
+
+
+#: A network, what it takes, the multiple of its chunks, its delay, and the names of its states.
+STREAMS: dict[str, tuple[Callable[[], nn.Module], Spec, int, int, set[str]]] = {
+    "keyword spotter": (
+        KeywordSpotter,
+        Spec("float32", "batch", "time", 12),
+        1,
+        0,
+        {"gru_h0", "lstm_h0", "lstm_c0", "frames", "frames_2", "second_frames", "behind_0_frames"},
+    ),
+    "denoiser": (
+        lambda: Denoiser(right=True),
+        X,
+        4,
+        3,
+        {"h0", "c0", "frames", "synthesis_overlap"},
+    ),
+    "dilated": (
+        dilated,
+        Spec("float32", "batch", 8, "time"),
+        1,
+        0,
+        {f"{level}_conv_frames" for level in range(5)},
+    ),
+    "image": (
+        Image,
+        Spec("float32", "batch", 1, "time", 10),
+        1,
+        0,
+        {"h0", "c0", "frames", "second_frames"},
+    ),
+    # A step stands for 12, and its second half of a pool begins with the seventh of them.
+    "pooled": (Pooled, X, 12, 6, {"h0", "frames"}),
+}
+
+
+@pytest.fixture(scope="module", params=STREAMS)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Each of the networks, exported once."""
+    name: str = request.param
+    make, spec, *_ = STREAMS[name]
+    FILES[name] = exported(make, tmp_path_factory.mktemp("streams") / "m.onnx", spec)
+    return name
+
+
+FILES: dict[str, Result] = {}
+
+
+def test_its_contract_says_what_a_chunk_must_be(case: str) -> None:
+    _, _, multiple, delay, states = STREAMS[case]
+    contract = FILES[case].contract
+    assert (contract.streaming.ok, contract.streaming.because) == (True, None)
+    assert (contract.streaming.multiple, contract.streaming.delay) == (multiple, delay)
+    assert {state.input for state in contract.states} == states
+    assert {*FILES[case].lifted} == states
+
+
+def test_its_answers_are_pytorchs_over_thousands_of_steps(case: str) -> None:
+    report = FILES[case].report
+    assert report is not None
+    assert report.passed
+    assert report.bound == "8 times the floor"
+    assert report.steps >= 2048 * STREAMS[case][2]
+
+
+def test_chunks_of_every_length_give_what_the_whole_gives(case: str) -> None:
+    make, spec, multiple, _, _ = STREAMS[case]
+    model = stateport.load(FILES[case].path)
+    axis = spec.shape.index("time")
+    random = np.random.default_rng(0)
+    shape = [{"batch": 2, "time": 24 * multiple}.get(str(a), a) for a in spec.shape]
+    x = random.standard_normal(shape, np.float32)  # type: ignore[arg-type]
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        whole = np.asarray(make().eval()(torch.from_numpy(x)))
+    for length in range(1, 25):
+        stream = model.stream()
+        cuts = np.arange(length * multiple, x.shape[axis], length * multiple)
+        parts = [stream(part) for part in np.split(x, cuts, axis)]
+        np.testing.assert_allclose(joined(model, parts), whole, rtol=0, atol=2e-6)
+
+
+def test_a_pool_of_them_gives_what_each_gives(case: str) -> None:
+    _, spec, multiple, *_ = STREAMS[case]
+    model = stateport.load(FILES[case].path)
+    pool, random = model.pool(5), np.random.default_rng(0)
+    streams = pool.open(5)
+    alone = [model.stream() for _ in streams]
+    for number in range(12):
+        some = random.permutation(5)[: 1 + number % 5]
+        sizes = {"batch": len(some), "time": multiple * (1 + number % 3)}
+        shape = [sizes.get(str(a), a) for a in spec.shape]
+        x = random.standard_normal(shape, np.float32)  # type: ignore[arg-type]
+        y = pool.step(streams[some], x)
+        own = np.concatenate([alone[s](x[i : i + 1]) for i, s in enumerate(some)])
+        np.testing.assert_allclose(y, own, rtol=0, atol=2e-6)
+        if number == 6:
+            pool.close(streams[2])
+            streams[2] = pool.open()
+            alone[2].reset()
+
+
+def test_a_chunk_of_another_length_is_refused(case: str) -> None:
+    _, spec, multiple, *_ = STREAMS[case]
+    if multiple == 1:
+        return
+    shape = [{"batch": 2, "time": multiple + 1}.get(str(a), a) for a in spec.shape]
+    x = np.zeros(shape, np.float32)  # type: ignore[arg-type]
+    model = stateport.load(FILES[case].path)
+    pool = model.pool(2)
+    calls: list[Callable[[], object]] = [
+        lambda: model.stream()(x),
+        lambda: pool.step(pool.open(2), x),
+    ]
+    for call in calls:
+        with pytest.raises(stateport.InputError) as refusal:
+            call()
+        said = str(refusal.value)
+        assert (
+            f"This chunk has {multiple + 1} steps; the network takes {multiple} at a time" in said
+        )
+        assert "Keep the last 1 for the next one" in said
