@@ -75,6 +75,43 @@ def initial_state(
     )
 
 
+def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[str, Array]:
+    """Inputs that are the same in every call, as arrays of the contract's dtypes.
+
+    A single number fills an input whose sizes are all fixed.
+
+    Raises:
+        InputError: there is no such input, or the value is not exactly one that it takes.
+    """
+    specs = {spec.name: spec for spec in contract.inputs}
+    fixed: dict[str, Array] = {}
+    for name, value in constants.items():
+        if name not in specs:
+            wanted = ", ".join(map(str, contract.inputs)) or "no inputs besides its states"
+            raise InputError(
+                f"There is no input {name!r} to be constant; the model takes {wanted}."
+            )
+        spec, given = specs[name], np.asarray(value)
+        with np.errstate(invalid="ignore", over="ignore"):
+            try:
+                array = given.astype(spec.dtype)
+                exact = bool(np.array_equal(array, given, equal_nan=given.dtype.kind == "f"))
+            except (TypeError, ValueError):
+                exact = False
+        if not exact:
+            raise InputError(f"The constant {name!r} is {value!r}, which is no {spec.dtype}.")
+        sizes = [axis for axis in spec.shape if isinstance(axis, int)]
+        if given.ndim == 0 and len(sizes) == len(spec.shape):
+            array = np.full(sizes, array)
+        problem = _problem(spec, array, {})
+        if problem is not None:
+            raise InputError(
+                f"The constant {name!r} has the shape {given.shape}; the model takes {spec}."
+            )
+        fixed[name] = array
+    return fixed
+
+
 def named_input(contract: Contract, x: Any, call: str = "run({name: array})") -> dict[str, Any]:
     """The one input by its name; `call` is how several are passed."""
     if len(contract.inputs) != 1:

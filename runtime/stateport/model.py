@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .arrays import Array, check_inputs, check_state, initial_state, named_input, single
+from .arrays import (
+    Array,
+    check_inputs,
+    check_state,
+    fixed_inputs,
+    initial_state,
+    named_input,
+    single,
+)
 from .contract import CONTRACT_KEY, PRECISION_KEY, ArraySpec, Contract, StateSpec, describe
+from .convention import contract_of
 from .engines import Engine, open_engine
+from .engines.fixed import Fixed
 from .engines.stepwise import Stepwise
 from .errors import ContractError, InputError
 from .onnx_file import OnnxFile, read
@@ -27,17 +38,23 @@ def load(
     *,
     engine: str | None = None,
     threads: int | None = None,
+    states: Mapping[str, str] | None = None,
+    constants: Mapping[str, object] | None = None,
     plan: str | PathLike[str] | None = None,
     **engine_options: object,
 ) -> Model:
     """Loads a model file into an engine.
 
     Args:
-        path: an ONNX file with a contract, as `stateport export` writes it.
+        path: an ONNX file; with a contract, as `stateport export` writes it, or with `states`.
         engine: "ort-cpu", "ort-cuda" or "openvino". There is never a silent fall back from one to
             another. By default "ort-cpu".
         threads: how many threads one call may use; by default 1, which is the fastest for the
             single steps of all but very large networks.
+        states: of a file without a contract, the output that gives the next value of each input
+            that is a state: {"state": "stateN"}. By default the names tell, if they tell one thing.
+            Such states start from zeros.
+        constants: inputs that are the same in every call, and what they are: {"sr": 16000}.
         plan: a file that `stateport tune` wrote for this model; it says the engine, its options
             and threads, and may bring files that are run in place of the model's.
         engine_options: for "ort-cuda": `device`, the number of the GPU, and `graphs`, whether
@@ -46,11 +63,12 @@ def load(
 
     Raises:
         FileError: the file is missing, truncated, not ONNX, or keeps weights outside its folder.
-        ContractError: the file has no contract, or one that its graph does not keep.
+        ContractError: the file has no contract and its names tell no states, or it has one that
+            its graph does not keep.
         EngineUnavailable: the engine is unknown, or does not work on this machine.
         EngineError: the engine refuses the file.
         InputError: `threads` or an engine option is not what the engine takes, or is given beside
-            a plan.
+            a plan; `states` or `constants` do not fit the file.
     """
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InputError(f"threads is {threads!r}; a whole number of at least 1 was expected.")
@@ -60,10 +78,17 @@ def load(
             raise InputError(
                 "A plan says the engine, its options and its threads; give these or the plan."
             )
+        if states is not None or constants is not None:
+            raise InputError("A plan is for a file with a contract, without states and constants.")
         return _load_plan(path, Plan.load(plan), Path(plan))
     file = read(path)
-    contract = read_contract(file)
-    opened = open_engine(engine or "ort-cpu", file, threads, engine_options)
+    contract = find_contract(file, states)
+    fixed = fixed_inputs(contract, constants or {})
+    opened: Engine = open_engine(engine or "ort-cpu", file, threads, engine_options)
+    if fixed:
+        opened = Fixed(opened, fixed)
+        rest = tuple(spec for spec in contract.inputs if spec.name not in fixed)
+        contract = replace(contract, inputs=rest)
     return Model(contract, opened, file.initial, _precision(file), threads or 1)
 
 
@@ -87,6 +112,20 @@ def _load_plan(path: Path, plan: Plan, place: Path) -> Model:
 
 def _precision(file: OnnxFile) -> str:
     return file.metadata.get(PRECISION_KEY, "float32")
+
+
+def find_contract(file: OnnxFile, states: Mapping[str, str] | None = None) -> Contract:
+    """The contract in a file; or of one that has none, what `states` or its names say.
+
+    Raises:
+        ContractError: as `read_contract`; or its names do not tell.
+        InputError: `states` are given for a file with a contract, or do not fit.
+    """
+    if CONTRACT_KEY not in file.metadata:
+        return contract_of(file, states)
+    if states is not None:
+        raise InputError(f"{file.path} says itself what its states are. Leave states out.")
+    return read_contract(file)
 
 
 def read_contract(file: OnnxFile) -> Contract:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,8 @@ def bench(
     engines: Sequence[str] = ("ort-cpu",),
     threads: Sequence[int] = (1,),
     plan: Path | None = None,
+    states: Mapping[str, str] | None = None,
+    constants: Mapping[str, object] | None = None,
     beside: tuple[str, MakeCall] | None = None,
     rounds: int = ROUNDS,
     seconds: float = SECONDS,
@@ -90,6 +92,8 @@ def bench(
         engines: the engines to run it on.
         threads: the numbers of threads per call.
         plan: a plan to run it by, in place of engines and threads.
+        states: of a file without a contract, as `load` takes them.
+        constants: likewise.
         beside: a name and a maker of calls of something else, as the same network in PyTorch.
         rounds: how many turns each gets under each load.
         seconds: how long a turn is.
@@ -103,7 +107,9 @@ def bench(
     busy = _busy()
     if plan is None:
         loaded = {
-            (engine, count): load_model(model, engine=engine, threads=count)
+            (engine, count): load_model(
+                model, engine=engine, threads=count, states=states, constants=constants
+            )
             for engine in engines
             for count in threads
         }

@@ -18,7 +18,17 @@ from ..bench.load import Load
 from ..bench.plot import picture
 from ..errors import StateportError
 from ..files import check_place, written_atomically
-from .common import ENGINE, MODEL, NUMBERS, PLAN, console
+from .common import (
+    CONSTANTS,
+    ENGINE,
+    MODEL,
+    NUMBERS,
+    PLAN,
+    STATES,
+    console,
+    named_constants,
+    named_states,
+)
 
 
 @click.command(short_help="Measure a model: steps per second, latency, share of the machine.")
@@ -32,6 +42,8 @@ from .common import ENGINE, MODEL, NUMBERS, PLAN, console
 )
 @click.option("--threads", type=NUMBERS, help="Threads per call: 1,2; by default 1.")
 @PLAN
+@STATES
+@CONSTANTS
 @click.option("--against", metavar="TARGET", help="The network in PyTorch, to measure beside it.")
 @click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Passed to TARGET.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights for TARGET.")
@@ -53,6 +65,8 @@ def bench(
     times: tuple[int, ...],
     threads: tuple[int, ...] | None,
     plan: Path | None,
+    states: tuple[str, ...],
+    constants: tuple[str, ...],
     against: str | None,
     arguments: tuple[str, ...],
     weights: Path | None,
@@ -84,6 +98,8 @@ def bench(
             engines=engines or ("ort-cpu",),
             threads=threads or (1,),
             plan=plan,
+            states=named_states(states),
+            constants=named_constants(constants),
             beside=(against and _contender(against, arguments, weights, examples)) or None,
             rounds=rounds,
             seconds=seconds,

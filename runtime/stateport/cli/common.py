@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +35,20 @@ MODEL: Final = click.argument("model", type=click.Path(path_type=Path), metavar=
 PLAN: Final = click.option(
     "--plan", type=click.Path(path_type=Path), help="Run as `stateport tune` found: PLAN.json."
 )
+STATES: Final = click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="INPUT=OUTPUT",
+    help="A state of a file that does not say so itself; repeat.",
+)
+CONSTANTS: Final = click.option(
+    "--constant",
+    "constants",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An input that is the same in every call; repeat.",
+)
 ENGINE: Final = click.Choice(list(ENGINES))
 
 
@@ -42,9 +58,33 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=None if terminal else 160, highlight=False)
 
 
+def named_states(texts: Sequence[str]) -> dict[str, str] | None:
+    """INPUT=OUTPUT for each; None where there are none."""
+    return dict(_named(text, "--state", "INPUT=OUTPUT") for text in texts) or None
+
+
+def named_constants(texts: Sequence[str]) -> dict[str, object] | None:
+    """NAME=VALUE for each, a number or a list of numbers; None where there are none."""
+    found = {}
+    for text in texts:
+        name, value = _named(text, "--constant", "NAME=VALUE")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError) as error:
+            raise click.BadParameter(
+                f"{value!r} is no number, and no list of numbers.", param_hint="--constant"
+            ) from error
+    return found or None
+
+
 def named_path(text: str, option: str) -> tuple[str, Path]:
     """Splits NAME=FILE."""
-    name, separator, path = text.partition("=")
-    if not separator or not name or not path:
-        raise click.BadParameter(f"{text!r} is not of the form NAME=FILE.", param_hint=option)
+    name, path = _named(text, option, "NAME=FILE")
     return name, Path(path)
+
+
+def _named(text: str, option: str, form: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise click.BadParameter(f"{text!r} is not of the form {form}.", param_hint=option)
+    return name, value

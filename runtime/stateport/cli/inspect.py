@@ -11,18 +11,28 @@ import click
 from rich.table import Table
 
 from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract
-from ..model import read_contract
+from ..errors import ContractError
+from ..model import find_contract
 from ..onnx_file import OnnxFile, read
-from .common import MODEL, console
+from .common import MODEL, STATES, console, named_states
 
 
 @click.command(short_help="Show what a model file says about itself.")
 @MODEL
+@STATES
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
-def inspect(model: Path, as_json: bool) -> None:
-    """Show the inputs, outputs, states, axes, operators and origin of MODEL.onnx."""
+def inspect(model: Path, states: tuple[str, ...], as_json: bool) -> None:
+    """Show the inputs, outputs, states, axes, operators and origin of MODEL.onnx.
+
+    Of a file that does not say what its states are, its names may tell, or --state.
+    """
     file = read(model)
-    contract = read_contract(file) if CONTRACT_KEY in file.metadata else None
+    contract: Contract | None = None
+    try:
+        contract = find_contract(file, named_states(states))
+    except ContractError:
+        if CONTRACT_KEY in file.metadata:
+            raise
     document = _document(file, contract)
     if as_json:
         click.echo(json.dumps(document, indent=1))
@@ -38,6 +48,7 @@ def _document(file: OnnxFile, contract: Contract | None) -> dict[str, Any]:
         "origin": _origin(file),
         "ir_version": file.ir_version,
         "opsets": file.opsets,
+        "says_itself": CONTRACT_KEY in file.metadata,
         "contract": json.loads(contract.to_json()) if contract else None,
         "inputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.inputs],
         "outputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.outputs],
@@ -82,6 +93,8 @@ def _show(document: dict[str, Any]) -> None:
     if contract is None:
         grid.add_row("contract", "none: which inputs are states is unknown")
     else:
+        if not document["says_itself"]:
+            grid.add_row("contract", "none in the file; this is what names tell, or --state")
         for state in contract["states"]:
             names = f"{state['input']} -> {state['output']}"
             grid.add_row("state", f"{names}: {_array(state)}, starts from {state['initial']}")

@@ -16,7 +16,17 @@ from ..errors import InputError
 from ..files import check_place, read_npy, write_npz, written_atomically
 from ..model import Model, load
 from ..state import State
-from .common import ENGINE, MODEL, PLAN, console, named_path
+from .common import (
+    CONSTANTS,
+    ENGINE,
+    MODEL,
+    PLAN,
+    STATES,
+    console,
+    named_constants,
+    named_path,
+    named_states,
+)
 
 Array = NDArray[Any]
 
@@ -30,6 +40,8 @@ Array = NDArray[Any]
 @click.option("--engine", type=ENGINE, help="The engine; default ort-cpu.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine; default 1.")
 @PLAN
+@STATES
+@CONSTANTS
 @click.option("--chunk", type=click.IntRange(min=1), help="Feed N steps at a time, as a stream.")
 @click.option("--state-in", type=click.Path(path_type=Path), help="Go on from a saved state.")
 @click.option("--state-out", type=click.Path(path_type=Path), help="Save the state at the end.")
@@ -40,6 +52,8 @@ def run(
     engine: str | None,
     threads: int | None,
     plan: Path | None,
+    states: tuple[str, ...],
+    constants: tuple[str, ...],
     chunk: int | None,
     state_in: Path | None,
     state_out: Path | None,
@@ -53,7 +67,14 @@ def run(
     for name, count in ((n, [m for m, _ in named].count(n)) for n, _ in named):
         if count > 1:
             raise click.BadParameter(f"The input {name!r} is given twice.", param_hint="--input")
-    loaded = load(model, engine=engine, threads=threads, plan=plan)
+    loaded = load(
+        model,
+        engine=engine,
+        threads=threads,
+        states=named_states(states),
+        constants=named_constants(constants),
+        plan=plan,
+    )
     for path in (output, state_out):
         if path is not None:
             check_place(path)

@@ -1,0 +1,195 @@
+"""The contract of a file that carries none: as its caller says, or as its own names tell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from .contract import ArraySpec, Axis, Contract, StateSpec, describe
+from .errors import ContractError, InputError
+from .onnx_file import OnnxFile
+
+#: What other exporters call the two axes that have a meaning here.
+_BATCH: Final = re.compile(r"(batch(_?size)?|bs?|n)", re.IGNORECASE)
+_TIME: Final = re.compile(
+    r"(time(_?steps?)?|seq(uence)?(_?len(gth)?)?|len(gth)?|t|(num_?|n_?)?(frames|samples|steps)"
+    r"|chunk(_?size|_?len(gth)?)?)",
+    re.IGNORECASE,
+)
+
+#: How the input and the output of a state are named: a pattern, and what its output is called then.
+_PAIRS: Final = (
+    (r"(.*?)_?0", (r"\1n", r"\1_n")),  # h0 -> hn, h_0 -> h_n
+    (r"(.+)", (r"\1N", r"\1n", r"\1_n", r"\1_out", r"out_\1", r"\1_next", r"next_\1")),
+    (r"(.+)", (r"new_\1", r"\1_new", r"updated_\1", r"\1_updated")),
+    (r"(.+)_in", (r"\1_out", r"\1_n", r"\1N")),
+    (r"in_(.+)", (r"out_\1",)),
+    (r"(.*)input_?(.+)", (r"\1output_\2", r"\1output\2")),
+    (r"(.+)_input", (r"\1_output",)),
+    (r"past_(.+)", (r"present_\1", r"new_\1")),
+    (r"past(.+)", (r"present\1",)),
+    (r"prev_(.+)", (r"\1", r"next_\1", r"new_\1")),
+    (r"(.+)_prev", (r"\1", r"\1_next", r"\1_new")),
+    (r"(.+)_i", (r"\1_o",)),
+    (r"i_(.+)", (r"o_\1",)),
+)
+
+
+def contract_of(file: OnnxFile, states: Mapping[str, str] | None = None) -> Contract:
+    """The contract of a file without one.
+
+    Args:
+        file: the file.
+        states: the output that gives the next value of each input that is a state; by default as
+            the names tell: h0 and hn, state and stateN, past_x and present_x, x_in and x_out.
+
+    Raises:
+        ContractError: no names tell, or they tell several things.
+        InputError: `states` names what there is not, or what does not fit.
+    """
+    pairs = _inferred(file) if states is None else _declared(file, states)
+    taken = {*pairs, *pairs.values()}
+    renamed = _axes_of_states(spec for spec in file.inputs if spec.name in pairs)
+    inputs = [_named(spec, renamed) for spec in file.inputs if spec.name not in taken]
+    known = {axis for spec in inputs for axis in spec.shape if isinstance(axis, str)}
+    found = tuple(
+        StateSpec(spec.name, pairs[spec.name], spec.dtype, _shape_of_state(spec, renamed))
+        for spec in file.inputs
+        if spec.name in pairs
+    )
+    known |= {axis for state in found for axis in state.shape if isinstance(axis, str)}
+    outputs = [_named(spec, renamed, known) for spec in file.outputs if spec.name not in taken]
+    return Contract(tuple(inputs), tuple(outputs), found)
+
+
+def _declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
+    inputs = {spec.name: spec for spec in file.inputs}
+    outputs = {spec.name: spec for spec in file.outputs}
+    for given, gives in states.items():
+        for name, there, what in ((given, inputs, "input"), (gives, outputs, "output")):
+            if name not in there:
+                raise InputError(
+                    f"{file.path} has no {what} {name!r} to be a state; it has "
+                    f"{', '.join(map(str, there.values())) or 'none'}."
+                )
+        if not _fits(inputs[given], outputs[gives]):
+            raise InputError(
+                f"{given!r} and {gives!r} cannot be one state: the input is {inputs[given]}, the "
+                f"output {outputs[gives]}."
+            )
+        if [*states.values()].count(gives) > 1:
+            raise InputError(f"The output {gives!r} is named as the next value of two states.")
+    return dict(states)
+
+
+def _inferred(file: OnnxFile) -> dict[str, str]:
+    outputs = {spec.name: spec for spec in file.outputs}
+    found = {
+        spec.name: [name for name in _following(spec.name, outputs) if _fits(spec, outputs[name])]
+        for spec in file.inputs
+    }
+    pairs = {name: names for name, names in found.items() if names}
+    claimed = [name for names in pairs.values() for name in names]
+    advice = "Say which they are: states={'input': 'output'}, or --state input=output."
+    if not pairs:
+        raise ContractError(
+            f"{file.path} carries no contract, and no names of its inputs "
+            f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) tell which are a "
+            f"state. {advice} states={{}} says that it has none."
+        )
+    if len(claimed) > len(pairs) or len({*claimed}) < len(claimed):
+        candidates = "; ".join(f"{name!r} with {_either(names)}" for name, names in pairs.items())
+        raise ContractError(
+            f"{file.path} carries no contract, and its names tell several things: {candidates}. "
+            f"{advice}"
+        )
+    return {name: names[0] for name, names in pairs.items()}
+
+
+def _following(name: str, outputs: Iterable[str]) -> Iterator[str]:
+    """The outputs that may give the next value of an input, by their names."""
+    there, seen = {*outputs}, set[str]()
+    for pattern, forms in _PAIRS:
+        match = re.fullmatch(pattern, name)
+        for form in forms if match else ():
+            assert match is not None
+            other = match.expand(form)
+            if other in there and other != name and other not in seen:
+                seen.add(other)
+                yield other
+
+
+def _fits(given: ArraySpec, gives: ArraySpec) -> bool:
+    """Whether an output may be the next value of an input, as far as the file says."""
+    if given.dtype != gives.dtype:
+        return False
+    if not gives.shape or not given.shape:  # the file does not say
+        return True
+    return len(given.shape) == len(gives.shape) and all(
+        a == b or not _fixed(a) or not _fixed(b)
+        for a, b in zip(given.shape, gives.shape, strict=True)
+    )
+
+
+def _fixed(axis: Axis) -> bool:
+    return isinstance(axis, int) and axis > 0
+
+
+def _axes_of_states(states: Iterable[ArraySpec]) -> dict[str, str]:
+    """Of a state all axes but one have a size; that one is the batch, whatever it is called."""
+    renamed = {}
+    for spec in states:
+        open_ = [axis for axis in spec.shape if not _fixed(axis)]
+        if len(open_) == 1:
+            renamed[str(open_[0])] = "batch"
+    return renamed
+
+
+def _shape_of_state(spec: ArraySpec, renamed: Mapping[str, str]) -> tuple[Axis, ...]:
+    open_ = [place for place, axis in enumerate(spec.shape) if not _fixed(axis)]
+    if len(open_) == 1:
+        return tuple(axis if _fixed(axis) else "batch" for axis in spec.shape)
+    return _named(spec, renamed).shape
+
+
+def _named(spec: ArraySpec, renamed: Mapping[str, str], known: set[str] | None = None) -> ArraySpec:
+    """A spec whose axes are called batch and time where they are that.
+
+    Of an output (`known` are the axes that have sizes) a name that no input has tells nothing.
+    """
+    shape: list[Axis] = []
+    for place, axis in enumerate(spec.shape):
+        if _fixed(axis):
+            shape.append(axis)
+        elif axis not in ("?", 0):
+            shape.append(_common(str(axis), renamed))
+        else:
+            shape.append(f"{spec.name} axis {place}")
+    nameless = [p for p, axis in enumerate(spec.shape) if axis in ("?", 0)]
+    if known is None:
+        if nameless[:1] == [0] and "batch" in renamed.values() and "batch" not in shape:
+            shape[nameless.pop(0)] = "batch"
+        if len(nameless) == 1 and "time" not in shape:
+            shape[nameless[0]] = "time"
+    else:
+        shape = [
+            axis if isinstance(axis, int) or axis in known else f"{spec.name} axis {place}"
+            for place, axis in enumerate(shape)
+        ]
+    return replace(spec, shape=tuple(shape))
+
+
+def _common(axis: str, renamed: Mapping[str, str]) -> str:
+    if axis in renamed:
+        return renamed[axis]
+    return "batch" if _BATCH.fullmatch(axis) else "time" if _TIME.fullmatch(axis) else axis
+
+
+def _listed(specs: Iterable[ArraySpec]) -> str:
+    return ", ".join(f"{spec.name}: {describe(spec.dtype, spec.shape)}" for spec in specs) or "none"
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(map(repr, names))

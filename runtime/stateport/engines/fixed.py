@@ -1,0 +1,40 @@
+"""An engine some of whose inputs are the same in every call, such as a sampling rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .base import Arrays, Buffer, Buffers, Engine
+
+
+class Fixed:
+    """Gives an engine these inputs in every call."""
+
+    def __init__(self, engine: Engine, constants: Mapping[str, NDArray[Any]]) -> None:
+        self.name = engine.name
+        self.version = engine.version
+        self.precision = engine.precision
+        self.keeps = engine.keeps
+        self._engine = engine
+        self._constants = dict(constants)
+        self._buffers = {name: self._buffer(array) for name, array in constants.items()}
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Runs the graph once."""
+        return self._engine.run({**inputs, **self._constants}, outputs)
+
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """A buffer of the engine's."""
+        return self._engine.zeros(shape, dtype)
+
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
+        """A call on these buffers, and on the constants'."""
+        return self._engine.bind({**inputs, **self._buffers}, outputs)
+
+    def _buffer(self, array: NDArray[Any]) -> Buffer:
+        buffer = self._engine.zeros(array.shape, array.dtype)
+        buffer[...] = array
+        return buffer
