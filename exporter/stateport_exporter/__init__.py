@@ -5,27 +5,37 @@
 >>> result = export(module, spec, "model.onnx")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import ExportError
     from .example import Spec
+    from .lift_file import LiftedFile, lift
     from .pipeline import Result, export
     from .variants import Quantized, quantize
 
 __version__ = "0.1.0"
 
-__all__ = ["ExportError", "Quantized", "Result", "Spec", "export", "quantize"]
+__all__ = [
+    "ExportError",
+    "LiftedFile",
+    "Quantized",
+    "Result",
+    "Spec",
+    "export",
+    "lift",
+    "quantize",
+]
+
+#: Where each name is; the last of these import PyTorch.
+_MODULES = ("errors", "variants", "lift_file", "example", "pipeline")
 
 
 def __getattr__(name: str) -> object:
     # Importing PyTorch takes seconds, and `stateport --help` should not: so on first use.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import errors, variants
-
-    if name in vars(errors) or name in vars(variants):
-        return vars(errors).get(name) or vars(variants)[name]
-    from . import example, pipeline
-
-    return vars(example).get(name) or vars(pipeline)[name]
+    for module in _MODULES if name in __all__ else ():
+        found = vars(import_module(f".{module}", __name__))
+        if name in found:
+            return found[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,17 +14,17 @@ from stateport.parity.vectors import Case
 from .example import Example
 from .network import Array, Network
 
-_BATCHES: Final = (1, 2, 5)
-_TIMES: Final = (1, 2, 7, 64, 513)
+BATCHES: Final = (1, 2, 5)
+TIMES: Final = (1, 2, 7, 64, 513)
 RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
-_CHAIN: Final = 2048
+CHAIN: Final = 2048
 
 
 def all_cases(network: Network, contract: Contract) -> Iterator[Case]:
     """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain."""
     axes, multiple = network.example.axes, contract.streaming.multiple
-    batches = _BATCHES if "batch" in axes else (1,)
-    times = [time * multiple for time in _TIMES] if "time" in axes else [1]
+    batches = BATCHES if "batch" in axes else (1,)
+    times = [time * multiple for time in TIMES] if "time" in axes else [1]
     for i, batch in enumerate(batches):
         for j, time in enumerate(times):
             start = "random" if (i + j) % 2 else "zeros"
@@ -35,7 +35,7 @@ def all_cases(network: Network, contract: Contract) -> Iterator[Case]:
         return
     batch = batches[len(batches) // 2]
     if not contract.streaming.ok:
-        yield case_of(network, contract, "chain of calls", [8] * (_CHAIN // 8), batch)
+        yield case_of(network, contract, "chain of calls", [8] * (CHAIN // 8), batch)
         return
     if "time" in axes:
         ragged = [time * multiple for time in RAGGED]
@@ -43,7 +43,7 @@ def all_cases(network: Network, contract: Contract) -> Iterator[Case]:
         yield case_of(network, contract, "step by step", steps, batch, through="stream")
         yield case_of(network, contract, "ragged chunks", ragged, batch, through="stream")
         yield case_of(network, contract, "ragged calls", ragged, batch)
-    chain = [multiple if "time" in axes else 1] * _CHAIN
+    chain = [multiple if "time" in axes else 1] * CHAIN
     yield case_of(network, contract, "chain", chain, batch, through="stream")
 
 

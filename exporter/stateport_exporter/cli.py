@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+
+from stateport.cli.common import CONSTANTS, STATES, named_constants, named_states
+from stateport.contract import Contract
 
 if TYPE_CHECKING:
     from .example import ExampleLike
@@ -95,20 +98,26 @@ def export(
             float32=float32,
             origin={"target": target, "arguments": values},
         )
-    contract = result.contract
-    for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
-        for spec in specs:
-            click.echo(f"{kind:7} {spec}")
-    for state in contract.states:
-        lifted = f", lifted, starts from {state.initial}" if state.input in result.lifted else ""
-        click.echo(f"{'state':7} {state}{lifted}")
-    if not contract.streaming.ok:
-        click.echo(f"It cannot stream: {contract.streaming.because}.")
+    _say_contract(result.contract, result.lifted)
     click.echo(f"Wrote {result.path} and {result.vectors.name}.")
     if result.report is None:
         click.echo(f"It has not been verified yet: stateport verify {result.path}")
     else:
         click.echo(summary(result.report))
+
+
+def _say_contract(contract: Contract, lifted: Collection[str]) -> None:
+    for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
+        for spec in specs:
+            click.echo(f"{kind:7} {spec}")
+    for state in contract.states:
+        how = f", lifted, starts from {state.initial}" if state.input in lifted else ""
+        click.echo(f"{'state':7} {state}{how}")
+    streaming = contract.streaming
+    if not streaming.ok:
+        click.echo(f"It cannot stream: {streaming.because}.")
+    elif streaming.multiple > 1:
+        click.echo(f"It streams in chunks of multiples of {streaming.multiple} steps.")
 
 
 def parse_argument(text: str) -> tuple[str, object]:
@@ -192,3 +201,40 @@ def quantize(model: Path, output: Path, bits: str, reduce_range: bool, no_check:
     click.echo(f"{output}: {after:,} bytes, {after / before:.0%} of {before:,}")
     if result.report is not None:
         click.echo(summary(result.report))
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path), metavar="IN.onnx")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Write OUT.onnx."
+)
+@STATES
+@CONSTANTS
+def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[str, ...]) -> None:
+    """Make the hidden states of IN.onnx explicit inputs and outputs.
+
+    LSTM, GRU and RNN operators whose first state is absent, zero or constant get it from an input,
+    and give the last one to an output. The new file gets a contract and is held against the old
+    one, whole and in chunks. What was lifted is listed, and what was left, with the reason.
+    """
+    from rich.table import Table
+
+    from stateport.parity.report import summary
+
+    from .lift_file import lift as run_lift
+
+    with Console(stderr=True).status(f"Lifting {source}"):
+        result = run_lift(
+            source, output, states=named_states(states), constants=named_constants(constants)
+        )
+    grid = Table(box=None, pad_edge=False)
+    for heading in ("operator", "name", "what became of it"):
+        grid.add_column(heading, overflow="fold")
+    for one in result.outcomes:
+        grid.add_row(
+            one.operator, one.name, f"{one.what}: {one.because}" if one.because else one.what
+        )
+    Console(highlight=False, markup=False, soft_wrap=False).print(grid)
+    _say_contract(result.contract, result.lifted)
+    click.echo(f"Wrote {result.path} and {result.vectors.name}.")
+    click.echo(summary(result.report))

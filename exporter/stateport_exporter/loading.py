@@ -24,18 +24,23 @@ from torch import nn
 from stateport.contract import describe
 
 from .errors import TargetError
+from .torchscript import ENDINGS, load_script
 
 
 def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:
     """The network that TARGET names: `package.module:attribute` or `path/to/file.py:attribute`.
 
-    The attribute is an `nn.Module`, or a callable that is called with `arguments` and returns one.
+    Or a file of TorchScript, `model.pt`. The attribute is an `nn.Module`, or a callable that is
+    called with `arguments` and returns one.
 
     Raises:
         TargetError: the module or attribute is not there, its code raises, the arguments do not
             fit, or what comes is no `nn.Module`.
     """
-    found = load_attribute(target)
+    if Path(target).suffix in ENDINGS:
+        found: Any = load_script(Path(target))
+    else:
+        found = load_attribute(target)
     if isinstance(found, nn.Module):
         if arguments:
             raise TargetError(
@@ -67,7 +72,7 @@ def load_attribute(target: str) -> Any:
     if not separator or not where or not name:
         raise TargetError(
             f"{target!r} does not name a network; write package.module:attribute or "
-            "path/to/file.py:attribute."
+            "path/to/file.py:attribute, or a file that torch.jit.save wrote, model.pt."
         )
     module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
     found: object = module

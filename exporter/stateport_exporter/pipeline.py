@@ -45,6 +45,7 @@ from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_only
 from .streaming import measure_streaming
 from .timeline import why_tied
+from .torchscript import export_script
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18
@@ -111,6 +112,10 @@ def export(
     _check_precision(dtype, float32)
     path = Path(path)
     check_place(path)
+    noted = {**(origin or {}), **_versions()}
+    if isinstance(module, torch.jit.ScriptModule):
+        usual = (weights is None, method == "forward", lift, check, dtype == "float32")
+        return _export_script(module, example, path, opset, noted, usual)
     with unchanged_globals(), no_idle_warnings():
         twin = evaluation_twin(module, share_parameters=weights is None)
         if weights is not None:
@@ -128,11 +133,29 @@ def export(
             keep = names_of(contract, float32)
             to_float16(made.captured.model, keep)
             contract = halved(contract, keep)
-        write_metadata(made.captured.model, contract, {**(origin or {}), **_versions()})
+        write_metadata(made.captured.model, contract, noted)
         if dtype != "float32":
             made.captured.model.metadata_props[PRECISION_KEY] = dtype
     report = _write(made.captured, vectors, path, check=check)
     return Result(path, vectors_path(path), contract, made.lifted, report)
+
+
+def _export_script(
+    module: torch.jit.ScriptModule,
+    example: ExampleLike,
+    path: Path,
+    opset: int,
+    origin: Mapping[str, object],
+    usual: tuple[bool, ...],
+) -> Result:
+    """Exports TorchScript, of which nothing but the usual can be asked."""
+    names = ("weights", "method", "lift", "check", "dtype")
+    for name, is_usual in zip(names, usual, strict=True):
+        if not is_usual:
+            raise ExportError(f"A TorchScript module is exported as it is; leave out {name!r}.")
+    with unchanged_globals(), no_idle_warnings():
+        made = export_script(module, example, path, opset, origin)
+    return Result(made.path, made.vectors, made.contract, made.lifted, made.report)
 
 
 @dataclass(frozen=True)
@@ -292,8 +315,13 @@ def _check_arguments(module: object, opset: int, method: str) -> None:
         raise ExportError(
             f"{type(module).__qualname__} is not a torch.nn.Module; pass the network itself."
         )
+    if isinstance(module, torch.jit.ScriptModule):
+        return
     if any(isinstance(one, torch.jit.ScriptModule) for one in module.modules()):
-        raise ExportError("TorchScript cannot be exported yet; pass the original nn.Module.")
+        raise ExportError(
+            "A part of the network is TorchScript, which PyTorch's exporter cannot look into. Pass "
+            "the nn.Module that it was made from, or make all of it TorchScript."
+        )
     if not callable(getattr(module, method, None)):
         raise ExportError(f"{type(module).__qualname__} has no method {method!r}.")
     if method == "forward" and type(module).forward is nn.Module.forward:

@@ -40,8 +40,13 @@ def why_tied(graph: ir.Graph) -> str | None:
             for rule in rules:
                 said = rule(node)
                 if said is not None and rank not in found:
-                    found[rank] = f"{module_path(node) or 'forward'} {said}"
+                    found[rank] = f"{module_path(node) or _own_name(node)} {said}"
     return found[min(found)] if found else None
+
+
+def _own_name(node: ir.Node) -> str:
+    """What a node is called, where no module says whose it is; PyTorch's exporter numbers them."""
+    return "forward" if not node.name or node.name.startswith("node_") else node.name
 
 
 def _reduction(node: ir.Node) -> str | None:

@@ -19,6 +19,8 @@ _TIME: Final = re.compile(
     re.IGNORECASE,
 )
 
+_ADVICE: Final = "Say which they are: states={'input': 'output'}, or --state input=output."
+
 #: How the input and the output of a state are named: a pattern, and what its output is called then.
 _PAIRS: Final = (
     (r"(.*?)_?0", (r"\1n", r"\1_n")),  # h0 -> hn, h_0 -> h_n
@@ -37,21 +39,33 @@ _PAIRS: Final = (
 )
 
 
-def contract_of(file: OnnxFile, states: Mapping[str, str] | None = None) -> Contract:
+def contract_of(
+    file: OnnxFile,
+    states: Mapping[str, str] | None = None,
+    axes: Mapping[str, str] | None = None,
+) -> Contract:
     """The contract of a file without one.
 
     Args:
         file: the file.
         states: the output that gives the next value of each input that is a state; by default as
             the names tell: h0 and hn, state and stateN, past_x and present_x, x_in and x_out.
+        axes: what is known of the file's names of axes: {"s27": "time"}.
 
     Raises:
         ContractError: no names tell, or they tell several things.
         InputError: `states` names what there is not, or what does not fit.
     """
-    pairs = _inferred(file) if states is None else _declared(file, states)
+    pairs = tell(file) if states is None else _declared(file, states)
+    if states is None and not pairs:
+        raise ContractError(
+            f"{file.path} carries no contract, and no names of its inputs "
+            f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) tell which are a "
+            f"state. {_ADVICE} states={{}} says that it has none."
+        )
     taken = {*pairs, *pairs.values()}
     renamed = _axes_of_states(spec for spec in file.inputs if spec.name in pairs)
+    renamed |= axes or {}
     inputs = [_named(spec, renamed) for spec in file.inputs if spec.name not in taken]
     known = {axis for spec in inputs for axis in spec.shape if isinstance(axis, str)}
     found = tuple(
@@ -84,7 +98,12 @@ def _declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
     return dict(states)
 
 
-def _inferred(file: OnnxFile) -> dict[str, str]:
+def tell(file: OnnxFile) -> dict[str, str]:
+    """The states that the names of a file's inputs and outputs tell of; empty where they do not.
+
+    Raises:
+        ContractError: they tell several things.
+    """
     outputs = {spec.name: spec for spec in file.outputs}
     found = {
         spec.name: [name for name in _following(spec.name, outputs) if _fits(spec, outputs[name])]
@@ -92,18 +111,11 @@ def _inferred(file: OnnxFile) -> dict[str, str]:
     }
     pairs = {name: names for name, names in found.items() if names}
     claimed = [name for names in pairs.values() for name in names]
-    advice = "Say which they are: states={'input': 'output'}, or --state input=output."
-    if not pairs:
-        raise ContractError(
-            f"{file.path} carries no contract, and no names of its inputs "
-            f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) tell which are a "
-            f"state. {advice} states={{}} says that it has none."
-        )
     if len(claimed) > len(pairs) or len({*claimed}) < len(claimed):
         candidates = "; ".join(f"{name!r} with {_either(names)}" for name, names in pairs.items())
         raise ContractError(
             f"{file.path} carries no contract, and its names tell several things: {candidates}. "
-            f"{advice}"
+            f"{_ADVICE}"
         )
     return {name: names[0] for name, names in pairs.items()}
 
@@ -134,7 +146,7 @@ def _fits(given: ArraySpec, gives: ArraySpec) -> bool:
 
 
 def _fixed(axis: Axis) -> bool:
-    return isinstance(axis, int) and axis > 0
+    return isinstance(axis, int)
 
 
 def _axes_of_states(states: Iterable[ArraySpec]) -> dict[str, str]:
@@ -163,11 +175,11 @@ def _named(spec: ArraySpec, renamed: Mapping[str, str], known: set[str] | None =
     for place, axis in enumerate(spec.shape):
         if _fixed(axis):
             shape.append(axis)
-        elif axis not in ("?", 0):
+        elif axis != "?":
             shape.append(_common(str(axis), renamed))
         else:
             shape.append(f"{spec.name} axis {place}")
-    nameless = [p for p, axis in enumerate(spec.shape) if axis in ("?", 0)]
+    nameless = [p for p, axis in enumerate(spec.shape) if axis == "?"]
     if known is None:
         if nameless[:1] == [0] and "batch" in renamed.values() and "batch" not in shape:
             shape[nameless.pop(0)] = "batch"

@@ -390,7 +390,11 @@ def _tensor_type(data: memoryview) -> tuple[str, tuple[Axis, ...]]:
 
 
 def _axis(data: memoryview) -> Axis:
+    """A size, or a name; "?" where there is none. Other exporters write 0 or -1 for that."""
     axis: Axis = "?"
     for number, value in _Fields(data):
-        axis = _int(value) if number == 1 else _text(value) if number == 2 else axis
+        if number == 1:
+            axis = size if (size := _int(value)) > 0 else "?"
+        elif number == 2:
+            axis = _text(value) or "?"
     return axis

@@ -20,6 +20,7 @@ from ..errors import StateportError
 _OWN: Final = ("bench", "doctor", "inspect", "run", "tune", "verify")
 _EXPORTERS: Final = {
     "export": "Export a PyTorch network to ONNX with explicit state.",
+    "lift": "Make the hidden states of an ONNX file explicit.",
     "quantize": "Make a model's weights 8 or 4 bits wide.",
 }
 

@@ -1,0 +1,290 @@
+"""Vectors from something that keeps its states to itself: an ONNX file, a TorchScript module.
+
+It can be asked for whole sequences alone. What a sequence gives up to a step is its answer for that
+step, so chunks have a truth too. The states in between are those of the lifted file itself; they
+say nothing of it, but other engines can be held against them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stateport import Contract, Model, State
+from stateport.contract import ArraySpec, Axis, Streaming, resolve
+from stateport.errors import StateportError
+from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
+
+from .cases import BATCHES, CHAIN, RAGGED, TIMES
+from .errors import ExportError
+
+Array = NDArray[Any]
+#: Gives the outputs of a whole sequence, from the initial state.
+Source = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+#: What chunks give may be so far from what the whole gives, relative to the largest, in float32.
+_SAME: Final = 1e-4
+#: Sizes that are tried for axes that are neither batch nor time, such as an image's width.
+_OTHERS: Final = (4, 16, 64, 256)
+#: Chunks are tried as multiples of these.
+_MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
+#: Outputs without time are asked for at the end of each call, so that long chains take long.
+_SHORT_CHAIN: Final = 128
+
+
+def other_size(source: Source, contract: Contract) -> int:
+    """A size for axes that are neither batch nor time, that the source takes.
+
+    Raises:
+        ExportError: it takes none of those that are tried, and what it says.
+    """
+    because = ""
+    for size in _OTHERS:
+        try:
+            source(_case(contract, "whole", [64], 1, other=size).inputs)
+        except StateportError as error:
+            because = str(error)
+            continue
+        return size
+    raise ExportError(
+        f"It takes nothing that was tried, so there is nothing to hold the new file against: "
+        f"{because}"
+    )
+
+
+def with_measured_outputs(source: Source, contract: Contract, other: int) -> Contract:
+    """The contract with the axes that outputs are seen to have.
+
+    Files need not say them, or say them wrong. An axis that is as long as the batch or as time at
+    every size that is tried is that.
+    """
+    axes = {axis for spec in contract.inputs for axis in spec.shape}
+    tried = [(64, 1), (64, 2 if "batch" in axes else 1), (96 if "time" in axes else 64, 1)]
+    seen: dict[tuple[int, int], dict[str, Array]] = {}
+    for time, batch in tried:
+        with contextlib.suppress(StateportError):
+            case = _case(contract, "whole", [time], batch, other=other)
+            seen[time, batch] = source(case.inputs)
+    return replace(
+        contract,
+        outputs=tuple(
+            replace(
+                spec,
+                shape=tuple(
+                    _measured(
+                        spec,
+                        place,
+                        {sizes: made[spec.name].shape[place] for sizes, made in seen.items()},
+                    )
+                    for place in range(next(iter(seen.values()))[spec.name].ndim)
+                ),
+            )
+            for spec in contract.outputs
+        ),
+    )
+
+
+def _measured(spec: ArraySpec, place: int, lengths: Mapping[tuple[int, int], int]) -> Axis:
+    """What an axis is, from its length at several (time, batch)."""
+    said = spec.shape[place] if place < len(spec.shape) else "?"
+    if len(lengths) > 1:
+        if len({batch for _, batch in lengths}) > 1 and all(
+            length == batch for (_, batch), length in lengths.items()
+        ):
+            return "batch"
+        if len({time for time, _ in lengths}) > 1 and all(
+            length == time for (time, _), length in lengths.items()
+        ):
+            return "time"
+    if said == "?" or (isinstance(said, int) and {*lengths.values()} != {said}):
+        return f"{spec.name} axis {place}"
+    return said
+
+
+def measure_held(source: Source, model: Model, other: int) -> Streaming:
+    """Whether chunks give what the source gives for the whole, and of what multiple.
+
+    `other` is the size of axes that are neither batch nor time.
+    """
+    contract = model.contract
+    if not any("time" in spec.shape for spec in contract.inputs):
+        return Streaming(False, "none of its inputs has an axis that is time")
+    problem = None
+    for multiple in _MULTIPLES:
+        chunks = [multiple * time for time in (40, *reversed(RAGGED))]
+        case = _case(contract, "ragged", chunks, 2, other=other)
+        try:
+            whole = source(case.inputs)
+            calls = _calls(model, case)
+        except StateportError as error:
+            problem = problem or f"it cannot take short chunks: {error}"
+            continue
+        problem = _difference(contract, whole, calls)
+        if problem is None:
+            return Streaming(True, None, multiple)
+    return Streaming(False, problem)
+
+
+def _difference(
+    contract: Contract, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
+) -> str | None:
+    for spec in contract.outputs:
+        axis, last = spec.time_axis, calls[-1][spec.name]
+        got = last if axis is None else np.concatenate([call[spec.name] for call in calls], axis)
+        want = whole[spec.name]
+        if got.shape != want.shape:
+            return f"measured: fed in chunks, {spec.name!r} has another length than of the whole"
+        scale = float(np.abs(want).max(initial=0.0)) if want.dtype.kind == "f" else 0.0
+        off = np.abs(got.astype(np.float64) - want.astype(np.float64)).max(initial=0.0)
+        if not off <= _SAME * max(scale, 1e-30):
+            return f"measured: fed in chunks, {spec.name!r} is {off:.1g} away from the whole"
+    return None
+
+
+def record_held(source: Source, model: Model, other: int) -> Vectors:
+    """Asks the source for every case.
+
+    Raises:
+        ExportError: it takes none of them.
+    """
+    cases = _cases(model.contract, other)
+    answered = [one for case in cases if (one := _answered(source, model, case))]
+    if not answered:
+        raise ExportError("The lifted file takes nothing of what the one it came from takes.")
+    length = max(sum(case.chunks) for case in answered)
+    return Vectors(
+        contract=model.contract,
+        truth="float32",
+        floor={spec.name: np.zeros(length) for spec in results(model.contract)},
+        cases=tuple(answered),
+        made_with={"machine": platform.machine()},
+    )
+
+
+def _answered(source: Source, model: Model, case: Case) -> Case | None:
+    """The case with its truth; None for a size that the source does not take."""
+    contract = model.contract
+    try:
+        whole = source(case.inputs)
+        calls = _calls(model, case)
+        truths = _cut(source, contract, case, whole, calls)
+    except StateportError:
+        return None
+    tables = {
+        spec.name: rows(spec, case, truths.get(spec.name, [call[spec.name] for call in calls]))
+        for spec in results(contract)
+    }
+    truth = {name: table for name, (table, _) in tables.items()}
+    return replace(_per_call(contract, case), truth=truth)
+
+
+def _cut(
+    source: Source,
+    contract: Contract,
+    case: Case,
+    whole: Mapping[str, Array],
+    calls: Sequence[Mapping[str, Array]],
+) -> dict[str, list[Array]]:
+    """What each call should give: the whole, cut where the calls end."""
+    truths: dict[str, list[Array]] = {}
+    timeless = [spec for spec in contract.outputs if spec.time_axis is None]
+    for spec in contract.outputs:
+        axis = spec.time_axis
+        if axis is not None:
+            ends = np.cumsum([call[spec.name].shape[axis] for call in calls])[:-1]
+            truths[spec.name] = np.split(whole[spec.name], ends, axis)
+    if timeless:
+        so_far = [source(_first(contract, case.inputs, end)) for end in case.ends[:-1]]
+        for spec in timeless:
+            truths[spec.name] = [one[spec.name] for one in (*so_far, whole)]
+    return truths
+
+
+def _first(contract: Contract, inputs: Mapping[str, Array], end: int) -> dict[str, Array]:
+    return {
+        spec.name: inputs[spec.name].take(range(end), spec.shape.index("time"))
+        if "time" in spec.shape
+        else inputs[spec.name]
+        for spec in contract.inputs
+    }
+
+
+def _calls(model: Model, case: Case) -> list[dict[str, Array]]:
+    """What the lifted file gives call by call, the states after each among it."""
+    contract, found = model.contract, []
+    state: State | None = None
+    for inputs in call_inputs(contract, _per_call(contract, case)):
+        outputs, after = model.run(inputs, state)
+        found.append({**outputs, **{s.output: after[s.input] for s in contract.states}})
+        state = after
+    return found
+
+
+def _per_call(contract: Contract, case: Case) -> Case:
+    """Inputs without time stand once for each call in a case."""
+    inputs = {
+        spec.name: case.inputs[spec.name]
+        if "time" in spec.shape
+        else np.stack([case.inputs[spec.name]] * len(case.chunks))
+        for spec in contract.inputs
+    }
+    return Case(case.name, case.through, case.sizes, case.chunks, inputs, {})
+
+
+def _cases(contract: Contract, other: int) -> Iterator[Case]:
+    def case(
+        name: str, chunks: Sequence[int], batch: int, through: str = "model", times: int = 1
+    ) -> Case:
+        return _case(contract, name, chunks, batch, through, other=times * other)
+
+    axes = {axis for spec in contract.inputs for axis in spec.shape}
+    multiple = contract.streaming.multiple
+    batches = BATCHES if "batch" in axes else (1,)
+    for batch in batches:
+        for time in TIMES if "time" in axes else (1,):
+            yield case("whole", [time * multiple], batch)
+        if {axis for axis in axes if isinstance(axis, str)} - {"batch", "time"}:
+            for times in (2, 3):
+                yield case(f"{times} times as wide", [64], batch, times=times)
+    if not contract.streaming.ok or not contract.states:
+        return
+    batch = batches[len(batches) // 2]
+    ragged = [time * multiple for time in RAGGED]
+    timeless = any(spec.time_axis is None for spec in contract.outputs)
+    chain = [multiple] * (_SHORT_CHAIN if timeless else CHAIN)
+    yield case("step by step", [multiple] * 64, batch, "stream")
+    yield case("ragged chunks", ragged, batch, "stream")
+    yield case("ragged calls", ragged, batch)
+    yield case("chain", chain, batch, "stream")
+
+
+def _case(
+    contract: Contract,
+    name: str,
+    chunks: Sequence[int],
+    batch: int,
+    through: str = "model",
+    *,
+    other: int,
+) -> Case:
+    axes = {axis for spec in contract.inputs for axis in spec.shape if isinstance(axis, str)}
+    sizes = {axis: batch if axis == "batch" else other for axis in axes - {"time"}}
+    time = sum(chunks)
+    random = np.random.default_rng(10_000 * batch + time)
+    inputs = {spec.name: _random(spec, {**sizes, "time": time}, random) for spec in contract.inputs}
+    return Case(f"{name} {batch}x{time}", through, sizes, tuple(chunks), inputs, {})
+
+
+def _random(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
+    """Normal numbers; integers are 0 or 1, which every vocabulary has, or lengths that fit."""
+    shape = resolve(spec.shape, sizes)
+    if np.dtype(spec.dtype).kind == "f":
+        return random.standard_normal(shape).astype(spec.dtype)
+    low, high = (0, 2) if spec.lengths_of is None else (1, sizes[spec.lengths_of] + 1)
+    return random.integers(low, high, shape).astype(spec.dtype)

@@ -1,0 +1,241 @@
+"""`lift`: an ONNX file with hidden states -> the same file with explicit ones, and a contract."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from stateport import Contract, Model
+from stateport.arrays import fixed_inputs
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Streaming
+from stateport.convention import contract_of, tell
+from stateport.engines import open_engine
+from stateport.engines.fixed import Fixed
+from stateport.files import check_place, written_together
+from stateport.model import load
+from stateport.onnx_file import OnnxFile, read
+from stateport.parity.report import worst
+from stateport.parity.vectors import vectors_path
+from stateport.parity.verify import Report, verify
+
+from . import __version__
+from .errors import ExportError
+from .graph_axes import find_axes
+from .graph_states import (
+    Outcome,
+    explicit_pairs,
+    is_bidirectional,
+    lengths_of_rows,
+    lift_states,
+    recurrent_nodes,
+)
+from .held import Source, measure_held, other_size, record_held, with_measured_outputs
+from .saving import save
+from .stamp import store_initial
+from .timeline import why_tied
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LiftedFile:
+    """What `lift` wrote, and what became of every recurrent operator.
+
+    `lifted` are the inputs of the states that the file kept to itself; `report` is what holding it
+    against the old one said.
+    """
+
+    path: Path
+    vectors: Path
+    contract: Contract
+    lifted: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    report: Report
+
+
+def lift(
+    source: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    states: Mapping[str, str] | None = None,
+    constants: Mapping[str, object] | None = None,
+) -> LiftedFile:
+    """Makes the hidden states of an ONNX file explicit, and gives it a contract.
+
+    LSTM, GRU and RNN operators whose first state is absent, zero or constant get it from an input
+    and give the last one to an output; in branches too, and in loops that go round a fixed number
+    of times. The new file is held against the old one: whole sequences, and chunks where these give
+    the same. The old one's answers are written beside it as vectors.
+
+    Args:
+        source: an ONNX file, as any exporter writes it.
+        path: the file to write.
+        states: states that are inputs and outputs already, {"h": "hn"}; by default as names tell.
+        constants: inputs that become constants of the file, {"sr": 16000}.
+
+    Raises:
+        FileError: a file cannot be read or written.
+        ContractError: the names of inputs and outputs tell several things, and which.
+        InputError: `states` or `constants` do not fit the file.
+        EngineUnavailable: ONNX Runtime, which both files are run on, is not installed.
+        EngineError: it cannot load the file.
+        ExportError: there is nothing that can be lifted, and why; or the new file gives something
+            else than the old one.
+    """
+    source, path = Path(source), Path(path)
+    check_place(path)
+    if path.exists() and path.samefile(source):
+        raise ExportError(f"{path} is the file itself; give the new one another name.")
+    file = read(source)
+    if CONTRACT_KEY in file.metadata:
+        raise ExportError(f"{source} says itself what its states are; there is nothing to lift.")
+    known = tell(file) if states is None else dict(states)
+    before = contract_of(file, known)
+    fixed = fixed_inputs(before, constants or {})
+    model = ir.load(source)
+    _make_constant(model.graph, fixed)
+    engine = Fixed(open_engine("ort-cpu", file, None, {}), fixed)
+
+    def ask(contract: Contract) -> Source:
+        old = Model(_without_states(contract, known), engine)
+        return lambda inputs: old.run(inputs)[0]
+
+    origin = {"lifted": source.name, "stateport": __version__}
+    return write_lifted(model, known, ask, path, origin)
+
+
+def write_lifted(
+    model: ir.Model,
+    known: Mapping[str, str],
+    ask: Callable[[Contract], Source],
+    path: Path,
+    origin: Mapping[str, object],
+    *,
+    required: bool = True,
+) -> LiftedFile:
+    """Lifts a graph, holds it against where it came from, and writes it.
+
+    Args:
+        model: the graph.
+        known: the states that are its inputs and outputs already.
+        ask: makes what gives whole sequences' answers, for a contract.
+        path: the file to write.
+        origin: what to note in it about where it came from.
+        required: whether something has to be lifted.
+    """
+    axes = find_axes(model)
+    lifted, outcomes = lift_states(model, known)
+    if required and not lifted:
+        raise ExportError(_nothing(outcomes))
+    pairs = {**known, **explicit_pairs(model.graph, known)}
+    pairs |= {one.input: one.output for one in lifted}
+    initial = {one.input: one.initial for one in lifted if one.initial is not None}
+    store_initial(model.graph, initial)
+    with written_together(path) as folder:
+        place = folder / path.name
+        save(model, place)
+        contract = _contract(read(place), pairs, axes, initial, lengths_of_rows(model.graph))
+        source = ask(contract)
+
+        def run(contract: Contract) -> Model:
+            return Model(contract, open_engine("ort-cpu", read(place), None, {}), initial)
+
+        other = other_size(source, contract)
+        contract = with_measured_outputs(source, contract, other)
+        streaming = _streaming(model, outcomes, source, run(contract), other)
+        contract = replace(contract, streaming=streaming)
+        vectors = record_held(source, run(contract), other)
+        _say_shapes(model.graph, contract)
+        model.metadata_props[CONTRACT_KEY] = contract.to_json()
+        model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
+        save(model, place)
+        vectors.save(vectors_path(place))
+        report = verify(load(place), vectors, name=str(path))
+        if not report.passed:
+            raise ExportError(
+                f"The lifted file does not give the answers of the one it came from, so it was not "
+                f"written. {worst(report)} Please report this file."
+            )
+    names = tuple(one.input for one in lifted)
+    return LiftedFile(path, vectors_path(path), contract, names, tuple(outcomes), report)
+
+
+def _nothing(outcomes: Sequence[Outcome]) -> str:
+    """Why there is nothing to lift."""
+    if not outcomes:
+        return "There is no LSTM, GRU or RNN in the file, so there is no state to lift."
+    if all(outcome.what == "explicit" for outcome in outcomes):
+        return (
+            "All its states are inputs and outputs already. Load it as it is, with "
+            "states={'input': 'output'} where the names do not tell."
+        )
+    left = [f"{one.operator} {one.name!r}: {one.because}" for one in outcomes if one.because]
+    return f"There is nothing that can be lifted. {'; '.join(left)}."
+
+
+def _contract(
+    file: OnnxFile,
+    pairs: Mapping[str, str],
+    axes: Mapping[str, str],
+    initial: Mapping[str, Array],
+    lengths: Sequence[str],
+) -> Contract:
+    contract = contract_of(file, pairs, axes)
+    return replace(
+        contract,
+        inputs=tuple(
+            replace(spec, lengths_of="time") if spec.name in lengths else spec
+            for spec in contract.inputs
+        ),
+        states=tuple(
+            replace(state, initial="file" if state.input in initial else "zeros")
+            for state in contract.states
+        ),
+    )
+
+
+def _streaming(
+    model: ir.Model, outcomes: Sequence[Outcome], source: Source, lifted: Model, other: int
+) -> Streaming:
+    """Whether chunks give what the whole gives; if not, why, as far as the graph shows it."""
+    for node, _ in recurrent_nodes(model.graph):
+        if is_bidirectional(node):
+            because = f"{node.name} is bidirectional: its backward half needs the whole sequence"
+            return Streaming(False, because)
+        if len(node.inputs) > 4 and node.inputs[4] is not None:
+            because = f"{node.name} is told the length of each row, which chunks of it have not"
+            return Streaming(False, because)
+    measured = measure_held(source, lifted, other)
+    if measured.ok:
+        return measured
+    left = [f"{one.name} starts every call anew: {one.because}" for one in outcomes if one.because]
+    return replace(measured, because=next(iter(left), why_tied(model.graph) or measured.because))
+
+
+def _without_states(contract: Contract, known: Mapping[str, str]) -> Contract:
+    """The contract of the file as it was, with the states that it had already."""
+    states = tuple(state for state in contract.states if state.input in known)
+    return replace(contract, states=states, streaming=Streaming())
+
+
+def _say_shapes(graph: ir.Graph, contract: Contract) -> None:
+    """Gives the graph's inputs and outputs the axes of the contract."""
+    specs = (*contract.inputs, *contract.outputs, *contract.state_inputs, *contract.state_outputs)
+    shapes = {spec.name: spec.shape for spec in specs}
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = ir.Shape(shapes[str(value.name)])
+
+
+def _make_constant(graph: ir.Graph, fixed: Mapping[str, Array]) -> None:
+    for name, array in fixed.items():
+        value = next(value for value in graph.inputs if value.name == name)
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=name)
+        graph.register_initializer(value)

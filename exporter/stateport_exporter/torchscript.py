@@ -1,0 +1,203 @@
+"""TorchScript: through PyTorch's older exporter, which still reads it, and lifted in the graph.
+
+What `torch.jit.script` or `torch.jit.trace` made has no Python code to look into, so nothing can be
+lifted in it: the older exporter writes its graph, and `graph_states` lifts that. The module itself
+is what the file is held against.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .errors import ExportError, TargetError
+from .example import Example, ExampleLike
+from .graph_states import explicit_pairs
+from .guard import quiet
+from .lift_file import LiftedFile, write_lifted
+from .opset import raise_opset
+
+#: The newest opset that PyTorch's older exporter writes.
+_NEWEST: Final = 20
+#: What files of TorchScript are called.
+ENDINGS: Final = (".pt", ".pth", ".jit", ".ts", ".torchscript")
+
+
+def load_script(path: Path) -> torch.jit.ScriptModule:
+    """A module that `torch.jit.save` wrote. Its code is TorchScript, and is run when it is called.
+
+    Raises:
+        TargetError: the file is not there, or is none of TorchScript's.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TorchScript is old
+            module: torch.jit.ScriptModule = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise TargetError(
+            f"{path} is no file that torch.jit.save wrote ({said[0]}). Weights alone are given "
+            "with --weights, beside the network that takes them."
+        ) from error
+    return module
+
+
+def export_script(
+    module: torch.jit.ScriptModule,
+    example: ExampleLike,
+    path: Path,
+    opset: int,
+    origin: Mapping[str, object],
+) -> LiftedFile:
+    """Exports a TorchScript module; as `export`, but for what needs Python code to look into.
+
+    Raises:
+        ExportError: PyTorch's older exporter cannot write it, it remembers something from call to
+            call, or the file does not give its answers.
+    """
+    network = _copy(module).eval()
+    sample = Example(_signed(network), example)
+    _check_repeatable(network, sample)
+    model = _captured(network, sample, opset)
+    pairs, results = _named(model.graph)
+
+    def whole(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(zip(results, _run(network, sample, inputs), strict=True))
+
+    return write_lifted(model, pairs, lambda _: whole, path, origin, required=False)
+
+
+def _copy(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    copy: torch.jit.ScriptModule = torch.jit.load(buffer, "cpu")  # type: ignore[no-untyped-call]
+    return copy
+
+
+def _signed(module: torch.jit.ScriptModule) -> Any:
+    """Its forward, with a signature as Python's functions have one."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return module(*args, **kwargs)
+
+    schema = module.forward.schema  # type: ignore[attr-defined]
+    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(
+                argument.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=argument.default_value
+                if argument.has_default_value()
+                else inspect.Parameter.empty,
+            )
+            for argument in schema.arguments[1:]
+        ]
+    )
+    return forward
+
+
+def _captured(network: torch.jit.ScriptModule, sample: Example, opset: int) -> ir.Model:
+    arguments = sample.make(sample.sizes)
+    if arguments.kwargs:
+        raise ExportError("Arguments of a TorchScript module are given by position, in a tuple.")
+    names = ["_".join(leaf.path) for leaf in sample.leaves]
+    axes = {
+        name: {place: axis for place, axis in enumerate(leaf.shape) if isinstance(axis, str)}
+        for name, leaf in zip(names, sample.leaves, strict=True)
+    }
+    count = len(_tensors(network(*arguments.args)))
+    with quiet(), tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "script.onnx"
+        try:
+            torch.onnx.export(
+                network,
+                arguments.args,
+                place,
+                dynamo=False,
+                input_names=names,
+                output_names=[f"result_{number}" for number in range(count)],
+                dynamic_axes=axes,
+                opset_version=min(opset, _NEWEST),
+            )
+        except Exception as error:  # whatever PyTorch's exporter raises
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise ExportError(
+                f"PyTorch's exporter for TorchScript could not write the module: {said[0]}"
+            ) from error
+        model = ir.serde.deserialize_model(onnx.load(place))
+    raise_opset(model, max(opset, model.graph.opset_imports[""]))
+    return model
+
+
+def _named(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
+    """Gives the results names; returns the explicit states, and the names of all results."""
+    results = list(graph.outputs)
+    found = explicit_pairs(graph, {})
+    nexts = {
+        gives: f"{name[:-1] if name.endswith('0') else f'{name}_'}n"
+        for name, gives in found.items()
+    }
+    plain = [value for value in results if value.name not in nexts]
+    for value in graph.outputs:
+        if value.name in nexts:
+            value.name = nexts[value.name]
+    for number, value in enumerate(plain, 1):
+        value.name = "y" if len(plain) == 1 else f"y{number}"
+    return (
+        {name: nexts[gives] for name, gives in found.items()},
+        [str(value.name) for value in results],
+    )
+
+
+def _run(network: torch.jit.ScriptModule, sample: Example, inputs: Mapping[str, Any]) -> list[Any]:
+    """The results for these inputs; arguments that are states are zeros."""
+    names = ["_".join(leaf.path) for leaf in sample.leaves]
+    sizes = {
+        axis: size
+        for name, leaf in zip(names, sample.leaves, strict=True)
+        if name in inputs
+        for axis, size in zip(leaf.shape, inputs[name].shape, strict=True)
+        if isinstance(axis, str)
+    }
+    arguments = sample.make(sizes)
+    leaves, structure = pytree.tree_flatten(arguments.args)
+    given = iter(names)
+    for place, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            name = next(given)
+            array = inputs.get(name)
+            leaves[place] = torch.zeros_like(leaf) if array is None else torch.from_numpy(array)
+    with torch.no_grad():
+        try:
+            made = network(*pytree.tree_unflatten(leaves, structure))
+        except Exception as error:  # the user's forward may raise anything
+            raise ExportError(f"The module fails: {error}") from error
+    return [tensor.numpy() for tensor in _tensors(made)]
+
+
+def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
+    arguments = sample.make(sample.sizes)
+    with torch.no_grad():
+        first, second = (_tensors(network(*arguments.args)) for _ in range(2))
+    if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+        raise ExportError(
+            "The module gives something else when it is called again: it keeps a state in an "
+            "attribute, or draws random numbers. In an ONNX file that would be lost. Export the "
+            "nn.Module that it was made from, whose states can be found."
+        )
+
+
+def _tensors(results: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]
