@@ -44,8 +44,8 @@ $(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject
 	    -r tests/third_party/requirements.txt
 	touch $@
 
-fuzz: $(READY)       ## export and verify 500 random networks
-	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py
+fuzz: $(READY)       ## export and verify 500 random networks, and lift 500 random graphs
+	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py tests/exporter/test_random_graphs.py
 
 soak: $(READY)       ## run hundreds of thousands of steps, minutes in all
 	$(BIN)/python -m pytest tests/soak

@@ -153,10 +153,14 @@ def record_held(source: Source, model: Model, other: int) -> Vectors:
     Raises:
         ExportError: it takes none of them.
     """
-    cases = _cases(model.contract, other)
-    answered = [one for case in cases if (one := _answered(source, model, case))]
+    answered, because = list[Case](), ""
+    for case in _cases(model.contract, other):
+        try:
+            answered.append(_answered(source, model, case))
+        except StateportError as error:  # a size that the source does not take
+            because = str(error)
     if not answered:
-        raise ExportError("The lifted file takes nothing of what the one it came from takes.")
+        raise ExportError(f"The lifted file takes nothing that was tried: {because}")
     length = max(sum(case.chunks) for case in answered)
     return Vectors(
         contract=model.contract,
@@ -167,15 +171,12 @@ def record_held(source: Source, model: Model, other: int) -> Vectors:
     )
 
 
-def _answered(source: Source, model: Model, case: Case) -> Case | None:
-    """The case with its truth; None for a size that the source does not take."""
+def _answered(source: Source, model: Model, case: Case) -> Case:
+    """The case with its truth."""
     contract = model.contract
-    try:
-        whole = source(case.inputs)
-        calls = _calls(model, case)
-        truths = _cut(source, contract, case, whole, calls)
-    except StateportError:
-        return None
+    whole = source(case.inputs)
+    calls = _calls(model, case)
+    truths = _cut(source, contract, case, whole, calls)
     tables = {
         spec.name: rows(spec, case, truths.get(spec.name, [call[spec.name] for call in calls]))
         for spec in results(contract)
@@ -287,4 +288,4 @@ def _random(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generat
     if np.dtype(spec.dtype).kind == "f":
         return random.standard_normal(shape).astype(spec.dtype)
     low, high = (0, 2) if spec.lengths_of is None else (1, sizes[spec.lengths_of] + 1)
-    return random.integers(low, high, shape).astype(spec.dtype)
+    return np.asarray(random.integers(low, high, shape)).astype(spec.dtype)

@@ -9,12 +9,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
 from stateport.arrays import fixed_inputs
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Streaming
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Streaming, axis_sizes, resolve
 from stateport.convention import contract_of, tell
 from stateport.engines import open_engine
 from stateport.engines.fixed import Fixed
@@ -104,8 +105,20 @@ def lift(
     engine = Fixed(open_engine("ort-cpu", file, None, {}), fixed)
 
     def ask(contract: Contract) -> Source:
-        old = Model(_without_states(contract, known), engine)
-        return lambda inputs: old.run(inputs)[0]
+        names = {spec.name for spec in file.inputs}
+        # Arguments that are states now, and whose next values the file did not give.
+        starts = [s for s in contract.state_inputs if s.name in names - known.keys()]
+        states = tuple(state for state in contract.states if state.input in known)
+        inputs = (*contract.inputs, *starts)
+        old = Model(Contract(inputs, contract.outputs, states), engine)
+
+        def whole(given: Mapping[str, Array]) -> dict[str, Array]:
+            shapes = {spec.name: given[spec.name].shape for spec in contract.inputs}
+            sizes = axis_sizes(contract.inputs, shapes)
+            zeros = {s.name: np.zeros(resolve(s.shape, sizes), s.dtype) for s in starts}
+            return old.run({**given, **zeros})[0]
+
+        return whole
 
     origin = {"lifted": source.name, "stateport": __version__}
     return write_lifted(model, known, ask, path, origin)
@@ -217,12 +230,6 @@ def _streaming(
         return measured
     left = [f"{one.name} starts every call anew: {one.because}" for one in outcomes if one.because]
     return replace(measured, because=next(iter(left), why_tied(model.graph) or measured.because))
-
-
-def _without_states(contract: Contract, known: Mapping[str, str]) -> Contract:
-    """The contract of the file as it was, with the states that it had already."""
-    states = tuple(state for state in contract.states if state.input in known)
-    return replace(contract, states=states, streaming=Streaming())
 
 
 def _say_shapes(graph: ir.Graph, contract: Contract) -> None:

@@ -89,7 +89,7 @@ def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[st
         if name not in specs:
             wanted = ", ".join(map(str, contract.inputs)) or "no inputs besides its states"
             raise InputError(
-                f"There is no input {name!r} to be constant; the model takes {wanted}."
+                f"There is no input {name!r} to hold a constant; the model takes {wanted}."
             )
         spec, given = specs[name], np.asarray(value)
         with np.errstate(invalid="ignore", over="ignore"):

@@ -14,7 +14,7 @@ from .onnx_file import OnnxFile
 #: What other exporters call the two axes that have a meaning here.
 _BATCH: Final = re.compile(r"(batch(_?size)?|bs?|n)", re.IGNORECASE)
 _TIME: Final = re.compile(
-    r"(time(_?steps?)?|seq(uence)?(_?len(gth)?)?|len(gth)?|t|(num_?|n_?)?(frames|samples|steps)"
+    r"(time(_?steps?)?|seq(uence)?(_?len(gth)?)?|len(gth)?|[lt]|(num_?|n_?)?(frames|samples|steps)"
     r"|chunk(_?size|_?len(gth)?)?)",
     re.IGNORECASE,
 )

@@ -193,8 +193,7 @@ def call_inputs(contract: Contract, case: Case) -> Iterator[dict[str, Array]]:
 
 def _cut(spec: ArraySpec, array: Array, number: int, start: int, chunk: int) -> Array:
     if "time" not in spec.shape:
-        one: Array = array[number]
-        return one
+        return np.asarray(array[number])
     axis = spec.shape.index("time")
     part: Array = array.take(range(start, start + chunk), axis)
     return part
