@@ -5,7 +5,6 @@
 >>> result = export(module, spec, "model.onnx")
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ _MODULES = ("errors", "variants", "lift_file", "example", "pipeline")
 
 def __getattr__(name: str) -> object:
     # Importing PyTorch takes seconds, and `stateport --help` should not: so on first use.
+    from importlib import import_module
+
     for module in _MODULES if name in __all__ else ():
         found = vars(import_module(f".{module}", __name__))
         if name in found:

@@ -80,9 +80,11 @@ def export_script(
 
 def _copy(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer)
-    buffer.seek(0)
-    copy: torch.jit.ScriptModule = torch.jit.load(buffer, "cpu")  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript is old
+        torch.jit.save(module, buffer)
+        buffer.seek(0)
+        copy: torch.jit.ScriptModule = torch.jit.load(buffer, "cpu")  # type: ignore[no-untyped-call]
     return copy
 
 

@@ -196,7 +196,9 @@ def _named(spec: ArraySpec, renamed: Mapping[str, str], known: set[str] | None =
 def _common(axis: str, renamed: Mapping[str, str]) -> str:
     if axis in renamed:
         return renamed[axis]
-    return "batch" if _BATCH.fullmatch(axis) else "time" if _TIME.fullmatch(axis) else axis
+    if "batch" not in renamed.values() and _BATCH.fullmatch(axis):
+        return "batch"
+    return "time" if _TIME.fullmatch(axis) else axis
 
 
 def _listed(specs: Iterable[ArraySpec]) -> str:

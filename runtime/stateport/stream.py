@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, named_input
-from .carrier import Carrier
+from .carrier import Carrier, Quick
 from .contract import Contract, axis_sizes, check_chunk, check_streaming
 from .engines import Engine
 from .errors import EngineError, InputError, StateError
@@ -31,6 +31,7 @@ class Stream:
         self._fixed: dict[str, int] | None = None  # the state's axis sizes, while there is one
         self._begun = False  # whether the state is more than what a first call started from
         self._checked: dict[tuple[int, ...], np.dtype[Any]] = {}  # single inputs: shape and dtype
+        self._quick: Quick | None = None  # for chunks like the last one
 
     def __call__(self, x: Array) -> Any:
         """Feeds the next chunk and returns its output; several outputs come as a dict by name.
@@ -42,7 +43,18 @@ class Stream:
             InputError: `x` does not fit the contract or the batch size of this sequence.
             EngineError: the engine failed.
         """
-        # Chunks of a size that has been checked before go straight to the engine.
+        # Chunks like the one before go straight to the engine.
+        quick = self._quick
+        if (
+            quick is not None
+            and type(x) is np.ndarray
+            and x.shape == quick.shape
+            and x.dtype is quick.dtype
+        ):
+            return quick(x)
+        return self._feed(x)
+
+    def _feed(self, x: Array) -> Any:
         if type(x) is not np.ndarray or self._checked.get(shape := x.shape) is not x.dtype:
             self._check(named_input(self._contract, x))
             self._checked[shape := x.shape] = x.dtype
@@ -52,6 +64,7 @@ class Stream:
             self._failed()
             raise
         self._begun = True
+        self._quick = self._carrier.quick(shape, x.dtype)
         return answers[0] if len(answers) == 1 else self._named(answers)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -94,10 +107,12 @@ class Stream:
         """Forgets the state: the next chunk begins a new sequence, with any batch size."""
         self._fixed = None
         self._begun = False
+        self._quick = None
         self._checked.clear()
 
     def _begin(self, state: State) -> None:
         self._carrier.write(state)
+        self._quick = None
         self._checked.clear()
         shapes = {name: array.shape for name, array in state.items()}
         self._fixed = axis_sizes(self._contract.state_inputs, shapes)

@@ -18,6 +18,8 @@ from onnx import helper
 import stateport
 from stateport import ArraySpec, Contract, ContractError, StateSpec, Streaming
 from stateport.contract import CONTRACT_KEY, names_in, resolve
+from stateport.model import read_contract
+from stateport.onnx_file import read
 
 Build = Callable[..., Path]
 Document = dict[str, Any]
@@ -327,12 +329,16 @@ def test_a_malformed_contract_in_a_file_is_refused(build: Build) -> None:
         stateport.load(build(SPEC, [IDENTITY], text="{"))
 
 
-def test_a_file_without_a_contract_is_refused_with_the_key(build: Build, tmp_path: Path) -> None:
+def test_a_file_without_a_contract_is_refused_with_what_to_say(
+    build: Build, tmp_path: Path
+) -> None:
     model = onnx.load(build(SPEC, [IDENTITY]))
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "bare.onnx")
-    with pytest.raises(ContractError, match=rf"carries no contract \(metadata key '{CONTRACT_KEY}"):
+    with pytest.raises(ContractError, match=r"carries no contract, .*states=\{'input': 'output'\}"):
         stateport.load(tmp_path / "bare.onnx")
+    with pytest.raises(ContractError, match=rf"carries no contract \(metadata key '{CONTRACT_KEY}"):
+        read_contract(read(tmp_path / "bare.onnx"))
 
 
 def changed(change: Callable[[Document], object]) -> str:

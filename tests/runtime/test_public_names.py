@@ -28,7 +28,16 @@ RUNTIME = [
     "StreamingError",
     "load",
 ]
-EXPORTER = ["ExportError", "Quantized", "Result", "Spec", "export", "quantize"]
+EXPORTER = [
+    "ExportError",
+    "LiftedFile",
+    "Quantized",
+    "Result",
+    "Spec",
+    "export",
+    "lift",
+    "quantize",
+]
 
 packages = pytest.mark.parametrize(
     ("package", "names"), [(stateport, RUNTIME), (stateport_exporter, EXPORTER)]

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from ..files import check_place
-from ..model import load
+from ..model import load, read_contract
+from ..onnx_file import read
 from ..parity import report as reports
 from ..parity.bounds import Tolerance
 from ..parity.vectors import Vectors, vectors_path
@@ -64,6 +65,7 @@ def verify(
     tolerance = None
     if atol is not None or rtol is not None:
         tolerance = Tolerance(atol or 0.0, rtol or 0.0)
+    read_contract(read(model))  # a name that looks like a state's is no promise to be checked
     errors, screen = console(stderr=True), console()
     results = []
     for engine in engines or (None,):
