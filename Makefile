@@ -33,7 +33,7 @@ test: $(READY)       ## run the tests
 pattern-tests: $(READY)  ## export a network of every pattern, and refuse one just outside it
 	$(BIN)/python -m pytest $(SPREAD) -m patterns
 
-third-party: $(THIRD_PARTY)/.ready  ## export and verify networks of other people's packages
+third-party: $(THIRD_PARTY)/.ready  ## export networks of other people's packages, lift and run their files
 	$(THIRD_PARTY)/bin/python -m pytest tests/third_party
 
 $(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml tests/third_party/requirements.txt

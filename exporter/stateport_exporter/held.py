@@ -65,12 +65,12 @@ def with_measured_outputs(source: Source, contract: Contract, other: int) -> Con
     every size that is tried is that.
     """
     axes = {axis for spec in contract.inputs for axis in spec.shape}
-    tried = [(64, 1), (64, 2 if "batch" in axes else 1), (96 if "time" in axes else 64, 1)]
-    seen: dict[tuple[int, int], dict[str, Array]] = {}
-    for time, batch in tried:
+    batch, time = (2 if "batch" in axes else 1), (96 if "time" in axes else 64)
+    seen: dict[tuple[int, int, int], dict[str, Array]] = {}
+    for sizes in ((64, 1, other), (64, batch, other), (time, 1, other), (64, 1, 3 * other)):
         with contextlib.suppress(StateportError):
-            case = _case(contract, "whole", [time], batch, other=other)
-            seen[time, batch] = source(case.inputs)
+            case = _case(contract, "whole", [sizes[0]], sizes[1], other=sizes[2])
+            seen[sizes] = source(case.inputs)
     return replace(
         contract,
         outputs=tuple(
@@ -90,18 +90,14 @@ def with_measured_outputs(source: Source, contract: Contract, other: int) -> Con
     )
 
 
-def _measured(spec: ArraySpec, place: int, lengths: Mapping[tuple[int, int], int]) -> Axis:
-    """What an axis is, from its length at several (time, batch)."""
+def _measured(spec: ArraySpec, place: int, lengths: Mapping[tuple[int, int, int], int]) -> Axis:
+    """What an axis is, from its length at several (time, batch, other)."""
     said = spec.shape[place] if place < len(spec.shape) else "?"
     if len(lengths) > 1:
-        if len({batch for _, batch in lengths}) > 1 and all(
-            length == batch for (_, batch), length in lengths.items()
-        ):
-            return "batch"
-        if len({time for time, _ in lengths}) > 1 and all(
-            length == time for (time, _), length in lengths.items()
-        ):
-            return "time"
+        for number, name in ((1, "batch"), (0, "time")):
+            varied = len({sizes[number] for sizes in lengths}) > 1
+            if varied and all(sizes[number] == length for sizes, length in lengths.items()):
+                return name
     if said == "?" or (isinstance(said, int) and {*lengths.values()} != {said}):
         return f"{spec.name} axis {place}"
     return said

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.patterns import table_of_docs
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, export
+from tests.chunks import check_chunks
 from tests.exporter.patterns import PATTERNS, Pattern, seeded
 
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
@@ -35,6 +36,7 @@ def test_a_pattern_is_exported_and_proven(pattern: Pattern, tmp_path: Path) -> N
         lengths = {sum(case.chunks) for case in vectors.cases if len(case.chunks) == 1}
         assert lengths >= {1, 2, 7, 64, 513}
     assert result.report.steps >= 2000
+    check_chunks(result.path)
 
 
 # One of the networks is TorchScript.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import stateport
 from stateport.contract import resolve
 from stateport_exporter import export
+from tests.chunks import check_chunks
 
 from .networks import NETWORKS, Network
 
@@ -36,6 +37,7 @@ def test_a_network_of_another_package(network: Network, tmp_path: Path) -> None:
     contract = result.contract
     assert {state.input: state.shape for state in contract.states} == network.states
     assert contract.streaming.ok == network.streams
+    check_chunks(result.path)
     (x,), (y,) = contract.inputs, contract.outputs
     assert "batch" in x.shape
     assert "batch" in y.shape

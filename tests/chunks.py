@@ -1,0 +1,80 @@
+"""What a contract says of chunks, held against trying, on any model file."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import stateport
+from stateport import InputError, Model, State, StateportError
+from stateport.bench.load import Load, random_inputs
+
+Array = NDArray[Any]
+
+#: How many chunks' worth of steps, and where they are cut.
+_STEPS, _CUTS = 24, (1, 8, 10)
+
+
+def check_chunks(path: Path) -> None:
+    """A file that can stream gives in chunks what it gives whole; one that cannot does not."""
+    model = stateport.load(path)
+    contract = model.contract
+    if not any("time" in spec.shape for spec in contract.inputs):
+        return
+    if any(spec.lengths_of is not None for spec in contract.inputs):
+        assert not contract.streaming.ok  # chunks would need lengths of their own
+        return
+    multiple = contract.streaming.multiple
+    inputs = random_inputs(contract, Load(2, _STEPS * multiple))
+    whole, _ = model.run(inputs)
+    # An input without time may be the same in every call, or a mask for the first one alone.
+    tries = [None] if all("time" in spec.shape for spec in contract.inputs) else [None, 0, 1]
+    worst = min(_difference(model, inputs, whole, later, multiple) for later in tries)
+    if contract.streaming.ok:
+        assert worst < 1e-4
+    else:
+        assert worst > 1e-4, "it could be fed in chunks after all"
+
+
+def _difference(
+    model: Model,
+    inputs: dict[str, Array],
+    whole: dict[str, Array],
+    later: int | None,
+    multiple: int,
+) -> float:
+    """How far the answers in chunks are from those of the whole, relative to the largest."""
+    state: State | None = None
+    calls = []
+    cuts = [0, *(cut * multiple for cut in _CUTS), _STEPS * multiple]
+    for begin, end in pairwise(cuts):
+        part = {
+            spec.name: inputs[spec.name].take(range(begin, end), spec.shape.index("time"))
+            if "time" in spec.shape
+            else inputs[spec.name]
+            if later is None or not begin
+            else np.full_like(inputs[spec.name], later)
+            for spec in model.contract.inputs
+        }
+        try:
+            outputs, state = model.run(part, state)
+        except InputError:
+            raise
+        except StateportError:
+            return float("inf")
+        calls.append(outputs)
+    found = 0.0
+    for spec in model.contract.outputs:
+        axis = spec.time_axis
+        parts = [call[spec.name] for call in calls]
+        got = parts[-1] if axis is None else np.concatenate(parts, axis)
+        want = whole[spec.name]
+        if got.shape != want.shape:
+            return float("inf")
+        scale = max(float(np.abs(want).max(initial=0.0)), 1e-30)
+        found = max(found, float(np.abs(got - want).max(initial=0.0)) / scale)
+    return found
