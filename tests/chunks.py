@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import stateport
-from stateport import InputError, Model, State, StateportError
+from stateport import Contract, InputError, Model, State, StateportError
 from stateport.bench.load import Load, random_inputs
 
 Array = NDArray[Any]
 
 #: How many chunks' worth of steps, and where they are cut.
 _STEPS, _CUTS = 24, (1, 8, 10)
+#: A network that cuts off steps gives its recurrent layers none of a short chunk, and ONNX Runtime
+#: aborts the process where these are given a sequence of no steps.
+_LONG_CUTS = (8, 16)
 
 
 def check_chunks(path: Path) -> None:
@@ -29,7 +32,9 @@ def check_chunks(path: Path) -> None:
         assert not contract.streaming.ok  # chunks would need lengths of their own
         return
     multiple = contract.streaming.multiple
-    inputs = random_inputs(contract, Load(2, _STEPS * multiple))
+    # Where batch and time are one axis, of several rows it is not clear which element is whose.
+    joined = any(str(axis).count("batch") and axis != "batch" for axis in _axes(contract))
+    inputs = random_inputs(contract, Load(1 if joined else 2, _STEPS * multiple))
     whole, _ = model.run(inputs)
     # An input without time may be the same in every call, or a mask for the first one alone.
     tries = [None] if all("time" in spec.shape for spec in contract.inputs) else [None, 0, 1]
@@ -38,6 +43,10 @@ def check_chunks(path: Path) -> None:
         assert worst < 1e-4
     else:
         assert worst > 1e-4, "it could be fed in chunks after all"
+
+
+def _axes(contract: Contract) -> set[int | str]:
+    return {axis for spec in contract.outputs for axis in spec.shape}
 
 
 def _difference(
@@ -50,7 +59,8 @@ def _difference(
     """How far the answers in chunks are from those of the whole, relative to the largest."""
     state: State | None = None
     calls = []
-    cuts = [0, *(cut * multiple for cut in _CUTS), _STEPS * multiple]
+    inside = _CUTS if model.contract.streaming.ok else _LONG_CUTS
+    cuts = [0, *(cut * multiple for cut in inside), _STEPS * multiple]
     for begin, end in pairwise(cuts):
         part = {
             spec.name: inputs[spec.name].take(range(begin, end), spec.shape.index("time"))

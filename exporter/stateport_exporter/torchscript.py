@@ -94,6 +94,12 @@ def _signed(module: torch.jit.ScriptModule) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
         return module(*args, **kwargs)
 
+    if not hasattr(module, "forward"):
+        raise ExportError(
+            f"The TorchScript module {module.original_name!r} has no forward of its own: PyTorch "
+            f"compiles its layers with several, for packed sequences and plain ones. Script a "
+            f"module that calls it, or pass the original nn.Module."
+        )
     schema = module.forward.schema  # type: ignore[attr-defined]
     forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
