@@ -21,7 +21,7 @@ $(READY): constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino]' -e exporter hypothesis mypy pre-commit pytest pytest-xdist ruff tract
+	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter hypothesis mypy pre-commit pytest pytest-xdist ruff
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch

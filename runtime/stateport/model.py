@@ -24,7 +24,7 @@ from .convention import contract_of
 from .engines import Engine, open_engine
 from .engines.fixed import Fixed
 from .engines.stepwise import Stepwise
-from .errors import ContractError, InputError
+from .errors import ContractError, EngineError, InputError
 from .onnx_file import OnnxFile, read
 from .parity.bounds import lowest
 from .plan import Plan
@@ -47,8 +47,9 @@ def load(
 
     Args:
         path: an ONNX file; with a contract, as `stateport export` writes it, or with `states`.
-        engine: "ort-cpu", "ort-cuda" or "openvino". There is never a silent fall back from one to
-            another. By default "ort-cpu".
+        engine: "ort-cpu", "ort-cuda", "openvino", "tract", "onnx-reference", or one that another
+            distribution adds (docs/engines.md); by default "ort-cpu". There is never a silent fall
+            back from one to another.
         threads: how many threads one call may use; by default 1, which is the fastest for the
             single steps of all but very large networks.
         states: of a file without a contract, the output that gives the next value of each input
@@ -263,6 +264,11 @@ class Model:
         else:
             check_state(self._contract, state, sizes)
         results = self._engine.run({**inputs, **state}, self._outputs)
+        if len(results) != len(self._outputs):
+            raise EngineError(
+                f"{self.engine} gave {len(results)} outputs; {len(self._outputs)} were asked for: "
+                f"{', '.join(self._outputs)}."
+            )
         named = dict(zip(self._outputs, results, strict=True))
         after = {spec.input: named.pop(spec.output) for spec in self._contract.states}
         return named, State._adopt(after)

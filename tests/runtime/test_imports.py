@@ -24,7 +24,7 @@ ARGUMENTS = "import sys; from stateport.cli import main; sys.argv = ['stateport'
         (ARGUMENTS.format(["--help"]), HEAVY),
         (ARGUMENTS.format(["--version"]), HEAVY),
         (ARGUMENTS.format(["export", "--help"]), HEAVY),
-        (ARGUMENTS.format(["doctor"]), TORCH),
+        (ARGUMENTS.format(["doctor"]), TORCH - {"onnx"}),
         ("import stateport_exporter; stateport_exporter.quantize", {"torch", *ENGINES}),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Final
 import click
 from rich.console import Console
 
-from ..engines import ENGINES
+from ..engines import engine_names
 
 
 class _Numbers(click.ParamType[tuple[int, ...]]):
@@ -49,7 +49,7 @@ CONSTANTS: Final = click.option(
     metavar="NAME=VALUE",
     help="An input that is the same in every call; repeat.",
 )
-ENGINE: Final = click.Choice(list(ENGINES))
+ENGINE: Final = click.Choice(engine_names())
 
 
 def console(*, stderr: bool = False) -> Console:

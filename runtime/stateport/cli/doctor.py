@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
-from ..engines import ENGINES, status
+from ..engines import engine_names, status
 from .common import console
 
 _PACKAGES: Final = (
@@ -20,6 +20,7 @@ _PACKAGES: Final = (
     "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
+    "tract",
     "torch",
     "onnx",
 )
@@ -34,7 +35,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     The exit code is 1 when no engine works.
     """
     packages = {name: _version(name) for name in _PACKAGES}
-    statuses = [status(name) for name in ENGINES]
+    statuses = [status(name) for name in engine_names()]
     document: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
+
+from ..contract import describe
+from ..errors import EngineError
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -38,3 +43,51 @@ class Engine(Protocol):
         It reads the inputs and writes the outputs where they are. No output may be an input. It has
         one owner.
         """
+
+
+class HostEngine(ABC):
+    """An engine that computes in the host's memory; `run` is all it needs."""
+
+    name: str
+    version: str
+    precision = "float32"
+    keeps = 1024
+
+    @abstractmethod
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Runs the graph once on all of its inputs, states among them.
+
+        Args:
+            inputs: by name, every input of the graph; checked against the contract already.
+            outputs: the names of those that are wanted.
+
+        Returns:
+            An array for each name, in their order, which nobody changes afterwards.
+
+        Raises:
+            EngineError: the engine failed.
+        """
+
+    def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
+        """An array of NumPy."""
+        return np.zeros(shape, dtype)
+
+    def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
+        """A run whose answers are copied to where they belong."""
+
+        def bound() -> None:
+            answers = self.run(inputs, [*outputs])
+            if len(answers) != len(outputs):
+                raise EngineError(
+                    f"{self.name} gave {len(answers)} outputs; {len(outputs)} were asked for: "
+                    f"{', '.join(outputs)}."
+                )
+            for (name, buffer), answer in zip(outputs.items(), answers, strict=True):
+                if answer.shape != buffer.shape or answer.dtype != buffer.dtype:
+                    raise EngineError(
+                        f"{self.name} gave {describe(answer.dtype, answer.shape)} for {name!r}, "
+                        f"where {describe(buffer.dtype, buffer.shape)} was promised."
+                    )
+                buffer[...] = answer
+
+        return bound

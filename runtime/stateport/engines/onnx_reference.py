@@ -1,0 +1,81 @@
+"""The reference implementation in the `onnx` package, in NumPy (`onnx-reference`).
+
+It is slow and says what the operators mean: an opinion apart from every engine's kernels.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import EngineError, EngineUnavailable
+from ..onnx_file import OnnxFile
+from . import Status
+from .base import Arrays, HostEngine
+from .options import no_options, one_thread
+
+
+def open_engine(
+    name: str,
+    file: OnnxFile,
+    threads: int | None,
+    options: Mapping[str, object],
+) -> OnnxReferenceEngine:
+    """Loads a file; see `stateport.engines.open_engine`. There are no options."""
+    no_options(name, options)
+    one_thread(name, threads)
+    onnx = _require(name)
+    try:
+        evaluator = onnx.reference.ReferenceEvaluator(str(file.path.resolve()))
+    except Exception as error:  # whatever a graph makes it stumble over
+        raise EngineError(f"onnx's reference cannot load {file.path}: {_reason(error)}") from error
+    return OnnxReferenceEngine(onnx, evaluator)
+
+
+def status(name: str) -> Status:
+    """Whether the engine works here, by loading the library."""
+    try:
+        onnx = _require(name)
+    except EngineUnavailable as error:
+        return Status(name, None, str(error))
+    return Status(name, f"onnx {onnx.__version__}", None)
+
+
+class OnnxReferenceEngine(HostEngine):
+    """A graph in onnx's `ReferenceEvaluator`."""
+
+    name = "onnx-reference"
+
+    def __init__(self, onnx: ModuleType, evaluator: Any) -> None:
+        self.version = f"onnx {onnx.__version__}"
+        self._evaluator = evaluator
+
+    def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Runs the graph once."""
+        try:
+            with np.errstate(all="ignore"):
+                answers = self._evaluator.run([*outputs], {**inputs})
+        except Exception as error:
+            raise EngineError(f"onnx's reference failed: {_reason(error)}") from error
+        # An output may be an input handed on, or a number of NumPy's.
+        return [np.array(answer) for answer in answers]
+
+
+def _require(name: str) -> ModuleType:
+    try:
+        importlib.import_module("onnx.reference")
+    except ImportError as error:
+        raise EngineUnavailable(
+            f"{name} needs onnx, which cannot be imported ({error}). "
+            "Install it: pip install 'stateport[onnx-reference]'."
+        ) from error
+    return importlib.import_module("onnx")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
