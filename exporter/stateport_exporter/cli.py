@@ -76,7 +76,7 @@ def export(
         raise click.UsageError("--float32 says what stays float32 with --dtype fp16.")
     values = dict(parse_argument(text) for text in arguments)
     with Console(stderr=True).status("Importing PyTorch") as status:
-        from stateport.parity.report import summary
+        from stateport.parity.reports.text import summary
 
         from .loading import load_target
         from .pipeline import export as run_export
@@ -182,7 +182,7 @@ def quantize(model: Path, output: Path, bits: str, reduce_range: bool, no_check:
     """
     from rich.table import Table
 
-    from stateport.parity.report import summary
+    from stateport.parity.reports.text import summary
 
     from .variants import quantize as run_quantize
 
@@ -219,7 +219,7 @@ def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[s
     """
     from rich.table import Table
 
-    from stateport.parity.report import summary
+    from stateport.parity.reports.text import summary
 
     from .lift_file import lift as run_lift
 

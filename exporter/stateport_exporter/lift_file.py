@@ -22,7 +22,7 @@ from stateport.engines.fixed import Fixed
 from stateport.files import check_place, written_together
 from stateport.model import load
 from stateport.onnx_file import OnnxFile, read
-from stateport.parity.report import worst
+from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import vectors_path
 from stateport.parity.verify import Report, verify
 

@@ -18,7 +18,7 @@ from stateport import Contract, load
 from stateport.contract import PRECISION_KEY
 from stateport.engines import status
 from stateport.files import check_place, written_together
-from stateport.parity.report import worst
+from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report, verify
 

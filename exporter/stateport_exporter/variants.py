@@ -18,7 +18,7 @@ from stateport.engines import status
 from stateport.files import check_place, written_together
 from stateport.model import read_contract
 from stateport.onnx_file import read
-from stateport.parity.report import worst
+from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report, verify
 from stateport.tune import Variant

@@ -44,11 +44,11 @@ class State(Mapping[str, NDArray[Any]]):
             array.setflags(write=False)
 
     @classmethod
-    def _adopt(cls, arrays: Mapping[str, NDArray[Any]]) -> State:
+    def _adopt(cls, arrays: dict[str, NDArray[Any]]) -> State:
         """A state around arrays that nobody else holds: without the copy."""
-        state = cls({})
-        state._arrays = dict(arrays)
-        for array in state._arrays.values():
+        state = cls.__new__(cls)
+        state._arrays = arrays
+        for array in arrays.values():
             array.setflags(write=False)
         return state
 

@@ -39,7 +39,7 @@ def test_json_is_one_document_and_nothing_else(command: Command) -> None:
 def test_where_no_engine_works_the_exit_code_says_so(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for library in ("onnxruntime", "openvino"):
+    for library in ("onnxruntime", "openvino", "tract", "onnx.reference"):
         monkeypatch.setitem(sys.modules, library, None)
     outcome = command("doctor", "--json")
     assert outcome.returncode == 1

@@ -51,9 +51,9 @@ def test_json_is_one_document_and_nothing_else(command: Command, reference: Path
     outcome = command("verify", reference, "--json")
     document = json.loads(outcome.stdout)
     assert (outcome.returncode, outcome.stderr) == (0, "")
-    (report,) = document["reports"]
+    (report,) = document["engines"]
     assert document["version"] == 1
-    assert report["passed"] is True
+    assert report["status"] == "passed"
     assert report["engine"] == "ort-cpu"
     assert report["truth"] == "float64"
     assert all(measurement["passed"] for measurement in report["measurements"])
@@ -62,9 +62,9 @@ def test_json_is_one_document_and_nothing_else(command: Command, reference: Path
 
 def test_the_json_of_a_failure_says_where(command: Command, wrong: Path) -> None:
     outcome = command("verify", wrong, "--json")
-    (report,) = json.loads(outcome.stdout)["reports"]
+    (report,) = json.loads(outcome.stdout)["engines"]
     assert outcome.returncode == 1
-    assert report["passed"] is False
+    assert report["status"] == "failed"
     failed = [m for m in report["measurements"] if not m["passed"]]
     assert failed
     assert all(m["step"] >= 0 and float(m["error"]) > 0 for m in failed)
@@ -106,7 +106,7 @@ def test_a_loose_tolerance_lets_a_wrong_model_pass(command: Command, wrong: Path
 
 def test_an_engine_may_be_named_more_than_once(command: Command, reference: Path) -> None:
     outcome = command("verify", reference, "--engine", "ort-cpu", "--engine", "ort-cpu", "--json")
-    assert [r["engine"] for r in json.loads(outcome.stdout)["reports"]] == ["ort-cpu", "ort-cpu"]
+    assert [r["engine"] for r in json.loads(outcome.stdout)["engines"]] == ["ort-cpu", "ort-cpu"]
 
 
 @pytest.mark.parametrize("name", ["odd [bold]name.onnx", "odd [x].onnx", "odd [].onnx"])
@@ -155,7 +155,7 @@ def test_a_network_that_cannot_stream_is_verified_too(
 def test_the_real_command_verifies(process: Command, reference: Path, wrong: Path) -> None:
     good, bad = process("verify", reference, "--json"), process("verify", wrong)
     assert (good.returncode, good.stderr) == (0, "")
-    assert json.loads(good.stdout)["reports"][0]["passed"] is True
+    assert json.loads(good.stdout)["engines"][0]["status"] == "passed"
     assert (bad.returncode, bad.stderr) == (1, "")
     assert "FAIL" in bad.stdout
 
@@ -167,6 +167,6 @@ def test_numbers_in_the_report_are_finite_or_text(command: Command, reference: P
         raise AssertionError(constant)  # NaN and Infinity are not JSON
 
     document = json.loads(outcome.stdout, parse_constant=refuse)
-    shares = [m["share"] for m in document["reports"][0]["measurements"]]
+    shares = [m["share"] for m in document["engines"][0]["measurements"]]
     assert "inf" in shares
     assert not np.isnan([float(share) for share in shares]).any()

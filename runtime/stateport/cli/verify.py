@@ -2,24 +2,104 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from ..engines import engine_names
+from ..engines.choice import EngineChoice
+from ..errors import InputError, StateportError
 from ..files import check_place
-from ..model import load, read_contract
+from ..model import read_contract
 from ..onnx_file import read
-from ..parity import report as reports
+from ..parity.baseline import GROWTH, grown, read_baseline
 from ..parity.bounds import Tolerance
-from ..parity.vectors import Vectors, vectors_path
-from ..parity.verify import verify as run_verify
-from .common import ENGINE, MODEL, PLAN, console
+from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix
+from ..parity.reports import ENDINGS, text, write
+from ..parity.reports.document import render
+from ..parity.reports.github import commands
+from ..parity.vectors import vectors_path
+from ..plan import Plan
+from .common import MODEL, PLAN, console
+
+
+class _Engines(click.ParamType[tuple[EngineChoice, ...]]):
+    """NAME, NAME:OPTION=VALUE,..., or all."""
+
+    name = "engine"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[EngineChoice, ...]:
+        if value == "all":
+            return tuple(EngineChoice(name) for name in engine_names())
+        try:
+            choice = EngineChoice.parse(str(value))
+        except InputError as error:
+            self.fail(str(error), param, ctx)
+        if choice.name not in engine_names():
+            known = ", ".join(repr(name) for name in (*engine_names(), "all"))
+            self.fail(f"{choice.name!r} is not one of {known}.", param, ctx)
+        return (choice,)
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[click.shell_completion.CompletionItem]:
+        names = (*engine_names(), "all")
+        item = click.shell_completion.CompletionItem
+        return [item(name) for name in names if name.startswith(incomplete)]
+
+
+class _Report(click.ParamType[Path]):
+    """A file whose ending says the form of a report."""
+
+    name = "report"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Path:
+        path = Path(str(value))
+        if path.suffix not in ENDINGS:
+            self.fail(
+                f"{str(value)!r} has an unknown ending; reports are written as FILE"
+                f"{', FILE'.join(ENDINGS)}.",
+                param,
+                ctx,
+            )
+        return path
 
 
 @click.command(short_help="Check a model against PyTorch's own answers.")
 @MODEL
 @click.option(
-    "--engine", "engines", type=ENGINE, multiple=True, help="An engine to check; may be repeated."
+    "--engine",
+    "engines",
+    type=_Engines(),
+    multiple=True,
+    metavar="NAME[:OPTION=VALUE,...]",
+    help="An engine to check, or `all`; may be repeated. Default ort-cpu.",
+)
+@click.option("--require", is_flag=True, help="Fail if one of the engines is not installed.")
+@click.option(
+    "--python",
+    "pythons",
+    type=click.Path(exists=True, dir_okay=False),
+    multiple=True,
+    metavar="PATH",
+    help="Check the engines of this Python interpreter's environment too; may be repeated.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=TIME_LIMIT,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long an engine may take over one case.",
 )
 @PLAN
 @click.option(
@@ -33,59 +113,111 @@ from .common import ENGINE, MODEL, PLAN, console
 @click.option(
     "--snr", type=float, help="Decibels of the truth above the error, in place of the floor."
 )
-@click.option("--report", type=click.Path(path_type=Path), help="Write the report: FILE.json.")
+@click.option(
+    "--report",
+    "reports",
+    type=_Report(),
+    multiple=True,
+    metavar="FILE",
+    help="Write FILE.json, FILE.xml (JUnit), FILE.md or FILE.html; may be repeated.",
+)
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="An earlier FILE.json: fail if an error grew since.",
+)
+@click.option(
+    "--growth",
+    type=click.FloatRange(min=1),
+    metavar="FACTOR",
+    help=f"By how much an error may grow since the baseline. Default {GROWTH:g}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, nothing else.")
 @click.pass_context
 def verify(
     ctx: click.Context,
     model: Path,
-    engines: tuple[str, ...],
+    engines: tuple[tuple[EngineChoice, ...], ...],
+    require: bool,
+    pythons: tuple[str, ...],
+    time_limit: float,
     plan: Path | None,
     vectors_file: Path | None,
     atol: float | None,
     rtol: float | None,
     snr: float | None,
-    report: Path | None,
+    reports: tuple[Path, ...],
+    baseline: Path | None,
+    growth: float | None,
     as_json: bool,
 ) -> None:
     """Check that MODEL.onnx gives PyTorch's answers: outputs, states, every step.
 
-    The answers were recorded by `stateport export` in float64; PyTorch is not needed here. A
-    model of reduced precision is judged by a signal-to-noise budget. The exit code is 1 when any
-    answer is off by more than its bound.
+    The answers were recorded by `stateport export` in float64; PyTorch is not needed here. Each
+    engine runs in a process of its own. With several engines, a stream is carried from each to
+    each as well. A model of reduced precision is judged by a signal-to-noise budget. The exit code
+    is 1 when any answer is off by more than its bound.
     """
     if plan is not None and engines:
         raise click.UsageError("--plan says the engine; give --engine or the plan.")
-    if report is not None and report.suffix != ".json":
-        raise click.BadParameter("Reports are written as FILE.json.", param_hint="--report")
-    if report is not None:
-        check_place(report)
     if snr is not None and (atol is not None or rtol is not None):
         raise click.UsageError("--snr and --atol or --rtol exclude one another; give one of them.")
+    if growth is not None and baseline is None:
+        raise click.UsageError("--growth says how much --baseline allows; give both.")
+    for path in reports:
+        check_place(path)
+    read_contract(read(model))  # a name that looks like a state's is no promise to be checked
+    before = None if baseline is None else read_baseline(baseline)
     tolerance = None
     if atol is not None or rtol is not None:
         tolerance = Tolerance(atol or 0.0, rtol or 0.0)
-    read_contract(read(model))  # a name that looks like a state's is no promise to be checked
-    errors, screen = console(stderr=True), console()
-    results = []
-    for engine in engines or (None,):
-        loaded = load(model, engine=engine, plan=plan)
-        vectors = Vectors.load(vectors_file or vectors_path(model))
-        with errors.status("") as status:
-            result = run_verify(
-                loaded,
-                vectors,
-                name=str(model),
-                tolerance=tolerance,
-                snr=snr,
-                progress=lambda case: status.update(f"{loaded.engine}: {case}"),  # noqa: B023
-            )
-        results.append(result)
-        if not as_json:
-            screen.print(reports.table(result))
-            screen.print(reports.summary(result), soft_wrap=True, markup=False)
-    if report is not None:
-        reports.write(results, report)
+    with console(stderr=True).status("") as status:
+        matrix = run_matrix(
+            model,
+            vectors_file or vectors_path(model),
+            _choices(engines, pythons, plan),
+            plan=plan,
+            tolerance=tolerance,
+            snr=snr,
+            limit=time_limit,
+            progress=status.update,
+        )
+    if before is not None:
+        matrix = replace(matrix, grown=grown(matrix, before, growth or GROWTH))
+    for path in reports:
+        write(matrix, path)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        for line in commands(matrix):
+            click.echo(line, err=True)
     if as_json:
-        click.echo(reports.to_json(results))
-    ctx.exit(0 if all(result.passed for result in results) else 1)
+        click.echo(render(matrix), nl=False)
+    else:
+        _show(matrix)
+    ctx.exit(0 if matrix.passed and not (require and matrix.missing) else 1)
+
+
+def _choices(
+    engines: tuple[tuple[EngineChoice, ...], ...], pythons: tuple[str, ...], plan: Path | None
+) -> list[EngineChoice]:
+    """Every engine here, and then in every other environment."""
+    default = "ort-cpu" if plan is None else Plan.load(plan).engine
+    chosen = [choice for several in engines for choice in several] or [EngineChoice(default)]
+    others = [replace(choice, python=python) for python in pythons for choice in chosen]
+    return [*chosen, *others]
+
+
+def _show(matrix: Matrix) -> None:
+    screen = console()
+    if len(matrix.rows) > 1:
+        screen.print(text.grid(matrix))
+        if matrix.carried:
+            screen.print(text.carried_grid(matrix))
+        screen.print(text.reasons(matrix), soft_wrap=True, markup=False)
+        return
+    (row,) = matrix.rows
+    if row.report is None:
+        raise StateportError(str(row.problem))
+    screen.print(text.table(row.report))
+    screen.print(text.summary(row.report), soft_wrap=True, markup=False)
+    for line in matrix.grown:
+        screen.print(line, soft_wrap=True, markup=False)

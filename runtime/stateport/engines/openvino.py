@@ -19,6 +19,8 @@ from .base import Arrays, Buffer, Buffers
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
 #: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.
 PRECISIONS: Final = {"float32": "f32", "bfloat16": "bf16"}
+#: OpenVINO's own names are taken too.
+_FULL_NAMES: Final = {short: name for name, short in PRECISIONS.items()}
 
 
 def open_engine(
@@ -105,6 +107,8 @@ def _precision(name: str, options: Mapping[str, object]) -> str:
     for option in sorted({*options} - {"precision"}):
         raise InputError(f"{name} has no option {option!r}; it takes precision.")
     precision = options.get("precision", "float32")
+    if isinstance(precision, str):
+        precision = _FULL_NAMES.get(precision, precision)
     if precision not in PRECISIONS:
         raise InputError(
             f"precision is {precision!r}; {' or '.join(map(repr, PRECISIONS))} was expected."

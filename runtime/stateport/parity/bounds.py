@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from .vectors import row_errors
 
 Array = NDArray[Any]
 
@@ -27,11 +25,25 @@ BUDGETS: Final = {"float16": 50.0, "bfloat16": 25.0, "int8": 25.0, "int4": 12.0}
 WINDOW: Final = 64
 
 
+class Compared(NamedTuple):
+    """One output of one case.
+
+    Answers and truth are (rows, elements); errors and floors are, by row, the largest error and
+    what PyTorch itself loses up to there.
+    """
+
+    name: str
+    table: Array
+    truth: Array
+    errors: Array
+    floors: Array
+
+
 class Bound(Protocol):
     """What an error may be."""
 
-    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:
-        """Each row's error as a share of what is allowed there; table and truth are rows."""
+    def shares(self, compared: Compared) -> Array:
+        """Each row's error as a share of what is allowed there."""
 
     def snr(self, share: float) -> float | None:
         """The signal-to-noise ratio that a share says, where it is one."""
@@ -40,9 +52,9 @@ class Bound(Protocol):
 class Floor:
     """Multiples of what PyTorch itself loses."""
 
-    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:  # noqa: ARG002
+    def shares(self, compared: Compared) -> Array:
         """Each row's error as a share of what is allowed there."""
-        return _ratio(row_errors(table, truth), FLOOR_FACTOR * floors)
+        return _ratio(compared.errors, FLOOR_FACTOR * compared.floors)
 
     def snr(self, share: float) -> None:  # noqa: ARG002
         """There is none."""
@@ -59,8 +71,9 @@ class Tolerance:
     atol: float
     rtol: float
 
-    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:  # noqa: ARG002
+    def shares(self, compared: Compared) -> Array:
         """Each row's error as a share of what is allowed there."""
+        table, truth = compared.table, compared.truth
         allowed = self.atol + self.rtol * np.abs(np.nan_to_num(truth))
         with np.errstate(invalid="ignore"):
             off = np.abs(table.astype(np.float64) - truth)
@@ -88,10 +101,10 @@ class Budget:
     decibels: float
     signals: Mapping[str, float]
 
-    def shares(self, name: str, table: Array, truth: Array, floors: Array) -> Array:  # noqa: ARG002
+    def shares(self, compared: Compared) -> Array:
         """Each window's noise as a share of what is allowed."""
-        allowed = self.signals[name] * 10 ** (-self.decibels / 20)
-        return _ratio(noise(table, truth), np.array(allowed))
+        allowed = self.signals[compared.name] * 10 ** (-self.decibels / 20)
+        return _ratio(noise(compared.table, compared.truth), np.array(allowed))
 
     def snr(self, share: float) -> float:
         """What is left above the budget, and the budget."""

@@ -182,21 +182,20 @@ def results(contract: Contract) -> tuple[ArraySpec, ...]:
 
 def call_inputs(contract: Contract, case: Case) -> Iterator[dict[str, Array]]:
     """The inputs of each call of a case."""
+    cuts = [(spec.name, case.inputs[spec.name], _before_time(spec)) for spec in contract.inputs]
     start = 0
     for number, chunk in enumerate(case.chunks):
+        steps = (slice(start, start + chunk),)
         yield {
-            spec.name: _cut(spec, case.inputs[spec.name], number, start, chunk)
-            for spec in contract.inputs
+            name: np.asarray(array[number]) if before is None else array[before + steps]
+            for name, array, before in cuts
         }
         start += chunk
 
 
-def _cut(spec: ArraySpec, array: Array, number: int, start: int, chunk: int) -> Array:
-    if "time" not in spec.shape:
-        return np.asarray(array[number])
-    axis = spec.shape.index("time")
-    part: Array = array.take(range(start, start + chunk), axis)
-    return part
+def _before_time(spec: ArraySpec) -> tuple[slice, ...] | None:
+    """All of the axes before time, as an index; None where there is no time."""
+    return (slice(None),) * spec.shape.index("time") if "time" in spec.shape else None
 
 
 class Rows(NamedTuple):
@@ -212,14 +211,16 @@ class Rows(NamedTuple):
 def rows(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> Rows:
     """The answers of all calls to one output as rows."""
     axis, ends = spec.time_axis, np.array(case.ends) - 1
-    others = {np.delete(answer.shape, [] if axis is None else axis).tobytes() for answer in answers}
+    shapes = {answer.shape for answer in answers}
+    others = {shape if axis is None else shape[:axis] + shape[axis + 1 :] for shape in shapes}
     if len(others) > 1:  # (time, time): every element is a row of its own
         table = np.concatenate([answer.ravel() for answer in answers])
         steps = np.repeat(ends, [answer.size for answer in answers])
     elif axis is None:
-        table, steps = np.stack(answers), ends
+        flat = np.concatenate([answer.ravel() for answer in answers])
+        table, steps = flat.reshape(len(answers), *answers[0].shape), ends
     else:
-        table = np.concatenate([np.moveaxis(answer, axis, 0) for answer in answers])
+        table = np.moveaxis(np.concatenate(answers, axis), axis, 0)
         # Which element of "batch*time" is which step is not known; all are there by the end.
         steps = np.repeat(ends, [answer.shape[axis] for answer in answers])
         if spec.shape[axis] == "time":
@@ -229,9 +230,10 @@ def rows(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> Rows:
 
 def row_errors(table: Array, truth: Array) -> Array:
     """The largest difference in each row; what is not a number in one alone differs infinitely."""
-    exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(table.astype(np.float64) - truth)
-    difference = np.where(exact, 0.0, np.where(np.isfinite(difference), difference, np.inf))
+    if not np.isfinite(difference).all():
+        exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
+        difference = np.where(exact, 0.0, np.where(np.isfinite(difference), difference, np.inf))
     errors: Array = difference.max(axis=1, initial=0.0)
     return errors

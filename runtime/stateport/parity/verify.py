@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,28 @@ from numpy.typing import NDArray
 from ..contract import ArraySpec, Contract, describe
 from ..errors import EngineError, FileError, InputError, StreamingError
 from ..model import Model
-from ..state import State
-from .bounds import BUDGETS, FALLBACK, Bound, Budget, Floor, Tolerance, signal
-from .vectors import Case, Vectors, call_inputs, results, row_errors, rows
+from .bounds import BUDGETS, FALLBACK, Bound, Budget, Compared, Floor, Tolerance, signal
+from .running import Answers, run_case
+from .vectors import Case, Vectors, results, row_errors, rows
 
 Array = NDArray[Any]
+
+
+#: So long is a case whose errors are kept as a curve, and of so many points is it.
+_LONG: Final = 513
+_POINTS: Final = 128
+
+
+@dataclass(frozen=True)
+class Curve:
+    """An output's error along a case.
+
+    By stretch of steps: its first step, the largest error in it, what PyTorch itself loses there.
+    """
+
+    steps: tuple[int, ...]
+    errors: tuple[float, ...]
+    floors: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,8 @@ class Measurement:
         share: the error as a share of what is allowed there; at most 1 passes.
         snr: for reduced precision, decibels of the truth above the error in the worst window.
         problem: why nothing could be compared: a wrong shape or dtype, an engine that failed.
+        first_off: the first step that is off by more than is allowed.
+        curve: for a long case, how the error grows.
     """
 
     case: str
@@ -44,6 +63,8 @@ class Measurement:
     share: float | None = None
     problem: str | None = None
     snr: float | None = None
+    first_off: int | None = None
+    curve: Curve | None = None
 
     @property
     def passed(self) -> bool:
@@ -107,13 +128,7 @@ def verify(
             f"The vectors are not those of {name}: the two have different contracts. "
             "Export the model again, which writes both."
         )
-    if tolerance is None and snr is None:
-        snr = BUDGETS.get(model.precision)
-        if snr is None and vectors.truth != "float64":
-            tolerance = Tolerance(*FALLBACK)
-    bound: Bound = Floor() if tolerance is None else tolerance
-    if snr is not None:
-        bound = Budget(snr, _signals(vectors))
+    bound = bound_for(vectors, model.precision, tolerance, snr)
     measurements: list[Measurement] = []
     for case in vectors.cases:
         progress(case.name)
@@ -130,6 +145,19 @@ def verify(
         made_with=dict(vectors.made_with),
         measurements=tuple(measurements),
     )
+
+
+def bound_for(
+    vectors: Vectors, precision: str, tolerance: Tolerance | None, snr: float | None
+) -> Bound:
+    """What an error may be: as the caller says, or by the precision that the model computes in."""
+    if tolerance is None and snr is None:
+        snr = BUDGETS.get(precision)
+        if snr is None and vectors.truth != "float64":
+            tolerance = Tolerance(*FALLBACK)
+    if snr is not None:
+        return Budget(snr, _signals(vectors))
+    return Floor() if tolerance is None else tolerance
 
 
 def _signals(vectors: Vectors) -> dict[str, float]:
@@ -158,47 +186,31 @@ def environment() -> dict[str, str]:
 def _judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iterator[Measurement]:
     specs = results(model.contract)
     try:
-        answers = list(_run(model, case))
+        answers, _ = run_case(model, case)
     except (EngineError, InputError, StreamingError) as error:
         for spec in specs:
             yield Measurement(case.name, spec.name, problem=str(error))
         return
-    for spec in specs:
-        collected = [answer[spec.name] for answer in answers]
-        problem = _wrong_kind(spec, case, collected)
+    yield from compare(model.contract, vectors, case, answers, bound)
+
+
+def compare(
+    contract: Contract, vectors: Vectors, case: Case, answers: Answers, bound: Bound
+) -> Iterator[Measurement]:
+    """Holds all answers to a case against the truth."""
+    for spec in results(contract):
+        problem = _wrong_kind(spec, case, answers[spec.name])
         if problem is None:
-            yield _measure(spec, case, collected, vectors.floor[spec.name], bound)
+            floor = vectors.floor[spec.name]
+            yield _measure(spec, case, answers[spec.name], floor, bound)
         else:
             yield Measurement(case.name, spec.name, problem=problem)
 
 
-def _run(model: Model, case: Case) -> Iterator[dict[str, Array]]:
-    """Each call's outputs, and under the state outputs' names the state after it."""
-    dtypes = {
-        spec.name: spec.dtype for spec in (*model.contract.inputs, *model.contract.state_inputs)
-    }
-
-    def fitting(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """In the model's dtypes: to round what is fed is part of what a float16 model loses."""
-        return {name: array.astype(dtypes[name], copy=False) for name, array in arrays.items()}
-
-    state = State(fitting(case.initial)) if case.initial else None
-    stream = model.stream() if case.through == "stream" else None
-    if stream is not None and state is not None:
-        stream.restore(state)
-    for recorded in call_inputs(model.contract, case):
-        inputs = fitting(recorded)
-        if stream is not None:
-            outputs = stream.run(inputs)
-            state = stream.state
-        else:
-            outputs, state = model.run(inputs, state)
-        yield {**outputs, **{s.output: state[s.input] for s in model.contract.states}}
-
-
 def _wrong_kind(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> str | None:
     """What is wrong with dtype or shape, which are compared before any value."""
-    for answer, chunk in zip(answers, case.chunks, strict=True):
+    kinds = {(a.shape, a.dtype.char, n): a for a, n in zip(answers, case.chunks, strict=True)}
+    for (_, _, chunk), answer in kinds.items():
         sizes = {**case.sizes, "time": chunk}
         shape = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape]
         fits = len(shape) == answer.ndim and all(
@@ -229,18 +241,28 @@ def _measure(
         return Measurement(case.name, spec.name, problem=problem)
     if not len(table):  # x[:, 1:] of a single step
         return Measurement(case.name, spec.name, sum(case.chunks) - 1, 0.0, None, 0.0)
-    errors, floors = row_errors(table, truth), floor[steps]
-    shares = bound.shares(spec.name, table, truth, floors)
+    compared = Compared(spec.name, table, truth, row_errors(table, truth), floor[steps])
+    shares = bound.shares(compared)
     worst = int(np.argmax(shares))
+    off = np.flatnonzero(~(shares <= 1.0))
     return Measurement(
         case=case.name,
         output=spec.name,
         step=int(steps[worst]),
-        error=float(errors[worst]),
-        floor=float(floors[worst]),
+        error=float(compared.errors[worst]),
+        floor=float(compared.floors[worst]),
         share=float(shares[worst]),
         snr=bound.snr(float(shares[worst])),
+        first_off=int(steps[off[0]]) if len(off) else None,
+        curve=_curve(compared, steps) if sum(case.chunks) >= _LONG else None,
     )
+
+
+def _curve(compared: Compared, steps: Array) -> Curve:
+    """The largest error and the floor in each of some stretches of steps."""
+    bounds = np.unique(np.linspace(0, len(steps), _POINTS + 1).astype(int))[:-1]
+    errors, floors = (np.maximum.reduceat(a, bounds) for a in (compared.errors, compared.floors))
+    return Curve(tuple(steps[bounds].tolist()), tuple(errors.tolist()), tuple(floors.tolist()))
 
 
 def _kept(table: Array, kept: Array) -> Array:

@@ -15,7 +15,7 @@ from ..engines import engine_names, status
 from ..errors import EngineError, InputError, StateportError
 from ..files import written_together
 from ..model import Model, load
-from ..parity.report import worst
+from ..parity.reports.wording import worst
 from ..parity.vectors import Vectors
 from ..parity.verify import verify
 from ..plan import Plan, PlanFile, sha256

@@ -10,8 +10,17 @@ import numpy as np
 import pytest
 
 import stateport
-from stateport.parity.bounds import BUDGETS, WINDOW, Budget, decibels, lowest, noise, signal
-from stateport.parity.report import summary
+from stateport.parity.bounds import (
+    BUDGETS,
+    WINDOW,
+    Budget,
+    Compared,
+    decibels,
+    lowest,
+    noise,
+    signal,
+)
+from stateport.parity.reports.text import summary
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify
 
@@ -42,12 +51,15 @@ def test_what_is_no_number_is_infinite_noise() -> None:
     table = truth.copy()
     table[1, 0] = np.nan
     assert noise(table, truth).tolist() == [0.0, math.inf, math.inf]
-    assert Budget(10.0, {"y": 1.0}).shares("y", table, truth, truth).max() == math.inf
+    assert (
+        Budget(10.0, {"y": 1.0}).shares(Compared("y", table, truth, truth, truth)).max() == math.inf
+    )
 
 
 def test_a_share_says_its_ratio() -> None:
     budget = Budget(20.0, {"y": 1.0})
-    shares = budget.shares("y", np.full((1, 1), 1.1), np.ones((1, 1)), np.ones(1))
+    one = np.ones(1)
+    shares = budget.shares(Compared("y", np.full((1, 1), 1.1), np.ones((1, 1)), one, one))
     assert shares == pytest.approx([1.0])
     assert budget.snr(1.0) == pytest.approx(20.0)
     assert budget.snr(10.0) == pytest.approx(0.0)

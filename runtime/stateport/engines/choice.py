@@ -1,0 +1,55 @@
+"""An engine with its options, as a person writes it: `openvino:precision=bfloat16`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine, its options, and the Python interpreter that is to run it.
+
+    Attributes:
+        name: as `stateport.load` takes it.
+        options: as `stateport.load` takes them.
+        python: the interpreter of another environment; by default the one that runs this.
+    """
+
+    name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    python: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> EngineChoice:
+        """Reads `NAME` or `NAME:OPTION=VALUE,OPTION=VALUE`; a value is a word or a number.
+
+        Raises:
+            InputError: the text has another form.
+        """
+        name, colon, rest = text.partition(":")
+        options: dict[str, object] = {}
+        for part in rest.split(",") if colon else ():
+            option, equals, value = part.partition("=")
+            if not (name and option and equals and value):
+                raise InputError(
+                    f"{text!r} is no engine with options; NAME:OPTION=VALUE,OPTION=VALUE was "
+                    "expected, such as openvino:precision=bfloat16."
+                )
+            options[option.strip()] = _value(value.strip())
+        return cls(name, options)
+
+    def __str__(self) -> str:
+        options = ",".join(f"{option}={value}" for option, value in self.options.items())
+        text = f"{self.name}:{options}" if options else self.name
+        return text if self.python is None else f"{text} in {self.python}"
+
+
+def _value(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,71 @@
+"""What a process is asked to verify, and what it tells: JSON, one object per line.
+
+`worker.py` is the process, `processes.py` the one that asks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .verify import Curve, Measurement, Report
+
+
+@dataclass(frozen=True)
+class Job:
+    """One engine's work.
+
+    Attributes:
+        model: the model's file.
+        vectors: the recorded answers' file.
+        engine: the engine's name, None where a plan says it.
+        options: the engine's options.
+        plan: a plan's file.
+        tolerance: atol and rtol, in place of the floor.
+        snr: a budget in decibels, in place of the floor.
+        hand_over: the folder for the state in the middle of a case, if others go on from it.
+        take_over: folders with the states of other engines to go on from, and in what precision
+            those computed. A job that has some does nothing else.
+    """
+
+    model: str
+    vectors: str
+    engine: str | None
+    options: Mapping[str, object] = field(default_factory=dict)
+    plan: str | None = None
+    tolerance: tuple[float, float] | None = None
+    snr: float | None = None
+    hand_over: str | None = None
+    take_over: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The job in one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """Reads what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def plain(measurement: Measurement) -> dict[str, Any]:
+    """A measurement as JSON holds it."""
+    return asdict(measurement)
+
+
+def measurement(document: Mapping[str, Any]) -> Measurement:
+    """Reads what `plain` gave."""
+    curve = document["curve"]
+    return Measurement(**{**document, "curve": curve and Curve(**_tuples(curve))})
+
+
+def report(document: Mapping[str, Any]) -> Report:
+    """Reads a report that went through JSON."""
+    found = tuple(measurement(part) for part in document["measurements"])
+    return Report(**{**document, "measurements": found})
+
+
+def _tuples(curve: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(values) for name, values in curve.items()}

@@ -1,0 +1,228 @@
+"""One file on many engines, each in a process of its own, and streams carried between them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ..engines.choice import EngineChoice
+from ..errors import EngineError
+from .bounds import Tolerance
+from .job import Job, measurement, report
+from .processes import ask
+from .vectors import Vectors
+from .verify import Measurement, Report
+
+TIME_LIMIT: Final = 300.0
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one engine.
+
+    Attributes:
+        choice: the engine, its options and its interpreter.
+        report: what was measured; None where nothing was.
+        problem: why nothing was measured.
+        available: whether the engine is there at all.
+    """
+
+    choice: EngineChoice
+    report: Report | None = None
+    problem: str | None = None
+    available: bool = True
+
+    @property
+    def status(self) -> str:
+        """`passed`, `failed`, `error` where nothing could be measured, or `not run`."""
+        if self.report is not None:
+            return "passed" if self.report.passed else "failed"
+        return "error" if self.available else "not run"
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A stream that began on one engine and went on with another.
+
+    Attributes:
+        source: the engine of the first half.
+        target: the engine of the second half.
+        measurements: how far the whole sequence is from the truth, by output.
+        problem: why nothing was measured.
+    """
+
+    source: str
+    target: str
+    measurements: tuple[Measurement, ...] = ()
+    problem: str | None = None
+
+    @property
+    def status(self) -> str:
+        """`passed`, `failed`, or `error`."""
+        if self.problem is not None or not self.measurements:
+            return "error"
+        return "passed" if all(m.passed for m in self.measurements) else "failed"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The verdict on one model file on several engines.
+
+    Attributes:
+        model: the model's file.
+        rows: the engines.
+        carried: the streams that went from one engine to another.
+        grown: the errors that grew since an earlier report.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+    carried: tuple[Carried, ...] = ()
+    grown: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether all engines that are here passed, at least one, and nothing else went wrong."""
+        ran = [row for row in self.rows if row.status != "not run"]
+        parts: list[Row | Carried] = [*ran, *self.carried]
+        return bool(ran) and not self.grown and all(part.status == "passed" for part in parts)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The engines that are not here."""
+        return tuple(str(row.choice) for row in self.rows if row.status == "not run")
+
+    @property
+    def reports(self) -> tuple[Report, ...]:
+        """What was measured."""
+        return tuple(row.report for row in self.rows if row.report is not None)
+
+
+def run_matrix(
+    model: Path,
+    vectors: Path,
+    choices: Sequence[EngineChoice],
+    *,
+    plan: Path | None = None,
+    tolerance: Tolerance | None = None,
+    snr: float | None = None,
+    limit: float = TIME_LIMIT,
+    progress: Progress = lambda _: None,
+) -> Matrix:
+    """Verifies a model on every engine, and carries a stream from each to each.
+
+    Args:
+        model: the model's file.
+        vectors: the recorded answers' file.
+        choices: the engines.
+        plan: a plan of `stateport tune`, which says the engine in place of `choices`' one.
+        tolerance: a bound in place of multiples of the floor.
+        snr: a budget in decibels in place of multiples of the floor.
+        limit: the seconds that an engine may take over one case.
+        progress: is called with what is being done.
+
+    Raises:
+        FileError: the vectors cannot be read; there is no such interpreter.
+    """
+    Vectors.load(vectors)  # once here, so that unreadable ones are one error and not one per engine
+    job = {
+        "model": str(model.resolve()),
+        "vectors": str(vectors.resolve()),
+        "plan": None if plan is None else str(plan.resolve()),
+        "tolerance": None if tolerance is None else (tolerance.atol, tolerance.rtol),
+        "snr": snr,
+    }
+    with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
+        places = [Path(folder) / str(number) for number in range(len(choices))]
+        several = len(choices) > 1
+        rows = tuple(
+            _row(job, choice, place if several else None, limit, progress)
+            for choice, place in zip(choices, places, strict=True)
+        )
+        carried = tuple(_carried(job, rows, places, limit, progress)) if several else ()
+    return Matrix(str(model), rows, carried)
+
+
+def _row(
+    job: Mapping[str, Any],
+    choice: EngineChoice,
+    place: Path | None,
+    limit: float,
+    progress: Progress,
+) -> Row:
+    try:
+        told = ask(
+            _job(job, choice, hand_over=None if place is None else str(place)),
+            python=choice.python,
+            limit=limit,
+            progress=lambda doing: progress(f"{choice}: {doing}"),
+        )
+    except EngineError as error:
+        return Row(choice, problem=str(error))
+    for message in told:
+        if "unavailable" in message:
+            return Row(choice, problem=message["unavailable"], available=False)
+        if "error" in message:
+            return Row(choice, problem=message["error"])
+        if "report" in message:
+            return Row(choice, report(message["report"]))
+    return Row(choice, problem="It ended without an answer.")
+
+
+def _carried(
+    job: Mapping[str, Any],
+    rows: Sequence[Row],
+    places: Sequence[Path],
+    limit: float,
+    progress: Progress,
+) -> Iterator[Carried]:
+    """Every engine goes on from the state of every other one."""
+    for target in rows:
+        if target.report is None:
+            continue
+        sources = {
+            str(place): source
+            for place, source in zip(places, rows, strict=True)
+            if source is not target and source.report is not None and place.is_dir()
+        }
+        if sources:
+            yield from _onto(job, target, sources, limit, progress)
+
+
+def _onto(
+    job: Mapping[str, Any],
+    target: Row,
+    sources: Mapping[str, Row],
+    limit: float,
+    progress: Progress,
+) -> Iterator[Carried]:
+    precisions = {place: row.report.precision for place, row in sources.items() if row.report}
+    found: dict[str, dict[str, Any]] = {}
+    problem = None
+    try:
+        told = ask(
+            _job(job, target.choice, take_over=precisions),
+            python=target.choice.python,
+            limit=limit,
+            progress=lambda doing: progress(f"{target.choice}: {doing}"),
+        )
+        found = {message["carried"]: message for message in told if "carried" in message}
+    except EngineError as error:
+        problem = str(error)
+    for place, source in sources.items():
+        message = found.get(place, {"problem": problem or "It ended without an answer."})
+        yield Carried(
+            str(source.choice),
+            str(target.choice),
+            tuple(measurement(part) for part in message.get("measurements", ())),
+            message.get("problem"),
+        )
+
+
+def _job(job: Mapping[str, Any], choice: EngineChoice, **more: Any) -> Job:
+    planned = job["plan"] is not None
+    return Job(engine=None if planned else choice.name, options=choice.options, **job, **more)

@@ -1,0 +1,141 @@
+"""Asking a process of its own to verify an engine, with a limit on its silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import IO, Any, Final
+
+from ..errors import EngineError, FileError
+from .job import Job
+
+# The process takes this very stateport, whatever its interpreter has installed, and nothing else
+# from beside it: only NumPy, safetensors and the engine's own library are the other environment's.
+_START: Final = """
+import importlib.util, sys
+place = sys.argv[1]
+spec = importlib.util.spec_from_file_location(
+    "stateport", place + "/__init__.py", submodule_search_locations=[place])
+sys.modules["stateport"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from stateport.parity.worker import main
+main()
+"""
+_PACKAGE: Final = Path(__file__).parents[1]
+
+
+def ask(
+    job: Job, *, python: str | None, limit: float, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """All that the process tells but what it is doing, which goes to `progress`.
+
+    Args:
+        job: what to do.
+        python: the interpreter; by default this one.
+        limit: the seconds that the process may be silent for.
+        progress: is called with what the process is about to do.
+
+    Raises:
+        EngineError: the process crashed, hung, or ended without an answer.
+        FileError: there is no such interpreter.
+    """
+    told = []
+    doing = "starting"
+    with tempfile.TemporaryFile() as errors:
+        with _process(python, errors) as process:
+            assert process.stdin is not None
+            try:
+                process.stdin.write(job.to_json() + "\n")
+                process.stdin.close()
+            except BrokenPipeError:
+                pass  # it ended at once, which is told below
+            for message in _messages(process, limit):
+                if message is None:
+                    process.kill()
+                    raise EngineError(
+                        f"It gave no sign of life for {limit:g} s ({doing}), and was stopped. "
+                        "--time-limit gives it longer."
+                    )
+                if "doing" in message:
+                    doing = message["doing"]
+                    progress(doing)
+                else:
+                    told.append(message)
+        if process.returncode:
+            raise EngineError(
+                f"It took its process down ({doing}): {_ending(process.returncode)}{_last(errors)}."
+            )
+    return told
+
+
+def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
+    environment = dict(os.environ)
+    if python is None:
+        # What is importable here is there, whatever put it on the path.
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    else:
+        for name in ("PYTHONPATH", "PYTHONHOME"):
+            environment.pop(name, None)
+    command = [python or sys.executable, "-c", _START, str(_PACKAGE)]
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
+    except OSError as error:
+        raise FileError(
+            f"{python} cannot be started: {error.strerror}. --python takes the path of a Python "
+            "interpreter, such as .venv/bin/python."
+        ) from error
+
+
+def _messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str, Any] | None]:
+    """What the process tells, line by line; None when it is silent for too long."""
+    assert process.stdout is not None
+    lines: SimpleQueue[str | None] = SimpleQueue()
+    stdout = process.stdout
+
+    def read() -> None:
+        for line in stdout:
+            lines.put(line)
+        lines.put(None)
+
+    Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            line = lines.get(timeout=limit)
+        except Empty:
+            yield None
+            return
+        if line is None:
+            return
+        yield json.loads(line)
+
+
+def _ending(code: int) -> str:
+    """`SIGSEGV`, or the exit code."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"exit code {code}"
+
+
+def _last(errors: IO[bytes]) -> str:
+    """The last line on stderr, where there is one."""
+    errors.seek(0)
+    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
+    words = [line for line in lines if line]
+    return f" ({words[-1]})" if words else ""

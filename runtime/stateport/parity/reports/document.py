@@ -1,0 +1,82 @@
+"""The report as JSON; docs/report.schema.json describes it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from ..matrix import Carried, Matrix, Row
+from ..verify import Measurement
+from .wording import reason
+
+VERSION: Final = 1
+
+
+def render(matrix: Matrix) -> str:
+    """The whole report as one JSON document; an infinite number is the string "inf"."""
+    return json.dumps(document(matrix), indent=1, allow_nan=False) + "\n"
+
+
+def document(matrix: Matrix) -> dict[str, Any]:
+    """The whole report."""
+    return {
+        "version": VERSION,
+        "model": matrix.model,
+        "passed": matrix.passed,
+        "engines": [_engine(row) for row in matrix.rows],
+        "carried": [_carried(carried) for carried in matrix.carried],
+        "grown": list(matrix.grown),
+    }
+
+
+def _engine(row: Row) -> dict[str, Any]:
+    report = row.report
+    head = {
+        "engine": row.choice.name,
+        "label": str(row.choice),
+        "options": {name: _plain(value) for name, value in row.choice.options.items()},
+        "python": row.choice.python,
+        "status": row.status,
+        "reason": reason(row),
+    }
+    if report is None:
+        return {**head, "measurements": []}
+    return {
+        **head,
+        "engine_version": report.engine_version,
+        "precision": report.precision,
+        "truth": report.truth,
+        "bound": report.bound,
+        "steps": report.steps,
+        "environment": report.environment,
+        "made_with": report.made_with,
+        "measurements": _measurements(report.measurements),
+    }
+
+
+def _carried(carried: Carried) -> dict[str, Any]:
+    return {
+        "from": carried.source,
+        "to": carried.target,
+        "status": carried.status,
+        "reason": reason(carried),
+        "measurements": _measurements(carried.measurements),
+    }
+
+
+def _measurements(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
+    return [{**_plain(asdict(m)), "passed": m.passed} for m in measurements]
+
+
+def _plain(value: Any) -> Any:
+    """With strings for what JSON has no numbers for."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, str | int | float | None) else str(value)

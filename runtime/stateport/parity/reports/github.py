@@ -1,0 +1,34 @@
+"""What went wrong as GitHub's workflow commands, which show up beside a build.
+
+The form is GitHub's: https://docs.github.com/actions/reference/workflow-commands-for-github-actions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..matrix import Matrix
+from .wording import reason
+
+
+def commands(matrix: Matrix) -> Iterator[str]:
+    """One line for each engine and each carried stream that went wrong."""
+    for row in matrix.rows:
+        if (why := reason(row)) is not None:
+            level = "notice" if row.status == "not run" else "error"
+            yield _command(level, f"{matrix.model} on {row.choice}", why)
+    for carried in matrix.carried:
+        if (why := reason(carried)) is not None:
+            yield _command("error", f"{matrix.model}, {carried.source} to {carried.target}", why)
+    for line in matrix.grown:
+        yield _command("error", f"{matrix.model} against the baseline", line)
+
+
+def _command(level: str, title: str, text: str) -> str:
+    return f"::{level} title={_escaped(title, property_=True)}::{_escaped(text)}"
+
+
+def _escaped(text: str, *, property_: bool = False) -> str:
+    for sign in "%\r\n" + (":," if property_ else ""):
+        text = text.replace(sign, f"%{ord(sign):02X}")
+    return text

@@ -1,0 +1,206 @@
+"""The report as one HTML page that needs nothing else: no script, no other file, no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Final
+
+from ..matrix import Carried, Matrix, Row
+from ..verify import Measurement, Report
+from .common import LEGEND, environments, failed, not_run, pairs, printable, worst_by_kind
+from .curves import chart, legend, lines
+from .wording import decibels, kinds, multiple, number, score, verdict, worst_of
+
+_STYLE: Final = Path(__file__).with_name("page.css")
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+#: By status: the class, the sign, and the word.
+_SIGNS: Final = {
+    "passed": ("good", "✓", "pass"),
+    "failed": ("bad", "✗", "FAIL"),
+    "error": ("bad", "!", "ERROR"),
+    "not run": ("off", "–", "not run"),
+}
+
+
+def render(matrix: Matrix) -> str:
+    """The whole page."""
+    name = _text(Path(matrix.model).name)
+    said = "PASS" if matrix.passed else "FAIL"
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{said}: {name}</title>
+<style>
+{_STYLE.read_text(encoding="utf-8")}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{name}</h1>
+<p class="verdict {"good" if matrix.passed else "bad"}">{_text(verdict(matrix))}</p>
+<p class="quiet">{_text(matrix.model)}</p>
+</header>
+{"\n".join(_sections(matrix))}
+</main>
+</body>
+</html>
+"""
+
+
+def _sections(matrix: Matrix) -> Iterable[str]:
+    yield _section("Engines", f'{_matrix(matrix)}<p class="quiet">{_text(LEGEND)}</p>')
+    yield _listed("What failed", failed(matrix))
+    yield _listed("Not run", not_run(matrix))
+    if matrix.carried:
+        yield _section("Streams carried from one engine to another", _carried(matrix))
+    yield _curves(matrix)
+    details = [_engine(row.report, str(row.choice)) for row in matrix.rows if row.report]
+    if details:
+        yield _section("Every case", "".join(details))
+        yield _section("Environment", _environment(matrix))
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{title}</h2>{body}</section>"
+
+
+def _matrix(matrix: Matrix) -> str:
+    headings = kinds(matrix)
+    body = [_row(row, headings) for row in matrix.rows]
+    return _table("Engines", ["engine", *headings, "allowed", "verdict"], body)
+
+
+def _row(row: Row, headings: Sequence[str]) -> str:
+    report = row.report
+    version = f"<small>{_text(report.engine_version)}</small>" if report else ""
+    worst = worst_by_kind(report.measurements) if report else {}
+    cells = [_scored(worst.get(heading)) for heading in headings]
+    allowed = f"<td>{_text(report.bound if report else '')}</td>"
+    head = f'<th scope="row">{_text(str(row.choice))}{version}</th>'
+    return f"<tr>{head}{''.join(cells)}{allowed}{_verdict(row.status)}</tr>"
+
+
+def _scored(one: Measurement | None) -> str:
+    if one is None:
+        return "<td></td>"
+    style, sign, word = _SIGNS["passed" if one.passed else "failed"]
+    return f'<td class="number {style}">{_sign(sign, word)} {_text(score(one))}</td>'
+
+
+def _verdict(status: str) -> str:
+    style, sign, word = _SIGNS[status]
+    return f'<td class="{style}"><span aria-hidden="true">{sign}</span> {word}</td>'
+
+
+def _sign(sign: str, word: str) -> str:
+    return f'<span role="img" aria-label="{word}">{sign}</span>'
+
+
+def _listed(title: str, parts: Sequence[tuple[str, Sequence[str]]]) -> str:
+    if not parts:
+        return ""
+    items = []
+    for name, reasons in parts:
+        said = "".join(f"<li>{_text(reason)}</li>" for reason in reasons)
+        items.append(f"<dt>{_text(name)}</dt><dd><ul>{said}</ul></dd>")
+    return _section(title, f'<dl class="reasons">{"".join(items)}</dl>')
+
+
+def _carried(matrix: Matrix) -> str:
+    targets, begun = pairs(matrix)
+    body = [
+        f'<tr><th scope="row">{_text(source)}</th>{"".join(map(_pair, streams))}</tr>'
+        for source, streams in begun
+    ]
+    return _table("Carried streams", ["from", *(f"to {target}" for target in targets)], body)
+
+
+def _pair(carried: Carried | None) -> str:
+    if carried is None:
+        return "<td></td>"
+    if carried.status == "error":
+        return _verdict("error")
+    one = worst_of(carried.measurements)
+    return _scored(one)
+
+
+def _curves(matrix: Matrix) -> str:
+    drawn = lines(matrix)
+    if not drawn:
+        return ""
+    charts = "".join(
+        f"<figure><figcaption><b>{_text(output)}</b>, {_text(case)}</figcaption>"
+        f"{chart(output, case, part)}</figure>"
+        for (output, case), part in drawn.items()
+    )
+    names = legend(line for part in drawn.values() for line in part)
+    body = f'<ul class="legend">{names}</ul><div class="charts">{charts}</div>'
+    return _section("The error as it grows", body)
+
+
+def _engine(report: Report, label: str) -> str:
+    passed = sum(one.passed for one in report.measurements)
+    style, sign, word = _SIGNS["passed" if report.passed else "failed"]
+    count = f"{passed} of {len(report.measurements)} within {report.bound}"
+    summary = (
+        f'{_text(label)} <span class="{style}">{_sign(sign, word)} {_text(count)}</span>'
+    )
+    headings = ["case", "output", "error", "floor", "x floor", "dB", "of allowed", "step", "verdict"]
+    body = [_measured(one) for one in report.measurements]
+    facts = f"{report.engine_version}, {report.precision}, truth in {report.truth}, up to "
+    facts += f"{report.steps} chained steps"
+    table = _table(f"Cases on {label}", headings, body)
+    return (
+        f"<details><summary>{summary}</summary>"
+        f'<p class="quiet">{_text(facts)}</p>{table}</details>'
+    )
+
+
+def _measured(one: Measurement) -> str:
+    head = f'<th scope="row">{_text(one.case)}</th><td>{_text(one.output)}</td>'
+    said = _verdict("passed" if one.passed else "failed")
+    if one.problem is not None:
+        return f'<tr>{head}<td colspan="6" class="problem">{_text(one.problem)}</td>{said}</tr>'
+    cells = [
+        number(one.error),
+        number(one.floor),
+        multiple(one.multiple),
+        decibels(one.snr).removesuffix(" dB"),
+        _share(one.share),
+        "" if one.step is None else str(one.step),
+    ]
+    return f"<tr>{head}{''.join(f'<td class="number">{cell}</td>' for cell in cells)}{said}</tr>"
+
+
+def _share(share: float | None) -> str:
+    if share is None:
+        return ""
+    return f"{share:.0%}" if share < 10 else f"{multiple(share)} x"
+
+
+def _environment(matrix: Matrix) -> str:
+    groups = []
+    for engines, facts in environments(matrix):
+        named = {"measured on": ", ".join(engines), **facts}
+        rows = (f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in named.items())
+        groups.append(f'<dl class="facts">{"".join(rows)}</dl>')
+    return "".join(groups)
+
+
+def _table(label: str, headings: Iterable[str], rows: Iterable[str]) -> str:
+    """A table that scrolls within itself, also with the keyboard."""
+    head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in headings)
+    return (
+        f'<div class="wide" role="region" tabindex="0" aria-label="{_text(label)}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))

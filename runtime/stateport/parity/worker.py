@@ -1,0 +1,90 @@
+"""A process that verifies one engine: it may crash, hang or be killed, and nobody else is harmed.
+
+It reads a `Job` from stdin and writes one JSON object per line to stdout: `doing`, what it is about
+to do; then `report`, or `carried` for each state that it went on from; or `unavailable` or `error`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import EngineUnavailable, StateportError
+from ..model import Model, load
+from .bounds import Tolerance, lowest
+from .handover import hand_over, handover_case, take_over
+from .job import Job, plain
+from .vectors import Vectors
+from .verify import bound_for, verify
+
+Tell = Callable[..., None]
+
+
+def main() -> None:
+    """Does one job."""
+    tell = _channel()
+    job = Job.from_json(sys.stdin.readline())
+    try:
+        _work(job, tell)
+    except EngineUnavailable as error:
+        tell(unavailable=str(error))
+    except StateportError as error:
+        tell(error=str(error))
+
+
+def _channel() -> Tell:
+    """A way to tell; what engines print goes to stderr, also what their libraries do."""
+    stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(**message: object) -> None:
+        print(json.dumps(message), file=stdout, flush=True)
+
+    return tell
+
+
+def _work(job: Job, tell: Tell) -> None:
+    tell(doing="loading")
+    options: dict[str, Any] = dict(job.options)
+    model = load(Path(job.model), engine=job.engine, plan=job.plan, **options)
+    vectors = Vectors.load(Path(job.vectors))
+    tolerance = None if job.tolerance is None else Tolerance(*job.tolerance)
+    if job.take_over:
+        _carry(job, model, vectors, tolerance, tell)
+        return
+    found = verify(
+        model,
+        vectors,
+        name=job.model,
+        tolerance=tolerance,
+        snr=job.snr,
+        progress=lambda case: tell(doing=case),
+    )
+    case = handover_case(vectors)
+    if job.hand_over is not None and case is not None:
+        tell(doing=f"the first half of {case.name}")
+        with suppress(StateportError):  # the report has the reason: it ran the same calls
+            hand_over(model, case, Path(job.hand_over))
+    document = {**vars(found), "measurements": [plain(m) for m in found.measurements]}
+    tell(report=document)
+
+
+def _carry(
+    job: Job, model: Model, vectors: Vectors, tolerance: Tolerance | None, tell: Tell
+) -> None:
+    case = handover_case(vectors)
+    assert case is not None
+    for folder, precision in job.take_over.items():
+        tell(doing=f"the second half of {case.name}")
+        bound = bound_for(vectors, lowest(precision, model.precision), tolerance, job.snr)
+        try:
+            found = take_over(model, vectors, case, Path(folder), bound)
+        except StateportError as error:
+            tell(carried=folder, problem=str(error))
+        else:
+            tell(carried=folder, measurements=[plain(m) for m in found])

@@ -1,0 +1,153 @@
+"""tract, onnx's reference and engines of other distributions: used as any engine is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stateport
+from stateport import EngineError, EngineUnavailable, InputError, engines
+from stateport.engines.choice import EngineChoice
+from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.verify import verify
+from tests.conftest import Exported
+from tests.plugins import install
+
+OTHERS = ("tract", "onnx-reference")
+LIBRARIES = {"tract": "tract", "onnx-reference": "onnx.reference"}
+
+
+@pytest.fixture
+def abacus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of an engine that another distribution brings."""
+    monkeypatch.syspath_prepend(install(tmp_path))
+    yield "abacus"
+    sys.modules.pop("abacus", None)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize(
+    "arguments", [{}, {"num_layers": 2, "batch_first": False}, {"bidirectional": True}]
+)
+def test_it_passes_the_verification(
+    exported: Exported, engine: str, arguments: dict[str, object]
+) -> None:
+    path = exported(**arguments)
+    report = verify(stateport.load(path, engine=engine), Vectors.load(vectors_path(path)))
+    assert report.passed
+    assert report.engine == engine
+
+
+@pytest.mark.parametrize("engine", [*OTHERS, "abacus"])
+def test_models_streams_and_pools_are_as_on_any_engine(
+    reference: Path, engine: str, abacus: str
+) -> None:
+    model, other = stateport.load(reference, engine=engine), stateport.load(reference)
+    random = np.random.default_rng(0)
+    x = random.standard_normal((3, 12, 5), np.float32)
+    y, state = model(x)
+    np.testing.assert_allclose(y, other(x)[0], rtol=0, atol=1e-6)
+    stream, there = model.stream(), other.stream()
+    joined = np.concatenate([stream(x[:, :5]), stream(x[:, 5:6]), stream(x[:, 6:])], axis=1)
+    np.testing.assert_allclose(joined, y, rtol=0, atol=1e-6)
+    there.restore(stream.state)
+    np.testing.assert_allclose(there(x), other(x, state)[0], rtol=0, atol=1e-6)
+    pool = model.pool(3)
+    streams = pool.open(3)
+    np.testing.assert_allclose(pool.step(streams, x), y, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        pool.step(streams[[2, 0]], x[[2, 0]]), model(x, state)[0][[2, 0]], rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_what_it_has_not_is_refused(reference: Path, engine: str) -> None:
+    with pytest.raises(InputError, match=f"{engine} has no option 'turbo'; it takes none"):
+        stateport.load(reference, engine=engine, turbo=True)
+    with pytest.raises(InputError, match=f"{engine} computes in one thread"):
+        stateport.load(reference, engine=engine, threads=2)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_missing_library_is_refused_with_how_to_get_it(
+    reference: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, LIBRARIES[engine], None)
+    with pytest.raises(EngineUnavailable, match=rf"pip install 'stateport\[{engine}\]'"):
+        stateport.load(reference, engine=engine)
+    assert f"stateport[{engine}]" in str(engines.status(engine).problem)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_graph_that_it_refuses_is_an_engine_error(
+    counter: Path, tmp_path: Path, engine: str
+) -> None:
+    path = tmp_path / "unknown.onnx"
+    path.write_bytes(counter.read_bytes().replace(b"Gather", b"Gothic"))
+    with pytest.raises(EngineError, match=r"Gothic") as refusal:
+        stateport.load(path, engine=engine)(np.zeros(1, np.int64))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_call_that_it_stumbles_over_leaves_the_stream_as_it_was(counter: Path) -> None:
+    """tract takes the process down instead: a panic in Rust, that its C interface cannot report."""
+    stream = stateport.load(counter, engine="onnx-reference").stream()
+    stream(np.array([1], np.int64))
+    before = stream.state
+    with pytest.raises(EngineError, match="failed"):
+        stream(np.array([99], np.int64))
+    assert stream.state == before
+
+
+def test_an_engine_of_another_distribution_is_there_once_it_is_installed(
+    reference: Path, abacus: str
+) -> None:
+    assert abacus in engines.engine_names()
+    assert engines.status(abacus) == engines.Status(abacus, "abacus 1.0", None)
+    assert stateport.load(reference, engine=abacus).engine_version == "abacus 1.0"
+
+
+def test_one_that_cannot_be_loaded_says_so(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, name="abacus-broken")
+    (tmp_path / "abacus_broken.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EngineUnavailable, match=r"'abacus-broken'.*a_module_that_is_not_there"):
+        stateport.load(reference, engine="abacus-broken")
+    assert "a_module_that_is_not_there" in str(engines.status("abacus-broken").problem)
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ("return answers[:-1]", "gave 2 outputs; 3 were asked for: y, hn, cn"),
+        ("return [answers[0][:, :1], *answers[1:]]", r"gave float32\[2, 1, 10\] for 'y'"),
+        ("return [a.astype('float64') for a in answers]", r"gave float64\[2, 7, 10\] for 'y'"),
+    ],
+)
+def test_answers_of_the_wrong_kind_are_an_error_in_a_stream(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str, says: str
+) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, run=run, name="abacus-wrong"))
+    monkeypatch.delitem(sys.modules, "abacus_wrong", raising=False)
+    model = stateport.load(reference, engine="abacus-wrong")
+    with pytest.raises(EngineError, match=says):
+        model.stream()(np.zeros((2, 7, 5), np.float32))
+    if "gave 2 outputs" in says:
+        with pytest.raises(EngineError, match=says):
+            model(np.zeros((2, 7, 5), np.float32))
+
+
+def test_a_choice_is_read_and_written_as_people_write_it() -> None:
+    choice = EngineChoice.parse("openvino:precision=bf16,streams=2")
+    assert choice == EngineChoice("openvino", {"precision": "bf16", "streams": 2})
+    assert str(choice) == "openvino:precision=bf16,streams=2"
+    assert str(EngineChoice("tract", python="/usr/bin/python3")) == "tract in /usr/bin/python3"
+    for text in ("openvino:", "openvino:precision", "openvino:=1", "openvino:a=", ":a=1"):
+        with pytest.raises(InputError, match="NAME:OPTION=VALUE"):
+            EngineChoice.parse(text)
