@@ -64,8 +64,9 @@ wheels: $(READY)     ## build both wheels into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./runtime ./exporter
 
-wheel-check: wheels  ## run the exported reference from the wheel alone, where PyTorch is not installed
+wheel-check: wheels  ## run the reference and the pytest plugin from the wheels, in clean environments
 	$(BIN)/python -m demo.wheel_check
+	$(BIN)/python -m demo.plugin_check
 
 bench: $(READY)      ## measure stateport beside its peers and rewrite docs/performance.md
 	$(BIN)/python -W ignore -m benchmarks

@@ -46,6 +46,7 @@ from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_
 from .streaming import measure_streaming
 from .timeline import why_tied
 from .torchscript import export_script
+from .trace import trace
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18
@@ -368,6 +369,7 @@ def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> 
     """Writes model, weights and vectors, checks them, and lets them appear together."""
     with written_together(path) as folder:
         save(captured.model, folder / path.name)
+        vectors = replace(vectors, trace=trace(folder / path.name, vectors))
         vectors.save(folder / vectors_path(path).name)
         if not check or status("ort-cpu").problem is not None:
             return None

@@ -20,6 +20,7 @@ from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix
 from ..parity.reports import ENDINGS, text, write
 from ..parity.reports.document import render
 from ..parity.reports.github import commands
+from ..parity.reports.wording import place
 from ..parity.vectors import vectors_path
 from ..plan import Plan
 from .common import MODEL, PLAN, console
@@ -114,6 +115,9 @@ class _Report(click.ParamType[Path]):
     "--snr", type=float, help="Decibels of the truth above the error, in place of the floor."
 )
 @click.option(
+    "--locate", is_flag=True, help="Find the first node that is off, and write it as a file."
+)
+@click.option(
     "--report",
     "reports",
     type=_Report(),
@@ -146,6 +150,7 @@ def verify(
     atol: float | None,
     rtol: float | None,
     snr: float | None,
+    locate: bool,
     reports: tuple[Path, ...],
     baseline: Path | None,
     growth: float | None,
@@ -179,6 +184,8 @@ def verify(
             plan=plan,
             tolerance=tolerance,
             snr=snr,
+            locate=locate,
+            require=require,
             limit=time_limit,
             progress=status.update,
         )
@@ -193,7 +200,7 @@ def verify(
         click.echo(render(matrix), nl=False)
     else:
         _show(matrix)
-    ctx.exit(0 if matrix.passed and not (require and matrix.missing) else 1)
+    ctx.exit(0 if matrix.passed else 1)
 
 
 def _choices(
@@ -219,5 +226,5 @@ def _show(matrix: Matrix) -> None:
         raise StateportError(str(row.problem))
     screen.print(text.table(row.report))
     screen.print(text.summary(row.report), soft_wrap=True, markup=False)
-    for line in matrix.grown:
+    for line in (*filter(None, [place(row)]), *matrix.grown):
         screen.print(line, soft_wrap=True, markup=False)

@@ -26,6 +26,7 @@ class Job:
         tolerance: atol and rtol, in place of the floor.
         snr: a budget in decibels, in place of the floor.
         hand_over: the folder for the state in the middle of a case, if others go on from it.
+        locate: the file for the first node that is off, if it is to be found.
         take_over: folders with the states of other engines to go on from, and in what precision
             those computed. A job that has some does nothing else.
     """
@@ -38,6 +39,7 @@ class Job:
     tolerance: tuple[float, float] | None = None
     snr: float | None = None
     hand_over: str | None = None
+    locate: str | None = None
     take_over: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:

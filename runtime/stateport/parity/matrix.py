@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ..engines.choice import EngineChoice
 from ..errors import EngineError
 from .bounds import Tolerance
 from .job import Job, measurement, report
+from .located import Located
 from .processes import ask
 from .vectors import Vectors
 from .verify import Measurement, Report
@@ -29,12 +31,16 @@ class Row:
         report: what was measured; None where nothing was.
         problem: why nothing was measured.
         available: whether the engine is there at all.
+        located: the first node that is off, where that was asked for.
+        not_located: why there is none.
     """
 
     choice: EngineChoice
     report: Report | None = None
     problem: str | None = None
     available: bool = True
+    located: Located | None = None
+    not_located: str | None = None
 
     @property
     def status(self) -> str:
@@ -77,19 +83,22 @@ class Matrix:
         rows: the engines.
         carried: the streams that went from one engine to another.
         grown: the errors that grew since an earlier report.
+        required: whether an engine that is not here is a failure.
     """
 
     model: str
     rows: tuple[Row, ...]
     carried: tuple[Carried, ...] = ()
     grown: tuple[str, ...] = ()
+    required: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether all engines that are here passed, at least one, and nothing else went wrong."""
+        """Whether all engines that ran passed, at least one, and nothing else went wrong."""
         ran = [row for row in self.rows if row.status != "not run"]
         parts: list[Row | Carried] = [*ran, *self.carried]
-        return bool(ran) and not self.grown and all(part.status == "passed" for part in parts)
+        wrong = self.grown or (self.required and self.missing)
+        return bool(ran) and not wrong and all(part.status == "passed" for part in parts)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -110,6 +119,8 @@ def run_matrix(
     plan: Path | None = None,
     tolerance: Tolerance | None = None,
     snr: float | None = None,
+    locate: bool = False,
+    require: bool = False,
     limit: float = TIME_LIMIT,
     progress: Progress = lambda _: None,
 ) -> Matrix:
@@ -122,6 +133,8 @@ def run_matrix(
         plan: a plan of `stateport tune`, which says the engine in place of `choices`' one.
         tolerance: a bound in place of multiples of the floor.
         snr: a budget in decibels in place of multiples of the floor.
+        locate: whether to look for the first node that is off, and to write it beside the model.
+        require: whether an engine that is not here is a failure.
         limit: the seconds that an engine may take over one case.
         progress: is called with what is being done.
 
@@ -140,37 +153,51 @@ def run_matrix(
         places = [Path(folder) / str(number) for number in range(len(choices))]
         several = len(choices) > 1
         rows = tuple(
-            _row(job, choice, place if several else None, limit, progress)
+            _row(
+                job,
+                choice,
+                limit,
+                progress,
+                hand_over=str(place) if several else None,
+                locate=str(_node_file(model, choice)) if locate else None,
+            )
             for choice, place in zip(choices, places, strict=True)
         )
         carried = tuple(_carried(job, rows, places, limit, progress)) if several else ()
-    return Matrix(str(model), rows, carried)
+    return Matrix(str(model), rows, carried, required=require)
 
 
 def _row(
     job: Mapping[str, Any],
     choice: EngineChoice,
-    place: Path | None,
     limit: float,
     progress: Progress,
+    **more: str | None,
 ) -> Row:
     try:
         told = ask(
-            _job(job, choice, hand_over=None if place is None else str(place)),
+            _job(job, choice, **more),
             python=choice.python,
             limit=limit,
             progress=lambda doing: progress(f"{choice}: {doing}"),
         )
     except EngineError as error:
         return Row(choice, problem=str(error))
-    for message in told:
-        if "unavailable" in message:
-            return Row(choice, problem=message["unavailable"], available=False)
-        if "error" in message:
-            return Row(choice, problem=message["error"])
-        if "report" in message:
-            return Row(choice, report(message["report"]))
-    return Row(choice, problem="It ended without an answer.")
+    answer = {name: value for message in told for name, value in message.items()}
+    if "unavailable" in answer:
+        return Row(choice, problem=answer["unavailable"], available=False)
+    if "report" not in answer:
+        return Row(choice, problem=answer.get("error", "It ended without an answer."))
+    located = Located(**answer["located"]) if "located" in answer else None
+    return Row(
+        choice, report(answer["report"]), located=located, not_located=answer.get("not_located")
+    )
+
+
+def _node_file(model: Path, choice: EngineChoice) -> Path:
+    """`m.onnx` -> `m.ort-cpu.node.onnx`."""
+    engine = re.sub(r"[^\w.-]+", "-", str(choice))
+    return model.resolve().with_name(f"{model.stem}.{engine}.node.onnx")
 
 
 def _carried(

@@ -61,8 +61,7 @@ def ask(
                 if message is None:
                     process.kill()
                     raise EngineError(
-                        f"It gave no sign of life for {limit:g} s ({doing}), and was stopped. "
-                        "--time-limit gives it longer."
+                        f"It gave no sign of life for {limit:g} s ({doing}), and was stopped."
                     )
                 if "doing" in message:
                     doing = message["doing"]

@@ -68,6 +68,21 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Trace:
+    """What every node of the file gave when it was written, computed in float64.
+
+    Attributes:
+        case: the case whose first call it is.
+        nodes: by the name of a node, the names of its outputs; "" for one that is left out.
+        values: by name, float64 where the file has float32. The largest are left out.
+    """
+
+    case: str
+    nodes: Mapping[str, tuple[str, ...]]
+    values: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
 class Vectors:
     """All cases, and the floor: what PyTorch itself loses.
 
@@ -78,6 +93,7 @@ class Vectors:
             float32 against the truth up to that step, over all cases.
         cases: the cases.
         made_with: versions and platform of the recording.
+        trace: what the file's nodes gave, for `stateport verify --locate`; None where unknown.
     """
 
     contract: Contract
@@ -85,6 +101,7 @@ class Vectors:
     floor: Mapping[str, Array]
     cases: tuple[Case, ...]
     made_with: Mapping[str, str]
+    trace: Trace | None = None
 
     def save(self, path: Path) -> None:
         """Writes the vectors; the same vectors give the same bytes."""
@@ -93,11 +110,16 @@ class Vectors:
             for part in ("inputs", "initial", "truth", "kept"):
                 for name, array in getattr(case, part).items():
                     arrays[f"{number}/{part}/{name}"] = np.ascontiguousarray(array)
+        trace = None
+        if self.trace is not None:
+            arrays |= {f"trace/{name}": array for name, array in self.trace.values.items()}
+            trace = {"case": self.trace.case, "nodes": dict(self.trace.nodes)}
         document = {
             "version": VERSION,
             "truth": self.truth,
             "contract": json.loads(self.contract.to_json()),
             "made_with": dict(self.made_with),
+            "trace": trace,
             "cases": [
                 {
                     "name": case.name,
@@ -160,6 +182,7 @@ class Vectors:
             floor=part("floor/"),
             cases=cases,
             made_with=document["made_with"],
+            trace=_trace(document.get("trace"), part("trace/")),
         )
         vectors._check()
         return vectors
@@ -173,6 +196,13 @@ class Vectors:
                 raise ValueError(f"case {case.name!r} has not one answer per output")
             if case.inputs.keys() != {spec.name for spec in self.contract.inputs}:
                 raise ValueError(f"case {case.name!r} has not one array per input")
+
+
+def _trace(document: Mapping[str, Any] | None, values: Mapping[str, Array]) -> Trace | None:
+    if document is None:
+        return None
+    nodes = {name: tuple(outputs) for name, outputs in document["nodes"].items()}
+    return Trace(document["case"], nodes, values)
 
 
 def results(contract: Contract) -> tuple[ArraySpec, ...]:

@@ -132,7 +132,7 @@ def verify(
     measurements: list[Measurement] = []
     for case in vectors.cases:
         progress(case.name)
-        measurements.extend(_judge_case(model, vectors, case, bound))
+        measurements.extend(judge_case(model, vectors, case, bound))
     return Report(
         model=name,
         engine=model.engine,
@@ -183,7 +183,8 @@ def environment() -> dict[str, str]:
     }
 
 
-def _judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iterator[Measurement]:
+def judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iterator[Measurement]:
+    """Runs one case and holds every output and state against the truth."""
     specs = results(model.contract)
     try:
         answers, _ = run_case(model, case)

@@ -19,8 +19,9 @@ from ..model import Model, load
 from .bounds import Tolerance, lowest
 from .handover import hand_over, handover_case, take_over
 from .job import Job, plain
+from .located import locator
 from .vectors import Vectors
-from .verify import bound_for, verify
+from .verify import Report, bound_for, verify
 
 Tell = Callable[..., None]
 
@@ -70,8 +71,22 @@ def _work(job: Job, tell: Tell) -> None:
         tell(doing=f"the first half of {case.name}")
         with suppress(StateportError):  # the report has the reason: it ran the same calls
             hand_over(model, case, Path(job.hand_over))
+    if job.locate is not None and not found.passed:
+        _locate(job, model, vectors, found, tell)
     document = {**vars(found), "measurements": [plain(m) for m in found.measurements]}
     tell(report=document)
+
+
+def _locate(job: Job, model: Model, vectors: Vectors, found: Report, tell: Tell) -> None:
+    assert job.locate is not None
+    tell(doing="looking for the first node that is off")
+    try:
+        place = Path(job.locate)
+        one = locator()(Path(job.model), model, dict(job.options), vectors, found, place)
+    except StateportError as error:
+        tell(not_located=str(error))
+    else:
+        tell(located=vars(one))
 
 
 def _carry(

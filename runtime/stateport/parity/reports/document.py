@@ -41,6 +41,8 @@ def _engine(row: Row) -> dict[str, Any]:
         "python": row.choice.python,
         "status": row.status,
         "reason": reason(row),
+        "located": None if row.located is None else _plain(vars(row.located)),
+        "not_located": row.not_located,
     }
     if report is None:
         return {**head, "measurements": []}

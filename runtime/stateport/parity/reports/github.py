@@ -15,7 +15,8 @@ def commands(matrix: Matrix) -> Iterator[str]:
     """One line for each engine and each carried stream that went wrong."""
     for row in matrix.rows:
         if (why := reason(row)) is not None:
-            level = "notice" if row.status == "not run" else "error"
+            harmless = row.status == "not run" and not matrix.required
+            level = "notice" if harmless else "error"
             yield _command(level, f"{matrix.model} on {row.choice}", why)
     for carried in matrix.carried:
         if (why := reason(carried)) is not None:

@@ -86,6 +86,11 @@ def reason(part: Row | Carried) -> str | None:
     return sentence(worst_of(part.measurements), "more")
 
 
+def place(row: Row) -> str | None:
+    """Where an engine or a file goes wrong first, where that was looked for."""
+    return str(row.located) if row.located is not None else row.not_located
+
+
 def verdict(matrix: Matrix) -> str:
     """The verdict in one line."""
     ran = [row for row in matrix.rows if row.status != "not run"]
@@ -94,6 +99,11 @@ def verdict(matrix: Matrix) -> str:
     if matrix.carried:
         whole = sum(carried.status == "passed" for carried in matrix.carried)
         said += f", and {whole} of {len(matrix.carried)} streams carried between them"
+    if matrix.grown:
+        said += f"; errors grew since the baseline on {len(matrix.grown)} engines"
+    if matrix.missing:
+        here = "are required and" if matrix.required else "were not run because they"
+        said += f"; {', '.join(matrix.missing)} {here} are not installed"
     return f"{said}."
 
 

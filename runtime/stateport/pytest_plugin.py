@@ -1,0 +1,184 @@
+"""A pytest plugin that holds a model's file against PyTorch's recorded answers.
+
+It comes with stateport; nothing has to be switched on::
+
+    def test_my_model(parity):
+        parity("build/lstm.onnx")
+
+The test fails with the output that is off, the step and how far. The marker names engines::
+
+    @pytest.mark.parity("ort-cpu", "openvino:precision=bfloat16", require=True)
+    def test_my_model(parity):
+        parity("build/lstm.onnx")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+# All else is imported on use: pytest loads this in every project where stateport is installed.
+if TYPE_CHECKING:
+    from .engines.choice import EngineChoice
+    from .parity.bounds import Tolerance
+    from .parity.matrix import Matrix
+
+_MARKER: Final = (
+    "parity(*engines, require=False): the engines that the fixture `parity` checks a model on, as "
+    '"ort-cpu" or "openvino:precision=bfloat16"; with require=True, one that is not installed '
+    "fails the test."
+)
+_DEFAULT: Final = "ort-cpu"
+_NOT_RUN: Final = "stateport not run"
+
+
+class Parity:
+    """What the fixture `parity` gives: call it with a model's file."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+
+    def __call__(
+        self,
+        model: str | PathLike[str],
+        *,
+        engine: str | Sequence[str] | None = None,
+        vectors: str | PathLike[str] | None = None,
+        atol: float | None = None,
+        rtol: float | None = None,
+        snr: float | None = None,
+    ) -> Matrix:
+        """Fails the test where the model does not give PyTorch's answers.
+
+        Each engine runs in a process of its own; with several, a stream is carried from each to
+        each as well. A relative path is relative to the working directory.
+
+        Args:
+            model: an ONNX file that `stateport export` wrote.
+            engine: an engine, or several, in place of the marker's: "openvino:precision=bfloat16".
+            vectors: the recorded answers; by default those beside the model.
+            atol: an absolute bound, in place of multiples of what PyTorch itself loses.
+            rtol: a relative bound, likewise.
+            snr: decibels of the truth above the error, likewise.
+
+        Returns:
+            What was measured, engine by engine.
+        """
+        from .errors import StateportError
+
+        marked, require = _marked(self._item)
+        names = [engine] if isinstance(engine, str) else list(engine or marked) or [_DEFAULT]
+        try:
+            choices = [_choice(name) for name in names]
+            tolerance = _tolerance(atol, rtol, snr)
+            matrix = _measured(Path(model), vectors, choices, tolerance, snr)
+        except StateportError as error:
+            # As pytest.fail raises it, but without the errors that led there.
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
+        self._judge(matrix, require=require)
+        return matrix
+
+    def _judge(self, matrix: Matrix, *, require: bool) -> None:
+        missing = [f"{row.choice}: {row.problem}" for row in matrix.rows if not row.available]
+        if len(missing) == len(matrix.rows) and not require:
+            pytest.skip("\n".join(missing))
+        lines = [*_failures(matrix), *(f" on {line}" for line in missing if require)]
+        if lines:
+            # pytest's own summary shows the first line.
+            pytest.fail("\n".join(f"{matrix.model}{line}" for line in lines), pytrace=False)
+        # In JUnit files these are properties of the test, and they reach xdist's controller.
+        self._item.user_properties.extend((_NOT_RUN, line) for line in missing)
+
+
+@pytest.fixture
+def parity(request: pytest.FixtureRequest) -> Parity:
+    """Checks a model's file against PyTorch's recorded answers: `parity("build/lstm.onnx")`.
+
+    The marker `parity` names the engines; without it, `ort-cpu`.
+    """
+    return Parity(request.node)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the marker `parity`."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Lists the engines that tests which passed did without."""
+    lines = [
+        f"{report.nodeid}: {text}"
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == _NOT_RUN
+    ]
+    if lines:
+        terminalreporter.section(_NOT_RUN)
+        terminalreporter.write("\n".join([*lines, ""]))
+
+
+def _marked(item: pytest.Item) -> tuple[tuple[Any, ...], bool]:
+    """The engines that the marker names, and whether all must be there."""
+    mark = item.get_closest_marker("parity")
+    if mark is None:
+        return (), False
+    unknown = mark.kwargs.keys() - {"require"}
+    if unknown or not all(isinstance(name, str) for name in mark.args):
+        pytest.fail(f"The marker is {_MARKER}", pytrace=False)
+    return mark.args, bool(mark.kwargs.get("require", False))
+
+
+def _choice(text: str) -> EngineChoice:
+    from .engines import engine_names
+    from .engines.choice import EngineChoice
+    from .errors import InputError
+
+    choice = EngineChoice.parse(text)
+    if choice.name not in engine_names():
+        known = ", ".join(engine_names())
+        raise InputError(f"There is no engine {choice.name!r}; known are {known}.")
+    return choice
+
+
+def _tolerance(atol: float | None, rtol: float | None, snr: float | None) -> Tolerance | None:
+    from .errors import InputError
+    from .parity.bounds import Tolerance
+
+    if atol is None and rtol is None:
+        return None
+    if snr is not None:
+        raise InputError("snr and atol or rtol exclude one another; give one of them.")
+    return Tolerance(atol or 0.0, rtol or 0.0)
+
+
+def _measured(
+    model: Path,
+    vectors: str | PathLike[str] | None,
+    choices: Sequence[EngineChoice],
+    tolerance: Tolerance | None,
+    snr: float | None,
+) -> Matrix:
+    from .model import read_contract
+    from .onnx_file import read
+    from .parity.matrix import run_matrix
+    from .parity.vectors import vectors_path
+
+    read_contract(read(model))  # a name that looks like a state's is no promise to be checked
+    place = vectors_path(model) if vectors is None else Path(vectors)
+    return run_matrix(model, place, choices, tolerance=tolerance, snr=snr)
+
+
+def _failures(matrix: Matrix) -> Iterator[str]:
+    """What is off in each engine, and in each stream carried from one to another."""
+    from .parity.reports.wording import reason
+
+    for row in matrix.rows:
+        if row.status in ("failed", "error"):
+            yield f" on {row.choice}: {reason(row)}"
+    for carried in matrix.carried:
+        if carried.status != "passed":
+            yield f", {carried.source} to {carried.target}: {reason(carried)}"
