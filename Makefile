@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test pattern-tests third-party fuzz soak large lint types wheels wheel-check bench patterns clean
+.PHONY: help setup demo test pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check bench patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -21,7 +21,8 @@ $(READY): constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter hypothesis mypy pre-commit pytest pytest-xdist ruff
+	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter hypothesis jsonschema junitparser \
+	    markdown-it-py mypy playwright pre-commit pytest pytest-xdist pyyaml ruff types-jsonschema types-PyYAML
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
@@ -46,6 +47,12 @@ $(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject
 
 fuzz: $(READY)       ## export and verify 500 random networks, and lift 500 random graphs
 	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py tests/exporter/test_random_graphs.py
+
+matrix: $(READY)     ## run every kind of network on every engine, and carry streams between them
+	$(BIN)/python -m pytest $(SPREAD) tests/matrix
+
+mutants: $(READY)    ## break good files in every way and rewrite the table in docs/parity.md
+	$(BIN)/python -W ignore -m benchmarks.mutants
 
 soak: $(READY)       ## run hundreds of thousands of steps, minutes in all
 	$(BIN)/python -m pytest tests/soak

@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from onnx import numpy_helper
 
 from stateport.parity.vectors import vectors_path

@@ -87,7 +87,9 @@ class State(Mapping[str, NDArray[Any]]):
             FileError: the file cannot be written.
         """
         with written_atomically(Path(path)) as temporary:
-            temporary.write_bytes(safetensors.numpy.save(self._arrays, _FORMAT))
+            # safetensors writes an array's memory as it lies, whatever its strides say.
+            arrays = {name: np.array(array, order="C") for name, array in self.items()}
+            temporary.write_bytes(safetensors.numpy.save(arrays, _FORMAT))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> State:

@@ -104,9 +104,9 @@ def test_a_loose_tolerance_lets_a_wrong_model_pass(command: Command, wrong: Path
     assert command("verify", wrong, "--atol", "0.5").returncode == 0
 
 
-def test_an_engine_may_be_named_more_than_once(command: Command, reference: Path) -> None:
+def test_an_engine_that_is_named_twice_runs_once(command: Command, reference: Path) -> None:
     outcome = command("verify", reference, "--engine", "ort-cpu", "--engine", "ort-cpu", "--json")
-    assert [r["engine"] for r in json.loads(outcome.stdout)["engines"]] == ["ort-cpu", "ort-cpu"]
+    assert [r["engine"] for r in json.loads(outcome.stdout)["engines"]] == ["ort-cpu"]
 
 
 @pytest.mark.parametrize("name", ["odd [bold]name.onnx", "odd [x].onnx", "odd [].onnx"])

@@ -193,3 +193,11 @@ def test_a_folder_that_cannot_be_written_is_refused(state: State, tmp_path: Path
     with pytest.raises(FileError, match="could not be written"):
         state.save(tmp_path / "s.safetensors")
     tmp_path.chmod(0o700)
+
+
+def test_an_array_that_lies_in_another_order_is_saved_as_it_reads(tmp_path: Path) -> None:
+    """As an engine may return it; safetensors itself writes the memory as it lies."""
+    turned = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    state = State._adopt({"h0": turned})
+    state.save(tmp_path / "s.safetensors")
+    assert State.load(tmp_path / "s.safetensors") == state

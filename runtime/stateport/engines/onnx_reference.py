@@ -17,7 +17,7 @@ from ..errors import EngineError, EngineUnavailable
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
-from .options import no_options, one_thread
+from .options import no_lengths, no_options, one_thread
 
 
 def open_engine(
@@ -29,6 +29,7 @@ def open_engine(
     """Loads a file; see `stateport.engines.open_engine`. There are no options."""
     no_options(name, options)
     one_thread(name, threads)
+    no_lengths(name, file)
     onnx = _require(name)
     try:
         evaluator = onnx.reference.ReferenceEvaluator(str(file.path.resolve()))
@@ -63,7 +64,7 @@ class OnnxReferenceEngine(HostEngine):
         except Exception as error:
             raise EngineError(f"onnx's reference failed: {_reason(error)}") from error
         # An output may be an input handed on, or a number of NumPy's.
-        return [np.array(answer) for answer in answers]
+        return [np.array(answer, order="C") for answer in answers]
 
 
 def _require(name: str) -> ModuleType:

@@ -15,6 +15,7 @@ from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
+from .options import no_lengths
 
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
 #: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.
@@ -32,6 +33,7 @@ def open_engine(
     """Loads a file; see `stateport.engines.open_engine`. The one option is `precision`."""
     precision = _precision(name, options)
     openvino = _require(name)
+    no_lengths(name, file)
     settings = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "INFERENCE_NUM_THREADS": 1 if threads is None else threads,

@@ -17,7 +17,7 @@ from ..errors import EngineError, EngineUnavailable
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
-from .options import no_options, one_thread
+from .options import no_lengths, no_options, one_thread
 
 #: What tract calls a dtype -> where it differs from its kind and bits.
 _DTYPES: Final = {"bool": "bool"}
@@ -34,6 +34,7 @@ def open_engine(
     """Loads a file; see `stateport.engines.open_engine`. There are no options."""
     no_options(name, options)
     one_thread(name, threads)
+    no_lengths(name, file)
     tract = _require(name)
     return TractEngine(tract, file)
 

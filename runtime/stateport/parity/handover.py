@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import safetensors.numpy
 
 from ..model import Model
@@ -30,7 +31,7 @@ def hand_over(model: Model, case: Case, folder: Path) -> None:
     assert state is not None
     folder.mkdir()
     arrays = {
-        f"{number}/{name}": array
+        f"{number}/{name}": np.array(array, order="C")  # safetensors takes no strides
         for name, given in answers.items()
         for number, array in enumerate(given)
     }

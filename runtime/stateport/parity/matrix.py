@@ -129,7 +129,7 @@ def run_matrix(
     Args:
         model: the model's file.
         vectors: the recorded answers' file.
-        choices: the engines.
+        choices: the engines; one that comes twice is run once.
         plan: a plan of `stateport tune`, which says the engine in place of `choices`' one.
         tolerance: a bound in place of multiples of the floor.
         snr: a budget in decibels in place of multiples of the floor.
@@ -141,6 +141,7 @@ def run_matrix(
     Raises:
         FileError: the vectors cannot be read; there is no such interpreter.
     """
+    choices = list({str(choice): choice for choice in choices}.values())
     Vectors.load(vectors)  # once here, so that unreadable ones are one error and not one per engine
     job = {
         "model": str(model.resolve()),

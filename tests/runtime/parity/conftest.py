@@ -121,3 +121,11 @@ def named(failing: Matrix) -> Callable[[str], Matrix]:
 def hostile(named: Callable[[str], Matrix]) -> Matrix:
     """Names that end cells, tags, attributes and CDATA, and characters that XML forbids."""
     return named(HOSTILE)
+
+
+@pytest.fixture(params=["passing", "failing", "infinite", "hostile"])
+def matrix(request: pytest.FixtureRequest) -> Matrix:
+    """Each of the matrices above."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Matrix)
+    return found

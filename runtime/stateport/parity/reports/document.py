@@ -26,6 +26,7 @@ def document(matrix: Matrix) -> dict[str, Any]:
         "version": VERSION,
         "model": matrix.model,
         "passed": matrix.passed,
+        "required": matrix.required,
         "engines": [_engine(row) for row in matrix.rows],
         "carried": [_carried(carried) for carried in matrix.carried],
         "grown": list(matrix.grown),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -9,25 +10,37 @@ from typing import Final
 
 from ..matrix import Carried, Matrix, Row
 from ..verify import Measurement, Report
-from .common import LEGEND, environments, failed, not_run, pairs, printable, worst_by_kind
+from .common import (
+    environments,
+    explained,
+    failed,
+    not_run,
+    pairs,
+    printable,
+    status,
+)
 from .curves import chart, legend, lines
-from .wording import decibels, kinds, multiple, number, score, verdict, worst_of
+from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
 
 _STYLE: Final = Path(__file__).with_name("page.css")
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+_RIGHT: Final = ' class="number"'
+_NUMBERS: Final = ("error", "floor", "x floor", "dB", "of allowed", "step")
 #: By status: the class, the sign, and the word.
 _SIGNS: Final = {
     "passed": ("good", "✓", "pass"),
     "failed": ("bad", "✗", "FAIL"),
     "error": ("bad", "!", "ERROR"),
-    "not run": ("off", "–", "not run"),
+    "not run": ("off", "○", "not run"),
+    "required": ("bad", "!", "not run"),
 }
 
 
 def render(matrix: Matrix) -> str:
     """The whole page."""
     name = _text(Path(matrix.model).name)
-    said = "PASS" if matrix.passed else "FAIL"
+    said, style = ("PASS", "good") if matrix.passed else ("FAIL", "bad")
+    sections = "\n".join(_sections(matrix))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -43,10 +56,10 @@ def render(matrix: Matrix) -> str:
 <main>
 <header>
 <h1>{name}</h1>
-<p class="verdict {"good" if matrix.passed else "bad"}">{_text(verdict(matrix))}</p>
+<p class="verdict {style}">{_text(verdict(matrix))}</p>
 <p class="quiet">{_text(matrix.model)}</p>
 </header>
-{"\n".join(_sections(matrix))}
+{sections}
 </main>
 </body>
 </html>
@@ -54,7 +67,7 @@ def render(matrix: Matrix) -> str:
 
 
 def _sections(matrix: Matrix) -> Iterable[str]:
-    yield _section("Engines", f'{_matrix(matrix)}<p class="quiet">{_text(LEGEND)}</p>')
+    yield _section("Engines", f'{_matrix(matrix)}<p class="quiet">{_text(explained(matrix))}</p>')
     yield _listed("What failed", failed(matrix))
     yield _listed("Not run", not_run(matrix))
     if matrix.carried:
@@ -72,18 +85,18 @@ def _section(title: str, body: str) -> str:
 
 def _matrix(matrix: Matrix) -> str:
     headings = kinds(matrix)
-    body = [_row(row, headings) for row in matrix.rows]
-    return _table("Engines", ["engine", *headings, "allowed", "verdict"], body)
+    body = [_row(matrix, row, headings) for row in matrix.rows]
+    return _table("Engines", ["engine", "verdict", *headings, "allowed"], body, headings)
 
 
-def _row(row: Row, headings: Sequence[str]) -> str:
+def _row(matrix: Matrix, row: Row, headings: Sequence[str]) -> str:
     report = row.report
     version = f"<small>{_text(report.engine_version)}</small>" if report else ""
     worst = worst_by_kind(report.measurements) if report else {}
     cells = [_scored(worst.get(heading)) for heading in headings]
     allowed = f"<td>{_text(report.bound if report else '')}</td>"
-    head = f'<th scope="row">{_text(str(row.choice))}{version}</th>'
-    return f"<tr>{head}{''.join(cells)}{allowed}{_verdict(row.status)}</tr>"
+    head = f'<th scope="row">{_name(str(row.choice))}{version}</th>'
+    return f"<tr>{head}{_verdict(status(matrix, row))}{''.join(cells)}{allowed}</tr>"
 
 
 def _scored(one: Measurement | None) -> str:
@@ -107,7 +120,7 @@ def _listed(title: str, parts: Sequence[tuple[str, Sequence[str]]]) -> str:
         return ""
     items = []
     for name, reasons in parts:
-        said = "".join(f"<li>{_text(reason)}</li>" for reason in reasons)
+        said = "".join(f"<li>{_sentence(reason)}</li>" for reason in reasons)
         items.append(f"<dt>{_text(name)}</dt><dd><ul>{said}</ul></dd>")
     return _section(title, f'<dl class="reasons">{"".join(items)}</dl>')
 
@@ -115,10 +128,11 @@ def _listed(title: str, parts: Sequence[tuple[str, Sequence[str]]]) -> str:
 def _carried(matrix: Matrix) -> str:
     targets, begun = pairs(matrix)
     body = [
-        f'<tr><th scope="row">{_text(source)}</th>{"".join(map(_pair, streams))}</tr>'
+        f'<tr><th scope="row">{_name(source)}</th>{"".join(map(_pair, streams))}</tr>'
         for source, streams in begun
     ]
-    return _table("Carried streams", ["from", *(f"to {target}" for target in targets)], body)
+    headings = [f"to {target}" for target in targets]
+    return _table("Carried streams", ["from", *headings], body, headings)
 
 
 def _pair(carried: Carried | None) -> str:
@@ -141,23 +155,21 @@ def _curves(matrix: Matrix) -> str:
     )
     names = legend(line for part in drawn.values() for line in part)
     body = f'<ul class="legend">{names}</ul><div class="charts">{charts}</div>'
-    return _section("The error as it grows", body)
+    return _section("The error along the longest case", body)
 
 
 def _engine(report: Report, label: str) -> str:
     passed = sum(one.passed for one in report.measurements)
     style, sign, word = _SIGNS["passed" if report.passed else "failed"]
-    count = f"{passed} of {len(report.measurements)} within {report.bound}"
-    summary = (
-        f'{_text(label)} <span class="{style}">{_sign(sign, word)} {_text(count)}</span>'
+    count = f"{_sign(sign, word)} {passed} of {len(report.measurements)} pass"
+    facts = (
+        f"{report.engine_version}, {report.precision}; truth in {report.truth}, up to "
+        f"{report.steps} chained steps; allowed: {report.bound}"
     )
-    headings = ["case", "output", "error", "floor", "x floor", "dB", "of allowed", "step", "verdict"]
     body = [_measured(one) for one in report.measurements]
-    facts = f"{report.engine_version}, {report.precision}, truth in {report.truth}, up to "
-    facts += f"{report.steps} chained steps"
-    table = _table(f"Cases on {label}", headings, body)
+    table = _table(f"Cases on {label}", ["case", "output", *_NUMBERS, "verdict"], body, _NUMBERS)
     return (
-        f"<details><summary>{summary}</summary>"
+        f'<details><summary>{_name(label)} <span class="{style}">{count}</span></summary>'
         f'<p class="quiet">{_text(facts)}</p>{table}</details>'
     )
 
@@ -166,7 +178,8 @@ def _measured(one: Measurement) -> str:
     head = f'<th scope="row">{_text(one.case)}</th><td>{_text(one.output)}</td>'
     said = _verdict("passed" if one.passed else "failed")
     if one.problem is not None:
-        return f'<tr>{head}<td colspan="6" class="problem">{_text(one.problem)}</td>{said}</tr>'
+        problem = f'<td colspan="{len(_NUMBERS)}" class="problem">{_text(one.problem)}</td>'
+        return f"<tr>{head}{problem}{said}</tr>"
     cells = [
         number(one.error),
         number(one.floor),
@@ -175,7 +188,8 @@ def _measured(one: Measurement) -> str:
         _share(one.share),
         "" if one.step is None else str(one.step),
     ]
-    return f"<tr>{head}{''.join(f'<td class="number">{cell}</td>' for cell in cells)}{said}</tr>"
+    numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+    return f"<tr>{head}{numbers}{said}</tr>"
 
 
 def _share(share: float | None) -> str:
@@ -193,9 +207,12 @@ def _environment(matrix: Matrix) -> str:
     return "".join(groups)
 
 
-def _table(label: str, headings: Iterable[str], rows: Iterable[str]) -> str:
-    """A table that scrolls within itself, also with the keyboard."""
-    head = "".join(f'<th scope="col">{_text(heading)}</th>' for heading in headings)
+def _table(label: str, headings: Iterable[str], rows: Iterable[str], numbers: Sequence[str]) -> str:
+    """A table that scrolls within itself, also with the keyboard; `numbers` stand on the right."""
+    head = "".join(
+        f'<th scope="col"{_RIGHT if heading in numbers else ""}>{_name(heading)}</th>'
+        for heading in headings
+    )
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{_text(label)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -204,3 +221,13 @@ def _table(label: str, headings: Iterable[str], rows: Iterable[str]) -> str:
 
 def _text(text: str) -> str:
     return escape(printable(text))
+
+
+def _name(text: str) -> str:
+    """A name that may be broken where its parts end, as `openvino:precision=bfloat16`."""
+    return re.sub(r"(?<=\w)[:=,/](?=\w)", r"\g<0><wbr>", _text(text))
+
+
+def _sentence(text: str) -> str:
+    """A sentence whose numbers stay whole: `1.3e-07` has a hyphen, and lines end at hyphens."""
+    return re.sub(r"\d\.\de[-+]\d+", r'<span class="whole">\g<0></span>', _text(text))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ..matrix import Matrix
 from ..verify import Measurement, Report
+from .common import pairs
 from .wording import cell, decibels, kinds, multiple, number, place, reason, verdict
 
 _PROBLEMS_SHOWN: Final = 3
@@ -63,15 +64,12 @@ def grid(matrix: Matrix) -> Table:
 def carried_grid(matrix: Matrix) -> Table:
     """The engine that a stream began on down, the one that it went on with across."""
     shown = _titled("Streams carried from one engine to another")
-    targets = list(dict.fromkeys(carried.target for carried in matrix.carried))
+    targets, rows = pairs(matrix)
     shown.add_column("from", overflow="fold")
     for target in targets:
         shown.add_column(f"to {escape(target)}", overflow="fold")
-    found = {(carried.source, carried.target): carried for carried in matrix.carried}
-    sources = {carried.source for carried in matrix.carried}
-    for source in (str(row.choice) for row in matrix.rows if str(row.choice) in sources):
-        pairs = [found.get((source, target)) for target in targets]
-        shown.add_row(escape(source), *("" if p is None else _VERDICTS[p.status] for p in pairs))
+    for source, row in rows:
+        shown.add_row(escape(source), *("" if c is None else _VERDICTS[c.status] for c in row))
     return shown
 
 

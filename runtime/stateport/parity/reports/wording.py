@@ -42,10 +42,16 @@ def worst_of(measurements: Iterable[Measurement]) -> Measurement:
 
 def cell(row: Row, heading: str) -> str:
     """The worst error of an engine in cases of a kind: multiples of the floor, or decibels."""
-    if row.report is None:
-        return ""
-    of_kind = [m for m in row.report.measurements if kind(m.case) == heading]
-    return score(worst_of(of_kind)) if of_kind else ""
+    one = worst_by_kind(row.report.measurements if row.report else ()).get(heading)
+    return "" if one is None else score(one)
+
+
+def worst_by_kind(measurements: Iterable[Measurement]) -> dict[str, Measurement]:
+    """The worst measurement among the cases of each kind."""
+    groups: dict[str, list[Measurement]] = {}
+    for one in measurements:
+        groups.setdefault(kind(one.case), []).append(one)
+    return {heading: worst_of(group) for heading, group in groups.items()}
 
 
 def score(one: Measurement) -> str:
@@ -81,9 +87,12 @@ def reason(part: Row | Carried) -> str | None:
     if part.problem is not None or part.status == "passed":
         return part.problem
     if isinstance(part, Row):
-        assert part.report is not None
-        return worst(part.report)
-    return sentence(worst_of(part.measurements), "more")
+        measurements, bound = (
+            (part.report.measurements, part.report.bound) if part.report else ((), "")
+        )
+    else:
+        measurements, bound = part.measurements, "more"
+    return sentence(worst_of(measurements), bound) if measurements else "Nothing was measured."
 
 
 def place(row: Row) -> str | None:
@@ -100,10 +109,10 @@ def verdict(matrix: Matrix) -> str:
         whole = sum(carried.status == "passed" for carried in matrix.carried)
         said += f", and {whole} of {len(matrix.carried)} streams carried between them"
     if matrix.grown:
-        said += f"; errors grew since the baseline on {len(matrix.grown)} engines"
+        said += "; errors grew since the baseline"
     if matrix.missing:
-        here = "are required and" if matrix.required else "were not run because they"
-        said += f"; {', '.join(matrix.missing)} {here} are not installed"
+        said += "; required, and not installed: " if matrix.required else "; not installed: "
+        said += ", ".join(matrix.missing)
     return f"{said}."
 
 

@@ -1,0 +1,105 @@
+"""Every kind of network on every engine that is here, and streams carried between them.
+
+What an engine cannot do stands below by name: it must be refused, or fail, exactly so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+from torch import nn
+
+from models import sentiment, text_generator
+from models.lstm import ReferenceLSTM
+from stateport import engines
+from stateport.engines.choice import EngineChoice
+from stateport.parity.matrix import Matrix, run_matrix
+from stateport.parity.reports.wording import reason
+from stateport_exporter import export
+from tests.exporter.patterns import PATTERNS, Pattern, seeded
+
+#: All but CUDA, which is judged where a GPU is.
+ENGINES: Final = ("ort-cpu", "openvino", "tract", "onnx-reference")
+CUDA: Final = ("ort-cuda",) if engines.status("ort-cuda").problem is None else ()
+
+REFERENCES: Final[dict[str, Callable[[], nn.Module]]] = {
+    "reference": ReferenceLSTM,
+    "two layers, time first": lambda: ReferenceLSTM(num_layers=2, batch_first=False),
+    "bidirectional": lambda: ReferenceLSTM(bidirectional=True),
+    "projected": lambda: ReferenceLSTM(hidden_size=16, proj_size=4),
+    "text generator": text_generator.trained,
+    "sentiment": sentiment.trained,
+}
+
+_RELU = "Unknown activation function 'Relu'"
+_LENGTHS = "ignores the lengths of rows"
+_OPEN_SIZES = "tract failed"
+
+#: (pattern, engine) -> what the engine says, or how it is caught.
+LIMITS: Final[dict[tuple[str, str], str]] = {
+    ("Layers: `nn.RNN`, relu, two layers", "onnx-reference"): _RELU,
+    ("Layers: `nn.RNNCell`, relu, no bias", "onnx-reference"): _RELU,
+    # tract computes tanh, whatever `activations` says.
+    ("Layers: `nn.RNN`, relu, two layers", "tract"): "off at step",
+    ("Layers: `nn.RNNCell`, relu, no bias", "tract"): "off at step",
+    # tract's Scan wants shapes that the body does not have, and no reversed axis of open size.
+    ("Loops over time: a spiking cell (leaky integrate-and-fire)", "tract"): _OPEN_SIZES,
+    ("Loops over time: a loop backwards", "tract"): _OPEN_SIZES,
+    ("Loops over time: two loops, there and back", "tract"): _OPEN_SIZES,
+    # OpenVINO takes the gates for those of its GRU cell, and then splits their bias.
+    ("Loops over time: one step of a cell written by hand", "openvino"): "Axis 1 out of",
+    **{
+        (str(pattern), engine): _LENGTHS
+        for pattern in PATTERNS
+        if pattern.group == "Lengths"
+        for engine in ENGINES[1:]
+    },
+}
+
+
+def judged(module: nn.Module, example: object, folder: Path, method: str = "forward") -> Matrix:
+    path = folder / "m.onnx"
+    result = export(module, example, path, method=method)  # type: ignore[arg-type]
+    choices = [EngineChoice(name) for name in (*ENGINES, *CUDA)]
+    return run_matrix(path, result.vectors, choices)
+
+
+def check(matrix: Matrix, limits: dict[str, str]) -> None:
+    """Every engine passes and takes every other's state, but for those with a limit."""
+    for row in matrix.rows:
+        says = limits.get(row.choice.name)
+        if says is None:
+            assert row.status == "passed", f"{row.choice}: {reason(row)}"
+        else:
+            assert row.status in ("failed", "error"), f"{row.choice} passes now"
+            assert re.search(says, str(reason(row))), reason(row)
+    good = {row.choice.name for row in matrix.rows} - limits.keys()
+    fine = [c for c in matrix.carried if {c.source, c.target} <= good]
+    for carried in fine:
+        assert carried.status == "passed", f"{carried.source} to {carried.target}: {carried}"
+    stateful = any(m.case.startswith("chain") for m in matrix.rows[0].report.measurements)  # type: ignore[union-attr]
+    if fine or stateful:
+        assert len(fine) in (0, len(good) * (len(good) - 1))
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_reference_networks(name: str, tmp_path: Path) -> None:
+    module = REFERENCES[name]()
+    matrix = judged(module, module.example_inputs, tmp_path)
+    check(matrix, {})
+    assert len(matrix.carried) == len(matrix.rows) * (len(matrix.rows) - 1)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+def test_one_network_of_every_kind(pattern: Pattern, tmp_path: Path) -> None:
+    matrix = judged(seeded(pattern.make), pattern.example, tmp_path, pattern.method)
+    limits = {engine: says for (name, engine), says in LIMITS.items() if name == str(pattern)}
+    check(matrix, limits)
+    if pattern.states:
+        good = len(matrix.rows) - len(limits)
+        fine = [c for c in matrix.carried if c.status == "passed"]
+        assert len(fine) >= good * (good - 1)
