@@ -13,6 +13,7 @@ import click
 import onnx
 from rich.progress import track
 
+import stateport
 from stateport.engines import status
 
 from .faults import FAULTS, Applied, Fault
@@ -50,6 +51,8 @@ def main(names: Sequence[str], engines: Sequence[str], page: bool) -> None:
             of_one = [mutant for mutant in mutants if mutant.network == name]
             good = of_one[0].path.parent.with_suffix(".onnx")
             for engine in track(chosen, f"{name}: {len(of_one)} broken files"):
+                if not takes(engine, good):
+                    continue
                 told = judge_all(engine, good, [mutant.path for mutant in of_one])
                 for mutant, outcome in zip(of_one, told, strict=True):
                     mutant.outcomes[engine] = outcome
@@ -60,6 +63,15 @@ def main(names: Sequence[str], engines: Sequence[str], page: bool) -> None:
         PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
     if missed(mutants) or located(mutants) < LOCATED:
         raise SystemExit(1)
+
+
+def takes(engine: str, good: Path) -> bool:
+    """Whether an engine takes the unbroken network at all."""
+    try:
+        stateport.load(good, engine=engine)
+    except stateport.EngineError:
+        return False
+    return True
 
 
 def mutants_of(names: Sequence[str], folder: Path) -> Iterator[Mutant]:
@@ -115,8 +127,8 @@ def report(mutants: Sequence[Mutant], engines: Sequence[str]) -> str:
     networks = len({mutant.network for mutant in mutants})
     head = (
         f"{len(spread)} faults, {wide} of them in at least five of {networks} networks: "
-        f"{len(mutants)} broken files. Of each, caught / those that change an output by more than "
-        "twice what is allowed."
+        f"{len(mutants)} broken files. Of those whose network an engine takes: caught / those that "
+        "change an output by more than twice what is allowed."
     )
     lines = [
         head,
@@ -142,7 +154,7 @@ def report(mutants: Sequence[Mutant], engines: Sequence[str]) -> str:
 def _row(name: str, mutants: Sequence[Mutant], engines: Sequence[str]) -> str:
     cells = [name, str(len(mutants))]
     for engine in engines:
-        verdicts = [mutant.outcomes[engine]["verdict"] for mutant in mutants]
+        verdicts = [m.outcomes[engine]["verdict"] for m in mutants if engine in m.outcomes]
         caught = sum(verdict in CAUGHT for verdict in verdicts)
         cells.append(f"{caught} / {sum(verdict != WITHIN for verdict in verdicts)}")
     asked = _asked(mutants)

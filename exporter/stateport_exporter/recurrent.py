@@ -132,7 +132,8 @@ def _lstm(functions: Sequence[Activation], attributes: dict[str, Any]) -> Callab
         i = f(clip(i + p_i * cell))
         forget = 1 - i if coupled else f(clip(forget + p_f * cell))
         after = forget * cell + i * g(clip(c))
-        return [f(clip(o + p_o * after)) * h(clip(after)), after]
+        # ONNX Runtime clips the gates, not the cell.
+        return [f(clip(o + p_o * after)) * h(after), after]
 
     return step
 

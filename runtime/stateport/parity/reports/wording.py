@@ -86,12 +86,12 @@ def reason(part: Row | Carried) -> str | None:
     """Why an engine or a carried stream did not pass."""
     if part.problem is not None or part.status == "passed":
         return part.problem
-    if isinstance(part, Row):
-        measurements, bound = (
-            (part.report.measurements, part.report.bound) if part.report else ((), "")
-        )
+    bound = "more"
+    if isinstance(part, Carried):
+        measurements = part.measurements
     else:
-        measurements, bound = part.measurements, "more"
+        assert part.report is not None
+        measurements, bound = part.report.measurements, part.report.bound
     return sentence(worst_of(measurements), bound) if measurements else "Nothing was measured."
 
 

@@ -1,0 +1,141 @@
+"""`stateport verify` on many engines: the table, the reports, annotations, a baseline, a search."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from stateport.parity.vectors import vectors_path
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def wrong(reference: Path, tmp_path: Path) -> Path:
+    """The reference with one recurrent weight off, and its vectors."""
+    model = onnx.load(reference)
+    (tensor,) = (t for t in model.graph.initializer if t.name.endswith("l0.R"))
+    array = numpy_helper.to_array(tensor).copy()
+    array[0, 3, 2] += 0.01
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    path = tmp_path / "wrong.onnx"
+    onnx.save(model, path)
+    shutil.copy(vectors_path(reference), vectors_path(path))
+    return path
+
+
+def test_all_engines_at_once(command: Command, reference: Path) -> None:
+    outcome = command("verify", reference, "--engine", "all")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    for part in ("ort-cpu", "openvino", "tract", "onnx-reference", "chain", "not run", "to tract"):
+        assert part in outcome.stdout
+    assert outcome.stdout.splitlines()[-1] == (
+        "PASS: 4 of 4 engines pass, and 12 of 12 streams carried between them; not installed: "
+        "ort-cuda."
+    )
+
+
+def test_what_is_required_has_to_be_there(command: Command, reference: Path) -> None:
+    line = ["verify", reference, "--engine", "ort-cpu", "--engine", "ort-cuda"]
+    assert command(*line).returncode == 0
+    outcome = command(*line, "--require")
+    assert outcome.returncode == 1
+    assert "FAIL: 1 of 1 engines pass; required, and not installed: ort-cuda." in outcome.stdout
+    document = json.loads(command(*line, "--require", "--json").stdout)
+    assert (document["passed"], document["required"]) == (False, True)
+
+
+def test_options_are_the_engines(command: Command, refused: Refused, reference: Path) -> None:
+    outcome = command("verify", reference, "--engine", "openvino:precision=bf16", "--json")
+    (engine,) = json.loads(outcome.stdout)["engines"]
+    assert engine["options"] == {"precision": "bf16"}
+    assert (engine["precision"], engine["bound"]) == ("bfloat16", "25 dB")
+    refused(
+        command("verify", reference, "--engine", "openvino:precision"),
+        "NAME:OPTION=VALUE",
+        code=2,
+    )
+    refused(command("verify", reference, "--engine", "tract:turbo=1"), "tract has no option")
+
+
+def test_every_form_of_report_is_written_at_once(command: Command, wrong: Path) -> None:
+    paths = [wrong.with_name(f"r{ending}") for ending in (".json", ".xml", ".md", ".html")]
+    line = ["verify", wrong, "--engine", "ort-cpu", "--engine", "onnx-reference"]
+    outcome = command(*line, *(part for path in paths for part in ("--report", path)))
+    assert outcome.returncode == 1
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    assert json.loads(texts[0])["passed"] is False
+    assert texts[1].startswith("<?xml")
+    assert "FAIL" in texts[2]
+    assert texts[3].startswith("<!")
+    assert all("chain" in text for text in texts)
+
+
+def test_annotations_are_printed_where_github_reads_them(
+    command: Command, wrong: Path, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert command("verify", reference).stderr == ""
+    outcome = command("verify", wrong, "--engine", "ort-cpu", "--engine", "ort-cuda", "--json")
+    lines = outcome.stderr.splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["::error", "::notice"]
+    assert "off at step" in lines[0]
+    assert json.loads(outcome.stdout)["passed"] is False
+    required = command("verify", wrong, "--engine", "ort-cuda", "--require")
+    assert required.stderr.startswith("::error title=")
+
+
+def test_errors_that_grew_since_a_baseline_fail(
+    command: Command, refused: Refused, reference: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old.json"
+    assert command("verify", reference, "--report", old).returncode == 0
+    assert command("verify", reference, "--baseline", old).returncode == 0
+    document = json.loads(old.read_text())
+    for measurement in document["engines"][0]["measurements"]:
+        measurement["error"] = 0.0
+    old.write_text(json.dumps(document))
+    outcome = command("verify", reference, "--baseline", old, "--growth", "1")
+    assert outcome.returncode == 1
+    assert "grew" in outcome.stdout
+    refused(command("verify", reference, "--growth", "3"), "give both", code=2)
+    refused(command("verify", reference, "--baseline", reference), "is no report")
+
+
+def test_the_first_node_that_is_off_is_located(
+    command: Command, wrong: Path, reference: Path
+) -> None:
+    outcome = command("verify", wrong, "--locate")
+    assert outcome.returncode == 1
+    said = " ".join(outcome.stdout.split())
+    assert "The file is not what was exported: the first value to be off is" in said
+    assert "of the LSTM node 'node_LSTM_" in said
+    alone = wrong.with_name("wrong.ort-cpu.node.onnx")
+    assert command("verify", alone).returncode == 1
+    located = json.loads(command("verify", wrong, "--locate", "--json").stdout)["engines"][0]
+    assert located["located"]["operator"] == "LSTM"
+    assert located["located"]["file"] == str(alone)
+    assert command("verify", reference, "--locate").returncode == 0
+
+
+def test_another_interpreter_runs_beside_this_one(
+    command: Command, refused: Refused, reference: Path, tmp_path: Path
+) -> None:
+    outcome = command("verify", reference, "--python", sys.executable, "--json")
+    assert outcome.returncode == 0, outcome.stdout
+    here, there = json.loads(outcome.stdout)["engines"]
+    assert (here["python"], there["python"]) == (None, sys.executable)
+    refused(command("verify", reference, "--python", tmp_path / "python"), "does not exist", code=2)
+
+
+def test_a_time_limit_has_to_be_one(command: Command, refused: Refused, reference: Path) -> None:
+    refused(command("verify", reference, "--time-limit", "0"), "--time-limit", code=2)

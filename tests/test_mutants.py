@@ -1,0 +1,53 @@
+"""A part of the mutation suite (`make mutants` runs all): every fault in one network."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from benchmarks.mutants.__main__ import Mutant, located, missed, mutants_of, report
+from benchmarks.mutants.faults import FAULTS
+from benchmarks.mutants.judge import judge_all
+from benchmarks.mutants.networks import NETWORKS
+
+#: Engines that compute what others do in a second of a test.
+ENGINES = ("ort-cpu", "onnx-reference")
+
+
+@pytest.fixture(scope="module")
+def mutants(tmp_path_factory: pytest.TempPathFactory) -> list[Mutant]:
+    made = list(mutants_of(["LSTM"], tmp_path_factory.mktemp("mutants")))
+    for engine in ENGINES:
+        good = made[0].path.parent.with_suffix(".onnx")
+        told = judge_all(engine, good, [mutant.path for mutant in made])
+        for mutant, outcome in zip(made, told, strict=True):
+            mutant.outcomes[engine] = outcome
+    return made
+
+
+def test_none_is_missed(mutants: list[Mutant]) -> None:
+    assert len(mutants) > 130
+    assert missed(mutants) == []
+
+
+def test_nearly_all_are_located(mutants: list[Mutant]) -> None:
+    assert located(mutants) >= 0.95
+
+
+def test_they_are_counted(mutants: list[Mutant]) -> None:
+    text = report(mutants, ENGINES)
+    assert f"| **all** | {len(mutants)} |" in text
+    assert "missed" not in text
+
+
+def test_there_are_as_many_as_were_promised() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 60
+    assert len(NETWORKS) >= 5
+
+
+def test_one_that_is_missed_would_be_told(mutants: list[Mutant]) -> None:
+    """A good file, judged as if it were broken, passes; with another weight it would be missed."""
+    one = mutants[0]
+    told = Mutant(one.network, one.fault, one.applied, one.path, {"ort-cpu": {"verdict": "missed"}})
+    assert missed([told]) == [f"{one.fault.name}, in LSTM, on ort-cpu"]
+    assert onnx.load(one.path).graph.node
