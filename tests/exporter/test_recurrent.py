@@ -34,7 +34,7 @@ def built(
         shapes |= dict.fromkeys(("h", "c")[: STATES[kind]], (ways, BATCH, HIDDEN))
     if peepholes:
         shapes["p"] = (ways, 3 * HIDDEN)
-    feed = {n: random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    feed = {n: random.normal(0, 0.5, s).astype(np.float32) for n, s in shapes.items()}
     if lengths:
         feed["lengths"] = np.array([6, 2, 4], np.int32)
     names = ["x", "w", "r", "b", "lengths", "h", "c", "p"][: 8 if kind == "LSTM" else 6]
