@@ -24,6 +24,7 @@ from .networks import NETWORKS, Network
 from .page import PAGE, Setting, write
 from .startup import measure_startup
 from .targets import Results
+from .verification import measure_verification
 
 
 @click.command()
@@ -43,7 +44,8 @@ def main(rounds: int, only: tuple[str, ...], one_core: bool, page: Path) -> None
     else:
         missing.append("No GPU was at hand in this run, so nothing on this page is about CUDA.")
     found = [(setting, _measured(setting, networks, rounds)) for setting in settings]
-    write(page, found, measure_startup(rounds=max(rounds // 3, 2)), missing)
+    startup = measure_startup(rounds=max(rounds // 3, 2))
+    write(page, found, startup, measure_verification(rounds), missing)
 
 
 def _measured(setting: Setting, networks: Sequence[Network], rounds: int) -> Results:

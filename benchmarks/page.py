@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import numpy as np
 
 from .loads import LOADS, Load
 from .measure import Taken
 from .networks import NETWORKS
 from .startup import IMPORT_TORCH, STATEPORT, Process
 from .targets import Figure, Results, figures, ratio
+from .verification import AT_MOST
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
@@ -33,13 +36,14 @@ def write(
     page: Path,
     settings: Sequence[tuple[Setting, Results]],
     startup: Sequence[Process],
+    verification: Mapping[str, Sequence[float]],
     missing: Sequence[str],
 ) -> None:
     """Puts the figures into the page."""
     lines = [_machine(), ""]
     for setting, results in settings:
         if setting.threads == 1 and setting.device == "cpu":
-            lines += _targets(list(figures(results)), startup)
+            lines += _targets(list(figures(results)), startup, verification)
         lines += [f"## {setting.title}", ""]
         for load in LOADS:
             lines += _table(load, results)
@@ -72,7 +76,11 @@ def processor() -> str:
     return f"{entries.get('model name', platform.machine())} ({cores} cores; {has or 'no AVX-512'})"
 
 
-def _targets(found: Sequence[Figure], startup: Sequence[Process]) -> Iterator[str]:
+def _targets(
+    found: Sequence[Figure],
+    startup: Sequence[Process],
+    verification: Mapping[str, Sequence[float]],
+) -> Iterator[str]:
     yield "## What is to hold"
     yield ""
     yield "| what | against | network | ratio of time | at most | |"
@@ -95,7 +103,19 @@ def _targets(found: Sequence[Figure], startup: Sequence[Process]) -> Iterator[st
             f"{_spread(low, median, high)} | 0.25 | "
             f"{'holds' if median <= 0.25 else '**does not hold**'} |"
         )
+    yield from verification_rows(verification)
     yield ""
+
+
+def verification_rows(verification: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """What verifying costs, by network."""
+    for network, ratios in verification.items():
+        low, median, high = np.percentile(ratios, (25, 50, 75))
+        yield (
+            f"| `verify` on `ort-cpu` | its own engine calls | {network} | "
+            f"{_spread(low, median, high)} | {AT_MOST:.2f} | "
+            f"{'holds' if median <= AT_MOST else '**does not hold**'} |"
+        )
 
 
 def _as_taken(process: Process) -> Taken:

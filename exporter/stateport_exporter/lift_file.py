@@ -41,6 +41,7 @@ from .held import Source, measure_held, other_size, record_held, with_measured_o
 from .saving import save
 from .stamp import store_initial
 from .timeline import why_tied
+from .trace import trace
 
 Array = NDArray[Any]
 
@@ -169,6 +170,7 @@ def write_lifted(
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, place)
+        vectors = replace(vectors, trace=trace(place, vectors))
         vectors.save(vectors_path(place))
         report = verify(load(place), vectors, name=str(path))
         if not report.passed:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import stateport
 from stateport import EngineError, EngineUnavailable, InputError, engines
 from stateport.engines.choice import EngineChoice
+from stateport.parity.matrix import run_matrix
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify
 from tests.conftest import Exported
@@ -151,3 +154,60 @@ def test_a_choice_is_read_and_written_as_people_write_it() -> None:
     for text in ("openvino:", "openvino:precision", "openvino:=1", "openvino:a=", ":a=1"):
         with pytest.raises(InputError, match="NAME:OPTION=VALUE"):
             EngineChoice.parse(text)
+
+
+LIBRARY = """
+import onnxruntime
+
+__version__ = "2.0"
+
+
+class Graph:
+    def __init__(self, path):
+        self.session = onnxruntime.InferenceSession(path)
+
+    def compute(self, name, **inputs):
+        return self.session.run([name], inputs)[0]
+
+
+load = Graph
+"""
+
+
+def test_the_engine_that_the_page_shows_works(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (declared,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (group,) = tomllib.loads(declared)["project"]["entry-points"].items()
+    (tmp_path / "abacus.py").write_text(LIBRARY)
+    (tmp_path / "abacus_stateport.py").write_text(code)
+    info = tmp_path / "abacus-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: abacus\nVersion: 2.0\n")
+    lines = [f"[{group[0]}]", *(f"{name} = {module}" for name, module in group[1].items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    for name in ("abacus", "abacus_stateport"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert engines.status("abacus").version == "abacus 2.0"
+    matrix = run_matrix(
+        reference, vectors_path(reference), [EngineChoice("abacus"), EngineChoice("ort-cpu")]
+    )
+    assert matrix.passed
+    assert len(matrix.carried) == 2
+    monkeypatch.delitem(sys.modules, "abacus", raising=False)
+    (tmp_path / "abacus.py").unlink()
+    assert "pip install abacus" in str(engines.status("abacus").problem)
+
+
+def test_the_page_names_every_engine_and_extra() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
+    project = tomllib.loads(
+        (Path(__file__).parents[2] / "runtime" / "pyproject.toml").read_text(encoding="utf-8")
+    )
+    for extra in project["project"]["optional-dependencies"]:
+        assert f"`stateport[{extra}]`" in page
+    for name in ("ort-cpu", "ort-cuda", "openvino", *OTHERS):
+        assert f"| `{name}` |" in page

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -241,7 +242,7 @@ class Rows(NamedTuple):
 def rows(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> Rows:
     """The answers of all calls to one output as rows."""
     axis, ends = spec.time_axis, np.array(case.ends) - 1
-    shapes = {answer.shape for answer in answers}
+    shapes = set(map(attrgetter("shape"), answers))
     others = {shape if axis is None else shape[:axis] + shape[axis + 1 :] for shape in shapes}
     if len(others) > 1:  # (time, time): every element is a row of its own
         table = np.concatenate([answer.ravel() for answer in answers])
@@ -261,7 +262,7 @@ def rows(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> Rows:
 def row_errors(table: Array, truth: Array) -> Array:
     """The largest difference in each row; what is not a number in one alone differs infinitely."""
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(table.astype(np.float64) - truth)
+        difference = np.abs(np.subtract(table, truth, dtype=np.float64))
     if not np.isfinite(difference).all():
         exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
         difference = np.where(exact, 0.0, np.where(np.isfinite(difference), difference, np.inf))

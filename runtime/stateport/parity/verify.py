@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,9 @@ Array = NDArray[Any]
 #: So long is a case whose errors are kept as a curve, and of so many points is it.
 _LONG: Final = 513
 _POINTS: Final = 128
+
+_SHAPE: Final = attrgetter("shape")
+_DTYPE: Final = attrgetter("dtype")
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,8 @@ def compare(
 
 def _wrong_kind(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> str | None:
     """What is wrong with dtype or shape, which are compared before any value."""
-    kinds = {(a.shape, a.dtype.char, n): a for a, n in zip(answers, case.chunks, strict=True)}
+    shapes, dtypes = map(_SHAPE, answers), map(_DTYPE, answers)
+    kinds = dict(zip(zip(shapes, dtypes, case.chunks, strict=True), answers, strict=True))
     for (_, _, chunk), answer in kinds.items():
         sizes = {**case.sizes, "time": chunk}
         shape = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape]
@@ -261,7 +266,7 @@ def _measure(
 
 def _curve(compared: Compared, steps: Array) -> Curve:
     """The largest error and the floor in each of some stretches of steps."""
-    bounds = np.unique(np.linspace(0, len(steps), _POINTS + 1).astype(int))[:-1]
+    bounds = np.linspace(0, len(steps), min(_POINTS, len(steps)), endpoint=False).astype(int)
     errors, floors = (np.maximum.reduceat(a, bounds) for a in (compared.errors, compared.floors))
     return Curve(tuple(steps[bounds].tolist()), tuple(errors.tolist()), tuple(floors.tolist()))
 
