@@ -53,7 +53,7 @@ class Carrier:
 
     def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state in the host's memory, keyed by the state inputs' names."""
-        return {name: buffer.copy() for name, buffer in self._current.items()}
+        return {name: buffer.copy() for name, buffer in self._states[self._turn].items()}
 
     @property
     def _current(self) -> _Buffers:

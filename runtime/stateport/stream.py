@@ -27,7 +27,8 @@ class Stream:
         check_streaming(contract)
         self._contract = contract
         self._carrier = Carrier(contract, engine)
-        self._only = contract.inputs[0].name
+        one = len(contract.inputs) == len(contract.outputs) == 1
+        self._single = (contract.inputs[0].name, contract.outputs[0].name) if one else None
         self._initial = initial
         self._fixed: dict[str, int] | None = None  # the state's axis sizes, while there is one
         self._begun = False  # whether the state is more than what a first call started from
@@ -70,9 +71,8 @@ class Stream:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Feeds the next chunk, inputs and outputs by name."""
-        if len(inputs) == 1 == len(self._contract.inputs) and self._only in inputs:
-            answer = self(inputs[self._only])
-            return answer if isinstance(answer, dict) else {self._contract.outputs[0].name: answer}
+        if self._single is not None and len(inputs) == 1 and self._single[0] in inputs:
+            return {self._single[1]: self(inputs[self._single[0]])}
         self._check(inputs)
         try:
             arrays = [inputs[s.name] for s in self._contract.inputs]

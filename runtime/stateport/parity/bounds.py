@@ -156,4 +156,5 @@ def decibels(signal_rms: float, noise_rms: float) -> float:
 def _ratio(error: Array, allowed: Array) -> Array:
     """Error / allowed, where no error at all is fine even if none is allowed."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(error == 0.0, 0.0, error / allowed)
+        shares: Array = np.divide(error, allowed, out=np.zeros_like(error), where=error != 0.0)
+    return shares

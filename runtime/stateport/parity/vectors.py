@@ -13,8 +13,8 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -62,7 +62,7 @@ class Case:
     truth: Mapping[str, Array] = field(default_factory=dict)
     kept: Mapping[str, Array] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def ends(self) -> list[int]:
         """The step at which each call ends, counted from 1."""
         return list(accumulate(self.chunks))
@@ -216,12 +216,12 @@ def call_inputs(contract: Contract, case: Case) -> Iterator[dict[str, Array]]:
     cuts = [(spec.name, case.inputs[spec.name], _before_time(spec)) for spec in contract.inputs]
     start = 0
     for number, chunk in enumerate(case.chunks):
-        steps = (slice(start, start + chunk),)
+        end = start + chunk
         yield {
-            name: np.asarray(array[number]) if before is None else array[before + steps]
+            name: np.asarray(array[number]) if before is None else array[*before, start:end]
             for name, array, before in cuts
         }
-        start += chunk
+        start = end
 
 
 def _before_time(spec: ArraySpec) -> tuple[slice, ...] | None:
@@ -241,28 +241,34 @@ class Rows(NamedTuple):
 
 def rows(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> Rows:
     """The answers of all calls to one output as rows."""
-    axis, ends = spec.time_axis, np.array(case.ends) - 1
-    shapes = set(map(attrgetter("shape"), answers))
-    others = {shape if axis is None else shape[:axis] + shape[axis + 1 :] for shape in shapes}
-    if len(others) > 1:  # (time, time): every element is a row of its own
-        table = np.concatenate([answer.ravel() for answer in answers])
-        steps = np.repeat(ends, [answer.size for answer in answers])
-    elif axis is None:
-        flat = np.concatenate([answer.ravel() for answer in answers])
-        table, steps = flat.reshape(len(answers), *answers[0].shape), ends
-    else:
-        table = np.moveaxis(np.concatenate(answers, axis), axis, 0)
-        # Which element of "batch*time" is which step is not known; all are there by the end.
-        steps = np.repeat(ends, [answer.shape[axis] for answer in answers])
-        if spec.shape[axis] == "time":
+    axis, shape = spec.time_axis, answers[0].shape
+    try:
+        if axis is None:
+            table = np.concatenate(answers) if shape else np.array(answers)
+            table, steps = table.reshape(len(answers), *shape), _at_ends(case, 1)
+        else:
+            table = np.moveaxis(np.concatenate(answers, axis), axis, 0)
             steps = np.arange(len(table))
+            if spec.shape[axis] != "time":
+                # Which element of "batch*time" is which step is not known: all are, by the end.
+                steps = _at_ends(case, [answer.shape[axis] for answer in answers])
+    except ValueError:  # (time, time): every element is a row of its own
+        table = np.concatenate([answer.ravel() for answer in answers])
+        steps = _at_ends(case, [answer.size for answer in answers])
     return Rows(table.reshape(len(table), math.prod(table.shape[1:])), steps)
+
+
+def _at_ends(case: Case, counts: int | Sequence[int]) -> Array:
+    """For each call, its last step, so many times."""
+    steps: Array = np.repeat(np.array(case.ends) - 1, counts)
+    return steps
 
 
 def row_errors(table: Array, truth: Array) -> Array:
     """The largest difference in each row; what is not a number in one alone differs infinitely."""
     with np.errstate(invalid="ignore", over="ignore"):
-        difference = np.abs(np.subtract(table, truth, dtype=np.float64))
+        # Rows are short: their maxima are found quicker when each column lies together.
+        difference = np.asfortranarray(np.abs(table.astype(np.float64) - truth))
     if not np.isfinite(difference).all():
         exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
         difference = np.where(exact, 0.0, np.where(np.isfinite(difference), difference, np.inf))

@@ -26,6 +26,8 @@ _OPTIONS: Final[Mapping[str, Sequence[tuple[dict[str, object], str]]]] = {
     "openvino": (({}, "float32"), ({"precision": "bfloat16"}, "bfloat16")),
 }
 #: The engines that work in the host's memory, and can go from one graph to another between calls.
+#: They compute in one thread.
+_ONE_THREAD: Final = ("tract", "onnx-reference")
 _HOST: Final = ("ort-cpu", "openvino")
 
 
@@ -148,6 +150,7 @@ def tune(
             if engine in _HOST or variant.step is None
             if engine in variant.engines or not variant.engines
             for count in threads
+            if count == 1 or engine not in _ONE_THREAD
             for chunk in wanted.chunks
             if variant.step is None or variant.whole is not None or chunk == 1
         ]
