@@ -31,7 +31,7 @@ demo: $(READY)       ## export, verify and stream the reference networks, the la
 test: $(READY)       ## run the tests
 	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns'
 
-pattern-tests: $(READY)  ## export a network of every pattern, and refuse one just outside it
+pattern-tests: $(READY)  ## export a network of every pattern, refuse one just outside it, and what else takes minutes
 	$(BIN)/python -m pytest $(SPREAD) -m patterns
 
 third-party: $(THIRD_PARTY)/.ready  ## export networks of other people's packages, lift and run their files

@@ -23,6 +23,7 @@ def half(kind: str, path: Path, **options: Any) -> Result:
         return export(KINDS[kind](), (X,), path, dtype="float16", **options)
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_within_its_budget(tmp_path: Path, kind: str) -> None:
     result = half(kind, tmp_path / "m.onnx")

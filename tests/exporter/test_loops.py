@@ -276,6 +276,7 @@ EXPORTED: dict[str, tuple[Callable[..., Any], tuple[Any, ...], int, bool]] = {
 }
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize(
     ("function", "example", "states", "streams"), EXPORTED.values(), ids=EXPORTED
 )

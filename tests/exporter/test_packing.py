@@ -152,6 +152,7 @@ def compare(outputs: dict[str, Any], expected: Any) -> None:
         np.testing.assert_allclose(part, result, atol=1e-6)
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("function", PATTERNS, ids=lambda function: function.__name__)
 def test_rows_of_any_lengths_agree_with_pytorch(function: Forward, tmp_path: Path) -> None:
     net = Packing(function).eval()
@@ -356,6 +357,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize(
     ("function", "message"), REFUSED, ids=[function.__name__ for function, _ in REFUSED]
 )

@@ -32,6 +32,7 @@ def joined(model: Model, parts: list[np.ndarray]) -> np.ndarray:
     return parts[-1] if axis is None else np.concatenate(parts, axis)
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_network_that_cannot_be_fed_in_chunks_says_why(tmp_path: Path, reason: str) -> None:
     bad, _, _ = REASONS[reason]
@@ -46,6 +47,7 @@ def test_a_network_that_cannot_be_fed_in_chunks_says_why(tmp_path: Path, reason:
     check_chunks(result.path)
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("reason", REASONS)
 def test_the_network_beside_it_can(tmp_path: Path, reason: str) -> None:
     _, good, multiple = REASONS[reason]

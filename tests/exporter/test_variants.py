@@ -117,6 +117,7 @@ def test_a_file_too_far_from_pytorch_is_not_written(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_variant_passes_as_a_plan(files: dict[str, Path], tmp_path: Path, kind: str) -> None:
     vectors = Vectors.load(vectors_path(files[kind]))

@@ -26,9 +26,9 @@ _OPTIONS: Final[Mapping[str, Sequence[tuple[dict[str, object], str]]]] = {
     "openvino": (({}, "float32"), ({"precision": "bfloat16"}, "bfloat16")),
 }
 #: The engines that work in the host's memory, and can go from one graph to another between calls.
-#: They compute in one thread.
-_ONE_THREAD: Final = ("tract", "onnx-reference")
 _HOST: Final = ("ort-cpu", "openvino")
+#: Those that compute in one thread.
+_ONE_THREAD: Final = ("tract", "onnx-reference")
 
 
 @dataclass(frozen=True)
