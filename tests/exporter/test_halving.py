@@ -42,6 +42,7 @@ def test_every_kind_is_within_its_budget(tmp_path: Path, kind: str) -> None:
     assert y.dtype == np.float16
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("kinds", [("states",), ("inputs", "outputs"), ("inputs", "states")])
 def test_what_stays_float32(tmp_path: Path, kinds: tuple[str, ...]) -> None:
     contract = half("LSTM", tmp_path / "m.onnx", float32=kinds).contract

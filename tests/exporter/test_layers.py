@@ -111,6 +111,7 @@ def newest_opset() -> int:
     raise AssertionError("no opset works")
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("opset", range(18, newest_opset() + 1))
 def test_parity_at_every_opset(
     opset: int, exported: Callable[..., Path], judged: Callable[[Path], Report]

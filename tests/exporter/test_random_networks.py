@@ -25,7 +25,7 @@ import stateport
 from stateport.contract import resolve
 from stateport_exporter import Spec, export
 
-EXAMPLES = int(os.environ.get("STATEPORT_FUZZ", "6"))
+EXAMPLES = int(os.environ.get("STATEPORT_FUZZ", "4"))
 SAME_EVERY_TIME = "STATEPORT_FUZZ" not in os.environ
 KINDS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 CELLS = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}

@@ -31,6 +31,7 @@ class Shaped(nn.Module):
         return self.function(self.gru(x)[0])
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize(
     ("function", "shape", "because"),
     [

@@ -29,6 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: exported(kind, folder / f"{number}.onnx") for number, kind in enumerate(KINDS)}
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bits", [8, 4])
 def test_every_recurrent_and_linear_layer_is_quantised(
