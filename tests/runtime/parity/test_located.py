@@ -28,7 +28,7 @@ def test_the_sentence_says_whose_fault_it_is_and_where() -> None:
 
 
 def test_without_the_exporter_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(located, "entry_points", lambda group: [])
+    monkeypatch.setattr(located, "entry_points", lambda **_: [])
     with pytest.raises(StateportError, match="pip install stateport-exporter"):
         locator()
 
