@@ -186,7 +186,11 @@ def test_a_good_target_is_exported_and_passes(act: Act, tmp_path: Path) -> None:
     assert document["passed"] is True
     names = {path.name for path in (tmp_path / "stateport-reports").iterdir()}
     assert names == {"report.json", "report.xml", "report.md", "report.html"}
-    assert act(model="build/lstm.onnx", baseline=ran.outputs["report"]).code == 0
+    shutil.copy(tmp_path / ran.outputs["report"], tmp_path / "old.json")
+    assert act(model="build/lstm.onnx", baseline="old.json").code == 0
+    overwriting = act(model="build/lstm.onnx", baseline=ran.outputs["report"])
+    assert overwriting.code == 2
+    assert "would overwrite the baseline" in overwriting.printed
 
 
 def test_a_broken_model_fails_with_everything_said(act: Act, broken: Path) -> None:
@@ -296,9 +300,22 @@ def test_what_is_empty_or_false_is_left_out(act: Act, stub: Path) -> None:
     assert calls(stub.parent) == [["verify", *reports("r s"), "--", "model.onnx"]]
 
 
+def test_what_is_required_is_true_or_false(act: Act, stub: Path) -> None:
+    assert "--require" in calls_of(act, stub, "True")
+    ran = act(python=str(stub), require="yes")
+    assert ran.code == 2
+    assert "require is 'yes'; true or false was expected" in ran.printed
+
+
+def calls_of(act: Act, stub: Path, require: str) -> list[str]:
+    """What verify is called with."""
+    assert act(python=str(stub), require=require, reports="r s").code == 0
+    return calls(stub.parent)[-1]
+
+
 def test_no_input_is_run_or_expanded(act: Act, stub: Path) -> None:
     hostile = "$(touch${IFS}hacked) `touch${IFS}hacked` ;touch hacked * \"'"
-    names = [name for name in ACTION["inputs"] if name not in ("python", "reports")]
+    names = [name for name in ACTION["inputs"] if name not in ("python", "reports", "require")]
     ran = act(python=str(stub), **dict.fromkeys(names, hostile))
     assert ran.code == 0, ran.printed
     found = {path.name for path in stub.parent.iterdir()}

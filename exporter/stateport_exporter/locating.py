@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,12 +22,12 @@ from onnx import ModelProto, NodeProto, helper
 
 from stateport.arrays import initial_state
 from stateport.engines import open_engine
-from stateport.errors import StateportError
+from stateport.errors import FileError, StateportError
 from stateport.model import Model
 from stateport.onnx_file import read
 from stateport.parity.bounds import BUDGETS, FLOOR_FACTOR
 from stateport.parity.located import Located
-from stateport.parity.running import run_case
+from stateport.parity.running import fitted, run_case
 from stateport.parity.vectors import Case, Trace, Vectors, call_inputs
 from stateport.parity.verify import Report
 
@@ -40,6 +41,10 @@ Array = NDArray[Any]
 #: In float64, a value that is off by more than this share of its largest element was not computed
 #: by the same graph.
 _SAME: Final = 1e-12
+
+
+class _NotComputableError(Exception):
+    """A graph that onnx's reference cannot run."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +80,20 @@ def locate(
     """
     proto = onnx.load(path)
     call = _failing_call(model, vectors, report)
+    because = "No call could be made at all"
     if call is not None:
-        found = _in_engine(path, proto, model, options, call, place)
+        try:
+            found = _in_engine(path, proto, model, options, call, place)
+            because = "The engine gives what the graph in the file says, so the graph is at fault"
+        except _NotComputableError as error:
+            found = None
+            because = f"onnx's reference cannot compute the graph ({error})"
         if found is not None:
             return found
     if vectors.trace is None:
         raise StateportError(
-            "The engine gives what the graph in the file says, so the graph is at fault; but its "
-            "vectors hold no trace of what was exported. Export the network again."
+            f"{because}; and its vectors hold no trace of what was exported. Export the network "
+            "again; float16 files and those of other operators than ONNX's own have none."
         )
     return _in_file(path, proto, vectors, vectors.trace, place)
 
@@ -94,7 +105,7 @@ def _failing_call(model: Model, vectors: Vectors, report: Report) -> _Call | Non
         return None
     cases = {case.name: case for case in vectors.cases}
     one = min(failed, key=lambda m: (_number(cases[m.case], m.first_off), cases[m.case].chunks[0]))
-    case = cases[one.case]
+    case = fitted(model, cases[one.case])
     number = _number(case, one.first_off)
     inputs = list(call_inputs(vectors.contract, case))[number]
     start = [0, *case.ends][number]
@@ -127,8 +138,8 @@ def _in_engine(
     try:
         truth = values(proto, call.inputs)
         rounded = values(proto, call.inputs, double=False)
-    except Exception:  # an operator that onnx's reference has not, or stumbles over
-        return None
+    except Exception as error:  # an operator that onnx's reference has not, or stumbles over
+        raise _NotComputableError(f"{type(error).__name__}: {error}") from error
     floors = {name: _floor(truth[name], rounded[name]) for name in truth}
     budget = BUDGETS.get(model.precision)
 
@@ -280,9 +291,10 @@ def _told(
 ) -> Located:
     node = suspect.node
     given = {**came, **call.inputs}
-    written = all(name in came for name in node.output if name in truth) and write_node(
-        proto, node, given, truth, floors, came, place
-    )
+    written = False
+    if all(name in came for name in node.output if name in truth):
+        with suppress(FileError):  # the name of the node matters more than its file
+            written = write_node(proto, node, given, truth, floors, came, place)
     step = None if suspect.step is None else call.start + suspect.step
     return Located(
         fault=fault,

@@ -81,9 +81,9 @@ def difference(value: Array, truth: Array) -> Array:
 
 
 def _first_step(off: Array, steps: int) -> int | None:
-    """The first step of a value with an axis that is as long as the call has steps."""
+    """The first step of a value with one axis that is as long as the call has steps."""
     axes = [axis for axis, size in enumerate(off.shape) if size == steps]
-    if steps < 2 or not axes:
+    if steps < 2 or len(axes) != 1:
         return None
     others = tuple(axis for axis in range(off.ndim) if axis != axes[0])
     return int(np.flatnonzero(off.any(axis=others))[0])

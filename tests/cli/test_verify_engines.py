@@ -139,3 +139,42 @@ def test_another_interpreter_runs_beside_this_one(
 
 def test_a_time_limit_has_to_be_one(command: Command, refused: Refused, reference: Path) -> None:
     refused(command("verify", reference, "--time-limit", "0"), "--time-limit", code=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--snr", "-1"], "--snr"),
+        (["--snr", "inf"], "not a finite number"),
+        (["--snr", "nan"], "--snr"),
+        (["--time-limit", "inf"], "not a finite number"),
+        (["--time-limit", "nan"], "--time-limit"),
+        (["--baseline", "old.json", "--growth", "nan"], "--growth"),
+        (["--baseline", "old.json", "--report", "old.json"], "would overwrite the baseline"),
+        (["--engine", "all:x=1"], "takes no options"),
+        (["--plan", "plan.json", "--locate"], "leave out --plan"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_would_let_anything_pass_is_refused(
+    command: Command, refused: Refused, reference: Path, options: list[str], says: str
+) -> None:
+    refused(command("verify", reference, *options), says, code=2)
+
+
+def test_nothing_is_taken_from_the_working_directory(
+    process: Command, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "platform.py").write_text("raise SystemExit('taken')\n")
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError\n")
+    monkeypatch.chdir(tmp_path)
+    outcome = process("verify", reference)
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_an_interpreter_that_prints_is_no_trouble_and_one_that_is_none_is_a_row(
+    command: Command, reference: Path
+) -> None:
+    outcome = command("verify", reference, "--python", "/bin/echo")
+    assert outcome.returncode == 1
+    assert "ort-cpu in /bin/echo: It ended without an answer." in outcome.stdout

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -28,6 +29,19 @@ class _Numbers(click.ParamType[tuple[int, ...]]):
         if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not a list of whole numbers of at least 1: 1,64.", param, ctx)
         return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+class Finite(click.FloatRange):
+    """A number in a range, and neither infinite nor NaN."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """A float."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 NUMBERS: Final = _Numbers()

@@ -20,10 +20,10 @@ from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix
 from ..parity.reports import ENDINGS, text, write
 from ..parity.reports.document import render
 from ..parity.reports.github import commands
-from ..parity.reports.wording import place
+from ..parity.reports.wording import place, verdict
 from ..parity.vectors import vectors_path
 from ..plan import Plan
-from .common import MODEL, PLAN, console
+from .common import MODEL, PLAN, Finite, console
 
 
 class _Engines(click.ParamType[tuple[EngineChoice, ...]]):
@@ -40,6 +40,8 @@ class _Engines(click.ParamType[tuple[EngineChoice, ...]]):
             choice = EngineChoice.parse(str(value))
         except InputError as error:
             self.fail(str(error), param, ctx)
+        if choice.name == "all":
+            self.fail("'all' takes no options; name the engine that has them.", param, ctx)
         if choice.name not in engine_names():
             known = ", ".join(repr(name) for name in (*engine_names(), "all"))
             self.fail(f"{choice.name!r} is not one of {known}.", param, ctx)
@@ -96,7 +98,7 @@ class _Report(click.ParamType[Path]):
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=TIME_LIMIT,
     show_default=True,
     metavar="SECONDS",
@@ -112,7 +114,9 @@ class _Report(click.ParamType[Path]):
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute bound, in place of the floor.")
 @click.option("--rtol", type=click.FloatRange(min=0), help="Relative bound, in place of the floor.")
 @click.option(
-    "--snr", type=float, help="Decibels of the truth above the error, in place of the floor."
+    "--snr",
+    type=Finite(min=0, min_open=True),
+    help="Decibels of the truth above the error, in place of the floor.",
 )
 @click.option(
     "--locate", is_flag=True, help="Find the first node that is off, and write it as a file."
@@ -132,7 +136,7 @@ class _Report(click.ParamType[Path]):
 )
 @click.option(
     "--growth",
-    type=click.FloatRange(min=1),
+    type=Finite(min=1),
     metavar="FACTOR",
     help=f"By how much an error may grow since the baseline. Default {GROWTH:g}.",
 )
@@ -169,6 +173,10 @@ def verify(
         raise click.UsageError("--snr and --atol or --rtol exclude one another; give one of them.")
     if growth is not None and baseline is None:
         raise click.UsageError("--growth says how much --baseline allows; give both.")
+    if plan is not None and locate:
+        raise click.UsageError("--locate looks into MODEL.onnx itself; leave out --plan.")
+    if baseline is not None and baseline.resolve() in [path.resolve() for path in reports]:
+        raise click.UsageError("--report would overwrite the baseline; give it another name.")
     for path in reports:
         check_place(path)
     read_contract(read(model))  # a name that looks like a state's is no promise to be checked
@@ -191,14 +199,14 @@ def verify(
         )
     if before is not None:
         matrix = replace(matrix, grown=grown(matrix, before, growth or GROWTH))
-    for path in reports:
-        write(matrix, path)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in commands(matrix):
             click.echo(line, err=True)
     if as_json:
         click.echo(render(matrix), nl=False)
-    else:
+    for path in reports:
+        write(matrix, path)
+    if not as_json:
         _show(matrix)
     ctx.exit(0 if matrix.passed else 1)
 
@@ -209,7 +217,9 @@ def _choices(
     """Every engine here, and then in every other environment."""
     default = "ort-cpu" if plan is None else Plan.load(plan).engine
     chosen = [choice for several in engines for choice in several] or [EngineChoice(default)]
-    others = [replace(choice, python=python) for python in pythons for choice in chosen]
+    # Not resolved: it is by the name of its link that an interpreter finds its environment.
+    places = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
+    others = [replace(choice, python=place) for place in places for choice in chosen]
     return [*chosen, *others]
 
 
@@ -228,3 +238,5 @@ def _show(matrix: Matrix) -> None:
     screen.print(text.summary(row.report), soft_wrap=True, markup=False)
     for line in (*filter(None, [place(row)]), *matrix.grown):
         screen.print(line, soft_wrap=True, markup=False)
+    if matrix.grown:
+        screen.print(verdict(matrix), soft_wrap=True, markup=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from ..errors import EngineUnavailable
+from ..errors import EngineError, EngineUnavailable
 from ..onnx_file import OnnxFile
 from .base import Arrays, Buffer, Buffers, Engine, HostEngine
 
@@ -75,7 +75,7 @@ def status(name: str) -> Status:
     """What `stateport doctor` says of an engine. Never raises for an engine that is known."""
     try:
         result: Status = _module(name).status(name)
-    except EngineUnavailable as error:
+    except EngineError as error:
         if name not in engine_names():
             raise
         return Status(name, None, str(error))

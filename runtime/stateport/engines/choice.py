@@ -50,6 +50,7 @@ class EngineChoice:
 
 def _value(text: str) -> object:
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    return value if isinstance(value, bool | int | float) else text

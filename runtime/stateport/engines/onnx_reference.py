@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, EngineUnavailable
+from ..errors import EngineError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
-from .options import no_lengths, no_options, one_thread
+from .options import library, no_lengths, no_options, one_thread
 
 
 def open_engine(
@@ -29,8 +29,8 @@ def open_engine(
     """Loads a file; see `stateport.engines.open_engine`. There are no options."""
     no_options(name, options)
     one_thread(name, threads)
+    onnx = _onnx(name)
     no_lengths(name, file)
-    onnx = _require(name)
     try:
         evaluator = onnx.reference.ReferenceEvaluator(str(file.path.resolve()))
     except Exception as error:  # whatever a graph makes it stumble over
@@ -40,11 +40,7 @@ def open_engine(
 
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library."""
-    try:
-        onnx = _require(name)
-    except EngineUnavailable as error:
-        return Status(name, None, str(error))
-    return Status(name, f"onnx {onnx.__version__}", None)
+    return Status(name, f"onnx {_onnx(name).__version__}", None)
 
 
 class OnnxReferenceEngine(HostEngine):
@@ -67,14 +63,8 @@ class OnnxReferenceEngine(HostEngine):
         return [np.array(answer, order="C") for answer in answers]
 
 
-def _require(name: str) -> ModuleType:
-    try:
-        importlib.import_module("onnx.reference")
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"{name} needs onnx, which cannot be imported ({error}). "
-            "Install it: pip install 'stateport[onnx-reference]'."
-        ) from error
+def _onnx(name: str) -> ModuleType:
+    library(name, "onnx.reference", "onnx-reference")
     return importlib.import_module("onnx")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 from types import ModuleType
@@ -15,7 +14,7 @@ from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
-from .options import no_lengths
+from .options import library, no_lengths
 
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
 #: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.
@@ -48,11 +47,7 @@ def open_engine(
 
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library and asking for its devices."""
-    try:
-        openvino = _require(name)
-    except EngineUnavailable as error:
-        return Status(name, None, str(error))
-    return Status(name, _version(openvino), None)
+    return Status(name, _version(_require(name)), None)
 
 
 class OpenVinoEngine:
@@ -119,13 +114,7 @@ def _precision(name: str, options: Mapping[str, object]) -> str:
 
 
 def _require(name: str) -> ModuleType:
-    try:
-        openvino = importlib.import_module("openvino")
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"{name} needs OpenVINO, which cannot be imported ({error}). "
-            "Install it: pip install 'stateport[openvino]'."
-        ) from error
+    openvino = library(name, "openvino", "openvino")
     if "CPU" not in openvino.Core().available_devices:
         raise EngineUnavailable(
             f"{name} runs on OpenVINO's CPU device, and OpenVINO {openvino.__version__} has none "

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
+from types import ModuleType
 
 from ..contract import CONTRACT_KEY, Contract
-from ..errors import EngineError, InputError
+from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
+
+
+def library(name: str, module: str, extra: str) -> ModuleType:
+    """The library of an engine.
+
+    Raises:
+        EngineUnavailable: it is not installed.
+        EngineError: it is, and cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if error.name not in (module, top):
+            raise EngineError(f"{name}: {top} is installed and needs {error.name!r}.") from error
+        raise EngineUnavailable(
+            f"{name} needs {top}, which is not installed. Install it: pip install "
+            f"'stateport[{extra}]'."
+        ) from error
+    except Exception as error:
+        raise EngineError(
+            f"{name}: {module} is installed and cannot be imported: {type(error).__name__}: "
+            f"{error}."
+        ) from error
 
 
 def no_options(name: str, options: Mapping[str, object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError, EngineUnavailable
+from ..errors import EngineError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
-from .options import no_lengths, no_options, one_thread
+from .options import library, no_lengths, no_options, one_thread
 
 #: What tract calls a dtype -> where it differs from its kind and bits.
 _DTYPES: Final = {"bool": "bool"}
@@ -34,17 +33,14 @@ def open_engine(
     """Loads a file; see `stateport.engines.open_engine`. There are no options."""
     no_options(name, options)
     one_thread(name, threads)
+    tract = library(name, "tract", "tract")
     no_lengths(name, file)
-    tract = _require(name)
     return TractEngine(tract, file)
 
 
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library."""
-    try:
-        _require(name)
-    except EngineUnavailable as error:
-        return Status(name, None, str(error))
+    library(name, "tract", "tract")
     return Status(name, _version(), None)
 
 
@@ -91,16 +87,6 @@ class TractEngine(HostEngine):
 def _dtype(name: str) -> str:
     """`float32` -> `f32`."""
     return _DTYPES.get(name) or f"{name[0]}{np.dtype(name).itemsize * 8}"
-
-
-def _require(name: str) -> ModuleType:
-    try:
-        return importlib.import_module("tract")
-    except (ImportError, OSError) as error:
-        raise EngineUnavailable(
-            f"{name} needs tract, which cannot be imported ({error}). "
-            "Install it: pip install 'stateport[tract]'."
-        ) from error
 
 
 def _version() -> str:

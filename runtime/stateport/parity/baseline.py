@@ -30,35 +30,49 @@ def read_baseline(path: Path) -> Errors:
         raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
-            f"{path} is no report that --baseline reads; `stateport verify --report FILE.json` "
-            "writes such."
+            f"{path} is no report that --baseline reads ({error}); `stateport verify --report "
+            "FILE.json` writes such, and the run has to pass."
         ) from error
 
 
 def grown(matrix: Matrix, baseline: Errors, factor: float = GROWTH) -> tuple[str, ...]:
     """For each engine, the output whose error grew the most, where one did by more than `factor`.
 
-    An error below the floor counts as the floor: what PyTorch itself loses is no regression.
-
-    Raises:
-        FileError: nothing in the baseline was measured again.
+    An error below the floor counts as the floor: what PyTorch itself loses is no regression. What
+    was measured on one side alone is told too, for the engines that both have.
     """
-    lines, common = [], False
+    lines: list[str] = []
+    common = False
     for row in matrix.rows:
-        found = []
-        for one in row.report.measurements if row.report else ():
-            before = baseline.get((str(row.choice), one.case, one.output))
-            if before is None or one.error is None:
-                continue
-            common = True
-            least = max(before, one.floor or 0.0)
-            if one.error > factor * least:
-                found.append((one.error / least if least else float("inf"), before, one))
+        engine = str(row.choice)
+        before = {key[1:]: error for key, error in baseline.items() if key[0] == engine}
+        if row.report is None or not before:
+            continue
+        common = True
+        now = {(m.case, m.output): m for m in row.report.measurements}
+        if now.keys() != before.keys():
+            lines.append(
+                f"{engine}: of {len(before)} measurements in the baseline, "
+                f"{len(before.keys() & now.keys())} are among the {len(now)} that were made."
+            )
+        found = list(_growths(now, before, factor))
         if found:
-            lines.append(_line(str(row.choice), *max(found, key=lambda f: f[0]), len(found)))
+            lines.append(_line(engine, *max(found, key=lambda f: f[0]), len(found)))
     if matrix.reports and not common:
-        raise FileError("The baseline has no engine and case in common with this run.")
+        lines.append("The baseline has no engine in common with this run.")
     return tuple(lines)
+
+
+def _growths(
+    now: Mapping[tuple[str, str], Measurement],
+    before: Mapping[tuple[str, str], float],
+    factor: float,
+) -> Iterator[tuple[float, float, Measurement]]:
+    for key, one in now.items():
+        if key in before and one.error is not None:
+            least = max(before[key], one.floor or 0.0)
+            if one.error > factor * least:
+                yield one.error / least if least else float("inf"), before[key], one
 
 
 def _line(engine: str, growth: float, before: float, one: Measurement, count: int) -> str:
@@ -71,8 +85,10 @@ def _line(engine: str, growth: float, before: float, one: Measurement, count: in
 
 def _errors(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, str], float]]:
     if document["version"] != 1:
-        raise ValueError(document["version"])
+        raise ValueError(f"version {document['version']!r}")
     for engine in document["engines"]:
         for one in engine["measurements"]:
-            if one["error"] is not None:
-                yield (engine["label"], one["case"], one["output"]), float(one["error"])
+            error = float("nan" if one["error"] is None else one["error"])
+            if not error < float("inf"):
+                raise ValueError(f"the error of {one['output']} in {one['case']} is {one['error']}")
+            yield (engine["label"], one["case"], one["output"]), error

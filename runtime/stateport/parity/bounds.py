@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
+
 Array = NDArray[Any]
 
 #: A float32 engine may lose this many times what PyTorch itself loses in float32. Engines sum in
@@ -71,6 +73,11 @@ class Tolerance:
     atol: float
     rtol: float
 
+    def __post_init__(self) -> None:
+        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+            if not value >= 0.0:
+                raise InputError(f"{name} is {value}; a number of at least 0 was expected.")
+
     def shares(self, compared: Compared) -> Array:
         """Each row's error as a share of what is allowed there."""
         table, truth = compared.table, compared.truth
@@ -101,6 +108,9 @@ class Budget:
     decibels: float
     signals: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        check_snr(self.decibels)
+
     def shares(self, compared: Compared) -> Array:
         """Each window's noise as a share of what is allowed."""
         allowed = self.signals[compared.name] * 10 ** (-self.decibels / 20)
@@ -112,6 +122,16 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.decibels:g} dB"
+
+
+def check_snr(decibels: float) -> None:
+    """Refuses a budget that is none.
+
+    Raises:
+        InputError: it is not a positive, finite number.
+    """
+    if not 0.0 < decibels < np.inf:
+        raise InputError(f"snr is {decibels}; a positive number of decibels was expected.")
 
 
 def lowest(*precisions: str) -> str:

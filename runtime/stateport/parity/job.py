@@ -8,9 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from .verify import Curve, Measurement, Report
+
+#: What a line of a message begins with, because engines and environments print on stdout too.
+MARK: Final = "stateport> "
+#: What a process says that it is doing while it looks for the first node that is off.
+LOCATING: Final = "looking for the first node that is off"
 
 
 @dataclass(frozen=True)

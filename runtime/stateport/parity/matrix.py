@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..engines.choice import EngineChoice
-from ..errors import EngineError
-from .bounds import Tolerance
-from .job import Job, measurement, report
+from .bounds import Tolerance, check_snr
+from .handover import handover_case
+from .job import LOCATING, Job, measurement, report
 from .located import Located
 from .processes import ask
 from .vectors import Vectors
 from .verify import Measurement, Report
 
 TIME_LIMIT: Final = 300.0
+_NO_ANSWER: Final = "It ended without an answer."
 Progress = Callable[[str], None]
 
 
@@ -33,6 +34,7 @@ class Row:
         available: whether the engine is there at all.
         located: the first node that is off, where that was asked for.
         not_located: why there is none.
+        not_handed_over: why others could not go on from its state, where they could not.
     """
 
     choice: EngineChoice
@@ -41,6 +43,7 @@ class Row:
     available: bool = True
     located: Located | None = None
     not_located: str | None = None
+    not_handed_over: str | None = None
 
     @property
     def status(self) -> str:
@@ -142,7 +145,10 @@ def run_matrix(
         FileError: the vectors cannot be read; there is no such interpreter.
     """
     choices = list({str(choice): choice for choice in choices}.values())
-    Vectors.load(vectors)  # once here, so that unreadable ones are one error and not one per engine
+    # Once here, so that what is wrong with them is one error and not one per engine.
+    stateful = handover_case(Vectors.load(vectors)) is not None
+    if snr is not None:
+        check_snr(snr)
     job = {
         "model": str(model.resolve()),
         "vectors": str(vectors.resolve()),
@@ -152,7 +158,7 @@ def run_matrix(
     }
     with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
         places = [Path(folder) / str(number) for number in range(len(choices))]
-        several = len(choices) > 1
+        several = len(choices) > 1 and stateful
         rows = tuple(
             _row(
                 job,
@@ -175,23 +181,25 @@ def _row(
     progress: Progress,
     **more: str | None,
 ) -> Row:
-    try:
-        told = ask(
-            _job(job, choice, **more),
-            python=choice.python,
-            limit=limit,
-            progress=lambda doing: progress(f"{choice}: {doing}"),
-        )
-    except EngineError as error:
-        return Row(choice, problem=str(error))
+    told = ask(
+        _job(job, choice, **more),
+        python=choice.python,
+        limit=limit,
+        progress=lambda doing: progress(f"{choice}: {doing}"),
+    )
     answer = {name: value for message in told for name, value in message.items()}
     if "unavailable" in answer:
         return Row(choice, problem=answer["unavailable"], available=False)
-    if "report" not in answer:
-        return Row(choice, problem=answer.get("error", "It ended without an answer."))
+    died = answer.get("died")
+    if "report" not in answer or (died and answer["while"] != LOCATING):
+        return Row(choice, problem=answer.get("error") or died or _NO_ANSWER)
     located = Located(**answer["located"]) if "located" in answer else None
     return Row(
-        choice, report(answer["report"]), located=located, not_located=answer.get("not_located")
+        choice,
+        report(answer["report"]),
+        located=located,
+        not_located=answer.get("not_located") or died,
+        not_handed_over=answer.get("not_handed_over"),
     )
 
 
@@ -215,7 +223,7 @@ def _carried(
         sources = {
             str(place): source
             for place, source in zip(places, rows, strict=True)
-            if source is not target and source.report is not None and place.is_dir()
+            if source is not target and source.report is not None
         }
         if sources:
             yield from _onto(job, target, sources, limit, progress)
@@ -228,21 +236,18 @@ def _onto(
     limit: float,
     progress: Progress,
 ) -> Iterator[Carried]:
-    precisions = {place: row.report.precision for place, row in sources.items() if row.report}
-    found: dict[str, dict[str, Any]] = {}
-    problem = None
-    try:
-        told = ask(
-            _job(job, target.choice, take_over=precisions),
-            python=target.choice.python,
-            limit=limit,
-            progress=lambda doing: progress(f"{target.choice}: {doing}"),
-        )
-        found = {message["carried"]: message for message in told if "carried" in message}
-    except EngineError as error:
-        problem = str(error)
+    given = {place: row for place, row in sources.items() if row.not_handed_over is None}
+    precisions = {place: row.report.precision for place, row in given.items() if row.report}
+    told = ask(
+        _job(job, target.choice, take_over=precisions),
+        python=target.choice.python,
+        limit=limit,
+        progress=lambda doing: progress(f"{target.choice}: {doing}"),
+    ) if given else []  # fmt: skip
+    found = {message["carried"]: message for message in told if "carried" in message}
+    died = next((message["died"] for message in told if "died" in message), _NO_ANSWER)
     for place, source in sources.items():
-        message = found.get(place, {"problem": problem or "It ended without an answer."})
+        message = found.get(place, {"problem": source.not_handed_over or died})
         yield Carried(
             str(source.choice),
             str(target.choice),

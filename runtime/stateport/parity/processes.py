@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any, Final
 
-from ..errors import EngineError, FileError
-from .job import Job
+from ..errors import FileError
+from .job import MARK, Job
 
 # The process takes this very stateport, whatever its interpreter has installed, and nothing else
 # from beside it: only NumPy, safetensors and the engine's own library are the other environment's.
@@ -37,6 +38,9 @@ def ask(
 ) -> list[dict[str, Any]]:
     """All that the process tells but what it is doing, which goes to `progress`.
 
+    One that crashes, hangs or ends with an error has `died` in its last message: how, and in
+    `while` what it was doing.
+
     Args:
         job: what to do.
         python: the interpreter; by default this one.
@@ -44,35 +48,36 @@ def ask(
         progress: is called with what the process is about to do.
 
     Raises:
-        EngineError: the process crashed, hung, or ended without an answer.
         FileError: there is no such interpreter.
     """
-    told = []
+    told: list[dict[str, Any]] = []
     doing = "starting"
-    with tempfile.TemporaryFile() as errors:
-        with _process(python, errors) as process:
-            assert process.stdin is not None
-            try:
-                process.stdin.write(job.to_json() + "\n")
-                process.stdin.close()
-            except BrokenPipeError:
-                pass  # it ended at once, which is told below
+    with tempfile.TemporaryFile() as errors, _process(python, errors) as process:
+        try:
+            _hand(process, job)
             for message in _messages(process, limit):
-                if message is None:
-                    process.kill()
-                    raise EngineError(
-                        f"It gave no sign of life for {limit:g} s ({doing}), and was stopped."
-                    )
                 if "doing" in message:
                     doing = message["doing"]
                     progress(doing)
                 else:
                     told.append(message)
-        if process.returncode:
-            raise EngineError(
-                f"It took its process down ({doing}): {_ending(process.returncode)}{_last(errors)}."
-            )
+            code = process.wait(limit)  # its library may hang where it is unloaded
+        except (Empty, subprocess.TimeoutExpired):
+            said = f"It gave no sign of life for {limit:g} s ({doing}), and was stopped."
+            return [*told, {"died": said, "while": doing}]
+        finally:
+            process.kill()  # whatever happened here, nothing of it stays behind
+        if code:
+            said = f"It took its process down ({doing}): {_ending(code)}{_last(errors)}."
+            told.append({"died": said, "while": doing})
     return told
+
+
+def _hand(process: subprocess.Popen[str], job: Job) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it ended at once, which shows in its exit code
+        process.stdin.write(job.to_json() + "\n")
+        process.stdin.close()
 
 
 def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
@@ -83,7 +88,8 @@ def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
     else:
         for name in ("PYTHONPATH", "PYTHONHOME"):
             environment.pop(name, None)
-    command = [python or sys.executable, "-c", _START, str(_PACKAGE)]
+    # -P: nothing is imported from the working directory.
+    command = [python or sys.executable, "-P", "-c", _START, str(_PACKAGE)]
     try:
         return subprocess.Popen(
             command,
@@ -101,8 +107,12 @@ def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
         ) from error
 
 
-def _messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str, Any] | None]:
-    """What the process tells, line by line; None when it is silent for too long."""
+def _messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str, Any]]:
+    """What the process tells, line by line; what else comes on its stdout is passed over.
+
+    Raises:
+        Empty: it is silent for too long.
+    """
     assert process.stdout is not None
     lines: SimpleQueue[str | None] = SimpleQueue()
     stdout = process.stdout
@@ -114,14 +124,11 @@ def _messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str
 
     Thread(target=read, daemon=True).start()
     while True:
-        try:
-            line = lines.get(timeout=limit)
-        except Empty:
-            yield None
-            return
+        line = lines.get(timeout=limit)
         if line is None:
             return
-        yield json.loads(line)
+        if line.startswith(MARK):
+            yield json.loads(line.removeprefix(MARK))
 
 
 def _ending(code: int) -> str:

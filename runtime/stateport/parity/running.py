@@ -43,7 +43,7 @@ def run_case(
         EngineError: the engine failed.
         InputError, StateError, StreamingError: the model takes no such calls.
     """
-    case = _fitted(model, case)
+    case = fitted(model, case)
     if state is None and case.initial:
         state = State(case.initial)
     answers: Answers = {spec.name: [] for spec in results(model.contract)}
@@ -67,7 +67,7 @@ def run_case(
     return answers, state if stream is None else stream.state
 
 
-def _fitted(model: Model, case: Case) -> Case:
+def fitted(model: Model, case: Case) -> Case:
     """In the model's dtypes: to round what is fed is part of what a float16 model loses."""
     specs = (*model.contract.inputs, *model.contract.state_inputs)
     dtypes = {spec.name: spec.dtype for spec in specs}

@@ -192,6 +192,10 @@ class Vectors:
         names = {spec.name for spec in results(self.contract)}
         if not self.cases:
             raise ValueError("no cases")
+        if any(not (np.isfinite(f).all() and (f >= 0).all()) for f in self.floor.values()):
+            raise ValueError("a floor that is negative, or no number")
+        if self.trace is not None and self.trace.case not in {case.name for case in self.cases}:
+            raise ValueError(f"a trace of the unknown case {self.trace.case!r}")
         for case in self.cases:
             if case.truth.keys() != names or self.floor.keys() != names:
                 raise ValueError(f"case {case.name!r} has not one answer per output")

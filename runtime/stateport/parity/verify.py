@@ -155,6 +155,11 @@ def bound_for(
 ) -> Bound:
     """What an error may be: as the caller says, or by the precision that the model computes in."""
     if tolerance is None and snr is None:
+        if precision != "float32" and precision not in BUDGETS:
+            raise FileError(
+                f"The file says that it computes in {precision!r}; float32, {', '.join(BUDGETS)} "
+                "are known. Give a bound: --snr, or --atol and --rtol."
+            )
         snr = BUDGETS.get(precision)
         if snr is None and vectors.truth != "float64":
             tolerance = Tolerance(*FALLBACK)
@@ -274,6 +279,6 @@ def _kept(table: Array, kept: Array) -> Array:
     """The recorded elements of each row, and whether all the others are numbers at all."""
     part = table[:, kept]
     if table.dtype.kind == "f":
-        broken = np.isnan(table).any(axis=1, keepdims=True)
-        part = np.where(broken & ~np.isnan(part).any(axis=1, keepdims=True), np.nan, part)
+        broken = ~np.isfinite(table).all(axis=1, keepdims=True)
+        part = np.where(broken & np.isfinite(part).all(axis=1, keepdims=True), np.nan, part)
     return part

@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..errors import EngineUnavailable, StateportError
 from ..model import Model, load
 from .bounds import Tolerance, lowest
 from .handover import hand_over, handover_case, take_over
-from .job import Job, plain
+from .job import LOCATING, MARK, Job, plain
 from .located import locator
 from .vectors import Vectors
 from .verify import Report, bound_for, verify
@@ -44,7 +43,7 @@ def _channel() -> Tell:
     os.dup2(2, 1)
 
     def tell(**message: object) -> None:
-        print(json.dumps(message), file=stdout, flush=True)
+        print(f"{MARK}{json.dumps(message)}", file=stdout, flush=True)
 
     return tell
 
@@ -66,25 +65,29 @@ def _work(job: Job, tell: Tell) -> None:
         snr=job.snr,
         progress=lambda case: tell(doing=case),
     )
+    tell(report={**vars(found), "measurements": [plain(m) for m in found.measurements]})
     case = handover_case(vectors)
     if job.hand_over is not None and case is not None:
         tell(doing=f"the first half of {case.name}")
-        with suppress(StateportError):  # the report has the reason: it ran the same calls
+        try:
             hand_over(model, case, Path(job.hand_over))
+        except StateportError as error:
+            tell(not_handed_over=str(error))
     if job.locate is not None and not found.passed:
         _locate(job, model, vectors, found, tell)
-    document = {**vars(found), "measurements": [plain(m) for m in found.measurements]}
-    tell(report=document)
+    tell(doing="ending")
 
 
 def _locate(job: Job, model: Model, vectors: Vectors, found: Report, tell: Tell) -> None:
     assert job.locate is not None
-    tell(doing="looking for the first node that is off")
+    tell(doing=LOCATING)
     try:
         place = Path(job.locate)
         one = locator()(Path(job.model), model, dict(job.options), vectors, found, place)
     except StateportError as error:
         tell(not_located=str(error))
+    except Exception as error:  # whatever a graph, or its engine, makes the search stumble over
+        tell(not_located=f"The search failed: {type(error).__name__}: {error}")
     else:
         tell(located=vars(one))
 

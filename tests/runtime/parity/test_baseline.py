@@ -78,5 +78,27 @@ def test_a_baseline_of_something_else_is_refused(matrix: Matrix, tmp_path: Path)
     document = json.loads((tmp_path / "old.json").read_text())
     document["engines"][0]["label"] = "abacus"
     (tmp_path / "old.json").write_text(json.dumps(document))
-    with pytest.raises(FileError, match="no engine and case in common"):
-        grown(matrix, read_baseline(tmp_path / "old.json"))
+    assert grown(matrix, read_baseline(tmp_path / "old.json")) == (
+        "The baseline has no engine in common with this run.",
+    )
+
+
+def test_what_only_one_side_measured_is_told(matrix: Matrix, tmp_path: Path) -> None:
+    write(matrix, tmp_path / "old.json")
+    document = json.loads((tmp_path / "old.json").read_text())
+    del document["engines"][0]["measurements"][1:]
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    (line,) = grown(matrix, read_baseline(tmp_path / "old.json"))
+    assert line == "ort-cpu: of 1 measurements in the baseline, 1 are among the 60 that were made."
+
+
+@pytest.mark.parametrize("error", ["inf", "nan", None])
+def test_a_baseline_of_a_run_that_failed_is_refused(
+    matrix: Matrix, tmp_path: Path, error: str | None
+) -> None:
+    write(matrix, tmp_path / "old.json")
+    document = json.loads((tmp_path / "old.json").read_text())
+    document["engines"][0]["measurements"][3]["error"] = error
+    (tmp_path / "old.json").write_text(json.dumps(document))
+    with pytest.raises(FileError, match="the run has to pass"):
+        read_baseline(tmp_path / "old.json")

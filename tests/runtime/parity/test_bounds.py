@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import stateport
+from stateport import InputError
 from stateport.parity.bounds import (
     BUDGETS,
     WINDOW,
     Budget,
     Compared,
+    Tolerance,
     decibels,
     lowest,
     noise,
@@ -91,3 +93,17 @@ def test_bfloat16_is_judged_by_its_budget(reference: Path) -> None:
     off = {n: floor * 0 + 1 for n, floor in vectors.floor.items()}
     assert verify(model, replace(vectors, floor=off)).passed, "the floor plays no part"
     assert not verify(model, vectors, snr=90).passed
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan])
+def test_a_tolerance_that_would_let_anything_pass_is_refused(bad: float) -> None:
+    with pytest.raises(InputError, match="at least 0 was expected"):
+        Tolerance(bad, 0.0)
+    with pytest.raises(InputError, match="at least 0 was expected"):
+        Tolerance(0.0, bad)
+
+
+@pytest.mark.parametrize("bad", [-10.0, 0.0, math.nan, math.inf, -math.inf])
+def test_a_budget_that_is_none_is_refused(bad: float) -> None:
+    with pytest.raises(InputError, match="positive number of decibels"):
+        Budget(bad, {})

@@ -103,6 +103,43 @@ def test_an_engine_that_goes_wrong_fails_alone(
         assert re.search(says, str(reason(matrix.rows[1])))
 
 
+LATE = """
+import atexit, threading
+atexit.register(threading.Event().wait)
+return answers
+"""
+
+
+def test_an_engine_that_hangs_where_it_ends_fails_too(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(install(tmp_path, run=LATE))
+    matrix = judged(reference, "abacus", limit=5.0)
+    assert matrix.rows[0].status == "error"
+    assert "no sign of life for 5 s (ending)" in str(matrix.rows[0].problem)
+
+
+TIRED = """
+from stateport import EngineError
+self.calls = getattr(self, "calls", 0) + 1
+if self.calls > 2220:  # all cases take 2,146 calls
+    raise EngineError("tired")
+return answers
+"""
+
+
+def test_a_state_that_cannot_be_handed_over_is_told(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine passes its own cases, and fails when the chain is begun once more."""
+    monkeypatch.syspath_prepend(install(tmp_path, run=TIRED))
+    matrix = judged(reference, "abacus", "ort-cpu")
+    assert [row.status for row in matrix.rows] == ["passed", "passed"]
+    (lost,) = [c for c in matrix.carried if (c.source, c.target) == ("abacus", "ort-cpu")]
+    assert (lost.status, lost.problem) == ("error", "tired")
+    assert not matrix.passed
+
+
 def test_an_engine_that_loses_the_state_is_caught_where_it_takes_over(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
