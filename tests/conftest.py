@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from hypothesis import settings
+from onnx import numpy_helper
 
 import stateport
 from models.lstm import ReferenceLSTM
@@ -43,6 +46,27 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def reference(exported: Exported) -> Path:
     """The reference LSTM: (5, 10x1), batch first."""
     return exported()
+
+
+@pytest.fixture
+def copied(reference: Path, tmp_path: Path) -> Path:
+    """The reference and its vectors in a folder of their own."""
+    path = tmp_path / "model.onnx"
+    shutil.copy(reference, path)
+    shutil.copy(vectors_path(reference), vectors_path(path))
+    return path
+
+
+@pytest.fixture
+def wrong(copied: Path) -> Path:
+    """The same, with one recurrent weight off by a hundredth."""
+    model = onnx.load(copied)
+    (tensor,) = (t for t in model.graph.initializer if t.name.endswith("l0.R"))
+    array = numpy_helper.to_array(tensor).copy()
+    array[0, 3, 2] += 0.01
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, copied)
+    return copied
 
 
 @pytest.fixture(scope="session")

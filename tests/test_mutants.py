@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import onnx
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from benchmarks.mutants.__main__ import Mutant, located, missed, mutants_of, report
 from benchmarks.mutants.faults import FAULTS
 from benchmarks.mutants.judge import judge_all
 from benchmarks.mutants.networks import NETWORKS
+from stateport.parity.vectors import Vectors, vectors_path
 
 #: Engines that compute what others do in a second of a test.
 ENGINES = ("ort-cpu", "onnx-reference")
@@ -45,9 +48,14 @@ def test_there_are_as_many_as_were_promised() -> None:
     assert len(NETWORKS) >= 5
 
 
-def test_one_that_is_missed_would_be_told(mutants: list[Mutant]) -> None:
-    """A good file, judged as if it were broken, passes; with another weight it would be missed."""
-    one = mutants[0]
-    told = Mutant(one.network, one.fault, one.applied, one.path, {"ort-cpu": {"verdict": "missed"}})
-    assert missed([told]) == [f"{one.fault.name}, in LSTM, on ort-cpu"]
-    assert onnx.load(one.path).graph.node
+def test_one_that_the_check_does_not_see_is_told(tmp_path: Path) -> None:
+    """With a single step from zeros as all that is checked, a state that is ignored goes unseen."""
+    made = {mutant.fault.name: mutant for mutant in mutants_of(["LSTM"], tmp_path)}
+    mutant = made["all states ignored"]
+    good = mutant.path.parent.with_suffix(".onnx")
+    vectors = Vectors.load(vectors_path(good))
+    case = next(case for case in vectors.cases if case.name == "whole 1x1, from zeros")
+    replace(vectors, cases=(case,), trace=None).save(vectors_path(good))
+    (outcome,) = judge_all("ort-cpu", good, [mutant.path])
+    mutant.outcomes["ort-cpu"] = outcome
+    assert missed([mutant]) == ["all states ignored, in LSTM, on ort-cpu"]

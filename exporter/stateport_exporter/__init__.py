@@ -7,6 +7,8 @@
 
 from typing import TYPE_CHECKING
 
+from stateport.lazy import on_first_use as _on_first_use
+
 if TYPE_CHECKING:
     from .errors import ExportError
     from .example import Spec
@@ -27,16 +29,8 @@ __all__ = [
     "quantize",
 ]
 
-#: Where each name is; the last of these import PyTorch.
-_MODULES = ("errors", "variants", "lift_file", "example", "pipeline")
-
-
-def __getattr__(name: str) -> object:
-    # Importing PyTorch takes seconds, and `stateport --help` should not: so on first use.
-    from importlib import import_module
-
-    for module in _MODULES if name in __all__ else ():
-        found = vars(import_module(f".{module}", __name__))
-        if name in found:
-            return found[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# Importing PyTorch takes seconds, and `stateport --help` should not: so all comes on first use.
+# The last of these modules import PyTorch.
+__getattr__ = _on_first_use(
+    __name__, __all__, ("errors", "variants", "lift_file", "example", "pipeline")
+)

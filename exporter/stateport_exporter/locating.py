@@ -20,7 +20,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
-from stateport.arrays import initial_state
 from stateport.engines import open_engine
 from stateport.errors import FileError, StateportError
 from stateport.model import Model
@@ -79,7 +78,7 @@ def locate(
         StateportError: nothing can be said, and why.
     """
     proto = onnx.load(path)
-    call = _failing_call(model, vectors, report)
+    call = _failing_call(path, model, vectors, report)
     because = "No call could be made at all"
     if call is not None:
         try:
@@ -98,8 +97,11 @@ def locate(
     return _in_file(path, proto, vectors, vectors.trace, place)
 
 
-def _failing_call(model: Model, vectors: Vectors, report: Report) -> _Call | None:
-    """The cheapest call that is off; None where no call could be made at all."""
+def _failing_call(path: Path, model: Model, vectors: Vectors, report: Report) -> _Call | None:
+    """The cheapest call that is off; None where no call could be made at all.
+
+    The state before it is the case's own, or what the engine itself had come to.
+    """
     failed = [m for m in report.measurements if m.first_off is not None]
     if not failed:
         return None
@@ -107,23 +109,16 @@ def _failing_call(model: Model, vectors: Vectors, report: Report) -> _Call | Non
     one = min(failed, key=lambda m: (_number(cases[m.case], m.first_off), cases[m.case].chunks[0]))
     case = fitted(model, cases[one.case])
     number = _number(case, one.first_off)
+    if number == 0:
+        return _Call(case, 0, case.chunks[0], first_call(path, model.contract, case))
     inputs = list(call_inputs(vectors.contract, case))[number]
-    start = [0, *case.ends][number]
-    given = _state_before(model, case, number)
-    return _Call(case, start, case.chunks[number], {**inputs, **given})
+    state = dict(run_case(model, case, last=number)[1] or {})
+    return _Call(case, case.ends[number - 1], case.chunks[number], {**inputs, **state})
 
 
 def _number(case: Case, step: int | None) -> int:
     """The number of the call that a step belongs to."""
     return next(n for n, end in enumerate(case.ends) if (step or 0) < end)
-
-
-def _state_before(model: Model, case: Case, number: int) -> Mapping[str, Array]:
-    """The state before a call: the case's own, or what the engine itself had come to."""
-    if number:
-        return run_case(model, case, last=number)[1] or {}
-    sizes = {**case.sizes, "time": case.chunks[0]}
-    return case.initial or initial_state(model.contract, model._initial, sizes)
 
 
 def _in_engine(

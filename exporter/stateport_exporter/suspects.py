@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto
 
+from stateport.parity.vectors import differences
+
 Array = NDArray[Any]
 
 #: The truths of a node's output, by its place among them; none where that is not known, two where
@@ -73,11 +75,7 @@ def difference(value: Array, truth: Array) -> Array:
         return np.full(truth.shape or (1,), np.inf)
     if value.dtype.kind not in "fiub" or truth.dtype.kind not in "fiub":
         return np.where(value == truth, 0.0, np.inf)
-    with np.errstate(invalid="ignore", over="ignore"):
-        off = np.abs(value.astype(np.float64) - truth.astype(np.float64))
-    same = (value == truth) | (np.isnan(value.astype(float)) & np.isnan(truth.astype(float)))
-    result: Array = np.where(same, 0.0, np.where(np.isfinite(off), off, np.inf))
-    return result
+    return differences(value, truth)
 
 
 def _first_step(off: Array, steps: int) -> int | None:

@@ -7,15 +7,15 @@ from typing import Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from stateport.arrays import initial_state
 from stateport.contract import Contract
 from stateport.onnx_file import read
-from stateport.parity.bounds import FLOOR_FACTOR
-from stateport.parity.vectors import Case, Trace, Vectors, call_inputs, results, row_errors, rows
+from stateport.parity.bounds import Floor
+from stateport.parity.vectors import Case, Trace, Vectors, call_inputs, results
+from stateport.parity.verify import compare
 
-from .float64 import values
+from .float64 import Values, values
 
 #: A value of more elements is left out, and a larger file has no trace: it would take long to
 #: write, and be much of the vectors.
@@ -23,7 +23,7 @@ _MOST_ELEMENTS: Final = 1 << 16
 _MOST_BYTES: Final = 256 << 20
 
 
-def first_call(path: Path, contract: Contract, case: Case) -> dict[str, NDArray[np.generic]]:
+def first_call(path: Path, contract: Contract, case: Case) -> Values:
     """All inputs of a case's first call, the state among them."""
     inputs = next(call_inputs(contract, case))
     sizes = {**case.sizes, "time": case.chunks[0]}
@@ -63,14 +63,7 @@ def _unfitness(case: Case) -> tuple[bool, bool, bool, int]:
     return len(case.chunks) > 1, not several or steps < 3, not case.initial, steps
 
 
-def _is_truth(vectors: Vectors, case: Case, found: dict[str, NDArray[np.generic]]) -> bool:
-    for spec in results(vectors.contract):
-        table, steps = rows(spec, case, [found[spec.name]])
-        if spec.name in case.kept:
-            table = table[:, case.kept[spec.name]]
-        truth = case.truth[spec.name]
-        if table.shape != truth.shape:
-            return False
-        if (row_errors(table, truth) > FLOOR_FACTOR * vectors.floor[spec.name][steps]).any():
-            return False
-    return True
+def _is_truth(vectors: Vectors, case: Case, found: Values) -> bool:
+    specs = results(vectors.contract)
+    answers = {spec.name: [found[spec.name].astype(spec.dtype)] for spec in specs}
+    return all(m.passed for m in compare(vectors.contract, vectors, case, answers, Floor()))

@@ -12,6 +12,8 @@
 
 from typing import TYPE_CHECKING
 
+from .lazy import on_first_use as _on_first_use
+
 if TYPE_CHECKING:
     from .contract import ArraySpec, Contract, StateSpec, Streaming
     from .errors import (
@@ -51,16 +53,8 @@ __all__ = [
     "load",
 ]
 
-#: Where each name is; all but the first of these import NumPy.
-_MODULES = ("errors", "contract", "state", "stream", "pool", "model")
-
-
-def __getattr__(name: str) -> object:
-    # pytest imports this package in every project where stateport is installed: so on first use.
-    from importlib import import_module
-
-    for module in _MODULES if name in __all__ else ():
-        found = vars(import_module(f".{module}", __name__))
-        if name in found:
-            return found[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# pytest imports this package wherever stateport is installed: so all comes on first use.
+# All of these modules but the first import NumPy.
+__getattr__ = _on_first_use(
+    __name__, __all__, ("errors", "contract", "state", "stream", "pool", "model")
+)

@@ -23,8 +23,7 @@ import pytest
 
 # All else is imported on use: pytest loads this in every project where stateport is installed.
 if TYPE_CHECKING:
-    from .engines.choice import EngineChoice
-    from .parity.bounds import Tolerance
+    from .parity.bounds import Wanted
     from .parity.matrix import Matrix
 
 _MARKER: Final = (
@@ -59,7 +58,8 @@ class Parity:
 
         Args:
             model: an ONNX file that `stateport export` wrote.
-            engine: an engine, or several, in place of the marker's: "openvino:precision=bfloat16".
+            engine: an engine, or several, or "all", in place of the marker's, such as
+                "openvino:precision=bfloat16".
             vectors: the recorded answers; by default those beside the model.
             atol: an absolute bound, in place of multiples of what PyTorch itself loses.
             rtol: a relative bound, likewise.
@@ -69,13 +69,12 @@ class Parity:
             What was measured, engine by engine.
         """
         from .errors import StateportError
+        from .parity.bounds import wanted_bound
 
         marked, require = _marked(self._item)
         names = [engine] if isinstance(engine, str) else list(engine or marked) or [_DEFAULT]
         try:
-            choices = [_choice(name) for name in names]
-            tolerance = _tolerance(atol, rtol, snr)
-            matrix = _measured(Path(model), vectors, choices, tolerance, snr)
+            matrix = _measured(Path(model), names, vectors, wanted_bound(atol, rtol, snr))
         except StateportError as error:
             # As pytest.fail raises it, but without the errors that led there.
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -132,44 +131,22 @@ def _marked(item: pytest.Item) -> tuple[tuple[Any, ...], bool]:
     return mark.args, bool(mark.kwargs.get("require", False))
 
 
-def _choice(text: str) -> EngineChoice:
-    from .engines import engine_names
-    from .engines.choice import EngineChoice
-    from .errors import InputError
-
-    choice = EngineChoice.parse(text)
-    if choice.name not in engine_names():
-        known = ", ".join(engine_names())
-        raise InputError(f"There is no engine {choice.name!r}; known are {known}.")
-    return choice
-
-
-def _tolerance(atol: float | None, rtol: float | None, snr: float | None) -> Tolerance | None:
-    from .errors import InputError
-    from .parity.bounds import Tolerance
-
-    if atol is None and rtol is None:
-        return None
-    if snr is not None:
-        raise InputError("snr and atol or rtol exclude one another; give one of them.")
-    return Tolerance(atol or 0.0, rtol or 0.0)
-
-
 def _measured(
     model: Path,
+    names: Sequence[str],
     vectors: str | PathLike[str] | None,
-    choices: Sequence[EngineChoice],
-    tolerance: Tolerance | None,
-    snr: float | None,
+    wanted: Wanted | None,
 ) -> Matrix:
+    from .engines.choice import choices
     from .model import read_contract
     from .onnx_file import read
     from .parity.matrix import run_matrix
     from .parity.vectors import vectors_path
 
+    chosen = [choice for name in names for choice in choices(name)]
     read_contract(read(model))  # a name that looks like a state's is no promise to be checked
     place = vectors_path(model) if vectors is None else Path(vectors)
-    return run_matrix(model, place, choices, tolerance=tolerance, snr=snr)
+    return run_matrix(model, place, chosen, wanted=wanted)
 
 
 def _failures(matrix: Matrix) -> Iterator[str]:

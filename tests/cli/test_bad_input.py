@@ -587,7 +587,7 @@ def test_chunks_of_a_network_that_cannot_stream(
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["--engine", "abacus"], 2, "'abacus' is not one of 'ort-cpu'"),
+        (["--engine", "abacus"], 2, "no engine 'abacus'; known are ort-cpu"),
         (["--report", "r.pdf"], 2, "reports are written as FILE.json"),
         (["--atol", "-1"], 2, "is not in the range"),
         (["--rtol", "much"], 2, "'much' is not a valid float"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,58 +15,49 @@ from stateport.plan import Plan
 from tests.cli.conftest import Command
 
 
-@pytest.fixture
-def model(reference: Path, tmp_path: Path) -> Path:
-    """The reference in a folder of its own."""
-    path = tmp_path / "lstm.onnx"
-    shutil.copy(reference, path)
-    shutil.copy(vectors_path(reference), vectors_path(path))
-    return path
-
-
-def test_it_writes_a_plan_that_has_been_verified(command: Command, model: Path) -> None:
-    outcome = command("tune", model, "--streams", "8", "--rounds", "2", "--threads", "1", "--json")
+def test_it_writes_a_plan_that_has_been_verified(command: Command, copied: Path) -> None:
+    outcome = command("tune", copied, "--streams", "8", "--rounds", "2", "--threads", "1", "--json")
     assert (outcome.returncode, outcome.stderr) == (0, "")
     document = json.loads(outcome.stdout)
     (best,) = [trial for trial in document["trials"] if trial["best"]]
     assert best["verdict"] == "pass"
     names = {trial["variant"] for trial in document["trials"]}
     assert names == {"as exported", "plain step"}, "only float32 without a budget"
-    plan = Plan.load(model.with_name("lstm.plan.json"))
+    plan = Plan.load(copied.with_name("model.plan.json"))
     assert (plan.engine, plan.variant) == (best["engine"], best["variant"])
     assert plan.measured["streams"] == 8
-    planned = stateport.load(model, plan=model.with_name("lstm.plan.json"))
-    assert verify(planned, Vectors.load(vectors_path(model))).passed
+    planned = stateport.load(copied, plan=copied.with_name("model.plan.json"))
+    assert verify(planned, Vectors.load(vectors_path(copied))).passed
 
 
-def test_with_a_budget_reduced_precision_is_among_them(command: Command, model: Path) -> None:
+def test_with_a_budget_reduced_precision_is_among_them(command: Command, copied: Path) -> None:
     outcome = command(
-        "tune", model, "--snr", "20", "--rounds", "2", "--threads", "1,2", "--goal", "throughput",
-        "--time", "1,5", "--streams", "4", "-o", model.with_name("quick.json"),
+        "tune", copied, "--snr", "20", "--rounds", "2", "--threads", "1,2", "--goal", "throughput",
+        "--time", "1,5", "--streams", "4", "-o", copied.with_name("quick.json"),
     )  # fmt: skip
     assert (outcome.returncode, outcome.stderr) == (0, "")
     for part in ("blocks of 4 bits", "int8, plain step", "precision bfloat16", "pass", "Written"):
         assert part in outcome.stdout
-    plan = model.with_name("quick.json")
+    plan = copied.with_name("quick.json")
     for name in ("verify", "bench", "run"):
         more: tuple[object, ...] = ()
         if name == "run":
-            np.save(model.with_name("x.npy"), np.zeros((1, 3, 5), np.float32))
-            more = ("-i", f"x={model.with_name('x.npy')}")
+            np.save(copied.with_name("x.npy"), np.zeros((1, 3, 5), np.float32))
+            more = ("-i", f"x={copied.with_name('x.npy')}")
         elif name == "bench":
             more = ("--rounds", "2", "--seconds", "0.001")
         elif name == "verify":
             more = ("--snr", "20")
-        outcome = command(name, model, "--plan", plan, *more)
+        outcome = command(name, copied, "--plan", plan, *more)
         assert (outcome.returncode, outcome.stderr) == (0, ""), name
 
 
-def test_a_plan_is_never_one_that_fails(command: Command, model: Path) -> None:
-    outcome = command("tune", model, "--snr", "300", "--rounds", "2", "--threads", "1")
+def test_a_plan_is_never_one_that_fails(command: Command, copied: Path) -> None:
+    outcome = command("tune", copied, "--snr", "300", "--rounds", "2", "--threads", "1")
     assert outcome.returncode == 1
     assert "No plan for" in outcome.stderr
     assert "300 dB was wanted" in outcome.stderr
-    assert not list(model.parent.glob("*.plan*"))
+    assert not list(copied.parent.glob("*.plan*"))
 
 
 @pytest.mark.parametrize(
@@ -83,19 +73,19 @@ def test_a_plan_is_never_one_that_fails(command: Command, model: Path) -> None:
     ],
 )
 def test_misuse_is_refused(
-    command: Command, model: Path, arguments: tuple[str, ...], code: int, says: str
+    command: Command, copied: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
-    outcome = command("tune", model, *arguments)
+    outcome = command("tune", copied, *arguments)
     assert outcome.returncode == code
     assert says in outcome.stderr
-    assert not list(model.parent.glob("*.plan*"))
+    assert not list(copied.parent.glob("*.plan*"))
 
 
 def test_where_the_exporter_is_missing_the_engines_are_compared(
-    command: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stateport.tune.variant.entry_points", lambda **_: [])
-    outcome = command("tune", model, "--rounds", "2", "--threads", "1")
+    outcome = command("tune", copied, "--rounds", "2", "--threads", "1")
     assert outcome.returncode == 0
     assert "Not tried: other ways to write a step need the exporter" in outcome.stdout
-    assert stateport.load(model, plan=model.with_name("lstm.plan.json")).precision == "float32"
+    assert stateport.load(copied, plan=copied.with_name("model.plan.json")).precision == "float32"

@@ -9,27 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from stateport.parity.vectors import vectors_path
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def wrong(reference: Path, tmp_path: Path) -> Path:
-    """The reference with one weight off, and its vectors."""
-    model = onnx.load(reference)
-    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
-    array = numpy_helper.to_array(tensor).copy()
-    array.flat[0] += 0.01
-    tensor.raw_data = array.tobytes()
-    path = tmp_path / "wrong.onnx"
-    onnx.save(model, path)
-    shutil.copy(vectors_path(reference), vectors_path(path))
-    return path
 
 
 def test_a_model_that_gives_pytorchs_answers_passes(command: Command, reference: Path) -> None:
@@ -88,7 +72,7 @@ def test_the_report_is_written_also_for_a_failure(
         (["--atol", "1e-3"], 0),
         (["--atol", "1e-4", "--rtol", "1e-3"], 0),
         (["--atol", "inf"], 0),
-        (["--atol", "nan"], 1),
+        (["--atol", "nan"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

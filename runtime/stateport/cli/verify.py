@@ -9,13 +9,13 @@ from pathlib import Path
 import click
 
 from ..engines import engine_names
-from ..engines.choice import EngineChoice
+from ..engines.choice import EngineChoice, choices
 from ..errors import InputError, StateportError
 from ..files import check_place
 from ..model import read_contract
 from ..onnx_file import read
 from ..parity.baseline import GROWTH, grown, read_baseline
-from ..parity.bounds import Tolerance
+from ..parity.bounds import wanted_bound
 from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix
 from ..parity.reports import ENDINGS, text, write
 from ..parity.reports.document import render
@@ -34,18 +34,10 @@ class _Engines(click.ParamType[tuple[EngineChoice, ...]]):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[EngineChoice, ...]:
-        if value == "all":
-            return tuple(EngineChoice(name) for name in engine_names())
         try:
-            choice = EngineChoice.parse(str(value))
+            return choices(str(value))
         except InputError as error:
             self.fail(str(error), param, ctx)
-        if choice.name == "all":
-            self.fail("'all' takes no options; name the engine that has them.", param, ctx)
-        if choice.name not in engine_names():
-            known = ", ".join(repr(name) for name in (*engine_names(), "all"))
-            self.fail(f"{choice.name!r} is not one of {known}.", param, ctx)
-        return (choice,)
 
     def shell_complete(
         self,
@@ -167,10 +159,12 @@ def verify(
     each as well. A model of reduced precision is judged by a signal-to-noise budget. The exit code
     is 1 when any answer is off by more than its bound.
     """
+    try:
+        wanted = wanted_bound(atol, rtol, snr)
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
     if plan is not None and engines:
         raise click.UsageError("--plan says the engine; give --engine or the plan.")
-    if snr is not None and (atol is not None or rtol is not None):
-        raise click.UsageError("--snr and --atol or --rtol exclude one another; give one of them.")
     if growth is not None and baseline is None:
         raise click.UsageError("--growth says how much --baseline allows; give both.")
     if plan is not None and locate:
@@ -181,17 +175,13 @@ def verify(
         check_place(path)
     read_contract(read(model))  # a name that looks like a state's is no promise to be checked
     before = None if baseline is None else read_baseline(baseline)
-    tolerance = None
-    if atol is not None or rtol is not None:
-        tolerance = Tolerance(atol or 0.0, rtol or 0.0)
     with console(stderr=True).status("") as status:
         matrix = run_matrix(
             model,
             vectors_file or vectors_path(model),
             _choices(engines, pythons, plan),
             plan=plan,
-            tolerance=tolerance,
-            snr=snr,
+            wanted=wanted,
             locate=locate,
             require=require,
             limit=time_limit,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InputError
+from . import engine_names
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,23 @@ class EngineChoice:
         options = ",".join(f"{option}={value}" for option, value in self.options.items())
         text = f"{self.name}:{options}" if options else self.name
         return text if self.python is None else f"{text} in {self.python}"
+
+
+def choices(text: str) -> tuple[EngineChoice, ...]:
+    """The engine that a person names, or all that are known for `all`.
+
+    Raises:
+        InputError: the text has another form, or there is no such engine.
+    """
+    if text == "all":
+        return tuple(EngineChoice(name) for name in engine_names())
+    choice = EngineChoice.parse(text)
+    if choice.name == "all":
+        raise InputError("'all' takes no options; name the engine that has them.")
+    if choice.name not in engine_names():
+        known = ", ".join(engine_names())
+        raise InputError(f"There is no engine {choice.name!r}; known are {known}, and all.")
+    return (choice,)
 
 
 def _value(text: str) -> object:

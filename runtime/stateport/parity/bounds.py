@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .vectors import differences
 
 Array = NDArray[Any]
 
@@ -82,11 +83,7 @@ class Tolerance:
         """Each row's error as a share of what is allowed there."""
         table, truth = compared.table, compared.truth
         allowed = self.atol + self.rtol * np.abs(np.nan_to_num(truth))
-        with np.errstate(invalid="ignore"):
-            off = np.abs(table.astype(np.float64) - truth)
-        off = np.where((table == truth) | (np.isnan(table) & np.isnan(truth)), 0.0, off)
-        off = np.where(np.isfinite(off), off, np.inf)
-        shares: Array = _ratio(off, allowed).max(axis=1, initial=0.0)
+        shares: Array = _ratio(differences(table, truth), allowed).max(axis=1, initial=0.0)
         return shares
 
     def snr(self, share: float) -> None:  # noqa: ARG002
@@ -95,6 +92,36 @@ class Tolerance:
 
     def __str__(self) -> str:
         return f"atol {self.atol:g}, rtol {self.rtol:g}"
+
+
+@dataclass(frozen=True)
+class SignalToNoise:
+    """So many decibels must the truth be above the error, in place of the floor."""
+
+    snr: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.snr < np.inf:
+            raise InputError(f"snr is {self.snr}; a positive number of decibels was expected.")
+
+
+#: What a caller may want in place of stateport's own bound.
+Wanted = Tolerance | SignalToNoise
+
+
+def wanted_bound(
+    atol: float | None = None, rtol: float | None = None, snr: float | None = None
+) -> Wanted | None:
+    """The bound that these numbers say; None where they are all left out.
+
+    Raises:
+        InputError: a number cannot be a bound, or they say two.
+    """
+    if atol is None and rtol is None:
+        return None if snr is None else SignalToNoise(snr)
+    if snr is not None:
+        raise InputError("snr and atol or rtol exclude one another; give one of them.")
+    return Tolerance(atol or 0.0, rtol or 0.0)
 
 
 @dataclass(frozen=True)
@@ -108,9 +135,6 @@ class Budget:
     decibels: float
     signals: Mapping[str, float]
 
-    def __post_init__(self) -> None:
-        check_snr(self.decibels)
-
     def shares(self, compared: Compared) -> Array:
         """Each window's noise as a share of what is allowed."""
         allowed = self.signals[compared.name] * 10 ** (-self.decibels / 20)
@@ -122,16 +146,6 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.decibels:g} dB"
-
-
-def check_snr(decibels: float) -> None:
-    """Refuses a budget that is none.
-
-    Raises:
-        InputError: it is not a positive, finite number.
-    """
-    if not 0.0 < decibels < np.inf:
-        raise InputError(f"snr is {decibels}; a positive number of decibels was expected.")
 
 
 def lowest(*precisions: str) -> str:
@@ -152,10 +166,8 @@ def noise(table: Array, truth: Array) -> Array:
     Both are (rows, elements); an error that is no number is infinite. The first rows have a window
     that begins with the first.
     """
-    exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = table.astype(np.float64) - truth
-        squares = np.where(exact, 0.0, np.where(np.isfinite(error), error**2, np.inf))
+    with np.errstate(over="ignore"):
+        squares = differences(table, truth) ** 2
         row = squares.mean(axis=1) if squares.shape[1] else np.zeros(len(squares))
     means = np.empty_like(row)
     for number in range(len(row)):

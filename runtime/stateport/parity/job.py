@@ -28,8 +28,7 @@ class Job:
         engine: the engine's name, None where a plan says it.
         options: the engine's options.
         plan: a plan's file.
-        tolerance: atol and rtol, in place of the floor.
-        snr: a budget in decibels, in place of the floor.
+        wanted: `atol` and `rtol`, or `snr`, in place of stateport's own bound.
         hand_over: the folder for the state in the middle of a case, if others go on from it.
         locate: the file for the first node that is off, if it is to be found.
         take_over: folders with the states of other engines to go on from, and in what precision
@@ -41,11 +40,10 @@ class Job:
     engine: str | None
     options: Mapping[str, object] = field(default_factory=dict)
     plan: str | None = None
-    tolerance: tuple[float, float] | None = None
-    snr: float | None = None
+    wanted: Mapping[str, float] = field(default_factory=dict)
     hand_over: str | None = None
     locate: str | None = None
-    take_over: Mapping[str, str] = field(default_factory=dict)
+    take_over: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
         """The job in one line."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ..engines.choice import EngineChoice
-from .bounds import Tolerance, check_snr
+from .bounds import Wanted
 from .handover import handover_case
 from .job import LOCATING, Job, measurement, report
 from .located import Located
@@ -120,8 +120,7 @@ def run_matrix(
     choices: Sequence[EngineChoice],
     *,
     plan: Path | None = None,
-    tolerance: Tolerance | None = None,
-    snr: float | None = None,
+    wanted: Wanted | None = None,
     locate: bool = False,
     require: bool = False,
     limit: float = TIME_LIMIT,
@@ -134,8 +133,7 @@ def run_matrix(
         vectors: the recorded answers' file.
         choices: the engines; one that comes twice is run once.
         plan: a plan of `stateport tune`, which says the engine in place of `choices`' one.
-        tolerance: a bound in place of multiples of the floor.
-        snr: a budget in decibels in place of multiples of the floor.
+        wanted: a bound in place of stateport's own.
         locate: whether to look for the first node that is off, and to write it beside the model.
         require: whether an engine that is not here is a failure.
         limit: the seconds that an engine may take over one case.
@@ -147,14 +145,11 @@ def run_matrix(
     choices = list({str(choice): choice for choice in choices}.values())
     # Once here, so that what is wrong with them is one error and not one per engine.
     stateful = handover_case(Vectors.load(vectors)) is not None
-    if snr is not None:
-        check_snr(snr)
     job = {
         "model": str(model.resolve()),
         "vectors": str(vectors.resolve()),
         "plan": None if plan is None else str(plan.resolve()),
-        "tolerance": None if tolerance is None else (tolerance.atol, tolerance.rtol),
-        "snr": snr,
+        "wanted": {} if wanted is None else asdict(wanted),
     }
     with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
         places = [Path(folder) / str(number) for number in range(len(choices))]
@@ -181,12 +176,7 @@ def _row(
     progress: Progress,
     **more: str | None,
 ) -> Row:
-    told = ask(
-        _job(job, choice, **more),
-        python=choice.python,
-        limit=limit,
-        progress=lambda doing: progress(f"{choice}: {doing}"),
-    )
+    told = _told(_job(job, choice, **more), choice, limit, progress)
     answer = {name: value for message in told for name, value in message.items()}
     if "unavailable" in answer:
         return Row(choice, problem=answer["unavailable"], available=False)
@@ -236,14 +226,12 @@ def _onto(
     limit: float,
     progress: Progress,
 ) -> Iterator[Carried]:
-    given = {place: row for place, row in sources.items() if row.not_handed_over is None}
-    precisions = {place: row.report.precision for place, row in given.items() if row.report}
-    told = ask(
-        _job(job, target.choice, take_over=precisions),
-        python=target.choice.python,
-        limit=limit,
-        progress=lambda doing: progress(f"{target.choice}: {doing}"),
-    ) if given else []  # fmt: skip
+    precisions = {
+        place: row.report.precision
+        for place, row in sources.items()
+        if row.report is not None and row.not_handed_over is None
+    }
+    told = _told(_job(job, target.choice, take_over=precisions), target.choice, limit, progress)
     found = {message["carried"]: message for message in told if "carried" in message}
     died = next((message["died"] for message in told if "died" in message), _NO_ANSWER)
     for place, source in sources.items():
@@ -254,6 +242,13 @@ def _onto(
             tuple(measurement(part) for part in message.get("measurements", ())),
             message.get("problem"),
         )
+
+
+def _told(job: Job, choice: EngineChoice, limit: float, progress: Progress) -> list[dict[str, Any]]:
+    def said(doing: str) -> None:
+        progress(f"{choice}: {doing}")
+
+    return ask(job, python=choice.python, limit=limit, progress=said)
 
 
 def _job(job: Mapping[str, Any], choice: EngineChoice, **more: Any) -> Job:

@@ -77,7 +77,7 @@ def _hand(process: subprocess.Popen[str], job: Job) -> None:
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it ended at once, which shows in its exit code
         process.stdin.write(job.to_json() + "\n")
-        process.stdin.close()
+        process.stdin.flush()  # and it stays open for as long as somebody waits for the answer
 
 
 def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:

@@ -269,12 +269,17 @@ def _at_ends(case: Case, counts: int | Sequence[int]) -> Array:
 
 
 def row_errors(table: Array, truth: Array) -> Array:
-    """The largest difference in each row; what is not a number in one alone differs infinitely."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        # Rows are short: their maxima are found quicker when each column lies together.
-        difference = np.asfortranarray(np.abs(table.astype(np.float64) - truth))
-    if not np.isfinite(difference).all():
-        exact = (table == truth) | (np.isnan(table) & np.isnan(truth))
-        difference = np.where(exact, 0.0, np.where(np.isfinite(difference), difference, np.inf))
-    errors: Array = difference.max(axis=1, initial=0.0)
+    """The largest difference in each row."""
+    # Rows are short: their maxima are found quicker when each column lies together.
+    errors: Array = np.asfortranarray(differences(table, truth)).max(axis=1, initial=0.0)
     return errors
+
+
+def differences(values: Array, truth: Array) -> Array:
+    """|values - truth|, element by element; what is a number in one alone differs infinitely."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        off: Array = np.abs(values.astype(np.float64) - truth)
+    if not np.isfinite(off).all():
+        same = (values == truth) | (np.isnan(values) & np.isnan(truth))
+        off = np.where(same, 0.0, np.where(np.isfinite(off), off, np.inf))
+    return off

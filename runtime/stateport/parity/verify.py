@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from ..contract import ArraySpec, Contract, describe
 from ..errors import EngineError, FileError, InputError, StreamingError
 from ..model import Model
-from .bounds import BUDGETS, FALLBACK, Bound, Budget, Compared, Floor, Tolerance, signal
+from .bounds import (
+    BUDGETS,
+    FALLBACK,
+    Bound,
+    Budget,
+    Compared,
+    Floor,
+    SignalToNoise,
+    Tolerance,
+    Wanted,
+    signal,
+)
 from .running import Answers, run_case
 from .vectors import Case, Vectors, results, row_errors, rows
 
@@ -108,8 +119,7 @@ def verify(
     vectors: Vectors,
     *,
     name: str = "model",
-    tolerance: Tolerance | None = None,
-    snr: float | None = None,
+    wanted: Wanted | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Runs every case and compares every output, state and step with PyTorch's answers.
@@ -118,9 +128,8 @@ def verify(
         model: the model, loaded into the engine to be judged.
         vectors: the answers that were recorded beside it.
         name: what the report calls the model.
-        tolerance: a bound of the caller's in place of multiples of the floor.
-        snr: a budget of the caller's, in decibels; by default that of the model's precision, and
-            for float32 multiples of the floor.
+        wanted: a bound of the caller's; by default multiples of the floor, and for reduced
+            precision the decibels of that.
         progress: is called with each case's name before it runs.
 
     Raises:
@@ -131,7 +140,7 @@ def verify(
             f"The vectors are not those of {name}: the two have different contracts. "
             "Export the model again, which writes both."
         )
-    bound = bound_for(vectors, model.precision, tolerance, snr)
+    bound = bound_for(vectors, model.precision, wanted)
     measurements: list[Measurement] = []
     for case in vectors.cases:
         progress(case.name)
@@ -150,22 +159,25 @@ def verify(
     )
 
 
-def bound_for(
-    vectors: Vectors, precision: str, tolerance: Tolerance | None, snr: float | None
-) -> Bound:
-    """What an error may be: as the caller says, or by the precision that the model computes in."""
-    if tolerance is None and snr is None:
+def bound_for(vectors: Vectors, precision: str, wanted: Wanted | None) -> Bound:
+    """What an error may be: as the caller says, or by the precision that the model computes in.
+
+    Raises:
+        FileError: the precision is none that is known.
+    """
+    if wanted is None:
         if precision != "float32" and precision not in BUDGETS:
             raise FileError(
                 f"The file says that it computes in {precision!r}; float32, {', '.join(BUDGETS)} "
                 "are known. Give a bound: --snr, or --atol and --rtol."
             )
-        snr = BUDGETS.get(precision)
-        if snr is None and vectors.truth != "float64":
-            tolerance = Tolerance(*FALLBACK)
-    if snr is not None:
-        return Budget(snr, _signals(vectors))
-    return Floor() if tolerance is None else tolerance
+        if precision in BUDGETS:
+            wanted = SignalToNoise(BUDGETS[precision])
+        elif vectors.truth != "float64":
+            wanted = Tolerance(*FALLBACK)
+    if isinstance(wanted, SignalToNoise):
+        return Budget(wanted.snr, _signals(vectors))
+    return Floor() if wanted is None else wanted
 
 
 def _signals(vectors: Vectors) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """A process that verifies one engine: it may crash, hang or be killed, and nobody else is harmed.
 
-It reads a `Job` from stdin and writes one JSON object per line to stdout: `doing`, what it is about
-to do; then `report`, or `carried` for each state that it went on from; or `unavailable` or `error`.
+It reads a `Job` from stdin and writes to stdout, a line each, `MARK` and a JSON object: `doing`,
+what it is about to do; `report`, `not_handed_over`, `located` or `not_located`; `carried` for each
+state that it went on from; `unavailable` or `error`. When stdin ends, whoever asked is gone, and so
+is it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from ..errors import EngineUnavailable, StateportError
 from ..model import Model, load
-from .bounds import Tolerance, lowest
+from .bounds import Wanted, lowest, wanted_bound
 from .handover import hand_over, handover_case, take_over
 from .job import LOCATING, MARK, Job, plain
 from .located import locator
@@ -29,12 +32,18 @@ def main() -> None:
     """Does one job."""
     tell = _channel()
     job = Job.from_json(sys.stdin.readline())
+    Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         _work(job, tell)
     except EngineUnavailable as error:
         tell(unavailable=str(error))
     except StateportError as error:
         tell(error=str(error))
+
+
+def _end_with_the_parent() -> None:
+    sys.stdin.read()
+    os._exit(1)
 
 
 def _channel() -> Tell:
@@ -53,16 +62,15 @@ def _work(job: Job, tell: Tell) -> None:
     options: dict[str, Any] = dict(job.options)
     model = load(Path(job.model), engine=job.engine, plan=job.plan, **options)
     vectors = Vectors.load(Path(job.vectors))
-    tolerance = None if job.tolerance is None else Tolerance(*job.tolerance)
-    if job.take_over:
-        _carry(job, model, vectors, tolerance, tell)
+    wanted = wanted_bound(**job.wanted)
+    if job.take_over is not None:
+        _carry(job, model, vectors, wanted, tell)
         return
     found = verify(
         model,
         vectors,
         name=job.model,
-        tolerance=tolerance,
-        snr=job.snr,
+        wanted=wanted,
         progress=lambda case: tell(doing=case),
     )
     tell(report={**vars(found), "measurements": [plain(m) for m in found.measurements]})
@@ -92,14 +100,12 @@ def _locate(job: Job, model: Model, vectors: Vectors, found: Report, tell: Tell)
         tell(located=vars(one))
 
 
-def _carry(
-    job: Job, model: Model, vectors: Vectors, tolerance: Tolerance | None, tell: Tell
-) -> None:
+def _carry(job: Job, model: Model, vectors: Vectors, wanted: Wanted | None, tell: Tell) -> None:
     case = handover_case(vectors)
     assert case is not None
-    for folder, precision in job.take_over.items():
+    for folder, precision in (job.take_over or {}).items():
         tell(doing=f"the second half of {case.name}")
-        bound = bound_for(vectors, lowest(precision, model.precision), tolerance, job.snr)
+        bound = bound_for(vectors, lowest(precision, model.precision), wanted)
         try:
             found = take_over(model, vectors, case, Path(folder), bound)
         except StateportError as error:

@@ -15,6 +15,7 @@ from ..engines import engine_names, status
 from ..errors import EngineError, InputError, StateportError
 from ..files import written_together
 from ..model import Model, load
+from ..parity.bounds import wanted_bound
 from ..parity.reports.wording import worst
 from ..parity.vectors import Vectors
 from ..parity.verify import verify
@@ -225,7 +226,8 @@ def _verified(
             continue
         progress(f"verifying {trial.variant.name} on {trial.plan.engine}")
         loaded = _load(model, folder, trial.plan)
-        report = verify(loaded, vectors, name=trial.variant.name, snr=wanted.snr)
+        bound = wanted_bound(snr=wanted.snr)
+        report = verify(loaded, vectors, name=trial.variant.name, wanted=bound)
         found = report.passed
         yield replace(trial, verdict="pass" if found else worst(report))
 

@@ -16,6 +16,7 @@ from stateport.parity.bounds import (
     WINDOW,
     Budget,
     Compared,
+    SignalToNoise,
     Tolerance,
     decibels,
     lowest,
@@ -76,11 +77,11 @@ def test_of_several_precisions_the_lowest_budget_counts() -> None:
 
 def test_a_budget_of_the_callers_own_replaces_the_floor(reference: Path) -> None:
     model, vectors = stateport.load(reference), Vectors.load(vectors_path(reference))
-    generous = verify(model, vectors, snr=60)
+    generous = verify(model, vectors, wanted=SignalToNoise(60))
     assert generous.passed
     assert all(m.snr is not None and m.snr > 100 for m in generous.measurements)
     assert "60 dB was wanted (float32" in summary(generous)
-    strict = verify(model, vectors, snr=200)
+    strict = verify(model, vectors, wanted=SignalToNoise(200))
     assert not strict.passed
 
 
@@ -92,7 +93,7 @@ def test_bfloat16_is_judged_by_its_budget(reference: Path) -> None:
     assert report.precision == "bfloat16"
     off = {n: floor * 0 + 1 for n, floor in vectors.floor.items()}
     assert verify(model, replace(vectors, floor=off)).passed, "the floor plays no part"
-    assert not verify(model, vectors, snr=90).passed
+    assert not verify(model, vectors, wanted=SignalToNoise(90)).passed
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan])
@@ -106,4 +107,4 @@ def test_a_tolerance_that_would_let_anything_pass_is_refused(bad: float) -> None
 @pytest.mark.parametrize("bad", [-10.0, 0.0, math.nan, math.inf, -math.inf])
 def test_a_budget_that_is_none_is_refused(bad: float) -> None:
     with pytest.raises(InputError, match="positive number of decibels"):
-        Budget(bad, {})
+        SignalToNoise(bad)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from stateport import cli
-from stateport.parity.vectors import vectors_path
 
 ENGINES = ("ort-cpu", "openvino", "tract", "onnx-reference")
 
@@ -231,14 +229,6 @@ def verdict(path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> object:
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     return exit_.value.code
-
-
-@pytest.fixture
-def copied(reference: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    shutil.copy(reference, path)
-    shutil.copy(vectors_path(reference), vectors_path(path))
-    return path
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -10,13 +10,11 @@ import sysconfig
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 
 from stateport import FileError
 from stateport.engines.choice import EngineChoice
-from stateport.parity.bounds import Tolerance
+from stateport.parity.bounds import SignalToNoise, Tolerance
 from stateport.parity.matrix import Matrix, run_matrix
 from stateport.parity.reports.wording import reason
 from stateport.parity.vectors import vectors_path
@@ -119,6 +117,35 @@ def test_an_engine_that_hangs_where_it_ends_fails_too(
     assert "no sign of life for 5 s (ending)" in str(matrix.rows[0].problem)
 
 
+WAITS = """
+import threading
+told = open(FIFO, "w")
+told.write("up")
+told.flush()
+threading.Event().wait()
+"""
+
+
+def test_a_process_ends_with_the_one_that_asked_it(reference: Path, tmp_path: Path) -> None:
+    """Whoever asked may be killed; what it started would compute for ever."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    install(tmp_path, run=WAITS.replace("FIFO", repr(str(fifo))))
+    code = (
+        "from pathlib import Path\n"
+        "from stateport.engines.choice import EngineChoice\n"
+        "from stateport.parity.matrix import run_matrix\n"
+        f"model, vectors = Path({str(reference)!r}), Path({str(vectors_path(reference))!r})\n"
+        "run_matrix(model, vectors, [EngineChoice('abacus')])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    asks = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    with asks, fifo.open() as told:
+        assert told.read(2) == "up"
+        asks.kill()
+        assert told.read() == ""  # it comes to an end when the engine's process does
+
+
 TIRED = """
 from stateport import EngineError
 self.calls = getattr(self, "calls", 0) + 1
@@ -192,20 +219,13 @@ def test_an_interpreter_that_is_none_is_refused(reference: Path, tmp_path: Path)
 
 
 def test_bounds_are_the_callers(reference: Path) -> None:
-    assert not judged(reference, "ort-cpu", tolerance=Tolerance(0.0, 0.0)).passed
-    assert judged(reference, "ort-cpu", tolerance=Tolerance(1e-3, 0.0)).passed
-    assert not judged(reference, "ort-cpu", snr=300.0).passed
+    assert not judged(reference, "ort-cpu", wanted=Tolerance(0.0, 0.0)).passed
+    assert judged(reference, "ort-cpu", wanted=Tolerance(1e-3, 0.0)).passed
+    assert not judged(reference, "ort-cpu", wanted=SignalToNoise(300.0)).passed
 
 
-def test_a_wrong_file_fails_on_every_engine(reference: Path, tmp_path: Path) -> None:
-    model = onnx.load(reference)
-    (tensor,) = (t for t in model.graph.initializer if t.name.endswith("l0.R"))
-    array = numpy_helper.to_array(tensor).copy()
-    array[0, 3, 2] += 1e-3
-    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    path = tmp_path / "wrong.onnx"
-    onnx.save(model, path)
-    matrix = run_matrix(path, vectors_path(reference), [EngineChoice(name) for name in HERE])
+def test_a_wrong_file_fails_on_every_engine(wrong: Path) -> None:
+    matrix = judged(wrong, *HERE)
     assert [row.status for row in matrix.rows] == ["failed"] * 4
     assert all(c.status == "failed" for c in matrix.carried)
 

@@ -7,15 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..matrix import Carried, Matrix, Row
-from .common import (
-    environments,
-    explained,
-    failed,
-    not_run,
-    pairs,
-    printable,
-    status,
-)
+from .common import environments, explained, failed, not_run, pairs, printable, status
 from .wording import kinds, score, verdict, worst_by_kind, worst_of
 
 _VERDICTS: Final = {

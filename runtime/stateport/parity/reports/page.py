@@ -10,15 +10,7 @@ from typing import Final
 
 from ..matrix import Carried, Matrix, Row
 from ..verify import Measurement, Report
-from .common import (
-    environments,
-    explained,
-    failed,
-    not_run,
-    pairs,
-    printable,
-    status,
-)
+from .common import environments, explained, failed, not_run, pairs, printable, status
 from .curves import chart, legend, lines
 from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
 
