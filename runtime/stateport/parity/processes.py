@@ -75,9 +75,12 @@ def ask(
 
 def _hand(process: subprocess.Popen[str], job: Job) -> None:
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it ended at once, which shows in its exit code
+    try:
         process.stdin.write(job.to_json() + "\n")
         process.stdin.flush()  # and it stays open for as long as somebody waits for the answer
+    except BrokenPipeError:  # it ended at once, which its answer shows, or its exit code
+        with suppress(BrokenPipeError):  # closing tries to write the rest, once
+            process.stdin.close()
 
 
 def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
