@@ -31,9 +31,9 @@ class Carrier:
     def __init__(self, contract: Contract, engine: Engine) -> None:
         self._contract = contract
         self._engine = engine
-        # Of the two, the one at `_turn` is what the next step starts from.
+        # Of the two, the one at `turn` is what the next step starts from.
         self._states: tuple[_Buffers, _Buffers] = ({}, {})
-        self._turn = 0
+        self.turn = 0
         self._scratch = Scratch(engine)
         self._bound: dict[Hashable, _Bound | None] = {}
 
@@ -53,12 +53,12 @@ class Carrier:
 
     def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state in the host's memory, keyed by the state inputs' names."""
-        return {name: buffer.copy() for name, buffer in self._states[self._turn].items()}
+        return {name: buffer.copy() for name, buffer in self._states[self.turn].items()}
 
     @property
     def _current(self) -> _Buffers:
         """What the next step starts from."""
-        return self._states[self._turn]
+        return self._states[self.turn]
 
     def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:
         """Runs one chunk, the contract's inputs in order, and keeps the next state.
@@ -78,9 +78,9 @@ class Carrier:
         else:
             for buffer, array in zip(bound.inputs, inputs, strict=True):
                 buffer[...] = array
-        turn = self._turn
+        turn = self.turn
         bound.calls[turn]()
-        self._turn = 1 - turn
+        self.turn = 1 - turn
         if bound.single:
             return [bound.outputs[0].copy()]
         return [buffer.copy() for buffer in bound.outputs]
@@ -90,7 +90,8 @@ class Carrier:
         bound = self._bound.get(shapes)
         if bound is None or not bound.single:
             return None
-        return Quick(self, bound.inputs[0], bound.outputs[0], bound.calls, dtype)
+        given, made = bound.inputs[0], bound.outputs[0]
+        return Quick(given.shape, dtype, given, made, bound.calls)
 
     def _bind(self, inputs: Sequence[NDArray[Any]]) -> _Bound | None:
         """Buffers for chunks of this size, bound for both directions of the ping-pong.
@@ -136,38 +137,19 @@ class Carrier:
         return results[:count]
 
 
+@dataclass(frozen=True, slots=True)
 class Quick:
-    """A prepared call, as short as it can be: at a few microseconds each, Python's steps count.
+    """What a step of one array in and one out needs, for its owner to do it in as little as it can.
 
-    It is good for arrays of this `shape` and `dtype` alone, until the carrier's state is replaced.
+    It is good for arrays of this `shape` and `dtype` alone, until the carrier's state is replaced:
+    `input` takes the chunk, `calls` at the carrier's `turn` runs it, and `output` has the answer.
     """
 
-    __slots__ = ("_calls", "_carrier", "_input", "_output", "dtype", "shape")
-
-    def __init__(
-        self,
-        carrier: Carrier,
-        given: Buffer,
-        made: Buffer,
-        calls: list[Callable[[], None]],
-        dtype: np.dtype[Any],
-    ) -> None:
-        self.shape = given.shape
-        self.dtype = dtype
-        self._carrier = carrier
-        self._input = given
-        self._output = made
-        self._calls = calls
-
-    def __call__(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Runs one chunk and keeps the next state, unless the engine fails."""
-        carrier = self._carrier
-        self._input[...] = x
-        turn = carrier._turn
-        self._calls[turn]()
-        carrier._turn = 1 - turn
-        output: NDArray[Any] = self._output.copy()
-        return output
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    input: Buffer
+    output: Buffer
+    calls: list[Callable[[], None]]
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Slab(Carrier):
             kept += (slice(min(rows, self.rows)),)
             after[name][kept] = array[kept]
         self.rows = rows
-        self._states, self._turn = (after, self._zero_states(rows)), 0
+        self._states, self.turn = (after, self._zero_states(rows)), 0
         self._bound.clear()
         self._some.clear()
 

@@ -45,7 +45,9 @@ class Stream:
             InputError: `x` does not fit the contract or the batch size of this sequence.
             EngineError: the engine failed.
         """
-        # Chunks like the one before go straight to the engine.
+        # Chunks like the one before go straight to the engine, and in this very frame: a large
+        # network sweeps the caches clean in every step, so that each of Python's costs tenths of a
+        # microsecond. It is what Carrier.step does.
         quick = self._quick
         if (
             quick is not None
@@ -53,7 +55,12 @@ class Stream:
             and x.shape == quick.shape
             and x.dtype is quick.dtype
         ):
-            return quick(x)
+            quick.input[...] = x
+            carrier = self._carrier
+            turn = carrier.turn
+            quick.calls[turn]()
+            carrier.turn = 1 - turn
+            return quick.output.copy()
         return self._feed(x)
 
     def _feed(self, x: Array) -> Any:
