@@ -28,15 +28,18 @@ def mutants(tmp_path_factory: pytest.TempPathFactory) -> list[Mutant]:
     return made
 
 
+@pytest.mark.patterns
 def test_none_is_missed(mutants: list[Mutant]) -> None:
     assert len(mutants) > 130
     assert missed(mutants) == []
 
 
+@pytest.mark.patterns
 def test_nearly_all_are_located(mutants: list[Mutant]) -> None:
     assert located(mutants) >= 0.95
 
 
+@pytest.mark.patterns
 def test_they_are_counted(mutants: list[Mutant]) -> None:
     text = report(mutants, ENGINES)
     assert f"| **all** | {len(mutants)} |" in text

@@ -41,6 +41,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
 
 
+@pytest.mark.patterns
 def test_every_command_and_every_snippet(environment: dict[str, str]) -> None:
     assert len(commands()) >= 7
     for command, shown in commands():

@@ -44,6 +44,7 @@ def test_every_engine_passes_and_takes_every_others_state(reference: Path) -> No
     assert "tract: chain 2x2048, from random" in doing
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("arguments", [{"bidirectional": True}, {"num_layers": 2}])
 def test_other_networks_states_are_carried_too(
     exported: Exported, arguments: dict[str, object]
