@@ -30,6 +30,7 @@ def test_it_writes_a_plan_that_has_been_verified(command: Command, copied: Path)
     assert verify(planned, Vectors.load(vectors_path(copied))).passed
 
 
+@pytest.mark.patterns
 def test_with_a_budget_reduced_precision_is_among_them(command: Command, copied: Path) -> None:
     outcome = command(
         "tune", copied, "--snr", "20", "--rounds", "2", "--threads", "1,2", "--goal", "throughput",

@@ -78,6 +78,7 @@ class Odd(nn.Module):
 ODD = (Spec("int64", "batch", "time", high=8),)
 
 
+@pytest.mark.patterns
 @pytest.mark.parametrize("kinds", [(), ("states", "outputs")])
 def test_operators_without_a_float16_form_stay_in_float32(
     tmp_path: Path, kinds: tuple[str, ...]

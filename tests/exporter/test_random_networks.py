@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
@@ -196,6 +197,7 @@ class Random(nn.Module):
         return Spec("float32", "batch", "time", 4), states, *lengths
 
 
+@pytest.mark.patterns
 @given(
     stack=st.lists(layers(), min_size=1, max_size=3).map(not_packed_beside_loops),
     head=st.sampled_from(["none", "every step", "last step", "last hidden"]),

@@ -182,6 +182,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 FILES: dict[str, Result] = {}
 
 
+@pytest.mark.patterns
 def test_its_contract_says_what_a_chunk_must_be(case: str) -> None:
     _, _, multiple, delay, states = STREAMS[case]
     contract = FILES[case].contract
@@ -191,6 +192,7 @@ def test_its_contract_says_what_a_chunk_must_be(case: str) -> None:
     assert {*FILES[case].lifted} == states
 
 
+@pytest.mark.patterns
 def test_its_answers_are_pytorchs_over_thousands_of_steps(case: str) -> None:
     report = FILES[case].report
     assert report is not None
@@ -199,6 +201,7 @@ def test_its_answers_are_pytorchs_over_thousands_of_steps(case: str) -> None:
     assert report.steps >= 2048 * STREAMS[case][2]
 
 
+@pytest.mark.patterns
 def test_chunks_of_every_length_give_what_the_whole_gives(case: str) -> None:
     make, spec, multiple, _, _ = STREAMS[case]
     model = stateport.load(FILES[case].path)

@@ -54,6 +54,7 @@ def test_other_networks_states_are_carried_too(
     assert len(matrix.carried) == 2
 
 
+@pytest.mark.patterns
 def test_one_engine_may_come_twice_with_other_options(reference: Path) -> None:
     matrix = judged(reference, "openvino", "openvino:precision=bf16", "ort-cpu")
     assert matrix.passed
