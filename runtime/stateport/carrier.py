@@ -73,25 +73,23 @@ class Carrier:
                 keep(self._bound, shapes, self._bind(inputs), self._engine.keeps)
                 return self.step(inputs, shapes)
             return self._step_unbound(inputs)
-        if bound.single:
-            bound.inputs[0][...] = inputs[0]
+        quick = bound.quick
+        if quick is not None:
+            quick.input[...] = inputs[0]
         else:
             for buffer, array in zip(bound.inputs, inputs, strict=True):
                 buffer[...] = array
         turn = self.turn
         bound.calls[turn]()
         self.turn = 1 - turn
-        if bound.single:
-            return [bound.outputs[0].copy()]
+        if quick is not None:
+            return [quick.output.copy()]
         return [buffer.copy() for buffer in bound.outputs]
 
-    def quick(self, shapes: Hashable, dtype: np.dtype[Any]) -> Quick | None:
-        """The prepared call for chunks of this shape, where one array goes in and one comes out."""
+    def quick(self, shapes: Hashable) -> Quick | None:
+        """What a step of these shapes needs, where one array goes in and one comes out."""
         bound = self._bound.get(shapes)
-        if bound is None or not bound.single:
-            return None
-        given, made = bound.inputs[0], bound.outputs[0]
-        return Quick(given.shape, dtype, given, made, bound.calls)
+        return None if bound is None else bound.quick
 
     def _bind(self, inputs: Sequence[NDArray[Any]]) -> _Bound | None:
         """Buffers for chunks of this size, bound for both directions of the ping-pong.
@@ -108,7 +106,11 @@ class Carrier:
             self._call(taken, given, before, after)
             for before, after in (self._states, self._states[::-1])
         ]
-        return _Bound([*taken.values()], [*given.values()], calls, len(taken) == len(given) == 1)
+        quick = None
+        if len(taken) == len(given) == 1:
+            (x,), (input_,), (output,) = inputs, taken.values(), given.values()
+            quick = Quick(x.shape, x.dtype, input_, output, calls)
+        return _Bound([*taken.values()], [*given.values()], calls, quick)
 
     def _chunk_buffers(self, sizes: Mapping[str, int]) -> tuple[_Buffers, _Buffers]:
         """Buffers for the inputs and the outputs of a chunk of these sizes."""
@@ -159,7 +161,7 @@ class _Bound:
     inputs: list[Buffer]
     outputs: list[Buffer]
     calls: list[Callable[[], None]]
-    single: bool  # one input and one output, for which there are quicker ways
+    quick: Quick | None  # the same, where one array goes in and one comes out
 
 
 _NOTHING: Final = np.zeros(0, np.uint8)

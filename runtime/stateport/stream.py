@@ -73,7 +73,7 @@ class Stream:
             self._failed()
             raise
         self._begun = True
-        self._quick = self._carrier.quick(shape, x.dtype)
+        self._quick = self._carrier.quick(shape)
         return answers[0] if len(answers) == 1 else self._named(answers)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
