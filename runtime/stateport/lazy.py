@@ -17,11 +17,11 @@ def on_first_use(
         modules: where that is, those that load quickly first.
     """
 
-    def getattribute(name: str) -> object:
+    def find(name: str) -> object:
         for module in modules if name in names else ():
             found = vars(import_module(f".{module}", package))
             if name in found:
                 return found[name]
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return getattribute
+    return find

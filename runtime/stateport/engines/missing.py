@@ -1,4 +1,4 @@
-"""What several engines say of what they do not have."""
+"""What an engine has not: its library, options, more threads, the lengths of rows."""
 
 from __future__ import annotations
 

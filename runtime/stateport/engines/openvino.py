@@ -14,7 +14,7 @@ from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
-from .options import library, no_lengths
+from .missing import library, no_lengths
 
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
 #: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.

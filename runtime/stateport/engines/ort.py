@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -19,9 +18,10 @@ from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
 from .device import DeviceArray
+from .missing import library
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
-_EXTRAS: Final = {"ort-cpu": "stateport[cpu]", "ort-cuda": "stateport[gpu]"}
+_EXTRAS: Final = {"ort-cpu": "cpu", "ort-cuda": "gpu"}
 _WHEELS: Final = ("onnxruntime", "onnxruntime-gpu")
 
 #: The number of no CUDA graph: such a call is neither captured nor replayed.
@@ -78,12 +78,9 @@ def open_engine(
 
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library and asking for its providers."""
-    try:
-        ort = _require(name)
-        if name == "ort-cuda":
-            _try_cuda(ort)
-    except EngineUnavailable as error:
-        return Status(name, None, str(error))
+    ort = _require(name)
+    if name == "ort-cuda":
+        _try_cuda(ort)
     return Status(name, f"onnxruntime {ort.__version__}", None)
 
 
@@ -198,20 +195,14 @@ def _require(name: str) -> ModuleType:
         raise EngineUnavailable(
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the "
             "other. Remove both (pip uninstall onnxruntime onnxruntime-gpu), then install one: "
-            f"pip install '{_EXTRAS[name]}'."
+            f"pip install 'stateport[{_EXTRAS[name]}]'."
         )
-    try:
-        ort = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise EngineUnavailable(
-            f"{name} needs ONNX Runtime, which cannot be imported ({error}). "
-            f"Install it: pip install '{_EXTRAS[name]}'."
-        ) from error
+    ort = library(name, "onnxruntime", _EXTRAS[name])
     if _PROVIDERS[name] not in ort.get_available_providers():
         raise EngineUnavailable(
             f"{name} needs the GPU build of ONNX Runtime; the CPU build {ort.__version__} is "
             f"installed. Replace it: pip uninstall onnxruntime, then "
-            f"pip install '{_EXTRAS[name]}'. To run on the CPU, say engine='ort-cpu'."
+            f"pip install 'stateport[{_EXTRAS[name]}]'. To run on the CPU, say engine='ort-cpu'."
         )
     if name == "ort-cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # finds the CUDA libraries that wheels brought

@@ -16,7 +16,7 @@ from ..errors import EngineError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
-from .options import library, no_lengths, no_options, one_thread
+from .missing import library, no_lengths, no_options, one_thread
 
 #: What tract calls a dtype -> where it differs from its kind and bits.
 _DTYPES: Final = {"bool": "bool"}
