@@ -169,11 +169,8 @@ def _named_spec(text: str) -> tuple[str, object]:
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="Write OUT.onnx."
 )
 @click.option("--bits", type=click.Choice(["8", "4"]), default="8", show_default=True)
-@click.option(
-    "--reduce-range", is_flag=True, help="7 bits of 8, for processors whose products saturate."
-)
 @click.option("--no-check", is_flag=True, help="Write the file even if it fails verification.")
-def quantize(model: Path, output: Path, bits: str, reduce_range: bool, no_check: bool) -> None:
+def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
     """Make the weights of MODEL.onnx 8 or 4 bits wide, for ONNX Runtime on the CPU.
 
     LSTM, GRU, RNN, loops and linear layers are quantised; what was not is listed with the reason.
@@ -187,9 +184,7 @@ def quantize(model: Path, output: Path, bits: str, reduce_range: bool, no_check:
     from .variants import quantize as run_quantize
 
     with Console(stderr=True).status(f"Quantising {model}"):
-        result = run_quantize(
-            model, output, bits=int(bits), reduce_range=reduce_range, check=not no_check
-        )
+        result = run_quantize(model, output, bits=int(bits), check=not no_check)
     grid = Table(box=None, pad_edge=False)
     for heading in ("operator", "weights", "now"):
         grid.add_column(heading, overflow="fold")

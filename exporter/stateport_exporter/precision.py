@@ -40,29 +40,27 @@ class Outcome:
     because: str | None = None
 
 
-def product_in(bits: int, *, reduce_range: bool = False) -> Product:
+def product_in(bits: int) -> Product:
     """The product with weights of 8 or 4 bits."""
-    return blockwise(4) if bits == 4 else int8(63 if reduce_range else 127)
+    return blockwise(4) if bits == 4 else int8
 
 
-def quantize_graph(model: ir.Model, bits: int, *, reduce_range: bool = False) -> list[Outcome]:
+def quantize_graph(model: ir.Model, bits: int) -> list[Outcome]:
     """Quantises every recurrent and linear layer that can be, in place.
 
     Args:
         model: with float32 weights.
         bits: 8 (a scale per column; values are quantised in each call), or 4 (a scale per block of
             32; values stay float32).
-        reduce_range: weights of 7 bits instead of 8, for processors without VNNI, whose products
-            of 8 bits saturate.
     """
-    product = product_in(bits, reduce_range=reduce_range)
+    product = product_in(bits)
     graph = model.graph
     outcomes = []
     for node in list(graph):
         if node.op_type not in OPERATORS or node.domain != "":
             continue
         if bits == 8 and node.op_type == "LSTM":
-            outcomes.append(_quantize_lstm(node, 63 if reduce_range else 127))
+            outcomes.append(_quantize_lstm(node))
         else:
             outcomes.append(_scan_over(node))
     outcomes += quantize_linear(model, product)
@@ -140,7 +138,7 @@ def _layer(node: ir.Node, weight: ir.Value) -> str:
     return named
 
 
-def _quantize_lstm(node: ir.Node, limit: int) -> Outcome:
+def _quantize_lstm(node: ir.Node) -> Outcome:
     """ONNX Runtime's quantised LSTM: the same operands, with weights transposed and scales.
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
@@ -157,7 +155,7 @@ def _quantize_lstm(node: ir.Node, limit: int) -> Outcome:
     stored: list[ir.Value] = []
     for letter, array in zip("WR", arrays, strict=True):
         assert array is not None
-        weights, scale = quantized(array.numpy().transpose(0, 2, 1), limit)
+        weights, scale = quantized(array.numpy().transpose(0, 2, 1))
         stored.append(writer.constant(weights, f"{name}.{letter}.int8"))
         zero = writer.constant(np.zeros_like(scale, np.int8), f"{name}.{letter}.zero")
         scales += [writer.constant(scale, f"{name}.{letter}.scale"), zero]

@@ -18,40 +18,41 @@ Product = Callable[[Operators, ir.Value, Array, Array | None, str], ir.Value]
 
 #: The domain of ONNX Runtime's own operators.
 MICROSOFT: Final = "com.microsoft"
+#: The largest weight in int8. ONNX Runtime multiplies values of 0 to 255 by weights and, on x86
+#: processors without VNNI, adds pairs of products in 16 bits, which saturate: vpmaddubsw in
+#: https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html. 2 * 255 * 64 is the
+#: largest pair that fits, so weights up to 64 are right on every processor, for one bit of theirs.
+LARGEST_INT8: Final = 64
 #: So many weights of a column share a scale in `MatMulNBits`. With fewer, the error is smaller and
 #: the scales take more room.
 BLOCK: Final = 32
 
 
-def int8(limit: int) -> Product:
-    """Weights in int8, a scale for each column; the values in uint8, scaled anew in each call.
+def int8(ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: str) -> ir.Value:
+    """A product with weights in int8 and a scale per column. Each call quantises `x` to uint8.
 
-    `limit` is the largest weight: 127, or 63 for processors whose 8-bit products saturate.
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
     DynamicQuantizeMatMul.
     """
-
-    def product(
-        ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: str
-    ) -> ir.Value:
-        weights, scale = quantized(matrix, limit)
-        operands: list[ir.Value | None] = [
-            x,
-            ops.constant(weights, f"{name}.int8"),
-            ops.constant(scale, f"{name}.scale"),
-            None,
-            None if bias is None else ops.constant(bias, f"{name}.B"),
-        ]
-        return ops.own_ops("DynamicQuantizeMatMul", operands, 1)[0]
-
-    return product
+    weights, scale = quantized(matrix)
+    operands: list[ir.Value | None] = [
+        x,
+        ops.constant(weights, f"{name}.int8"),
+        ops.constant(scale, f"{name}.scale"),
+        None,
+        None if bias is None else ops.constant(bias, f"{name}.B"),
+    ]
+    return ops.own_ops("DynamicQuantizeMatMul", operands, 1)[0]
 
 
-def quantized(matrix: Array, limit: int) -> tuple[Array, Array]:
-    """A matrix (..., in, out) as int8, and the scale of each column (..., out)."""
+def quantized(matrix: Array) -> tuple[Array, Array]:
+    """Returns a float32 matrix (..., in, out) as int8, and the scale of each column (..., out).
+
+    No weight is larger than `LARGEST_INT8`.
+    """
     largest = np.abs(matrix).max(axis=-2, keepdims=True)
-    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(limit)
-    weights = np.clip(np.rint(matrix / scale), -limit, limit).astype(np.int8)
+    scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(LARGEST_INT8)
+    weights = np.clip(np.rint(matrix / scale), -LARGEST_INT8, LARGEST_INT8).astype(np.int8)
     return weights, scale[..., 0, :]
 
 

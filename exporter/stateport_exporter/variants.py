@@ -51,7 +51,6 @@ def quantize(
     path: str | PathLike[str],
     *,
     bits: int = 8,
-    reduce_range: bool = False,
     check: bool = True,
 ) -> Quantized:
     """Makes a file with weights in 8 or 4 bits of a model's file. The contract stays the same.
@@ -62,9 +61,9 @@ def quantize(
     Args:
         source: a model file with float32 weights, as `export` writes it.
         path: the file to write.
-        bits: 8: a scale for each column, and values that are quantised in each call. 4: a scale
-            for each block of 32 weights, and values in float32.
-        reduce_range: of 8 bits use 7, for processors without VNNI, whose products saturate.
+        bits: 8: int8 weights with a scale for each column; each call quantises the values. 4: a
+            scale for each block of 32 weights, and values in float32. Both are right on every
+            processor: int8 weights keep within -64 to 64, so that no product saturates.
         check: whether the file is verified on `ort-cpu` before it appears.
 
     Raises:
@@ -92,7 +91,7 @@ def quantize(
             "Copy them beside the model, or say --no-check."
         )
     model = ir.load(source)
-    outcomes = quantize_graph(model, bits, reduce_range=reduce_range)
+    outcomes = quantize_graph(model, bits)
     if not any(outcome.form for outcome in outcomes):
         raise ExportError(f"{source} has nothing that can be quantised: {_reasons(outcomes)}.")
     model.metadata_props[PRECISION_KEY] = f"int{bits}"

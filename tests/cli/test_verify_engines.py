@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from stateport.engines.openvino import computed_precision
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Refused = Callable[..., None]
 
@@ -39,7 +41,9 @@ def test_options_are_the_engines(command: Command, refused: Refused, reference: 
     outcome = command("verify", reference, "--engine", "openvino:precision=bf16", "--json")
     (engine,) = json.loads(outcome.stdout)["engines"]
     assert engine["options"] == {"precision": "bf16"}
-    assert (engine["precision"], engine["bound"]) == ("bfloat16", "25 dB")
+    judged = {"bfloat16": "25 dB", "float32": "8 times the floor"}
+    computed = computed_precision("bfloat16")
+    assert (engine["precision"], engine["bound"]) == (computed, judged[computed])
     refused(
         command("verify", reference, "--engine", "openvino:precision"),
         "NAME:OPTION=VALUE",

@@ -17,6 +17,7 @@ from stateport.parity.verify import verify
 from stateport.plan import Plan, PlanFile, sha256
 from stateport.tune import Variant
 from stateport_exporter import ExportError, quantize
+from stateport_exporter.products import LARGEST_INT8
 from stateport_exporter.variants import make_variants
 from tests.conftest import Exported
 from tests.exporter.stacks import KINDS, exported
@@ -89,12 +90,13 @@ def test_what_is_not_quantised_is_named_with_the_reason(tmp_path: Path, exported
     assert not (tmp_path / "b4.onnx").exists()
 
 
-def test_reduced_range_keeps_weights_within_seven_bits(files: Files, tmp_path: Path) -> None:
-    for reduce_range, largest in ((False, 127), (True, 63)):
-        path = tmp_path / f"{largest}.onnx"
-        quantize(files["LSTM"], path, reduce_range=reduce_range)
-        arrays = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
-        assert max(np.abs(a.astype(int)).max() for a in arrays if a.dtype == np.int8) == largest
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_no_int8_weight_can_saturate_a_product(files: Files, tmp_path: Path, kind: str) -> None:
+    quantize(files[kind], tmp_path / "q.onnx", check=False)
+    stored = onnx.load(tmp_path / "q.onnx").graph.initializer
+    arrays = [onnx.numpy_helper.to_array(tensor) for tensor in stored]
+    largest = max(np.abs(a.astype(int)).max() for a in arrays if a.dtype == np.int8)
+    assert largest == LARGEST_INT8
 
 
 def test_what_cannot_be_quantised_is_refused_and_nothing_is_written(

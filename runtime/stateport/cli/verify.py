@@ -20,7 +20,7 @@ from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix
 from ..parity.reports import ENDINGS, text, write
 from ..parity.reports.document import render
 from ..parity.reports.github import commands
-from ..parity.reports.wording import place, verdict
+from ..parity.reports.wording import place, precision_note, verdict
 from ..parity.vectors import vectors_path
 from ..plan import Plan
 from .common import MODEL, PLAN, Finite, console
@@ -226,7 +226,7 @@ def _show(matrix: Matrix) -> None:
         raise StateportError(str(row.problem))
     screen.print(text.table(row.report))
     screen.print(text.summary(row.report), soft_wrap=True, markup=False)
-    for line in (*filter(None, [place(row)]), *matrix.grown):
+    for line in (*filter(None, [place(row), precision_note(row)]), *matrix.grown):
         screen.print(line, soft_wrap=True, markup=False)
     if matrix.grown:
         screen.print(verdict(matrix), soft_wrap=True, markup=False)

@@ -26,7 +26,8 @@ class Engine(Protocol):
     name: str
     version: str
     precision: str
-    """In what the engine computes what the file says in float32: "float32", or less by choice."""
+    """The precision in which operators stored as float32 are computed, as measured: "float32", or a
+    lower one that the caller chose and that this processor has."""
 
     keeps: int
     """How many bound calls a carrier keeps prepared, by the memory that each of them takes."""

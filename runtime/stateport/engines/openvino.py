@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from queue import Empty, SimpleQueue
 from types import ModuleType
 from typing import Any, Final
@@ -19,6 +20,10 @@ from .missing import library, no_lengths
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
 #: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.
 PRECISIONS: Final = {"float32": "f32", "bfloat16": "bf16"}
+#: A number of float32 that bfloat16, with its 8 bits of mantissa, rounds to 1.
+_NOT_IN_BFLOAT16: Final = 1 + 2**-12
+#: Enough rows and columns for every kernel that OpenVINO may choose in bfloat16.
+_PROBE_SIZE: Final = 64
 #: OpenVINO's own names are taken too.
 _FULL_NAMES: Final = {short: name for name, short in PRECISIONS.items()}
 
@@ -42,7 +47,7 @@ def open_engine(
         compiled = openvino.Core().compile_model(str(file.path.resolve()), "CPU", settings)
     except Exception as error:  # RuntimeError mostly, and what its frontend raises
         raise EngineError(f"OpenVINO cannot load {file.path}: {_reason(error)}") from error
-    return OpenVinoEngine(openvino, compiled, precision)
+    return OpenVinoEngine(openvino, compiled, computed_precision(precision))
 
 
 def status(name: str) -> Status:
@@ -98,6 +103,27 @@ class OpenVinoEngine:
                 raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
 
         return bound
+
+
+@cache
+def computed_precision(precision: str) -> str:
+    """The precision that OpenVINO really computes in on this processor when asked for `precision`.
+
+    `precision` is only a hint to OpenVINO: without instructions for bfloat16 it computes in
+    float32. So a small product is computed whose values bfloat16 cannot hold.
+    """
+    import openvino
+    from openvino import opset13 as ops
+
+    x = ops.parameter([1, _PROBE_SIZE], np.float32)
+    product = ops.matmul(x, ops.constant(np.eye(_PROBE_SIZE, dtype=np.float32)), False, False)
+    model = openvino.Model([product], [x])
+    settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": 1}
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    values = np.full((1, _PROBE_SIZE), _NOT_IN_BFLOAT16, np.float32)
+    (answer,) = request.infer([values]).values()
+    return "float32" if np.array_equal(answer, values) else precision
 
 
 def _precision(name: str, options: Mapping[str, object]) -> str:

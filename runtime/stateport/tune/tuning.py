@@ -191,6 +191,9 @@ def _measured(
         progress(f"loading {trial.variant.name} on {trial.plan.engine}")
         try:
             loaded = _load(model, folder, trial.plan)
+            if (asked := trial.plan.options.get("precision")) and loaded.precision == "float32":
+                failed[str(number)] = f"this processor has no {asked}: the same as float32"
+                continue
             calls[str(number)] = step_call(loaded, Load(wanted.streams, trial.plan.chunk))
             calls[str(number)]()
         except EngineError as error:

@@ -17,6 +17,7 @@ from stateport.parity.located import Located
 from stateport.parity.matrix import Carried, Matrix, Row, run_matrix
 from stateport.parity.vectors import vectors_path
 from stateport.parity.verify import Measurement
+from stateport_exporter import quantize
 
 HOSTILE = "<script>alert('1')</script>|`b`*_c_*]]>&lt;\"\n\x00\x1b[31m\x85\udc80\ufffe$[d](e)\\"
 
@@ -41,6 +42,14 @@ def spoilt(reference: Path, path: Path, edit: Callable[[float], float]) -> Path:
 def passing(reference: Path) -> Matrix:
     """The reference on two engines, one of them in two precisions, and one that is not here."""
     return run(reference, "ort-cpu", "openvino", "openvino:precision=bfloat16", "ort-cuda")
+
+
+@pytest.fixture(scope="session")
+def quantized(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Matrix:
+    """The reference in int8, which is judged by decibels."""
+    path = tmp_path_factory.mktemp("quantized") / "q.onnx"
+    quantize(reference, path, check=False)
+    return run(path, "ort-cpu")
 
 
 @pytest.fixture(scope="session")

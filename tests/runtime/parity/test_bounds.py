@@ -26,6 +26,7 @@ from stateport.parity.bounds import (
 from stateport.parity.reports.text import summary
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify
+from stateport_exporter import quantize
 
 
 def test_decibels() -> None:
@@ -85,15 +86,27 @@ def test_a_budget_of_the_callers_own_replaces_the_floor(reference: Path) -> None
     assert not strict.passed
 
 
-def test_bfloat16_is_judged_by_its_budget(reference: Path) -> None:
-    model = stateport.load(reference, engine="openvino", precision="bfloat16")
+def test_reduced_precision_is_judged_by_its_budget(reference: Path, tmp_path: Path) -> None:
+    quantize(reference, tmp_path / "q.onnx", check=False)
+    model = stateport.load(tmp_path / "q.onnx")
     vectors = Vectors.load(vectors_path(reference))
     report = verify(model, vectors)
     assert report.passed
-    assert report.precision == "bfloat16"
+    assert report.precision == "int8"
     off = {n: floor * 0 + 1 for n, floor in vectors.floor.items()}
     assert verify(model, replace(vectors, floor=off)).passed, "the floor plays no part"
     assert not verify(model, vectors, wanted=SignalToNoise(90)).passed
+
+
+def test_bfloat16_is_judged_by_what_was_computed(reference: Path) -> None:
+    model = stateport.load(reference, engine="openvino", precision="bfloat16")
+    report = verify(model, Vectors.load(vectors_path(reference)))
+    assert report.passed
+    assert (report.precision, report.bound) in (
+        ("bfloat16", "25 dB"),
+        ("float32", "8 times the floor"),
+    )
+    assert report.precision == model.precision
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan])

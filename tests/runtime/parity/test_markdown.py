@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from markdown_it import MarkdownIt
 
+from stateport.engines.choice import EngineChoice
 from stateport.parity.matrix import Matrix
 from stateport.parity.reports import markdown
 from stateport.parity.reports.common import printable
@@ -87,7 +88,20 @@ def test_markdown_of_what_passed_has_no_failures(passing: Matrix) -> None:
     text = markdown.render(passing)
     assert "FAIL" not in text
     assert "What failed" not in text
-    assert re.search(r"\| \d\d\.\d dB \|", text)
+
+
+def test_markdown_has_decibels_for_reduced_precision(quantized: Matrix) -> None:
+    assert re.search(r"\| \d\d\.\d dB \|", markdown.render(quantized))
+
+
+def test_markdown_notes_a_precision_that_was_not_computed_in(passing: Matrix) -> None:
+    asked = replace(passing.rows[1], choice=EngineChoice("openvino", {"precision": "bf16"}))
+    assert asked.report is not None
+    assert asked.report.precision == "float32"
+    text = markdown.render(replace(passing, rows=(asked,)))
+    assert "This processor has no bf16. The engine computed in float32" in text
+    full = replace(passing, rows=(passing.rows[0],))
+    assert "Notes" not in markdown.render(full)
 
 
 def test_markdown_has_no_html_but_the_details(matrix: Matrix) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..matrix import Carried, Matrix, Row
-from .wording import place, reason, sentence, worst_by_kind
+from .wording import place, precision_note, reason, sentence, worst_by_kind
 
 # What XML 1.0 forbids or discourages; HTML does too, and UTF-8 has no lone surrogates.
 _UNPRINTABLE: Final = re.compile(
@@ -54,6 +54,11 @@ def not_run(matrix: Matrix) -> list[tuple[str, list[str]]]:
     """The engines that are not here and need not be, and what is missing."""
     rows = [row for row in matrix.rows if status(matrix, row) == "not run"]
     return [(str(row.choice), _reasons(row)) for row in rows]
+
+
+def notes(matrix: Matrix) -> list[tuple[str, list[str]]]:
+    """The engines that computed in another precision than they were asked for."""
+    return [(str(row.choice), [note]) for row in matrix.rows if (note := precision_note(row))]
 
 
 def _reasons(row: Row) -> list[str]:

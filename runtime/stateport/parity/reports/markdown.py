@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..matrix import Carried, Matrix, Row
-from .common import environments, explained, failed, not_run, pairs, printable, status
+from .common import environments, explained, failed, not_run, notes, pairs, printable, status
 from .wording import kinds, score, verdict, worst_by_kind, worst_of
 
 _VERDICTS: Final = {
@@ -31,6 +31,7 @@ def render(matrix: Matrix) -> str:
         parts += ["### Streams carried from one engine to another", _carried(matrix)]
     parts += _section("What failed", failed(matrix))
     parts += _section("Not run", not_run(matrix))
+    parts += _section("Notes", notes(matrix))
     parts += _environment(matrix)
     return "\n\n".join(parts) + "\n"
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from ..matrix import Carried, Matrix, Row
 from ..verify import Measurement, Report
-from .common import environments, explained, failed, not_run, pairs, printable, status
+from .common import environments, explained, failed, not_run, notes, pairs, printable, status
 from .curves import chart, legend, lines
 from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
 
@@ -62,6 +62,7 @@ def _sections(matrix: Matrix) -> Iterable[str]:
     yield _section("Engines", f'{_matrix(matrix)}<p class="quiet">{_text(explained(matrix))}</p>')
     yield _listed("What failed", failed(matrix))
     yield _listed("Not run", not_run(matrix))
+    yield _listed("Notes", notes(matrix))
     if matrix.carried:
         yield _section("Streams carried from one engine to another", _carried(matrix))
     yield _curves(matrix)

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..matrix import Matrix
 from ..verify import Measurement, Report
 from .common import pairs
-from .wording import cell, decibels, kinds, multiple, number, place, reason, verdict
+from .wording import cell, decibels, kinds, multiple, number, place, precision_note, reason, verdict
 
 _PROBLEMS_SHOWN: Final = 3
 _VERDICTS: Final = {
@@ -77,6 +77,7 @@ def reasons(matrix: Matrix) -> str:
     """What went wrong, engine by engine and stream by stream, and the verdict in the last line."""
     lines = [f"{row.choice}: {why}" for row in matrix.rows if (why := reason(row))]
     lines += [f"{row.choice}: {where}" for row in matrix.rows if (where := place(row))]
+    lines += [f"{row.choice}: {note}" for row in matrix.rows if (note := precision_note(row))]
     lines += [f"{c.source} to {c.target}: {why}" for c in matrix.carried if (why := reason(c))]
     return "\n".join([*lines, *matrix.grown, verdict(matrix)])
 

@@ -100,6 +100,14 @@ def place(row: Row) -> str | None:
     return str(row.located) if row.located is not None else row.not_located
 
 
+def precision_note(row: Row) -> str | None:
+    """Says that an engine computed in float32 although a lower precision was asked for."""
+    asked = row.choice.options.get("precision", "float32")
+    if row.report is None or row.report.precision != "float32" or asked in ("float32", "f32"):
+        return None
+    return f"This processor has no {asked}. The engine computed in float32 and was judged as that."
+
+
 def verdict(matrix: Matrix) -> str:
     """The verdict in one line."""
     ran = [row for row in matrix.rows if row.status != "not run"]
