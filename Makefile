@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check bench patterns clean
+.PHONY: help setup demo test pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check bench bench-quantization patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -77,6 +77,9 @@ wheel-check: wheels  ## run the reference and the pytest plugin from the wheels,
 
 bench: $(READY)      ## measure stateport beside its peers and rewrite docs/performance.md
 	$(BIN)/python -W ignore -m benchmarks
+
+bench-quantization: $(READY)  ## measure each form of quantised weights on this processor
+	$(BIN)/python -W ignore -m benchmarks.quantization
 
 patterns: $(READY)   ## try every pattern on both exporters and rewrite the table in docs/patterns.md
 	$(BIN)/python -m benchmarks.patterns
