@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check bench bench-quantization patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check bench bench-quantization patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -29,6 +29,13 @@ demo: $(READY)       ## export, verify and stream the reference networks, the la
 	$(BIN)/python -m demo
 
 test: $(READY)       ## run the tests
+	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns'
+
+# ONNX Runtime has no such switch: tests/exporter/test_saturation.py imitates its arithmetic.
+test-avx2: export ATEN_CPU_CAPABILITY = avx2
+test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
+test-avx2: export OV_CPU_MAX_ISA = AVX2
+test-avx2: $(READY)  ## run the tests with PyTorch and OpenVINO held to AVX2, on a machine that has more
 	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns'
 
 pattern-tests: $(READY)  ## export a network of every pattern, refuse one just outside it, and what else takes minutes
