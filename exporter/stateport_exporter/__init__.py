@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .example import Spec
     from .lift_file import LiftedFile, lift
     from .pipeline import Result, export
+    from .possible import PossibleState
     from .variants import Quantized, quantize
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ExportError",
     "LiftedFile",
+    "PossibleState",
     "Quantized",
     "Result",
     "Spec",
@@ -32,5 +34,5 @@ __all__ = [
 # Importing PyTorch takes seconds, and `stateport --help` should not: so all comes on first use.
 # The last of these modules import PyTorch.
 __getattr__ = _on_first_use(
-    __name__, __all__, ("errors", "variants", "lift_file", "example", "pipeline")
+    __name__, __all__, ("errors", "variants", "lift_file", "possible", "example", "pipeline")
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from stateport.cli.common import CONSTANTS, STATES, named_constants, named_states
+from stateport.cli.common import CONSTANTS, STATES, named_constants, named_state, named_states
 from stateport.contract import Contract
 
 if TYPE_CHECKING:
@@ -37,6 +37,21 @@ if TYPE_CHECKING:
     "or, alone, file.py:function.",
 )
 @click.option("--method", default="forward", show_default=True, help="The method to export.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="IN=OUT",
+    help="An argument that is a state, and the result that gives its next value: its key, its "
+    "variable in the return statement, or its number from 1. May be repeated.",
+)
+@click.option(
+    "--no-state",
+    "no_states",
+    multiple=True,
+    metavar="NAME",
+    help="An argument that is no state. May be repeated.",
+)
 @click.option("--no-check", is_flag=True, help="Write the file even if it fails verification.")
 @click.option("--no-lift", is_flag=True, help="Leave states that forward hides where they are.")
 @click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
@@ -60,6 +75,8 @@ def export(
     arguments: tuple[str, ...],
     examples: tuple[str, ...],
     method: str,
+    states: tuple[str, ...],
+    no_states: tuple[str, ...],
     no_check: bool,
     no_lift: bool,
     opset: int,
@@ -75,14 +92,19 @@ def export(
     if float32 and dtype == "fp32":
         raise click.UsageError("--float32 says what stays float32 with --dtype fp16.")
     values = dict(parse_argument(text) for text in arguments)
+    declared = parse_states(states, no_states)
     with Console(stderr=True).status("Importing PyTorch") as status:
+        from torch.jit import ScriptModule
+
         from stateport.parity.reports.text import summary
 
-        from .loading import load_target
+        from .loading import find_target, make_network
         from .pipeline import export as run_export
 
         status.update(f"Loading {target}")
-        module = load_target(target, values)
+        found = find_target(target)
+        module = make_network(target, found, values)
+        is_script = isinstance(module, ScriptModule)
         example = find_example(module, examples)
         status.update(f"Exporting {target}")
         result = run_export(
@@ -92,6 +114,7 @@ def export(
             opset=opset,
             weights=weights,
             method=method,
+            states=declared,
             lift=not no_lift,
             check=not no_check,
             dtype={"fp32": "float32", "fp16": "float16"}[dtype],
@@ -99,6 +122,14 @@ def export(
             origin={"target": target, "arguments": values},
         )
     _say_contract(result.contract, result.lifted)
+    for pair in result.possible_states:
+        taking = f"; --state {pair.argument}={pair.result} takes them"
+        silencing = f", --no-state {pair.argument} silences this"
+        click.echo(f"note: {pair}" + ("." if is_script else f"{taking}{silencing}."))
+    if weights is None and module is not found and next(module.parameters(), None) is not None:
+        click.echo(
+            f"The weights are those that {target} was constructed with; --weights loads others."
+        )
     click.echo(f"Wrote {result.path} and {result.vectors.name}.")
     if result.report is None:
         click.echo(f"It has not been verified yet: stateport verify {result.path}")
@@ -129,6 +160,16 @@ def parse_argument(text: str) -> tuple[str, object]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value  # a plain word
+
+
+def parse_states(states: Collection[str], no_states: Collection[str]) -> dict[str, str | None]:
+    """IN=OUT for each state, and None for each argument that is none."""
+    declared: dict[str, str | None] = {}
+    for name, result in [*(named_state(text) for text in states), *((n, None) for n in no_states)]:
+        if name in declared:
+            raise click.UsageError(f"--state and --no-state name {name!r} twice.")
+        declared[name] = result
+    return declared
 
 
 def find_example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
@@ -231,5 +272,7 @@ def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[s
         )
     Console(highlight=False, markup=False, soft_wrap=False).print(grid)
     _say_contract(result.contract, result.lifted)
+    for pair in result.possible_states:
+        click.echo(f"note: {pair}; --state {pair.argument}={pair.result} takes them.")
     click.echo(f"Wrote {result.path} and {result.vectors.name}.")
     click.echo(summary(result.report))

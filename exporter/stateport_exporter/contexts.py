@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis
 
-from .example import Example, Leaf
+from .example import Arguments, Example, Leaf
 from .explicit import Explicit
 from .frames import Context, Frames, Place
 from .guard import unchanged_globals
@@ -86,9 +87,27 @@ _NOT_CONSTANT: Any = object()
 
 
 def _seen(explicit: Explicit, example: Example, sizes: Mapping[str, int], seed: int) -> Frames:
+    arguments = _varied(example.make({**example.sizes, **sizes}, seed=seed))
     with unchanged_globals(seed), torch.no_grad(), _paths(explicit.network, Frames()) as frames:
-        explicit(*example.make({**example.sizes, **sizes}, seed=seed))
+        explicit(*arguments)
     return frames
+
+
+def _varied(arguments: Arguments) -> Arguments:
+    """The arguments with random numbers for zeros, which would look like padding of forward's own.
+
+    A cache that the author takes as an argument is his to carry.
+    """
+
+    def varied(leaf: Any) -> Any:
+        constant = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() > 0
+        return (
+            torch.randn_like(leaf) if constant and bool((leaf == leaf.flatten()[0]).all()) else leaf
+        )
+
+    with unchanged_globals(len(arguments.args)):
+        made: Arguments = pytree.tree_map(varied, arguments)
+    return made
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -28,6 +29,7 @@ from stateport.parity.verify import Report, verify
 
 from . import __version__
 from .errors import ExportError
+from .flow import behind
 from .graph_axes import find_axes
 from .graph_states import (
     Outcome,
@@ -38,6 +40,7 @@ from .graph_states import (
     recurrent_nodes,
 )
 from .held import Source, measure_held, other_size, record_held, with_measured_outputs
+from .possible import PossibleState
 from .saving import save
 from .stamp import store_initial
 from .timeline import why_tied
@@ -51,7 +54,8 @@ class LiftedFile:
     """What `lift` wrote, and what became of every recurrent operator.
 
     `lifted` are the inputs of the states that the file kept to itself; `report` is what holding it
-    against the old one said.
+    against the old one said. `possible_states` are inputs and outputs that look like states and
+    were not taken as such.
     """
 
     path: Path
@@ -60,6 +64,7 @@ class LiftedFile:
     lifted: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     report: Report
+    possible_states: tuple[PossibleState, ...] = ()
 
 
 def lift(
@@ -179,7 +184,18 @@ def write_lifted(
                 f"written. {worst(report)} Please report this file."
             )
     names = tuple(one.input for one in lifted)
-    return LiftedFile(path, vectors_path(path), contract, names, tuple(outcomes), report)
+    left = tuple(_left(model.graph, contract))
+    return LiftedFile(path, vectors_path(path), contract, names, tuple(outcomes), report, left)
+
+
+def _left(graph: ir.Graph, contract: Contract) -> Iterator[PossibleState]:
+    """Inputs and outputs that look like states; the first input is what the file is fed."""
+    values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    for given, gives in itertools.product(contract.inputs[1:], contract.outputs):
+        alike = (given.dtype, given.shape) == (gives.dtype, gives.shape)
+        plain = given.time_axis is None and given.lengths_of is None
+        if alike and plain and values[given.name] in behind(values[gives.name]):
+            yield PossibleState(given.name, gives.name, given.dtype, given.shape)
 
 
 def _nothing(outcomes: Sequence[Outcome]) -> str:

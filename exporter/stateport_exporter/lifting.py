@@ -24,9 +24,9 @@ from .errors import ExportError
 from .example import Example, Leaf
 from .explicit import Calls, Explicit, States
 from .guard import unchanged_globals
+from .layer_states import check_sequence_axis, hidden_states
 from .layers import Recurrent, find
 from .lengths import sorts_itself
-from .states import check_sequence_axis, hidden_states
 
 
 @dataclass(frozen=True)

@@ -37,10 +37,25 @@ def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:
         TargetError: the module or attribute is not there, its code raises, the arguments do not
             fit, or what comes is no `nn.Module`.
     """
-    if Path(target).suffix in ENDINGS:
-        found: Any = load_script(Path(target))
-    else:
-        found = load_attribute(target)
+    return make_network(target, find_target(target), arguments)
+
+
+def find_target(target: str) -> Any:
+    """What TARGET names: a network, or what makes one.
+
+    Raises:
+        TargetError: it is not there, or its code raises.
+    """
+    is_script = Path(target).suffix in ENDINGS
+    return load_script(Path(target)) if is_script else load_attribute(target)
+
+
+def make_network(target: str, found: Any, arguments: Mapping[str, object]) -> nn.Module:
+    """The network that TARGET is, or that it makes of the arguments.
+
+    Raises:
+        TargetError: the code raises, the arguments do not fit, or what comes is no `nn.Module`.
+    """
     if isinstance(found, nn.Module):
         if arguments:
             raise TargetError(

@@ -25,6 +25,7 @@ from stateport.parity.verify import Report, verify
 from . import __version__
 from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .contexts import NO_CONTEXTS, Found, find_contexts
+from .declared import Declared, positions_of
 from .errors import ExportError
 from .example import Example, ExampleLike
 from .explicit import Explicit
@@ -38,11 +39,13 @@ from .loading import load_weights
 from .loops import Folded, check_memory, fold
 from .network import Network
 from .opset import NEWEST_CAPTURED, raise_opset
+from .possible import PossibleState, possible_states
 from .record import record
 from .repeatable import check_carried, check_default_start, check_padding, check_repeatable
+from .returned import named_results
 from .saving import save
 from .stamp import contract_of, stamp, store_initial, write_metadata
-from .states import drop_spare_outputs, find_states, why_not_carried, why_whole_only
+from .states import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
 from .streaming import measure_streaming
 from .timeline import why_tied
 from .torchscript import export_script
@@ -58,6 +61,7 @@ class Result:
 
     `lifted` are the inputs of the states that the network keeps to itself, and that the file has
     as inputs and outputs. `report` is what verifying the file said, None where it was not done.
+    `possible_states` are arguments and results that look like states and were not taken as such.
     """
 
     path: Path
@@ -65,6 +69,7 @@ class Result:
     contract: Contract
     lifted: tuple[str, ...]
     report: Report | None
+    possible_states: tuple[PossibleState, ...] = ()
 
 
 def export(
@@ -75,6 +80,7 @@ def export(
     opset: int = DEFAULT_OPSET,
     weights: str | PathLike[str] | None = None,
     method: str = "forward",
+    states: Declared | None = None,
     lift: bool = True,
     check: bool = True,
     dtype: str = "float32",
@@ -95,6 +101,11 @@ def export(
         opset: the version of ONNX's operators, 18 or newer.
         weights: a .safetensors file, or a .pt file of plain weights, for the module to take.
         method: the method that is exported, where it is not `forward`.
+        states: the result that gives the next value of each argument that is a state, or None for
+            an argument that is none: {"past_k": "k", "mask": None}. Results are called by their
+            key or field, by the variable that the return statement names, or by their number from
+            1; what stands in a container by its path, "state.0". What is left out is found by
+            following the data, and by names.
         lift: whether states that the network makes itself, or does not return, become inputs and
             outputs. Without, such a layer starts anew in every call.
         check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
@@ -106,7 +117,8 @@ def export(
         origin: what to note in the file about where the network came from.
 
     Raises:
-        ExportError: the network, the example or the weights cannot be exported, and why.
+        ExportError: the network, the example or the weights cannot be exported, and why; or
+            `states` names what there is not, or what does not fit.
         FileError: the files cannot be written.
     """
     _check_arguments(module, opset, method)
@@ -115,7 +127,7 @@ def export(
     check_place(path)
     noted = {**(origin or {}), **_versions()}
     if isinstance(module, torch.jit.ScriptModule):
-        usual = (weights is None, method == "forward", lift, check, dtype == "float32")
+        usual = (weights is None, method == "forward", not states, lift, check, dtype == "float32")
         return _export_script(module, example, path, opset, noted, usual)
     with unchanged_globals(), no_idle_warnings():
         twin = evaluation_twin(module, share_parameters=weights is None)
@@ -124,10 +136,7 @@ def export(
         _check_dtypes(twin)
         seen = _look(twin, method, Example(getattr(twin, method), example), opset, lift=lift)
         found = find_contexts(seen.explicit, seen.sample) if lift else NO_CONTEXTS
-        made = _make(seen, found, opset)
-        if found.contexts and not made.contract.streaming.ok:
-            # Whole sequences are all that it can take, and those need no steps from before.
-            made = _make(seen, found.without_contexts(), opset, made)
+        made = _make_streaming(seen, found, opset, states or {})
         contract = made.contract
         vectors = record(made.network, contract)
         if dtype == "float16":
@@ -138,7 +147,7 @@ def export(
         if dtype != "float32":
             made.captured.model.metadata_props[PRECISION_KEY] = dtype
     report = _write(made.captured, vectors, path, check=check)
-    return Result(path, vectors_path(path), contract, made.lifted, report)
+    return Result(path, vectors_path(path), contract, made.lifted, report, made.left)
 
 
 def _export_script(
@@ -150,13 +159,14 @@ def _export_script(
     usual: tuple[bool, ...],
 ) -> Result:
     """Exports TorchScript, of which nothing but the usual can be asked."""
-    names = ("weights", "method", "lift", "check", "dtype")
+    names = ("weights", "method", "states", "lift", "check", "dtype")
     for name, is_usual in zip(names, usual, strict=True):
         if not is_usual:
             raise ExportError(f"A TorchScript module is exported as it is; leave out {name!r}.")
     with unchanged_globals(), no_idle_warnings():
         made = export_script(module, example, path, opset, origin)
-    return Result(made.path, made.vectors, made.contract, made.lifted, made.report)
+    written = (made.path, made.vectors, made.contract, made.lifted, made.report)
+    return Result(*written, possible_states=made.possible_states)
 
 
 @dataclass(frozen=True)
@@ -210,7 +220,8 @@ def _capture_at_some_length(
 class _Made:
     """A finished graph, the network that it is held against, and what it promises.
 
-    `because` says why chunks may differ from the whole, if a reason is seen.
+    `because` says why chunks may differ from the whole, if a reason is seen. `left` may be states,
+    and `others` are levels of sureness with which other pairs would be.
     """
 
     captured: Captured
@@ -218,16 +229,46 @@ class _Made:
     contract: Contract
     lifted: tuple[str, ...]
     because: str | None
+    left: tuple[PossibleState, ...]
+    others: tuple[tuple[str, ...], ...]
 
 
-def _make(seen: _Seen, found: Found, opset: int, before: _Made | None = None) -> _Made:
+def _make_streaming(seen: _Seen, found: Found, opset: int, declared: Declared) -> _Made:
+    """Makes the network with the states that let it be fed in chunks, if any do."""
+    names = named_results(getattr(seen.twin, seen.method), seen.captured.output_paths)
+    arguments = seen.captured.input_paths
+    wish = Wish(positions_of(declared, seen.captured.model.graph, arguments, names), names)
+    made = _make(seen, found, opset, wish)
+    if made.contract.streaming.ok:
+        return made
+    for levels in made.others:
+        other = _make(seen, found, opset, replace(wish, levels=levels), again=True)
+        if other.contract.streaming.ok:
+            return other
+    if found.contexts:
+        # Whole sequences are all that it can take, and those need no steps from before.
+        made = _make(seen, found.without_contexts(), opset, wish, made)
+    return made
+
+
+def _make(
+    seen: _Seen,
+    found: Found,
+    opset: int,
+    wish: Wish,
+    before: _Made | None = None,
+    *,
+    again: bool = False,
+) -> _Made:
     """Brings hidden states and contexts into the open, finishes the graph, and tries chunks.
 
-    `before` was made with other contexts, and cannot be fed in chunks.
+    `before` was made with other contexts, and cannot be fed in chunks. `again` says that the graph
+    as it was first captured is finished already.
     """
     explicit, sample, captured = seen.explicit, seen.sample, seen.captured
     if seen.hidden or found.contexts:
         explicit, sample = make_explicit(explicit, sample, seen.hidden, found)
+    if seen.hidden or found.contexts or again:
         captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
     if seen.folded is not None:
         calls = [one.call for one in seen.hidden]
@@ -235,7 +276,7 @@ def _make(seen: _Seen, found: Found, opset: int, before: _Made | None = None) ->
     check_repeatable(explicit, sample)
     check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
     check_carried(explicit, sample, seen.hidden)
-    finished = _finish(captured, opset, seen.hidden, found, sample.lengths)
+    finished = _finish(captured, opset, seen.hidden, found, sample.lengths, wish)
     check_default_start(seen.twin, seen.method, sample, finished.state_parameters)
     network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
     if before is None:
@@ -247,7 +288,8 @@ def _make(seen: _Seen, found: Found, opset: int, before: _Made | None = None) ->
     if because is not None and not streaming.ok and finished.contract.streaming.ok:
         streaming = replace(streaming, because=because)
     contract = replace(finished.contract, streaming=streaming)
-    return _Made(captured, network, contract, finished.lifted, because)
+    others = finished.others if finished.contract.streaming.ok else ()
+    return _Made(captured, network, contract, finished.lifted, because, finished.left, others)
 
 
 @dataclass(frozen=True)
@@ -264,6 +306,8 @@ class _Finished:
     initial: Mapping[str, NDArray[Any]]
     lifted: tuple[str, ...]
     state_parameters: tuple[str, ...]
+    left: tuple[PossibleState, ...]
+    others: tuple[tuple[str, ...], ...]
 
 
 def _finish(
@@ -272,6 +316,7 @@ def _finish(
     hidden: Sequence[Hidden],
     found: Found,
     lengths: Collection[int],
+    wish: Wish,
 ) -> _Finished:
     """Gives a captured graph its states and names, and writes its layers in ONNX."""
     model, graph = captured.model, captured.model.graph
@@ -280,9 +325,10 @@ def _finish(
     values = [value for one in hidden for value in one.initial] + [*found.initial]
     count_lifted = len(values)
     contexts = [context.name for context in found.contexts]
-    states = find_states(graph, layers, captured, count_lifted, contexts)
+    seen = find_states(graph, layers, captured, count_lifted, wish, contexts)
+    states, left = seen.pairs, possible_states(seen.left)
     whole_only = why_whole_only(layers)
-    because = why_not_carried(graph, layers, states) or why_tied(graph)
+    because = why_not_carried(graph, layers, states) or why_tied(graph) or seen.unclear
     states, kept = drop_spare_outputs(graph, states, author)
     expand(graph, layers, captured.loops, min(opset, NEWEST_CAPTURED))
     graph.opset_imports.pop(DOMAIN, None)
@@ -308,6 +354,8 @@ def _finish(
             for state in states
             if state.input < len(captured.input_paths) - count_lifted
         ),
+        left=left,
+        others=seen.others,
     )
 
 

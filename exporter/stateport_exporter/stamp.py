@@ -24,7 +24,7 @@ from stateport.contract import (
 
 from .capture import Captured
 from .errors import ExportError
-from .states import StatePair
+from .layer_states import StatePair
 
 Path = tuple[str, ...]
 

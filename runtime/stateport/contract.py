@@ -93,13 +93,13 @@ class Streaming:
     """Whether feeding a sequence chunk by chunk gives the answers of the whole.
 
     Attributes:
-        ok: whether it does.
-        because: if not, why.
+        ok: whether it does; None where that is not known, as of some files without a contract.
+        because: if not, why; or why it is not known.
         multiple: the number of steps that the length of every chunk is a multiple of.
         delay: the last step that an output needs is at most so many behind the one it stands for.
     """
 
-    ok: bool = True
+    ok: bool | None = True
     because: str | None = None
     multiple: int = 1
     delay: int = 0
@@ -225,12 +225,12 @@ def axis_sizes(specs: Iterable[ArraySpec], shapes: Mapping[str, Iterable[int]]) 
 
 
 def check_streaming(contract: Contract) -> None:
-    """Refuses a network that needs whole sequences.
+    """Refuses a network that needs whole sequences. What is not known is for the caller to try.
 
     Raises:
         StreamingError: with the contract's reason.
     """
-    if not contract.streaming.ok:
+    if contract.streaming.ok is False:
         raise StreamingError(
             f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
             "Call the model itself with the whole sequence."

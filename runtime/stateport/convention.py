@@ -9,6 +9,7 @@ from typing import Final
 
 from .contract import ArraySpec, Axis, Contract, StateSpec, describe
 from .errors import ContractError, InputError
+from .foreign.streaming import streaming_of
 from .onnx_file import OnnxFile
 
 #: What other exporters call the two axes that have a meaning here.
@@ -24,18 +25,29 @@ _ADVICE: Final = "Say which they are: states={'input': 'output'}, or --state inp
 #: How the input and the output of a state are named: a pattern, and what its output is called then.
 _PAIRS: Final = (
     (r"(.*?)_?0", (r"\1n", r"\1_n")),  # h0 -> hn, h_0 -> h_n
-    (r"(.+)", (r"\1N", r"\1n", r"\1_n", r"\1_out", r"out_\1", r"\1_next", r"next_\1")),
+    (r"(.+)", (r"\1N", r"\1n", r"\1_n", r"\1_next", r"next_\1")),
     (r"(.+)", (r"new_\1", r"\1_new", r"updated_\1", r"\1_updated")),
-    (r"(.+)_in", (r"\1_out", r"\1_n", r"\1N")),
-    (r"in_(.+)", (r"out_\1",)),
-    (r"(.*)input_?(.+)", (r"\1output_\2", r"\1output\2")),
-    (r"(.+)_input", (r"\1_output",)),
+    (r"(.+)_in", (r"\1_n", r"\1N")),
     (r"past_(.+)", (r"present_\1", r"new_\1")),
     (r"past(.+)", (r"present\1",)),
     (r"prev_(.+)", (r"\1", r"next_\1", r"new_\1")),
     (r"(.+)_prev", (r"\1", r"\1_next", r"\1_new")),
+)
+#: Names that only say what goes in and what comes out: a signal may have them as well as a state.
+_IN_AND_OUT: Final = (
+    (r"(.+)", (r"\1_out", r"out_\1")),
+    (r"(.+)_in", (r"\1_out",)),
+    (r"in_(.+)", (r"out_\1",)),
+    (r"(.*)input_?(.+)", (r"\1output_\2", r"\1output\2")),
+    (r"(.+)_input", (r"\1_output",)),
     (r"(.+)_i", (r"\1_o",)),
     (r"i_(.+)", (r"o_\1",)),
+)
+#: What is called that is no signal.
+_STATE: Final = re.compile(
+    r"(^|_)[hcs]x?\d*(_|$)|hid|state|mem|carry|cell|prev|past|recur|lstm|gru|rnn|cache|buf|hist|ctx"
+    r"|context|fifo|delay",
+    re.IGNORECASE,
 )
 
 
@@ -75,7 +87,8 @@ def contract_of(
     )
     known |= {axis for state in found for axis in state.shape if isinstance(axis, str)}
     outputs = [_named(spec, renamed, known) for spec in file.outputs if spec.name not in taken]
-    return Contract(tuple(inputs), tuple(outputs), found)
+    contract = Contract(tuple(inputs), tuple(outputs), found)
+    return replace(contract, streaming=streaming_of(file, contract))
 
 
 def _declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
@@ -101,29 +114,79 @@ def _declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
 def tell(file: OnnxFile) -> dict[str, str]:
     """The states that the names of a file's inputs and outputs tell of; empty where they do not.
 
+    A pair that is the file's only real input, or its only output, is no state.
+
     Raises:
         ContractError: they tell several things.
     """
-    outputs = {spec.name: spec for spec in file.outputs}
-    found = {
-        spec.name: [name for name in _following(spec.name, outputs) if _fits(spec, outputs[name])]
-        for spec in file.inputs
-    }
-    pairs = {name: names for name, names in found.items() if names}
-    claimed = [name for names in pairs.values() for name in names]
-    if len(claimed) > len(pairs) or len({*claimed}) < len(claimed):
+    sure, perhaps = _readings(file)
+    claimed = [name for names in sure.values() for name in names]
+    several = len(claimed) > len(sure) or len({*claimed}) < len(claimed)
+    alone = not _leaves_a_signal(file, sure)
+    if several or perhaps or (alone and len(sure) > 1):
+        pairs = {**sure, **perhaps}
         candidates = "; ".join(f"{name!r} with {_either(names)}" for name, names in pairs.items())
         raise ContractError(
             f"{file.path} carries no contract, and its names tell several things: {candidates}. "
             f"{_ADVICE}"
         )
-    return {name: names[0] for name, names in pairs.items()}
+    return {} if alone else {name: names[0] for name, names in sure.items()}
 
 
-def _following(name: str, outputs: Iterable[str]) -> Iterator[str]:
+def _readings(file: OnnxFile) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What names say is a state; and what they say of a state and of a signal alike."""
+    sure, general = _candidates(file, _PAIRS), _candidates(file, _IN_AND_OUT)
+    for name, names in general.items():
+        if name in sure or _STATE.search(name):
+            sure[name] = [*sure.get(name, ()), *(n for n in names if n not in sure.get(name, ()))]
+    claimed = {name for names in sure.values() for name in names}
+    sequences = {spec.name for spec in file.inputs if _is_sequence(spec)}
+    perhaps = {
+        name: names
+        for name, names in general.items()
+        if not (name in sure or name in sequences or claimed.intersection(names))
+        and _leaves_a_signal(file, {**sure, name: names})
+    }
+    return sure, perhaps
+
+
+def _candidates(
+    file: OnnxFile, patterns: Iterable[tuple[str, tuple[str, ...]]]
+) -> dict[str, list[str]]:
+    """By the input that may be a state, the outputs that may give its next value."""
+    outputs = {spec.name: spec for spec in file.outputs}
+    found = {
+        spec.name: [
+            name for name in _following(spec.name, outputs, patterns) if _fits(spec, outputs[name])
+        ]
+        for spec in file.inputs
+    }
+    return {name: names for name, names in found.items() if names}
+
+
+def _leaves_a_signal(file: OnnxFile, pairs: Mapping[str, Iterable[str]]) -> bool:
+    """Whether something goes in and comes out beside these states; a number is no signal."""
+    taken = {name for names in pairs.values() for name in names}
+    inputs = [spec for spec in file.inputs if spec.name not in pairs and not _is_number(spec)]
+    return bool(inputs) and any(spec.name not in taken for spec in file.outputs)
+
+
+def _is_number(spec: ArraySpec) -> bool:
+    return "float" not in spec.dtype and all(axis == 1 for axis in spec.shape)
+
+
+def _is_sequence(spec: ArraySpec) -> bool:
+    """Whether the axes of an array are those of a signal: time is one, or two have no size."""
+    open_ = [str(axis) for axis in spec.shape if not _fixed(axis)]
+    return len(open_) > 1 or any(_TIME.fullmatch(axis) for axis in open_)
+
+
+def _following(
+    name: str, outputs: Iterable[str], patterns: Iterable[tuple[str, tuple[str, ...]]]
+) -> Iterator[str]:
     """The outputs that may give the next value of an input, by their names."""
     there, seen = {*outputs}, set[str]()
-    for pattern, forms in _PAIRS:
+    for pattern, forms in patterns:
         match = re.fullmatch(pattern, name)
         for form in forms if match else ():
             assert match is not None

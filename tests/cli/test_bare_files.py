@@ -57,6 +57,8 @@ def test_inspect_shows_what_names_tell(command: Command, tmp_path: Path) -> None
     assert document["says_itself"] is False
     (state,) = document["contract"]["states"]
     assert (state["input"], state["output"]) == ("h0", "hn")
+    assert document["contract"]["streaming"]["ok"] is None
+    assert "streams not known: Add gives each step of a call the same state" in text
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,7 @@ def test_inspect_shows_what_names_tell(command: Command, tmp_path: Path) -> None
     [
         ([], 1, "no names of its inputs"),
         (["--state", "a=z"], 1, "has no output 'z' to be a state"),
+        (["--state", "a=b", "--state", "a=b"], 2, "'a' is named twice"),
         (["--state", "a"], 2, "'a' is not of the form INPUT=OUTPUT"),
         (["--state", "a=b", "--constant", "rate"], 2, "'rate' is not of the form NAME=VALUE"),
         (["--state", "a=b", "--constant", "rate=fast"], 2, "'fast' is no number"),

@@ -52,6 +52,7 @@ def test_arguments_weights_and_opset_reach_the_network(
     weights = ["--weights", tmp_path / "w.safetensors", "--opset", "18"]
     outcome = command("export", LSTM, "-o", "m.onnx", *arguments, *weights)
     assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "constructed" not in outcome.stdout
     x = np.random.default_rng(0).standard_normal((2, 3, 5), np.float32)
     y, _ = stateport.load("m.onnx")(x)
     with torch.no_grad():
@@ -96,6 +97,7 @@ def test_an_example_may_be_specs(command: Command, folder: Path) -> None:
     options = [part for text in specs for part in ("--example", text)]
     outcome = command("export", "net.py:Net", "-o", "m.onnx", *options)
     assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "The weights are those that net.py:Net was constructed with" in outcome.stdout
     contract = stateport.load("m.onnx").contract
     assert [str(state) for state in contract.states] == [
         "h -> h_n: float32[1, batch, 4]",
@@ -122,6 +124,65 @@ def test_a_network_of_the_working_folder_is_found_as_a_module(
     (folder / "module_of_a_test.py").write_text(code)
     outcome = command("export", "module_of_a_test:net", "-o", "m.onnx")
     assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "constructed" not in outcome.stdout, "it may have been trained"
+
+
+@pytest.fixture
+def mixer(folder: Path) -> list[str]:
+    """A network that adds two signals, and what it takes."""
+    (folder / "mixer.py").write_text(
+        "from torch import nn\n"
+        "class Mixer(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = nn.Linear(3, 3)\n"
+        "    def forward(self, x, skip):\n"
+        "        return self.linear(x) + skip\n"
+    )
+    specs = ["x=float32[batch,3]", "skip=float32[batch,3]"]
+    options = [part for text in specs for part in ("--example", text)]
+    return ["export", "mixer.py:Mixer", "-o", "m.onnx", *options]
+
+
+def test_what_looks_like_a_state_and_is_none_is_noted(command: Command, mixer: list[str]) -> None:
+    outcome = command(*mixer)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert (
+        "note: argument 'skip' and result '1' have the same shape, float32[batch, 3], and were not "
+        "taken as a state; --state skip=1 takes them, --no-state skip silences this."
+    ) in outcome.stdout
+    assert "state  " not in outcome.stdout
+
+
+@pytest.mark.patterns
+@pytest.mark.parametrize(
+    ("options", "states"), [(["--no-state", "skip"], []), (["--state", "skip=1"], ["skip"])]
+)
+def test_states_may_be_declared(
+    command: Command, mixer: list[str], options: list[str], states: list[str]
+) -> None:
+    outcome = command(*mixer, *options)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert "note:" not in outcome.stdout
+    assert [state.input for state in stateport.load("m.onnx").contract.states] == states
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--state", "skip"], 2, "'skip' is not of the form INPUT=OUTPUT"),
+        (["--state", "skip=1", "--state", "skip=2"], 2, "name 'skip' twice"),
+        (["--state", "skip=1", "--no-state", "skip"], 2, "name 'skip' twice"),
+        (["--no-state", "skp"], 1, "There is no argument 'skp' to be a state, or not; there are x"),
+    ],
+)
+def test_states_that_are_declared_wrong(
+    command: Command, mixer: list[str], options: list[str], code: int, says: str
+) -> None:
+    outcome = command(*mixer, *options)
+    assert outcome.returncode == code, outcome.stderr
+    assert says in " ".join(outcome.stderr.split())
+    assert not Path("m.onnx").exists()
 
 
 def test_the_same_network_gives_the_same_bytes(command: Command, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import onnx
 import pytest
 
 import stateport
-from stateport import ContractError, InputError, State
+from stateport import ArraySpec, ContractError, InputError, State
+from stateport.convention import tell
+from stateport.onnx_file import OnnxFile
 from tests.bare import Shape, written
 
 PAIRS = [
@@ -62,6 +65,78 @@ def test_names_that_tell_nothing_or_several_things_are_refused(
         stateport.load(path)
     assert says in str(refusal.value)
     assert "Say which" in str(refusal.value)
+    assert "--state input=output" in str(refusal.value)
+
+
+Ports = dict[str, Shape | None]
+SOUND: Shape = [1, 160]
+
+
+def outline(inputs: Ports, outputs: Ports) -> OnnxFile:
+    """The outline of a file with these arrays of float32; None is a number, the rate."""
+    given, gives = specs(inputs), specs(outputs)
+    return OnnxFile(Path("m.onnx"), 1, 10, "", {}, {}, given, gives, Counter(), (), {})
+
+
+def specs(ports: Ports) -> tuple[ArraySpec, ...]:
+    return tuple(
+        ArraySpec(name, "int64", (1,))
+        if shape is None
+        else ArraySpec(
+            name, "float32", tuple(str(a) if isinstance(a, str) else a or 0 for a in shape)
+        )
+        for name, shape in ports.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "states"),
+    [
+        ({"a_in": SOUND, "h_in": [1, 64]}, {"a_out": SOUND, "h_out": [1, 64]}, {"h_in": "h_out"}),
+        (
+            {"audio_in": SOUND, "state_in": SOUND, "sr": None},
+            {"audio_out": SOUND, "state_out": SOUND},
+            {"state_in": "state_out"},
+        ),
+        (
+            {"audio_in": ["N", "samples"], "mask": SOUND, "cache_in": ["N", 64]},
+            {"audio_out": ["N", "samples"], "vad": SOUND, "cache_out": ["N", 64]},
+            {"cache_in": "cache_out"},
+        ),
+        (
+            {"input": SOUND, "input_hidden": SOUND},
+            {"output": SOUND, "output_hidden": SOUND},
+            {"input_hidden": "output_hidden"},
+        ),
+        ({"x_in": SOUND}, {"x_out": SOUND}, {}),
+        ({"h": SOUND, "sr": None}, {"hn": SOUND}, {}),
+        ({"h": SOUND, "x": SOUND}, {"hn": SOUND}, {}),
+    ],
+)
+def test_a_signal_is_no_state_whatever_it_is_called(
+    inputs: Ports, outputs: Ports, states: dict[str, str]
+) -> None:
+    assert tell(outline(inputs, outputs)) == states
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        ({"a_in": SOUND, "b_in": SOUND}, {"a_out": SOUND, "b_out": SOUND}),
+        ({"x": SOUND, "a_in": SOUND}, {"y": SOUND, "a_out": SOUND}),
+        (
+            {"a_in": SOUND, "mask": SOUND, "h_in": SOUND},
+            {"a_out": SOUND, "vad": SOUND, "h_out": SOUND},
+        ),
+        ({"in_a": SOUND, "in_b": SOUND, "h": SOUND}, {"out_a": SOUND, "out_b": SOUND, "hn": SOUND}),
+        ({"h": SOUND, "c": SOUND}, {"hn": SOUND, "cn": SOUND}),
+    ],
+)
+def test_names_that_may_mean_a_signal_or_a_state_are_asked_about(
+    inputs: Ports, outputs: Ports
+) -> None:
+    with pytest.raises(ContractError, match="its names tell several things: ") as refusal:
+        tell(outline(inputs, outputs))
     assert "--state input=output" in str(refusal.value)
 
 

@@ -31,6 +31,7 @@ RUNTIME = [
 EXPORTER = [
     "ExportError",
     "LiftedFile",
+    "PossibleState",
     "Quantized",
     "Result",
     "Spec",

@@ -46,7 +46,7 @@ def step_call(model: Model, load: Load) -> Callable[[], Any]:
         raise InputError(f"The model has no batch axis, and {load.streams} streams were asked for.")
     inputs = random_inputs(contract, load)
     alone = next(iter(inputs.values())) if len(inputs) == 1 else None
-    if not contract.streaming.ok:
+    if contract.streaming.ok is False:
         return lambda: model.run(inputs)
     if load.streams > 1:
         pool = model.pool(load.streams)

@@ -74,7 +74,18 @@ def console(*, stderr: bool = False) -> Console:
 
 def named_states(texts: Sequence[str]) -> dict[str, str] | None:
     """INPUT=OUTPUT for each; None where there are none."""
-    return dict(_named(text, "--state", "INPUT=OUTPUT") for text in texts) or None
+    states: dict[str, str] = {}
+    for text in texts:
+        name, output = named_state(text)
+        if name in states:
+            raise click.BadParameter(f"{name!r} is named twice.", param_hint="--state")
+        states[name] = output
+    return states or None
+
+
+def named_state(text: str) -> tuple[str, str]:
+    """Splits INPUT=OUTPUT."""
+    return _named(text, "--state", "INPUT=OUTPUT")
 
 
 def named_constants(texts: Sequence[str]) -> dict[str, object] | None:

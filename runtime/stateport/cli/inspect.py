@@ -112,7 +112,8 @@ def _show(document: dict[str, Any]) -> None:
 
 def _streams(streaming: dict[str, Any]) -> str:
     if not streaming["ok"]:
-        return f"no: {streaming['because']}"
+        known = "not known" if streaming["ok"] is None else "no"
+        return f"{known}: {streaming['because']}"
     multiple, delay = streaming.get("multiple", 1), streaming.get("delay", 0)
     chunks = f", in chunks of multiples of {multiple} steps" if multiple > 1 else ""
     return f"yes{chunks}, with a delay of {delay} steps" if delay else f"yes{chunks}"

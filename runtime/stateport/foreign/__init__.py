@@ -1,0 +1,1 @@
+"""What a graph that somebody else wrote says of itself, where it carries no contract."""
