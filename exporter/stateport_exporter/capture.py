@@ -25,6 +25,8 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from stateport.errors import first_line, text_of
+
 from .blame import leftovers, where
 from .errors import ExportError
 from .example import Arguments, Example, leaves_by_name
@@ -426,7 +428,7 @@ class FixedTimeError(ExportError):
 
 
 def _why_not(module: nn.Module, example: Example, error: BaseException) -> ExportError:
-    name, text = type(module).__qualname__, str(error)
+    name, text = type(module).__qualname__, text_of(error)
     frozen = re.search(r"marked (\w+) as dynamic but your code specialized it to be", text)
     if frozen:
         kind = FixedTimeError if frozen[1] == "time" else ExportError
@@ -570,5 +572,4 @@ def _root(error: BaseException) -> BaseException:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"
+    return first_line(error) or "no message"

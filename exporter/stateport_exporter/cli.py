@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import ast
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from stateport.cli.common import CONSTANTS, STATES, named_constants, named_state, named_states
+from stateport.cli.common import (
+    CONSTANTS,
+    STATES,
+    literal,
+    named_constants,
+    named_state,
+    named_states,
+)
+from stateport.cli.output import progress, say, show
 from stateport.contract import Contract
 
 if TYPE_CHECKING:
@@ -93,7 +100,7 @@ def export(
         raise click.UsageError("--float32 says what stays float32 with --dtype fp16.")
     values = dict(parse_argument(text) for text in arguments)
     declared = parse_states(states, no_states)
-    with Console(stderr=True).status("Importing PyTorch") as status:
+    with progress("Importing PyTorch") as doing:
         from torch.jit import ScriptModule
 
         from stateport.parity.reports.text import summary
@@ -101,12 +108,12 @@ def export(
         from .loading import find_target, make_network
         from .pipeline import export as run_export
 
-        status.update(f"Loading {target}")
+        doing(f"Loading {target}")
         found = find_target(target)
         module = make_network(target, found, values)
         is_script = isinstance(module, ScriptModule)
         example = find_example(module, examples)
-        status.update(f"Exporting {target}")
+        doing(f"Exporting {target}")
         result = run_export(
             module,
             example,
@@ -119,36 +126,34 @@ def export(
             check=not no_check,
             dtype={"fp32": "float32", "fp16": "float16"}[dtype],
             float32=float32,
-            origin={"target": target, "arguments": values},
+            origin={"target": target, "arguments": _noted(values)},
         )
     _say_contract(result.contract, result.lifted)
     for pair in result.possible_states:
         taking = f"; --state {pair.argument}={pair.result} takes them"
         silencing = f", --no-state {pair.argument} silences this"
-        click.echo(f"note: {pair}" + ("." if is_script else f"{taking}{silencing}."))
+        say(f"note: {pair}" + ("." if is_script else f"{taking}{silencing}."))
     if weights is None and module is not found and next(module.parameters(), None) is not None:
-        click.echo(
-            f"The weights are those that {target} was constructed with; --weights loads others."
-        )
-    click.echo(f"Wrote {result.path} and {result.vectors.name}.")
+        say(f"The weights are those that {target} was constructed with; --weights loads others.")
+    say(f"Wrote {result.path} and {result.vectors.name}.")
     if result.report is None:
-        click.echo(f"It has not been verified yet: stateport verify {result.path}")
+        say(f"It has not been verified yet: stateport verify {result.path}")
     else:
-        click.echo(summary(result.report))
+        say(*summary(result.report))
 
 
 def _say_contract(contract: Contract, lifted: Collection[str]) -> None:
     for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
         for spec in specs:
-            click.echo(f"{kind:7} {spec}")
+            say(f"{kind:7} {spec}")
     for state in contract.states:
         how = f", lifted, starts from {state.initial}" if state.input in lifted else ""
-        click.echo(f"{'state':7} {state}{how}")
+        say(f"{'state':7} {state}{how}")
     streaming = contract.streaming
     if not streaming.ok:
-        click.echo(f"It cannot stream: {streaming.because}.")
+        say(f"It cannot stream: {streaming.because}.")
     elif streaming.multiple > 1:
-        click.echo(f"It streams in chunks of multiples of {streaming.multiple} steps.")
+        say(f"It streams in chunks of multiples of {streaming.multiple} steps.")
 
 
 def parse_argument(text: str) -> tuple[str, object]:
@@ -157,7 +162,7 @@ def parse_argument(text: str) -> tuple[str, object]:
     if not separator or not name.isidentifier():
         raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE.", param_hint="--arg")
     try:
-        return name, ast.literal_eval(value)
+        return name, literal(value, "--arg")
     except (ValueError, SyntaxError):
         return name, value  # a plain word
 
@@ -170,6 +175,17 @@ def parse_states(states: Collection[str], no_states: Collection[str]) -> dict[st
             raise click.UsageError(f"--state and --no-state name {name!r} twice.")
         declared[name] = result
     return declared
+
+
+def _noted(values: dict[str, object]) -> dict[str, object]:
+    """Values as JSON holds them; of sets, complex numbers and the like, what Python writes."""
+    noted = dict(values)
+    for name, value in values.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            noted[name] = repr(value)
+    return noted
 
 
 def find_example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
@@ -224,19 +240,18 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
 
     from .variants import quantize as run_quantize
 
-    with Console(stderr=True).status(f"Quantising {model}"):
+    with progress(f"Quantising {model}"):
         result = run_quantize(model, output, bits=int(bits), check=not no_check)
     grid = Table(box=None, pad_edge=False)
     for heading in ("operator", "weights", "now"):
         grid.add_column(heading, overflow="fold")
     for one in result.outcomes:
         grid.add_row(one.operator, one.name, one.form or f"as it was: {one.because}")
-    screen = Console(highlight=False, markup=False, soft_wrap=False)
-    screen.print(grid)
+    show(grid)
     before, after = model.stat().st_size, output.stat().st_size
-    click.echo(f"{output}: {after:,} bytes, {after / before:.0%} of {before:,}")
+    say(f"{output}: {after:,} bytes, {after / before:.0%} of {before:,}")
     if result.report is not None:
-        click.echo(summary(result.report))
+        say(*summary(result.report))
 
 
 @click.command()
@@ -259,7 +274,7 @@ def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[s
 
     from .lift_file import lift as run_lift
 
-    with Console(stderr=True).status(f"Lifting {source}"):
+    with progress(f"Lifting {source}"):
         result = run_lift(
             source, output, states=named_states(states), constants=named_constants(constants)
         )
@@ -270,9 +285,9 @@ def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[s
         grid.add_row(
             one.operator, one.name, f"{one.what}: {one.because}" if one.because else one.what
         )
-    Console(highlight=False, markup=False, soft_wrap=False).print(grid)
+    show(grid)
     _say_contract(result.contract, result.lifted)
     for pair in result.possible_states:
-        click.echo(f"note: {pair}; --state {pair.argument}={pair.result} takes them.")
-    click.echo(f"Wrote {result.path} and {result.vectors.name}.")
-    click.echo(summary(result.report))
+        say(f"note: {pair}; --state {pair.argument}={pair.result} takes them.")
+    say(f"Wrote {result.path} and {result.vectors.name}.")
+    say(*summary(result.report))

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis, describe, resolve
+from stateport.errors import in_words
 from stateport.files import read_npy
 
 from .errors import ExportError
@@ -232,7 +233,7 @@ class Example:
                 raise
             except (Exception, SystemExit) as error:  # a user's own function
                 raise ExportError(
-                    f"The example failed at {_shown(sizes)}: {type(error).__name__}: {error}"
+                    f"The example failed at {_shown(sizes)}: {in_words(error)}"
                 ) from error
         made = padded_arguments(made, sizes.get("time", 1))
         # One tensor given twice, (zeros, zeros), is still two arguments.

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stateport.errors import in_words
+
 from .errors import ExportError
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -129,9 +131,9 @@ def _copy(module: Module, memo: Mapping[int, object]) -> Module:
     loggers = {id(value): value for value in held if isinstance(value, logging.Logger)}
     try:
         return copy.deepcopy(module, {**memo, **loggers})
-    except Exception as error:  # whatever the user's own __deepcopy__ and attributes raise
+    except (Exception, SystemExit) as error:  # whatever a __deepcopy__ or an attribute raises
         raise ExportError(
-            f"{type(module).__qualname__} cannot be copied ({error}), so it cannot be exported "
-            "without changing it. Remove attributes that hold open files, locks or tensors with a "
-            "gradient history."
+            f"{type(module).__qualname__} cannot be copied ({in_words(error)}), so it cannot be "
+            "exported without changing it. Remove attributes that hold open files, locks or "
+            "tensors with a gradient history."
         ) from error

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from stateport.contract import describe
+from stateport.errors import first_line, in_words
 
 from .errors import TargetError
 from .torchscript import ENDINGS, load_script
@@ -176,7 +177,7 @@ def _import_module(name: str) -> ModuleType:
             ) from error
         raise TargetError(f"{name} imports {missing!r}, which is not installed.") from error
     except (Exception, SystemExit) as error:
-        raise TargetError(f"Importing {name} failed: {_said(error)}") from error
+        raise TargetError(f"Importing {name} failed: {in_words(error)}") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -198,7 +199,7 @@ def _run(what: str, action: Any) -> Any:
     try:
         return action()
     except (Exception, SystemExit) as error:
-        raise TargetError(f"{what} failed: {_said(error)}") from error
+        raise TargetError(f"{what} failed: {in_words(error)}") from error
 
 
 def _check_signature(target: str, function: Any, arguments: Mapping[str, object]) -> None:
@@ -209,17 +210,14 @@ def _check_signature(target: str, function: Any, arguments: Mapping[str, object]
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise TargetError(f"{target}{signature} does not take these arguments: {error}.") from error
+        raise TargetError(
+            f"{target}{signature} does not take these arguments: {first_line(error)}."
+        ) from error
 
 
 def _is_candidate(name: str, value: object, module: ModuleType) -> bool:
     own = getattr(value, "__module__", None) == module.__name__
     return not name.startswith("_") and (isinstance(value, nn.Module) or (callable(value) and own))
-
-
-def _said(error: BaseException) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _shown(arguments: Mapping[str, object]) -> str:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper
 
 from stateport.engines import open_engine
-from stateport.errors import FileError, StateportError
+from stateport.errors import FileError, StateportError, in_words
 from stateport.model import Model
 from stateport.onnx_file import read
 from stateport.parity.bounds import BUDGETS, FLOOR_FACTOR
@@ -134,7 +134,7 @@ def _in_engine(
         truth = values(proto, call.inputs)
         rounded = values(proto, call.inputs, double=False)
     except Exception as error:  # an operator that onnx's reference has not, or stumbles over
-        raise _NotComputableError(f"{type(error).__name__}: {error}") from error
+        raise _NotComputableError(in_words(error)) from error
     floors = {name: _floor(truth[name], rounded[name]) for name in truth}
     budget = BUDGETS.get(model.precision)
 

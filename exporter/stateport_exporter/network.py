@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from stateport.arrays import initial_state
 from stateport.contract import Contract
+from stateport.errors import first_line
 from stateport.parity.vectors import Case, Rows, call_inputs, results, rows
 
 from .errors import ExportError
@@ -92,7 +93,8 @@ def answers_of(network: Network, contract: Contract, case: Case) -> Answers:
             answer = network({**inputs, **state})
         except Exception as error:  # the user's forward may raise anything
             raise ExportError(
-                f"The network fails on {case.name!r}, a size that it was not traced at: {error}"
+                f"The network fails on {case.name!r}, a size that it was not traced at: "
+                f"{first_line(error)}"
             ) from error
         state = {s.input: answer[s.output] for s in contract.states}
         answers.append(answer)

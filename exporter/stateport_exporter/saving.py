@@ -8,6 +8,8 @@ from typing import Final
 import onnx
 import onnx_ir as ir
 
+from stateport.errors import first_line
+
 from .errors import ExportError
 
 #: Protocol Buffers cannot hold more than 2 GiB; beyond this, weights go to a file beside the model.
@@ -27,5 +29,6 @@ def save(model: ir.Model, path: Path) -> None:
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"The exported graph is not valid ONNX, which is a fault of stateport: {error}"
+            f"The file that was made is not valid ONNX: {first_line(error)}. Please report this, "
+            "unless the file that it was made from is not valid either."
         ) from error

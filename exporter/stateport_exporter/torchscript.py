@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stateport.errors import first_line, in_words
+
 from .errors import ExportError, TargetError
 from .example import Example, ExampleLike
 from .graph_states import explicit_pairs
@@ -45,10 +47,9 @@ def load_script(path: Path) -> torch.jit.ScriptModule:
             warnings.simplefilter("ignore")  # that TorchScript is old
             module: torch.jit.ScriptModule = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
         raise TargetError(
-            f"{path} is no file that torch.jit.save wrote ({said[0]}). Weights alone are given "
-            "with --weights, beside the network that takes them."
+            f"{path} is no file that torch.jit.save wrote ({in_words(error)}). Weights alone are "
+            "given with --weights, beside the network that takes them."
         ) from error
     return module
 
@@ -140,9 +141,8 @@ def _captured(network: torch.jit.ScriptModule, sample: Example, opset: int) -> i
                 opset_version=min(opset, _NEWEST),
             )
         except Exception as error:  # whatever PyTorch's exporter raises
-            said = str(error).strip().splitlines() or [type(error).__name__]
             raise ExportError(
-                f"PyTorch's exporter for TorchScript could not write the module: {said[0]}"
+                f"PyTorch's exporter for TorchScript could not write the module: {in_words(error)}"
             ) from error
         model = ir.serde.deserialize_model(onnx.load(place))
     raise_opset(model, max(opset, model.graph.opset_imports[""]))
@@ -191,7 +191,7 @@ def _run(network: torch.jit.ScriptModule, sample: Example, inputs: Mapping[str, 
         try:
             made = network(*pytree.tree_unflatten(leaves, structure))
         except Exception as error:  # the user's forward may raise anything
-            raise ExportError(f"The module fails: {error}") from error
+            raise ExportError(f"The module fails: {first_line(error)}") from error
     return [tensor.numpy() for tensor in _tensors(made)]
 
 

@@ -14,7 +14,7 @@ The test fails with the output that is off, the step and how far. The marker nam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -84,13 +84,13 @@ class Parity:
     def _judge(self, matrix: Matrix, *, require: bool) -> None:
         missing = [f"{row.choice}: {row.problem}" for row in matrix.rows if not row.available]
         if len(missing) == len(matrix.rows) and not require:
-            pytest.skip("\n".join(missing))
+            pytest.skip(_lines(missing))
         lines = [*_failures(matrix), *(f" on {line}" for line in missing if require)]
         if lines:
             # pytest's own summary shows the first line.
-            pytest.fail("\n".join(f"{matrix.model}{line}" for line in lines), pytrace=False)
+            pytest.fail(_lines(f"{matrix.model}{line}" for line in lines), pytrace=False)
         # In JUnit files these are properties of the test, and they reach xdist's controller.
-        self._item.user_properties.extend((_NOT_RUN, line) for line in missing)
+        self._item.user_properties.extend((_NOT_RUN, _lines([line])) for line in missing)
 
 
 @pytest.fixture
@@ -117,7 +117,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if lines:
         terminalreporter.section(_NOT_RUN)
-        terminalreporter.write("\n".join([*lines, ""]))
+        terminalreporter.write(f"{_lines(lines)}\n")
+
+
+def _lines(texts: Iterable[str]) -> str:
+    """A line for each text; what came from a file is harmless in it."""
+    from .printable import printable
+
+    return "\n".join(map(printable, texts))
 
 
 def _marked(item: pytest.Item) -> tuple[tuple[Any, ...], bool]:

@@ -78,6 +78,12 @@ def test_a_target_that_names_no_network(
         ("def net(): raise ValueError('no luck')", "ValueError: no luck"),
         ("def net(): sys.exit(0)", "SystemExit"),
         ("def net(): raise KeyboardInterrupt", "nothing was written"),
+        ("class E(Exception): __str__ = 3\ndef net(): raise E", "net() failed: E"),
+        ("class E(Exception): __str__ = len\nraise E", "failed: E"),
+        ("class E(BaseException): pass\ndef net(): raise E('no luck')", "E: no luck"),
+        ("def net(): raise ValueError('\\udc80\\x1b]0;x\\x07')", r"\udc80\x1b]0;x\x07"),
+        ("def net(): raise ValueError('x' * 10**6)", "xxx... and 999,400 characters more"),
+        ("def net(): raise ExceptionGroup('no luck', [OSError()])", "no luck (1 sub-exception)"),
         ("def net(): return 3", "returned a int; an nn.Module was expected"),
         ("def net(size): return ReferenceLSTM()", "missing a required argument: 'size'"),
         ("net = 3", "is a int; an nn.Module was expected"),
@@ -143,6 +149,7 @@ def test_a_network_whose_example_is_none(
         ("hidden_size", 2, "'hidden_size' is not of the form NAME=VALUE"),
         ("=3", 2, "'=3' is not of the form NAME=VALUE"),
         ("no name=3", 2, "is not of the form NAME=VALUE"),
+        ("bogus={1, 2}", 1, "unexpected keyword argument 'bogus'"),
     ],
 )
 def test_an_argument_that_does_not_fit(
@@ -150,6 +157,26 @@ def test_an_argument_that_does_not_fit(
 ) -> None:
     outcome = command("export", LSTM, "-o", "m.onnx", "--arg", argument)
     refused(outcome, says, code=code)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (5000 * "-" + "1", "it is nested too deeply"),
+        (5000 * "[", "it is nested too deeply"),
+        (5000 * "1+" + "1j", "it is nested too deeply"),
+        (5000 * "not " + "1", "it is nested too deeply"),
+        (20000 * "~" + "1", "it is nested too deeply"),
+        (5000 * "1", "it has too many digits"),
+        ("0x" + 5000 * "f", "it has too many digits"),
+    ],
+    ids=["minus", "lists", "sums", "not", "tildes", "digits", "hexadecimal"],
+)
+def test_a_value_that_python_cannot_read(
+    command: Command, refused: Refused, out: Path, reference: Path, value: str, says: str
+) -> None:
+    refused(command("export", LSTM, "-o", "m.onnx", "--arg", f"seed={value}"), says, code=2)
+    refused(command("run", reference, "--constant", f"x={value}"), says, code=2)
 
 
 def test_an_argument_for_what_is_a_network_already(

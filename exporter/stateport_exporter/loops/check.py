@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from stateport.errors import first_line
+
 from ..errors import ExportError
 from ..example import Arguments, Example
 from ..explicit import Calls
@@ -38,7 +40,7 @@ def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Ex
         try:
             answer = _results(folded, "forward", arguments)
         except Exception as error:
-            raise _other(name, time, f"it fails: {error}") from error
+            raise _other(name, time, f"it fails: {first_line(error)}") from error
         if not _close(expected, answer):
             raise _other(name, time, "the results differ")
 

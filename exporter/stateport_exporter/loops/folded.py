@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from stateport.errors import in_words
+
 from ..errors import ExportError
 from ..example import Example, Leaf
 from ..explicit import put_back
@@ -136,8 +138,7 @@ def _trace(
             )
             functional: torch.export.ExportedProgram = program.run_decompositions({})
         except Exception as error:  # the user's forward may raise anything
-            lines = str(error).strip().splitlines() or ["no message"]
             raise _UntraceableError(
-                f"traced with {time} steps, it fails with {type(error).__name__}: {lines[0]}"
+                f"traced with {time} steps, it fails with {in_words(error)}"
             ) from error
     return functional

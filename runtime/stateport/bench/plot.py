@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Final
-from xml.sax.saxutils import escape
+from xml.sax import saxutils
 
+from ..printable import printable
 from .bench import Bench, Result
 
 _WIDTH: Final = 860
@@ -31,14 +32,14 @@ def picture(bench: Bench) -> str:
     """Bars of what the machine could do, load by load, with steps per second beside them."""
     body = list(_body(bench))
     height = body[-1][0] + 40
-    name = escape(Path(bench.model).name)
+    name = _text(Path(bench.model).name)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>Benchmark of {name}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect class="paper" width="{_WIDTH}" height="{height}"/>',
         f'<text class="title" x="20" y="32">{name}</text>',
-        f'<text class="small" x="20" y="50">{escape(_caption(bench))}</text>',
+        f'<text class="small" x="20" y="50">{_text(_caption(bench))}</text>',
         *(part for _, part in body),
         "</svg>",
     ]
@@ -59,7 +60,7 @@ def _body(bench: Bench) -> Iterator[tuple[int, str]]:
     y = 64
     for load, results in groupby(bench.results, key=lambda result: result.load):
         y += 24
-        yield y, f'<text class="load" x="20" y="{y}">{escape(str(load))}</text>'
+        yield y, f'<text class="load" x="20" y="{y}">{_text(str(load))}</text>'
         y += 8
         first = y
         for result in results:
@@ -73,7 +74,7 @@ def _row(result: Result, y: int) -> Iterator[str]:
     start, share = 20 + _NAME, min(result.share, 1.0)
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
     kind = "beside" if result.against is None and "PyTorch" in result.name else "bar"
-    yield f'<text x="20" y="{y + 16}">{escape(f"{result.name}, {threads}")}</text>'
+    yield f'<text x="20" y="{y + 16}">{_text(f"{result.name}, {threads}")}</text>'
     yield f'<rect class="rail" x="{start}" y="{y + 3}" width="{_BAR}" height="{_ROW - 9}" rx="2"/>'
     yield (
         f'<rect class="{kind}" x="{start}" y="{y + 3}" width="{max(share * _BAR, 2):.1f}" '
@@ -83,4 +84,8 @@ def _row(result: Result, y: int) -> Iterator[str]:
         f"{result.steps_per_second:,.0f} steps/s, {result.share:.0%}, "
         f"p99 {result.times.latency(0.99) * 1e6:,.0f} us"
     )
-    yield f'<text x="{start + _BAR + 12}" y="{y + 16}">{escape(text)}</text>'
+    yield f'<text x="{start + _BAR + 12}" y="{y + 16}">{_text(text)}</text>'
+
+
+def _text(text: str) -> str:
+    return saxutils.escape(printable(text))

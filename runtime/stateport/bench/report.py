@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from .bench import Bench, Result
@@ -14,11 +12,9 @@ from .bench import Bench, Result
 _BAR = 20
 
 
-def table(bench: Bench) -> Table:
-    """One row per load, engine and number of threads."""
-    grid = Table(
-        box=SIMPLE_HEAD, title=escape(bench.model), title_justify="left", title_style="bold"
-    )
+def table(bench: Bench, sign: str = "█") -> Table:
+    """One row per load, engine and number of threads; bars are drawn with the sign."""
+    grid = Table(box=SIMPLE_HEAD, title=bench.model, title_justify="left", title_style="bold")
     grid.add_column("load")
     grid.add_column("on")
     beside = any(result.against for result in bench.results)
@@ -31,18 +27,18 @@ def table(bench: Bench) -> Table:
     for result in bench.results:
         if before is not None and result.load != before:
             grid.add_section()
-        cells = _cells(result)
+        cells = _cells(result, sign)
         grid.add_row("" if result.load == before else str(result.load), *cells)
         before = result.load
     return grid
 
 
-def _cells(result: Result) -> list[str]:
+def _cells(result: Result, sign: str) -> list[str]:
     times = result.times
     numbers = (times.median, times.latency(0.5), times.latency(0.99))
-    bar = "█" * max(round(min(result.share, 1.0) * _BAR), 1)
+    bar = sign * max(round(min(result.share, 1.0) * _BAR), 1)
     return [
-        escape(result.name),
+        result.name,
         str(result.threads),
         *(f"{number * 1e6:,.1f}" for number in numbers),
         f"{result.steps_per_second:,.0f}",
@@ -103,8 +99,3 @@ def _entry(result: Result) -> dict[str, Any]:
         "against": result.against
         and [result.against.median, result.against.low, result.against.high],
     }
-
-
-def to_json(bench: Bench) -> str:
-    """The results as one JSON document."""
-    return json.dumps(document(bench), indent=1)

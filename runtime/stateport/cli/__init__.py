@@ -5,7 +5,6 @@ Exit codes: 0 all well, 1 a check failed or the work could not be done, 2 the co
 
 from __future__ import annotations
 
-import errno
 import importlib
 import sys
 import traceback
@@ -15,7 +14,8 @@ from typing import Any, Final
 import click
 
 from .. import __version__
-from ..errors import StateportError
+from ..errors import StateportError, in_words
+from . import output
 
 _OWN: Final = ("bench", "doctor", "inspect", "run", "tune", "verify")
 _EXPORTERS: Final = {
@@ -89,29 +89,47 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line; every error is one or two lines on stderr and an exit code."""
+    output.prepare_streams()
+    sys.exit(output.finish(_run()))
+
+
+def _run() -> int:
     try:
-        sys.exit(cli.main(prog_name="stateport", standalone_mode=False) or 0)
+        code: object = cli.main(prog_name="stateport", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        return _misused(error)
     except (KeyboardInterrupt, click.Abort) as error:
-        _fail("Stopped; nothing was written.", error)
+        return _failed("Stopped; nothing was written.", error)
     except StateportError as error:
-        _fail(str(error), error)
-    except BrokenPipeError:
-        sys.exit(1)
+        return _failed(str(error), error)
+    except SystemExit as error:
+        code = error.code
+    except BrokenPipeError:  # click's own help, and nobody reads it
+        return 0
     except OSError as error:
-        if error.errno == errno.EPIPE:
-            sys.exit(1)
-        _fail(f"{type(error).__name__}: {error}", error)
+        return _failed(f"{in_words(error)}.", error)
     except Exception as error:  # the last line of defence: no traceback on a user's screen
-        _fail(
-            f"{type(error).__name__}: {error} (a fault of stateport; --debug shows where).", error
-        )
+        return _failed(f"{in_words(error)} (a fault of stateport; --debug shows where).", error)
+    except BaseException as error:  # stateport has none of these; a network's code may
+        return _failed(f"{in_words(error)} (--debug shows where).", error)
+    if isinstance(code, int | None):
+        return code or 0
+    return _failed(str(code), None)
 
 
-def _fail(message: str, error: BaseException) -> None:
-    if "--debug" in sys.argv:
-        traceback.print_exception(error)
-    click.echo(f"Error: {message}", err=True)
-    sys.exit(1)
+def _misused(error: click.ClickException) -> int:
+    """As click would say it, but for what is in it."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        help_option = error.ctx.help_option_names[0]
+        hint = f"Try '{error.ctx.command_path} {help_option}' for help."
+        output.say(*error.ctx.get_usage().splitlines(), hint, "", err=True)
+    output.say(f"Error: {error.format_message()}", err=True)
+    return error.exit_code
+
+
+def _failed(message: str, error: BaseException | None) -> int:
+    if error is not None and "--debug" in sys.argv:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+        output.say(*lines, err=True)
+    output.say(f"Error: {message}", err=True)
+    return 1

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.markup import escape
 
 from ..bench import report
 from ..bench.bench import MakeCall
@@ -25,10 +24,10 @@ from .common import (
     NUMBERS,
     PLAN,
     STATES,
-    console,
     named_constants,
     named_states,
 )
+from .output import can_show, progress, say, say_json, show
 
 
 @click.command(short_help="Measure a model: steps per second, latency, share of the machine.")
@@ -90,8 +89,7 @@ def bench(
         raise click.BadParameter("The picture is written as FILE.svg.", param_hint="--plot")
     if plot is not None:
         check_place(plot)
-    with console(stderr=True).status("") as status:
-        status.update("loading")
+    with progress("loading") as doing:
         result = run_bench(
             model,
             [Load(count, length) for count in streams for length in times],
@@ -103,18 +101,16 @@ def bench(
             beside=(against and _contender(against, arguments, weights, examples)) or None,
             rounds=rounds,
             seconds=seconds,
-            progress=lambda text: status.update(escape(text)),
+            progress=doing,
         )
     if plot is not None:
         with written_atomically(plot) as part:
             part.write_text(picture(result), encoding="utf-8")
     if as_json:
-        click.echo(report.to_json(result))
+        say_json(report.document(result))
         return
-    screen = console()
-    screen.print(report.table(result))
-    for note in report.notes(result, os.cpu_count() or 1):
-        screen.print(note, markup=False, soft_wrap=True)
+    show(report.table(result, "█" if can_show("█") else "="))
+    say(*report.notes(result, os.cpu_count() or 1))
 
 
 def _contender(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 import math
-import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.console import Console
 
 from ..engines import engine_names
 
@@ -65,11 +64,11 @@ CONSTANTS: Final = click.option(
 )
 ENGINE: Final = click.Choice(engine_names())
 
-
-def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr; in a pipe it is wide, so that tables are never cut."""
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, width=None if terminal else 160, highlight=False)
+#: Words in Python's errors about literals that are too large for it -> the reason.
+_LIMITS: Final = {
+    "too many nested": "it is nested too deeply",
+    "Exceeds the limit": "it has too many digits",
+}
 
 
 def named_states(texts: Sequence[str]) -> dict[str, str] | None:
@@ -94,12 +93,42 @@ def named_constants(texts: Sequence[str]) -> dict[str, object] | None:
     for text in texts:
         name, value = _named(text, "--constant", "NAME=VALUE")
         try:
-            found[name] = ast.literal_eval(value)
+            found[name] = literal(value, "--constant")
         except (ValueError, SyntaxError) as error:
             raise click.BadParameter(
                 f"{value!r} is no number, and no list of numbers.", param_hint="--constant"
             ) from error
     return found or None
+
+
+def literal(text: str, option: str) -> object:
+    """The value of a Python literal, as an option has it.
+
+    Raises:
+        ValueError: the text is none.
+        SyntaxError: it is none, and no Python either.
+        click.BadParameter: it is one that Python refuses to read or to print: it is nested too
+            deeply, or has a number of thousands of digits.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on "\d" and the like
+            value: object = ast.literal_eval(text)
+        repr(value)  # Python reads longer numbers than it prints, where they are hexadecimal
+    except (RecursionError, MemoryError) as error:
+        raise _too_much(text, option, "it is nested too deeply") from error
+    except (ValueError, SyntaxError) as error:
+        for words, reason in _LIMITS.items():
+            if words in str(error):
+                raise _too_much(text, option, reason) from error
+        raise
+    return value
+
+
+def _too_much(text: str, option: str, reason: str) -> click.BadParameter:
+    return click.BadParameter(
+        f"{text[:40]!r}... cannot be read: {reason}. Give a shorter value.", param_hint=option
+    )
 
 
 def named_path(text: str, option: str) -> tuple[str, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -11,7 +10,7 @@ import click
 from rich.table import Table
 
 from ..engines import engine_names, status
-from .common import console
+from .output import say_json, show
 
 _PACKAGES: Final = (
     "stateport",
@@ -46,14 +45,13 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
         ],
     }
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        say_json(document)
     else:
         _show(document)
     ctx.exit(0 if any(s.problem is None for s in statuses) else 1)
 
 
 def _show(document: dict[str, Any]) -> None:
-    screen = console()
     grid = Table(box=None, show_header=False, pad_edge=False)
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
@@ -63,7 +61,7 @@ def _show(document: dict[str, Any]) -> None:
     for engine in document["engines"]:
         says = f"works: {engine['version']}" if engine["works"] else f"no: {engine['problem']}"
         grid.add_row(engine["name"], says)
-    screen.print(grid, markup=False)
+    show(grid)
 
 
 def _version(package: str) -> str | None:

@@ -14,7 +14,8 @@ from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract
 from ..errors import ContractError
 from ..model import find_contract
 from ..onnx_file import OnnxFile, read
-from .common import MODEL, STATES, console, named_states
+from .common import MODEL, STATES, named_states
+from .output import say_json, show
 
 
 @click.command(short_help="Show what a model file says about itself.")
@@ -35,7 +36,7 @@ def inspect(model: Path, states: tuple[str, ...], as_json: bool) -> None:
             raise
     document = _document(file, contract)
     if as_json:
-        click.echo(json.dumps(document, indent=1))
+        say_json(document)
     else:
         _show(document)
 
@@ -74,11 +75,10 @@ def _origin(file: OnnxFile) -> object:
 
 
 def _show(document: dict[str, Any]) -> None:
-    screen = console()
     contract = document["contract"]
     grid = Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(style="bold")
-    grid.add_column()
+    grid.add_column(style="bold", overflow="fold")
+    grid.add_column(overflow="fold")
     grid.add_row("file", f"{document['file']}, {document['bytes']:,} bytes")
     grid.add_row("made by", document["producer"])
     origin = document["origin"]
@@ -107,7 +107,7 @@ def _show(document: dict[str, Any]) -> None:
     weights = document["weights"]
     beside = f", in {', '.join(weights['external_files'])}" if weights["external_files"] else ""
     grid.add_row("weights", f"{weights['count']:,} numbers, {weights['bytes']:,} bytes{beside}")
-    screen.print(grid, markup=False)
+    show(grid)
 
 
 def _streams(streaming: dict[str, Any]) -> str:

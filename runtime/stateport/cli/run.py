@@ -22,11 +22,11 @@ from .common import (
     MODEL,
     PLAN,
     STATES,
-    console,
     named_constants,
     named_path,
     named_states,
 )
+from .output import say
 
 Array = NDArray[Any]
 
@@ -89,9 +89,7 @@ def run(
             write_npz(files.enter_context(written_atomically(output)), outputs)
         if state_out is not None:
             state.save(state_out)
-    screen = console()
-    for name, array in outputs.items():
-        screen.print(f"{name}: {describe(array.dtype, array.shape)}", markup=False)
+    say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
 
 
 def _in_chunks(

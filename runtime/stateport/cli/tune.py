@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from ..files import check_place
 from ..parity.vectors import Vectors, vectors_path
 from ..tune.tuning import Trial, Tuned, Wanted
 from ..tune.tuning import tune as run_tune
-from .common import ENGINE, MODEL, NUMBERS, console
+from .common import ENGINE, MODEL, NUMBERS
+from .output import progress, say, say_json, show
 
 
 @click.command(short_help="Find the quickest plan for a load.")
@@ -66,7 +65,7 @@ def tune(
         raise click.BadParameter("A plan is written as FILE.json.", param_hint="--output")
     check_place(output)
     vectors = Vectors.load(vectors_file or vectors_path(model))
-    with console(stderr=True).status("") as status:
+    with progress("") as doing:
         tuned = run_tune(
             model,
             vectors,
@@ -75,16 +74,14 @@ def tune(
             engines=engines,
             threads=threads or tuple(sorted({1, len(os.sched_getaffinity(0))})),
             rounds=rounds,
-            progress=lambda text: status.update(escape(text)),
+            progress=doing,
         )
     if as_json:
-        click.echo(json.dumps(_document(tuned, output), indent=1))
+        say_json(_document(tuned, output))
         return
-    screen = console()
-    screen.print(_table(tuned))
-    for note in tuned.notes:
-        screen.print(f"Not tried: {note}.", markup=False, soft_wrap=True)
-    screen.print(f"Written: {output}", markup=False, soft_wrap=True)
+    show(_table(tuned))
+    say(*(f"Not tried: {note}." for note in tuned.notes))
+    say(f"Written: {output}")
 
 
 def _table(tuned: Tuned) -> Table:
@@ -97,10 +94,10 @@ def _table(tuned: Tuned) -> Table:
         title_style="bold",
     )
     for heading in ("plan", "engine"):
-        grid.add_column(heading)
+        grid.add_column(heading, overflow="fold")
     for heading in ("threads", "steps per call", "us per call", "p99", "steps/s"):
         grid.add_column(heading, justify="right")
-    grid.add_column("verdict")
+    grid.add_column("verdict", overflow="fold")
     for trial in tuned.trials:
         style = "bold green" if trial is tuned.best else ""
         grid.add_row(*_cells(trial, wanted.streams), style=style)
@@ -116,7 +113,7 @@ def _cells(trial: Trial, streams: int) -> list[str]:
         cells += [f"{times.median * 1e6:.1f}", f"{times.latency(0.99) * 1e6:.1f}", f"{rate:,.0f}"]
     else:
         cells += ["", "", ""]
-    return [*cells, escape(trial.verdict)]
+    return [*cells, trial.verdict]
 
 
 def _document(tuned: Tuned, output: Path) -> dict[str, Any]:

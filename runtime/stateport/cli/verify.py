@@ -18,12 +18,13 @@ from ..parity.baseline import GROWTH, grown, read_baseline
 from ..parity.bounds import wanted_bound
 from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix
 from ..parity.reports import ENDINGS, text, write
-from ..parity.reports.document import render
+from ..parity.reports.document import document
 from ..parity.reports.github import commands
 from ..parity.reports.wording import place, precision_note, verdict
 from ..parity.vectors import vectors_path
 from ..plan import Plan
-from .common import MODEL, PLAN, Finite, console
+from .common import MODEL, PLAN, Finite
+from .output import progress, say, say_commands, say_json, show
 
 
 class _Engines(click.ParamType[tuple[EngineChoice, ...]]):
@@ -175,7 +176,7 @@ def verify(
         check_place(path)
     read_contract(read(model))  # a name that looks like a state's is no promise to be checked
     before = None if baseline is None else read_baseline(baseline)
-    with console(stderr=True).status("") as status:
+    with progress("") as doing:
         matrix = run_matrix(
             model,
             vectors_file or vectors_path(model),
@@ -185,15 +186,14 @@ def verify(
             locate=locate,
             require=require,
             limit=time_limit,
-            progress=status.update,
+            progress=doing,
         )
     if before is not None:
         matrix = replace(matrix, grown=grown(matrix, before, growth or GROWTH))
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in commands(matrix):
-            click.echo(line, err=True)
+        say_commands(commands(matrix))
     if as_json:
-        click.echo(render(matrix), nl=False)
+        say_json(document(matrix))
     for path in reports:
         write(matrix, path)
     if not as_json:
@@ -214,19 +214,17 @@ def _choices(
 
 
 def _show(matrix: Matrix) -> None:
-    screen = console()
     if len(matrix.rows) > 1:
-        screen.print(text.grid(matrix))
+        show(text.grid(matrix))
         if matrix.carried:
-            screen.print(text.carried_grid(matrix))
-        screen.print(text.reasons(matrix), soft_wrap=True, markup=False)
+            show(text.carried_grid(matrix))
+        say(*text.reasons(matrix))
         return
     (row,) = matrix.rows
     if row.report is None:
         raise StateportError(str(row.problem))
-    screen.print(text.table(row.report))
-    screen.print(text.summary(row.report), soft_wrap=True, markup=False)
-    for line in (*filter(None, [place(row), precision_note(row)]), *matrix.grown):
-        screen.print(line, soft_wrap=True, markup=False)
+    show(text.table(row.report))
+    say(*text.summary(row.report))
+    say(*filter(None, [place(row), precision_note(row)]), *matrix.grown)
     if matrix.grown:
-        screen.print(verdict(matrix), soft_wrap=True, markup=False)
+        say(verdict(matrix))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from ..errors import EngineError, EngineUnavailable
+from ..errors import EngineError, EngineUnavailable, in_words
 from ..onnx_file import OnnxFile
 from .base import Arrays, Buffer, Buffers, Engine, HostEngine
 
@@ -94,8 +94,7 @@ def _module(name: str) -> Any:
         return entry.load()
     except Exception as error:  # it is somebody else's code
         raise EngineUnavailable(
-            f"The engine {name!r} ({entry.value}) cannot be loaded: "
-            f"{type(error).__name__}: {error}."
+            f"The engine {name!r} ({entry.value}) cannot be loaded: {in_words(error)}."
         ) from error
 
 

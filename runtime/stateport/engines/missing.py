@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from ..contract import CONTRACT_KEY, Contract
-from ..errors import EngineError, EngineUnavailable, InputError
+from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..onnx_file import OnnxFile
 
 
@@ -30,8 +30,7 @@ def library(name: str, module: str, extra: str) -> ModuleType:
         ) from error
     except Exception as error:
         raise EngineError(
-            f"{name}: {module} is installed and cannot be imported: {type(error).__name__}: "
-            f"{error}."
+            f"{name}: {module} is installed and cannot be imported: {in_words(error)}."
         ) from error
 
 

@@ -85,6 +85,7 @@ def _hand(process: subprocess.Popen[str], job: Job) -> None:
 
 def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
     environment = dict(os.environ)
+    environment.pop("PYTHONIOENCODING", None)  # the two speak UTF-8, whatever people read
     if python is None:
         # What is importable here is there, whatever put it on the path.
         environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)

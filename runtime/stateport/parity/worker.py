@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ..errors import EngineUnavailable, StateportError
+from ..errors import EngineUnavailable, StateportError, in_words
 from ..model import Model, load
 from .bounds import Wanted, lowest, wanted_bound
 from .handover import hand_over, handover_case, take_over
@@ -95,7 +95,7 @@ def _locate(job: Job, model: Model, vectors: Vectors, found: Report, tell: Tell)
     except StateportError as error:
         tell(not_located=str(error))
     except Exception as error:  # whatever a graph, or its engine, makes the search stumble over
-        tell(not_located=f"The search failed: {type(error).__name__}: {error}")
+        tell(not_located=f"The search failed: {in_words(error)}")
     else:
         tell(located=vars(one))
 

@@ -6,14 +6,15 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
 
 from stateport.bench.bench import Bench, Result
 from stateport.bench.load import Load
 from stateport.bench.plot import picture
-from stateport.bench.report import notes, table, to_json
+from stateport.bench.report import document, notes, table
 from stateport.bench.roofline import Ceilings, Work
 from stateport.bench.timing import Ratio, Times
+from stateport.cli.output import show
+from stateport.printable import json_text
 
 TIMES = Times((2e-6, 2e-6, 4e-6), (2e-6, 3e-6))
 
@@ -30,11 +31,9 @@ def bench() -> Bench:
     return Bench("a/<b> & [red].onnx", Work(600, 2400), ceilings, tuple(results), 7.5, {})
 
 
-def test_the_table_says_all(bench: Bench) -> None:
-    console = Console(width=200, record=True)
-    with console.capture() as capture:
-        console.print(table(bench))
-    text = capture.get()
+def test_the_table_says_all(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    show(table(bench))
+    text = capsys.readouterr().out
     for part in (
         "[red].onnx",
         "PyTorch <&> [bold]",
@@ -46,6 +45,11 @@ def test_the_table_says_all(bench: Bench) -> None:
     assert "1,280,000,000" in text
 
 
+def test_the_bars_can_be_drawn_in_ascii(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    show(table(bench, "="))
+    assert "=" * 10 + " " * 10 + " 50%" in capsys.readouterr().out
+
+
 def test_a_busy_machine_is_said(bench: Bench) -> None:
     assert "load 7.5 on 2 cores" in notes(bench, 2)[-1]
     assert len(notes(bench, 16)) == 1
@@ -53,16 +57,14 @@ def test_a_busy_machine_is_said(bench: Bench) -> None:
 
 
 def test_json_has_every_figure(bench: Bench) -> None:
-    document = json.loads(to_json(bench))
-    assert document["ceilings"] == [
-        {"threads": 1, "bytes_per_second": 1e11, "flops_per_second": 2e11}
-    ]
-    first = document["results"][0]
+    read = json.loads(json_text(document(bench)))
+    assert read["ceilings"] == [{"threads": 1, "bytes_per_second": 1e11, "flops_per_second": 2e11}]
+    first = read["results"][0]
     assert first["steps_per_second"] == pytest.approx(5e5)
     assert first["share"] == pytest.approx(0.5)
     assert first["against"] == [0.2, 0.1, 0.3]
-    assert document["results"][1]["against"] is None
-    assert (document["results"][2]["streams"], document["results"][2]["time"]) == (256, 10)
+    assert read["results"][1]["against"] is None
+    assert (read["results"][2]["streams"], read["results"][2]["time"]) == (256, 10)
 
 
 def test_the_picture_is_whole_and_takes_names_as_text(bench: Bench) -> None:

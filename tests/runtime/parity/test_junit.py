@@ -11,9 +11,9 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
 from stateport.parity.matrix import Matrix, Row
 from stateport.parity.reports import write
-from stateport.parity.reports.common import printable
 from stateport.parity.reports.wording import sentence
 from stateport.parity.verify import Measurement
+from stateport.printable import printable
 
 
 def suites(matrix: Matrix, tmp_path: Path) -> tuple[JUnitXml, list[TestSuite]]:

@@ -11,8 +11,8 @@ from markdown_it import MarkdownIt
 from stateport.engines.choice import EngineChoice
 from stateport.parity.matrix import Matrix
 from stateport.parity.reports import markdown
-from stateport.parity.reports.common import printable
 from stateport.parity.reports.wording import kinds, verdict
+from stateport.printable import printable
 
 
 class Markdown:

@@ -17,9 +17,9 @@ from jsonschema import Draft202012Validator, ValidationError
 from stateport.errors import FileError
 from stateport.parity.matrix import Matrix
 from stateport.parity.reports import ENDINGS, page, write
-from stateport.parity.reports.common import printable
 from stateport.parity.reports.document import render
 from stateport.parity.reports.wording import verdict
+from stateport.printable import printable
 
 DOCS = Path(__file__).parents[3] / "docs"
 SCHEMA = json.loads((DOCS / "report.schema.json").read_text(encoding="utf-8"))
@@ -189,9 +189,3 @@ def test_no_form_has_characters_that_xml_forbids(
 def test_an_unknown_ending_is_refused(passing: Matrix, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="unknown ending"):
         write(passing, tmp_path / "report.txt")
-
-
-def test_what_is_printable_stays() -> None:
-    text = "plain, é, ß, 日本, 🙂, \n\t<>&"
-    assert printable(text) == text
-    assert printable("\x1b[0m\x00\udc80") == r"\x1b[0m\x00\udc80"

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import Final
 
 from ..matrix import Carried, Matrix, Row
 from .wording import place, precision_note, reason, sentence, worst_by_kind
-
-# What XML 1.0 forbids or discourages; HTML does too, and UTF-8 has no lone surrogates.
-_UNPRINTABLE: Final = re.compile(
-    "[^\t\n\r -~\xa0-\ud7ff\ue000-\ufdcf\ufdf0-\ufffd\U00010000-\U0010ffff]"
-)
-
-
-def printable(text: str) -> str:
-    r"""The text with an escape, such as `\x1b`, for each character that XML or HTML forbids."""
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def explained(matrix: Matrix) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
+from ...printable import printable
 from ..bounds import FLOOR_FACTOR, Floor
 from ..matrix import Matrix
 from ..verify import Curve
-from .common import printable
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 366, 12, 206
 _VIEW: Final = "0 0 384 246"

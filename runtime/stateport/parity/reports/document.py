@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from ...printable import json_text
 from ..matrix import Carried, Matrix, Row
 from ..verify import Measurement
 from .wording import reason
@@ -17,7 +16,7 @@ VERSION: Final = 1
 
 def render(matrix: Matrix) -> str:
     """The whole report as one JSON document; an infinite number is the string "inf"."""
-    return json.dumps(document(matrix), indent=1, allow_nan=False) + "\n"
+    return f"{json_text(document(matrix))}\n"
 
 
 def document(matrix: Matrix) -> dict[str, Any]:
@@ -38,11 +37,11 @@ def _engine(row: Row) -> dict[str, Any]:
     head = {
         "engine": row.choice.name,
         "label": str(row.choice),
-        "options": {name: _plain(value) for name, value in row.choice.options.items()},
+        "options": dict(row.choice.options),
         "python": row.choice.python,
         "status": row.status,
         "reason": reason(row),
-        "located": None if row.located is None else _plain(vars(row.located)),
+        "located": None if row.located is None else dict(vars(row.located)),
         "not_located": row.not_located,
     }
     if report is None:
@@ -71,15 +70,4 @@ def _carried(carried: Carried) -> dict[str, Any]:
 
 
 def _measurements(measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
-    return [{**_plain(asdict(m)), "passed": m.passed} for m in measurements]
-
-
-def _plain(value: Any) -> Any:
-    """With strings for what JSON has no numbers for."""
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if isinstance(value, str | int | float | None) else str(value)
+    return [{**asdict(m), "passed": m.passed} for m in measurements]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ...printable import printable
 from ..matrix import Matrix
 from .wording import reason
 
@@ -26,10 +27,11 @@ def commands(matrix: Matrix) -> Iterator[str]:
 
 
 def _command(level: str, title: str, text: str) -> str:
-    return f"::{level} title={_escaped(title, property_=True)}::{_escaped(text)}"
+    return f"::{level} title={_escaped(title, '%:,')}::{_escaped(text, '%')}"
 
 
-def _escaped(text: str, *, property_: bool = False) -> str:
-    for sign in "%\r\n" + (":," if property_ else ""):
+def _escaped(text: str, signs: str) -> str:
+    text = printable(text)
+    for sign in signs:
         text = text.replace(sign, f"%{ord(sign):02X}")
     return text

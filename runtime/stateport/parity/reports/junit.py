@@ -8,9 +8,10 @@ from typing import Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from ...printable import printable
 from ..matrix import Carried, Matrix, Row
 from ..verify import Measurement
-from .common import printable, status
+from .common import status
 from .wording import place, sentence
 
 # What a test case may hold -> the count of it on the suites above.
@@ -97,7 +98,7 @@ def _case(suite: Element, classname: str, name: str) -> Element:
 def _outcome(case: Element, kind: str, message: str, more: str | None = None) -> None:
     # Jenkins shows the message in its list, and the text on a case's own page.
     outcome = SubElement(case, kind, message=printable(message), type=kind)
-    outcome.text = printable(message if more is None else f"{message}\n{more}")
+    outcome.text = "\n".join(printable(text) for text in (message, more) if text is not None)
 
 
 def _count(suite: Element) -> None:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from ...printable import printable
 from ..matrix import Carried, Matrix, Row
-from .common import environments, explained, failed, not_run, notes, pairs, printable, status
+from .common import environments, explained, failed, not_run, notes, pairs, status
 from .wording import kinds, score, verdict, worst_by_kind, worst_of
 
 _VERDICTS: Final = {
@@ -16,7 +17,9 @@ _VERDICTS: Final = {
     "error": "**ERROR**",
     "required": "**not run**",
 }
-_ENTITIES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+# HTML; what makes a link of an address, or a person of a name; and at the beginning, what makes a
+# heading, a list or a line of a text.
+_MEANT: Final = re.compile(r"[&<>@]|(?<=:)/(?=/)|(?<=www)\.|^[#+=-]|^\d+[.)]")
 
 
 def render(matrix: Matrix) -> str:
@@ -103,5 +106,10 @@ def _bold(text: str, passed: bool) -> str:
 def _text(text: str) -> str:
     """The text as it is, on one line: nothing in it is Markdown, HTML or the end of a cell."""
     line = " ".join(printable(text).split())
-    escaped = re.sub(r"[&<>]", lambda found: _ENTITIES[found[0]], line)
+    escaped = _MEANT.sub(_entity, line)
     return re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", escaped)
+
+
+def _entity(match: re.Match[str]) -> str:
+    """The last sign of a match by its number."""
+    return f"{match[0][:-1]}&#{ord(match[0][-1])};"

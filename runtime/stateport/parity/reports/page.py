@@ -8,9 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Final
 
+from ...printable import printable
 from ..matrix import Carried, Matrix, Row
 from ..verify import Measurement, Report
-from .common import environments, explained, failed, not_run, notes, pairs, printable, status
+from .common import environments, explained, failed, not_run, notes, pairs, status
 from .curves import chart, legend, lines
 from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..matrix import Matrix
 from ..verify import Measurement, Report
@@ -16,19 +16,20 @@ from .common import pairs
 from .wording import cell, decibels, kinds, multiple, number, place, precision_note, reason, verdict
 
 _PROBLEMS_SHOWN: Final = 3
+# Only what has a colour is a `Text`; all else is a `str`, which is shown as it is.
 _VERDICTS: Final = {
-    "passed": "[green]pass[/]",
-    "failed": "[bold red]FAIL[/]",
-    "error": "[bold red]ERROR[/]",
-    "not run": "[dim]not run[/]",
+    "passed": Text("pass", "green"),
+    "failed": Text("FAIL", "bold red"),
+    "error": Text("ERROR", "bold red"),
+    "not run": Text("not run", "dim"),
 }
 
 
 def table(report: Report) -> Table:
     """One row per case, its worst output; of a case that fails, every output that does."""
     grid = _titled(f"{report.model} on {report.engine} ({report.engine_version})")
-    grid.add_column("case")
-    grid.add_column("output")
+    grid.add_column("case", overflow="fold")
+    grid.add_column("output", overflow="fold")
     reduced = any(m.snr is not None for m in report.measurements)
     for heading in ("error", "floor", "SNR" if reduced else "x floor", "step"):
         grid.add_column(heading, justify="right")
@@ -41,7 +42,7 @@ def table(report: Report) -> Table:
             decibels(shown.snr) if reduced else multiple(shown.multiple),
         ]
         step = "" if shown.step is None else str(shown.step)
-        grid.add_row(escape(shown.case), escape(shown.output), *numbers, step, said)
+        grid.add_row(shown.case, shown.output, *numbers, step, said)
     return grid
 
 
@@ -52,12 +53,12 @@ def grid(matrix: Matrix) -> Table:
     shown.add_column("version", overflow="fold")
     headings = kinds(matrix)
     for heading in headings:
-        shown.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right", overflow="fold")
     shown.add_column("verdict")
     for row in matrix.rows:
         cells = [cell(row, heading) for heading in headings]
         version = row.report.engine_version if row.report else ""
-        shown.add_row(escape(str(row.choice)), version, *cells, _VERDICTS[row.status])
+        shown.add_row(str(row.choice), version, *cells, _VERDICTS[row.status])
     return shown
 
 
@@ -67,27 +68,27 @@ def carried_grid(matrix: Matrix) -> Table:
     targets, rows = pairs(matrix)
     shown.add_column("from", overflow="fold")
     for target in targets:
-        shown.add_column(f"to {escape(target)}", overflow="fold")
+        shown.add_column(f"to {target}", overflow="fold")
     for source, row in rows:
-        shown.add_row(escape(source), *("" if c is None else _VERDICTS[c.status] for c in row))
+        shown.add_row(source, *("" if c is None else _VERDICTS[c.status] for c in row))
     return shown
 
 
-def reasons(matrix: Matrix) -> str:
-    """What went wrong, engine by engine and stream by stream, and the verdict in the last line."""
+def reasons(matrix: Matrix) -> list[str]:
+    """What went wrong, engine by engine and stream by stream, and the verdict as the last line."""
     lines = [f"{row.choice}: {why}" for row in matrix.rows if (why := reason(row))]
     lines += [f"{row.choice}: {where}" for row in matrix.rows if (where := place(row))]
     lines += [f"{row.choice}: {note}" for row in matrix.rows if (note := precision_note(row))]
     lines += [f"{c.source} to {c.target}: {why}" for c in matrix.carried if (why := reason(c))]
-    return "\n".join([*lines, *matrix.grown, verdict(matrix)])
+    return [*lines, *matrix.grown, verdict(matrix)]
 
 
 def _titled(title: str) -> Table:
-    return Table(box=SIMPLE_HEAD, title=escape(title), title_justify="left", title_style="bold")
+    return Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
 
 
-def summary(report: Report) -> str:
-    """The verdict in one line, below what could not be compared at all."""
+def summary(report: Report) -> list[str]:
+    """The verdict in one line, below lines on what could not be compared at all."""
     failed = len({m.case for m in report.measurements if not m.passed})
     cases = len({m.case for m in report.measurements})
     said = f"PASS: {cases} cases" if report.passed else f"FAIL: {failed} of {cases} cases"
@@ -96,14 +97,14 @@ def summary(report: Report) -> str:
     if ratios:
         said += f"; the truth is {decibels(min(ratios))} above the error or more, "
         said += f"{report.bound} was wanted ({report.precision}, {report.truth} truth)"
-        return "\n".join([*_problems(report), f"{said}."])
+        return [*_problems(report), f"{said}."]
     shares = [m.share for m in report.measurements if m.share is not None]
     if shares:
         worst = max(shares)
         much = f"{worst:.0%} of" if worst < 10 else f"{worst:.1e} times"
         said += f"; the worst error is {much} what is allowed ({report.bound}, "
         said += f"{report.truth} truth)"
-    return "\n".join([*_problems(report), f"{said}."])
+    return [*_problems(report), f"{said}."]
 
 
 def _problems(report: Report) -> list[str]:
