@@ -10,7 +10,8 @@ import torch
 from .cli import find_example, parse_argument
 from .example import Example
 from .guard import evaluation_twin
-from .loading import load_target, load_weights
+from .loading import load_target
+from .weights import load_weights
 
 #: Makes a call of the network: (streams, steps, threads) -> call.
 MakeCall = Callable[[int, int, int], Callable[[], object]]

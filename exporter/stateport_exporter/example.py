@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stateport.axes import SIZE_LIMIT
 from stateport.contract import Axis, describe, resolve
 from stateport.errors import in_words
-from stateport.files import read_npy
+from stateport.reading import MOST_DIMENSIONS, read_npy
+from stateport.shown import shown
 
 from .errors import ExportError
 from .guard import unchanged_globals
@@ -42,6 +44,7 @@ _SPEC = re.compile(
     r"(?P<what>\w+|.*\.npy)\[(?P<shape>[^\]]*)\](?::(?P<low>-?[0-9]+)\.\.(?P<high>-?[0-9]+))?"
 )
 _SIZE = re.compile(r"-?[0-9]+")
+_MOST_DIGITS: Final = 20  # all integers of 64 bits, with a sign
 
 
 @dataclass(frozen=True, init=False)
@@ -65,15 +68,24 @@ class Spec:
 
     def __init__(self, dtype: str, *shape: Axis, low: int = 0, high: int = 1) -> None:
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
-            raise ExportError(f"{dtype!r} is not a dtype of PyTorch; 'float32' or 'int64' are.")
+            raise ExportError(
+                f"{shown(dtype)} is not a dtype of PyTorch; 'float32' or 'int64' are."
+            )
         for axis in shape:
-            sensible = axis.isidentifier() if isinstance(axis, str) else axis > 0
-            if not sensible:
-                raise ExportError(f"{axis!r} is neither a size nor the name of an axis.")
+            if not _is_axis(axis):
+                raise ExportError(f"{shown(axis)} is neither a size nor the name of an axis.")
+        sizes = [axis for axis in shape if isinstance(axis, int)]
+        if len(shape) > MOST_DIMENSIONS or prod(sizes) >= SIZE_LIMIT:
+            raise ExportError(
+                f"{shown(shape)} is no shape of an example; at most {MOST_DIMENSIONS} dimensions "
+                f"are, and fewer than {SIZE_LIMIT} elements along those whose sizes are fixed."
+            )
         if low > high:
-            raise ExportError(f"The smallest value {low} is above the largest, {high}.")
+            raise ExportError(
+                f"The smallest value {shown(low)} is above the largest, {shown(high)}."
+            )
         if not -(2**63) <= low <= high < 2**63 - 1:
-            raise ExportError(f"{low} to {high} is no range of 64-bit integers.")
+            raise ExportError(f"{shown(low)} to {shown(high)} is no range of 64-bit integers.")
         for name, value in (("dtype", dtype), ("shape", shape), ("low", low), ("high", high)):
             object.__setattr__(self, name, value)
 
@@ -97,9 +109,10 @@ class Spec:
                 "dimension, or repeat its size."
             )
         dtype = str(tensor.dtype).removeprefix("torch.")
-        if tensor.is_floating_point() or tensor.numel() == 0:
+        if tensor.is_floating_point() or tensor.is_complex() or tensor.numel() == 0:
             return cls(dtype, *axes)
-        return cls(dtype, *axes, low=int(tensor.min()), high=int(tensor.max()))
+        array = tensor.numpy(force=True)  # PyTorch itself has no extremes of uint16 and larger
+        return cls(dtype, *axes, low=int(array.min()), high=int(array.max()))
 
     @classmethod
     def parse(cls, text: str) -> Spec:
@@ -113,14 +126,15 @@ class Spec:
         match = _SPEC.fullmatch(text.strip())
         if match is None:
             raise ExportError(
-                f"{text!r} is not a dtype and a shape, or a .npy file and its axes; write "
+                f"{shown(text)} is not a dtype and a shape, or a .npy file and its axes; write "
                 "float32[batch,time,5], int64[batch,time]:0..96 or x.npy[batch,time,5]."
             )
         parts = [part.strip() for part in match["shape"].split(",") if part.strip()]
-        shape = [int(part) if _SIZE.fullmatch(part) else part for part in parts]
+        shape = [_integer(part) if _SIZE.fullmatch(part) else part for part in parts]
         if match["what"].endswith(".npy"):
-            return cls.of(torch.from_numpy(read_npy(Path(match["what"]))), *shape)
-        return cls(match["what"], *shape, low=int(match["low"] or 0), high=int(match["high"] or 1))
+            return cls.of(_tensor(match["what"]), *shape)
+        low, high = _integer(match["low"] or "0"), _integer(match["high"] or "1")
+        return cls(match["what"], *shape, low=low, high=high)
 
     def make(self, sizes: Mapping[str, int], random: np.random.Generator) -> Tensor:
         """A random tensor: standard normal, or uniform over the integers from low to high."""
@@ -129,6 +143,34 @@ class Spec:
         if dtype.is_floating_point:
             return torch.from_numpy(random.standard_normal(shape)).to(dtype)
         return torch.from_numpy(random.integers(self.low, self.high + 1, shape)).to(dtype)
+
+
+def _is_axis(axis: object) -> bool:
+    if isinstance(axis, str):
+        return axis.isidentifier()
+    return isinstance(axis, int) and 0 < axis < SIZE_LIMIT
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ExportError(f"{shown(digits)} is no 64-bit integer: it has {len(digits)} digits.")
+    return int(digits)
+
+
+def _tensor(path: str) -> Tensor:
+    """The array in a .npy file, if PyTorch has its dtype.
+
+    Raises:
+        ExportError: it has not.
+        FileError: the file is not what it should be.
+    """
+    array = read_npy(path)
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError) as error:  # float128; another byte order than this machine's
+        raise ExportError(
+            f"{path} holds {array.dtype}, which PyTorch has not. Save it in another dtype."
+        ) from error
 
 
 #: A function of (batch, time) that returns what `forward` takes: a tuple by position, a dict by

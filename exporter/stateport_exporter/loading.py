@@ -1,4 +1,4 @@
-"""From "module:attribute" and a file of weights to a module.
+"""From "module:attribute" to a module.
 
 Here, and only here, a user's code is imported and run, because TARGET names it.
 """
@@ -8,21 +8,16 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-import pickle  # for the name of an exception; nothing is unpickled
 import sys
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import nn
 
-from stateport.contract import describe
 from stateport.errors import first_line, in_words
+from stateport.paths import usable_path
 
 from .errors import TargetError
 from .torchscript import ENDINGS, load_script
@@ -70,7 +65,7 @@ def make_network(target: str, found: Any, arguments: Mapping[str, object]) -> nn
             "that returns one."
         )
     _check_signature(target, found, arguments)
-    module = _run(f"{target}({_shown(arguments)})", lambda: found(**arguments))
+    module = run_author(f"{target}({_shown(arguments)})", lambda: found(**arguments))
     if not isinstance(module, nn.Module):
         raise TargetError(
             f"{target} returned a {type(module).__qualname__}; an nn.Module was expected."
@@ -104,65 +99,6 @@ def load_attribute(target: str) -> Any:
     return found
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Loads weights into the module, all of them or none.
-
-    Raises:
-        TargetError: the file cannot be read, holds more than plain weights, or does not fit.
-    """
-    weights = _read_weights(path)
-    expected = module.state_dict()
-    missing, unknown = sorted(expected.keys() - weights), sorted(weights.keys() - expected.keys())
-    misfits = [
-        f"{name} is {_described(weights[name])}, not {_described(expected[name])}"
-        for name in sorted(expected.keys() & weights.keys())
-        if _described(weights[name]) != _described(expected[name])
-    ]
-    problems = [f"it lacks {_few(missing)}"] * bool(missing)
-    problems += [f"the network has no {_few(unknown)}"] * bool(unknown)
-    problems += [_few(misfits)] * bool(misfits)
-    if problems:
-        raise TargetError(
-            f"{path} does not fit {type(module).__qualname__}: {'; '.join(problems)}. "
-            "Pass the arguments (--arg) that the network was trained with."
-        )
-    module.load_state_dict(weights)
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        if path.suffix not in (".pt", ".pth"):
-            raise TargetError(
-                f"{path} has an unknown ending; weights are read from .safetensors, .pt and .pth."
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles that it is about to refuse
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise TargetError(f"{path} could not be read: {error.strerror or error}.") from error
-    except safetensors.SafetensorError as error:
-        raise TargetError(f"{path} is not a safetensors file: {error}.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise TargetError(
-            f"{path} holds no plain weights, and stateport unpickles nothing else. Save them with "
-            "torch.save(module.state_dict(), file), or as .safetensors."
-        ) from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()
-    ):
-        raise TargetError(
-            f"{path} holds no state_dict (names and tensors). Save the weights with "
-            "torch.save(module.state_dict(), file)."
-        )
-    return weights
-
-
-def _described(tensor: torch.Tensor) -> str:
-    return describe(str(tensor.dtype).removeprefix("torch."), tensor.shape)
-
-
 def _import_module(name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:  # as other tools that take module:attribute do
@@ -181,21 +117,27 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not usable_path(path).is_file():
         raise TargetError(f"There is no file {path}.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
+    loader = None if spec is None else spec.loader
+    if spec is None or loader is None:
         raise TargetError(f"{path} is not a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules.setdefault(path.stem, module)  # dataclasses and others look their module up
     here = str(path.resolve().parent)
     if here not in sys.path:  # as when the file is run: it may import its neighbours
         sys.path.insert(0, here)
-    _run(f"Running {path}", lambda: spec.loader.exec_module(module))
+    run_author(f"Running {path}", lambda: loader.exec_module(module))
     return module
 
 
-def _run(what: str, action: Any) -> Any:
+def run_author(what: str, action: Callable[[], Any]) -> Any:
+    """Runs code of the network's author; `what` says what that is.
+
+    Raises:
+        TargetError: it raises anything, or wants to end the process.
+    """
     try:
         return action()
     except (Exception, SystemExit) as error:
@@ -222,7 +164,3 @@ def _is_candidate(name: str, value: object, module: ModuleType) -> bool:
 
 def _shown(arguments: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

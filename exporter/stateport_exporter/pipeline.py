@@ -35,7 +35,6 @@ from .halving import KINDS, halved, names_of, to_float16
 from .layers import expand, find
 from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
-from .loading import load_weights
 from .loops import Folded, check_memory, fold
 from .network import Network
 from .opset import NEWEST_CAPTURED, raise_opset
@@ -50,6 +49,7 @@ from .streaming import measure_streaming
 from .timeline import why_tied
 from .torchscript import export_script
 from .trace import trace
+from .weights import load_weights
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18

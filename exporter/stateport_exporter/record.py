@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from stateport.contract import ArraySpec, Contract
+from stateport.parity.soundness import MOST_ELEMENTS
 from stateport.parity.vectors import Case, Rows, Vectors, results, row_errors
 
 from .cases import all_cases, short_case
@@ -20,8 +21,6 @@ from .network import Answers, Array, Network, answers_of, truth_of
 
 #: Numbers beyond this count as too large for float32: on the way to them, sums are larger still.
 _LARGEST: Final = 1e35
-#: Of longer rows only so many elements are kept that no array is larger than this.
-_MOST_ELEMENTS: Final = 1 << 20
 _NUDGES: Final = 8
 #: Networks with more parameters are not copied for that.
 _MOST_NUDGED: Final = 10_000_000
@@ -154,7 +153,7 @@ def _with_truth(case: Case, answers: Answers) -> Case:
     kept: dict[str, Array] = {}
     truth = {name: table for name, (table, _) in answers.items()}
     for name, (table, _) in answers.items():
-        most = max(_MOST_ELEMENTS // max(len(table), 1), 1)
+        most = max(MOST_ELEMENTS // max(len(table), 1), 1)
         if table.shape[1] > most:
             random = np.random.default_rng(table.shape[1])
             kept[name] = np.sort(random.choice(table.shape[1], most, replace=False))

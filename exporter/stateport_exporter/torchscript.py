@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stateport.errors import first_line, in_words
+from stateport.paths import opened
 
 from .errors import ExportError, TargetError
 from .example import Example, ExampleLike
@@ -40,10 +41,11 @@ def load_script(path: Path) -> torch.jit.ScriptModule:
     """A module that `torch.jit.save` wrote. Its code is TorchScript, and is run when it is called.
 
     Raises:
-        TargetError: the file is not there, or is none of TorchScript's.
+        FileError: the file cannot be read.
+        TargetError: it is none of TorchScript's.
     """
     try:
-        with warnings.catch_warnings():
+        with opened(path, "a file of TorchScript"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that TorchScript is old
             module: torch.jit.ScriptModule = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:

@@ -6,16 +6,23 @@ object that docs/contract.md describes. Everything here is a frozen value.
 
 from __future__ import annotations
 
-import ast
 import json
-import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from math import prod
 from typing import Any, Final, TypeVar
 
+import numpy as np
+
+from .axes import SIZE_LIMIT, impossible
+from .axes import Axis as Axis
+from .axes import names_in as names_in
+from .axes import resolve as resolve
 from .errors import ContractError, InputError, StreamingError
+from .reading import MOST_DIMENSIONS, parse_json
+from .shown import shown
 
 CONTRACT_KEY: Final = "stateport.contract"
 ORIGIN_KEY: Final = "stateport.origin"
@@ -31,18 +38,13 @@ DTYPES: Final = frozenset(
     + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 )
 
-#: A size, or the name of a dynamic axis. "batch" and "time" are reserved names.
-Axis = int | str
+#: Inputs, outputs or states of one contract.
+MOST_ARRAYS: Final = 2048
+#: Bytes of all states of one sequence, as far as their sizes are fixed.
+MOST_STATE: Final = 1 << 28
+_LONGEST_NAME: Final = 1024
 
 _T = TypeVar("_T")
-
-#: What an axis may be computed with.
-_OPERATIONS: Final[dict[type[ast.operator], Callable[[int, int], int]]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,20 @@ class Contract:
     def from_json(cls, text: str) -> Contract:
         """Reads a contract; `ContractError` says what is wrong with the text, and where."""
         try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            document = parse_json(text)
+        except ValueError as error:
             raise ContractError(f"The contract is not JSON: {error}.") from error
+        return cls.from_document(document)
+
+    @classmethod
+    def from_document(cls, document: object) -> Contract:
+        """Reads a contract from the object that its JSON text says, as `from_json`."""
         entries = _object(document, "the contract")
         version = entries.get("version")
-        if version != VERSION or isinstance(version, bool):
+        if type(version) is not int or version != VERSION:
             raise ContractError(
-                f"The contract has version {version!r}; this stateport reads version {VERSION}. "
-                "Upgrade stateport, or export the file again."
+                f"The contract has version {shown(version)}; this stateport reads version "
+                f"{VERSION}. Upgrade stateport, or export the file again."
             )
         return cls(
             inputs=_list(entries, "inputs", _array_spec),
@@ -169,49 +176,6 @@ class Contract:
 def describe(dtype: object, shape: Iterable[object]) -> str:
     """A dtype and a shape as people write them: `float32[batch, time, 5]`."""
     return f"{dtype}[{', '.join(str(axis) for axis in shape)}]"
-
-
-def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape with its axes replaced by sizes; `KeyError` for an axis whose size is not known."""
-    return tuple(axis if isinstance(axis, int) else _size(axis, sizes) for axis in shape)
-
-
-def names_in(axis: Axis) -> frozenset[str]:
-    """The names of the axes that an axis is computed from: "8*(time//8)" from time.
-
-    `KeyError` where it is no such expression.
-    """
-    if isinstance(axis, int):
-        return frozenset()
-    return frozenset(node.id for node in ast.walk(_parsed(axis)) if isinstance(node, ast.Name))
-
-
-def _size(axis: str, sizes: Mapping[str, int]) -> int:
-    return sizes[axis] if axis in sizes else _evaluated(_parsed(axis), axis, sizes)
-
-
-@lru_cache(maxsize=256)
-def _parsed(axis: str) -> ast.expr:
-    try:
-        return ast.parse(axis.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise KeyError(axis) from None
-
-
-def _evaluated(node: ast.expr, axis: str, sizes: Mapping[str, int]) -> int:
-    """Whole numbers, names, + - * // and brackets; `KeyError` for anything else."""
-    match node:
-        case ast.Constant(value=int(number)):
-            return number
-        case ast.Name(id=name):
-            return sizes[name]
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_evaluated(operand, axis, sizes)
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
-            a, b = _evaluated(left, axis, sizes), _evaluated(right, axis, sizes)
-            if b or not isinstance(op, ast.FloorDiv):
-                return _OPERATIONS[type(op)](a, b)
-    raise KeyError(axis)
 
 
 def axis_sizes(specs: Iterable[ArraySpec], shapes: Mapping[str, Iterable[int]]) -> dict[str, int]:
@@ -252,46 +216,94 @@ def check_chunk(contract: Contract, sizes: Mapping[str, int]) -> None:
 
 
 def _check(contract: Contract) -> None:
-    for specs in (
+    arrays = (*contract.inputs, *contract.outputs)
+    taken, given = (
         (*contract.inputs, *contract.state_inputs),
         (*contract.outputs, *contract.state_outputs),
-    ):
-        names = [spec.name for spec in specs]
-        for name in names:
-            if names.count(name) > 1:
-                raise ContractError(f"The contract names {name!r} twice.")
-    for array in (*contract.inputs, *contract.outputs):
+    )
+    _check_names(taken)
+    _check_names(given)
+    # Engines that are bound to buffers leave the output's as it was.
+    for name in {spec.name for spec in taken} & {spec.name for spec in given}:
+        raise ContractError(
+            f"The contract names {shown(name)} as an input and as an output. Give the output a "
+            "name of its own, by an Identity node."
+        )
+    for array in (*arrays, *contract.state_inputs):
         _check_dtype(array.name, array.dtype)
-        if array.lengths_of is not None:
-            _check_lengths(contract, array)
-    for state in contract.states:
-        _check_dtype(state.input, state.dtype)
-        if state.initial not in ("zeros", "file"):
-            raise ContractError(
-                f"State {state.input!r} starts from {state.initial!r}; this stateport knows "
-                "'zeros' and 'file'. Upgrade stateport, or export the file again."
-            )
+        _check_shape(array)
+    _check_lengths(contract)
+    _check_states(contract)
     if not contract.streaming.ok and not contract.streaming.because:
         raise ContractError("The contract says that the network cannot stream, but not why.")
 
 
+def _check_names(specs: tuple[ArraySpec, ...]) -> None:
+    if len(specs) > 2 * MOST_ARRAYS:
+        raise ContractError(
+            f"The contract has {len(specs)} inputs or outputs; this stateport reads "
+            f"{2 * MOST_ARRAYS} at most."
+        )
+    for name, count in Counter(spec.name for spec in specs).items():
+        if count > 1:
+            raise ContractError(f"The contract names {shown(name)} twice.")
+
+
+def _check_shape(spec: ArraySpec) -> None:
+    shape = spec.shape
+    sizes = [axis for axis in shape if isinstance(axis, int)]
+    if len(shape) > MOST_DIMENSIONS or prod(max(size, 1) for size in sizes) >= SIZE_LIMIT:
+        raise ContractError(
+            f"The contract gives {shown(spec.name)} the shape {shown([*shape])}; an array has at "
+            f"most {MOST_DIMENSIONS} dimensions, and fewer than {SIZE_LIMIT} elements along those "
+            "whose sizes are fixed."
+        )
+    for axis in shape:
+        wrong = impossible(axis)
+        if wrong is not None:
+            raise ContractError(
+                f"The contract computes the axis {shown(axis)} of {shown(spec.name)} with {wrong}."
+            )
+
+
+def _check_states(contract: Contract) -> None:
+    nbytes = 0
+    for state in contract.states:
+        if state.initial not in ("zeros", "file"):
+            raise ContractError(
+                f"State {shown(state.input)} starts from {shown(state.initial)}; this stateport "
+                "knows 'zeros' and 'file'. Upgrade stateport, or export the file again."
+            )
+        sizes = [axis for axis in state.shape if isinstance(axis, int)]
+        nbytes += prod(sizes) * np.dtype(state.dtype).itemsize
+    if nbytes > MOST_STATE:
+        raise ContractError(
+            f"The states of the contract take {nbytes} bytes for each sequence; this stateport "
+            f"carries {MOST_STATE} at most."
+        )
+
+
 def _check_dtype(name: str, dtype: str) -> None:
     if dtype not in DTYPES:
-        raise ContractError(f"The contract gives {name!r} the unknown dtype {dtype!r}.")
+        raise ContractError(f"The contract gives {shown(name)} the unknown dtype {shown(dtype)}.")
 
 
-def _check_lengths(contract: Contract, array: ArraySpec) -> None:
+def _check_lengths(contract: Contract) -> None:
     axes = {axis for spec in contract.inputs for axis in spec.shape if isinstance(axis, str)}
-    if "int" not in array.dtype or array not in contract.inputs or array.lengths_of not in axes:
-        raise ContractError(
-            f"The contract says that {array} holds the lengths of rows along "
-            f"{array.lengths_of!r}; that must be an input of integers, and an axis of an input."
-        )
+    fitting = {spec.name for spec in contract.inputs if "int" in spec.dtype}
+    for number, array in enumerate((*contract.inputs, *contract.outputs)):
+        wrong = number >= len(contract.inputs) or array.name not in fitting
+        if array.lengths_of is not None and (wrong or array.lengths_of not in axes):
+            raise ContractError(
+                f"The contract says that {shown(array.name)} holds the lengths of rows along "
+                f"{shown(array.lengths_of)}; that must be an input of integers, and an axis of an "
+                "input."
+            )
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ContractError(f"In the contract, {where} must be an object; it is {value!r}.")
+        raise ContractError(f"In the contract, {where} must be an object; it is {shown(value)}.")
     return value
 
 
@@ -299,15 +311,21 @@ def _list(
     entries: dict[str, Any], key: str, read: Callable[[dict[str, Any]], _T]
 ) -> tuple[_T, ...]:
     value = entries.get(key)
-    if not isinstance(value, list):
-        raise ContractError(f"In the contract, {key!r} must be a list; it is {value!r}.")
+    if not isinstance(value, list) or len(value) > MOST_ARRAYS:
+        raise ContractError(
+            f"In the contract, {key!r} must be a list of at most {MOST_ARRAYS}; "
+            f"it is {shown(value)}."
+        )
     return tuple(read(_object(item, f"every entry of {key!r}")) for item in value)
 
 
 def _text(entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise ContractError(f"In the contract, {key!r} must be a name; in {entry} it is {value!r}.")
+    if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_NAME:
+        raise ContractError(
+            f"In the contract, {key!r} must be a name of at most {_LONGEST_NAME} characters; "
+            f"in {shown(entry)} it is {shown(value)}."
+        )
     return value
 
 
@@ -315,16 +333,17 @@ def _shape(entry: dict[str, Any]) -> tuple[Axis, ...]:
     value = entry.get("shape")
     if not isinstance(value, list) or not all(_is_axis(axis) for axis in value):
         raise ContractError(
-            "In the contract, 'shape' must be a list of sizes and axis names; "
-            f"in {entry} it is {value!r}."
+            f"In the contract, 'shape' must be a list of sizes and axis names, the sizes below "
+            f"{SIZE_LIMIT}, the names of at most {_LONGEST_NAME} characters; "
+            f"in {shown(entry)} it is {shown(value)}."
         )
     return tuple(value)
 
 
 def _is_axis(axis: object) -> bool:
-    if isinstance(axis, bool):
-        return False
-    return (isinstance(axis, int) and axis >= 0) or (isinstance(axis, str) and axis != "")
+    if isinstance(axis, str):
+        return 0 < len(axis) <= _LONGEST_NAME
+    return type(axis) is int and 0 <= axis < SIZE_LIMIT
 
 
 def _array_spec(entry: dict[str, Any]) -> ArraySpec:
@@ -342,11 +361,16 @@ def _streaming(value: object) -> Streaming:
     ok, because = entry.get("ok"), entry.get("because")
     if not isinstance(ok, bool) or not isinstance(because, str | None):
         raise ContractError(
-            f"In the contract, 'streaming' must say 'ok' true or false; it is {entry}."
+            f"In the contract, 'streaming' must say 'ok' true or false; it is {shown(entry)}."
         )
     multiple, delay = entry.get("multiple", 1), entry.get("delay", 0)
-    if type(multiple) is not int or multiple < 1 or type(delay) is not int or delay < 0:
+    if not _is_steps(multiple, 1) or not _is_steps(delay, 0):
         raise ContractError(
-            f"In the contract, 'streaming' must say 'multiple' and 'delay' in steps; it is {entry}."
+            "In the contract, 'streaming' must say 'multiple' and 'delay' in steps; "
+            f"it is {shown(entry)}."
         )
     return Streaming(ok, because, multiple, delay)
+
+
+def _is_steps(value: object, least: int) -> bool:
+    return type(value) is int and least <= value < SIZE_LIMIT

@@ -1,4 +1,4 @@
-"""Files: those that are written appear whole or not at all, arrays are read without pickle."""
+"""Files that are written: they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FileError
+from .paths import usable_path
 
 
 @contextlib.contextmanager
@@ -60,33 +61,12 @@ def check_place(path: Path) -> None:
     Raises:
         FileError: there is no such folder, or something else than a file has that name.
     """
+    usable_path(path)
     if not path.parent.is_dir():
         raise FileError(f"{path} cannot be written: there is no folder {path.parent}. Create it.")
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "no regular file"
         raise FileError(f"{path} could not be written: it is {kind}. Give the name of a file.")
-
-
-def read_npy(path: Path) -> NDArray[Any]:
-    """Reads one array from a .npy file; nothing is ever unpickled.
-
-    Raises:
-        FileError: the file cannot be read, holds Python objects or several arrays, or is no .npy.
-    """
-    try:
-        with path.open("rb") as file:
-            if file.read(4) == b"PK\x03\x04":
-                raise FileError(f"{path} holds several arrays; a .npy file with one was expected.")
-            file.seek(0)
-            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-    except OSError as error:
-        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
-    except (ValueError, EOFError, MemoryError, SyntaxError, TypeError) as error:
-        raise FileError(
-            f"{path} is not a plain .npy file ({error}). Pickles and Python objects are never "
-            "loaded; save an array of numbers with numpy.save."
-        ) from error
-    return array
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

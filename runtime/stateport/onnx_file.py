@@ -1,17 +1,18 @@
 """What an ONNX file says about itself, read without the `onnx` package.
 
 Only the outline is read: names, types, shapes, operators, metadata and where the weights lie; the
-weights themselves are skipped. The format is Protocol Buffers' wire format
-(https://protobuf.dev/programming-guides/encoding/) and the field numbers are those of `onnx.proto`
+weights themselves are skipped. The field numbers are those of `onnx.proto`
 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +20,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import DTYPES, INITIAL_PREFIX, ArraySpec, Axis
+from .contract import DTYPES, INITIAL_PREFIX, MOST_ARRAYS, MOST_STATE, ArraySpec, Axis
 from .errors import FileError
+from .external import Span, check_external, read_span, span_of
+from .paths import opened
+from .reading import MOST_DIMENSIONS, check_shape
+from .shown import shown
+from .wire import Fields, MalformedError, bytes_of, entry_of, int_of, ints_of, text_of
 
 # TensorProto.DataType -> NumPy's name for it. Those without one keep ONNX's name.
 _DTYPES: Final = {
@@ -35,9 +41,13 @@ _BITS: Final = {
     "uint16": 16, "uint4": 4, "int4": 4, "float4e2m1": 4,
 }  # fmt: skip
 _DEEPEST: Final = 32  # graphs within graphs; real files have two or three
+#: Nodes, attributes, tensors and the like: so many in every file, and one more for so many bytes.
+_MOST_MESSAGES: Final = 100_000
+_BYTES_PER_MESSAGE: Final = 24
+_NO_VALUES: Final = memoryview(b"")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Weight:
     """One initializer: name, dtype, shape, size in bytes, and the external file it lies in."""
 
@@ -83,146 +93,38 @@ def read(path: Path) -> OnnxFile:
             said to lie outside its own folder or are not there.
     """
     try:
-        if path.is_dir():
-            raise FileError(f"{path} is a folder; an ONNX file was expected.")
-        if path.stat().st_size == 0:
-            raise FileError(f"{path} is empty; an ONNX file was expected. Export it again.")
-        with path.open("rb") as file:
+        with opened(path, "an ONNX file") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise FileError(f"{path} is empty; an ONNX file was expected. Export it again.")
             # Not closed by hand: an error on the way still holds views into it.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         outline = _Outline().model(memoryview(data))
-    except OSError as error:
-        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
-    except ValueError as error:  # a NUL in the name
-        raise FileError(f"{str(path)!r} can be no file's name: {error}.") from error
-    except _MalformedError as error:
+        result = outline.result(path, len(data))
+    except MalformedError as error:
         raise FileError(
             f"{path} is not a whole ONNX file ({error}). It may be truncated or of another "
             "format; export or copy it again."
         ) from None
-    result = outline.result(path)
-    _check_external(result)
-    for name, tensor in outline.initial.items():
-        result.initial[name] = _array(path, tensor)
+    check_external(path, outline.external)
+    result.initial.update(_initial(path, outline.initial))
     return result
 
 
-def _array(path: Path, tensor: _Tensor) -> NDArray[Any]:
-    """The values of a tensor, from the file itself or from the one beside it."""
-    data = bytes(tensor.raw)
-    if tensor.external:
-        with (path.resolve().parent / tensor.external["location"]).open("rb") as file:
-            file.seek(int(tensor.external.get("offset", "0")))
-            data = file.read(int(tensor.external.get("length", "-1")))
-    if tensor.dtype not in DTYPES or len(data) != tensor.nbytes:
-        raise FileError(f"{path} holds no values for {tensor.name!r}. Export it again.")
-    return np.frombuffer(data, tensor.dtype).reshape(tensor.dims)
-
-
-def _check_external(file: OnnxFile) -> None:
-    folder = file.path.resolve().parent
-    for name in file.external_files:
-        try:
-            target = (folder / name).resolve()
-            inside = not Path(name).is_absolute() and target.is_relative_to(folder)
-            present = inside and target.is_file()
-        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
-            raise FileError(
-                f"{file.path} keeps weights in {name[:80]!r}, which can be no file's name. "
-                "Export it again."
-            ) from error
-        if not inside:
-            raise FileError(
-                f"{file.path} keeps weights in {name!r}, which lies outside its own folder. "
-                "Such a file is refused; its external data must stand beside it."
-            )
-        if not present:
-            raise FileError(
-                f"{file.path} keeps weights in {name!r}, which is not there. "
-                "Copy the two files together."
-            )
-
-
-class _MalformedError(Exception):
-    """The bytes are not what the format says."""
-
-
-class _Fields:
-    """The fields of one message, in order, as (number, value) pairs."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self._at = 0
-
-    def __iter__(self) -> Iterator[tuple[int, int | memoryview]]:
-        while self._at < len(self._data):
-            key = self._varint()
-            number, wire = key >> 3, key & 7
-            if number == 0:
-                raise _MalformedError("a field has the number zero")
-            if wire == 0:
-                yield number, self._varint()
-            elif wire == 2:
-                yield number, self._take(self._varint())
-            elif wire in (1, 5):
-                yield number, self._take(8 if wire == 1 else 4)
-            else:
-                raise _MalformedError(f"a field has the unknown wire type {wire}")
-
-    def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            if self._at >= len(self._data):
-                raise _MalformedError("it ends in the middle of a number")
-            byte = self._data[self._at]
-            self._at += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise _MalformedError("a number is too long")
-
-    def _take(self, length: int) -> memoryview:
-        if length > len(self._data) - self._at:
-            raise _MalformedError(
-                f"a field claims {length} bytes where {len(self._data) - self._at} are left"
-            )
-        start, self._at = self._at, self._at + length
-        return self._data[start : self._at]
-
-
-def _bytes(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise _MalformedError("a number stands where a text or message should")
-    return value
-
-
-def _int(value: int | memoryview) -> int:
-    if not isinstance(value, int):
-        raise _MalformedError("a message stands where a number should")
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _text(value: int | memoryview) -> str:
-    try:
-        return str(_bytes(value), "utf-8")
-    except UnicodeDecodeError as error:
-        raise _MalformedError("a name is not UTF-8") from error
-
-
-def _ints(value: int | memoryview) -> list[int]:
-    """A repeated integer: one of them, or several packed into one field."""
-    if isinstance(value, int):
-        return [_int(value)]
-    packed, numbers = _Fields(value), []
-    while packed._at < len(value):
-        numbers.append(_int(packed._varint()))
-    return numbers
-
-
-def _entry(value: int | memoryview) -> tuple[str, str]:
-    """A StringStringEntryProto."""
-    found = {number: _text(content) for number, content in _Fields(_bytes(value))}
-    return found.get(1, ""), found.get(2, "")
+def _initial(path: Path, tensors: Mapping[str, _Tensor]) -> dict[str, NDArray[Any]]:
+    """The first values of states, from the file itself or from the one beside it."""
+    if sum(tensor.nbytes for tensor in tensors.values()) > MOST_STATE:
+        raise FileError(
+            f"{path} holds first states of more than {MOST_STATE} bytes; this stateport carries no "
+            "more."
+        )
+    arrays = {}
+    for name, tensor in tensors.items():
+        span, size = tensor.external, tensor.nbytes
+        data = bytes(tensor.raw) if span is None else read_span(path, span, size)
+        if tensor.dtype not in DTYPES or len(data) != size:
+            raise FileError(f"{path} holds no values for {shown(tensor.name)}. Export it again.")
+        arrays[name] = np.frombuffer(data, tensor.dtype).reshape(tensor.dims)
+    return arrays
 
 
 @dataclass
@@ -232,17 +134,37 @@ class _Tensor:
     name: str = ""
     dtype: str = "unknown"
     dims: list[int] = field(default_factory=list)
-    external: dict[str, str] = field(default_factory=dict)
-    raw: memoryview = field(default_factory=lambda: memoryview(b""))
+    entries: dict[str, str] = field(default_factory=dict)
+    raw: memoryview = _NO_VALUES
+    external: Span | None = None
 
     @property
     def nbytes(self) -> int:
         return (prod(self.dims) * _BITS.get(self.dtype, 8) + 7) // 8
 
+    def add_dims(self, value: int | memoryview) -> None:
+        """Takes a further size, or several that are packed into one field."""
+        self.dims.extend(ints_of(value, MOST_DIMENSIONS + 1))
+        if len(self.dims) > MOST_DIMENSIONS:
+            raise MalformedError(f"the weight {shown(self.name)} has too many dimensions")
+
+    def check(self) -> _Tensor:
+        """Holds shape and place against what they can be."""
+        try:
+            check_shape(self.dims)
+            if self.entries:
+                self.external = span_of(self.entries, self.nbytes, exact=self.dtype != "unknown")
+        except ValueError as error:
+            raise MalformedError(f"the weight {shown(self.name)} has {error}") from error
+        return self
+
 
 @dataclass
 class _Outline:
-    """Collects the outline while the file is walked through."""
+    """Collects the outline while the file is walked through.
+
+    `external` are the files beside this one that hold weights, and how long each has to be.
+    """
 
     ir_version: int = 0
     producer: list[str] = field(default_factory=lambda: ["", ""])
@@ -253,40 +175,44 @@ class _Outline:
     operators: Counter[str] = field(default_factory=Counter)
     weights: list[Weight] = field(default_factory=list)
     initial: dict[str, _Tensor] = field(default_factory=dict)
+    external: dict[str, int] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
     graphs: int = 0
+    messages: int = 0
+    most_messages: int = _MOST_MESSAGES
 
     def model(self, data: memoryview) -> _Outline:
-        for number, value in _Fields(data):
+        self.most_messages += len(data) // _BYTES_PER_MESSAGE
+        for number, value in Fields(data):
             if number == 1:
-                self.ir_version = _int(value)
+                self.ir_version = int_of(value)
             elif number in (2, 3):
-                self.producer[number - 2] = _text(value)
+                self.producer[number - 2] = text_of(value)
             elif number == 7:
-                self.graph(_bytes(value), depth=0)
+                self.graph(bytes_of(value), depth=0)
             elif number == 8:
-                self.opset(_bytes(value))
+                self.opset(bytes_of(value))
             elif number == 14:
-                key, text = _entry(value)
-                self.metadata[key] = text
+                self.entry(value)
             elif number == 25:  # a function: its nodes stand in field 7
-                for inner, node in _Fields(_bytes(value)):
+                self.count()
+                for inner, node in Fields(bytes_of(value)):
                     if inner == 7:
-                        self.node(_bytes(node), depth=1)
+                        self.node(bytes_of(node), depth=1)
         if self.ir_version <= 0 or self.graphs != 1 or not self.opsets:
-            raise _MalformedError("it has no IR version, no graph or no opset")
+            raise MalformedError("it has no IR version, no graph or no opset")
         return self
 
-    def result(self, path: Path) -> OnnxFile:
+    def result(self, path: Path, nbytes: int) -> OnnxFile:
         return OnnxFile(
             path=path,
-            nbytes=path.stat().st_size,
+            nbytes=nbytes,
             ir_version=self.ir_version,
             producer=" ".join(self.producer).strip(),
             opsets=self.opsets,
             metadata=self.metadata,
             inputs=self._without_weights(self.inputs),
-            outputs=tuple(self.outputs),
+            outputs=_ports(self.outputs),
             operators=self.operators,
             weights=tuple(self.weights),
             initial={},
@@ -296,105 +222,173 @@ class _Outline:
     def _without_weights(self, inputs: list[ArraySpec]) -> tuple[ArraySpec, ...]:
         # Before IR version 4 every initializer was an input too.
         weights = {weight.name for weight in self.weights}
-        return tuple(spec for spec in inputs if spec.name not in weights)
+        return _ports([spec for spec in inputs if spec.name not in weights])
+
+    def count(self) -> None:
+        self.messages += 1
+        if self.messages > self.most_messages:
+            raise MalformedError(f"more than {self.most_messages} parts are in so few bytes")
 
     def opset(self, data: memoryview) -> None:
+        self.count()
         domain, version = "", 0
-        for number, value in _Fields(data):
+        for number, value in Fields(data):
             if number == 1:
-                domain = _text(value)
+                domain = text_of(value)
             elif number == 2:
-                version = _int(value)
+                version = int_of(value)
         self.opsets[domain or "ai.onnx"] = version
 
+    def entry(self, value: int | memoryview) -> None:
+        self.count()
+        key, text = entry_of(value)
+        if key in self.metadata:  # readers would differ in which of the two they take
+            raise MalformedError(f"its metadata have the key {shown(key)} twice")
+        self.metadata[key] = text
+
     def graph(self, data: memoryview, depth: int) -> None:
+        self.count()
         if depth > _DEEPEST:
-            raise _MalformedError("its graphs are nested too deeply")
+            raise MalformedError("its graphs are nested too deeply")
         self.graphs += depth == 0
-        for number, value in _Fields(data):
+        for number, value in Fields(data):
             if number == 1:
-                self.node(_bytes(value), depth)
+                self.node(bytes_of(value), depth)
             elif number == 5:
-                self.tensor(_bytes(value))
-            elif depth == 0 and number == 11:
-                self.inputs.append(_value_info(_bytes(value)))
-            elif depth == 0 and number == 12:
-                self.outputs.append(_value_info(_bytes(value)))
+                self.initializer(bytes_of(value), depth)
+            elif number == 15:
+                self.sparse(bytes_of(value))
+            elif depth == 0 and number in (11, 12):
+                self.count()
+                (self.inputs if number == 11 else self.outputs).append(_value_info(bytes_of(value)))
 
     def node(self, data: memoryview, depth: int) -> None:
+        self.count()
         operator, domain = "", ""
-        operands = []
-        for number, value in _Fields(data):
+        first: int | memoryview | None = None
+        for number, value in Fields(data):
             if number == 1:
-                operands.append(value)
+                first = value if first is None else first
             elif number == 4:
-                operator = _text(value)
+                operator = text_of(value)
             elif number == 7:
-                domain = _text(value)
+                domain = text_of(value)
             elif number == 5:
-                self.attribute(_bytes(value), depth)
-        if operator == "Gather" and operands:
-            self.tables.add(_text(operands[0]))
+                self.attribute(bytes_of(value), depth)
+        if operator == "Gather" and first is not None:
+            self.tables.add(text_of(first))
         self.operators[operator if domain in ("", "ai.onnx") else f"{domain}::{operator}"] += 1
 
     def attribute(self, data: memoryview, depth: int) -> None:
-        for number, value in _Fields(data):
+        self.count()
+        for number, value in Fields(data):
             if number in (5, 10):
-                self.tensor(_bytes(value))
+                self.tensor(bytes_of(value))
             elif number in (6, 11):
-                self.graph(_bytes(value), depth + 1)
+                self.graph(bytes_of(value), depth + 1)
+            elif number in (22, 23):
+                self.sparse(bytes_of(value))
 
-    def tensor(self, data: memoryview) -> None:
+    def sparse(self, data: memoryview) -> None:
+        """A SparseTensorProto: its values and its indices are tensors."""
+        self.count()
+        for number, value in Fields(data):
+            if number in (1, 2):
+                self.tensor(bytes_of(value))
+
+    def initializer(self, data: memoryview, depth: int) -> None:
+        tensor = self.tensor(data)
+        if depth == 0 and tensor.name.startswith(INITIAL_PREFIX):
+            name = tensor.name.removeprefix(INITIAL_PREFIX)
+            if name in self.initial:
+                raise MalformedError(f"it has the weight {shown(tensor.name)} twice")
+            self.initial[name] = tensor
+
+    def tensor(self, data: memoryview) -> _Tensor:
+        self.count()
         tensor = _Tensor()
-        for number, value in _Fields(data):
+        for number, value in Fields(data):
             if number == 1:
-                tensor.dims.extend(_ints(value))
+                tensor.add_dims(value)
             elif number == 2:
-                tensor.dtype = _DTYPES.get(_int(value), "unknown")
+                tensor.dtype = _DTYPES.get(int_of(value), "unknown")
             elif number == 8:
-                tensor.name = _text(value)
+                tensor.name = text_of(value)
             elif number == 9:
-                tensor.raw = _bytes(value)
+                tensor.raw = bytes_of(value)
             elif number == 13:
-                tensor.external.update([_entry(value)])
-        location = tensor.external.get("location", "") if tensor.external else None
-        if tensor.name.startswith(INITIAL_PREFIX):
-            self.initial[tensor.name.removeprefix(INITIAL_PREFIX)] = tensor
+                _add(tensor.entries, value)
+        self.weigh(tensor.check())
+        return tensor
+
+    def weigh(self, tensor: _Tensor) -> None:
+        span = tensor.external
+        if span is not None:
+            self.external[span.name] = max(self.external.get(span.name, 0), span.end)
         self.weights.append(
-            Weight(tensor.name, tensor.dtype, tuple(tensor.dims), tensor.nbytes, location)
+            Weight(
+                tensor.name,
+                tensor.dtype,
+                tuple(tensor.dims),
+                tensor.nbytes,
+                None if span is None else span.name,
+            )
         )
+
+
+def _ports(specs: list[ArraySpec]) -> tuple[ArraySpec, ...]:
+    """The inputs, or the outputs, of the graph."""
+    if len(specs) > 2 * MOST_ARRAYS:
+        raise MalformedError(f"its graph has {len(specs)} inputs or outputs")
+    for name, count in Counter(spec.name for spec in specs).items():
+        if count > 1:
+            raise MalformedError(f"its graph has an input or output {shown(name)} twice")
+    return tuple(specs)
+
+
+def _add(entries: dict[str, str], value: int | memoryview) -> None:
+    key, text = entry_of(value)
+    if key in entries:
+        raise MalformedError(f"the place of a weight says {shown(key)} twice")
+    entries[key] = text
 
 
 def _value_info(data: memoryview) -> ArraySpec:
     name, dtype = "", "unknown"
     shape: tuple[Axis, ...] = ()
-    for number, value in _Fields(data):
+    for number, value in Fields(data):
         if number == 1:
-            name = _text(value)
+            name = text_of(value)
         elif number == 2:
-            for kind, content in _Fields(_bytes(value)):
+            for kind, content in Fields(bytes_of(value)):
                 if kind == 1:  # a tensor; sequences, maps and optionals stay "unknown"
-                    dtype, shape = _tensor_type(_bytes(content))
+                    dtype, shape = _tensor_type(bytes_of(content))
     return ArraySpec(name, dtype, shape)
 
 
 def _tensor_type(data: memoryview) -> tuple[str, tuple[Axis, ...]]:
     dtype = "unknown"
     shape: list[Axis] = []
-    for number, value in _Fields(data):
+    for number, value in Fields(data):
         if number == 1:
-            dtype = _DTYPES.get(_int(value), "unknown")
+            dtype = _DTYPES.get(int_of(value), "unknown")
         elif number == 2:
-            shape = [_axis(_bytes(dim)) for one, dim in _Fields(_bytes(value)) if one == 1]
+            shape = [*islice(_axes(bytes_of(value)), MOST_DIMENSIONS + 1)]
+    if len(shape) > MOST_DIMENSIONS:
+        raise MalformedError("an array has too many dimensions")
     return dtype, tuple(shape)
+
+
+def _axes(data: memoryview) -> Iterator[Axis]:
+    return (_axis(bytes_of(dim)) for number, dim in Fields(data) if number == 1)
 
 
 def _axis(data: memoryview) -> Axis:
     """A size, or a name; "?" where there is none. Other exporters write 0 or -1 for that."""
     axis: Axis = "?"
-    for number, value in _Fields(data):
+    for number, value in Fields(data):
         if number == 1:
-            axis = size if (size := _int(value)) > 0 else "?"
+            axis = size if (size := int_of(value)) > 0 else "?"
         elif number == 2:
-            axis = _text(value) or "?"
+            axis = text_of(value) or "?"
     return axis

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from .axes import SIZE_LIMIT
 from .errors import FileError
 from .files import written_atomically
+from .paths import file_beside, opened, usable_path
+from .reading import read_json
+from .shown import shown
 
 VERSION: Final = 1
 
@@ -72,16 +76,14 @@ class Plan:
         Raises:
             FileError: it cannot be read, or is no plan of a version that this stateport knows.
         """
-        path = Path(path)
+        path = usable_path(path)
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+            document = read_json(path)
         except ValueError as error:
             raise FileError(f"{path} is no plan: it is not JSON ({error}).") from error
         try:
             return cls._from(document)
-        except (KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise FileError(
                 f"{path} is no plan that this stateport reads ({error}). Write it again with "
                 "`stateport tune`."
@@ -89,23 +91,25 @@ class Plan:
 
     @classmethod
     def _from(cls, document: Any) -> Plan:
-        if not isinstance(document, dict) or document.pop("version", None) != VERSION:
+        version = document.pop("version", None) if isinstance(document, dict) else None
+        if type(version) is not int or version != VERSION:
             raise ValueError(f"it has no version {VERSION}")
+        known = {field.name for field in fields(cls)}
+        for key in sorted({*document} - known):
+            raise ValueError(f"it says {shown(key)}, which is not known")
+        for key in ("model", "engine", "variant"):
+            if not isinstance(document.get(key, ""), str):
+                raise ValueError(f"its {key} is {shown(document[key])}; a text was expected")
+        for key in ("threads", "chunk"):
+            if type(number := document.get(key, 1)) is not int or not 0 < number < SIZE_LIMIT:
+                raise ValueError(f"its {key} is {shown(number)}; a number above 0 was expected")
+        for key in ("model", "engine", "threads"):
+            if key not in document:
+                raise ValueError(f"it has no {key}")
+        _check_options(document)
         for key in ("whole", "step"):
-            if document.get(key) is not None:
-                document[key] = PlanFile(**document[key])
-                if Path(document[key].name).name != document[key].name:
-                    raise ValueError(f"{document[key].name!r} does not stand beside it")
-        plan = cls(**document)
-        texts = (plan.model, plan.engine, plan.variant)
-        numbers = (plan.threads, plan.chunk)
-        if not all(isinstance(text, str) for text in texts) or not all(
-            type(number) is int and number > 0 for number in numbers
-        ):
-            raise ValueError("engine, threads or chunk is no name or number")
-        if not isinstance(plan.options, dict) or not isinstance(plan.measured, dict):
-            raise ValueError("options or measured is no object")
-        return plan
+            document[key] = _plan_file(document.get(key))
+        return cls(**document)
 
     def files(self, model: Path, plan: Path) -> tuple[Path, Path | None]:
         """The files that are run: for everything, and for single steps where that is another.
@@ -119,16 +123,48 @@ class Plan:
                 f"{plan} was made for another model than {model}, or the model has changed since. "
                 "Run `stateport tune` again."
             )
-        found = []
-        for file in (self.whole, self.step):
-            path = None if file is None else plan.parent / file.name
-            if file is not None and path is not None and sha256(path) != file.sha256:
-                raise FileError(
-                    f"{path} is not the file that {plan} was measured with. "
-                    "Run `stateport tune` again."
-                )
-            found.append(path)
-        return found[0] or model, found[1]
+        whole, step = (_checked(plan, file) for file in (self.whole, self.step))
+        return whole or model, step
+
+
+def _check_options(document: dict[str, Any]) -> None:
+    options, measured = document.get("options", {}), document.get("measured", {})
+    if not isinstance(options, dict) or not isinstance(measured, dict):
+        raise ValueError("its options, or what was measured, are no object")
+    for option, value in options.items():
+        if not isinstance(value, str | int | float | bool | None):
+            raise ValueError(f"its option {shown(option)} is {shown(value)}; a text or a number")
+
+
+def _plan_file(entry: Any) -> PlanFile | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or entry.keys() != {"name", "sha256"}:
+        raise ValueError(f"a file in it is {shown(entry)}; its name and sha256 were expected")
+    name, digest = entry["name"], entry["sha256"]
+    if not isinstance(name, str) or not isinstance(digest, str):
+        raise ValueError(f"a file in it is {shown(entry)}; texts were expected")
+    if Path(name).name != name:
+        raise ValueError(f"the file {shown(name)} does not stand beside it")
+    return PlanFile(name, digest)
+
+
+def _checked(plan: Path, file: PlanFile | None) -> Path | None:
+    """The file beside the plan, if it is still the one that was measured."""
+    if file is None:
+        return None
+    try:
+        path = file_beside(plan, file.name)
+    except ValueError as error:
+        raise FileError(
+            f"{plan} was measured with {shown(file.name)}, which {error}. Run `stateport tune` "
+            "again, or copy the files together."
+        ) from error
+    if sha256(path) != file.sha256:
+        raise FileError(
+            f"{path} is not the file that {plan} was measured with. Run `stateport tune` again."
+        )
+    return path
 
 
 def sha256(path: Path) -> str:
@@ -137,8 +173,5 @@ def sha256(path: Path) -> str:
     Raises:
         FileError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
 from .contract import DTYPES, describe
 from .errors import FileError, StateError
 from .files import written_atomically
+from .paths import usable_path
+from .reading import read_arrays
 
 _FORMAT: Final = {"stateport.state": "1"}
 
@@ -98,15 +99,11 @@ class State(Mapping[str, NDArray[Any]]):
         Raises:
             FileError: the file is not there, cannot be read, or is not a state.
         """
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                if (file.metadata() or {}).get("stateport.state") != "1":
-                    raise FileError(
-                        f"{path} holds no stateport state; State.save and "
-                        "`stateport run --state-out` write such files."
-                    )
-                return cls._adopt({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        except OSError as error:
-            raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
-        except (safetensors.SafetensorError, TypeError) as error:  # TypeError: bfloat16
-            raise FileError(f"{path} is not a safetensors file of numbers: {error}.") from error
+        path = usable_path(path)
+        arrays, metadata = read_arrays(path)
+        if metadata.get("stateport.state") != "1":
+            raise FileError(
+                f"{path} holds no stateport state; State.save and `stateport run --state-out` "
+                "write such files."
+            )
+        return cls._adopt(arrays)

@@ -511,7 +511,7 @@ def test_no_model_at_all(command: Command, refused: Refused, out: Path, name: st
         ("x=", 2, "is not of the form NAME=FILE"),
         ("=x.npy", 2, "is not of the form NAME=FILE"),
         ("x=none.npy", 1, "none.npy could not be read: No such file"),
-        ("x=.", 1, "could not be read: Is a directory"),
+        ("x=.", 1, "is a folder; a file was expected"),
         ("X={folder}/good.npy", 1, "There is no input 'X'; the model takes x"),
         ("h0={folder}/good.npy", 1, "There is no input 'h0'; the model takes x"),
         ("x={folder}/objects.npy", 1, "is not a plain .npy file"),

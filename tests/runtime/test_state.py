@@ -131,7 +131,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="could not be read"):
+    with pytest.raises(FileError, match="is a folder"):
         State.load(tmp_path)
 
 

@@ -14,6 +14,7 @@ from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract
 from ..errors import ContractError
 from ..model import find_contract
 from ..onnx_file import OnnxFile, read
+from ..reading import parse_json
 from .common import MODEL, STATES, named_states
 from .output import say_json, show
 
@@ -69,7 +70,7 @@ def _origin(file: OnnxFile) -> object:
     if text is None:
         return None
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:  # somebody else's text under our key: shown as it is
         return text
 

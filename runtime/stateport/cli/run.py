@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ..contract import Contract, describe, names_in
 from ..errors import InputError
-from ..files import check_place, read_npy, write_npz, written_atomically
+from ..files import check_place, write_npz, written_atomically
 from ..model import Model, load
+from ..reading import read_npy
 from ..state import State
 from .common import (
     CONSTANTS,

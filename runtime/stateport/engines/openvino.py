@@ -71,10 +71,10 @@ class OpenVinoEngine:
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once; every array is new."""
         try:
-            request = self._idle.get_nowait()
-        except Empty:
-            request = self._compiled.create_infer_request()
-        try:
+            try:
+                request = self._idle.get_nowait()
+            except Empty:
+                request = self._compiled.create_infer_request()
             for name, array in inputs.items():
                 request.set_tensor(name, self._tensor(np.ascontiguousarray(array)))
             request.infer()
@@ -90,11 +90,14 @@ class OpenVinoEngine:
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         """An infer request of its own, which works in the arrays themselves."""
-        request = self._compiled.create_infer_request()
         # A shared tensor does not keep its array alive.
         held = {**inputs, **outputs}
-        for name, array in held.items():
-            request.set_tensor(name, self._tensor(array, shared_memory=True))
+        try:
+            request = self._compiled.create_infer_request()
+            for name, array in held.items():
+                request.set_tensor(name, self._tensor(array, shared_memory=True))
+        except Exception as error:  # an output that is an input has no tensor of its own
+            raise EngineError(f"OpenVINO cannot bind its arrays: {_reason(error)}") from error
 
         def bound(_held: object = held) -> None:
             try:

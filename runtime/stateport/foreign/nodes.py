@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from ..onnx_file import _bytes, _Fields, _int, _ints, _MalformedError, _text
+from ..wire import Fields, MalformedError, bytes_of, int_of, ints_of, text_of
 
 #: More nodes than this are not looked through.
 _MOST_NODES: Final = 20_000
@@ -96,10 +96,10 @@ def read_nodes(path: Path) -> Graph:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     reader = _Reader()
     try:
-        for number, value in _Fields(memoryview(data)):
+        for number, value in Fields(memoryview(data)):
             if number == 7:
-                return reader.graph(_bytes(value), depth=0)
-    except _MalformedError as error:  # it has been changed since
+                return reader.graph(bytes_of(value), depth=0)
+    except MalformedError as error:  # it has been changed since
         raise TooManyNodesError(str(error)) from None
     return Graph()
 
@@ -114,16 +114,16 @@ class _Reader:
         if depth > _DEEPEST:
             raise TooManyNodesError
         graph = Graph()
-        for number, value in _Fields(data):
+        for number, value in Fields(data):
             if number == 1:
-                graph.nodes.append(self.node(_bytes(value), depth))
+                graph.nodes.append(self.node(bytes_of(value), depth))
             elif number == 5:
-                name, tensor = _tensor(_bytes(value))
+                name, tensor = _tensor(bytes_of(value))
                 graph.constants[name] = tensor
             elif number == 11:
-                graph.inputs.append(_name(_bytes(value)))
+                graph.inputs.append(_name(bytes_of(value)))
             elif number == 12:
-                graph.outputs.append(_name(_bytes(value)))
+                graph.outputs.append(_name(bytes_of(value)))
         return graph
 
     def node(self, data: memoryview, depth: int) -> Node:
@@ -132,11 +132,11 @@ class _Reader:
             raise TooManyNodesError
         texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
         attributes: dict[str, Attribute] = {}
-        for number, value in _Fields(data):
+        for number, value in Fields(data):
             if number in texts:
-                texts[number].append(_text(value))
+                texts[number].append(text_of(value))
             elif number == 5:
-                name, attribute = self.attribute(_bytes(value), depth)
+                name, attribute = self.attribute(bytes_of(value), depth)
                 if attribute is not None:
                     attributes[name] = attribute
         operator, domain = "".join(texts[4][-1:]), "".join(texts[7][-1:])
@@ -151,36 +151,36 @@ class _Reader:
     def attribute(self, data: memoryview, depth: int) -> tuple[str, Attribute | None]:
         name, numbers = "", list[int]()
         value: Attribute | None = None
-        for number, content in _Fields(data):
+        for number, content in Fields(data):
             if number == 1:
-                name = _text(content)
+                name = text_of(content)
             elif number == 3:
-                value = _int(content)
+                value = int_of(content)
             elif number == 4:
-                value = str(_bytes(content), "utf-8", "replace")
+                value = str(bytes_of(content), "utf-8", "replace")
             elif number == 5:
-                value = _tensor(_bytes(content))[1]
+                value = _tensor(bytes_of(content))[1]
             elif number == 6:
-                value = self.graph(_bytes(content), depth + 1)
+                value = self.graph(bytes_of(content), depth + 1)
             elif number == 8 and len(numbers) < _MOST_NUMBERS:
-                numbers += _ints(content)[:_MOST_NUMBERS]
+                numbers += ints_of(content, _MOST_NUMBERS)
         return name, tuple(numbers) if numbers else value
 
 
 def _tensor(data: memoryview) -> tuple[str, Tensor]:
     name, kind, dims, numbers = "", 0, list[int](), list[int]()
     raw = memoryview(b"")
-    for number, value in _Fields(data):
+    for number, value in Fields(data):
         if number == 1:
-            dims += _ints(value)
+            dims += ints_of(value, _MOST_NUMBERS)
         elif number == 2:
-            kind = _int(value)
+            kind = int_of(value)
         elif number in (5, 7) and len(value if isinstance(value, memoryview) else b"") < 1024:
-            numbers += _ints(value)
+            numbers += ints_of(value, _MOST_NUMBERS)
         elif number == 8:
-            name = _text(value)
+            name = text_of(value)
         elif number == 9:
-            raw = _bytes(value)
+            raw = bytes_of(value)
     shape = tuple(dims[:_MOST_NUMBERS])
     return name, Tensor(shape, _short(kind, shape, raw, numbers))
 
@@ -198,7 +198,7 @@ def _short(
 
 
 def _name(data: memoryview) -> str:
-    for number, value in _Fields(data):
+    for number, value in Fields(data):
         if number == 1:
-            return _text(value)
+            return text_of(value)
     return ""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import FileError
+from ..reading import read_json, value_of
+from ..shown import shown
 from .matrix import Matrix
 from .verify import Measurement
 
@@ -24,11 +25,8 @@ def read_baseline(path: Path) -> Errors:
         FileError: the file cannot be read, or is no such report.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return dict(_errors(document))
-    except OSError as error:
-        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return dict(_errors(read_json(path)))
+    except ValueError as error:
         raise FileError(
             f"{path} is no report that --baseline reads ({error}); `stateport verify --report "
             "FILE.json` writes such, and the run has to pass."
@@ -83,12 +81,15 @@ def _line(engine: str, growth: float, before: float, one: Measurement, count: in
     )
 
 
-def _errors(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, str], float]]:
-    if document["version"] != 1:
-        raise ValueError(f"version {document['version']!r}")
-    for engine in document["engines"]:
-        for one in engine["measurements"]:
-            error = float("nan" if one["error"] is None else one["error"])
-            if not error < float("inf"):
-                raise ValueError(f"the error of {one['output']} in {one['case']} is {one['error']}")
-            yield (engine["label"], one["case"], one["output"]), error
+def _errors(document: Any) -> Iterator[tuple[tuple[str, str, str], float]]:
+    version = value_of(document, "version", int)
+    if version is True or version != 1:
+        raise ValueError(f"version {version}")
+    for engine in value_of(document, "engines", list):
+        label = value_of(engine, "label", str)
+        for entry in value_of(engine, "measurements", list):
+            case, output = value_of(entry, "case", str), value_of(entry, "output", str)
+            error = entry.get("error")
+            if not isinstance(error, int | float) or not 0 <= error < float("inf"):
+                raise ValueError(f"the error of {shown(output)} in {shown(case)} is {shown(error)}")
+            yield (label, case, output), float(error)

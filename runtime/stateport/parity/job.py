@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from ..reading import parse_json
 from .verify import Curve, Measurement, Report
 
 #: What a line of a message begins with, because engines and environments print on stdout too.
@@ -52,7 +53,7 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Job:
         """Reads what `to_json` wrote."""
-        return cls(**json.loads(text))
+        return cls(**parse_json(text, finite=False))
 
 
 def plain(measurement: Measurement) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from threading import Thread
 from typing import IO, Any, Final
 
 from ..errors import FileError
+from ..reading import parse_json
 from .job import MARK, Job
 
 # The process takes this very stateport, whatever its interpreter has installed, and nothing else
@@ -132,7 +132,8 @@ def _messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str
         if line is None:
             return
         if line.startswith(MARK):
-            yield json.loads(line.removeprefix(MARK))
+            with suppress(ValueError):  # cut off: its process ended while it wrote
+                yield parse_json(line.removeprefix(MARK), finite=False)
 
 
 def _ending(code: int) -> str:

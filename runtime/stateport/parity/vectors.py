@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,17 +20,23 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from ..axes import SIZE_LIMIT
 from ..contract import ArraySpec, Contract
 from ..errors import ContractError, FileError
+from ..reading import parse_json, read_arrays, texts_of, value_of
+from ..shown import shown
+from .soundness import check_vectors
 
 Array = NDArray[Any]
 
 VECTORS_KEY: Final = "stateport.vectors"
 VERSION: Final = 1
+
+#: What a case has arrays of.
+_PARTS: Final = ("inputs", "initial", "truth", "kept")
 
 
 def vectors_path(model: Path) -> Path:
@@ -108,7 +115,7 @@ class Vectors:
         """Writes the vectors; the same vectors give the same bytes."""
         arrays = {f"floor/{name}": array for name, array in self.floor.items()}
         for number, case in enumerate(self.cases):
-            for part in ("inputs", "initial", "truth", "kept"):
+            for part in _PARTS:
                 for name, array in getattr(case, part).items():
                     arrays[f"{number}/{part}/{name}"] = np.ascontiguousarray(array)
         trace = None
@@ -141,73 +148,79 @@ class Vectors:
             FileError: the file is missing, cut off, or holds no vectors of a known version.
         """
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except OSError as error:
+            arrays, metadata = read_arrays(path)
+        except FileError as error:
             raise FileError(
-                f"The vectors {path} could not be read: {error.strerror or error}. "
-                "`stateport export` writes them beside the model; copy both."
+                f"The vectors cannot be used: {error} `stateport export` writes them beside the "
+                "model; copy both."
             ) from error
-        except safetensors.SafetensorError as error:
-            raise FileError(f"{path} is not a safetensors file: {error}.") from error
         try:
-            return cls._from_parts(json.loads(metadata[VECTORS_KEY]), arrays)
-        except (KeyError, TypeError, ValueError, ContractError) as error:
+            if VECTORS_KEY not in metadata:
+                raise ValueError(f"its metadata have no {VECTORS_KEY!r}")
+            vectors = cls._from_parts(parse_json(metadata[VECTORS_KEY]), arrays)
+            check_vectors(vectors)
+        except (ValueError, ContractError) as error:
             raise FileError(
                 f"{path} holds no vectors that this stateport reads ({error}). Export the model "
                 "again."
             ) from error
-
-    @classmethod
-    def _from_parts(cls, document: Mapping[str, Any], arrays: Mapping[str, Array]) -> Vectors:
-        if document["version"] != VERSION:
-            raise ValueError(f"version {document['version']!r}, not {VERSION}")
-
-        def part(prefix: str) -> dict[str, Array]:
-            return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
-
-        cases = tuple(
-            Case(
-                name=entry["name"],
-                through=entry["through"],
-                sizes=entry["sizes"],
-                chunks=tuple(entry["chunks"]),
-                **{p: part(f"{i}/{p}/") for p in ("inputs", "initial", "truth", "kept")},
-            )
-            for i, entry in enumerate(document["cases"])
-        )
-        vectors = cls(
-            contract=Contract.from_json(json.dumps(document["contract"])),
-            truth=document["truth"],
-            floor=part("floor/"),
-            cases=cases,
-            made_with=document["made_with"],
-            trace=_trace(document.get("trace"), part("trace/")),
-        )
-        vectors._check()
         return vectors
 
-    def _check(self) -> None:
-        names = {spec.name for spec in results(self.contract)}
-        if not self.cases:
-            raise ValueError("no cases")
-        if any(not (np.isfinite(f).all() and (f >= 0).all()) for f in self.floor.values()):
-            raise ValueError("a floor that is negative, or no number")
-        if self.trace is not None and self.trace.case not in {case.name for case in self.cases}:
-            raise ValueError(f"a trace of the unknown case {self.trace.case!r}")
-        for case in self.cases:
-            if case.truth.keys() != names or self.floor.keys() != names:
-                raise ValueError(f"case {case.name!r} has not one answer per output")
-            if case.inputs.keys() != {spec.name for spec in self.contract.inputs}:
-                raise ValueError(f"case {case.name!r} has not one array per input")
+    @classmethod
+    def _from_parts(cls, document: Any, arrays: Mapping[str, Array]) -> Vectors:
+        version = value_of(document, "version", int)
+        if version is True or version != VERSION:
+            raise ValueError(f"version {shown(version)}, not {VERSION}")
+        entries = value_of(document, "cases", list)
+        groups = _grouped(arrays, len(entries))
+        return cls(
+            contract=Contract.from_document(document.get("contract")),
+            truth=value_of(document, "truth", str),
+            floor=groups["floor"],
+            cases=tuple(_case(entry, str(i), groups) for i, entry in enumerate(entries)),
+            made_with=texts_of(document, "made_with"),
+            trace=_trace(document.get("trace"), groups["trace"]),
+        )
 
 
-def _trace(document: Mapping[str, Any] | None, values: Mapping[str, Array]) -> Trace | None:
+def _grouped(arrays: Mapping[str, Array], cases: int) -> defaultdict[str, dict[str, Array]]:
+    """The arrays by what stands before their own names: "floor", "0/inputs"."""
+    groups: defaultdict[str, dict[str, Array]] = defaultdict(dict)
+    known = {"floor", "trace", "came", *(f"{i}/{part}" for i in range(cases) for part in _PARTS)}
+    for name, array in arrays.items():
+        first, second, *_ = (*name.split("/", 2), "")
+        group = first if first in known else f"{first}/{second}"
+        if group not in known:
+            raise ValueError(f"the array {shown(name)} belongs to nothing")
+        groups[group][name[len(group) + 1 :]] = array
+    return groups
+
+
+def _case(entry: Any, number: str, groups: Mapping[str, Mapping[str, Array]]) -> Case:
+    sizes, chunks = value_of(entry, "sizes", dict), value_of(entry, "chunks", list)
+    for size in (*sizes.values(), *chunks):
+        if type(size) is not int or not 0 < size < SIZE_LIMIT:
+            raise ValueError(f"a size or a chunk is {shown(size)}; a number above 0 was expected")
+    if not chunks:
+        raise ValueError("a case has no calls")
+    return Case(
+        name=value_of(entry, "name", str),
+        through=value_of(entry, "through", str),
+        sizes=sizes,
+        chunks=tuple(chunks),
+        **{part: groups[f"{number}/{part}"] for part in _PARTS},
+    )
+
+
+def _trace(document: Any, values: Mapping[str, Array]) -> Trace | None:
     if document is None:
         return None
-    nodes = {name: tuple(outputs) for name, outputs in document["nodes"].items()}
-    return Trace(document["case"], nodes, values)
+    nodes = {}
+    for name, outputs in value_of(document, "nodes", dict).items():
+        if not isinstance(outputs, list) or not all(isinstance(o, str) for o in outputs):
+            raise ValueError(f"the outputs of the node {shown(name)} are {shown(outputs)}")
+        nodes[name] = tuple(outputs)
+    return Trace(value_of(document, "case", str), nodes, values)
 
 
 def results(contract: Contract) -> tuple[ArraySpec, ...]:

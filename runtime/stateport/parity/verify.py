@@ -27,6 +27,7 @@ from .bounds import (
     signal,
 )
 from .running import Answers, run_case
+from .soundness import check_floor, check_vectors
 from .vectors import Case, Vectors, results, row_errors, rows
 
 Array = NDArray[Any]
@@ -133,14 +134,21 @@ def verify(
         progress: is called with each case's name before it runs.
 
     Raises:
-        FileError: the vectors belong to another model.
+        FileError: the vectors belong to another model, do not fit their contract, or hold nothing
+            to compare.
     """
     if not _same_but_for_precision(vectors.contract, model):
         raise FileError(
             f"The vectors are not those of {name}: the two have different contracts. "
             "Export the model again, which writes both."
         )
-    bound = bound_for(vectors, model.precision, wanted)
+    try:
+        check_vectors(vectors)
+        bound = bound_for(vectors, model.precision, wanted)
+        if isinstance(bound, Floor):
+            check_floor(vectors)
+    except ValueError as error:
+        raise FileError(f"The vectors of {name} prove nothing: {error}.") from error
     measurements: list[Measurement] = []
     for case in vectors.cases:
         progress(case.name)
@@ -256,8 +264,9 @@ def _measure(
 ) -> Measurement:
     table, steps = rows(spec, case, answers)
     truth = case.truth[spec.name]
-    if spec.name in case.kept:
-        table = _kept(table, case.kept[spec.name])
+    kept = case.kept.get(spec.name)
+    if kept is not None and kept[-1] < table.shape[1]:
+        table = _kept(table, kept)
     if table.shape != truth.shape:
         problem = f"{table.shape} values came where {truth.shape} were recorded"
         return Measurement(case.name, spec.name, problem=problem)

@@ -39,6 +39,8 @@ def main() -> None:
         tell(unavailable=str(error))
     except StateportError as error:
         tell(error=str(error))
+    except Exception as error:  # the last line of defence: it is not the engine that is to blame
+        tell(error=f"{type(error).__name__}: {error} (a fault of stateport).")
 
 
 def _end_with_the_parent() -> None:

@@ -1,0 +1,93 @@
+"""Paths that come from outside: held against what a file can be called before they are used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+from os import PathLike
+from pathlib import Path
+from typing import Final
+
+from .errors import FileError
+from .shown import shown
+
+#: What Linux and macOS take: bytes of a name between two slashes, and of a whole path.
+_LONGEST_NAME: Final = 255
+_LONGEST_PATH: Final = 4095
+
+
+def usable_path(path: str | PathLike[str]) -> Path:
+    """The path, if a file can be called that.
+
+    Raises:
+        FileError: it is no text, or holds what no path can hold, or is too long.
+    """
+    try:
+        usable = Path(path)
+        encoded = os.fsencode(usable)
+    except TypeError as error:
+        raise FileError(
+            f"{shown(path)} is no path; a text or a pathlib.Path was expected."
+        ) from error
+    except UnicodeEncodeError as error:
+        raise FileError(
+            f"{shown(str(path))} can be no file's name: it is no Unicode text."
+        ) from error
+
+    if b"\0" in encoded:
+        raise FileError(f"{shown(str(path))} can be no file's name: it holds a NUL character.")
+    longest = max(map(len, encoded.split(b"/")))
+    if longest > _LONGEST_NAME or len(encoded) > _LONGEST_PATH:
+        raise FileError(
+            f"{shown(str(path))} can be no file's name: it is longer than {_LONGEST_NAME} bytes "
+            f"between two slashes, or than {_LONGEST_PATH} in all."
+        )
+    return usable
+
+
+@contextlib.contextmanager
+def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[BufferedReader]:
+    """Opens a regular file to be read; `what` is what people call such a file.
+
+    Pipes and devices are refused: they can make a reader wait, or read, for ever.
+
+    Raises:
+        FileError: there is no such file, it is a folder, a pipe or a device, or cannot be read.
+    """
+    usable = usable_path(path)
+    try:
+        mode = usable.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise FileError(f"{usable} is {kind}; {what} was expected.")
+        with usable.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise FileError(f"{usable} could not be read: {error.strerror or error}.") from error
+
+
+def file_beside(file: Path, name: str) -> Path:
+    """The file that another one names, in its own folder or below.
+
+    `file` is followed if it is a link: what it names stands beside the real file.
+
+    Raises:
+        ValueError: the name is no file's, leads out of the folder, also by a link, or there is no
+            such file. The message goes on from the name: "lies outside its own folder".
+    """
+    try:
+        folder, usable = file.resolve().parent, usable_path(name)
+        target = (folder / usable).resolve()
+        inside = not usable.is_absolute() and target.is_relative_to(folder)
+        present = inside and target.is_file()
+    except (FileError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise ValueError("can be no file's name") from error
+
+    if not inside:
+        raise ValueError("lies outside its own folder")
+    if not present:
+        raise ValueError("is not there")
+    return target

@@ -1,0 +1,284 @@
+"""Reading what somebody else wrote: JSON, safetensors and .npy, bounded before it is used.
+
+Nothing is ever unpickled. What is read here is sound in its form alone; what it means is checked by
+whoever asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+from io import BufferedReader
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
+
+from .errors import FileError
+from .paths import opened
+from .shown import shown
+
+_T = TypeVar("_T")
+
+#: Bytes of a JSON text. Those that stateport writes have some hundred thousand at most.
+MOST_JSON: Final = 16 << 20
+#: Lists and objects within one another in a JSON text.
+DEEPEST: Final = 64
+#: Dimensions of an array: NumPy before 2.0 takes no more.
+MOST_DIMENSIONS: Final = 32
+
+_MOST_DIGITS: Final = 20  # all integers of 64 bits
+_MOST_ELEMENTS: Final = 1 << 58  # of 16 bytes each, what NumPy can count
+#: A text in JSON, or what is left of the file where it does not end.
+_TEXT: Final = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+#: safetensors' names of dtypes that NumPy has -> NumPy's.
+_DTYPES: Final = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32",
+    "I32": "int32", "U64": "uint64", "I64": "int64", "F16": "float16", "F32": "float32",
+    "F64": "float64",
+}  # fmt: skip
+
+
+def parse_json(text: str, *, finite: bool = True) -> Any:
+    """The value that a JSON text says.
+
+    Args:
+        text: the text.
+        finite: whether NaN, Infinity and numbers beyond float64 are refused. They are no JSON, but
+            Python writes and reads them.
+
+    Raises:
+        ValueError: it is no JSON, too long, nested too deeply, names a key twice, or holds an
+            integer of more than 64 bits.
+    """
+    if len(text) > MOST_JSON:
+        raise ValueError(f"it has more than {MOST_JSON} characters")
+    if _depth(text) > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    document = json.loads(
+        text,
+        object_pairs_hook=_object,
+        parse_int=_integer,
+        parse_float=_finite if finite else None,
+        parse_constant=_constant if finite else None,
+    )
+    if "\\ud" in text.lower():  # half of a character that takes two: no text at all
+        json.dumps(document, ensure_ascii=False).encode()
+    return document
+
+
+def read_json(path: Path) -> Any:
+    """The value that a JSON file says.
+
+    Raises:
+        FileError: the file cannot be read.
+        ValueError: as `parse_json`, or it is not UTF-8.
+    """
+    with opened(path) as file:
+        content = file.read(MOST_JSON + 1)
+    return parse_json(content.decode())
+
+
+def _depth(text: str) -> int:
+    """How deep lists and objects stand within one another, up to the first place that is wrong."""
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return 0
+    brackets = np.frombuffer(_TEXT.sub("", text).encode(errors="replace"), np.uint8)
+    steps = np.zeros(len(brackets), np.int8)
+    for opening, closing in (b"[]", b"{}"):
+        steps[brackets == opening] = 1
+        steps[brackets == closing] = -1
+    return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"it names the key {shown(twice)} twice")
+    return entries
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it holds an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {shown(digits)} is too large")
+    return number
+
+
+def _constant(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def value_of(entry: Any, key: str, kind: type[_T]) -> _T:
+    """What an object of JSON says under a key.
+
+    Raises:
+        ValueError: it is no object, or says nothing of that kind there.
+    """
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(f"no {key} in {shown(entry)}, or none that is a {kind.__name__}")
+    return value
+
+
+def texts_of(entry: Any, key: str) -> dict[str, str]:
+    """The texts by name that an object of JSON says under a key, as `value_of`."""
+    texts = value_of(entry, key, dict)
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{key} says {shown(text)} of {shown(name)}; a text was expected")
+    return texts
+
+
+def check_shape(shape: Iterable[object]) -> None:
+    """Holds the shape of an array against what an array can have.
+
+    Raises:
+        ValueError: too many dimensions, a size that is none, or more elements than can be counted.
+    """
+    sizes = [*shape]
+    if len(sizes) > MOST_DIMENSIONS:
+        raise ValueError(f"{len(sizes)} dimensions; an array has at most {MOST_DIMENSIONS}")
+    elements = 1
+    for size in sizes:
+        if type(size) is not int or not 0 <= size < 1 << 63:
+            raise ValueError(f"a dimension of {shown(size)}; a size was expected")
+        elements *= max(size, 1)
+    if elements > _MOST_ELEMENTS:
+        raise ValueError(f"the shape {shown(sizes)}; no array has so many elements")
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of itself: dtype and shape by name, and other people's texts.
+
+    The dtypes have safetensors' own names: "F32".
+    """
+
+    arrays: dict[str, tuple[str, tuple[int, ...]]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file, without the arrays.
+
+    Raises:
+        FileError: the file cannot be read, or its header is none.
+    """
+    with opened(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MOST_JSON:
+            raise FileError(
+                f"{path} is not a safetensors file: its header is said to have {length} bytes."
+            )
+        content = file.read(length)
+    try:
+        return _header(parse_json(content.decode()))
+    except ValueError as error:
+        raise FileError(f"{path} is not a safetensors file: in its header, {error}.") from error
+
+
+def _header(document: Any) -> Header:
+    if not isinstance(document, dict):
+        raise ValueError("there is no object")
+    metadata = document.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise ValueError("the metadata are no texts")
+
+    arrays = {}
+    for name, entry in document.items():
+        if not isinstance(entry, dict):
+            raise ValueError(f"{shown(name)} is no object")
+        dtype, shape = entry.get("dtype"), entry.get("shape")
+        if not isinstance(dtype, str) or not isinstance(shape, list):
+            raise ValueError(f"{shown(name)} has no dtype and shape")
+        try:
+            check_shape(shape)
+        except ValueError as error:
+            raise ValueError(f"{shown(name)} has {error}") from error
+        arrays[name] = (dtype, tuple(shape))
+    return Header(arrays, metadata)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays of a safetensors file by name, and its metadata.
+
+    Raises:
+        FileError: the file cannot be read, is not whole, or holds what NumPy has no numbers for.
+    """
+    header = read_header(path)
+    for name, (dtype, _) in header.arrays.items():
+        if dtype not in _DTYPES:
+            raise FileError(
+                f"{path} holds {shown(name)} as {shown(dtype)}, which NumPy has no numbers for; "
+                f"{', '.join(_DTYPES)} are read."
+            )
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            # Of the names that were checked, and no others: the file may be another by now.
+            arrays = {name: file.get_tensor(name) for name in header.arrays}
+    except OSError as error:
+        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+    except safetensors.SafetensorError as error:
+        raise FileError(f"{path} is not a safetensors file: {error}.") from error
+    return arrays, header.metadata
+
+
+def read_npy(path: str | PathLike[str]) -> NDArray[Any]:
+    """Reads one array of numbers from a .npy file.
+
+    Raises:
+        FileError: the file cannot be read, is cut off, holds anything but numbers, or several
+            arrays, or is no .npy.
+    """
+    with opened(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's own, of the literals in a header
+        if file.read(4) == b"PK\x03\x04":
+            raise FileError(f"{path} holds several arrays; a .npy file with one was expected.")
+        file.seek(0)
+        try:
+            _check_npy(file)
+            file.seek(0)
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        except (ValueError, EOFError, MemoryError) as error:
+            raise FileError(
+                f"{path} is not a plain .npy file ({error}). Pickles and Python objects are never "
+                "loaded; save an array of numbers with numpy.save."
+            ) from error
+    return array
+
+
+def _check_npy(file: BufferedReader) -> None:
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):  # 3.0 is for records whose fields have Unicode names
+        raise ValueError(f"it has version {version[0]}.{version[1]}, where 1.0 or 2.0 is read")
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    try:
+        shape, _, dtype = read(file)
+    except Exception as error:  # it is read as Python's literals, which fails in many ways
+        raise ValueError(f"its header: {type(error).__name__}: {shown(str(error))}") from error
+
+    check_shape(shape)
+    if dtype.kind not in "biufc":
+        raise ValueError(f"it holds {shown(dtype)}, where numbers were expected")
+    wanted, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+    if wanted > there:
+        raise ValueError(f"it says that it has {wanted} bytes of numbers, and has {there}")

@@ -1,0 +1,98 @@
+"""Protocol Buffers' wire format (https://protobuf.dev/programming-guides/encoding/)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+
+class MalformedError(Exception):
+    """The bytes are not what the format says."""
+
+
+class Fields:
+    """The fields of one message, in order, as (number, value) pairs."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[tuple[int, int | memoryview]]:
+        # Files have millions of fields: short numbers, as nearly all are, take no call.
+        data, at, end = self._data, 0, len(self._data)
+        while at < end:
+            key = data[at]
+            at += 1
+            if key >= 0x80:
+                key, at = varint(data, at - 1)
+            if key < 8:
+                raise MalformedError("a field has the number zero")
+            wire = key & 7
+            if wire in (1, 5):
+                value = 8 if wire == 1 else 4
+            elif at < end and data[at] < 0x80:
+                value = data[at]
+                at += 1
+            else:
+                value, at = varint(data, at)
+            if wire == 0:
+                yield key >> 3, value
+                continue
+            if wire not in (1, 2, 5):
+                raise MalformedError(f"a field has the unknown wire type {wire}")
+            if value > end - at:
+                raise MalformedError(f"a field claims {value} bytes where {end - at} are left")
+            at += value
+            yield key >> 3, data[at - value : at]
+
+
+def varint(data: memoryview, at: int) -> tuple[int, int]:
+    """The number at a position, and the position behind it."""
+    value = 0
+    for shift, byte in zip(range(0, 70, 7), data[at : at + 10], strict=False):
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, at + shift // 7 + 1
+    raise MalformedError("a number does not end, or is too long")
+
+
+def bytes_of(value: int | memoryview) -> memoryview:
+    """The content of a text or a message."""
+    if isinstance(value, int):
+        raise MalformedError("a number stands where a text or message should")
+    return value
+
+
+def int_of(value: int | memoryview) -> int:
+    """A signed integer."""
+    if not isinstance(value, int):
+        raise MalformedError("a message stands where a number should")
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def text_of(value: int | memoryview) -> str:
+    """A text."""
+    try:
+        return str(bytes_of(value), "utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError("a name is not UTF-8") from error
+
+
+def ints_of(value: int | memoryview, most: int) -> list[int]:
+    """A repeated integer: one of them, or the first of those that are packed into one field."""
+    if isinstance(value, int):
+        return [int_of(value)]
+    numbers, at = list[int](), 0
+    while at < len(value) and len(numbers) < most:
+        number, at = varint(value, at)
+        numbers.append(int_of(number))
+    return numbers
+
+
+def entry_of(value: int | memoryview) -> tuple[str, str]:
+    """A StringStringEntryProto."""
+    key = text = ""
+    for number, content in Fields(bytes_of(value)):
+        if number == 1:
+            key = text_of(content)
+        elif number == 2:
+            text = text_of(content)
+    return key, text
