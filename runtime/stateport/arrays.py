@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from reprlib import repr as shortened
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from .contract import ArraySpec, Contract, describe, resolve
 from .errors import InputError, StateError
+from .plain import ADVICE, is_special, kind_of
 from .state import State
 
 Array = NDArray[Any]
@@ -19,10 +21,14 @@ def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, 
     """Checks every input and returns the sizes that the dynamic axes have in this call.
 
     Raises:
-        InputError: a name that is missing or unknown, a value that is not a NumPy array, a wrong
-            dtype, rank or fixed size, two sizes for one axis, an axis of length zero, or a row
-            whose length is zero or more than there is.
+        InputError: a name that is missing or unknown, a value that is not a plain NumPy array, a
+            wrong dtype, rank or fixed size, two sizes for one axis, an axis of length zero, or a
+            row whose length is zero or more than there is.
     """
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"The inputs are {kind_of(inputs)}; a dict of arrays by name was expected."
+        )
     _check_names(contract.inputs, inputs, "input", InputError)
     sizes: dict[str, int] = {}
     for spec in contract.inputs:
@@ -42,7 +48,7 @@ def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> N
     """
     if not isinstance(state, State):
         raise StateError(
-            f"The state is {_kind(state)}; a stateport.State was expected, as the last call "
+            f"The state is {kind_of(state)}; a stateport.State was expected, as the last call "
             "returned it, or made by State({name: array}). Call without a state to start from zero."
         )
     _check_names(contract.state_inputs, state, "state", StateError)
@@ -65,14 +71,24 @@ def initial_state(
             "Pass a state."
         )
     shapes = {spec.input: resolve(spec.shape, sizes) for spec in contract.states}
-    return State(
-        {
-            spec.input: np.broadcast_to(stored[spec.input], shapes[spec.input])
+    try:
+        arrays = {
+            spec.input: np.array(np.broadcast_to(stored[spec.input], shapes[spec.input]), order="C")
             if spec.initial == "file"
-            else np.zeros(shapes[spec.input], np.dtype(spec.dtype))
+            else np.zeros(shapes[spec.input], spec.dtype)
             for spec in contract.states
         }
-    )
+    except (MemoryError, ValueError) as error:  # NumPy's ValueError: more than it can address
+        sized = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))
+        raise StateError(
+            f"There is no memory for a state of {sized}: {error}. Use a smaller batch."
+        ) from error
+    return State._adopt(arrays)
+
+
+def judged_by_shape(contract: Contract) -> bool:
+    """Whether an array that has the shape and dtype of one that fits is sure to fit too."""
+    return all(spec.lengths_of is None for spec in contract.inputs)
 
 
 def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[str, Array]:
@@ -83,6 +99,11 @@ def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[st
     Raises:
         InputError: there is no such input, or the value is not exactly one that it takes.
     """
+    if not isinstance(constants, Mapping):
+        raise InputError(
+            f"The constants are {kind_of(constants)}; a dict of values by the inputs' names was "
+            "expected."
+        )
     specs = {spec.name: spec for spec in contract.inputs}
     fixed: dict[str, Array] = {}
     for name, value in constants.items():
@@ -91,25 +112,45 @@ def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[st
             raise InputError(
                 f"There is no input {name!r} to hold a constant; the model takes {wanted}."
             )
-        spec, given = specs[name], np.asarray(value)
-        with np.errstate(invalid="ignore", over="ignore"):
-            try:
-                array = given.astype(spec.dtype)
-                exact = bool(np.array_equal(array, given, equal_nan=given.dtype.kind == "f"))
-            except (TypeError, ValueError):
-                exact = False
-        if not exact:
-            raise InputError(f"The constant {name!r} is {value!r}, which is no {spec.dtype}.")
-        sizes = [axis for axis in spec.shape if isinstance(axis, int)]
-        if given.ndim == 0 and len(sizes) == len(spec.shape):
-            array = np.full(sizes, array)
-        problem = _problem(spec, array, {})
-        if problem is not None:
-            raise InputError(
-                f"The constant {name!r} has the shape {given.shape}; the model takes {spec}."
-            )
-        fixed[name] = array
+        fixed[name] = _constant(specs[name], value)
     return fixed
+
+
+def _constant(spec: ArraySpec, value: object) -> Array:
+    """A value as an array for an input."""
+    if is_special(value):
+        raise InputError(f"The constant {spec.name!r} is {kind_of(value)}; {ADVICE}")
+    array = _exactly(spec.dtype, value)
+    if array is None:
+        raise InputError(
+            f"The constant {spec.name!r} is {shortened(value)}, which is no {spec.dtype} and no "
+            "array of them."
+        )
+    shape = array.shape
+    sizes = [axis for axis in spec.shape if isinstance(axis, int)]
+    if array.ndim == 0 and len(sizes) == len(spec.shape):
+        array = np.full(sizes, array)
+    if _problem(spec, array, {}) is not None:
+        raise InputError(
+            f"The constant {spec.name!r} has the shape {shape}; the model takes {spec}."
+        )
+    return array
+
+
+def _exactly(dtype: str, value: object) -> Array | None:
+    """A value as an array of a dtype; None where that is not the same value, or no array at all."""
+    try:
+        array = np.asarray(value)  # ValueError: lists of several lengths
+        if array.dtype.kind not in "biufO":  # O: integers too large for NumPy's
+            return None
+        with np.errstate(invalid="ignore", over="ignore"):
+            cast = array.astype(dtype)
+        same = np.array_equal(cast, array, equal_nan=array.dtype.kind == "f")
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if array.dtype.kind == "b" and dtype != "bool":  # True is equal to 1, and not the same
+        return None
+    return cast if same else None
 
 
 def named_input(contract: Contract, x: Any, call: str = "run({name: array})") -> dict[str, Any]:
@@ -132,7 +173,7 @@ def _check_names(
 ) -> None:
     expected, names = {spec.name for spec in specs}, set(given)
     wanted = ", ".join(str(spec) for spec in specs) or f"no {what} at all"
-    for name in sorted(names - expected):
+    for name in sorted(names - expected, key=repr):
         raise error(f"There is no {what} {name!r}; the model takes {wanted}.")
     for name in sorted(expected - names):
         raise error(f"The {what} {name!r} is missing; the model takes {wanted}.")
@@ -143,9 +184,11 @@ def _check_array(
 ) -> None:
     if not isinstance(value, np.ndarray):
         raise error(
-            f"{spec.name!r} is {_kind(value)}; a NumPy array {describe(spec.dtype, spec.shape)} "
+            f"{spec.name!r} is {kind_of(value)}; a NumPy array {describe(spec.dtype, spec.shape)} "
             "was expected."
         )
+    if is_special(value):
+        raise error(f"{spec.name!r} is {kind_of(value)}; {ADVICE}")
     problem = _problem(spec, value, sizes)
     if problem is not None:
         came = f"{spec.name!r} is {describe(value.dtype, value.shape)}"
@@ -182,13 +225,3 @@ def _check_lengths(spec: ArraySpec, lengths: Array, longest: int) -> None:
             f"{longest} long, the size of its axis {spec.lengths_of!r}. Leave out rows that are "
             "empty."
         )
-
-
-def _kind(value: object) -> str:
-    kind = type(value)
-    name = (
-        kind.__qualname__
-        if kind.__module__ == "builtins"
-        else f"{kind.__module__}.{kind.__qualname__}"
-    )
-    return f"a {name}"

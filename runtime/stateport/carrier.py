@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from .contract import ArraySpec, Contract, axis_sizes, resolve
 from .engines import Arrays, Buffer, Engine
+from .engines.base import answers, put, zeros
 
 _Buffers = dict[str, Buffer]
+_K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 
@@ -25,35 +27,37 @@ class Carrier:
     input in, runs, and copies the output out. Those of the last new sizes are kept, as many as
     the engine says.
 
-    It has one owner. A call that fails leaves the state as it was.
+    It has one owner. A call that an exception ends, at any point, leaves the state as it was: the
+    swap is one assignment, and comes last.
     """
 
-    def __init__(self, contract: Contract, engine: Engine) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        engine: Engine,
+        shapes: Mapping[str, tuple[int, ...]],
+        scratch: Scratch | None = None,
+    ) -> None:
+        """The states are zeros of these shapes; a scratch may be shared with a carrier before."""
         self._contract = contract
         self._engine = engine
+        self.shapes = shapes
         # Of the two, the one at `turn` is what the next step starts from.
-        self._states: tuple[_Buffers, _Buffers] = ({}, {})
+        self._states: tuple[_Buffers, _Buffers] = (self._zeros(), self._zeros())
         self.turn = 0
-        self._scratch = Scratch(engine)
+        self._scratch = scratch or Scratch(engine)
         self._bound: dict[Hashable, _Bound | None] = {}
 
     def write(self, state: Arrays) -> None:
-        """Replaces the state by a copy, keyed by the state inputs' names."""
-        shapes = {name: buffer.shape for name, buffer in self._current.items()}
-        if shapes != {name: array.shape for name, array in state.items()}:
-            zeros = self._engine.zeros
-            first, second = (
-                {name: zeros(array.shape, array.dtype) for name, array in state.items()}
-                for _ in range(2)
-            )
-            self._states = first, second
-            self._bound.clear()
-        for name, buffer in self._current.items():
+        """Replaces the state by a copy of one of these shapes, keyed by the state inputs' names."""
+        turn = 1 - self.turn
+        for name, buffer in self._states[turn].items():
             buffer[...] = state[name]
+        self.turn = turn
 
     def read(self) -> dict[str, NDArray[Any]]:
         """A copy of the state in the host's memory, keyed by the state inputs' names."""
-        return {name: buffer.copy() for name, buffer in self._states[self.turn].items()}
+        return {name: buffer.copy() for name, buffer in self._current.items()}
 
     @property
     def _current(self) -> _Buffers:
@@ -81,10 +85,12 @@ class Carrier:
                 buffer[...] = array
         turn = self.turn
         bound.calls[turn]()
-        self.turn = 1 - turn
         if quick is not None:
-            return [quick.output.copy()]
-        return [buffer.copy() for buffer in bound.outputs]
+            outputs = [quick.output.copy()]
+        else:
+            outputs = [buffer.copy() for buffer in bound.outputs]
+        self.turn = 1 - turn
+        return outputs
 
     def quick(self, shapes: Hashable) -> Quick | None:
         """What a step of these shapes needs, where one array goes in and one comes out."""
@@ -132,18 +138,23 @@ class Carrier:
         contract = self._contract
         named = {s.name: x for s, x in zip(contract.inputs, inputs, strict=True)}
         wanted = [s.name for s in (*contract.outputs, *contract.state_outputs)]
-        results = self._engine.run({**named, **self.read()}, wanted)
-        count = len(contract.outputs)
-        for state, array in zip(contract.states, results[count:], strict=True):
-            self._current[state.input][...] = array
-        return results[:count]
+        results = answers(self._engine, {**named, **self.read()}, wanted)
+        turn = 1 - self.turn
+        for state in contract.states:
+            put(self._engine, state.output, results[state.output], self._states[turn][state.input])
+        self.turn = turn
+        return [results[spec.name] for spec in contract.outputs]
+
+    def _zeros(self) -> _Buffers:
+        dtypes = {spec.input: spec.dtype for spec in self._contract.states}
+        return {name: zeros(self._engine, s, dtypes[name]) for name, s in self.shapes.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Quick:
     """What a step of one array in and one out needs, for its owner to do it in as little as it can.
 
-    It is good for arrays of this `shape` and `dtype` alone, until the carrier's state is replaced:
+    It is good for arrays of this `shape` and `dtype` alone:
     `input` takes the chunk, `calls` at the carrier's `turn` runs it, and `output` has the answer.
     """
 
@@ -182,19 +193,19 @@ class Scratch:
         """A buffer for an array in this role; those of another role or name are elsewhere."""
         shape, dtype = resolve(spec.shape, sizes), np.dtype(spec.dtype)
         if not self._shared:
-            return self._engine.zeros(shape, dtype)
+            return zeros(self._engine, shape, spec.dtype)
         needed = prod(shape) * dtype.itemsize
         whole = self._whole.get((role, spec.name), _NOTHING)
         if len(whole) < needed:
             # Calls that are bound to the memory before this one keep it, and go on working.
-            whole = self._engine.zeros((max(needed, 2 * len(whole)),), np.uint8)
+            whole = zeros(self._engine, (max(needed, 2 * len(whole)),), "uint8")
             self._whole[role, spec.name] = whole
         return whole[:needed].view(dtype).reshape(shape)
 
 
-def keep(calls: dict[Hashable, _T], key: Hashable, call: _T, most: int) -> _T:
+def keep(calls: dict[_K, _T], key: _K, call: _T, most: int) -> _T:
     """Keeps a call for inputs of these shapes; of more than so many, the oldest one goes."""
     calls[key] = call
-    if len(calls) > most:
+    while len(calls) > most:  # more than one, where an exception came between these lines
         del calls[next(iter(calls))]
     return call

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from .arguments import check_states, path_of
 from .arrays import (
     Array,
     check_inputs,
@@ -21,10 +22,11 @@ from .arrays import (
 )
 from .contract import CONTRACT_KEY, PRECISION_KEY, ArraySpec, Contract, StateSpec, describe
 from .convention import contract_of
-from .engines import Engine, open_engine
+from .engines import Engine, check_threads, open_engine
+from .engines.base import answers
 from .engines.fixed import Fixed
 from .engines.stepwise import Stepwise
-from .errors import ContractError, EngineError, InputError
+from .errors import ContractError, InputError, StateportError
 from .onnx_file import OnnxFile, read
 from .parity.bounds import lowest
 from .plan import Plan
@@ -71,9 +73,8 @@ def load(
         InputError: `threads` or an engine option is not what the engine takes, or is given beside
             a plan; `states` or `constants` do not fit the file.
     """
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise InputError(f"threads is {threads!r}; a whole number of at least 1 was expected.")
-    path = Path(path)
+    check_threads(threads)
+    path = path_of(path)
     if plan is not None:
         if engine is not None or threads is not None or engine_options:
             raise InputError(
@@ -81,11 +82,12 @@ def load(
             )
         if states is not None or constants is not None:
             raise InputError("A plan is for a file with a contract, without states and constants.")
-        return _load_plan(path, Plan.load(plan), Path(plan))
+        place = path_of(plan)
+        return _load_plan(path, Plan.load(place), place)
     file = read(path)
     contract = find_contract(file, states)
-    fixed = fixed_inputs(contract, constants or {})
-    opened: Engine = open_engine(engine or "ort-cpu", file, threads, engine_options)
+    fixed = fixed_inputs(contract, {} if constants is None else constants)
+    opened = open_engine("ort-cpu" if engine is None else engine, file, threads, engine_options)
     if fixed:
         opened = Fixed(opened, fixed)
         rest = tuple(spec for spec in contract.inputs if spec.name not in fixed)
@@ -122,6 +124,8 @@ def find_contract(file: OnnxFile, states: Mapping[str, str] | None = None) -> Co
         ContractError: as `read_contract`; or its names do not tell.
         InputError: `states` are given for a file with a contract, or do not fit.
     """
+    if states is not None:
+        check_states(states)
     if CONTRACT_KEY not in file.metadata:
         return contract_of(file, states)
     if states is not None:
@@ -263,13 +267,7 @@ class Model:
             state = initial_state(self._contract, self._initial, sizes)
         else:
             check_state(self._contract, state, sizes)
-        results = self._engine.run({**inputs, **state}, self._outputs)
-        if len(results) != len(self._outputs):
-            raise EngineError(
-                f"{self.engine} gave {len(results)} outputs; {len(self._outputs)} were asked for: "
-                f"{', '.join(self._outputs)}."
-            )
-        named = dict(zip(self._outputs, results, strict=True))
+        named = answers(self._engine, {**inputs, **state}, self._outputs)
         after = {spec.input: named.pop(spec.output) for spec in self._contract.states}
         return named, State._adopt(after)
 
@@ -289,6 +287,25 @@ class Model:
             InputError: `capacity` is not a positive whole number.
         """
         return Pool(self._contract, self._engine, self._initial, capacity)
+
+    def __copy__(self) -> Model:
+        """The model itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Model:
+        """The model itself: it never changes."""
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        """Refuses pickles.
+
+        Raises:
+            StateportError: always.
+        """
+        raise StateportError(
+            "A model cannot be pickled: an engine holds it in memory of its own. Pass on the path "
+            "of its file, and load that in the other process."
+        )
 
     def __repr__(self) -> str:
         ports = [*self._contract.inputs, *self._contract.state_inputs]

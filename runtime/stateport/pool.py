@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Container, Hashable, Mapping, Sequence
-from typing import Any, Final, overload
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Final, NoReturn, overload
 
 import numpy as np
 
-from .arrays import Array, check_inputs, check_state, initial_state, named_input
+from .arrays import (
+    Array,
+    check_inputs,
+    check_state,
+    initial_state,
+    judged_by_shape,
+    named_input,
+)
 from .carrier import keep
-from .contract import Axis, Contract, check_chunk, check_streaming, names_in
+from .chunks import alike, batch_of_one, joined, split
+from .contract import Contract, check_chunk
 from .engines import Engine
-from .errors import InputError, StateportError, StreamingError
-from .slab import Rows, Slab
+from .errors import InputError, StateportError
+from .owner import Call, Owner, owned
+from .roster import Roster, Rows, is_integer
+from .slab import Change, Slab, check_rows
 from .state import State
 
 #: So many numbers of streams and shapes of chunks are remembered as right.
 _CHECKED: Final = 1024
-_INT64: Final = np.dtype(np.int64)
+#: Capacities are numbers of 64 bits.
+_MOST: Final = 2**63 - 1
 
 
 class Pool:
@@ -31,53 +41,50 @@ class Pool:
     runs on the slab itself; a step of some copies their rows out before it and back after it. With
     `ort-cuda` the slab is on the GPU, and a step of some takes all of it over the bus and back.
 
-    A pool has one owner: calling it while another thread does is an error. A call that fails leaves
-    every state as it was.
+    A pool has one owner: calling it while another call runs is an error. A call that fails leaves
+    every state as it was. A call that an exception from outside cuts off (Ctrl-C, a signal's
+    handler) has either been done in whole or not at all, and the pool can be used as before.
+
+    A pool cannot be copied or pickled; the states of its streams can.
     """
+
+    # What a call changes is built first, and put in place by one assignment: an exception may come
+    # between any two instructions.
 
     def __init__(
         self, contract: Contract, engine: Engine, initial: Mapping[str, Array], capacity: int
     ) -> None:
-        _check_contract(contract)
-        if type(capacity) is not int or capacity < 1:
+        check_rows(contract)
+        if type(capacity) is not int or not 1 <= capacity <= _MOST:
             raise InputError(
-                f"capacity is {capacity!r}; the largest number of streams was expected, 1 or more."
+                f"capacity is {capacity!r}; the largest number of streams was expected, 1 or more, "
+                "in 64 bits."
             )
         self._contract = contract
-        self._capacity = capacity
         self._first = initial_state(contract, initial, {"batch": 1})
-        self._slab = Slab(contract, engine)
-        self._open = 0
-        # A stream is its row plus a multiple of this, another one each time the row is given. The
-        # number that a free row holds leads to no row at all, so that no integer is ever equal.
-        self._cycle = capacity + 1
-        self._free = capacity
-        self._stream = np.full(1, self._free, np.int64)  # by row
-        self._next = np.zeros(1, np.int64)  # what each row gives next
-        self._mark = np.zeros(1, np.int64)
-        self._everyone: tuple[bytes | None, Rows] | None = None  # all streams, where no row is free
+        self._roster = Roster.empty(capacity)
+        self._slab = Slab(contract, engine, 0)
         # Single arrays of these numbers of streams and shapes have been checked, and their dtypes.
         self._checked: dict[Hashable, np.dtype[Any]] = {}
-        self._owner = _Owner()
+        self._owner = Owner("pool")
 
     @property
     def capacity(self) -> int:
         """The largest number of streams that may be open at once."""
-        return self._capacity
+        return self._roster.capacity
 
     @property
     def streams(self) -> Rows:
         """The open streams, in the order in which stepping all of them is quickest."""
-        streams: Rows = self._stream[self._stream != self._free]
-        return streams
+        return self._roster.streams
 
     def __len__(self) -> int:
         """How many streams are open."""
-        return self._open
+        return self._roster.open
 
     def __contains__(self, stream: object) -> bool:
         """Whether a stream is open."""
-        return isinstance(stream, int | np.integer) and stream in self.streams
+        return is_integer(stream) and stream in self._roster.streams
 
     @overload
     def open(self) -> int: ...
@@ -87,40 +94,35 @@ class Pool:
         """Opens a stream, or with `count` an array of so many, in the contract's initial state.
 
         Raises:
-            InputError: there would be more than `capacity`; none is opened.
+            InputError: there would be more than `capacity`, or more than there is memory for; none
+                is opened.
         """
         wanted = 1 if count is None else count
         if type(wanted) is not int or wanted < 1:
             raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
-        with self._owner:
-            if self._open + wanted > self._capacity:
-                raise InputError(
-                    f"{wanted} more would make {self._open + wanted} open streams; this pool holds "
-                    f"{self._capacity}. Close some, or make a pool of a larger capacity."
-                )
-            if self._open + wanted > len(self._stream):
-                self._grow(self._open + wanted)
-            rows = np.flatnonzero(self._stream == self._free)[:wanted]
-            if rows[-1] >= self._slab.rows:
-                self._slab.resize(int(rows[-1]) + 1)
-            self._slab.write_rows(rows, self._first)
-            self._stream[rows] = self._next[rows]
-            self._next[rows] += self._cycle
-            self._open += wanted
-            self._everyone = None
-            return int(self._stream[rows[0]]) if count is None else self._stream[rows]
+        streams = self._open(wanted)
+        return int(streams[0]) if count is None else streams
 
+    @owned
+    def _open(self, count: int) -> Rows:
+        roster, rows = self._roster.opened(count)
+        streams = roster.of(rows)
+
+        if rows[-1] >= self._slab.rows:
+            self._slab = self._slab.resized(int(rows[-1]) + 1)
+        self._slab.write_rows([(rows, self._first)])  # nobody has these rows yet
+
+        self._roster = roster
+        return streams
+
+    @owned
     def close(self, streams: int | Sequence[int] | Rows) -> None:
         """Closes a stream, or several. Their states are gone.
 
         Raises:
             InputError: one of them is not open, or is named twice; none is closed.
         """
-        with self._owner:
-            rows = self._rows(streams)
-            self._stream[rows] = self._free
-            self._open -= len(rows)
-            self._everyone = None
+        self._roster = self._roster.closed(self._roster.rows(streams))
 
     def step(
         self,
@@ -142,25 +144,25 @@ class Pool:
 
         Raises:
             InputError: a stream is not open or is named twice, or `xs` does not fit the contract.
-            EngineError: the engine failed. No state has changed; of a list, the states of streams
-                with chunks of another length may have.
+            EngineError: the engine failed. No state has changed.
+            StateportError: another call of this pool is running.
         """
-        self._owner.enter()  # and `with` would take a while longer
+        this_call: Call = []
+        self._owner.begin(this_call)  # and `owned` would take a while longer
         try:
-            rows = self._rows(streams)
+            rows = self._roster.rows(streams)
             if type(xs) is np.ndarray:
                 shape = xs.shape
                 if self._checked.get((len(rows), shape)) is not xs.dtype:
-                    self._check(self._named(xs), len(rows))
-                    keep(self._checked, (len(rows), shape), xs.dtype, _CHECKED)
-                return self._given(self._step(rows, (xs,), shape))
+                    self._check_array(xs, len(rows))
+                return self._by_name(self._step(rows, (xs,), shape))
             if isinstance(xs, list | tuple):
                 return self._step_each(rows, xs)
             named = xs if isinstance(xs, Mapping) else self._named(xs)
             self._check(named, len(rows))
-            return self._given(self._step(rows, *self._ordered(named)))
+            return self._by_name(self._step(rows, *self._ordered(named)))
         finally:
-            self._owner.leave()
+            self._owner.running = None
 
     def __getitem__(self, stream: int) -> PoolStream:
         """One stream of the pool, whose state can be read and written.
@@ -168,69 +170,36 @@ class Pool:
         Raises:
             InputError: it is not open.
         """
-        self._rows(stream)
+        if not is_integer(stream):
+            raise InputError(
+                f"The stream is a {type(stream).__qualname__}; an integer that open() returned was "
+                "expected."
+            )
+        self._roster.rows(stream)
         return PoolStream(self, stream)
 
-    def __repr__(self) -> str:
-        return f"<stateport.Pool of {self._open} streams, at most {self._capacity}>"
+    def __reduce__(self) -> NoReturn:
+        """Refuses copies and pickles.
 
-    def _read(self, stream: int) -> State:
-        with self._owner:
-            return self._slab.read_rows(self._rows(stream))
-
-    def _write(self, stream: int, state: State) -> None:
-        with self._owner:
-            check_state(self._contract, state, {"batch": 1})
-            self._slab.write_rows(self._rows(stream), state)
-
-    def _grow(self, rows: int) -> None:
-        """Makes room for so many streams or more."""
-        old, rows = len(self._stream), min(max(rows, 2 * len(self._stream)), self._capacity)
-        free = np.full(rows - old, self._free, np.int64)
-        self._stream = np.concatenate([self._stream, free])
-        self._next = np.concatenate([self._next, np.arange(old, rows)])
-        self._mark = np.zeros(rows, np.int64)
-
-    def _rows(self, streams: int | Sequence[int] | Rows) -> Rows:
-        """The rows of these streams, each of which is open and comes once.
-
-        Arrays are compared as bytes: of a few hundred integers, that is far quicker.
+        Raises:
+            StateportError: always.
         """
-        found = np.asarray(streams)
-        ids, everyone = self._everyone or self._find_everyone()
-        if found.dtype is _INT64 and found.ndim == 1 and found.tobytes() == ids:
-            return everyone
-        if found.dtype.kind not in "iu" or found.ndim > 1 or not found.size:
-            raise InputError(
-                f"The streams are {streams!r}; integers that open() returned were expected, at "
-                "least one."
-            )
-        found = np.atleast_1d(found.astype(np.int64, copy=False))
-        rows: Rows = found % self._cycle
-        # Of rows that there are not, the last one stands in, whose stream is another.
-        there = self._stream.take(rows, mode="clip")
-        if there.tobytes() != found.tobytes():
-            wrong = found[there != found][0]
-            raise InputError(
-                f"There is no open stream {wrong} in this pool: it was closed, or open() never "
-                "returned it."
-            )
-        order = np.arange(len(rows))
-        self._mark[rows] = order
-        if self._mark[rows].tobytes() != order.tobytes():
-            values, counts = np.unique(found, return_counts=True)
-            raise InputError(
-                f"The stream {values[counts > 1][0]} is named twice in one call. Feed it one chunk "
-                "after the other, or both as one longer chunk."
-            )
-        return rows
+        raise StateportError(
+            "A pool cannot be copied or pickled. Open streams in another pool and give them the "
+            "states: other[b].state = pool[a].state. A state can be pickled, and saved to a file."
+        )
 
-    def _find_everyone(self) -> tuple[bytes | None, Rows]:
-        """The streams of all rows in order, as bytes, and their rows; None where a row is free."""
-        first = self._stream[: self._open]
-        whole = self._open > 0 and not (first == self._free).any()
-        self._everyone = (first.tobytes() if whole else None, np.arange(self._open))
-        return self._everyone
+    def __repr__(self) -> str:
+        return f"<stateport.Pool of {len(self)} streams, at most {self.capacity}>"
+
+    @owned
+    def _read(self, stream: int) -> State:
+        return self._slab.read_rows(self._roster.rows(stream))
+
+    @owned
+    def _write(self, stream: int, state: State) -> None:
+        check_state(self._contract, state, {"batch": 1})
+        self._slab.write_rows([(self._roster.rows(stream), state)])
 
     def _named(self, xs: Any) -> dict[str, Any]:
         return named_input(self._contract, xs, "step(streams, {name: array})")
@@ -244,6 +213,12 @@ class Pool:
                 "named. Pass one row for each."
             )
 
+    def _check_array(self, x: Array, count: int) -> None:
+        """Checks the only input, and remembers that arrays like it are right."""
+        self._check(self._named(x), count)
+        if judged_by_shape(self._contract):
+            keep(self._checked, (count, x.shape), x.dtype, _CHECKED)
+
     def _ordered(self, inputs: Mapping[str, Array]) -> tuple[list[Array], tuple[object, ...]]:
         """The inputs in the contract's order, and their shapes."""
         arrays = [inputs[spec.name] for spec in self._contract.inputs]
@@ -251,72 +226,58 @@ class Pool:
 
     def _step(self, rows: Rows, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
         """One call of the engine."""
-        if self._everyone is not None and rows is self._everyone[1]:
-            if len(rows) < self._slab.rows:
-                self._slab.resize(len(rows))  # the others are free
-            return self._slab.step(inputs, shapes)
-        return self._slab.step_some(rows, inputs, shapes)
+        if rows is not self._roster.everyone[1]:
+            return self._slab.step_some(rows, inputs, shapes)
+        if len(rows) < self._slab.rows:
+            self._slab = self._slab.resized(len(rows))  # the others are free
+        return self._slab.step(inputs, shapes)
 
-    def _given(self, outputs: list[Array]) -> Any:
+    def _by_name(self, outputs: Sequence[Array]) -> Any:
         """One output as it is, several as a dict by name."""
         if len(outputs) == 1:
             return outputs[0]
         return {s.name: y for s, y in zip(self._contract.outputs, outputs, strict=True)}
 
     def _step_each(self, rows: Rows, xs: Sequence[Array]) -> list[Any]:
-        """Chunks that may differ in length."""
-        (name,) = self._named(xs)
-        axis = self._contract.inputs[0].shape.index("batch")
-        if len(xs) != len(rows):
-            raise InputError(f"{len(rows)} streams are named, and {len(xs)} chunks came.")
-        alike: dict[object, list[int]] = {}
-        for position, x in enumerate(xs):
-            kind = (x.shape, x.dtype) if isinstance(x, np.ndarray) else None
-            alike.setdefault(kind, []).append(position)
-        groups = []
-        for places in alike.values():  # all are checked before anything runs
-            parts = [xs[place] for place in places]
-            fits = isinstance(parts[0], np.ndarray) and parts[0].ndim >= axis
-            joined = np.moveaxis(np.array(parts), 0, axis) if fits else parts[0]
-            self._check({name: joined}, len(places))
-            groups.append((places, joined))
+        """Chunks that may differ in length: a call for each length, and all states at once."""
+        groups = self._groups(rows, xs)
+        if len(groups) == 1:
+            x = groups[0][1]
+            return self._rows_of(self._step(rows, (x,), x.shape))
+
         results: list[Any] = [None] * len(xs)
-        axes = [spec.shape.index("batch") for spec in self._contract.outputs]
-        for places, joined in groups:
-            outputs = self._step(rows[places], (joined,), joined.shape)
-            each = [np.moveaxis(y, axis, 0) for y, axis in zip(outputs, axes, strict=True)]
-            for place, *parts in zip(places, *each, strict=True):
-                results[place] = self._given(parts)
+        changes: list[Change] = []
+        for positions, x in groups:
+            some = rows[positions]
+            outputs, after = self._slab.run_some(some, (x,), x.shape)
+            changes.append((some, {name: array.copy() for name, array in after.items()}))
+            for position, result in zip(positions, self._rows_of(outputs), strict=True):
+                results[position] = result
+
+        self._slab.write_rows(changes)
         return results
 
+    def _groups(self, rows: Rows, xs: Sequence[Array]) -> list[tuple[list[int], Array]]:
+        """The positions of chunks of one shape, and these as one array; all of them are checked."""
+        self._named(xs)
+        if len(xs) != len(rows):
+            raise InputError(f"{len(rows)} streams are named, and {len(xs)} chunks came.")
 
-class _Owner:
-    """A lock that nobody waits for: to find it taken is an error."""
+        axis = self._contract.inputs[0].shape.index("batch")
+        groups = alike(xs)
+        for positions in groups:
+            chunk = batch_of_one(xs[positions[0]], axis)
+            if (
+                type(chunk) is not np.ndarray
+                or self._checked.get((1, chunk.shape)) is not chunk.dtype
+            ):
+                self._check_array(chunk, 1)
+        return [(group, joined([xs[position] for position in group], axis)) for group in groups]
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-
-    def enter(self) -> None:
-        """Takes it.
-
-        Raises:
-            StateportError: it is taken.
-        """
-        if not self._lock.acquire(blocking=False):
-            raise StateportError(
-                "Another thread is using this pool, which has one owner. Give each thread a pool "
-                "of its own (they can share the model), or hold a lock around every call."
-            )
-
-    def leave(self) -> None:
-        """Gives it back."""
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
+    def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
+        """What each stream gets of the outputs of several."""
+        axes = [spec.shape.index("batch") for spec in self._contract.outputs]
+        return [self._by_name(parts) for parts in split(outputs, axes)]
 
 
 class PoolStream:
@@ -339,30 +300,3 @@ class PoolStream:
     @state.setter
     def state(self, state: State) -> None:
         self._pool._write(self._stream, state)
-
-
-def _check_contract(contract: Contract) -> None:
-    """Refuses networks whose streams cannot be rows of one batch."""
-    check_streaming(contract)
-    states = contract.state_inputs
-    for spec in (*contract.inputs, *contract.outputs, *states):
-        known = {"batch"} if spec in states else {a for s in contract.inputs for a in s.shape}
-        if spec.shape.count("batch") != 1:
-            raise StreamingError(
-                f"{spec.name!r} has no axis 'batch' of its own ({spec}), and the streams of a pool "
-                "are the rows of a batch. Export the network with a dynamic batch, or use a Stream "
-                "for each sequence."
-            )
-        if strange := [axis for axis in spec.shape if not _is_known(axis, known)]:
-            raise StreamingError(
-                f"The size of the axis {strange[0]!r} of {spec.name!r} is not known before a call. "
-                "Use a Stream for each sequence."
-            )
-
-
-def _is_known(axis: Axis, known: Container[Axis]) -> bool:
-    """Whether an axis has a size, or is computed from axes that have."""
-    try:
-        return all(name in known for name in names_in(axis))
-    except KeyError:
-        return False

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .arrays import Array
-from .carrier import Carrier, keep
-from .contract import Contract, axis_sizes, resolve
+from .carrier import Carrier, Scratch, keep
+from .contract import Axis, Contract, axis_sizes, check_streaming, names_in, resolve
 from .engines import Buffer, Engine
+from .errors import StreamingError
+from .roster import Rows
 from .state import State
 
-Rows = NDArray[np.int64]
 Buffers = dict[str, Buffer]
+
+#: Some rows, and by the names of the state inputs the states that they get.
+Change = tuple[Rows, Mapping[str, Array]]
 
 
 class Slab(Carrier):
@@ -23,41 +24,69 @@ class Slab(Carrier):
 
     A step of all rows is a carrier's own: nothing is copied but inputs and outputs. A step of some
     gathers their rows before, and scatters them after.
+
+    States are scattered array by array, and an exception may come between two of them. So what is
+    to be written is noted first, in one assignment; from then on it counts, and whatever is done
+    next with the slab begins by writing it again.
     """
 
-    def __init__(self, contract: Contract, engine: Engine) -> None:
-        super().__init__(contract, engine)
+    def __init__(
+        self, contract: Contract, engine: Engine, rows: int, scratch: Scratch | None = None
+    ) -> None:
+        shapes = {spec.input: resolve(spec.shape, {"batch": rows}) for spec in contract.states}
+        super().__init__(contract, engine, shapes, scratch)
         self._axes = {spec.input: spec.shape.index("batch") for spec in contract.states}
         self._state_specs = contract.state_inputs
         self._some: dict[Hashable, _Some] = {}
-        self.rows = 0
-        self.resize(0)
+        self._changes: Sequence[Change] = ()  # that may not be written in whole
+        self.rows = rows
 
-    def resize(self, rows: int) -> None:
-        """Changes the number of rows; those that there are in both keep their states."""
-        before, after = self._current, self._zero_states(rows)
-        for name, array in before.items():
+    def resized(self, rows: int) -> Slab:
+        """A slab of another number of rows; those that there are in both have their states."""
+        self._finish()
+        slab = Slab(self._contract, self._engine, rows, self._scratch)
+        for name, array in self._current.items():
             kept = (slice(None),) * self._axes[name]
             kept += (slice(min(rows, self.rows)),)
-            after[name][kept] = array[kept]
-        self.rows = rows
-        self._states, self.turn = (after, self._zero_states(rows)), 0
-        self._bound.clear()
-        self._some.clear()
+            slab._current[name][kept] = array[kept]
+        return slab
 
     def read_rows(self, rows: Rows) -> State:
         """A copy of the states in these rows."""
+        self._finish()
         return State._adopt(
             {name: array.take(rows, self._axes[name]) for name, array in self._current.items()}
         )
 
-    def write_rows(self, rows: Rows, state: Mapping[str, Array]) -> None:
-        """Replaces the states in these rows; one of a single row goes to all of them."""
-        for name, array in state.items():
-            self._current[name][self._at(name, rows)] = array
+    def write_rows(self, changes: Sequence[Change]) -> None:
+        """Replaces the states in these rows; one of a single row goes to all of them.
+
+        The arrays must not change before the next call.
+        """
+        self._finish()
+        self._changes = changes
+        self._finish()
+
+    def step(self, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
+        """Steps all rows."""
+        if self._changes:
+            self._finish()
+        return Carrier.step(self, inputs, shapes)  # `super` would take a while longer
 
     def step_some(self, rows: Rows, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
         """Steps these rows, each of which comes once; otherwise as `step`."""
+        outputs, after = self.run_some(rows, inputs, shapes)
+        self.write_rows([(rows, after)])
+        return outputs
+
+    def run_some(
+        self, rows: Rows, inputs: Sequence[Array], shapes: Hashable
+    ) -> tuple[list[Array], Buffers]:
+        """What a step of these rows gives, and their next states, which are not kept.
+
+        The states are in buffers that the next call uses again.
+        """
+        self._finish()
         some = self._some.get(shapes) or keep(
             self._some, shapes, self._bind_some(inputs, len(rows)), self._engine.keeps
         )
@@ -67,9 +96,14 @@ class Slab(Carrier):
         for buffer, array in zip(some.inputs, inputs, strict=True):
             buffer[...] = array
         some.call()
-        for name, array in some.after.items():
-            self._current[name][self._at(name, rows)] = array
-        return [buffer.copy() for buffer in some.outputs]
+        return [buffer.copy() for buffer in some.outputs], some.after
+
+    def _finish(self) -> None:
+        """Writes the noted changes."""
+        for rows, state in self._changes:
+            for name, array in state.items():
+                self._current[name][self._at(name, rows)] = array
+        self._changes = ()
 
     def _bind_some(self, inputs: Sequence[Array], rows: int) -> _Some:
         specs = self._contract.inputs
@@ -81,12 +115,6 @@ class Slab(Carrier):
         )
         call = self._call(taken, given, before, after)
         return _Some([*taken.values()], [*given.values()], before, after, call)
-
-    def _zero_states(self, rows: int) -> Buffers:
-        return {
-            spec.input: self._engine.zeros(resolve(spec.shape, {"batch": rows}), spec.dtype)
-            for spec in self._contract.states
-        }
 
     def _at(self, name: str, rows: Rows) -> tuple[slice | Rows, ...]:
         return (slice(None),) * self._axes[name] + (rows,)
@@ -101,3 +129,34 @@ class _Some:
     before: Buffers
     after: Buffers
     call: Callable[[], None]
+
+
+def check_rows(contract: Contract) -> None:
+    """Refuses networks whose streams cannot be rows of one batch.
+
+    Raises:
+        StreamingError: it cannot stream, or an array of it has no batch axis.
+    """
+    check_streaming(contract)
+    states = contract.state_inputs
+    for spec in (*contract.inputs, *contract.outputs, *states):
+        known = {"batch"} if spec in states else {a for s in contract.inputs for a in s.shape}
+        if spec.shape.count("batch") != 1:
+            raise StreamingError(
+                f"{spec.name!r} has no axis 'batch' of its own ({spec}), and the streams of a pool "
+                "are the rows of a batch. Export the network with a dynamic batch, or use a Stream "
+                "for each sequence."
+            )
+        if strange := [axis for axis in spec.shape if not _is_known(axis, known)]:
+            raise StreamingError(
+                f"The size of the axis {strange[0]!r} of {spec.name!r} is not known before a call. "
+                "Use a Stream for each sequence."
+            )
+
+
+def _is_known(axis: Axis, known: Container[Axis]) -> bool:
+    """Whether an axis has a size, or is computed from axes that have."""
+    try:
+        return all(name in known for name in names_in(axis))
+    except KeyError:
+        return False

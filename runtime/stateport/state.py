@@ -15,6 +15,7 @@ from .contract import DTYPES, describe
 from .errors import FileError, StateError
 from .files import written_atomically
 from .paths import usable_path
+from .plain import ADVICE, is_special, kind_of
 from .reading import read_arrays
 
 _FORMAT: Final = {"stateport.state": "1"}
@@ -26,21 +27,24 @@ class State(Mapping[str, NDArray[Any]]):
     The names are the model's state inputs; the shapes follow PyTorch,
     `(num_layers * num_directions, batch, hidden_size)` for an LSTM. The arrays are copied when the
     state is made and cannot be written to, so a state never changes under its owner.
+
+    Raises:
+        StateError: what it is made of is no mapping of names to plain NumPy arrays of numbers.
     """
 
     __slots__ = ("_arrays",)
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if not isinstance(arrays, Mapping):
+            raise StateError(
+                f"A state is made of a dict of arrays by name; {kind_of(arrays)} came."
+            )
         for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise StateError(
-                    f"State {name!r} is a {type(array).__qualname__}; a NumPy array was expected."
-                )
-            if array.dtype.name not in DTYPES:
-                raise StateError(
-                    f"State {name!r} is an array of {array.dtype}; one of numbers was expected."
-                )
-        self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+            _check(name, array)
+        try:
+            self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+        except MemoryError as error:
+            raise StateError(f"There is no memory for a copy of the state: {error}.") from error
         for array in self._arrays.values():
             array.setflags(write=False)
 
@@ -107,3 +111,20 @@ class State(Mapping[str, NDArray[Any]]):
                 "write such files."
             )
         return cls._adopt(arrays)
+
+
+def _check(name: object, array: object) -> None:
+    """Refuses what cannot be part of a state."""
+    if not isinstance(name, str) or not name:
+        raise StateError(f"A state is named {name!r}; the name of a model's input was expected.")
+    if not isinstance(array, np.ndarray):
+        raise StateError(
+            f"State {name!r} is a {type(array).__qualname__}; a NumPy array was expected."
+        )
+    if is_special(array):
+        raise StateError(f"State {name!r} is {kind_of(array)}; {ADVICE}")
+    if array.dtype.name not in DTYPES or not array.dtype.isnative:
+        raise StateError(
+            f"State {name!r} is an array of {array.dtype}; one of numbers was expected, in this "
+            "machine's order of bytes."
+        )

@@ -2,38 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from .arrays import Array, check_inputs, check_state, initial_state, named_input
-from .carrier import Carrier, Quick
+from .arrays import Array, check_inputs, check_state, initial_state, judged_by_shape, named_input
+from .carrier import Carrier, Quick, keep
 from .contract import Contract, axis_sizes, check_chunk, check_streaming
 from .engines import Engine
-from .errors import EngineError, InputError, StateError
+from .errors import InputError, StateError, StateportError
+from .owner import Call, Owner, owned
 from .state import State
+
+#: So many shapes of chunks are remembered as right.
+_CHECKED: Final = 1024
 
 
 class Stream:
     """One live sequence, fed chunk by chunk.
 
-    It has one owner: calls from several threads at once are not allowed, while different streams
-    of one model may run at the same time and never see each other. The state stays in the engine
-    (on the GPU with `ort-cuda`). A call that fails leaves it as it was.
+    It has one owner: calling it while another call runs is an error, while different streams of one
+    model may run at the same time and never see each other. The state stays in the engine (on the
+    GPU with `ort-cuda`). A call that fails leaves it as it was. A call that an exception from
+    outside cuts off (Ctrl-C, a signal's handler) has either been done in whole or not at all, and
+    the stream can be used as before.
+
+    A copy (`copy.copy`, `copy.deepcopy`) is another stream, which goes on from the same state. A
+    stream cannot be pickled; its state can.
     """
+
+    # What a call changes is built first, and put in place by one assignment: an exception may come
+    # between any two instructions.
 
     def __init__(self, contract: Contract, engine: Engine, initial: Mapping[str, Array]) -> None:
         check_streaming(contract)
         self._contract = contract
-        self._carrier = Carrier(contract, engine)
+        self._engine = engine
+        self._initial = initial
         one = len(contract.inputs) == len(contract.outputs) == 1
         self._single = (contract.inputs[0].name, contract.outputs[0].name) if one else None
-        self._initial = initial
-        self._fixed: dict[str, int] | None = None  # the state's axis sizes, while there is one
-        self._begun = False  # whether the state is more than what a first call started from
-        self._checked: dict[tuple[int, ...], np.dtype[Any]] = {}  # single inputs: shape and dtype
+        self._carrier = _Sequence(contract, engine, {})
         self._quick: Quick | None = None  # for chunks like the last one
+        self._owner = Owner("stream")
 
     def __call__(self, x: Array) -> Any:
         """Feeds the next chunk and returns its output; several outputs come as a dict by name.
@@ -44,51 +55,60 @@ class Stream:
         Raises:
             InputError: `x` does not fit the contract or the batch size of this sequence.
             EngineError: the engine failed.
+            StateportError: another call of this stream is running.
         """
         # Chunks like the one before go straight to the engine, and in this very frame: a large
         # network sweeps the caches clean in every step, so that each of Python's costs tenths of a
-        # microsecond. It is what Carrier.step does.
-        quick = self._quick
-        if (
-            quick is not None
-            and type(x) is np.ndarray
-            and x.shape == quick.shape
-            and x.dtype is quick.dtype
-        ):
-            quick.input[...] = x
-            carrier = self._carrier
-            turn = carrier.turn
-            quick.calls[turn]()
-            carrier.turn = 1 - turn
-            return quick.output.copy()
-        return self._feed(x)
+        # microsecond. It is what Owner.begin and Carrier.step do.
+        this_call: Call = []
+        owner = self._owner
+        if owner.running is None:
+            owner.running = this_call
+        else:
+            owner.take_over(this_call)
+        try:
+            quick = self._quick
+            if (
+                quick is not None
+                and type(x) is np.ndarray
+                and x.shape == quick.shape
+                and x.dtype is quick.dtype
+            ):
+                quick.input[...] = x
+                carrier = self._carrier
+                turn = carrier.turn
+                quick.calls[turn]()
+                y = quick.output.copy()
+                carrier.turn = 1 - turn
+                return y
+            return self._feed(x)
+        finally:
+            owner.running = None
 
     def _feed(self, x: Array) -> Any:
-        if type(x) is not np.ndarray or self._checked.get(shape := x.shape) is not x.dtype:
-            self._check(named_input(self._contract, x))
-            self._checked[shape := x.shape] = x.dtype
-        try:
-            answers = self._carrier.step((x,), shape)
-        except EngineError:
-            self._failed()
-            raise
-        self._begun = True
-        self._quick = self._carrier.quick(shape)
-        return answers[0] if len(answers) == 1 else self._named(answers)
+        """Feeds a chunk that is unlike the last one."""
+        sequence = self._carrier
+        known = type(x) is np.ndarray and sequence.checked.get(x.shape) is x.dtype
+        if sequence.live and known:
+            outputs = sequence.step((x,), x.shape)
+        else:
+            outputs = self._step(named_input(self._contract, x))
+            if judged_by_shape(self._contract):
+                keep(self._carrier.checked, x.shape, x.dtype, _CHECKED)
+        if x.shape in self._carrier.checked:
+            self._quick = self._carrier.quick(x.shape)
+        return outputs[0] if len(outputs) == 1 else self._named(outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Feeds the next chunk, inputs and outputs by name."""
-        if self._single is not None and len(inputs) == 1 and self._single[0] in inputs:
-            return {self._single[1]: self(inputs[self._single[0]])}
-        self._check(inputs)
-        try:
-            arrays = [inputs[s.name] for s in self._contract.inputs]
-            answers = self._carrier.step(arrays, tuple([array.shape for array in arrays]))
-        except EngineError:
-            self._failed()
-            raise
-        self._begun = True
-        return self._named(answers)
+        single = self._single
+        if single is not None and type(inputs) is dict and len(inputs) == 1 and single[0] in inputs:
+            return {single[1]: self(inputs[single[0]])}
+        return self._run(inputs)
+
+    @owned
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self._named(self._step(inputs))
 
     @property
     def state(self) -> State:
@@ -97,13 +117,18 @@ class Stream:
         Raises:
             StateError: the sequence has not begun, so its batch size is not known yet.
         """
-        if self._fixed is None:
+        return self._read()
+
+    @owned
+    def _read(self) -> State:
+        if not self._carrier.live:
             raise StateError(
                 "The stream has no state yet: its batch size is known from the first chunk, or "
                 "from restore(state)."
             )
         return State._adopt(self._carrier.read())
 
+    @owned
     def restore(self, state: State) -> None:
         """Goes on from a state, of this stream or any other; it may have another batch size.
 
@@ -111,41 +136,90 @@ class Stream:
             StateError: the state does not fit the contract.
         """
         check_state(self._contract, state, {})
-        self._begin(state)
-        self._begun = True
+        sequence = self._sequence_of(state)
+        sequence.write(state)
+        self._begin(sequence)
 
+    @owned
     def reset(self) -> None:
         """Forgets the state: the next chunk begins a new sequence, with any batch size."""
-        self._fixed = None
-        self._begun = False
         self._quick = None
-        self._checked.clear()
+        self._carrier.live = False
 
-    def _begin(self, state: State) -> None:
-        self._carrier.write(state)
-        self._quick = None
-        self._checked.clear()
-        shapes = {name: array.shape for name, array in state.items()}
-        self._fixed = axis_sizes(self._contract.state_inputs, shapes)
+    def __copy__(self) -> Stream:
+        """Another stream, which goes on from the same state."""
+        other = Stream(self._contract, self._engine, self._initial)
+        if self._carrier.live:
+            other.restore(self.state)
+        return other
 
-    def _failed(self) -> None:
-        """A first call that fails begins nothing."""
-        if not self._begun:
-            self.reset()
+    def __deepcopy__(self, memo: object) -> Stream:
+        """Another stream, which goes on from the same state."""
+        return self.__copy__()
 
-    def _check(self, inputs: Mapping[str, Array]) -> None:
-        """Checks a chunk; the first one of a sequence also brings the initial state about."""
+    def __reduce__(self) -> NoReturn:
+        """Refuses pickles.
+
+        Raises:
+            StateportError: always.
+        """
+        raise StateportError(
+            "A stream cannot be pickled. Pickle its state, or save it to a file "
+            "(stream.state.save(path)), and restore it in a stream of the model there."
+        )
+
+    def _step(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Checks a chunk and feeds it."""
         sizes = check_inputs(self._contract, inputs)
         check_chunk(self._contract, sizes)
-        if self._fixed is None:
-            self._begin(initial_state(self._contract, self._initial, sizes))
-            return
-        for axis in sorted(self._fixed.keys() & sizes.keys()):
-            if self._fixed[axis] != sizes[axis]:
+        arrays = [inputs[spec.name] for spec in self._contract.inputs]
+        shapes = arrays[0].shape if len(arrays) == 1 else tuple([array.shape for array in arrays])
+        if not self._carrier.live:
+            return self._step_first(arrays, shapes, sizes)
+        for axis, size in sorted(self._carrier.sizes.items()):
+            if sizes.get(axis, size) != size:
                 raise InputError(
                     f"This chunk has {axis} {sizes[axis]}, but the stream carries the state of "
-                    f"{axis} {self._fixed[axis]}. Call reset() first to begin a new sequence."
+                    f"{axis} {size}. Call reset() first to begin a new sequence."
                 )
+        return self._carrier.step(arrays, shapes)
 
-    def _named(self, answers: list[Array]) -> dict[str, Array]:
-        return {s.name: a for s, a in zip(self._contract.outputs, answers, strict=True)}
+    def _step_first(
+        self, arrays: Sequence[Array], shapes: Hashable, sizes: Mapping[str, int]
+    ) -> list[Array]:
+        """Feeds the first chunk of a sequence, which begins when all has gone well."""
+        state = initial_state(self._contract, self._initial, sizes)
+        sequence = self._sequence_of(state)
+        sequence.write(state)
+        outputs = sequence.step(arrays, shapes)
+        self._begin(sequence)
+        return outputs
+
+    def _sequence_of(self, state: State) -> _Sequence:
+        """A sequence for states of these shapes: where they are the same, the one that is there."""
+        shapes = {name: array.shape for name, array in state.items()}
+        if shapes == self._carrier.shapes:
+            return self._carrier
+        return _Sequence(self._contract, self._engine, shapes)
+
+    def _begin(self, sequence: _Sequence) -> None:
+        """Goes on with a sequence, whose state is there."""
+        if sequence is not self._carrier:
+            self._quick = None
+        sequence.live = True
+        self._carrier = sequence
+
+    def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
+        return {s.name: y for s, y in zip(self._contract.outputs, outputs, strict=True)}
+
+
+class _Sequence(Carrier):
+    """A carrier, and what is known of the sequence in it."""
+
+    def __init__(
+        self, contract: Contract, engine: Engine, shapes: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        super().__init__(contract, engine, shapes)
+        self.sizes = axis_sizes(contract.state_inputs, shapes) if shapes else {}
+        self.live = False  # whether there is a sequence, or only its buffers are kept for another
+        self.checked: dict[tuple[int, ...], np.dtype[Any]] = {}  # single inputs: shape and dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,3 +113,34 @@ def test_a_graph_that_it_refuses_is_an_engine_error(counter: Path, tmp_path: Pat
     path.write_bytes(counter.read_bytes().replace(b"Gather", b"Gothic"))
     with pytest.raises(EngineError, match=r"OpenVINO cannot load .*unknown\.onnx: .*Gothic"):
         stateport.load(path, engine="openvino")
+
+
+SIGNALS = """
+import ctypes, signal, sys
+import numpy, stateport
+
+class Stack(ctypes.Structure):
+    _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+def stack():
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.start
+
+signal.signal(signal.SIGUSR1, lambda *_: None)
+stateport.load(sys.argv[1], engine="openvino")
+first = stack()
+for _ in range(4):
+    model = stateport.load(sys.argv[1], engine="openvino")
+    assert stack() == first
+    signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of other systems nothing is known")
+def test_models_that_come_and_go_leave_the_stack_of_signal_handlers_in_place(
+    reference: Path,
+) -> None:
+    program = [sys.executable, "-c", SIGNALS, str(reference)]
+    result = subprocess.run(program, capture_output=True, text=True, check=False, timeout=100)
+    assert result.returncode == 0, result.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from stateport import (
     Pool,
     State,
     StateError,
-    StateportError,
     StateSpec,
     Stream,
     StreamingError,
@@ -318,28 +316,6 @@ def test_a_network_that_cannot_be_a_row_of_a_batch_is_refused(
     path = build(Contract((x,), (y,), (StateSpec("h0", "hn", "float32", (2,)),)), nodes)
     with pytest.raises(StreamingError, match=r"no axis 'batch' of its own.*Stream for each"):
         stateport.load(path).pool(4)
-
-
-def test_a_second_thread_is_refused(model: Model) -> None:
-    pool = model.pool(1)
-    stream = pool.open()
-    inside, finished, errors = threading.Event(), threading.Event(), list[Exception]()
-
-    def another() -> None:
-        inside.wait()
-        try:
-            pool.step([stream], normal(1))
-        except StateportError as error:
-            errors.append(error)
-        finished.set()
-
-    thread = threading.Thread(target=another)
-    thread.start()
-    with pool._owner:
-        inside.set()
-        finished.wait()
-    thread.join()
-    assert "one owner" in str(errors[0])
 
 
 def test_a_capacity_costs_nothing_until_it_is_used(model: Model) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
-from ..errors import EngineError, EngineUnavailable, in_words
+from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..onnx_file import OnnxFile
 from .base import Arrays, Buffer, Buffers, Engine, HostEngine
+from .handed_on import HandedOn
 
 __all__ = [
     "Arrays",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 GROUP: Final = "stateport.engines"
+
+#: More than any machine has use for: engines start as many threads as they are told to.
+MOST_THREADS: Final = 1024
 
 # Name -> the module here that has `open_engine` and `status`. Modules are imported on demand, so
 # that `import stateport` loads no engine.
@@ -65,10 +69,24 @@ def open_engine(
     Raises:
         EngineUnavailable: the name is unknown, or the engine does not work here.
         EngineError: the engine refuses the file.
-        InputError: an option is not one of the engine's.
+        InputError: an option is not one of the engine's, or there are not so many threads.
     """
+    check_threads(threads)
     engine: Engine = _module(name).open_engine(name, file, threads, options)
-    return engine
+    names = {spec.name for spec in file.inputs} & {spec.name for spec in file.outputs}
+    return HandedOn(engine, names) if names else engine
+
+
+def check_threads(threads: object) -> None:
+    """Refuses what is no number of threads.
+
+    Raises:
+        InputError: it is neither None nor a number that a machine could have of them.
+    """
+    if threads is not None and (type(threads) is not int or not 1 <= threads <= MOST_THREADS):
+        raise InputError(
+            f"threads is {threads!r}; a whole number from 1 to {MOST_THREADS} was expected."
+        )
 
 
 def status(name: str) -> Status:
@@ -82,7 +100,12 @@ def status(name: str) -> Status:
     return result
 
 
-def _module(name: str) -> Any:
+def _module(name: object) -> Any:
+    if not isinstance(name, str):
+        raise InputError(
+            f"The engine is a {type(name).__qualname__}; its name was expected, one of "
+            f"{', '.join(engine_names())}."
+        )
     if name in _OWN:
         return importlib.import_module(f".{_OWN[name]}", __name__)
     entry = _others().get(name)

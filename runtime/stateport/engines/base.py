@@ -46,6 +46,50 @@ class Engine(Protocol):
         """
 
 
+def zeros(engine: Engine, shape: Sequence[int], dtype: str) -> Buffer:
+    """A buffer of the engine's.
+
+    Raises:
+        EngineError: there is no memory for it.
+    """
+    try:
+        return engine.zeros(shape, dtype)
+    except (MemoryError, ValueError) as error:  # NumPy's ValueError: more than it can address
+        raise EngineError(
+            f"There is no memory for an array {describe(dtype, shape)}: {error}. Use a smaller "
+            "batch, fewer streams or shorter chunks."
+        ) from error
+
+
+def answers(engine: Engine, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Runs the graph once, and gives its answers by name.
+
+    Raises:
+        EngineError: the engine failed, or gave another number of answers.
+    """
+    results = engine.run(inputs, outputs)
+    if len(results) != len(outputs):
+        raise EngineError(
+            f"{engine.name} gave {len(results)} outputs; {len(outputs)} were asked for: "
+            f"{', '.join(outputs)}."
+        )
+    return dict(zip(outputs, results, strict=True))
+
+
+def put(engine: Engine, name: str, answer: NDArray[Any], buffer: Buffer) -> None:
+    """Copies an answer into the buffer for it.
+
+    Raises:
+        EngineError: it has another shape or dtype.
+    """
+    if answer.shape != buffer.shape or answer.dtype != buffer.dtype:
+        raise EngineError(
+            f"{engine.name} gave {describe(answer.dtype, answer.shape)} for {name!r}, where "
+            f"{describe(buffer.dtype, buffer.shape)} was promised."
+        )
+    buffer[...] = answer
+
+
 class HostEngine(ABC):
     """An engine that computes in the host's memory; `run` is all it needs."""
 
@@ -77,18 +121,7 @@ class HostEngine(ABC):
         """A run whose answers are copied to where they belong."""
 
         def bound() -> None:
-            answers = self.run(inputs, [*outputs])
-            if len(answers) != len(outputs):
-                raise EngineError(
-                    f"{self.name} gave {len(answers)} outputs; {len(outputs)} were asked for: "
-                    f"{', '.join(outputs)}."
-                )
-            for (name, buffer), answer in zip(outputs.items(), answers, strict=True):
-                if answer.shape != buffer.shape or answer.dtype != buffer.dtype:
-                    raise EngineError(
-                        f"{self.name} gave {describe(answer.dtype, answer.shape)} for {name!r}, "
-                        f"where {describe(buffer.dtype, buffer.shape)} was promised."
-                    )
-                buffer[...] = answer
+            for name, answer in answers(self, inputs, [*outputs]).items():
+                put(self, name, answer, outputs[name])
 
         return bound

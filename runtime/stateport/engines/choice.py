@@ -69,6 +69,6 @@ def choices(text: str) -> tuple[EngineChoice, ...]:
 def _value(text: str) -> object:
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
     return value if isinstance(value, bool | int | float) else text

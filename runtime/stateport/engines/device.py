@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract import describe
+from .failure import failure
+
 Array = NDArray[Any]
 
 
@@ -25,7 +28,14 @@ class DeviceArray:
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
         #: What the engine is bound to; it stays the same for as long as the array lives.
-        self.value: Any = ort.OrtValue.ortvalue_from_shape_and_type([*shape], self.dtype, *device)
+        try:
+            self.value: Any = ort.OrtValue.ortvalue_from_shape_and_type(
+                [*shape], self.dtype, *device
+            )
+        except Exception as error:  # ONNX Runtime's exceptions share no base but this
+            raise failure(
+                f"The GPU has no memory for {describe(self.dtype, shape)}: {error}", error
+            ) from error
         self[...] = np.zeros(self.shape, self.dtype)
 
     def copy(self) -> Array:

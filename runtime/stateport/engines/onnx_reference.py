@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
+from .failure import failure
 from .missing import library, no_lengths, no_options, one_thread
 
 
@@ -34,7 +34,9 @@ def open_engine(
     try:
         evaluator = onnx.reference.ReferenceEvaluator(str(file.path.resolve()))
     except Exception as error:  # whatever a graph makes it stumble over
-        raise EngineError(f"onnx's reference cannot load {file.path}: {_reason(error)}") from error
+        raise failure(
+            f"onnx's reference cannot load {file.path}: {_reason(error)}", error
+        ) from error
     return OnnxReferenceEngine(onnx, evaluator)
 
 
@@ -58,7 +60,7 @@ class OnnxReferenceEngine(HostEngine):
             with np.errstate(all="ignore"):
                 answers = self._evaluator.run([*outputs], {**inputs})
         except Exception as error:
-            raise EngineError(f"onnx's reference failed: {_reason(error)}") from error
+            raise failure(f"onnx's reference failed: {_reason(error)}", error) from error
         # An output may be an input handed on, or a number of NumPy's.
         return [np.array(answer, order="C") for answer in answers]
 

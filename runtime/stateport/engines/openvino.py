@@ -15,6 +15,7 @@ from ..errors import EngineError, EngineUnavailable, InputError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
+from .failure import failure
 from .missing import library, no_lengths
 
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
@@ -44,9 +45,9 @@ def open_engine(
         "NUM_STREAMS": 1,
     }
     try:
-        compiled = openvino.Core().compile_model(str(file.path.resolve()), "CPU", settings)
+        compiled = _core(openvino).compile_model(str(file.path.resolve()), "CPU", settings)
     except Exception as error:  # RuntimeError mostly, and what its frontend raises
-        raise EngineError(f"OpenVINO cannot load {file.path}: {_reason(error)}") from error
+        raise failure(f"OpenVINO cannot load {file.path}: {_reason(error)}", error) from error
     return OpenVinoEngine(openvino, compiled, computed_precision(precision))
 
 
@@ -71,16 +72,13 @@ class OpenVinoEngine:
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once; every array is new."""
         try:
-            try:
-                request = self._idle.get_nowait()
-            except Empty:
-                request = self._compiled.create_infer_request()
+            request = self._idle_request()
             for name, array in inputs.items():
                 request.set_tensor(name, self._tensor(np.ascontiguousarray(array)))
             request.infer()
             results = [np.array(request.get_tensor(name).data) for name in outputs]
         except Exception as error:
-            raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+            raise _failure(error) from error
         self._idle.put(request)
         return results
 
@@ -97,15 +95,21 @@ class OpenVinoEngine:
             for name, array in held.items():
                 request.set_tensor(name, self._tensor(array, shared_memory=True))
         except Exception as error:  # an output that is an input has no tensor of its own
-            raise EngineError(f"OpenVINO cannot bind its arrays: {_reason(error)}") from error
+            raise failure(f"OpenVINO cannot bind its arrays: {_reason(error)}", error) from error
 
         def bound(_held: object = held) -> None:
             try:
                 request.infer()
             except Exception as error:
-                raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
+                raise _failure(error) from error
 
         return bound
+
+    def _idle_request(self) -> Any:
+        try:
+            return self._idle.get_nowait()
+        except Empty:
+            return self._compiled.create_infer_request()
 
 
 @cache
@@ -135,16 +139,16 @@ def _precision(name: str, options: Mapping[str, object]) -> str:
     precision = options.get("precision", "float32")
     if isinstance(precision, str):
         precision = _FULL_NAMES.get(precision, precision)
-    if precision not in PRECISIONS:
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(
             f"precision is {precision!r}; {' or '.join(map(repr, PRECISIONS))} was expected."
         )
-    return str(precision)
+    return precision
 
 
 def _require(name: str) -> ModuleType:
     openvino = library(name, "openvino", "openvino")
-    if "CPU" not in openvino.Core().available_devices:
+    if "CPU" not in _core(openvino).available_devices:
         raise EngineUnavailable(
             f"{name} runs on OpenVINO's CPU device, and OpenVINO {openvino.__version__} has none "
             "here. Use engine='ort-cpu'."
@@ -152,8 +156,24 @@ def _require(name: str) -> ModuleType:
     return openvino
 
 
+@cache
+def _core(openvino: ModuleType) -> Any:
+    """The one core of this process, which lives as long as that.
+
+    A core's CPU plugin gives its thread a stack for handlers of signals, and puts back the one
+    before when it goes (SigAltStackSetup in OpenVINO's intel_cpu/src/plugin.cpp). With two cores,
+    that may be the other one's, which is freed by then; and the next signal, such as Ctrl-C, ends
+    the process.
+    """
+    return openvino.Core()
+
+
 def _version(openvino: ModuleType) -> str:
     return f"openvino {str(openvino.__version__).partition('-')[0]}"
+
+
+def _failure(error: Exception) -> EngineError:
+    return failure(f"OpenVINO failed: {_reason(error)}", error)
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import count
-from threading import Lock
+from threading import RLock
 from types import ModuleType
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
 from .device import DeviceArray
+from .failure import failure
 from .missing import library
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
@@ -64,8 +65,8 @@ def open_engine(
         )
     except Exception as error:  # its exceptions share no base but this
         advice = " Networks with loops or branches need graphs=False." if graphs else ""
-        raise EngineError(
-            f"ONNX Runtime cannot load {file.path}: {_reason(error)}{advice}"
+        raise failure(
+            f"ONNX Runtime cannot load {file.path}: {_reason(error)}{advice}", error
         ) from error
     if session.get_providers()[0] != provider:  # it falls back to the CPU with a mere warning
         raise EngineUnavailable(
@@ -99,8 +100,9 @@ class OrtEngine:
         self._session = session
         self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)
         # Each bound call is a CUDA graph of its own; a session of them may not run in two threads.
+        # A signal's handler may step another stream: its thread has the lock already.
         self._graphs = count(1) if graphs else None
-        self._alone = Lock()
+        self._alone = RLock()
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once; every array is new."""
@@ -109,7 +111,7 @@ class OrtEngine:
             with nullcontext() if options is None else self._alone:
                 result: list[NDArray[Any]] = self._session.run([*outputs], {**inputs}, options)
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
-            raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
+            raise _failure(error) from error
         return result
 
     def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
@@ -123,16 +125,19 @@ class OrtEngine:
         session, binding = self._session, self._session.io_binding()
         # An OrtValue shares its array's memory, so the arrays have to live as long as the call.
         held = (dict(inputs), dict(outputs))
-        for name, buffer in inputs.items():
-            binding.bind_ortvalue_input(name, self._value(buffer))
-        for name, buffer in outputs.items():
-            binding.bind_ortvalue_output(name, self._value(buffer))
+        try:
+            for name, buffer in inputs.items():
+                binding.bind_ortvalue_input(name, self._value(buffer))
+            for name, buffer in outputs.items():
+                binding.bind_ortvalue_output(name, self._value(buffer))
+        except Exception as error:  # ONNX Runtime's exceptions share no base but this
+            raise _failure(error) from error
 
         def bound(_held: object = held) -> None:
             try:
                 session.run_with_iobinding(binding)
             except Exception as error:  # ONNX Runtime's exceptions share no base but this
-                raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
+                raise _failure(error) from error
 
         if self._graphs is None:
             return bound
@@ -146,7 +151,7 @@ class OrtEngine:
                 with self._alone:
                     session.run_with_iobinding(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions share no base but this
-                raise EngineError(f"ONNX Runtime failed: {_reason(error)}") from error
+                raise _failure(error) from error
 
         return replayed
 
@@ -159,6 +164,10 @@ class OrtEngine:
         options = self._ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
         return options
+
+
+def _failure(error: Exception) -> EngineError:
+    return failure(f"ONNX Runtime failed: {_reason(error)}", error)
 
 
 def _reason(error: Exception) -> str:

@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EngineError
 from ..onnx_file import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
+from .failure import failure
 from .missing import library, no_lengths, no_options, one_thread
 
 #: What tract calls a dtype -> where it differs from its kind and bits.
@@ -60,7 +60,7 @@ class TractEngine(HostEngine):
         try:
             model = tract.onnx().load(self._path)
         except Exception as error:  # its own class, and no promise that it is the only one
-            raise EngineError(f"tract cannot load {self._path}: {_reason(error)}") from error
+            raise failure(f"tract cannot load {self._path}: {_reason(error)}", error) from error
         with suppress(Exception):
             self._open = model.into_model().into_runnable()
 
@@ -73,7 +73,7 @@ class TractEngine(HostEngine):
             named = dict(zip(self._outputs, answers, strict=True))
             return [np.array(named[name].to_numpy()) for name in outputs]
         except Exception as error:
-            raise EngineError(f"tract failed: {_reason(error)}") from error
+            raise failure(f"tract failed: {_reason(error)}", error) from error
 
     def _prepare(self, facts: tuple[tuple[tuple[int, ...], str], ...]) -> Any:
         model = self._tract.onnx().load(self._path)
