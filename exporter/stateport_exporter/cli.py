@@ -252,6 +252,7 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
     say(f"{output}: {after:,} bytes, {after / before:.0%} of {before:,}")
     if result.report is not None:
         say(*summary(result.report))
+    say(*result.remarks)
 
 
 @click.command()

@@ -21,11 +21,9 @@ from stateport.convention import contract_of, tell
 from stateport.engines import open_engine
 from stateport.engines.fixed import Fixed
 from stateport.files import check_place, written_together
-from stateport.model import load
 from stateport.onnx_file import OnnxFile, read
-from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import vectors_path
-from stateport.parity.verify import Report, verify
+from stateport.parity.verify import Report
 
 from . import __version__
 from .errors import ExportError
@@ -45,6 +43,7 @@ from .saving import save
 from .stamp import store_initial
 from .timeline import why_tied
 from .trace import trace
+from .verified_file import write_vectors
 
 Array = NDArray[Any]
 
@@ -98,6 +97,7 @@ def lift(
     """
     source, path = Path(source), Path(path)
     check_place(path)
+    check_place(vectors_path(path))
     if path.exists() and path.samefile(source):
         raise ExportError(f"{path} is the file itself; give the new one another name.")
     file = read(source)
@@ -175,14 +175,17 @@ def write_lifted(
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, place)
-        vectors = replace(vectors, trace=trace(place, vectors))
-        vectors.save(vectors_path(place))
-        report = verify(load(place), vectors, name=str(path))
-        if not report.passed:
-            raise ExportError(
-                f"The lifted file does not give the answers of the one it came from, so it was not "
-                f"written. {worst(report)} Please report this file."
-            )
+        report = write_vectors(
+            place,
+            replace(vectors, trace=trace(place, vectors)),
+            name=str(path),
+            check=True,
+            refusal=lambda said: (
+                "The lifted file does not give the answers of the one it came from, so it was not "
+                f"written. {said} Please report this file."
+            ),
+        )
+    assert report is not None  # it was run on `ort-cpu` above
     names = tuple(one.input for one in lifted)
     left = tuple(_left(model.graph, contract))
     return LiftedFile(path, vectors_path(path), contract, names, tuple(outcomes), report, left)

@@ -14,13 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stateport import Contract, load
+from stateport import Contract
 from stateport.contract import PRECISION_KEY
-from stateport.engines import status
 from stateport.files import check_place, written_together
-from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report, verify
+from stateport.parity.verify import Report
 
 from . import __version__
 from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
@@ -49,6 +47,7 @@ from .streaming import measure_streaming
 from .timeline import why_tied
 from .torchscript import export_script
 from .trace import trace
+from .verified_file import write_vectors
 from .weights import load_weights
 
 DEFAULT_OPSET: Final = 20
@@ -125,6 +124,7 @@ def export(
     _check_precision(dtype, float32)
     path = Path(path)
     check_place(path)
+    check_place(vectors_path(path))
     noted = {**(origin or {}), **_versions()}
     if isinstance(module, torch.jit.ScriptModule):
         usual = (weights is None, method == "forward", not states, lift, check, dtype == "float32")
@@ -415,20 +415,20 @@ def _versions() -> dict[str, object]:
 
 def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> Report | None:
     """Writes model, weights and vectors, checks them, and lets them appear together."""
+    advice = _advice(captured.narrowed, vectors.contract)
     with written_together(path) as folder:
-        save(captured.model, folder / path.name)
-        vectors = replace(vectors, trace=trace(folder / path.name, vectors))
-        vectors.save(folder / vectors_path(path).name)
-        if not check or status("ort-cpu").problem is not None:
-            return None
-        report = verify(load(folder / path.name), vectors, name=str(path))
-        if not report.passed:
-            raise ExportError(
-                f"The exported file does not give PyTorch's answers, so it was not written. "
-                f"{worst(report)} {_advice(captured.narrowed, vectors.contract)} check=False "
-                "writes the file anyway."
-            )
-        return report
+        place = folder / path.name
+        save(captured.model, place)
+        return write_vectors(
+            place,
+            replace(vectors, trace=trace(place, vectors)),
+            name=str(path),
+            check=check,
+            refusal=lambda said: (
+                f"The exported file does not give PyTorch's answers, so it was not written. {said} "
+                f"{advice} check=False writes the file anyway."
+            ),
+        )
 
 
 def _advice(narrowed: str | None, contract: Contract) -> str:

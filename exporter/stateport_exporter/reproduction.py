@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from stateport.contract import CONTRACT_KEY, DTYPES, ArraySpec, Contract, Streaming
 from stateport.files import written_together
+from stateport.parity.pair import digest
 from stateport.parity.vectors import Case, Vectors, vectors_path
 
 Array = NDArray[Any]
@@ -59,10 +61,11 @@ def write_node(
         streaming=Streaming(ok=False, because="it is one node of a network"),
     )
     vectors = _vectors(contract, given, truth, floor)
+    alone = _model(model, node, constants, contract)
     with written_together(path) as folder:
-        onnx.save(_model(model, node, constants, contract), folder / path.name)
+        onnx.save(alone, folder / path.name)
         place = folder / vectors_path(path).name
-        vectors.save(place)
+        replace(vectors, models=(digest(folder / path.name),)).save(place)
         _add(place, {f"came/{name}": answers[name] for name in outputs})
     return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -12,15 +11,14 @@ from typing import Final
 
 import onnx_ir as ir
 
-from stateport import Contract, load
+from stateport import Contract
 from stateport.contract import CONTRACT_KEY, PRECISION_KEY
-from stateport.engines import status
 from stateport.files import check_place, written_together
 from stateport.model import read_contract
 from stateport.onnx_file import read
-from stateport.parity.reports.wording import worst
+from stateport.parity.pair import remarks
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report, verify
+from stateport.parity.verify import Report
 from stateport.tune import Variant
 
 from .errors import ExportError
@@ -29,6 +27,7 @@ from .precision import Outcome, product_in, quantize_graph, quantize_linear
 from .products import Product, blockwise
 from .saving import save
 from .stepping import single_step
+from .verified_file import write_vectors
 
 #: The widths that weights can have.
 BITS: Final = (8, 4)
@@ -38,12 +37,14 @@ BITS: Final = (8, 4)
 class Quantized:
     """What `quantize` wrote, and what became of every operator with weights.
 
-    `report` is what verifying the file said, None where it was not done.
+    `report` is what verifying the file said, None where it was not done. `remarks` says where the
+    vectors beside the model were not recorded with it.
     """
 
     path: Path
     outcomes: tuple[Outcome, ...]
     report: Report | None
+    remarks: tuple[str, ...] = ()
 
 
 def quantize(
@@ -55,8 +56,8 @@ def quantize(
 ) -> Quantized:
     """Makes a file with weights in 8 or 4 bits of a model's file. The contract stays the same.
 
-    The vectors beside the model are copied beside the new file, so that it can be verified by
-    itself; its metadata say its precision, by which `verify` chooses the budget.
+    The vectors beside the model are written beside the new file too, so that it can be verified by
+    itself; they name both. Its metadata say its precision, by which `verify` chooses the budget.
 
     Args:
         source: a model file with float32 weights, as `export` writes it.
@@ -75,6 +76,7 @@ def quantize(
     if bits not in BITS:
         raise ExportError(f"bits is {bits!r}; 8 or 4 was expected.")
     check_place(path)
+    check_place(vectors_path(path))
     if path.exists() and path.samefile(source):
         raise ExportError(f"{path} is the model itself; give the new file another name.")
     file = read(source)
@@ -95,19 +97,23 @@ def quantize(
     if not any(outcome.form for outcome in outcomes):
         raise ExportError(f"{source} has nothing that can be quantised: {_reasons(outcomes)}.")
     model.metadata_props[PRECISION_KEY] = f"int{bits}"
+    vectors = Vectors.load(recorded) if recorded.is_file() else None
+    report, said = None, () if vectors is None else remarks(source, vectors)
     with written_together(path) as folder:
         save(model, folder / path.name)
-        report = None
-        if recorded.is_file():
-            shutil.copyfile(recorded, folder / vectors_path(path).name)
-        if check and status("ort-cpu").problem is None:
-            report = verify(load(folder / path.name), Vectors.load(recorded), name=str(path))
-            if not report.passed:
-                raise ExportError(
-                    f"The quantised file is too far from PyTorch, so it was not written. "
-                    f"{worst(report)} --no-check writes it anyway."
-                )
-    return Quantized(path, tuple(outcomes), report)
+        if vectors is not None:
+            report = write_vectors(
+                folder / path.name,
+                vectors,
+                name=str(path),
+                check=check,
+                related=not said,
+                refusal=lambda worst: (
+                    "The quantised file is too far from PyTorch, so it was not written. "
+                    f"{worst} --no-check writes it anyway."
+                ),
+            )
+    return Quantized(path, tuple(outcomes), report, said)
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> str:

@@ -33,6 +33,7 @@ _MARKER: Final = (
 )
 _DEFAULT: Final = "ort-cpu"
 _NOT_RUN: Final = "stateport not run"
+_REMARK: Final = "stateport remark"
 
 
 class Parity:
@@ -90,7 +91,8 @@ class Parity:
             # pytest's own summary shows the first line.
             pytest.fail(_lines(f"{matrix.model}{line}" for line in lines), pytrace=False)
         # In JUnit files these are properties of the test, and they reach xdist's controller.
-        self._item.user_properties.extend((_NOT_RUN, _lines([line])) for line in missing)
+        notes = [*((_NOT_RUN, m) for m in missing), *((_REMARK, r) for r in matrix.remarks)]
+        self._item.user_properties.extend((name, _lines([text])) for name, text in notes)
 
 
 @pytest.fixture
@@ -108,16 +110,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists the engines that tests which passed did without."""
-    lines = [
-        f"{report.nodeid}: {text}"
-        for report in terminalreporter.getreports("passed")
-        for name, text in report.user_properties
-        if name == _NOT_RUN
-    ]
-    if lines:
-        terminalreporter.section(_NOT_RUN)
-        terminalreporter.write(f"{_lines(lines)}\n")
+    """Lists the engines that tests which passed did without, and vectors of another file."""
+    for title in (_NOT_RUN, _REMARK):
+        lines = [
+            f"{report.nodeid}: {text}"
+            for report in terminalreporter.getreports("passed")
+            for name, text in report.user_properties
+            if name == title
+        ]
+        if lines:
+            terminalreporter.section(title)
+            terminalreporter.write(f"{_lines(lines)}\n")
 
 
 def _lines(texts: Iterable[str]) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..contract import Contract, describe, names_in
 from ..errors import InputError
-from ..files import check_place, write_npz, written_atomically
+from ..files import check_place, write_npz, written_each
 from ..model import Model, load
 from ..reading import read_npy
 from ..state import State
@@ -64,6 +63,8 @@ def run(
         raise click.UsageError("--plan says the engine and the threads; give these or the plan.")
     if output is not None and output.suffix != ".npz":
         raise click.BadParameter("Outputs are written as FILE.npz.", param_hint="--output")
+    if output is not None and output == state_out:
+        raise click.UsageError("--output and --state-out name the same file.")
     named = [named_path(text, "--input") for text in inputs]
     for name, count in ((n, [m for m, _ in named].count(n)) for n, _ in named):
         if count > 1:
@@ -85,11 +86,14 @@ def run(
         outputs, state = loaded.run(arrays, state)
     else:
         outputs, state = _in_chunks(loaded, arrays, state, chunk)
-    with contextlib.ExitStack() as files:  # both or none
-        if output is not None:
-            write_npz(files.enter_context(written_atomically(output)), outputs)
-        if state_out is not None:
-            state.save(state_out)
+    writers: dict[Path, Callable[[Path], None]] = {}
+    if output is not None:
+        writers[output] = lambda part: write_npz(part, outputs)
+    if state_out is not None:
+        writers[state_out] = state.save
+    with written_each(*writers) as parts:
+        for part, write in zip(parts, writers.values(), strict=True):
+            write(part)
     say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
 
 

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..files import check_place
+from ..parity.pair import remarks
 from ..parity.vectors import Vectors, vectors_path
 from ..tune.tuning import Trial, Tuned, Wanted
 from ..tune.tuning import tune as run_tune
@@ -65,6 +66,7 @@ def tune(
         raise click.BadParameter("A plan is written as FILE.json.", param_hint="--output")
     check_place(output)
     vectors = Vectors.load(vectors_file or vectors_path(model))
+    said = remarks(model, vectors)
     with progress("") as doing:
         tuned = run_tune(
             model,
@@ -77,11 +79,11 @@ def tune(
             progress=doing,
         )
     if as_json:
-        say_json(_document(tuned, output))
+        say_json({**_document(tuned, output), "remarks": said})
         return
     show(_table(tuned))
     say(*(f"Not tried: {note}." for note in tuned.notes))
-    say(f"Written: {output}")
+    say(*said, f"Written: {output}")
 
 
 def _table(tuned: Tuned) -> Table:

@@ -225,6 +225,6 @@ def _show(matrix: Matrix) -> None:
         raise StateportError(str(row.problem))
     show(text.table(row.report))
     say(*text.summary(row.report))
-    say(*filter(None, [place(row), precision_note(row)]), *matrix.grown)
+    say(*filter(None, [place(row), precision_note(row)]), *matrix.remarks, *matrix.grown)
     if matrix.grown:
         say(verdict(matrix))

@@ -14,6 +14,7 @@ from .bounds import Wanted
 from .handover import handover_case
 from .job import LOCATING, Job, measurement, report
 from .located import Located
+from .pair import Standing, remarks
 from .processes import ask
 from .vectors import Vectors
 from .verify import Measurement, Report
@@ -87,6 +88,7 @@ class Matrix:
         carried: the streams that went from one engine to another.
         grown: the errors that grew since an earlier report.
         required: whether an engine that is not here is a failure.
+        remarks: what has to be known of the file and the vectors; mostly nothing.
     """
 
     model: str
@@ -94,6 +96,7 @@ class Matrix:
     carried: tuple[Carried, ...] = ()
     grown: tuple[str, ...] = ()
     required: bool = False
+    remarks: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -140,11 +143,15 @@ def run_matrix(
         progress: is called with what is being done.
 
     Raises:
-        FileError: the vectors cannot be read; there is no such interpreter.
+        FileError: the vectors cannot be read; there is no such interpreter; or somebody else wrote
+            the model or the vectors in the meantime.
     """
     choices = list({str(choice): choice for choice in choices}.values())
+    standing = Standing([model, vectors])
     # Once here, so that what is wrong with them is one error and not one per engine.
-    stateful = handover_case(Vectors.load(vectors)) is not None
+    recorded = Vectors.load(vectors)
+    said = remarks(model, recorded)
+    stateful = handover_case(recorded) is not None
     job = {
         "model": str(model.resolve()),
         "vectors": str(vectors.resolve()),
@@ -166,7 +173,8 @@ def run_matrix(
             for choice, place in zip(choices, places, strict=True)
         )
         carried = tuple(_carried(job, rows, places, limit, progress)) if several else ()
-    return Matrix(str(model), rows, carried, required=require)
+    standing.check()  # each engine has read the files by itself
+    return Matrix(str(model), rows, carried, required=require, remarks=said)
 
 
 def _row(

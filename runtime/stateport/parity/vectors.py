@@ -102,6 +102,8 @@ class Vectors:
         cases: the cases.
         made_with: versions and platform of the recording.
         trace: what the file's nodes gave, for `stateport verify --locate`; None where unknown.
+        models: the SHA-256 (`pair.digest`) of the file that they were recorded with, and of files
+            that were made of it and verified against them. Empty where unknown.
     """
 
     contract: Contract
@@ -110,6 +112,7 @@ class Vectors:
     cases: tuple[Case, ...]
     made_with: Mapping[str, str]
     trace: Trace | None = None
+    models: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Writes the vectors; the same vectors give the same bytes."""
@@ -124,6 +127,7 @@ class Vectors:
             trace = {"case": self.trace.case, "nodes": dict(self.trace.nodes)}
         document = {
             "version": VERSION,
+            "models": list(self.models),
             "truth": self.truth,
             "contract": json.loads(self.contract.to_json()),
             "made_with": dict(self.made_with),
@@ -180,6 +184,7 @@ class Vectors:
             cases=tuple(_case(entry, str(i), groups) for i, entry in enumerate(entries)),
             made_with=texts_of(document, "made_with"),
             trace=_trace(document.get("trace"), groups["trace"]),
+            models=_digests(document.get("models", [])),
         )
 
 
@@ -210,6 +215,12 @@ def _case(entry: Any, number: str, groups: Mapping[str, Mapping[str, Array]]) ->
         chunks=tuple(chunks),
         **{part: groups[f"{number}/{part}"] for part in _PARTS},
     )
+
+
+def _digests(document: Any) -> tuple[str, ...]:
+    if not isinstance(document, list) or not all(isinstance(digest, str) for digest in document):
+        raise ValueError(f"models is {shown(document)}; a list of digests was expected")
+    return tuple(document)
 
 
 def _trace(document: Any, values: Mapping[str, Array]) -> Trace | None:

@@ -45,8 +45,9 @@ def not_run(matrix: Matrix) -> list[tuple[str, list[str]]]:
 
 
 def notes(matrix: Matrix) -> list[tuple[str, list[str]]]:
-    """The engines that computed in another precision than they were asked for."""
-    return [(str(row.choice), [note]) for row in matrix.rows if (note := precision_note(row))]
+    """What has to be known of the files, and of engines that computed in another precision."""
+    rows = [(str(row.choice), [note]) for row in matrix.rows if (note := precision_note(row))]
+    return [("the files", list(matrix.remarks)), *rows] if matrix.remarks else rows
 
 
 def _reasons(row: Row) -> list[str]:

@@ -29,6 +29,7 @@ def document(matrix: Matrix) -> dict[str, Any]:
         "engines": [_engine(row) for row in matrix.rows],
         "carried": [_carried(carried) for carried in matrix.carried],
         "grown": list(matrix.grown),
+        "remarks": list(matrix.remarks),
     }
 
 

@@ -22,6 +22,8 @@ def commands(matrix: Matrix) -> Iterator[str]:
     for carried in matrix.carried:
         if (why := reason(carried)) is not None:
             yield _command("error", f"{matrix.model}, {carried.source} to {carried.target}", why)
+    for line in matrix.remarks:
+        yield _command("notice", matrix.model, line)
     for line in matrix.grown:
         yield _command("error", f"{matrix.model} against the baseline", line)
 

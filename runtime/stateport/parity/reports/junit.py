@@ -40,7 +40,7 @@ def render(matrix: Matrix) -> str:
 
 
 def _engine(suite: Element, matrix: Matrix, row: Row, classname: str) -> None:
-    _properties(suite, _facts(row))
+    _properties(suite, {**_facts(row), **_remarks(matrix)})
     if row.report is not None:
         for one in row.report.measurements:
             case = _case(suite, classname, f"{one.case}: {one.output}")
@@ -56,6 +56,10 @@ def _carried(suite: Element, carried: Carried, classname: str) -> None:
         _judged(_case(suite, classname, f"{way}, {one.case}: {one.output}"), one, "more")
     if carried.status == "error":
         _outcome(_case(suite, classname, way), "error", carried.problem or "Nothing was measured.")
+
+
+def _remarks(matrix: Matrix) -> dict[str, str]:
+    return {f"remark {number}": text for number, text in enumerate(matrix.remarks, 1)}
 
 
 def _facts(row: Row) -> dict[str, str]:

@@ -80,7 +80,7 @@ def reasons(matrix: Matrix) -> list[str]:
     lines += [f"{row.choice}: {where}" for row in matrix.rows if (where := place(row))]
     lines += [f"{row.choice}: {note}" for row in matrix.rows if (note := precision_note(row))]
     lines += [f"{c.source} to {c.target}: {why}" for c in matrix.carried if (why := reason(c))]
-    return [*lines, *matrix.grown, verdict(matrix)]
+    return [*lines, *matrix.remarks, *matrix.grown, verdict(matrix)]
 
 
 def _titled(title: str) -> Table:
