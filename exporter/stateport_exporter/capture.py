@@ -35,6 +35,7 @@ from .guard import quiet
 from .packing import Lengths, check_lengths, intercept, is_packed, raised_in, traceable
 from .program import Body
 from .scan import scan
+from .torch_export import functional, loose_axes, torch_export, with_named_axes
 
 DOMAIN: Final = "stateport.torch"
 
@@ -126,6 +127,10 @@ class Loop:
 
     body: Body
     operands: Sequence[_Like]
+
+
+#: What `torch.export` made of a network, and its loops by the number of the call.
+_Traced = tuple[torch.export.ExportedProgram, Mapping[int, Loop]]
 
 
 class _Step(nn.Module):
@@ -356,11 +361,10 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
     ]
     with quiet(), torch.no_grad():
         try:
-            program = torch.export.export(
-                _Step(loop.body), (operands,), dynamic_shapes=(shapes,), strict=False
-            )
+            program = torch_export(_Step(loop.body), (operands,), (shapes,))
             # Takes recurrent layers inside the step apart, which PyTorch's ONNX writer gets wrong.
-            program = program.run_decompositions()
+            program = functional(program, decomposed=True)
+            _drop_idle_squeezes(program)
         except Exception as error:
             raise ExportError(f"{place} could not be traced: {_first_line(error)}") from error
     return _to_onnx(program, place, opset).graph
@@ -371,44 +375,41 @@ def _trace(
 ) -> tuple[torch.export.ExportedProgram, Mapping[int, Loop], str | None]:
     """The program, its loops, and which sizes forward may not take the same way, if there are."""
     arguments = example.make(example.sizes)
-    named = {name: torch.export.Dim(name) for name in example.sizes}
-    # Second choice: takes the sizes that a slice of length time - 1 leaves open, where named axes
-    # insist on all. Both refuse an axis that is fixed; parity is judged at the other sizes anyway.
-    loose = dict.fromkeys(example.sizes, torch.export.Dim.DYNAMIC)
     narrowed = None
+
+    def export(dims: Mapping[str, Any]) -> _Traced:
+        return _export(module, arguments, _dynamic_shapes(module, arguments, example, dims))
+
     with quiet(), torch.no_grad():
         try:
             try:
-                shapes = _dynamic_shapes(module, arguments, example, named)
-                program, loops = _export(module, arguments, shapes)
+                program, loops = with_named_axes(example.sizes, export)
             except torch._dynamo.exc.UserError as error:
                 narrowed = str(_why_not(module.network, example, error))
+                # Second choice: takes the sizes that a slice of length time - 1 leaves open, where
+                # named axes insist on all. Both refuse an axis that is fixed; parity is judged at
+                # the other sizes anyway.
                 try:
-                    shapes = _dynamic_shapes(module, arguments, example, loose)
-                    program, loops = _export(module, arguments, shapes)
+                    program, loops = export(loose_axes(example.sizes))
                 except torch._dynamo.exc.UserError:
                     raise error from None
-            # Makes the graph functional, so that the signature shows what forward writes into.
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            # The signature of a functional program shows what forward writes into.
+            program = functional(program)
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # the user's forward may raise anything
             raise _why_not(module.network, example, error) from error
-    return functional, loops, narrowed
+    return program, loops, narrowed
 
 
-def _export(
-    module: Explicit, arguments: Arguments, shapes: Any
-) -> tuple[torch.export.ExportedProgram, Mapping[int, Loop]]:
+def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Traced:
     # PyTorch prints the graph so far where a number is taken out of a tensor.
     with (
         _RecurrentLayers() as layers,
         traceable(module.network),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        program: torch.export.ExportedProgram = torch.export.export(
-            module, tuple(arguments), dynamic_shapes=shapes, strict=False
-        )
+        program = torch_export(module, tuple(arguments), shapes)
     return program, layers.loops
 
 
@@ -489,12 +490,16 @@ def _refuse_mutation(program: torch.export.ExportedProgram, example: Example) ->
 
 
 def _drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:
-    """Takes out `x.squeeze(dim)` where dim is not 1: it does nothing, and ONNX's Squeeze fails."""
-    for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.squeeze.dim):
-        before = node.args[0]
-        if node.meta["val"].ndim == before.meta["val"].ndim:
-            node.replace_all_uses_with(before)
-            program.graph.erase_node(node)
+    """Takes out `x.squeeze(dim)` where the size is not 1: it does nothing, and ONNX refuses it.
+
+    PyTorch's decompositions make a `view_of` of it, which its ONNX writer does not know.
+    """
+    for target in (torch.ops.aten.squeeze.dim, torch.ops.prims.view_of.default):
+        for node in program.graph.find_nodes(op="call_function", target=target):
+            before = node.args[0]
+            if node.meta["val"].ndim == before.meta["val"].ndim:
+                node.replace_all_uses_with(before)
+                program.graph.erase_node(node)
 
 
 def _check_inputs(model: ir.Model, example: Example) -> None:

@@ -16,6 +16,7 @@ from ..example import Example, Leaf
 from ..explicit import put_back
 from ..guard import quiet, unchanged_globals
 from ..program import Program
+from ..torch_export import functional, torch_export, with_named_axes
 from .check import check_folded
 from .roll import roll, take_last_states
 from .unify import unify
@@ -121,24 +122,20 @@ def _trace(
 ) -> torch.export.ExportedProgram:
     sizes = {**example.sizes, "time": time}
     arguments = example.make(sizes)
-    dims = {axis: torch.export.Dim(axis) for axis in sizes}
     whole, given = _Whole(network, method).eval(), (arguments.args, arguments.kwargs)
-    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
-    for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
-        axes = enumerate(leaf.shape)
-        shapes[tensor] = {
-            position: dims[axis]
-            for position, axis in axes
-            if isinstance(axis, str) and axis != "time"
-        }
+
+    def export(dims: Mapping[str, Any]) -> torch.export.ExportedProgram:
+        shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+        for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
+            axes = enumerate(leaf.shape)
+            shapes[tensor] = {place: dims[str(axis)] for place, axis in axes if axis in dims}
+        return torch_export(whole, given, shapes.dynamic_shapes(whole, given))
+
     with unchanged_globals(seed=0), quiet(), torch.no_grad():
         try:
-            program = torch.export.export(
-                whole, given, dynamic_shapes=shapes.dynamic_shapes(whole, given), strict=False
-            )
-            functional: torch.export.ExportedProgram = program.run_decompositions({})
+            program = with_named_axes([axis for axis in sizes if axis != "time"], export)
+            return functional(program)
         except Exception as error:  # the user's forward may raise anything
             raise _UntraceableError(
                 f"traced with {time} steps, it fails with {in_words(error)}"
             ) from error
-    return functional

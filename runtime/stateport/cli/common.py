@@ -14,7 +14,7 @@ import click
 from ..engines import engine_names
 
 
-class _Numbers(click.ParamType[tuple[int, ...]]):
+class _Numbers(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4
     """Whole numbers of at least 1, separated by commas."""
 
     name = "N,N,..."

@@ -27,7 +27,7 @@ from .common import MODEL, PLAN, Finite
 from .output import progress, say, say_commands, say_json, show
 
 
-class _Engines(click.ParamType[tuple[EngineChoice, ...]]):
+class _Engines(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4
     """NAME, NAME:OPTION=VALUE,..., or all."""
 
     name = "engine"
@@ -51,7 +51,7 @@ class _Engines(click.ParamType[tuple[EngineChoice, ...]]):
         return [item(name) for name in names if name.startswith(incomplete)]
 
 
-class _Report(click.ParamType[Path]):
+class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4
     """A file whose ending says the form of a report."""
 
     name = "report"
