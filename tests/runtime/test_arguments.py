@@ -24,7 +24,7 @@ Build = Callable[..., Path]
 ONES = np.ones((1, 1, 2), np.float32)
 
 #: No sizes, numbers or names.
-WRONG = [-1, 0, True, 1.0, math.nan, math.inf, "1", b"1", None, [1], (1,), {}, object(), 1j]
+WRONG = [-1, 0, True, 1.0, math.nan, math.inf, "1", b"1", None, [1], (1,), {}, ..., 1j]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def refuse(pool: Pool, stream: int) -> None:
         np.array(["0"]),
         np.array([], np.int64),
     ],
-    ids=repr,
+    ids=lambda value: repr(value)[:40],
 )
 def test_what_are_no_streams_is_refused(model: Model, streams: Any) -> None:
     pool = model.pool(2)
@@ -170,15 +170,13 @@ def test_what_is_no_number_of_threads_is_refused(path: Path, threads: Any) -> No
             stateport.load(path, engine=engine, threads=threads)
 
 
-@pytest.mark.parametrize(
-    "engine", ["", 3, True, [], {}, object(), b"ort-cpu", "ort-cpu\0", "é" * 999]
-)
+@pytest.mark.parametrize("engine", ["", 3, True, [], {}, ..., b"ort-cpu", "ort-cpu\0", "é" * 999])
 def test_what_is_no_engine_is_refused(path: Path, engine: Any) -> None:
     with pytest.raises((EngineUnavailable, InputError), match="engine"):
         stateport.load(path, engine=engine)
 
 
-@pytest.mark.parametrize("wrong", [None, 3, True, [], {}, object(), b"m.onnx", 1.5, ONES])
+@pytest.mark.parametrize("wrong", [None, 3, True, [], {}, ..., b"m.onnx", 1.5, ONES])
 def test_what_is_no_path_is_refused(path: Path, wrong: Any) -> None:
     with pytest.raises(InputError, match="The path is a"):
         stateport.load(wrong)
