@@ -31,6 +31,16 @@ def raise_opset(model: ir.Model, opset: int) -> None:
     model.graph.opset_imports[""] = opset
 
 
+def lower_ir_version(model: ir.Model) -> None:
+    """Declares the lowest IR version that the model's opset needs, so that older runtimes read it.
+
+    Source: the table of versions in onnx.helper. A model that declares a lower one keeps it.
+    """
+    opset = model.graph.opset_imports[""]
+    needed = min(row[1] for row in onnx.helper.VERSION_TABLE if row[2] >= opset)
+    model.ir_version = min(model.ir_version, needed)
+
+
 def _defined(operator: str, opset: int) -> int:
     """The opset in which an operator got the definition that is valid at `opset`."""
     return int(onnx.defs.get_schema(operator, opset, "").since_version)

@@ -35,7 +35,7 @@ from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
 from .loops import Folded, check_memory, fold
 from .network import Network
-from .opset import NEWEST_CAPTURED, raise_opset
+from .opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .possible import PossibleState, possible_states
 from .record import record
 from .repeatable import check_carried, check_default_start, check_padding, check_repeatable
@@ -333,6 +333,7 @@ def _finish(
     expand(graph, layers, captured.loops, min(opset, NEWEST_CAPTURED))
     graph.opset_imports.pop(DOMAIN, None)
     raise_opset(model, opset)
+    lower_ir_version(model)
     fold_transposes(model)
     inputs, outputs = stamp(graph, captured, states)
     names = dict(zip(kept, outputs, strict=True))

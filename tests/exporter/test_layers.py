@@ -118,7 +118,13 @@ def test_parity_at_every_opset(
 ) -> None:
     path = exported(opset=opset)
     assert read(path).opsets == {"ai.onnx": opset}
+    assert read(path).ir_version == {18: 8, 19: 9, 20: 9}.get(opset, 10)
     assert judged(path).passed
+
+
+def test_a_file_declares_the_lowest_ir_version_that_its_opset_needs(reference: Path) -> None:
+    outline = read(reference)
+    assert (outline.opsets, outline.ir_version) == ({"ai.onnx": 20}, 9)
 
 
 def test_the_file_is_valid_onnx_and_says_where_it_came_from(reference: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import stateport
@@ -103,6 +104,23 @@ def test_a_graph_that_the_engine_refuses_is_an_engine_error(counter: Path, tmp_p
     with pytest.raises(EngineError, match=r"cannot load .*unknown\.onnx: .*Gothic") as refusal:
         stateport.load(path)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir_version", "says"),
+    [
+        (99, 10, r"knows opsets up to \d+, and .*new\.onnx has opset 99\. Export it with --opset"),
+        (20, 99, r"up to IR version \d+, and .*new\.onnx has IR version 99\. Install a newer"),
+    ],
+)
+def test_a_file_that_is_newer_than_the_engine_says_so(
+    reference: Path, tmp_path: Path, opset: int, ir_version: int, says: str
+) -> None:
+    model = onnx.load(reference)
+    model.opset_import[0].version, model.ir_version = opset, ir_version
+    (tmp_path / "new.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match=says):
+        stateport.load(tmp_path / "new.onnx")
 
 
 def test_a_graph_that_the_engine_stumbles_over_prints_nothing(

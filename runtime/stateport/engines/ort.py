@@ -20,6 +20,7 @@ from .base import Arrays, Buffer, Buffers
 from .device import DeviceArray
 from .failure import failure
 from .missing import library
+from .too_new import too_new
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
 _EXTRAS: Final = {"ort-cpu": "cpu", "ort-cuda": "gpu"}
@@ -64,6 +65,8 @@ def open_engine(
             enable_fallback=0,  # it would print, and try other providers by itself
         )
     except Exception as error:  # its exceptions share no base but this
+        if (newer := too_new(file, str(error), ort.__version__)) is not None:
+            raise EngineError(newer) from error
         advice = " Networks with loops or branches need graphs=False." if graphs else ""
         raise failure(
             f"ONNX Runtime cannot load {file.path}: {_reason(error)}{advice}", error

@@ -1,0 +1,33 @@
+"""Files that are newer than the installed ONNX Runtime."""
+
+from __future__ import annotations
+
+import re
+
+from ..onnx_file import OnnxFile
+
+
+def too_new(file: OnnxFile, said: str, version: str) -> str | None:
+    """Says that a file needs a newer ONNX Runtime, if that is what its loading failed for.
+
+    Args:
+        file: the file that could not be loaded.
+        said: ONNX Runtime's own message.
+        version: the version of ONNX Runtime.
+    """
+    ir = re.search(r"max supported IR version: (\d+)", said)
+    if ir is not None:
+        return (
+            f"ONNX Runtime {version} reads files up to IR version {ir[1]}, and {file.path} has IR "
+            f"version {file.ir_version}. Install a newer ONNX Runtime, or write the file with an "
+            "older opset: --opset."
+        )
+
+    opset = re.search(r"official support for domain (\S+) is till opset (\d+)", said)
+    if opset is not None:
+        return (
+            f"ONNX Runtime {version} knows opsets up to {opset[2]}, and {file.path} has opset "
+            f"{file.opsets.get(opset[1])}. Export it with --opset {opset[2]}, or install a newer "
+            "ONNX Runtime."
+        )
+    return None
