@@ -52,8 +52,9 @@ $(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject
 	    -r tests/third_party/requirements.txt
 	touch $@
 
-fuzz: $(READY)       ## export and verify 500 random networks, and lift 500 random graphs
+fuzz: $(READY)       ## 500 random networks and graphs, and 20,000 malformed files of each format
 	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py tests/exporter/test_random_graphs.py
+	STATEPORT_FUZZ_FILES=20000 $(BIN)/python -m pytest $(SPREAD) tests/fuzz
 
 matrix: $(READY)     ## run every kind of network on every engine, and carry streams between them
 	$(BIN)/python -m pytest $(SPREAD) tests/matrix
