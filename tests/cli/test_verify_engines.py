@@ -72,7 +72,8 @@ def test_annotations_are_printed_where_github_reads_them(
     assert command("verify", reference).stderr == ""
     outcome = command("verify", wrong, "--engine", "ort-cpu", "--engine", "ort-cuda", "--json")
     lines = outcome.stderr.splitlines()
-    assert [line.split(" ")[0] for line in lines] == ["::error", "::notice"]
+    assert [line.split(" ")[0] for line in lines] == ["::error", "::notice", "::notice"]
+    assert "The vectors were recorded with another file" in lines[2]
     assert "off at step" in lines[0]
     assert json.loads(outcome.stdout)["passed"] is False
     required = command("verify", wrong, "--engine", "ort-cuda", "--require")

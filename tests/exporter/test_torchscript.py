@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import stateport
+from stateport import FileError
 from stateport_exporter import ExportError, Result, Spec, export
 from stateport_exporter.errors import TargetError
 from stateport_exporter.loading import load_target
@@ -126,7 +127,9 @@ def test_a_file_is_a_target(tmp_path: Path) -> None:
 def test_what_is_no_torchscript_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "weights.pt")
     (tmp_path / "garbage.pt").write_bytes(b"garbage")
-    for name in ("weights.pt", "garbage.pt", "none.pt"):
+    with pytest.raises(FileError, match=r"none\.pt could not be read: No such file"):
+        load_target(str(tmp_path / "none.pt"), {})
+    for name in ("weights.pt", "garbage.pt"):
         with pytest.raises(TargetError, match=r"no file that torch.jit.save wrote .*--weights"):
             load_target(str(tmp_path / name), {})
     with warnings.catch_warnings():

@@ -34,7 +34,7 @@ def test_an_unknown_option_is_refused_with_those_that_are_known(reference: Path)
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "2", True])
 def test_threads_that_are_no_number_are_refused(reference: Path, threads: int) -> None:
-    with pytest.raises(InputError, match=r"threads is .*; a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"threads is .*; a whole number from 1 to"):
         stateport.load(reference, threads=threads)
 
 

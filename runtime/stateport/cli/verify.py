@@ -224,7 +224,7 @@ def _show(matrix: Matrix) -> None:
     if row.report is None:
         raise StateportError(str(row.problem))
     show(text.table(row.report))
-    say(*text.summary(row.report))
-    say(*filter(None, [place(row), precision_note(row)]), *matrix.remarks, *matrix.grown)
+    say(*matrix.remarks, *text.summary(row.report))
+    say(*filter(None, [place(row), precision_note(row)]), *matrix.grown)
     if matrix.grown:
         say(verdict(matrix))
