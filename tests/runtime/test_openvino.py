@@ -13,7 +13,7 @@ import pytest
 
 import stateport
 from stateport import EngineError, EngineUnavailable, InputError, engines
-from stateport.engines.openvino import computed_precision
+from stateport.engines.openvino import _core, computed_precision
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify
 from tests.conftest import Exported
@@ -88,7 +88,7 @@ def test_float32_is_the_default_and_bfloat16_a_choice(exported: Exported) -> Non
 
 def test_the_precision_is_measured_and_not_what_was_asked_for() -> None:
     assert computed_precision("float32") == "float32"
-    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    has_bfloat16 = "BF16" in _core(openvino).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     assert computed_precision("bfloat16") == ("bfloat16" if has_bfloat16 else "float32")
 
 

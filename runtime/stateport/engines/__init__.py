@@ -14,7 +14,6 @@ from typing import Any, Final
 from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..onnx_file import OnnxFile
 from .base import Arrays, Buffer, Buffers, Engine, HostEngine
-from .handed_on import HandedOn
 
 __all__ = [
     "Arrays",
@@ -73,8 +72,7 @@ def open_engine(
     """
     check_threads(threads)
     engine: Engine = _module(name).open_engine(name, file, threads, options)
-    names = {spec.name for spec in file.inputs} & {spec.name for spec in file.outputs}
-    return HandedOn(engine, names) if names else engine
+    return engine
 
 
 def check_threads(threads: object) -> None:

@@ -126,7 +126,7 @@ def computed_precision(precision: str) -> str:
     product = ops.matmul(x, ops.constant(np.eye(_PROBE_SIZE, dtype=np.float32)), False, False)
     model = openvino.Model([product], [x])
     settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": 1}
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = _core(openvino).compile_model(model, "CPU", settings).create_infer_request()
 
     values = np.full((1, _PROBE_SIZE), _NOT_IN_BFLOAT16, np.float32)
     (answer,) = request.infer([values]).values()
