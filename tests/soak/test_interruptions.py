@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +18,12 @@ from tests.cutting import total, write_sums
 
 Array = NDArray[np.float32]
 
-#: So many calls are cut off, by kind. Together with the exports they are 20,000.
-STREAM, POOL = 9_900, 9_900
+#: So many calls of each kind are cut off by each exception: 20,000 in all.
+MANY = 5_000
 #: The longest wait for a signal, in seconds: some hundred calls.
 LONGEST = 4e-4
 OPEN = 24
+RANDOM = random.Random(0)  # noqa: S311
 
 
 class Cut(Exception):  # noqa: N818  # it is no error
@@ -42,7 +44,7 @@ class Clock:
         self.wind()
 
     def wind(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, LONGEST))  # noqa: S311
+        signal.setitimer(signal.ITIMER_REAL, RANDOM.uniform(1e-6, LONGEST))
 
     def cuts(self, call: Callable[[], object]) -> bool:
         """Makes a call; whether it was cut off."""
@@ -59,7 +61,7 @@ class Clock:
 
 @pytest.fixture(params=[KeyboardInterrupt, Cut], ids=["ctrl-c", "exception"])
 def clock(request: pytest.FixtureRequest) -> Iterator[Clock]:
-    random.seed(0)
+    RANDOM.seed(0)
     clock = Clock(request.param)
     before = signal.signal(signal.SIGALRM, clock.handle)
     yield clock
@@ -73,7 +75,7 @@ def model(tmp_path: Path) -> Model:
 
 
 def chunk(rows: int, time: int = 1) -> Array:
-    whole = np.random.default_rng(random.getrandbits(32)).integers(-9, 9, (rows, time, 2))
+    whole = np.random.default_rng(RANDOM.getrandbits(32)).integers(-9, 9, (rows, time, 2))
     return whole.astype(np.float32)
 
 
@@ -91,11 +93,11 @@ class StreamCalls:
 
     def call(self, cuts: Callable[[Callable[[], object]], bool]) -> bool:
         """Makes any of a stream's calls; whether it was cut off, after which all is checked."""
-        rows = random.randint(1, 3) if self._sums is None else len(self._sums)
+        rows = RANDOM.randint(1, 3) if self._sums is None else len(self._sums)
         before = np.zeros((rows, 2), np.float32) if self._sums is None else self._sums
-        kind = random.choices(["step", "run", "restore", "reset", "state"], [40, 10, 3, 3, 5])[0]
-        x = chunk(rows, random.choices([1, 2, 3], [8, 1, 1])[0])
-        state = some_state(random.choice([rows, 4]))
+        kind = RANDOM.choices(["step", "run", "restore", "reset", "state"], [40, 10, 3, 3, 5])[0]
+        x = chunk(rows, RANDOM.choices([1, 2, 3], [8, 1, 1])[0])
+        state = some_state(RANDOM.choice([rows, 4]))
         action, after = {
             "step": (lambda: self._stream(x), before + x.sum(1)),
             "run": (lambda: self._stream.run({"x": x}), before + x.sum(1)),
@@ -157,13 +159,13 @@ class PoolCalls:
     def _any(self) -> tuple[Callable[[], object], dict[int, Array] | None]:
         """A call, and the sums after it; None for those of streams that are opened."""
         pool, now = self._pool, self._sums
-        kind = random.choices(
+        kind = RANDOM.choices(
             ["some", "all", "list", "open", "close", "write"], [9, 6, 6, 3, 3, 3]
         )[0]
         if kind == "open" or not now:
-            count = random.randint(1, OPEN - len(now)) if len(now) < OPEN else 0
+            count = RANDOM.randint(1, OPEN - len(now)) if len(now) < OPEN else 0
             return (lambda: pool.open(count) if count else None), None
-        chosen = random.sample(sorted(now), random.randint(1, len(now)))
+        chosen = RANDOM.sample(sorted(now), RANDOM.randint(1, len(now)))
         if kind == "close":
             rest = {stream: array for stream, array in now.items() if stream not in chosen}
             return (lambda: pool.close(chosen)), rest
@@ -171,11 +173,11 @@ class PoolCalls:
             state = some_state(1)
             return (lambda: write(pool, chosen[0], state)), {**now, chosen[0]: total(state)[0]}
         if kind == "list":
-            parts = [chunk(1, random.randint(1, 3))[0] for _ in chosen]
+            parts = [chunk(1, RANDOM.randint(1, 3))[0] for _ in chosen]
             after = {s: now[s] + x.sum(0) for s, x in zip(chosen, parts, strict=True)}
             return (lambda: pool.step(chosen, parts)), {**now, **after}
         streams = pool.streams if kind == "all" else np.array(chosen)
-        x = chunk(len(streams), random.choice([1, 2]))
+        x = chunk(len(streams), RANDOM.choice([1, 2]))
         after = {s: now[s] + x[i].sum(0) for i, s in enumerate(streams.tolist())}
         return (lambda: pool.step(streams, x)), {**now, **after}
 
@@ -193,17 +195,16 @@ def alike(one: dict[int, Array], other: dict[int, Array]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[s], other[s]) for s in one)
 
 
-@pytest.mark.parametrize(("calls", "many"), [(StreamCalls, STREAM), (PoolCalls, POOL)])
+@pytest.mark.parametrize("calls", [StreamCalls, PoolCalls])
 def test_calls_that_signals_cut_off(
     model: Model,
     clock: Clock,
     calls: type[StreamCalls] | type[PoolCalls],
-    many: int,
 ) -> None:
     """Each has been done in whole or not at all, whatever is called next works."""
     cut_off = made = 0
     subject = calls(model)
-    while cut_off < many // 2:
+    while cut_off < MANY:
         clock.wind()
         while not subject.call(clock.cuts):
             made += 1
@@ -211,4 +212,3 @@ def test_calls_that_signals_cut_off(
         subject.check()
     with pytest.raises(InputError):
         model.stream()(np.zeros(3))
-    print(f"{cut_off} calls were cut off, {made} were not")
