@@ -29,14 +29,14 @@ demo: $(READY)       ## export, verify and stream the reference networks, the la
 	$(BIN)/python -m demo
 
 test: $(READY)       ## run the tests
-	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns and not soak'
 
 # ONNX Runtime has no such switch: tests/exporter/test_saturation.py imitates its arithmetic.
 test-avx2: export ATEN_CPU_CAPABILITY = avx2
 test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-avx2: export OV_CPU_MAX_ISA = AVX2
 test-avx2: $(READY)  ## run the tests with PyTorch and OpenVINO held to AVX2, on a machine that has more
-	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns'
+	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns and not soak'
 
 pattern-tests: $(READY)  ## export a network of every pattern, refuse one just outside it, and what else takes minutes
 	$(BIN)/python -m pytest $(SPREAD) -m patterns
@@ -64,6 +64,7 @@ mutants: $(READY)    ## break good files in every way and rewrite the table in d
 
 soak: $(READY)       ## run hundreds of thousands of steps, minutes in all
 	$(BIN)/python -m pytest tests/soak
+	$(BIN)/python -m pytest $(SPREAD) -m soak
 
 large: $(READY)      ## run the tests that need several gigabytes
 	$(BIN)/python -m pytest -m large

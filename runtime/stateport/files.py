@@ -81,6 +81,8 @@ def check_place(path: Path) -> None:
 def _checked(path: Path) -> Path:
     """Where the file is written that a path names: there, or where a symbolic link leads."""
     try:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.lstat()  # fails for what can be no name, where `exists` just says no
         target = Path(os.path.realpath(path)) if path.is_symlink() else path
         if target.is_symlink():
             raise FileError(f"{path} is a circle of symbolic links. Give another name.")

@@ -142,14 +142,16 @@ def _locked(path: Path) -> IO[bytes]:
     """
     patience = time.monotonic() + _PATIENCE
     while True:
-        file = _opened(path)
-        if file is not None:
-            try:
-                if _is_taken(file) and _is_still(file, path):
-                    return file
-            except BaseException:
+        file = None
+        try:
+            file = _opened(path)
+            if file is not None and _is_taken(file) and _is_still(file, path):
+                return file
+        except BaseException:
+            if file is not None:
                 file.close()
-                raise
+            raise
+        if file is not None:
             file.close()
         if time.monotonic() > patience:
             raise FileError(

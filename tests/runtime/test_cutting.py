@@ -23,7 +23,7 @@ from tests.cutting import SUMS, cut, length, total, write_sums
 Array = NDArray[np.float32]
 
 grains = pytest.mark.parametrize(
-    "instructions", [False, pytest.param(True, marks=pytest.mark.patterns)], ids=["line", "opcode"]
+    "instructions", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["line", "opcode"]
 )
 
 
@@ -131,8 +131,7 @@ def read(case: Case) -> object:
 #: Those that take longest have lines alone in `make pattern-tests`.
 ACTIONS = [step_all, step_some, open_one, open_many, close_some, write, read]
 LONG = [
-    pytest.param(action, marks=pytest.mark.patterns)
-    for action in (step_again, step_lengths, step_list)
+    pytest.param(action, marks=pytest.mark.soak) for action in (step_again, step_lengths, step_list)
 ]
 
 
