@@ -1,269 +1,40 @@
-"""From a module and its example to a graph in which every recurrent layer is still one node.
-
-PyTorch's exporter takes recurrent layers apart, and in doing so freezes time, leaves things out or
-writes what no runtime loads (pytorch#184872, #189225). So while it looks, each call of a recurrent
-layer is recorded as one opaque node of the domain `stateport.torch`, with PyTorch's own operands;
-`layers` then writes that node in ONNX.
-"""
+"""From a module and its example to a graph in which every recurrent layer is still one node."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import os
 import re
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from stateport.errors import first_line, text_of
 
-from .blame import leftovers, where
+from .blame import leftovers, raised_line, where
 from .errors import ExportError
 from .example import Arguments, Example, leaves_by_name
 from .explicit import Explicit
 from .guard import quiet
-from .packing import Lengths, check_lengths, intercept, is_packed, raised_in, traceable
+from .memory.held import drawn_at, held_tensors
+from .packing import raised_in
 from .program import Body
-from .scan import scan
+from .recording import DOMAIN, Loop, recorded_layers, texts_of_sizes
+from .sizes.comparisons import Comparison
+from .sizes.constants import mentioned
+from .sizes.guards import Text, guards
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
 
-DOMAIN: Final = "stateport.torch"
+__all__ = ["DOMAIN", "Captured", "FixedTimeError", "Loop", "capture", "capture_step", "longer"]
 
 #: By these the usual length is multiplied until a network takes it: powers of two, and what 5, 10,
 #: 20 and 30 milliseconds are at 16 and 44.1 kHz.
 _FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
-
-_Shape = Sequence[int | torch.SymInt]
-
-
-class _RecurrentLayers(TorchFunctionMode):
-    """Records calls of PyTorch's recurrent functions as opaque nodes.
-
-    `nn.LSTM.forward` and everything built on it end in `torch.lstm`; its own checks, batch-first
-    handling and unbatched inputs have been dealt with by then, in PyTorch's own code. Calls are
-    numbered, which also keeps PyTorch's exporter from merging two that are alike.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-        self.loops: dict[int, Loop] = {}
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],  # the protocol's signature
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        record = _RECORDERS.get(func)
-        if func is scan:
-            self.count += 1
-            return self._record_loop(self.count - 1, *args)
-        if record is None:
-            result = intercept(func, args)
-            return func(*args, **(kwargs or {})) if result is NotImplemented else result
-        self.count += 1
-        return record(self.count - 1, *args, **(kwargs or {}))
-
-    def _record_loop(
-        self,
-        call: int,
-        body: Body,
-        states: Sequence[Tensor],
-        sequences: Sequence[Tensor],
-        invariants: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """One opaque node: first states, sequences, the rest -> last states, stacked outputs."""
-        slices = [sequence[0] for sequence in sequences]
-        _, outputs = body.step(states, slices, invariants)  # for what they look like
-        self.loops[call] = Loop(body, [_Like.of(x) for x in (*states, *slices, *invariants)])
-        time = sequences[0].shape[0]
-        results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::LOOP",
-            (*states, *sequences, *invariants),
-            attrs={
-                "call": call,
-                "states": len(states),
-                "sequences": len(sequences),
-                "path": body.path,
-            },
-            dtypes=[x.dtype for x in (*states, *outputs)],
-            shapes=(*(x.shape for x in states), *((time, *x.shape) for x in outputs)),
-            version=1,
-        )
-        return tuple(results)
-
-
-@dataclass(frozen=True)
-class _Like:
-    """A tensor's sizes while it was traced, which of them are dynamic, and its dtype."""
-
-    shape: tuple[int, ...]
-    dynamic: tuple[bool, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> _Like:
-        """What a traced tensor is like."""
-        sizes = [size if isinstance(size, int) else size.node.hint for size in tensor.shape]
-        dynamic = tuple(not isinstance(size, int) for size in tensor.shape)
-        return cls(tuple(sizes), dynamic, tensor.dtype)
-
-
-@dataclass(frozen=True)
-class Loop:
-    """A loop over time: its step, and what goes into that."""
-
-    body: Body
-    operands: Sequence[_Like]
-
-
-#: What `torch.export` made of a network, and its loops by the number of the call.
-_Traced = tuple[torch.export.ExportedProgram, Mapping[int, Loop]]
-
-
-class _Step(nn.Module):
-    """One step of a loop, as a module of its own."""
-
-    def __init__(self, body: Body) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, operands: Sequence[Tensor]) -> list[Tensor]:
-        """The next states, and the outputs of the step."""
-        return self.body.program.run(operands)
-
-
-def _record(
-    call: int,
-    kind: str,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-    lengths: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """One opaque node: x, first states, PyTorch's flat weights, lengths -> y and last states."""
-    y_features = states[0].shape[-1] * (2 if bidirectional else 1)
-    results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
-        f"{DOMAIN}::{kind}",
-        (x, *states, *weights, *([] if lengths is None else [lengths])),
-        attrs={
-            "call": call,
-            "num_layers": num_layers,
-            "bidirectional": int(bidirectional),
-            "batch_first": int(batch_first),
-            "has_biases": int(has_biases),
-            "has_lengths": int(lengths is not None),
-        },
-        dtypes=[x.dtype] * (1 + len(states)),
-        shapes=((*x.shape[:2], y_features), *(state.shape for state in states)),
-        version=1,
-    )
-    return tuple(results)
-
-
-def _recorder(kind: str) -> Callable[..., Any]:
-    """Takes the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu."""
-
-    def record(call: int, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        return (record_packed if is_packed((x, *rest)) else record_padded)(call, x, *rest)
-
-    def record_packed(
-        call: int,
-        data: Tensor,
-        lengths: Lengths,
-        hx: Sequence[Tensor] | Tensor,
-        weights: Sequence[Tensor],
-        has_biases: bool,
-        num_layers: int,
-        dropout: float,  # noqa: ARG001  # evaluation mode: no dropout
-        train: bool,  # noqa: ARG001
-        bidirectional: bool,
-    ) -> tuple[Tensor, ...]:
-        check_lengths(lengths)
-        states = [hx] if isinstance(hx, Tensor) else hx
-        y, *last = _record(
-            call,
-            kind,
-            lengths.split(data),
-            states,
-            weights,
-            has_biases,
-            num_layers,
-            bidirectional,
-            batch_first=False,
-            lengths=lengths.rows,
-        )
-        return y.flatten(0, 1), *last
-
-    def record_padded(
-        call: int,
-        x: Tensor,
-        hx: Sequence[Tensor] | Tensor,
-        weights: Sequence[Tensor],
-        has_biases: bool,
-        num_layers: int,
-        dropout: float,  # noqa: ARG001  # evaluation mode: no dropout
-        train: bool,  # noqa: ARG001
-        bidirectional: bool,
-        batch_first: bool,
-    ) -> tuple[Tensor, ...]:
-        states = [hx] if isinstance(hx, Tensor) else hx
-        return _record(
-            call, kind, x, states, weights, has_biases, num_layers, bidirectional, batch_first
-        )
-
-    return record
-
-
-def _cell_recorder(kind: str) -> Callable[..., Any]:
-    """Takes the arguments of torch.lstm_cell and its siblings: a layer of one step.
-
-    Shapes: x (batch, input), each state (batch, hidden), as each result.
-    """
-
-    def record(
-        call: int,
-        x: Tensor,
-        hx: Sequence[Tensor] | Tensor,
-        w_ih: Tensor,
-        w_hh: Tensor,
-        b_ih: Tensor | None = None,
-        b_hh: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, ...]:
-        states = [hx[None]] if isinstance(hx, Tensor) else [state[None] for state in hx]
-        weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
-        _, *last = _record(call, kind, x[None], states, weights, b_ih is not None, 1, False, False)
-        return last[0][0] if isinstance(hx, Tensor) else tuple(state[0] for state in last)
-
-    return record
-
-
-_RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
-    torch.lstm: _recorder("LSTM"),
-    torch.gru: _recorder("GRU"),
-    torch.rnn_tanh: _recorder("RNN_TANH"),
-    torch.rnn_relu: _recorder("RNN_RELU"),
-    torch.lstm_cell: _cell_recorder("LSTM"),
-    torch.gru_cell: _cell_recorder("GRU"),
-    torch.rnn_tanh_cell: _cell_recorder("RNN_TANH"),
-    torch.rnn_relu_cell: _cell_recorder("RNN_RELU"),
-}
 
 
 @dataclass(frozen=True)
@@ -272,7 +43,8 @@ class Captured:
 
     The outputs behind those of `output_paths` are the last states of every recurrent call. `loops`
     are the loops over time, by the number of the call. `narrowed` says which sizes forward may not
-    take the same way, if there are such.
+    take the same way, if there are such. `compares` are the comparisons of sizes behind the graph,
+    `held` the tensors in it that are the network's own and that its results hang on.
     """
 
     model: ir.Model
@@ -280,6 +52,8 @@ class Captured:
     output_paths: tuple[tuple[str, ...], ...]
     loops: Mapping[int, Loop]
     narrowed: str | None = None
+    compares: Sequence[Comparison] = ()
+    held: Sequence[Tensor] = ()
 
 
 def capture(module: Explicit, example: Example, opset: int) -> Captured:
@@ -292,8 +66,10 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
             argument, or uses what PyTorch's exporter cannot express.
     """
     name = type(module.network).__qualname__
-    program, loops, narrowed = _trace(module, example)
+    program, loops, narrowed, compares = _trace(module, example)
     _refuse_mutation(program, example)
+    _refuse_chance(program)
+    held = held_tensors(program)
     output_paths = _output_paths(program)
     _drop_idle_squeezes(program)
     model = _to_onnx(program, name, opset)
@@ -304,7 +80,7 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
             while value.name.startswith("network."):
                 value.name = value.name.removeprefix("network.")  # as the author's module calls it
     paths = _input_paths(module.network, example)
-    return Captured(model, paths, output_paths, loops, narrowed)
+    return Captured(model, paths, output_paths, loops, narrowed, compares, held)
 
 
 def longer(module: Explicit, example: Example) -> Example | None:
@@ -347,6 +123,18 @@ def _to_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> ir
     return model
 
 
+class _Step(nn.Module):
+    """One step of a loop, as a module of its own."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, operands: Sequence[Tensor]) -> list[Tensor]:
+        """The next states, and the outputs of the step."""
+        return self.body.program.run(operands)
+
+
 def capture_step(loop: Loop, opset: int) -> ir.Graph:
     """The graph of one step: operands -> next states, outputs of the step.
 
@@ -370,47 +158,56 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
     return _to_onnx(program, place, opset).graph
 
 
-def _trace(
-    module: Explicit, example: Example
-) -> tuple[torch.export.ExportedProgram, Mapping[int, Loop], str | None]:
-    """The program, its loops, and which sizes forward may not take the same way, if there are."""
+#: What `torch.export` made of a network, its loops by the number of the call, texts of sizes.
+_Exported = tuple[torch.export.ExportedProgram, Mapping[int, Loop], list[Text]]
+
+
+class _Traced(NamedTuple):
+    """A functional program, its loops, and what it takes for granted about sizes."""
+
+    program: torch.export.ExportedProgram
+    loops: Mapping[int, Loop]
+    narrowed: str | None
+    compares: Sequence[Comparison]
+
+
+def _trace(module: Explicit, example: Example) -> _Traced:
     arguments = example.make(example.sizes)
     narrowed = None
 
-    def export(dims: Mapping[str, Any]) -> _Traced:
+    def export(dims: Mapping[str, Any]) -> _Exported:
         return _export(module, arguments, _dynamic_shapes(module, arguments, example, dims))
 
     with quiet(), torch.no_grad():
         try:
             try:
-                program, loops = with_named_axes(example.sizes, export)
+                program, loops, texts = with_named_axes(example.sizes, export)
             except torch._dynamo.exc.UserError as error:
                 narrowed = str(_why_not(module.network, example, error))
                 # Second choice: takes the sizes that a slice of length time - 1 leaves open, where
                 # named axes insist on all. Both refuse an axis that is fixed; parity is judged at
                 # the other sizes anyway.
                 try:
-                    program, loops = export(loose_axes(example.sizes))
+                    program, loops, texts = export(loose_axes(example.sizes))
                 except torch._dynamo.exc.UserError:
                     raise error from None
+            compares = guards(program, example.leaves, texts)
             # The signature of a functional program shows what forward writes into.
             program = functional(program)
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # the user's forward may raise anything
             raise _why_not(module.network, example, error) from error
-    return program, loops, narrowed
+    return _Traced(program, loops, narrowed, compares)
 
 
-def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Traced:
-    # PyTorch prints the graph so far where a number is taken out of a tensor.
-    with (
-        _RecurrentLayers() as layers,
-        traceable(module.network),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
+def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Exported:
+    """The program, its loops, and the sizes that forward made texts of."""
+    with texts_of_sizes() as made, recorded_layers(module.network) as layers:
         program = torch_export(module, tuple(arguments), shapes)
-    return program, layers.loops
+    numbers = mentioned(module.network) if made else []
+    texts = [Text(size, line, numbers) for size, line in made]
+    return program, layers.loops, texts
 
 
 def _dynamic_shapes(
@@ -449,7 +246,7 @@ def _why_not(module: nn.Module, example: Example, error: BaseException) -> Expor
         )
     if "data-dependent" in text or ".numpy() is not supported" in text:
         return ExportError(
-            f"{raised_in(module, error)} takes numbers out of a tensor{_line(error)}: tolist, "
+            f"{raised_in(module, error)} takes numbers out of a tensor{_at(error)}: tolist, "
             "numpy, item, int, max as a size, or an if. An ONNX file cannot know them before it "
             "runs. Keep them in the tensor: torch.where chooses, pack_padded_sequence takes "
             "lengths.cpu() itself, and pad_packed_sequence needs no total_length other than "
@@ -461,12 +258,10 @@ def _why_not(module: nn.Module, example: Example, error: BaseException) -> Expor
     )
 
 
-def _line(error: BaseException) -> str:
+def _at(error: BaseException) -> str:
     """The line of the author's code that an error comes from, where there is one."""
-    packages = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(packages)]
-    return f" ({Path(theirs[-1].filename).name}: {theirs[-1].line!r})" if theirs else ""
+    line = raised_line(error)
+    return f" ({line})" if line else ""
 
 
 def _condition(text: str, axis: str) -> str:
@@ -486,6 +281,14 @@ def _refuse_mutation(program: torch.export.ExportedProgram, example: Example) ->
         raise ExportError(
             f"forward writes into its argument '{leaf}', which an ONNX file cannot do. Return the "
             "new value instead."
+        )
+
+
+def _refuse_chance(program: torch.export.ExportedProgram) -> None:
+    if drawn_at(program):
+        raise ExportError(
+            "The network draws random numbers, in evaluation mode too, so its results cannot be "
+            "checked. Leave them out, or take them as an argument of forward."
         )
 
 

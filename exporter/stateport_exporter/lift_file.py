@@ -22,6 +22,7 @@ from stateport.engines import open_engine
 from stateport.engines.fixed import Fixed
 from stateport.files import check_place, written_together
 from stateport.onnx_file import OnnxFile, read
+from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import vectors_path
 from stateport.parity.verify import Report
 
@@ -180,9 +181,9 @@ def write_lifted(
             replace(vectors, trace=trace(place, vectors)),
             name=str(path),
             check=True,
-            refusal=lambda said: (
+            refusal=lambda report: (
                 "The lifted file does not give the answers of the one it came from, so it was not "
-                f"written. {said} Please report this file."
+                f"written. {worst(report)} Please report this file."
             ),
         )
     assert report is not None  # it was run on `ort-cpu` above

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +16,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stateport import Contract
+from stateport.axes import SIZE_LIMIT
 from stateport.contract import PRECISION_KEY
 from stateport.files import check_place, written_together
+from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report
 
 from . import __version__
+from .beyond import Beyond, look_beyond
+from .blame import told
 from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .contexts import NO_CONTEXTS, Found, find_contexts
 from .declared import Declared, positions_of
@@ -28,12 +33,20 @@ from .errors import ExportError
 from .example import Example, ExampleLike
 from .explicit import Explicit
 from .folding import fold_transposes
-from .guard import evaluation_twin, no_idle_warnings, unchanged_globals
+from .guard import (
+    evaluation_twin,
+    no_idle_warnings,
+    unchanged_globals,
+    unchanged_process,
+    usual_settings,
+)
 from .halving import KINDS, halved, names_of, to_float16
 from .layers import expand, find
 from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
 from .loops import Folded, check_memory, fold
+from .memory.check import check_kept
+from .memory.slots import put_back_shared
 from .network import Network
 from .opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .possible import PossibleState, possible_states
@@ -41,6 +54,8 @@ from .record import record
 from .repeatable import check_carried, check_default_start, check_padding, check_repeatable
 from .returned import named_results
 from .saving import save
+from .sizes.comparisons import Comparison
+from .sizes.symbolic import compared
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
 from .streaming import measure_streaming
@@ -126,10 +141,10 @@ def export(
     check_place(path)
     check_place(vectors_path(path))
     noted = {**(origin or {}), **_versions()}
-    if isinstance(module, torch.jit.ScriptModule):
-        usual = (weights is None, method == "forward", not states, lift, check, dtype == "float32")
-        return _export_script(module, example, path, opset, noted, usual)
-    with unchanged_globals(), no_idle_warnings():
+    with _apart(module):
+        if isinstance(module, torch.jit.ScriptModule):
+            usual = (weights is None, method == "forward", not states, lift, check)
+            return _export_script(module, example, path, opset, noted, (*usual, dtype == "float32"))
         twin = evaluation_twin(module, share_parameters=weights is None)
         if weights is not None:
             load_weights(twin, Path(weights))
@@ -137,8 +152,9 @@ def export(
         seen = _look(twin, method, Example(getattr(twin, method), example), opset, lift=lift)
         found = find_contexts(seen.explicit, seen.sample) if lift else NO_CONTEXTS
         made = _make_streaming(seen, found, opset, states or {})
-        contract = made.contract
-        vectors = record(made.network, contract)
+        beyond = _look_beyond(seen, made)
+        contract = replace(made.contract, limits=tuple(sorted(beyond.limits.items())))
+        vectors = record(made.network, contract, beyond.cases)
         if dtype == "float16":
             keep = names_of(contract, float32)
             to_float16(made.captured.model, keep)
@@ -146,8 +162,22 @@ def export(
         write_metadata(made.captured.model, contract, noted)
         if dtype != "float32":
             made.captured.model.metadata_props[PRECISION_KEY] = dtype
-    report = _write(made.captured, vectors, path, check=check)
-    return Result(path, vectors_path(path), contract, made.lifted, report, made.left)
+        report = _write(made.captured, vectors, path, beyond, check=check)
+        return Result(path, vectors_path(path), contract, made.lifted, report, made.left)
+
+
+@contextlib.contextmanager
+def _apart(module: nn.Module) -> Iterator[None]:
+    """Leaves the caller's world as it was, and hangs on nothing that is set in it."""
+    with (
+        unchanged_process(),
+        unchanged_globals(),
+        usual_settings(),
+        no_idle_warnings(),
+        put_back_shared(module),
+        told(module),
+    ):
+        yield
 
 
 def _export_script(
@@ -163,8 +193,7 @@ def _export_script(
     for name, is_usual in zip(names, usual, strict=True):
         if not is_usual:
             raise ExportError(f"A TorchScript module is exported as it is; leave out {name!r}.")
-    with unchanged_globals(), no_idle_warnings():
-        made = export_script(module, example, path, opset, origin)
+    made = export_script(module, example, path, opset, origin)
     written = (made.path, made.vectors, made.contract, made.lifted, made.report)
     return Result(*written, possible_states=made.possible_states)
 
@@ -276,6 +305,8 @@ def _make(
     check_repeatable(explicit, sample)
     check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
     check_carried(explicit, sample, seen.hidden)
+    if before is None and not again:
+        check_kept(seen.twin, seen.method, sample, captured.held)
     finished = _finish(captured, opset, seen.hidden, found, sample.lengths, wish)
     check_default_start(seen.twin, seen.method, sample, finished.state_parameters)
     network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
@@ -290,6 +321,21 @@ def _make(
     contract = replace(finished.contract, streaming=streaming)
     others = finished.others if finished.contract.streaming.ok else ()
     return _Made(captured, network, contract, finished.lifted, because, finished.left, others)
+
+
+def _look_beyond(seen: _Seen, made: _Made) -> Beyond:
+    """The sizes besides the usual ones at which the network may do otherwise."""
+
+    def ask(sizes: Mapping[str, int]) -> Sequence[Comparison]:
+        if seen.folded is not None:  # held against the author's network where it was made
+            return ()
+        return compared(seen.twin, seen.method, seen.sample, sizes)
+
+    beyond = look_beyond(made.network, made.contract, made.captured.compares, ask)
+    limits = dict(beyond.limits)
+    for axis, size in (seen.folded.limits if seen.folded is not None else {}).items():
+        limits[axis] = min(size, limits.get(axis, size))
+    return replace(beyond, limits={a: size for a, size in limits.items() if size < SIZE_LIMIT})
 
 
 @dataclass(frozen=True)
@@ -403,6 +449,11 @@ def _check_dtypes(module: nn.Module) -> None:
                 f"{name!r} is {str(tensor.dtype).removeprefix('torch.')}; float32 was expected. "
                 "Convert the network first: module.float()."
             )
+        if tensor.device.type == "meta":
+            raise ExportError(
+                f"{name!r} is on the device meta, where it has no values. Make the network on the "
+                "CPU, or give it memory first and load its weights: module.to_empty(device='cpu')."
+            )
         if tensor.device.type != "cpu":
             raise ExportError(
                 f"{name!r} is on the device {tensor.device}; the CPU was expected. "
@@ -414,22 +465,44 @@ def _versions() -> dict[str, object]:
     return {"stateport": __version__, "torch": torch.__version__}
 
 
-def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> Report | None:
+def _write(
+    captured: Captured, vectors: Vectors, path: Path, beyond: Beyond, *, check: bool
+) -> Report | None:
     """Writes model, weights and vectors, checks them, and lets them appear together."""
     advice = _advice(captured.narrowed, vectors.contract)
     with written_together(path) as folder:
         place = folder / path.name
         save(captured.model, place)
+        vectors = replace(vectors, trace=trace(place, vectors))
         return write_vectors(
             place,
-            replace(vectors, trace=trace(place, vectors)),
+            vectors,
             name=str(path),
             check=check,
-            refusal=lambda said: (
-                f"The exported file does not give PyTorch's answers, so it was not written. {said} "
-                f"{advice} check=False writes the file anyway."
+            refusal=lambda report: (
+                _otherwise(report, vectors, beyond)
+                or f"The exported file does not give PyTorch's answers, so it was not written. "
+                f"{worst(report)} {advice} check=False writes the file anyway."
             ),
         )
+
+
+def _otherwise(report: Report, vectors: Vectors, beyond: Beyond) -> str | None:
+    """The refusal of a file that is wrong at sizes alone at which the network does otherwise."""
+    names = {measured.case for measured in report.measurements if not measured.passed}
+    wrong = [case for case in vectors.cases if case.name in names]
+    sizes = [{**case.sizes, "time": max(case.chunks)} for case in wrong]
+    turned = [beyond.turned(each) for each in sizes]
+    if not all(otherwise for otherwise, _ in turned):
+        return None
+    first, (_, line) = min(zip(sizes, turned, strict=True), key=lambda one: prod(one[0].values()))
+    return (
+        f"The network does otherwise at {', '.join(f'{a} {n}' for a, n in first.items())} than at "
+        f"other sizes{f': {line}' if line else ''}. A file can follow one way alone, and would "
+        "give other numbers there than PyTorch. Do the same at every size, with tensor operations "
+        "(torch.where), or raise an error beyond the largest: the file then refuses it as well. "
+        "check=False writes the file anyway."
+    )
 
 
 def _advice(narrowed: str | None, contract: Contract) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
@@ -17,10 +18,12 @@ from .lifting import Hidden
 
 #: A memory may show only some calls later, as a delay line does.
 _CALLS: Final = 8
+#: Which of the calls are of another size, and along which axis they are larger.
+_BETWEEN: Final = {2: "time", 4: "batch"}
 
 
 def check_repeatable(explicit: Explicit, example: Example) -> None:
-    """Runs the network again and again on the same arguments and states.
+    """Runs the network again and again on the same arguments and states, and on others in between.
 
     Raises:
         ExportError: it keeps something else from call to call than the states of its recurrent
@@ -29,7 +32,7 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
     arguments = example.make(example.sizes)
     network = evaluation_twin(explicit.network)
     before = dict(_kept(network))
-    first, *later = (_results(explicit, network, arguments, seed=1) for _ in range(_CALLS))
+    first, *later = _repeated(explicit, example, network, arguments)
     if not all(_same(first, other) for other in later):
         changed = [name for name, value in _kept(network) if before.get(name) is not value]
         changed = _no_states(explicit, network, arguments, changed) or changed
@@ -43,6 +46,22 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
             "The network draws random numbers, in evaluation mode too, so its results cannot be "
             "checked. Leave them out, or take them as an argument of forward."
         )
+
+
+def _repeated(
+    explicit: Explicit, example: Example, network: nn.Module, arguments: Arguments
+) -> Iterator[list[Tensor]]:
+    """What the same arguments give; some of the calls between are of other sizes."""
+    for number in range(_CALLS):
+        axis = _BETWEEN.get(number)
+        if axis is None:
+            yield _results(explicit, network, arguments, seed=1)
+            continue
+        sizes = {**example.sizes, axis: example.sizes[axis] + 4}
+        other = evaluation_twin(network)
+        with contextlib.suppress(Exception):  # it may take the usual sizes alone
+            _results(explicit, other, example.make(sizes, seed=number), seed=1)
+            network = other
 
 
 def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]) -> None:

@@ -17,6 +17,7 @@ from stateport.files import check_place, written_together
 from stateport.model import read_contract
 from stateport.onnx_file import read
 from stateport.parity.pair import remarks
+from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report
 from stateport.tune import Variant
@@ -108,9 +109,9 @@ def quantize(
                 name=str(path),
                 check=check,
                 related=not said,
-                refusal=lambda worst: (
+                refusal=lambda report: (
                     "The quantised file is too far from PyTorch, so it was not written. "
-                    f"{worst} --no-check writes it anyway."
+                    f"{worst(report)} --no-check writes it anyway."
                 ),
             )
     return Quantized(path, tuple(outcomes), report, said)

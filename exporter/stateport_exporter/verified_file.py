@@ -9,7 +9,6 @@ from pathlib import Path
 from stateport import load
 from stateport.engines import status
 from stateport.parity.pair import digest
-from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report, verify
 
@@ -22,7 +21,7 @@ def write_vectors(
     *,
     name: str,
     check: bool,
-    refusal: Callable[[str], str],
+    refusal: Callable[[Report], str],
     related: bool = True,
 ) -> Report | None:
     """Writes vectors that name the file which they stand beside, and verifies the two.
@@ -35,7 +34,7 @@ def write_vectors(
         vectors: the answers for it. Files that they name already, it was made of.
         name: what reports and errors call the file.
         check: whether it is verified on `ort-cpu`, where ONNX Runtime is installed.
-        refusal: what the error is, for a sentence on the worst measurement.
+        refusal: what the error says of a report that did not pass.
         related: whether the vectors are known to belong to the file, or to what it was made of.
             If not, they go on to name whatever they name, so that `verify` says it.
 
@@ -49,5 +48,5 @@ def write_vectors(
         return None
     report = verify(load(place), vectors, name=name)
     if not report.passed:
-        raise ExportError(refusal(worst(report)))
+        raise ExportError(refusal(report))
     return report

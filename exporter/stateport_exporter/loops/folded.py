@@ -44,6 +44,8 @@ class Folded(nn.Module):
         self.network = network
         self.program = program
         self.names = tuple(names)
+        #: The largest sizes of axes that the author's network takes, where it fails beyond.
+        self.limits: dict[str, int] = {}
         self.time_at = next(
             (number, leaf.shape.index("time"))
             for number, leaf in enumerate(leaves)
@@ -113,7 +115,7 @@ def fold(network: nn.Module, method: str, example: Example, refusal: ExportError
             "operations, or export one step of it and loop outside it."
         ) from error
     folded = Folded(network, program, example.leaves, short.names, short.constants).eval()
-    check_folded(network, method, folded, example)
+    folded.limits = check_folded(network, method, folded, example)
     return folded
 
 
