@@ -11,6 +11,7 @@ import click
 
 from stateport.cli.common import (
     CONSTANTS,
+    FILE,
     STATES,
     literal,
     named_constants,
@@ -26,12 +27,10 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("target", metavar="TARGET")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Write MODEL.onnx."
-)
+@click.option("-o", "--output", type=FILE, required=True, help="Write MODEL.onnx.")
 @click.option(
     "--weights",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="Weights: .safetensors, or .pt/.pth of plain tensors.",
 )
 @click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Passed to TARGET.")
@@ -221,10 +220,8 @@ def _named_spec(text: str) -> tuple[str, object]:
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Write OUT.onnx."
-)
+@click.argument("model", type=FILE, metavar="MODEL.onnx")
+@click.option("-o", "--output", type=FILE, required=True, help="Write OUT.onnx.")
 @click.option("--bits", type=click.Choice(["8", "4"]), default="8", show_default=True)
 @click.option("--no-check", is_flag=True, help="Write the file even if it fails verification.")
 def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
@@ -256,10 +253,8 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path), metavar="IN.onnx")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Write OUT.onnx."
-)
+@click.argument("source", type=FILE, metavar="IN.onnx")
+@click.option("-o", "--output", type=FILE, required=True, help="Write OUT.onnx.")
 @STATES
 @CONSTANTS
 def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[str, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Final
 
 import onnx_ir as ir
@@ -24,17 +24,43 @@ def axes(value: ir.Value) -> list[str]:
 
 def behind(value: ir.Value) -> Iterator[ir.Value]:
     """A value and all that it is computed from; what only lends its size is left out."""
+
+    def sources(current: ir.Value) -> Iterator[ir.Value | None]:
+        node = current.producer()
+        if node is not None and node.op_type not in ("Shape", "Size"):
+            yield from node.inputs
+
+    return _reached(value, sources)
+
+
+def targets(graph: ir.Graph, value: ir.Value, moves: Container[str] = MOVES) -> list[ir.Value]:
+    """The graph's outputs that a value goes to, moved but not computed, whole or as a part.
+
+    `moves` are the operators that count as moving.
+    """
+
+    def moved_to(current: ir.Value) -> Iterator[ir.Value]:
+        for node, position in current.uses():
+            if node.op_type in moves and (position == 0 or node.op_type == "Concat"):
+                yield from node.outputs
+
+    reached = set(_reached(value, moved_to))
+    return [output for output in graph.outputs if output in reached]
+
+
+def _reached(
+    start: ir.Value, following: Callable[[ir.Value], Iterable[ir.Value | None]]
+) -> Iterator[ir.Value]:
+    """A value and, once each, all others that are reached from it step by step."""
     seen: set[ir.Value] = set()
-    todo = [value]
+    todo: list[ir.Value | None] = [start]
     while todo:
         current = todo.pop()
-        if current in seen:
+        if current is None or current in seen:
             continue
         seen.add(current)
         yield current
-        node = current.producer()
-        if node is not None and node.op_type not in ("Shape", "Size"):
-            todo.extend(operand for operand in node.inputs if operand is not None)
+        todo.extend(following(current))
 
 
 def origin(value: ir.Value) -> ir.Value:
@@ -48,21 +74,13 @@ def origin(value: ir.Value) -> ir.Value:
 
 def parts(value: ir.Value) -> set[ir.Value]:
     """The values that a value is put together from by moves alone; itself, where it is computed."""
-    seen: set[ir.Value] = set()
-    leaves: set[ir.Value] = set()
-    todo = [value]
-    while todo:
-        current = todo.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        node = current.producer()
-        sources = () if node is None else _moved(node)
-        if sources:
-            todo.extend(source for source in sources if source is not None)
-        else:
-            leaves.add(current)
-    return leaves
+    return {part for part in _reached(value, _moved_from) if not _moved_from(part)}
+
+
+def _moved_from(value: ir.Value) -> Sequence[ir.Value | None]:
+    """The operands that a value was moved from; none where it was computed."""
+    node = value.producer()
+    return () if node is None else _moved(node)
 
 
 def _moved(node: ir.Node) -> Sequence[ir.Value | None]:

@@ -18,6 +18,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
+from .flow import targets
+
 Array = NDArray[Any]
 
 #: Where each operator takes its first states; its last ones are the results behind the first.
@@ -342,30 +344,15 @@ def explicit_pairs(graph: ir.Graph, known: Mapping[str, str]) -> dict[str, str]:
             if len(node.outputs) <= 1 + number:
                 node.resize_outputs(2 + number)
             last = node.outputs[1 + number]
-            targets = _targets(graph, last)
-            if not targets and source is value:
+            nexts = targets(graph, last, _MOVES)
+            if not nexts and source is value:
                 last.name = _free(graph, f"{source.name}_n")
                 last.type, last.shape = source.type, source.shape
                 graph.outputs.append(last)
-                targets = [last]
-            if len(targets) == 1 and targets[0].name is not None:
-                pairs[source.name] = targets[0].name
+                nexts = [last]
+            if len(nexts) == 1 and nexts[0].name is not None:
+                pairs[source.name] = nexts[0].name
     return pairs
-
-
-def _targets(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
-    """The graph's outputs that a value goes to, in another shape or as part of something."""
-    seen: set[ir.Value] = set()
-    todo = [value]
-    while todo:
-        current = todo.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        for node, place in current.uses():
-            if node.op_type in _MOVES and (place == 0 or node.op_type == "Concat"):
-                todo.extend(node.outputs)
-    return [output for output in graph.outputs if output in seen]
 
 
 def lengths_of_rows(graph: ir.Graph) -> list[str]:

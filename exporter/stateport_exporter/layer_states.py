@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from .capture import Captured
 from .errors import ExportError
-from .flow import MOVES, axes, behind, results_like
+from .flow import MOVES, axes, behind, results_like, targets
 from .layers import Recurrent
 
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).
@@ -85,7 +85,7 @@ def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[
             source = _source(layer, letter, spine(graph, first))
             roles.inputs[source].add(role)
             roles.ends[source].extend(layer.node.outputs)
-            for output in _targets(graph, last):
+            for output in targets(graph, last):
                 roles.outputs[output].add(role)
     return roles
 
@@ -177,21 +177,6 @@ def spine(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
         operands = [v for v in values if v is not None and axes(v) == axes(value)]
     found = [v for operand in operands if operand is not None for v in spine(graph, operand)]
     return list(dict.fromkeys(found))
-
-
-def _targets(graph: ir.Graph, last: ir.Value) -> set[ir.Value]:
-    """The graph's outputs that a layer's last state goes to, moved but not computed."""
-    seen: set[ir.Value] = set()
-    todo = [last]
-    while todo:
-        current = todo.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        for node, position in current.uses():
-            if node.op_type in MOVES and (position == 0 or node.op_type == "Concat"):
-                todo.extend(node.outputs)
-    return {output for output in graph.outputs if output in seen}
 
 
 def _next_of_lifted(

@@ -659,3 +659,41 @@ def test_the_real_command_ends_the_same_way(
     refused(process("inspect", "none.onnx"), "No such file")
     refused(process("run", reference, "--engine", "abacus"), "'abacus'", code=2)
     refused(process("export", "no_such_module:Net", "-o", "m.onnx"), "no module")
+
+
+PATHS = [
+    ("inspect", "{}"),
+    ("run", "{}"),
+    ("bench", "{}"),
+    ("tune", "{}"),
+    ("verify", "{}"),
+    ("verify", "m.onnx", "--vectors", "{}"),
+    ("verify", "m.onnx", "--baseline", "{}", "--report", "r.json"),
+    ("verify", "m.onnx", "--plan", "{}"),
+    ("tune", "m.onnx", "-o", "{}"),
+    ("quantize", "{}", "-o", "q.onnx"),
+    ("quantize", "m.onnx", "-o", "{}"),
+    ("lift", "{}", "-o", "q.onnx"),
+    ("lift", "m.onnx", "-o", "{}"),
+]
+
+
+@pytest.mark.parametrize("line", PATHS, ids=" ".join)
+@pytest.mark.parametrize(
+    ("path", "code", "says"),
+    [
+        ("", 2, "The path is empty; the name of a file was expected"),
+        ("a\0b.json", 1, "can be no file's name: it holds a NUL character"),
+        ("n" * 300, 1, "can be no file's name: it is longer than 255 bytes"),
+        ("\udcff\ud800", 1, "can be no file's name: it is no Unicode text"),
+    ],
+    ids=["empty", "NUL", "long", "surrogate"],
+)
+def test_a_path_that_no_file_can_have(
+    command: Command, refused: Refused, line: tuple[str, ...], path: str, code: int, says: str
+) -> None:
+    refused(command(*(part.format(path) for part in line)), says, code=code)
+
+
+def test_numbers_of_thousands_of_digits_are_refused(command: Command, refused: Refused) -> None:
+    refused(command("bench", "m.onnx", "--streams", "9" * 5000), "is not a list of whole", code=2)

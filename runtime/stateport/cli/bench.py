@@ -20,6 +20,7 @@ from ..files import check_place, written_atomically
 from .common import (
     CONSTANTS,
     ENGINE,
+    FILE,
     MODEL,
     NUMBERS,
     PLAN,
@@ -45,7 +46,7 @@ from .output import can_show, progress, say, say_json, show
 @CONSTANTS
 @click.option("--against", metavar="TARGET", help="The network in PyTorch, to measure beside it.")
 @click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Passed to TARGET.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Weights for TARGET.")
+@click.option("--weights", type=FILE, help="Weights for TARGET.")
 @click.option("--example", "examples", multiple=True, help="As `stateport export` takes it.")
 @click.option("--rounds", type=click.IntRange(min=2), default=30, show_default=True)
 @click.option(
@@ -55,7 +56,7 @@ from .output import can_show, progress, say, say_json, show
     show_default=True,
     help="How long a turn is.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw a picture: FILE.svg.")
+@click.option("--plot", type=FILE, help="Draw a picture: FILE.svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, nothing else.")
 def bench(
     model: Path,

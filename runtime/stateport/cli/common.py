@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import math
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Any, Final
 import click
 
 from ..engines import engine_names
+from ..paths import usable_path
+
+#: A whole number of at least 1, and of no more digits than any number of streams or steps has.
+_DIGITS: Final = re.compile("0*[1-9][0-9]{0,8}")
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4
@@ -25,9 +30,28 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # not before click 8
         if isinstance(value, tuple):
             return value
         parts = [part.strip() for part in str(value).split(",")]
-        if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        if not all(_DIGITS.fullmatch(part) for part in parts):
             self.fail(f"{value!r} is not a list of whole numbers of at least 1: 1,64.", param, ctx)
         return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+class _FilePath(click.Path):
+    """The path of a file: not empty, and one that a file can be called."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """A path.
+
+        Raises:
+            FileError: no file can be called that.
+        """
+        if not str(value):
+            self.fail("The path is empty; the name of a file was expected.", param, ctx)
+        path = super().convert(usable_path(value), param, ctx)
+        assert isinstance(path, Path)
+        return path
 
 
 class Finite(click.FloatRange):
@@ -44,10 +68,9 @@ class Finite(click.FloatRange):
 
 
 NUMBERS: Final = _Numbers()
-MODEL: Final = click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
-PLAN: Final = click.option(
-    "--plan", type=click.Path(path_type=Path), help="Run as `stateport tune` found: PLAN.json."
-)
+FILE: Final = _FilePath()
+MODEL: Final = click.argument("model", type=FILE, metavar="MODEL.onnx")
+PLAN: Final = click.option("--plan", type=FILE, help="Run as `stateport tune` found: PLAN.json.")
 STATES: Final = click.option(
     "--state",
     "states",

@@ -19,6 +19,7 @@ from ..state import State
 from .common import (
     CONSTANTS,
     ENGINE,
+    FILE,
     MODEL,
     PLAN,
     STATES,
@@ -36,15 +37,15 @@ Array = NDArray[Any]
 @click.option(
     "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE.npy", help="An input; repeat."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write outputs: OUT.npz.")
+@click.option("-o", "--output", type=FILE, help="Write outputs: OUT.npz.")
 @click.option("--engine", type=ENGINE, help="The engine; default ort-cpu.")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine; default 1.")
 @PLAN
 @STATES
 @CONSTANTS
 @click.option("--chunk", type=click.IntRange(min=1), help="Feed N steps at a time, as a stream.")
-@click.option("--state-in", type=click.Path(path_type=Path), help="Go on from a saved state.")
-@click.option("--state-out", type=click.Path(path_type=Path), help="Save the state at the end.")
+@click.option("--state-in", type=FILE, help="Go on from a saved state.")
+@click.option("--state-out", type=FILE, help="Save the state at the end.")
 def run(
     model: Path,
     inputs: tuple[str, ...],

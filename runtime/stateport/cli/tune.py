@@ -15,13 +15,13 @@ from ..parity.pair import remarks
 from ..parity.vectors import Vectors, vectors_path
 from ..tune.tuning import Trial, Tuned, Wanted
 from ..tune.tuning import tune as run_tune
-from .common import ENGINE, MODEL, NUMBERS
+from .common import ENGINE, FILE, MODEL, NUMBERS
 from .output import progress, say, say_json, show
 
 
 @click.command(short_help="Find the quickest plan for a load.")
 @MODEL
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the plan: PLAN.json.")
+@click.option("-o", "--output", type=FILE, help="Write the plan: PLAN.json.")
 @click.option("--streams", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--time", "chunks", type=NUMBERS, default="1", show_default=True, help="Steps per call: 1,10."
@@ -37,7 +37,7 @@ from .output import progress, say, say_json, show
 @click.option(
     "--vectors",
     "vectors_file",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The recorded answers, if not beside the model.",
 )
 @click.option("--rounds", type=click.IntRange(min=2), default=20, show_default=True)

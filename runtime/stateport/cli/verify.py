@@ -23,7 +23,7 @@ from ..parity.reports.github import commands
 from ..parity.reports.wording import place, precision_note, verdict
 from ..parity.vectors import vectors_path
 from ..plan import Plan
-from .common import MODEL, PLAN, Finite
+from .common import FILE, MODEL, PLAN, Finite
 from .output import progress, say, say_commands, say_json, show
 
 
@@ -101,7 +101,7 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
 @click.option(
     "--vectors",
     "vectors_file",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="The recorded answers, if not beside the model.",
 )
 @click.option("--atol", type=click.FloatRange(min=0), help="Absolute bound, in place of the floor.")
@@ -124,7 +124,7 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
 )
 @click.option(
     "--baseline",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="An earlier FILE.json: fail if an error grew since.",
 )
 @click.option(
