@@ -113,6 +113,8 @@ def _make_unsigned(node: ir.Node, graph: ir.Graph) -> None:
         ):
             stored = ir.Value(name=name, const_value=ir.tensor(array, name=name))
             graph.register_initializer(stored)
+            if position >= len(node.inputs):  # optional inputs at the end may be left out
+                node.resize_inputs(position + 1)
             node.replace_input_with(position, stored)
 
 

@@ -193,8 +193,8 @@ def _kept_elements(spec: ArraySpec, kept: Array, rows: int, elements: int | None
     last = int(kept[-1]) if elements is None else elements - 1
     if kept[0] < 0 or kept[-1] > last or (kept[1:] <= kept[:-1]).any():
         raise ValueError(f"the elements of {shown(spec.name)} that are kept are not in order")
-    least = max(MOST_ELEMENTS // max(rows, 1), 1)
-    if len(kept) < min(least, last + 1):
+    least = min(max(MOST_ELEMENTS // max(rows, 1), 1), last + 1)
+    if len(kept) < least:
         raise ValueError(
             f"of {shown(spec.name)} {len(kept)} elements of each row are kept; {least} can be"
         )
