@@ -84,7 +84,7 @@ wheel-check: wheels  ## run the reference and the pytest plugin from the wheels,
 	$(BIN)/python -m demo.wheel_check
 	$(BIN)/python -m demo.plugin_check
 
-bench: $(READY)      ## measure stateport beside its peers and rewrite docs/performance.md
+bench: $(READY)      ## measure stateport beside its peers and rewrite the page of this processor's kind
 	$(BIN)/python -W ignore -m benchmarks
 
 bench-quantization: $(READY)  ## measure each form of quantised weights on this processor

@@ -1,4 +1,4 @@
-"""stateport beside its peers, in one run: `make bench`. Rewrites docs/performance.md.
+"""stateport beside its peers, in one run: `make bench`. Rewrites the page of this processor's kind.
 
 Every network under every load is measured in a process of its own, first on one core, which is
 pinned, then on all, and on the GPU where there is one. Within a process all contenders take turns.
@@ -21,7 +21,8 @@ from rich.console import Console
 from .loads import LOADS, Load
 from .measure import Taken
 from .networks import NETWORKS, Network
-from .page import PAGE, Setting, write
+from .page import Setting, write
+from .processor import figures_page
 from .startup import measure_startup
 from .targets import Results
 from .verification import measure_verification
@@ -31,7 +32,13 @@ from .verification import measure_verification
 @click.option("--rounds", default=30, show_default=True, help="Turns of each contender.")
 @click.option("--only", multiple=True, metavar="5,10x1", help="Only this network; repeatable.")
 @click.option("--one-core", is_flag=True, help="Leave out all cores and the GPU.")
-@click.option("--page", default=PAGE, type=click.Path(path_type=Path), help="The page to rewrite.")
+@click.option(
+    "--page",
+    default=figures_page,
+    show_default="that of this kind of processor",
+    type=click.Path(path_type=Path),
+    help="The page to rewrite.",
+)
 def main(rounds: int, only: tuple[str, ...], one_core: bool, page: Path) -> None:
     """Measures everything and puts the figures into the page."""
     networks = [n for n in NETWORKS if not only or str(n).replace(" ", "") in only]

@@ -1,4 +1,4 @@
-"""docs/performance.md: what was measured, between two marks; the rest of the page is by hand."""
+"""The page of figures of one kind of processor, between two marks; the rest of it is by hand."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 from .loads import LOADS, Load
 from .measure import Taken
 from .networks import NETWORKS
+from .processor import processor
 from .startup import IMPORT_TORCH, STATEPORT, Process
 from .targets import Figure, Results, figures, ratio
 from .verification import AT_MOST
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
 _PACKAGES: Final = ("torch", "onnxruntime", "openvino", "tract", "numpy")
 
@@ -59,21 +59,6 @@ def write(
 def _machine() -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return f"{processor()}. {versions}, Python {platform.python_version()}."
-
-
-def processor() -> str:
-    """The processor, how many cores there are, and what of its instructions matters here."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor()
-    pairs = (line.partition(":") for line in text.splitlines())
-    entries = {key.strip(): value.strip() for key, _, value in pairs}
-    flags = entries.get("flags", "").split()
-    names = {"avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16", "amx_tile": "AMX"}
-    has = ", ".join(name for flag, name in names.items() if flag in flags)
-    cores = text.count("processor\t")
-    return f"{entries.get('model name', platform.machine())} ({cores} cores; {has or 'no AVX-512'})"
 
 
 def _targets(

@@ -32,8 +32,9 @@ from stateport_exporter import export, products, quantize
 from tests.exporter.stacks import KINDS, exported
 
 from .networks import NETWORKS
-from .page import PAGE, processor
+from .processor import DOCS, kind_of_processor, processor
 
+PAGE: Final = DOCS / "performance.md"
 FLOAT32: Final = "float32"
 STREAMS: Final = (1, 64)
 #: A budget that every form keeps: here the error is measured, not judged.
@@ -149,12 +150,6 @@ def networks(folder: Path) -> Iterator[tuple[str, Path]]:
         yield kind, exported(kind, folder / f"kind-{number}.onnx")
     for network in NETWORKS[1:4]:
         yield f"LSTM {network}", network.path
-
-
-def kind_of_processor() -> str:
-    """Which of the two kinds this is: their tables stand in the page side by side."""
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    return "with VNNI" if {"avx512_vnni", "avx_vnni"} & {*flags} else "without VNNI"
 
 
 def table(rows: list[Row]) -> Iterator[str]:
