@@ -15,14 +15,14 @@ from .arrays import (
     judged_by_shape,
     named_input,
 )
-from .carrier import keep
+from .buffers.pool_buffers import Change, Slab, check_rows
+from .buffers.stream_buffers import keep
 from .chunks import alike, batch_of_one, joined, split
 from .contract import Contract, check_chunk
 from .engines import Engine
 from .errors import InputError, StateportError
 from .owner import Call, Owner, owned
 from .roster import Roster, Rows, is_integer
-from .slab import Change, Slab, check_rows
 from .state import State
 
 #: So many numbers of streams and shapes of chunks are remembered as right.

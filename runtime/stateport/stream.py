@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from .arrays import Array, check_inputs, check_state, initial_state, judged_by_shape, named_input
-from .carrier import Carrier, Quick, keep
+from .buffers.stream_buffers import Carrier, Quick, keep
 from .contract import Contract, axis_sizes, check_chunk, check_streaming
 from .engines import Engine
 from .errors import InputError, StateError, StateportError

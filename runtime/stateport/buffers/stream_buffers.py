@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import ArraySpec, Contract, axis_sizes, resolve
-from .engines import Arrays, Buffer, Engine
-from .engines.base import answers, put, zeros
+from ..contract import Contract, axis_sizes
+from ..engines import Arrays, Buffer, Engine
+from ..engines.base import answers, put, zeros
+from .scratch import Scratch
 
 _Buffers = dict[str, Buffer]
 _K = TypeVar("_K", bound=Hashable)
@@ -173,34 +173,6 @@ class _Bound:
     outputs: list[Buffer]
     calls: list[Callable[[], None]]
     quick: Quick | None  # the same, where one array goes in and one comes out
-
-
-_NOTHING: Final = np.zeros(0, np.uint8)
-
-
-class Scratch:
-    """Buffers that are in use during a call alone, so that those of all sizes share their memory.
-
-    On a device, each has memory of its own.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._shared = isinstance(engine.zeros((1,), np.uint8), np.ndarray)
-        self._whole: dict[tuple[str, str], Buffer] = {}
-
-    def buffer(self, role: str, spec: ArraySpec, sizes: Mapping[str, int]) -> Buffer:
-        """A buffer for an array in this role; those of another role or name are elsewhere."""
-        shape, dtype = resolve(spec.shape, sizes), np.dtype(spec.dtype)
-        if not self._shared:
-            return zeros(self._engine, shape, spec.dtype)
-        needed = prod(shape) * dtype.itemsize
-        whole = self._whole.get((role, spec.name), _NOTHING)
-        if len(whole) < needed:
-            # Calls that are bound to the memory before this one keep it, and go on working.
-            whole = zeros(self._engine, (max(needed, 2 * len(whole)),), "uint8")
-            self._whole[role, spec.name] = whole
-        return whole[:needed].view(dtype).reshape(shape)
 
 
 def keep(calls: dict[_K, _T], key: _K, call: _T, most: int) -> _T:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .arrays import Array
-from .carrier import Carrier, Scratch, keep
-from .contract import Axis, Contract, axis_sizes, check_streaming, names_in, resolve
-from .engines import Buffer, Engine
-from .errors import StreamingError
-from .roster import Rows
-from .state import State
+from ..arrays import Array
+from ..contract import Axis, Contract, axis_sizes, check_streaming, names_in, resolve
+from ..engines import Buffer, Engine
+from ..errors import StreamingError
+from ..roster import Rows
+from ..state import State
+from .scratch import Scratch
+from .stream_buffers import Carrier, keep
 
 Buffers = dict[str, Buffer]
 
