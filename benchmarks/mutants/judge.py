@@ -19,8 +19,9 @@ import stateport
 from stateport import State, StateportError
 from stateport.arrays import Array
 from stateport.contract import ArraySpec
-from stateport.model import Model, read_contract
-from stateport.onnx_file import read
+from stateport.model import Model
+from stateport.model_file.onnx_outline import read
+from stateport.model_file.read_contract import read_contract
 from stateport.parity.bounds import FLOOR_FACTOR
 from stateport.parity.vectors import Case, Vectors, results, row_errors, rows, vectors_path
 from stateport.parity.verify import bound_for, judge_case, verify

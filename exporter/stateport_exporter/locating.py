@@ -23,7 +23,7 @@ from onnx import ModelProto, NodeProto, helper
 from stateport.engines import open_engine
 from stateport.errors import FileError, StateportError, in_words
 from stateport.model import Model
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport.parity.bounds import BUDGETS, FLOOR_FACTOR
 from stateport.parity.located import Located
 from stateport.parity.running import fitted, run_case

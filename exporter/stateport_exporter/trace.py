@@ -10,7 +10,7 @@ import onnx
 
 from stateport.arrays import initial_state
 from stateport.contract import Contract
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport.parity.bounds import Floor
 from stateport.parity.vectors import Case, Trace, Vectors, call_inputs, results
 from stateport.parity.verify import compare

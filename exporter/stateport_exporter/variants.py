@@ -14,8 +14,8 @@ import onnx_ir as ir
 from stateport import Contract
 from stateport.contract import CONTRACT_KEY, PRECISION_KEY
 from stateport.files import check_place, written_together
-from stateport.model import read_contract
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
+from stateport.model_file.read_contract import read_contract
 from stateport.parity.pair import remarks
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report

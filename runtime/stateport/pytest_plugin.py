@@ -148,8 +148,8 @@ def _measured(
     wanted: Wanted | None,
 ) -> Matrix:
     from .engines.choice import choices
-    from .model import read_contract
-    from .onnx_file import read
+    from .model_file.onnx_outline import read
+    from .model_file.read_contract import read_contract
     from .parity.matrix import run_matrix
     from .parity.vectors import vectors_path
 

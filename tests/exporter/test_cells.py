@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import stateport
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport.parity.verify import Report
 from stateport_exporter import Spec, export
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import stateport
 from stateport.contract import PRECISION_KEY
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport_exporter import ExportError, Result, Spec, export
 from tests.exporter.stacks import KINDS, X
 

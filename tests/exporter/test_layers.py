@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report
 from stateport_exporter import Spec, export

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import stateport
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport_exporter import ExportError, Spec, export
 
 Forward = Callable[["Packing", Tensor, Tensor], Any]

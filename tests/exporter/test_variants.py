@@ -10,7 +10,7 @@ import pytest
 
 import stateport
 from stateport.contract import PRECISION_KEY
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport.parity import bounds
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify

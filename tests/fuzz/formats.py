@@ -30,8 +30,8 @@ from stateport.cli.inspect import _document
 from stateport.contract import CONTRACT_KEY, INITIAL_PREFIX, ORIGIN_KEY, resolve
 from stateport.engines.choice import EngineChoice
 from stateport.errors import ContractError
-from stateport.model import find_contract
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
+from stateport.model_file.read_contract import find_contract
 from stateport.parity.baseline import grown, read_baseline
 from stateport.parity.handover import handover_case
 from stateport.parity.matrix import Matrix, Row

@@ -18,8 +18,8 @@ from onnx import helper
 import stateport
 from stateport import ArraySpec, Contract, ContractError, StateSpec, Streaming
 from stateport.contract import CONTRACT_KEY, names_in, resolve
-from stateport.model import read_contract
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
+from stateport.model_file.read_contract import read_contract
 
 Build = Callable[..., Path]
 Document = dict[str, Any]

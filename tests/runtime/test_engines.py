@@ -11,7 +11,7 @@ import pytest
 
 import stateport
 from stateport import EngineError, EngineUnavailable, FileError, InputError, engines
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 
 PROBLEM = engines.status("ort-cuda").problem
 cuda = pytest.mark.skipif(PROBLEM is not None, reason=f"no CUDA here: {PROBLEM}")

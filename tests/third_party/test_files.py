@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import stateport
 from stateport import ContractError
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport_exporter import ExportError, lift
 
 Array = NDArray[Any]

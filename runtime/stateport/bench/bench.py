@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model import load as load_model
-from ..onnx_file import read
+from ..model_file.onnx_outline import read
 from ..parity.verify import environment
 from .load import Load, step_call
 from .roofline import Ceilings, Work, measure_ceilings, work_of

@@ -29,7 +29,7 @@ from typing import Final
 import numpy as np
 
 from ..errors import StateportError
-from ..onnx_file import OnnxFile
+from ..model_file.onnx_outline import OnnxFile
 from .load import Load
 
 #: What BLAS libraries read their number of threads from, when they start.

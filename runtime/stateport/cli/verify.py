@@ -12,8 +12,8 @@ from ..engines import engine_names
 from ..engines.choice import EngineChoice, choices
 from ..errors import InputError, StateportError
 from ..files import check_place
-from ..model import read_contract
-from ..onnx_file import read
+from ..model_file.onnx_outline import read
+from ..model_file.read_contract import read_contract
 from ..parity.baseline import GROWTH, grown, read_baseline
 from ..parity.bounds import wanted_bound
 from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix

@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from ..errors import EngineError, EngineUnavailable, InputError, in_words
-from ..onnx_file import OnnxFile
+from ..model_file.onnx_outline import OnnxFile
 from .base import Arrays, Buffer, Buffers, Engine, HostEngine
 
 __all__ = [

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from ..contract import CONTRACT_KEY, Contract
 from ..errors import EngineError, EngineUnavailable, InputError, in_words
-from ..onnx_file import OnnxFile
+from ..model_file.onnx_outline import OnnxFile
 
 
 def library(name: str, module: str, extra: str) -> ModuleType:

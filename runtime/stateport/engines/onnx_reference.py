@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..onnx_file import OnnxFile
+from ..model_file.onnx_outline import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
 from .failure import failure

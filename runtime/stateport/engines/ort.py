@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError, EngineUnavailable, InputError
-from ..onnx_file import OnnxFile
+from ..model_file.onnx_outline import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
 from .device import DeviceArray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..onnx_file import OnnxFile
+from ..model_file.onnx_outline import OnnxFile
 
 
 def too_new(file: OnnxFile, said: str, version: str) -> str | None:

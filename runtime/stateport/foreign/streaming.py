@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from ..contract import Axis, Contract, Streaming
-from ..onnx_file import OnnxFile
+from ..model_file.onnx_outline import OnnxFile
 from .computing import COMPUTING
 from .dims import Value, time_of
 from .moving import MOVING

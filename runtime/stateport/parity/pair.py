@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import FileError
-from ..onnx_file import OnnxFile, read
+from ..model_file.onnx_outline import OnnxFile, read
 from .vectors import Vectors
 
 #: So much may lie between two weights in a file beside the model, whose places are rounded up.

@@ -11,7 +11,7 @@ from stateport import StateportError
 from stateport.bench import roofline
 from stateport.bench.load import Load
 from stateport.bench.roofline import Ceilings, Work, measure_ceilings, work_of
-from stateport.onnx_file import read
+from stateport.model_file.onnx_outline import read
 from stateport_exporter import Spec, export
 
 

@@ -11,8 +11,8 @@ import pytest
 
 import stateport
 from stateport import ArraySpec, ContractError, InputError, State
-from stateport.convention import tell
-from stateport.onnx_file import OnnxFile
+from stateport.model_file.infer_contract import tell
+from stateport.model_file.onnx_outline import OnnxFile
 from tests.bare import Shape, written
 
 PAIRS = [

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 import stateport
 from stateport import ContractError, EngineError, FileError, StateportError
-from stateport.onnx_file import OnnxFile, read
+from stateport.model_file.onnx_outline import OnnxFile, read
 
 VARIANTS = [
     {},

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from .errors import FileError
-from .paths import file_beside, opened
-from .shown import shown
+from ..errors import FileError
+from ..paths import file_beside, opened
+from ..shown import shown
 
 #: Files beside one ONNX file; the largest models have some thousand.
 _MOST_FILES: Final = 10_000

@@ -20,13 +20,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import DTYPES, INITIAL_PREFIX, MOST_ARRAYS, MOST_STATE, ArraySpec, Axis
-from .errors import FileError
-from .external import Span, check_external, read_span, span_of
-from .paths import opened
-from .reading import MOST_DIMENSIONS, check_shape
-from .shown import shown
-from .wire import Fields, MalformedError, bytes_of, entry_of, int_of, ints_of, text_of
+from ..contract import DTYPES, INITIAL_PREFIX, MOST_ARRAYS, MOST_STATE, ArraySpec, Axis
+from ..errors import FileError
+from ..paths import opened
+from ..reading import MOST_DIMENSIONS, check_shape
+from ..shown import shown
+from .external_data import Span, check_external, read_span, span_of
+from .protobuf import Fields, MalformedError, bytes_of, entry_of, int_of, ints_of, text_of
 
 # TensorProto.DataType -> NumPy's name for it. Those without one keep ONNX's name.
 _DTYPES: Final = {

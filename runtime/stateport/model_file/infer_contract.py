@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from .contract import ArraySpec, Axis, Contract, StateSpec, describe
-from .errors import ContractError, InputError
-from .foreign.streaming import streaming_of
-from .onnx_file import OnnxFile
+from ..contract import ArraySpec, Axis, Contract, StateSpec, describe
+from ..errors import ContractError, InputError
+from ..foreign.streaming import streaming_of
+from .onnx_outline import OnnxFile
 
 #: What other exporters call the two axes that have a meaning here.
 _BATCH: Final = re.compile(r"(batch(_?size)?|bs?|n)", re.IGNORECASE)
