@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from stateport.axes import SIZE_LIMIT
 from stateport.contract import Axis, describe, resolve
 from stateport.errors import in_words
-from stateport.reading import MOST_DIMENSIONS, read_npy
+from stateport.files.reading import MOST_DIMENSIONS, read_npy
 from stateport.shown import shown
 
 from .errors import ExportError

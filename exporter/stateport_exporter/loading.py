@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from stateport.errors import first_line, in_words
-from stateport.paths import usable_path
+from stateport.files.paths import usable_path
 
 from .errors import TargetError
 from .torchscript import ENDINGS, load_script

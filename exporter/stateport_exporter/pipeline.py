@@ -16,7 +16,7 @@ from torch import nn
 
 from stateport import Contract
 from stateport.contract import PRECISION_KEY
-from stateport.files import check_place, written_together
+from stateport.files.writing import check_place, written_together
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import Report
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from stateport.contract import CONTRACT_KEY, DTYPES, ArraySpec, Contract, Streaming
-from stateport.files import written_together
+from stateport.files.writing import written_together
 from stateport.parity.pair import digest
 from stateport.parity.vectors import Case, Vectors, vectors_path
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stateport.errors import first_line, in_words
-from stateport.paths import opened
+from stateport.files.paths import opened
 
 from .errors import ExportError, TargetError
 from .example import Example, ExampleLike

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from stateport import Contract
 from stateport.contract import CONTRACT_KEY, PRECISION_KEY
-from stateport.files import check_place, written_together
+from stateport.files.writing import check_place, written_together
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import read_contract
 from stateport.parity.pair import remarks

@@ -22,8 +22,8 @@ from torch import nn
 
 from stateport.contract import describe
 from stateport.errors import FileError
-from stateport.paths import opened
-from stateport.reading import read_header
+from stateport.files.paths import opened
+from stateport.files.reading import read_header
 from stateport.shown import shown
 
 from .errors import TargetError

@@ -21,7 +21,7 @@ from .axes import Axis as Axis
 from .axes import names_in as names_in
 from .axes import resolve as resolve
 from .errors import ContractError, InputError, StreamingError
-from .reading import MOST_DIMENSIONS, parse_json
+from .files.reading import MOST_DIMENSIONS, parse_json
 from .shown import shown
 
 CONTRACT_KEY: Final = "stateport.contract"

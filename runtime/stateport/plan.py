@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from .axes import SIZE_LIMIT
 from .errors import FileError
-from .files import written_atomically
-from .paths import file_beside, opened, usable_path
-from .reading import read_json
+from .files.paths import file_beside, opened, usable_path
+from .files.reading import read_json
+from .files.writing import written_atomically
 from .shown import shown
 
 VERSION: Final = 1

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from .contract import DTYPES, describe
 from .errors import FileError, StateError
-from .files import written_atomically
-from .paths import usable_path
+from .files.paths import usable_path
+from .files.reading import read_arrays
+from .files.writing import written_atomically
 from .plain import ADVICE, is_special, kind_of
-from .reading import read_arrays
 
 _FORMAT: Final = {"stateport.state": "1"}
 

@@ -30,6 +30,7 @@ from stateport.cli.inspect import _document
 from stateport.contract import CONTRACT_KEY, INITIAL_PREFIX, ORIGIN_KEY, resolve
 from stateport.engines.choice import EngineChoice
 from stateport.errors import ContractError
+from stateport.files.reading import read_npy
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import find_contract
 from stateport.parity.baseline import grown, read_baseline
@@ -39,7 +40,6 @@ from stateport.parity.reports.document import render
 from stateport.parity.vectors import VECTORS_KEY, Case, Trace, Vectors
 from stateport.parity.verify import Report, verify
 from stateport.plan import Plan
-from stateport.reading import read_npy
 from stateport_exporter import Spec
 from stateport_exporter.weights import load_weights
 

@@ -16,7 +16,7 @@ from ..bench.bench import bench as run_bench
 from ..bench.load import Load
 from ..bench.plot import picture
 from ..errors import StateportError
-from ..files import check_place, written_atomically
+from ..files.writing import check_place, written_atomically
 from .common import (
     CONSTANTS,
     ENGINE,

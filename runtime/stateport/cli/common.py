@@ -13,7 +13,7 @@ from typing import Any, Final
 import click
 
 from ..engines import engine_names
-from ..paths import usable_path
+from ..files.paths import usable_path
 
 #: A whole number of at least 1, and of no more digits than any number of streams or steps has.
 _DIGITS: Final = re.compile("0*[1-9][0-9]{0,8}")

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract
 from ..errors import ContractError
+from ..files.reading import parse_json
 from ..model_file.onnx_outline import OnnxFile, read
 from ..model_file.read_contract import find_contract
-from ..reading import parse_json
 from .common import MODEL, STATES, named_states
 from .output import say_json, show
 

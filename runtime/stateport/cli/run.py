@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..contract import Contract, describe, names_in
 from ..errors import InputError
-from ..files import check_place, write_npz, written_each
+from ..files.reading import read_npy
+from ..files.writing import check_place, write_npz, written_each
 from ..model import Model, load
-from ..reading import read_npy
 from ..state import State
 from .common import (
     CONSTANTS,

@@ -10,7 +10,7 @@ import click
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from ..files import check_place
+from ..files.writing import check_place
 from ..parity.pair import remarks
 from ..parity.vectors import Vectors, vectors_path
 from ..tune.tuning import Trial, Tuned, Wanted

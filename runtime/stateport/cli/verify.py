@@ -11,7 +11,7 @@ import click
 from ..engines import engine_names
 from ..engines.choice import EngineChoice, choices
 from ..errors import InputError, StateportError
-from ..files import check_place
+from ..files.writing import check_place
 from ..model_file.onnx_outline import read
 from ..model_file.read_contract import read_contract
 from ..parity.baseline import GROWTH, grown, read_baseline

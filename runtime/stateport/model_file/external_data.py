@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ..errors import FileError
-from ..paths import file_beside, opened
+from ..files.paths import file_beside, opened
 from ..shown import shown
 
 #: Files beside one ONNX file; the largest models have some thousand.

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from ..contract import DTYPES, INITIAL_PREFIX, MOST_ARRAYS, MOST_STATE, ArraySpec, Axis
 from ..errors import FileError
-from ..paths import opened
-from ..reading import MOST_DIMENSIONS, check_shape
+from ..files.paths import opened
+from ..files.reading import MOST_DIMENSIONS, check_shape
 from ..shown import shown
 from .external_data import Span, check_external, read_span, span_of
 from .protobuf import Fields, MalformedError, bytes_of, entry_of, int_of, ints_of, text_of

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..errors import FileError
-from ..reading import read_json, value_of
+from ..files.reading import read_json, value_of
 from ..shown import shown
 from .matrix import Matrix
 from .verify import Measurement

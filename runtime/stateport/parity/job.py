@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from ..reading import parse_json
+from ..files.reading import parse_json
 from .verify import Curve, Measurement, Report
 
 #: What a line of a message begins with, because engines and environments print on stdout too.

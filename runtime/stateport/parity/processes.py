@@ -15,7 +15,7 @@ from threading import Thread
 from typing import IO, Any, Final
 
 from ..errors import FileError
-from ..reading import parse_json
+from ..files.reading import parse_json
 from .job import MARK, Job
 
 # The process takes this very stateport, whatever its interpreter has installed, and nothing else

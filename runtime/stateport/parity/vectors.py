@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from ..axes import SIZE_LIMIT
 from ..contract import ArraySpec, Contract
 from ..errors import ContractError, FileError
-from ..reading import parse_json, read_arrays, texts_of, value_of
+from ..files.reading import parse_json, read_arrays, texts_of, value_of
 from ..shown import shown
 from .soundness import check_vectors
 

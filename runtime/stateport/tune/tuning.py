@@ -13,7 +13,7 @@ from ..bench.load import Load, step_call
 from ..bench.timing import ROUNDS, SECONDS, Times, measure
 from ..engines import engine_names, status
 from ..errors import EngineError, InputError, StateportError
-from ..files import written_together
+from ..files.writing import written_together
 from ..model import Model, load
 from ..parity.bounds import wanted_bound
 from ..parity.reports.wording import worst

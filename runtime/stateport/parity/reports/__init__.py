@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import FileError
-from ...files import written_atomically
+from ...files.writing import written_atomically
 from ..matrix import Matrix
 
 #: A file's ending -> the module here whose `render` gives its text.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stateport import FileError
-from stateport.files import written_atomically, written_together
+from stateport.files.writing import written_atomically, written_together
 
 
 def test_a_file_appears_at_the_end(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Final
 
-from .errors import FileError
+from ..errors import FileError
 
 try:
     import fcntl

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FileError
+from ..errors import FileError
 from .paths import usable_path
-from .swap import Move, staging, swap
+from .together import Move, staging, swap
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stateport import FileError
-from stateport.reading import (
+from stateport.files.reading import (
     DEEPEST,
     MOST_DIMENSIONS,
     check_shape,

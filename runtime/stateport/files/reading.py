@@ -22,9 +22,9 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 
-from .errors import FileError
+from ..errors import FileError
+from ..shown import shown
 from .paths import opened
-from .shown import shown
 
 _T = TypeVar("_T")
 

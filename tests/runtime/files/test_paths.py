@@ -9,7 +9,7 @@ import pytest
 
 import stateport
 from stateport import FileError
-from stateport.paths import file_beside, opened, usable_path
+from stateport.files.paths import file_beside, opened, usable_path
 
 BAD = ["a\0b", "\ud800", "x" * 300, "d/" + "x" * 256, "a/" * 3000, None, 3, b"\xff\0"]
 

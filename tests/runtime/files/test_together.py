@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from stateport import FileError, files, swap
-from stateport.files import written_atomically, written_each, written_together
+from stateport import FileError
+from stateport.files import together, writing
+from stateport.files.writing import written_atomically, written_each, written_together
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX locks and links")
 
@@ -24,7 +25,7 @@ NAMES = ("m.onnx", "m.onnx.data", "m.vectors")
 WRITER = """
 import sys
 from pathlib import Path
-from stateport.files import written_together
+from stateport.files.writing import written_together
 path, name, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
@@ -93,7 +94,7 @@ def test_a_writer_that_is_killed_blocks_nobody(tmp_path: Path) -> None:
         process.communicate()
         write(path, "next")
         assert texts(tmp_path) == ["next", "next", "next"]
-        assert swap._LOCK not in hidden(tmp_path)
+        assert together._LOCK not in hidden(tmp_path)
 
 
 # Between two lines of `with`, a file is closed by nobody but the collector, which says so.
@@ -122,7 +123,7 @@ def test_an_interruption_at_any_line_leaves_all_or_none(tmp_path: Path, before: 
 
 def interrupted(count: int, path: Path) -> bool:
     """Whether writing was interrupted, after so many lines of the modules that write."""
-    own = {files.__file__, swap.__file__}
+    own = {writing.__file__, together.__file__}
     left = count
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
@@ -179,8 +180,8 @@ def test_a_file_system_without_links_is_one_too(
 def test_a_writer_that_does_not_go_on_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(swap, "_PATIENCE", 0.0)
-    with swap._locked(tmp_path / swap._LOCK):
+    monkeypatch.setattr(together, "_PATIENCE", 0.0)
+    with together._locked(tmp_path / together._LOCK):
         with pytest.raises(FileError, match="another process's lock"):
             write(tmp_path / "m.onnx", "new")
         assert texts(tmp_path) == []
@@ -335,7 +336,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
         import resource, sys
         from pathlib import Path
         from stateport import FileError
-        from stateport.files import written_together
+        from stateport.files.writing import written_together
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # Python ignores SIGXFSZ
         path = Path(sys.argv[1])
         try:

@@ -11,8 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from .errors import FileError
-from .shown import shown
+from ..errors import FileError
+from ..shown import shown
 
 #: What Linux and macOS take: bytes of a name between two slashes, and of a whole path.
 _LONGEST_NAME: Final = 255
