@@ -18,7 +18,7 @@ from stateport import Contract, Model
 from stateport.arrays import fixed_inputs
 from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Streaming, axis_sizes, resolve
 from stateport.engines import open_engine
-from stateport.engines.fixed import Fixed
+from stateport.engines.with_constants import Fixed
 from stateport.files.writing import check_place, written_together
 from stateport.model_file.infer_contract import contract_of, tell
 from stateport.model_file.onnx_outline import OnnxFile, read

@@ -21,8 +21,8 @@ from .arrays import (
 from .contract import PRECISION_KEY, Contract
 from .engines import Engine, check_threads, open_engine
 from .engines.base import answers
-from .engines.fixed import Fixed
-from .engines.stepwise import Stepwise
+from .engines.step_and_whole import Stepwise
+from .engines.with_constants import Fixed
 from .errors import ContractError, InputError, StateportError
 from .model_file.onnx_outline import OnnxFile, read
 from .model_file.read_contract import find_contract, read_contract

@@ -17,7 +17,7 @@ from ..model_file.onnx_outline import OnnxFile
 from . import Status
 from .base import Arrays, HostEngine
 from .failure import failure
-from .missing import library, no_lengths, no_options, one_thread
+from .requirements import library, no_lengths, no_options, one_thread
 
 
 def open_engine(

@@ -16,7 +16,7 @@ from ..model_file.onnx_outline import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
 from .failure import failure
-from .missing import library, no_lengths
+from .requirements import library, no_lengths
 
 #: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
 #: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.

@@ -17,9 +17,9 @@ from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
 from .base import Arrays, Buffer, Buffers
-from .device import DeviceArray
+from .device_array import DeviceArray
 from .failure import failure
-from .missing import library
+from .requirements import library
 from .too_new import too_new
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}

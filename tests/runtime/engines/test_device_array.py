@@ -10,7 +10,7 @@ import pytest
 
 import stateport
 from stateport import EngineError, Model
-from stateport.engines.device import DeviceArray
+from stateport.engines.device_array import DeviceArray
 
 
 def on_device(path: Path) -> Model:
