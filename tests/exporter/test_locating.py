@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import stateport
 from stateport import StateportError
-from stateport.parity.located import Located
+from stateport.parity.fault import Located
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify
 from stateport_exporter import Spec, export

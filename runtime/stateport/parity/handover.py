@@ -11,7 +11,7 @@ import safetensors.numpy
 from ..model import Model
 from ..state import State
 from .bounds import Bound
-from .running import run_case
+from .run_case import run_case
 from .vectors import Case, Vectors, results
 from .verify import Measurement, compare
 

@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from ..engines.choice import EngineChoice
 from .bounds import Wanted
+from .fault import Located
 from .handover import handover_case
-from .job import LOCATING, Job, measurement, report
-from .located import Located
 from .pair import Standing, remarks
-from .processes import ask
 from .vectors import Vectors
 from .verify import Measurement, Report
+from .workers.client import ask
+from .workers.protocol import LOCATING, Job, measurement, report
 
 TIME_LIMIT: Final = 300.0
 _NO_ANSWER: Final = "It ended without an answer."

@@ -26,7 +26,7 @@ from .bounds import (
     Wanted,
     signal,
 )
-from .running import Answers, run_case
+from .run_case import Answers, run_case
 from .soundness import check_floor, check_vectors
 from .vectors import Case, Vectors, results, row_errors, rows
 

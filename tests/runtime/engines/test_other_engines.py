@@ -177,7 +177,7 @@ load = Graph
 def test_the_engine_that_the_page_shows_works(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (declared,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     (group,) = tomllib.loads(declared)["project"]["entry-points"].items()
@@ -203,9 +203,9 @@ def test_the_engine_that_the_page_shows_works(
 
 
 def test_the_page_names_every_engine_and_extra() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
     project = tomllib.loads(
-        (Path(__file__).parents[2] / "runtime" / "pyproject.toml").read_text(encoding="utf-8")
+        (Path(__file__).parents[3] / "runtime" / "pyproject.toml").read_text(encoding="utf-8")
     )
     for extra in project["project"]["optional-dependencies"]:
         assert f"`stateport[{extra}]`" in page

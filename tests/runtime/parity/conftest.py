@@ -13,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from stateport.engines.choice import EngineChoice
-from stateport.parity.located import Located
+from stateport.parity.fault import Located
 from stateport.parity.matrix import Carried, Matrix, Row, run_matrix
 from stateport.parity.vectors import vectors_path
 from stateport.parity.verify import Measurement

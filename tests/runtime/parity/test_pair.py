@@ -14,10 +14,10 @@ import pytest
 
 from stateport import FileError
 from stateport.engines.choice import EngineChoice
-from stateport.parity import processes
 from stateport.parity.matrix import run_matrix
 from stateport.parity.pair import Standing, digest, remarks
 from stateport.parity.vectors import Vectors, vectors_path
+from stateport.parity.workers import client
 from stateport_exporter import quantize
 
 OTHER = "recorded with another file"
@@ -113,7 +113,7 @@ def test_two_quantized_files_that_were_mixed_up_are_told_of(copied: Path, tmp_pa
 def test_a_pair_that_is_replaced_while_it_is_read_is_noticed(
     copied: Path, which: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = processes.ask
+    ask = client.ask
 
     def replaced(*arguments: Any, **options: Any) -> Any:
         answer = ask(*arguments, **options)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from stateport import StateportError
-from stateport.parity import located
-from stateport.parity.located import Located, locator
+from stateport.parity import fault
+from stateport.parity.fault import Located, locator
 
 FOUND = Located(
     "file", "node_LSTM_5", "LSTM", "y", "whole 2x7, from random", 3, 1.5e-3, 2e-7, "m.node.onnx"
@@ -28,7 +28,7 @@ def test_the_sentence_says_whose_fault_it_is_and_where() -> None:
 
 
 def test_without_the_exporter_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(located, "entry_points", lambda **_: [])
+    monkeypatch.setattr(fault, "entry_points", lambda **_: [])
     with pytest.raises(StateportError, match="pip install stateport-exporter"):
         locator()
 

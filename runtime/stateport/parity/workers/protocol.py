@@ -1,6 +1,6 @@
 """What a process is asked to verify, and what it tells: JSON, one object per line.
 
-`worker.py` is the process, `processes.py` the one that asks.
+`main.py` is the process, `client.py` asks it.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from ..files.reading import parse_json
-from .verify import Curve, Measurement, Report
+from ...files.reading import parse_json
+from ..verify import Curve, Measurement, Report
 
 #: What a line of a message begins with, because engines and environments print on stdout too.
 MARK: Final = "stateport> "

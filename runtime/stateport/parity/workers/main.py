@@ -16,14 +16,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ..errors import EngineUnavailable, StateportError, in_words
-from ..model import Model, load
-from .bounds import Wanted, lowest, wanted_bound
-from .handover import hand_over, handover_case, take_over
-from .job import LOCATING, MARK, Job, plain
-from .located import locator
-from .vectors import Vectors
-from .verify import Report, bound_for, verify
+from ...errors import EngineUnavailable, StateportError, in_words
+from ...model import Model, load
+from ..bounds import Wanted, lowest, wanted_bound
+from ..fault import locator
+from ..handover import hand_over, handover_case, take_over
+from ..vectors import Vectors
+from ..verify import Report, bound_for, verify
+from .protocol import LOCATING, MARK, Job, plain
 
 Tell = Callable[..., None]
 

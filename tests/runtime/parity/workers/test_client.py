@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from stateport.parity.job import Job
-from stateport.parity.processes import ask
+from stateport.parity.workers.client import ask
+from stateport.parity.workers.protocol import Job
 
 
 class EndsFirst(subprocess.Popen[str]):

@@ -14,9 +14,9 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any, Final
 
-from ..errors import FileError
-from ..files.reading import parse_json
-from .job import MARK, Job
+from ...errors import FileError
+from ...files.reading import parse_json
+from .protocol import MARK, Job
 
 # The process takes this very stateport, whatever its interpreter has installed, and nothing else
 # from beside it: only NumPy, safetensors and the engine's own library are the other environment's.
@@ -27,10 +27,10 @@ spec = importlib.util.spec_from_file_location(
     "stateport", place + "/__init__.py", submodule_search_locations=[place])
 sys.modules["stateport"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from stateport.parity.worker import main
+from stateport.parity.workers.main import main
 main()
 """
-_PACKAGE: Final = Path(__file__).parents[1]
+_PACKAGE: Final = Path(__file__).parents[2]
 
 
 def ask(
