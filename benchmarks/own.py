@@ -10,7 +10,7 @@ from stateport import Model
 from stateport.engines import status
 from stateport.errors import StateportError
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.tune.tuning import Wanted, tune
+from stateport.tune.search import Wanted, tune
 from stateport_exporter import quantize
 
 from .contender import Contender

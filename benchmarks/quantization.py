@@ -23,8 +23,8 @@ import stateport
 from models.lstm import reference
 from models.sentiment import trained as sentiment
 from models.text_generator import trained as text_generator
-from stateport.bench.load import Load, step_call
 from stateport.bench.timing import Ratio, measure, ratio
+from stateport.bench.workload import Load, step_call
 from stateport.parity.bounds import SignalToNoise
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify

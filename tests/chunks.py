@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import stateport
 from stateport import Contract, InputError, Model, State, StateportError
-from stateport.bench.load import Load, random_inputs
+from stateport.bench.workload import Load, random_inputs
 
 Array = NDArray[Any]
 

@@ -85,7 +85,7 @@ def test_misuse_is_refused(
 def test_where_the_exporter_is_missing_the_engines_are_compared(
     command: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stateport.tune.variant.entry_points", lambda **_: [])
+    monkeypatch.setattr("stateport.tune.variants.entry_points", lambda **_: [])
     outcome = command("tune", copied, "--rounds", "2", "--threads", "1")
     assert outcome.returncode == 0
     assert "Not tried: other ways to write a step need the exporter" in outcome.stdout

@@ -9,7 +9,7 @@ from typing import Final
 from xml.sax import saxutils
 
 from ..printable import printable
-from .bench import Bench, Result
+from .run import Bench, Result
 
 _WIDTH: Final = 860
 _NAME: Final = 200  # the width of the names in front of the bars

@@ -7,7 +7,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from .bench import Bench, Result
+from .run import Bench, Result
 
 _BAR = 20
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from ..errors import StateportError
 from ..model_file.onnx_outline import OnnxFile
-from .load import Load
+from .workload import Load
 
 #: What BLAS libraries read their number of threads from, when they start.
 _THREADS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_NUM_THREADS")

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from ..bench import report
-from ..bench.bench import MakeCall
-from ..bench.bench import bench as run_bench
-from ..bench.load import Load
 from ..bench.plot import picture
+from ..bench.run import MakeCall
+from ..bench.run import bench as run_bench
+from ..bench.workload import Load
 from ..errors import StateportError
 from ..files.writing import check_place, written_atomically
 from .common import (

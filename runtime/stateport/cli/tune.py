@@ -13,8 +13,8 @@ from rich.table import Table
 from ..files.writing import check_place
 from ..parity.pair import remarks
 from ..parity.vectors import Vectors, vectors_path
-from ..tune.tuning import Trial, Tuned, Wanted
-from ..tune.tuning import tune as run_tune
+from ..tune.search import Trial, Tuned, Wanted
+from ..tune.search import tune as run_tune
 from .common import ENGINE, FILE, MODEL, NUMBERS
 from .output import progress, say, say_json, show
 

@@ -1,5 +1,5 @@
 """Finding the quickest plan for a load, among those that pass verification. No PyTorch."""
 
-from .variant import Variant
+from .variants import Variant
 
 __all__ = ["Variant"]

@@ -7,12 +7,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stateport.bench.bench import Bench, Result
-from stateport.bench.load import Load
 from stateport.bench.plot import picture
 from stateport.bench.report import document, notes, table
 from stateport.bench.roofline import Ceilings, Work
+from stateport.bench.run import Bench, Result
 from stateport.bench.timing import Ratio, Times
+from stateport.bench.workload import Load
 from stateport.cli.output import show
 from stateport.printable import json_text
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from stateport import StateportError
 from stateport.bench import roofline
-from stateport.bench.load import Load
 from stateport.bench.roofline import Ceilings, Work, measure_ceilings, work_of
+from stateport.bench.workload import Load
 from stateport.model_file.onnx_outline import read
 from stateport_exporter import Spec, export
 

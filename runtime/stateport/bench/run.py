@@ -10,9 +10,9 @@ from pathlib import Path
 from ..model import load as load_model
 from ..model_file.onnx_outline import read
 from ..parity.verify import environment
-from .load import Load, step_call
 from .roofline import Ceilings, Work, measure_ceilings, work_of
 from .timing import ROUNDS, SECONDS, Call, Ratio, Times, measure, ratio
+from .workload import Load, step_call
 
 #: Makes a call of something else under a load: (streams, steps, threads) -> call.
 MakeCall = Callable[[int, int, int], Call]

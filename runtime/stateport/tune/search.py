@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from ..bench.load import Load, step_call
 from ..bench.timing import ROUNDS, SECONDS, Times, measure
+from ..bench.workload import Load, step_call
 from ..engines import engine_names, status
 from ..errors import EngineError, InputError, StateportError
 from ..files.writing import written_together
@@ -20,7 +20,7 @@ from ..parity.reports.wording import worst
 from ..parity.vectors import Vectors
 from ..parity.verify import verify
 from ..plan import Plan, PlanFile, sha256
-from .variant import Variant, make_variants
+from .variants import Variant, make_variants
 
 #: The options under which an engine is tried, and the precision that they give.
 _OPTIONS: Final[Mapping[str, Sequence[tuple[dict[str, object], str]]]] = {

@@ -9,7 +9,7 @@ import pytest
 
 import stateport
 from stateport import InputError
-from stateport.bench.load import Load, random_inputs, step_call
+from stateport.bench.workload import Load, random_inputs, step_call
 from stateport.contract import ArraySpec, Contract, Streaming
 from tests.conftest import Exported
 
