@@ -17,7 +17,6 @@ import numpy as np
 
 import stateport
 from stateport import State, StateportError
-from stateport.arrays import Array
 from stateport.contract import ArraySpec
 from stateport.model import Model
 from stateport.model_file.onnx_outline import read
@@ -25,6 +24,7 @@ from stateport.model_file.read_contract import read_contract
 from stateport.parity.bounds import FLOOR_FACTOR
 from stateport.parity.vectors import Case, Vectors, results, row_errors, rows, vectors_path
 from stateport.parity.verify import bound_for, judge_case, verify
+from stateport.validation import Array
 from stateport_exporter.locating import locate
 
 #: What becomes of a broken file: it is refused, or fails; or it passes because it changes no output

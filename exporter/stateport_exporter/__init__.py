@@ -7,7 +7,7 @@
 
 from typing import TYPE_CHECKING
 
-from stateport.lazy import on_first_use as _on_first_use
+from stateport._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
     from .errors import ExportError

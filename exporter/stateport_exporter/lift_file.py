@@ -15,7 +15,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.arrays import fixed_inputs
 from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Streaming, axis_sizes, resolve
 from stateport.engines import open_engine
 from stateport.engines.with_constants import Fixed
@@ -24,6 +23,7 @@ from stateport.model_file.infer_contract import contract_of, tell
 from stateport.model_file.onnx_outline import OnnxFile, read
 from stateport.parity.vectors import vectors_path
 from stateport.parity.verify import Report
+from stateport.validation import fixed_inputs
 
 from . import __version__
 from .errors import ExportError

@@ -24,11 +24,12 @@ from stateport.engines import open_engine
 from stateport.errors import FileError, StateportError, in_words
 from stateport.model import Model
 from stateport.model_file.onnx_outline import read
-from stateport.parity.bounds import BUDGETS, FLOOR_FACTOR
+from stateport.parity.bounds import FLOOR_FACTOR
 from stateport.parity.fault import Located
 from stateport.parity.run_case import fitted, run_case
 from stateport.parity.vectors import Case, Trace, Vectors, call_inputs
 from stateport.parity.verify import Report
+from stateport.precision import BUDGETS
 
 from .float64 import Values, values
 from .reproduction import write_node

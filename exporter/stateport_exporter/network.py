@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stateport.arrays import initial_state
 from stateport.contract import Contract
 from stateport.errors import first_line
 from stateport.parity.vectors import Case, Rows, call_inputs, results, rows
+from stateport.validation import initial_state
 
 from .errors import ExportError
 from .example import Example

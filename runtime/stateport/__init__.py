@@ -12,7 +12,7 @@
 
 from typing import TYPE_CHECKING
 
-from .lazy import on_first_use as _on_first_use
+from ._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
     from .contract import ArraySpec, Contract, StateSpec, Streaming

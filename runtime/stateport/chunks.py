@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .arrays import Array
 from .plain import PLAIN
+from .validation import Array
 
 
 def alike(chunks: Sequence[object]) -> list[list[int]]:

@@ -9,15 +9,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import path_of
-from .arrays import (
-    Array,
-    check_inputs,
-    check_state,
-    fixed_inputs,
-    initial_state,
-    named_input,
-    single,
-)
 from .contract import PRECISION_KEY, Contract
 from .engines import Engine, check_threads, open_engine
 from .engines.base import answers
@@ -26,11 +17,20 @@ from .engines.with_constants import Fixed
 from .errors import ContractError, InputError, StateportError
 from .model_file.onnx_outline import OnnxFile, read
 from .model_file.read_contract import find_contract, read_contract
-from .parity.bounds import lowest
 from .plan import Plan
 from .pool import Pool
+from .precision import lowest
 from .state import State
 from .stream import Stream
+from .validation import (
+    Array,
+    check_inputs,
+    check_state,
+    fixed_inputs,
+    initial_state,
+    named_input,
+    single,
+)
 
 
 def load(

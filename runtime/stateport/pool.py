@@ -7,14 +7,6 @@ from typing import Any, Final, NoReturn, overload
 
 import numpy as np
 
-from .arrays import (
-    Array,
-    check_inputs,
-    check_state,
-    initial_state,
-    judged_by_shape,
-    named_input,
-)
 from .buffers.pool_buffers import Change, Slab, check_rows
 from .buffers.stream_buffers import keep
 from .chunks import alike, batch_of_one, joined, split
@@ -24,6 +16,14 @@ from .errors import InputError, StateportError
 from .owner import Call, Owner, owned
 from .roster import Roster, Rows, is_integer
 from .state import State
+from .validation import (
+    Array,
+    check_inputs,
+    check_state,
+    initial_state,
+    judged_by_shape,
+    named_input,
+)
 
 #: So many numbers of streams and shapes of chunks are remembered as right.
 _CHECKED: Final = 1024

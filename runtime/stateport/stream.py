@@ -7,13 +7,20 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from .arrays import Array, check_inputs, check_state, initial_state, judged_by_shape, named_input
 from .buffers.stream_buffers import Carrier, Quick, keep
 from .contract import Contract, axis_sizes, check_chunk, check_streaming
 from .engines import Engine
 from .errors import InputError, StateError, StateportError
 from .owner import Call, Owner, owned
 from .state import State
+from .validation import (
+    Array,
+    check_inputs,
+    check_state,
+    initial_state,
+    judged_by_shape,
+    named_input,
+)
 
 #: So many shapes of chunks are remembered as right.
 _CHECKED: Final = 1024

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 import stateport
+from stateport import precision
 from stateport.contract import PRECISION_KEY
 from stateport.model_file.onnx_outline import read
-from stateport.parity import bounds
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify
 from stateport.plan import Plan, PlanFile, sha256
@@ -121,7 +121,7 @@ def test_what_cannot_be_quantised_is_refused_and_nothing_is_written(
 def test_a_file_too_far_from_pytorch_is_not_written(
     files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bounds.BUDGETS, "int8", 90.0)
+    monkeypatch.setitem(precision.BUDGETS, "int8", 90.0)
     with pytest.raises(ExportError, match=r"too far from PyTorch.* dB above the error at step"):
         quantize(files["LSTM"], tmp_path / "q.onnx")
     assert [*tmp_path.iterdir()] == []

@@ -25,7 +25,6 @@ from onnx import helper, numpy_helper
 
 import stateport
 from stateport import ArraySpec, Contract, State, StateSpec
-from stateport.arrays import check_state
 from stateport.cli.inspect import _document
 from stateport.contract import CONTRACT_KEY, INITIAL_PREFIX, ORIGIN_KEY, resolve
 from stateport.engines.choice import EngineChoice
@@ -40,6 +39,7 @@ from stateport.parity.reports.document import render
 from stateport.parity.vectors import VECTORS_KEY, Case, Trace, Vectors
 from stateport.parity.verify import Report, verify
 from stateport.plan import Plan
+from stateport.validation import check_state
 from stateport_exporter import Spec
 from stateport_exporter.weights import load_weights
 

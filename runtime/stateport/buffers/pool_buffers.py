@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..arrays import Array
 from ..contract import Axis, Contract, axis_sizes, check_streaming, names_in, resolve
 from ..engines import Buffer, Engine
 from ..errors import StreamingError
 from ..roster import Rows
 from ..state import State
+from ..validation import Array
 from .scratch import Scratch
 from .stream_buffers import Carrier, keep
 

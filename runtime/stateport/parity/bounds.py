@@ -20,10 +20,6 @@ FLOOR_FACTOR: Final = 8.0
 #: The bounds where truth could only be had in float32, and there is no floor to go by.
 FALLBACK: Final = (1e-5, 1e-4)
 
-#: How many decibels the truth must be above the error, by precision. Half a digit more or less is
-#: 10 dB. docs/parity.md has the measurements behind them.
-BUDGETS: Final = {"float16": 50.0, "bfloat16": 25.0, "int8": 25.0, "int4": 12.0}
-
 #: The error is averaged over so many rows at a time, so that nothing hides in a long sequence.
 WINDOW: Final = 64
 
@@ -146,11 +142,6 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.decibels:g} dB"
-
-
-def lowest(*precisions: str) -> str:
-    """Of several precisions, the one with the lowest budget."""
-    return min(precisions, key=lambda name: BUDGETS.get(name, np.inf))
 
 
 def signal(truths: list[Array]) -> float:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ..contract import ArraySpec, Contract, describe
 from ..errors import EngineError, FileError, InputError, StreamingError
 from ..model import Model
+from ..precision import BUDGETS
 from .bounds import (
-    BUDGETS,
     FALLBACK,
     Bound,
     Budget,

@@ -12,20 +12,19 @@ import pytest
 import stateport
 from stateport import InputError
 from stateport.parity.bounds import (
-    BUDGETS,
     WINDOW,
     Budget,
     Compared,
     SignalToNoise,
     Tolerance,
     decibels,
-    lowest,
     noise,
     signal,
 )
 from stateport.parity.reports.text import summary
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.parity.verify import verify
+from stateport.precision import BUDGETS, lowest
 from stateport_exporter import quantize
 
 

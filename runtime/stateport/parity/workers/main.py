@@ -18,7 +18,8 @@ from typing import Any
 
 from ...errors import EngineUnavailable, StateportError, in_words
 from ...model import Model, load
-from ..bounds import Wanted, lowest, wanted_bound
+from ...precision import lowest
+from ..bounds import Wanted, wanted_bound
 from ..fault import locator
 from ..handover import hand_over, handover_case, take_over
 from ..vectors import Vectors
