@@ -26,8 +26,8 @@ from models.text_generator import trained as text_generator
 from stateport.bench.timing import Ratio, measure, ratio
 from stateport.bench.workload import Load, step_call
 from stateport.parity.bounds import SignalToNoise
+from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import verify
 from stateport_exporter import export, products, quantize
 from tests.exporter.stacks import KINDS, exported
 
@@ -134,7 +134,7 @@ def measured(name: str, source: Path, folder: Path, rounds: int) -> Iterator[Row
         times[streams] = measure(calls, rounds=rounds)
 
     for form in FORMS:
-        report = verify(models[form], vectors, wanted=_ANY)
+        report = measure_model(models[form], vectors, wanted=_ANY)
         snr = min(m.snr for m in report.measurements if m.snr is not None)
         ratios = {n: ratio(taken[form], taken[FLOAT32]) for n, taken in times.items()}
         yield Row(name, form, snr, ratios)

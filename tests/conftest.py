@@ -15,8 +15,8 @@ from onnx import numpy_helper
 
 import stateport
 from models.lstm import ReferenceLSTM
+from stateport.parity.engine_report import EngineReport, measure_model
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report, verify
 from stateport_exporter import export
 
 Exported = Callable[..., Path]
@@ -70,10 +70,10 @@ def wrong(copied: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def judged() -> Callable[[Path], Report]:
+def judged() -> Callable[[Path], EngineReport]:
     """Verifies a file on `ort-cpu` against the vectors beside it."""
 
-    def judge(path: Path) -> Report:
-        return verify(stateport.load(path), Vectors.load(vectors_path(path)), name=path.name)
+    def judge(path: Path) -> EngineReport:
+        return measure_model(stateport.load(path), Vectors.load(vectors_path(path)), name=path.name)
 
     return judge

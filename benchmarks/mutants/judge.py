@@ -22,8 +22,8 @@ from stateport.model import Model
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import read_contract
 from stateport.parity.bounds import FLOOR_FACTOR
+from stateport.parity.engine_report import bound_for, judge_case, measure_model
 from stateport.parity.vectors import Case, Vectors, results, row_errors, rows, vectors_path
-from stateport.parity.verify import bound_for, judge_case, verify
 from stateport.validation import Array
 from stateport_exporter.locating import locate
 
@@ -85,7 +85,7 @@ def judge(engine: str, honest: Model, vectors: Vectors, path: Path) -> dict[str,
 
 
 def _located(honest: Model, model: Model, vectors: Vectors, path: Path) -> dict[str, Any]:
-    report = verify(model, vectors)
+    report = measure_model(model, vectors)
     if report.passed:
         return {"verdict": _passed(honest, model, vectors)}
     try:

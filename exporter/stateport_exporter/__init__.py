@@ -33,6 +33,6 @@ __all__ = [
 
 # Importing PyTorch takes seconds, and `stateport --help` should not: so all comes on first use.
 # The last of these modules import PyTorch.
-__getattr__ = _on_first_use(
+__getattr__, __dir__ = _on_first_use(
     __name__, __all__, ("errors", "variants", "lift_file", "possible", "example", "pipeline")
 )

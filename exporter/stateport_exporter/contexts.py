@@ -123,16 +123,11 @@ def _paths(network: nn.Module, frames: Frames) -> Iterator[Frames]:
     def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
         frames.path = stack.pop()
 
-    hooks = [
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(register_module_forward_pre_hook(enter).remove)
+        hooks.callback(register_module_forward_hook(leave, always_call=True).remove)
         with frames:
             yield frames
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _time_axis(place: Place, longer: Place) -> int | None:

@@ -39,9 +39,9 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+        try:  # before anything is changed: Ctrl-C may come between any two lines
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
             yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):
@@ -117,8 +117,8 @@ class _Float64(TorchFunctionMode):
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
     """What forward makes itself, as torch.zeros(...) and x.float() do, is made in this dtype."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
     try:
+        torch.set_default_dtype(dtype)
         with _Float64() if dtype == torch.float64 else contextlib.nullcontext():
             yield
     finally:

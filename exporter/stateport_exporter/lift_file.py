@@ -21,8 +21,8 @@ from stateport.engines.with_constants import Fixed
 from stateport.files.writing import check_place, written_together
 from stateport.model_file.infer_contract import contract_of, tell
 from stateport.model_file.onnx_outline import OnnxFile, read
+from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import vectors_path
-from stateport.parity.verify import Report
 from stateport.validation import fixed_inputs
 
 from . import __version__
@@ -62,7 +62,7 @@ class LiftedFile:
     contract: Contract
     lifted: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
-    report: Report
+    report: EngineReport
     possible_states: tuple[PossibleState, ...] = ()
 
 

@@ -25,10 +25,10 @@ from stateport.errors import FileError, StateportError, in_words
 from stateport.model import Model
 from stateport.model_file.onnx_outline import read
 from stateport.parity.bounds import FLOOR_FACTOR
-from stateport.parity.fault import Located
+from stateport.parity.engine_report import EngineReport
+from stateport.parity.fault import LocatedFault
 from stateport.parity.run_case import fitted, run_case
 from stateport.parity.vectors import Case, Trace, Vectors, call_inputs
-from stateport.parity.verify import Report
 from stateport.precision import BUDGETS
 
 from .float64 import Values, values
@@ -62,9 +62,9 @@ def locate(
     model: Model,
     options: dict[str, Any],
     vectors: Vectors,
-    report: Report,
+    report: EngineReport,
     place: Path,
-) -> Located:
+) -> LocatedFault:
     """Finds the first node that is off, and writes it as a file of its own.
 
     Args:
@@ -98,7 +98,7 @@ def locate(
     return _in_file(path, proto, vectors, vectors.trace, place)
 
 
-def _failing_call(path: Path, model: Model, vectors: Vectors, report: Report) -> _Call | None:
+def _failing_call(path: Path, model: Model, vectors: Vectors, report: EngineReport) -> _Call | None:
     """The cheapest call that is off; None where no call could be made at all.
 
     The state before it is the case's own, or what the engine itself had come to.
@@ -129,7 +129,7 @@ def _in_engine(
     options: dict[str, Any],
     call: _Call,
     place: Path,
-) -> Located | None:
+) -> LocatedFault | None:
     """The first node that the engine computes wrongly; None if it computes what the file says."""
     try:
         truth = values(proto, call.inputs)
@@ -213,7 +213,9 @@ class _Exposed:
             return dict(zip(names, engine.run(inputs, names), strict=True))
 
 
-def _in_file(path: Path, proto: ModelProto, vectors: Vectors, trace: Trace, place: Path) -> Located:
+def _in_file(
+    path: Path, proto: ModelProto, vectors: Vectors, trace: Trace, place: Path
+) -> LocatedFault:
     """The first node whose answer is not what the exported one gave."""
     case = next(case for case in vectors.cases if case.name == trace.case)
     inputs = first_call(path, vectors.contract, case)
@@ -284,7 +286,7 @@ def _told(
     floors: Mapping[str, float],
     came: Values,
     place: Path,
-) -> Located:
+) -> LocatedFault:
     node = suspect.node
     given = {**came, **call.inputs}
     written = False
@@ -292,7 +294,7 @@ def _told(
         with suppress(FileError):  # the name of the node matters more than its file
             written = write_node(proto, node, given, truth, floors, came, place)
     step = None if suspect.step is None else call.start + suspect.step
-    return Located(
+    return LocatedFault(
         fault=fault,
         node=node.name,
         operator=node.op_type,

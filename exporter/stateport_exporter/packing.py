@@ -255,15 +255,16 @@ def traceable(network: nn.Module) -> Iterator[None]:
         return checked
 
     layers = [module for module in network.modules() if isinstance(module, nn.RNNBase)]
-    for layer in layers:
-        vars(layer)["check_forward_args"] = lenient(layer.check_forward_args)
-    _NETWORKS.append(network)
+    before = len(_NETWORKS)
     try:
+        for layer in layers:
+            vars(layer)["check_forward_args"] = lenient(layer.check_forward_args)
+        _NETWORKS.append(network)
         yield
     finally:
-        _NETWORKS.pop()
+        del _NETWORKS[before:]
         for layer in layers:
-            del vars(layer)["check_forward_args"]
+            vars(layer).pop("check_forward_args", None)
 
 
 class Padded(NamedTuple):

@@ -17,8 +17,8 @@ from torch import nn
 from stateport import Contract
 from stateport.contract import PRECISION_KEY
 from stateport.files.writing import check_place, written_together
+from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report
 
 from . import __version__
 from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
@@ -67,7 +67,7 @@ class Result:
     vectors: Path
     contract: Contract
     lifted: tuple[str, ...]
-    report: Report | None
+    report: EngineReport | None
     possible_states: tuple[PossibleState, ...] = ()
 
 
@@ -414,7 +414,7 @@ def _versions() -> dict[str, object]:
     return {"stateport": __version__, "torch": torch.__version__}
 
 
-def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> Report | None:
+def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> EngineReport | None:
     """Writes model, weights and vectors, checks them, and lets them appear together."""
     advice = _advice(captured.narrowed, vectors.contract)
     with written_together(path) as folder:

@@ -91,8 +91,8 @@ def _mended_lstm() -> Iterator[None]:
             for state, first in zip(last, hidden, strict=True)
         )
 
-    torchs.one_layer_lstm = one_layer_lstm
     try:
+        torchs.one_layer_lstm = one_layer_lstm
         yield
     finally:
         torchs.one_layer_lstm = original

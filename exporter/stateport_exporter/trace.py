@@ -11,8 +11,8 @@ import onnx
 from stateport.contract import Contract
 from stateport.model_file.onnx_outline import read
 from stateport.parity.bounds import Floor
+from stateport.parity.engine_report import compare
 from stateport.parity.vectors import Case, Trace, Vectors, call_inputs, results
-from stateport.parity.verify import compare
 from stateport.validation import initial_state
 
 from .float64 import Values, values

@@ -16,9 +16,9 @@ from stateport.contract import CONTRACT_KEY, PRECISION_KEY
 from stateport.files.writing import check_place, written_together
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import read_contract
+from stateport.parity.engine_report import EngineReport
 from stateport.parity.pair import remarks
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report
 from stateport.tune import Variant
 
 from .errors import ExportError
@@ -43,7 +43,7 @@ class Quantized:
 
     path: Path
     outcomes: tuple[Outcome, ...]
-    report: Report | None
+    report: EngineReport | None
     remarks: tuple[str, ...] = ()
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from stateport import load
 from stateport.engines import status
+from stateport.parity.engine_report import EngineReport, measure_model
 from stateport.parity.pair import digest
 from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report, verify
 
 from .errors import ExportError
 
@@ -24,7 +24,7 @@ def write_vectors(
     check: bool,
     refusal: Callable[[str], str],
     related: bool = True,
-) -> Report | None:
+) -> EngineReport | None:
     """Writes vectors that name the file which they stand beside, and verifies the two.
 
     It is called where the file is written, within `written_together`, so that an error keeps both
@@ -37,7 +37,7 @@ def write_vectors(
         check: whether it is verified on `ort-cpu`, where ONNX Runtime is installed.
         refusal: what the error is, for a sentence on the worst measurement.
         related: whether the vectors are known to belong to the file, or to what it was made of.
-            If not, they go on to name whatever they name, so that `verify` says it.
+            If not, they go on to name whatever they name, so that `measure_model` says it.
 
     Raises:
         ExportError: the file does not give the answers.
@@ -47,7 +47,7 @@ def write_vectors(
     vectors.save(vectors_path(place))
     if not check or status("ort-cpu").problem is not None:
         return None
-    report = verify(load(place), vectors, name=name)
+    report = measure_model(load(place), vectors, name=name)
     if not report.passed:
         raise ExportError(refusal(worst(report)))
     return report

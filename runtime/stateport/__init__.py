@@ -8,6 +8,8 @@
 >>> y = stream(x)
 >>> pool = model.pool(capacity=1024)   # or a pool, for many streams at once
 >>> ys = pool.step(pool.open(256), xs)
+>>> stateport.verify("model.onnx").passed  # against PyTorch's recorded answers
+True
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from ._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
     from .contract import ArraySpec, Contract, StateSpec, Streaming
+    from .engines.choice import EngineChoice
     from .errors import (
         ContractError,
         EngineError,
@@ -27,6 +30,10 @@ if TYPE_CHECKING:
         StreamingError,
     )
     from .model import Model, load
+    from .parity.engine_report import EngineReport, ErrorCurve, Measurement
+    from .parity.fault import LocatedFault
+    from .parity.matrix import CarriedStream, EngineVerdict, Matrix
+    from .parity.verify import verify
     from .pool import Pool
     from .state import State
     from .stream import Stream
@@ -35,12 +42,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArraySpec",
+    "CarriedStream",
     "Contract",
     "ContractError",
+    "EngineChoice",
     "EngineError",
+    "EngineReport",
     "EngineUnavailable",
+    "EngineVerdict",
+    "ErrorCurve",
     "FileError",
     "InputError",
+    "LocatedFault",
+    "Matrix",
+    "Measurement",
     "Model",
     "Pool",
     "State",
@@ -51,10 +66,25 @@ __all__ = [
     "Streaming",
     "StreamingError",
     "load",
+    "verify",
 ]
 
-# pytest imports this package wherever stateport is installed: so all comes on first use.
+# pytest imports this package wherever stateport is installed, so everything comes on first use.
 # All of these modules but the first import NumPy.
-__getattr__ = _on_first_use(
-    __name__, __all__, ("errors", "contract", "state", "stream", "pool", "model")
+__getattr__, __dir__ = _on_first_use(
+    __name__,
+    __all__,
+    (
+        "errors",
+        "contract",
+        "state",
+        "stream",
+        "pool",
+        "model",
+        "engines.choice",
+        "parity.engine_report",
+        "parity.fault",
+        "parity.matrix",
+        "parity.verify",
+    ),
 )

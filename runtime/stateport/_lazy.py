@@ -8,20 +8,23 @@ from importlib import import_module
 
 def on_first_use(
     package: str, names: Collection[str], modules: Sequence[str]
-) -> Callable[[str], object]:
-    """A package's `__getattr__`.
+) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
+    """A package's `__getattr__` and `__dir__`.
 
     Args:
         package: the package's name.
         names: what it exports.
-        modules: where that is, those that load quickly first.
+        modules: the modules that define these names, the cheapest to import first.
     """
 
     def find(name: str) -> object:
         for module in modules if name in names else ():
-            found = vars(import_module(f".{module}", package))
-            if name in found:
-                return found[name]
+            definitions = vars(import_module(f".{module}", package))
+            if name in definitions:
+                return definitions[name]
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return find
+    def list_names() -> list[str]:
+        return sorted({*names, "__all__", "__doc__", "__name__", "__version__"})
+
+    return find, list_names

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 # All else is imported on use: pytest loads this in every project where stateport is installed.
 if TYPE_CHECKING:
-    from .parity.bounds import Wanted
     from .parity.matrix import Matrix
 
 _MARKER: Final = (
@@ -31,7 +29,6 @@ _MARKER: Final = (
     '"ort-cpu" or "openvino:precision=bfloat16"; with require=True, one that is not installed '
     "fails the test."
 )
-_DEFAULT: Final = "ort-cpu"
 _NOT_RUN: Final = "stateport not run"
 _REMARK: Final = "stateport remark"
 
@@ -70,12 +67,18 @@ class Parity:
             What was measured, engine by engine.
         """
         from .errors import StateportError
-        from .parity.bounds import wanted_bound
+        from .parity.verify import verify
 
         marked, require = _marked(self._item)
-        names = [engine] if isinstance(engine, str) else list(engine or marked) or [_DEFAULT]
         try:
-            matrix = _measured(Path(model), names, vectors, wanted_bound(atol, rtol, snr))
+            matrix = verify(
+                model,
+                engines=engine or marked or None,
+                vectors=vectors,
+                atol=atol,
+                rtol=rtol,
+                snr=snr,
+            )
         except StateportError as error:
             # As pytest.fail raises it, but without the errors that led there.
             raise pytest.fail.Exception(str(error), pytrace=False) from None
@@ -139,24 +142,6 @@ def _marked(item: pytest.Item) -> tuple[tuple[Any, ...], bool]:
     if unknown or not all(isinstance(name, str) for name in mark.args):
         pytest.fail(f"The marker is {_MARKER}", pytrace=False)
     return mark.args, bool(mark.kwargs.get("require", False))
-
-
-def _measured(
-    model: Path,
-    names: Sequence[str],
-    vectors: str | PathLike[str] | None,
-    wanted: Wanted | None,
-) -> Matrix:
-    from .engines.choice import choices
-    from .model_file.onnx_outline import read
-    from .model_file.read_contract import read_contract
-    from .parity.matrix import run_matrix
-    from .parity.vectors import vectors_path
-
-    chosen = [choice for name in names for choice in choices(name)]
-    read_contract(read(model))  # a name that looks like a state's is no promise to be checked
-    place = vectors_path(model) if vectors is None else Path(vectors)
-    return run_matrix(model, place, chosen, wanted=wanted)
 
 
 def _failures(matrix: Matrix) -> Iterator[str]:

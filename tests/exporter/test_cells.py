@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import stateport
 from stateport.model_file.onnx_outline import read
-from stateport.parity.verify import Report
+from stateport.parity.engine_report import EngineReport
 from stateport_exporter import Spec, export
 
 X = Spec("float32", "batch", 5)
@@ -47,7 +47,7 @@ class Step(nn.Module):
     ],
 )
 def test_a_cell_alone(
-    cell: nn.RNNCellBase, operator: str, tmp_path: Path, judged: Callable[[Path], Report]
+    cell: nn.RNNCellBase, operator: str, tmp_path: Path, judged: Callable[[Path], EngineReport]
 ) -> None:
     example = (X, (STATE, STATE)) if operator == "LSTM" else (X, STATE)
     result = export(cell, example, tmp_path / "m.onnx")
@@ -61,7 +61,7 @@ def test_a_cell_alone(
 
 
 def test_a_network_that_steps_streams_step_by_step(
-    tmp_path: Path, judged: Callable[[Path], Report]
+    tmp_path: Path, judged: Callable[[Path], EngineReport]
 ) -> None:
     net = Step().eval()
     result = export(net, (X, (STATE, STATE)), tmp_path / "m.onnx")

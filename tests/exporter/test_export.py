@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 import stateport
 from models.lstm import ReferenceLSTM
+from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import vectors_path
-from stateport.parity.verify import Report
 from stateport_exporter import ExportError, Spec, export, saving
 
-Judge = Callable[[Path], Report]
+Judge = Callable[[Path], EngineReport]
 X = Spec("float32", "batch", "time", 5)
 STATE = Spec("float32", 1, "batch", 10)
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from stateport.model_file.onnx_outline import read
+from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report
 from stateport_exporter import Spec, export
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_parity_at_all_sizes(
-    options: dict[str, Any], exported: Callable[..., Path], judged: Callable[[Path], Report]
+    options: dict[str, Any], exported: Callable[..., Path], judged: Callable[[Path], EngineReport]
 ) -> None:
     path = exported(**options)
     report = judged(path)
@@ -79,7 +79,7 @@ def test_the_other_kinds(
     kind: Callable[..., nn.RNNBase],
     options: dict[str, Any],
     tmp_path: Path,
-    judged: Callable[[Path], Report],
+    judged: Callable[[Path], EngineReport],
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -114,7 +114,7 @@ def newest_opset() -> int:
 @pytest.mark.patterns
 @pytest.mark.parametrize("opset", range(18, newest_opset() + 1))
 def test_parity_at_every_opset(
-    opset: int, exported: Callable[..., Path], judged: Callable[[Path], Report]
+    opset: int, exported: Callable[..., Path], judged: Callable[[Path], EngineReport]
 ) -> None:
     path = exported(opset=opset)
     assert read(path).opsets == {"ai.onnx": opset}

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 
 import stateport
 from stateport import ContractError, FileError, InputError, State
+from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import verify
 from stateport_exporter import ExportError, LiftedFile, lift
 from stateport_exporter.held import record_held
 from tests.exporter.graphs import Builder
@@ -89,7 +89,7 @@ def test_hidden_first_states_are_lifted(tmp_path: Path, kind: str, first: str) -
     assert contract.streaming.ok
     check_same(source, result)
     vectors = Vectors.load(vectors_path(result.path))
-    report = verify(stateport.load(result.path), vectors)
+    report = measure_model(stateport.load(result.path), vectors)
     assert report.passed
     assert report.steps == 2048
     assert {case.through for case in vectors.cases} == {"model", "stream"}

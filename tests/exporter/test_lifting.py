@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import stateport
-from stateport.parity.verify import Report
+from stateport.parity.engine_report import EngineReport
 from stateport_exporter import ExportError, Spec, export
 
-Judge = Callable[[Path], Report]
+Judge = Callable[[Path], EngineReport]
 Forward = Callable[["Hiding", Tensor], Any]
 X = Spec("float32", "batch", "time", 5)
 STATE = Spec("float32", 1, "batch", 10)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 import stateport
 from stateport import StateportError
-from stateport.parity.fault import Located
+from stateport.parity.engine_report import measure_model
+from stateport.parity.fault import LocatedFault
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import verify
 from stateport_exporter import Spec, export
 from stateport_exporter.float64 import values
 from stateport_exporter.locating import locate
@@ -54,9 +54,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def located(path: Path, engine: str = "ort-cpu") -> Located:
+def located(path: Path, engine: str = "ort-cpu") -> LocatedFault:
     model, vectors = stateport.load(path, engine=engine), Vectors.load(vectors_path(path))
-    report = verify(model, vectors)
+    report = measure_model(model, vectors)
     assert not report.passed
     return locate(path, model, {}, vectors, report, path.with_name("node.onnx"))
 
@@ -130,7 +130,9 @@ def test_the_node_alone_shows_the_fault_again(network: Path, tmp_path: Path) -> 
     alone = Path(one.file)
     assert [node.name for node in onnx.load(alone).graph.node] == [one.node]
     for engine in ("ort-cpu", "openvino", "tract", "onnx-reference"):
-        report = verify(stateport.load(alone, engine=engine), Vectors.load(vectors_path(alone)))
+        report = measure_model(
+            stateport.load(alone, engine=engine), Vectors.load(vectors_path(alone))
+        )
         assert not report.passed
     came = safetensors.numpy.load_file(vectors_path(alone))
     assert any(name.startswith("came/") for name in came)
@@ -151,8 +153,8 @@ def test_an_engine_that_computes_an_operator_wrongly_is_told_from_a_wrong_file(
     assert one.file is not None
     alone = Path(one.file)
     vectors = Vectors.load(vectors_path(alone))
-    assert not verify(stateport.load(alone, engine="tract"), vectors).passed
-    assert verify(stateport.load(alone, engine="ort-cpu"), vectors).passed
+    assert not measure_model(stateport.load(alone, engine="tract"), vectors).passed
+    assert measure_model(stateport.load(alone, engine="ort-cpu"), vectors).passed
 
 
 FUSED = """

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import Report
 from stateport_exporter import Spec, export
 
 X = Spec("float32", "batch", "time", 5)
@@ -48,7 +48,7 @@ def test_axes_that_are_computed(
     shape: tuple[Any, ...],
     because: str | None,
     tmp_path: Path,
-    judged: Callable[[Path], Report],
+    judged: Callable[[Path], EngineReport],
 ) -> None:
     result = export(Shaped(function), (X,), tmp_path / "m.onnx")
     assert result.contract.outputs[0].shape == shape

@@ -12,8 +12,8 @@ import stateport
 from stateport import precision
 from stateport.contract import PRECISION_KEY
 from stateport.model_file.onnx_outline import read
+from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import verify
 from stateport.plan import Plan, PlanFile, sha256
 from stateport.tune import Variant
 from stateport_exporter import ExportError, quantize
@@ -147,7 +147,7 @@ def test_every_variant_passes_as_a_plan(files: Files, tmp_path: Path, kind: str)
         Plan(sha256(files[kind]), "ort-cpu", 1, whole=whole, step=step).save(place)
         model = stateport.load(files[kind], plan=place)
         assert model.precision == variant.precision
-        report = verify(model, vectors, name=variant.name)
+        report = measure_model(model, vectors, name=variant.name)
         assert report.passed, variant.name
 
 

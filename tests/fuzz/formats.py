@@ -33,11 +33,11 @@ from stateport.files.reading import read_npy
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import find_contract
 from stateport.parity.baseline import grown, read_baseline
+from stateport.parity.engine_report import EngineReport, measure_model
 from stateport.parity.handover import handover_case
-from stateport.parity.matrix import Matrix, Row
+from stateport.parity.matrix import EngineVerdict, Matrix
 from stateport.parity.reports.document import render
 from stateport.parity.vectors import VECTORS_KEY, Case, Trace, Vectors
-from stateport.parity.verify import Report, verify
 from stateport.plan import Plan
 from stateport.validation import check_state
 from stateport_exporter import Spec
@@ -274,11 +274,11 @@ def model() -> stateport.Model:
         return stateport.load(path)
 
 
-def use_vectors(path: Path) -> Report:
+def use_vectors(path: Path) -> EngineReport:
     vectors = Vectors.load(path)
     handover_case(vectors)
-    report = verify(model(), vectors)
-    render(Matrix("m", (Row(EngineChoice("ort-cpu"), report),)))
+    report = measure_model(model(), vectors)
+    render(Matrix("m", (EngineVerdict(EngineChoice("ort-cpu"), report),)))
     # What is wrong with vectors is said of them, and not of the engine.
     problems = [m.problem for m in report.measurements if m.problem is not None]
     assert not problems, problems
@@ -347,8 +347,8 @@ def plans() -> list[Any]:
 
 @cache
 def matrix() -> Matrix:
-    report = verify(model(), vectors_of_the_model())
-    return Matrix("m", (Row(EngineChoice("ort-cpu"), report),))
+    report = measure_model(model(), vectors_of_the_model())
+    return Matrix("m", (EngineVerdict(EngineChoice("ort-cpu"), report),))
 
 
 def use_baseline(path: Path) -> None:

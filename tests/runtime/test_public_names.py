@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pydoc
+import re
+import subprocess
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -11,12 +16,20 @@ import stateport_exporter
 
 RUNTIME = [
     "ArraySpec",
+    "CarriedStream",
     "Contract",
     "ContractError",
+    "EngineChoice",
     "EngineError",
+    "EngineReport",
     "EngineUnavailable",
+    "EngineVerdict",
+    "ErrorCurve",
     "FileError",
     "InputError",
+    "LocatedFault",
+    "Matrix",
+    "Measurement",
     "Model",
     "Pool",
     "State",
@@ -27,6 +40,7 @@ RUNTIME = [
     "Streaming",
     "StreamingError",
     "load",
+    "verify",
 ]
 EXPORTER = [
     "ExportError",
@@ -66,6 +80,27 @@ def test_nothing_else_leaks(package: ModuleType, names: list[str]) -> None:
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     assert public <= {*names, "TYPE_CHECKING"}
+
+
+@packages
+def test_completion_and_help_show_these_names(package: ModuleType, names: list[str]) -> None:
+    assert {name for name in dir(package) if not name.startswith("_")} == {*names}
+
+    page = pydoc.plain(pydoc.render_doc(package))
+    for name in names:
+        assert re.search(rf"^    (class )?{name}\b", page, re.MULTILINE), name
+
+
+@packages
+def test_a_type_checker_sees_these_names(
+    package: ModuleType, names: list[str], tmp_path: Path
+) -> None:
+    source = tmp_path / "user.py"
+    source.write_text("".join(f"from {package.__name__} import {name}\n" for name in names))
+
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", source.name]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 @packages

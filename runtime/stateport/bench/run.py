@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..model import load as load_model
 from ..model_file.onnx_outline import read
-from ..parity.verify import environment
+from ..parity.engine_report import environment
 from .roofline import Ceilings, Work, measure_ceilings, work_of
 from .timing import ROUNDS, SECONDS, Call, Ratio, Times, measure, ratio
 from .workload import Load, step_call

@@ -12,17 +12,14 @@ from ..engines import engine_names
 from ..engines.choice import EngineChoice, choices
 from ..errors import InputError, StateportError
 from ..files.writing import check_place
-from ..model_file.onnx_outline import read
-from ..model_file.read_contract import read_contract
 from ..parity.baseline import GROWTH, grown, read_baseline
 from ..parity.bounds import wanted_bound
-from ..parity.matrix import TIME_LIMIT, Matrix, run_matrix
+from ..parity.matrix import TIME_LIMIT, Matrix
 from ..parity.reports import ENDINGS, text, write
 from ..parity.reports.document import document
 from ..parity.reports.github import commands
 from ..parity.reports.wording import place, precision_note, verdict
-from ..parity.vectors import vectors_path
-from ..plan import Plan
+from ..parity.verify import verify as verify_file
 from .common import FILE, MODEL, PLAN, Finite
 from .output import progress, say, say_commands, say_json, show
 
@@ -161,7 +158,7 @@ def verify(
     is 1 when any answer is off by more than its bound.
     """
     try:
-        wanted = wanted_bound(atol, rtol, snr)
+        wanted_bound(atol, rtol, snr)  # before anything is read
     except InputError as error:
         raise click.UsageError(str(error)) from error
     if plan is not None and engines:
@@ -174,18 +171,20 @@ def verify(
         raise click.UsageError("--report would overwrite the baseline; give it another name.")
     for path in reports:
         check_place(path)
-    read_contract(read(model))  # a name that looks like a state's is no promise to be checked
     before = None if baseline is None else read_baseline(baseline)
     with progress("") as doing:
-        matrix = run_matrix(
+        matrix = verify_file(
             model,
-            vectors_file or vectors_path(model),
-            _choices(engines, pythons, plan),
+            engines=[choice for several in engines for choice in several] or None,
             plan=plan,
-            wanted=wanted,
+            pythons=pythons,
+            vectors=vectors_file,
+            atol=atol,
+            rtol=rtol,
+            snr=snr,
             locate=locate,
             require=require,
-            limit=time_limit,
+            time_limit=time_limit,
             progress=doing,
         )
     if before is not None:
@@ -199,18 +198,6 @@ def verify(
     if not as_json:
         _show(matrix)
     ctx.exit(0 if matrix.passed else 1)
-
-
-def _choices(
-    engines: tuple[tuple[EngineChoice, ...], ...], pythons: tuple[str, ...], plan: Path | None
-) -> list[EngineChoice]:
-    """Every engine here, and then in every other environment."""
-    default = "ort-cpu" if plan is None else Plan.load(plan).engine
-    chosen = [choice for several in engines for choice in several] or [EngineChoice(default)]
-    # Not resolved: it is by the name of its link that an interpreter finds its environment.
-    places = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
-    others = [replace(choice, python=place) for place in places for choice in chosen]
-    return [*chosen, *others]
 
 
 def _show(matrix: Matrix) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Final
 from ..errors import FileError
 from ..files.reading import read_json, value_of
 from ..shown import shown
+from .engine_report import Measurement
 from .matrix import Matrix
-from .verify import Measurement
 
 #: An error may grow by this factor.
 GROWTH: Final = 2.0

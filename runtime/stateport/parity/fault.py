@@ -10,14 +10,14 @@ from typing import Any, Final
 
 from ..errors import StateportError
 from ..model import Model
+from .engine_report import EngineReport
 from .vectors import Vectors
-from .verify import Report
 
 GROUP: Final = "stateport.locators"
 
 
 @dataclass(frozen=True)
-class Located:
+class LocatedFault:
     """The first node whose answer is not what it should be.
 
     Attributes:
@@ -58,7 +58,7 @@ class Located:
 
 
 #: (model's file, model, engine's options, vectors, failed report, where to write the node alone)
-Locate = Callable[[Path, Model, dict[str, Any], Vectors, Report, Path], Located]
+Locate = Callable[[Path, Model, dict[str, Any], Vectors, EngineReport, Path], LocatedFault]
 
 
 def locator() -> Locate:

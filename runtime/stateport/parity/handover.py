@@ -11,9 +11,9 @@ import safetensors.numpy
 from ..model import Model
 from ..state import State
 from .bounds import Bound
+from .engine_report import Measurement, compare
 from .run_case import run_case
 from .vectors import Case, Vectors, results
-from .verify import Measurement, compare
 
 _STATE: Final = "state.safetensors"
 _ANSWERS: Final = "answers.safetensors"

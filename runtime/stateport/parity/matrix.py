@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from ..engines.choice import EngineChoice
 from .bounds import Wanted
-from .fault import Located
+from .engine_report import EngineReport, Measurement
+from .fault import LocatedFault
 from .handover import handover_case
 from .pair import Standing, remarks
 from .vectors import Vectors
-from .verify import Measurement, Report
 from .workers.client import ask
 from .workers.protocol import LOCATING, Job, measurement, report
 
@@ -25,7 +25,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineVerdict:
     """What became of one engine.
 
     Attributes:
@@ -39,10 +39,10 @@ class Row:
     """
 
     choice: EngineChoice
-    report: Report | None = None
+    report: EngineReport | None = None
     problem: str | None = None
     available: bool = True
-    located: Located | None = None
+    located: LocatedFault | None = None
     not_located: str | None = None
     not_handed_over: str | None = None
 
@@ -55,7 +55,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Carried:
+class CarriedStream:
     """A stream that began on one engine and went on with another.
 
     Attributes:
@@ -92,17 +92,22 @@ class Matrix:
     """
 
     model: str
-    rows: tuple[Row, ...]
-    carried: tuple[Carried, ...] = ()
+    rows: tuple[EngineVerdict, ...]
+    carried: tuple[CarriedStream, ...] = ()
     grown: tuple[str, ...] = ()
     required: bool = False
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        verdict = "PASS" if self.passed else "FAIL"
+        engines = ", ".join(f"{row.choice} {row.status}" for row in self.rows)
+        return f"<stateport.Matrix {verdict}: {self.model} on {engines}>"
 
     @property
     def passed(self) -> bool:
         """Whether all engines that ran passed, at least one, and nothing else went wrong."""
         ran = [row for row in self.rows if row.status != "not run"]
-        parts: list[Row | Carried] = [*ran, *self.carried]
+        parts: list[EngineVerdict | CarriedStream] = [*ran, *self.carried]
         wrong = self.grown or (self.required and self.missing)
         return bool(ran) and not wrong and all(part.status == "passed" for part in parts)
 
@@ -112,7 +117,7 @@ class Matrix:
         return tuple(str(row.choice) for row in self.rows if row.status == "not run")
 
     @property
-    def reports(self) -> tuple[Report, ...]:
+    def reports(self) -> tuple[EngineReport, ...]:
         """What was measured."""
         return tuple(row.report for row in self.rows if row.report is not None)
 
@@ -183,16 +188,16 @@ def _row(
     limit: float,
     progress: Progress,
     **more: str | None,
-) -> Row:
+) -> EngineVerdict:
     told = _told(_job(job, choice, **more), choice, limit, progress)
     answer = {name: value for message in told for name, value in message.items()}
     if "unavailable" in answer:
-        return Row(choice, problem=answer["unavailable"], available=False)
+        return EngineVerdict(choice, problem=answer["unavailable"], available=False)
     died = answer.get("died")
     if "report" not in answer or (died and answer["while"] != LOCATING):
-        return Row(choice, problem=answer.get("error") or died or _NO_ANSWER)
-    located = Located(**answer["located"]) if "located" in answer else None
-    return Row(
+        return EngineVerdict(choice, problem=answer.get("error") or died or _NO_ANSWER)
+    located = LocatedFault(**answer["located"]) if "located" in answer else None
+    return EngineVerdict(
         choice,
         report(answer["report"]),
         located=located,
@@ -209,11 +214,11 @@ def _node_file(model: Path, choice: EngineChoice) -> Path:
 
 def _carried(
     job: Mapping[str, Any],
-    rows: Sequence[Row],
+    rows: Sequence[EngineVerdict],
     places: Sequence[Path],
     limit: float,
     progress: Progress,
-) -> Iterator[Carried]:
+) -> Iterator[CarriedStream]:
     """Every engine goes on from the state of every other one."""
     for target in rows:
         if target.report is None:
@@ -229,11 +234,11 @@ def _carried(
 
 def _onto(
     job: Mapping[str, Any],
-    target: Row,
-    sources: Mapping[str, Row],
+    target: EngineVerdict,
+    sources: Mapping[str, EngineVerdict],
     limit: float,
     progress: Progress,
-) -> Iterator[Carried]:
+) -> Iterator[CarriedStream]:
     precisions = {
         place: row.report.precision
         for place, row in sources.items()
@@ -244,7 +249,7 @@ def _onto(
     died = next((message["died"] for message in told if "died" in message), _NO_ANSWER)
     for place, source in sources.items():
         message = found.get(place, {"problem": source.not_handed_over or died})
-        yield Carried(
+        yield CarriedStream(
             str(source.choice),
             str(target.choice),
             tuple(measurement(part) for part in message.get("measurements", ())),

@@ -16,9 +16,9 @@ from ..errors import EngineError, InputError, StateportError
 from ..files.writing import written_together
 from ..model import Model, load
 from ..parity.bounds import wanted_bound
+from ..parity.engine_report import measure_model
 from ..parity.reports.wording import worst
 from ..parity.vectors import Vectors
-from ..parity.verify import verify
 from ..plan import Plan, PlanFile, sha256
 from .variants import Variant, make_variants
 
@@ -230,7 +230,7 @@ def _verified(
         progress(f"verifying {trial.variant.name} on {trial.plan.engine}")
         loaded = _load(model, folder, trial.plan)
         bound = wanted_bound(snr=wanted.snr)
-        report = verify(loaded, vectors, name=trial.variant.name, wanted=bound)
+        report = measure_model(loaded, vectors, name=trial.variant.name, wanted=bound)
         found = report.passed
         yield replace(trial, verdict="pass" if found else worst(report))
 

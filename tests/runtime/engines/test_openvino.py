@@ -14,8 +14,8 @@ import pytest
 import stateport
 from stateport import EngineError, EngineUnavailable, InputError, engines
 from stateport.engines.openvino import _core, computed_precision
+from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import verify
 from tests.conftest import Exported
 
 
@@ -24,7 +24,9 @@ from tests.conftest import Exported
 )
 def test_it_passes_the_verification(exported: Exported, arguments: dict[str, object]) -> None:
     path = exported(**arguments)
-    report = verify(stateport.load(path, engine="openvino"), Vectors.load(vectors_path(path)))
+    report = measure_model(
+        stateport.load(path, engine="openvino"), Vectors.load(vectors_path(path))
+    )
     assert report.passed
     assert report.engine == "openvino"
     assert report.engine_version.startswith("openvino 20")

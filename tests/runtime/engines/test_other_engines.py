@@ -14,9 +14,9 @@ import pytest
 import stateport
 from stateport import EngineError, EngineUnavailable, InputError, engines
 from stateport.engines.choice import EngineChoice
+from stateport.parity.engine_report import measure_model
 from stateport.parity.matrix import run_matrix
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import verify
 from tests.conftest import Exported
 from tests.plugins import install
 
@@ -40,7 +40,7 @@ def test_it_passes_the_verification(
     exported: Exported, engine: str, arguments: dict[str, object]
 ) -> None:
     path = exported(**arguments)
-    report = verify(stateport.load(path, engine=engine), Vectors.load(vectors_path(path)))
+    report = measure_model(stateport.load(path, engine=engine), Vectors.load(vectors_path(path)))
     assert report.passed
     assert report.engine == engine
 

@@ -13,10 +13,10 @@ import pytest
 from onnx import numpy_helper
 
 from stateport.engines.choice import EngineChoice
-from stateport.parity.fault import Located
-from stateport.parity.matrix import Carried, Matrix, Row, run_matrix
+from stateport.parity.engine_report import Measurement
+from stateport.parity.fault import LocatedFault
+from stateport.parity.matrix import CarriedStream, EngineVerdict, Matrix, run_matrix
 from stateport.parity.vectors import vectors_path
-from stateport.parity.verify import Measurement
 from stateport_exporter import quantize
 
 HOSTILE = "<script>alert('1')</script>|`b`*_c_*]]>&lt;\"\n\x00\x1b[31m\x85\udc80\ufffe$[d](e)\\"
@@ -57,10 +57,12 @@ def failing(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Matrix
     """A broken file on engines that are here, that is not, and that crashed; errors that grew."""
     path = tmp_path_factory.mktemp("wrong") / "wrong.onnx"
     found = run(spoilt(reference, path, lambda w: w + 0.01), "ort-cpu", "openvino", "ort-cuda")
-    crashed = Row(EngineChoice("tract"), problem="It took its process down (loading): SIGSEGV.")
-    carried = Carried("ort-cpu", "tract", problem="It ended without an answer.")
+    crashed = EngineVerdict(
+        EngineChoice("tract"), problem="It took its process down (loading): SIGSEGV."
+    )
+    carried = CarriedStream("ort-cpu", "tract", problem="It ended without an answer.")
     first, second, *others = found.rows
-    at = Located("file", "l0", "LSTM", "y", "whole 1x1, from zeros", 0, 1e-3, 1e-6, "l0.onnx")
+    at = LocatedFault("file", "l0", "LSTM", "y", "whole 1x1, from zeros", 0, 1e-3, 1e-6, "l0.onnx")
     first, second = replace(first, located=at), replace(second, not_located="It was not found.")
     return replace(
         found,
@@ -92,7 +94,7 @@ def named(failing: Matrix) -> Callable[[str], Matrix]:
             first, *rest = [replace(m, case=text + m.case, output=text + m.output) for m in found]
             return replace(first, problem=text, error=None, share=None), *rest
 
-        def row(given: Row) -> Row:
+        def row(given: EngineVerdict) -> EngineVerdict:
             choice = EngineChoice(text + given.choice.name, {text: text}, text)
             if given.report is None:
                 return replace(given, choice=choice, problem=text)

@@ -11,7 +11,7 @@ import pytest
 from stateport import FileError
 from stateport.engines.choice import EngineChoice
 from stateport.parity.baseline import grown, read_baseline
-from stateport.parity.matrix import Matrix, Row, run_matrix
+from stateport.parity.matrix import EngineVerdict, Matrix, run_matrix
 from stateport.parity.reports import write
 from stateport.parity.vectors import vectors_path
 
@@ -29,7 +29,9 @@ def worse(matrix: Matrix, factor: float) -> Matrix:
         replace(m, error=max(m.error or 0.0, m.floor or 0.0) * factor) if m.output == "hn" else m
         for m in row.report.measurements
     )
-    return replace(matrix, rows=(Row(row.choice, replace(row.report, measurements=measurements)),))
+    return replace(
+        matrix, rows=(EngineVerdict(row.choice, replace(row.report, measurements=measurements)),)
+    )
 
 
 def test_the_same_errors_have_not_grown(matrix: Matrix, tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_less_than_the_floor_is_no_regression(matrix: Matrix, tmp_path: Path) ->
     (row,) = matrix.rows
     assert row.report is not None
     tiny = tuple(replace(m, error=1e-12) for m in row.report.measurements)
-    old = replace(matrix, rows=(Row(row.choice, replace(row.report, measurements=tiny)),))
+    old = replace(matrix, rows=(EngineVerdict(row.choice, replace(row.report, measurements=tiny)),))
     write(old, tmp_path / "old.json")
     assert grown(matrix, read_baseline(tmp_path / "old.json")) == ()
 

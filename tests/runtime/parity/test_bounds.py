@@ -21,9 +21,9 @@ from stateport.parity.bounds import (
     noise,
     signal,
 )
+from stateport.parity.engine_report import measure_model
 from stateport.parity.reports.text import summary
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.parity.verify import verify
 from stateport.precision import BUDGETS, lowest
 from stateport_exporter import quantize
 
@@ -77,11 +77,11 @@ def test_of_several_precisions_the_lowest_budget_counts() -> None:
 
 def test_a_budget_of_the_callers_own_replaces_the_floor(reference: Path) -> None:
     model, vectors = stateport.load(reference), Vectors.load(vectors_path(reference))
-    generous = verify(model, vectors, wanted=SignalToNoise(60))
+    generous = measure_model(model, vectors, wanted=SignalToNoise(60))
     assert generous.passed
     assert all(m.snr is not None and m.snr > 100 for m in generous.measurements)
     assert "60 dB was wanted (float32" in summary(generous)[-1]
-    strict = verify(model, vectors, wanted=SignalToNoise(200))
+    strict = measure_model(model, vectors, wanted=SignalToNoise(200))
     assert not strict.passed
 
 
@@ -89,17 +89,17 @@ def test_reduced_precision_is_judged_by_its_budget(reference: Path, tmp_path: Pa
     quantize(reference, tmp_path / "q.onnx", check=False)
     model = stateport.load(tmp_path / "q.onnx")
     vectors = Vectors.load(vectors_path(reference))
-    report = verify(model, vectors)
+    report = measure_model(model, vectors)
     assert report.passed
     assert report.precision == "int8"
     off = {n: floor * 0 + 1 for n, floor in vectors.floor.items()}
-    assert verify(model, replace(vectors, floor=off)).passed, "the floor plays no part"
-    assert not verify(model, vectors, wanted=SignalToNoise(90)).passed
+    assert measure_model(model, replace(vectors, floor=off)).passed, "the floor plays no part"
+    assert not measure_model(model, vectors, wanted=SignalToNoise(90)).passed
 
 
 def test_bfloat16_is_judged_by_what_was_computed(reference: Path) -> None:
     model = stateport.load(reference, engine="openvino", precision="bfloat16")
-    report = verify(model, Vectors.load(vectors_path(reference)))
+    report = measure_model(model, Vectors.load(vectors_path(reference)))
     assert report.passed
     assert (report.precision, report.bound) in (
         ("bfloat16", "25 dB"),

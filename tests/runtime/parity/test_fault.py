@@ -8,9 +8,9 @@ import pytest
 
 from stateport import StateportError
 from stateport.parity import fault
-from stateport.parity.fault import Located, locator
+from stateport.parity.fault import LocatedFault, locator
 
-FOUND = Located(
+FOUND = LocatedFault(
     "file", "node_LSTM_5", "LSTM", "y", "whole 2x7, from random", 3, 1.5e-3, 2e-7, "m.node.onnx"
 )
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 
-from stateport.parity.matrix import Matrix, Row
+from stateport.parity.engine_report import Measurement
+from stateport.parity.matrix import EngineVerdict, Matrix
 from stateport.parity.reports import write
 from stateport.parity.reports.wording import sentence
-from stateport.parity.verify import Measurement
 from stateport.printable import printable
 
 
@@ -23,7 +23,7 @@ def suites(matrix: Matrix, tmp_path: Path) -> tuple[JUnitXml, list[TestSuite]]:
     return root, list(root)
 
 
-def expected(row: Row) -> Counter[type]:
+def expected(row: EngineVerdict) -> Counter[type]:
     """How the test cases of an engine are to end."""
     if row.report is None:
         return Counter([Error if row.available else Skipped])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..matrix import Carried, Matrix, Row
+from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .wording import place, precision_note, reason, sentence, worst_by_kind
 
 
@@ -19,7 +19,7 @@ def explained(matrix: Matrix) -> str:
     return f"{said}."
 
 
-def status(matrix: Matrix, row: Row) -> str:
+def status(matrix: Matrix, row: EngineVerdict) -> str:
     """That of the row, or `required` of an engine that had to be here and is not."""
     return "required" if row.status == "not run" and matrix.required else row.status
 
@@ -50,7 +50,7 @@ def notes(matrix: Matrix) -> list[tuple[str, list[str]]]:
     return [("the files", list(matrix.remarks)), *rows] if matrix.remarks else rows
 
 
-def _reasons(row: Row) -> list[str]:
+def _reasons(row: EngineVerdict) -> list[str]:
     """Where it goes wrong first, and a sentence on each kind of cases that failed."""
     if row.report is None:
         return [row.problem or ""]
@@ -60,7 +60,7 @@ def _reasons(row: Row) -> list[str]:
     return said if first is None else [first, *said]
 
 
-def pairs(matrix: Matrix) -> tuple[list[str], list[tuple[str, list[Carried | None]]]]:
+def pairs(matrix: Matrix) -> tuple[list[str], list[tuple[str, list[CarriedStream | None]]]]:
     """The carried streams as a table: the engines gone on with across, those begun on down."""
     targets = list(dict.fromkeys(carried.target for carried in matrix.carried))
     sources = {carried.source for carried in matrix.carried}

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from ...printable import printable
 from ..bounds import FLOOR_FACTOR, Floor
+from ..engine_report import ErrorCurve
 from ..matrix import Matrix
-from ..verify import Curve
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 366, 12, 206
 _VIEW: Final = "0 0 384 246"
@@ -36,7 +36,7 @@ class Line(NamedTuple):
     number: int
     engine: str
     bound: str
-    curve: Curve
+    curve: ErrorCurve
 
     @property
     def by_floor(self) -> bool:

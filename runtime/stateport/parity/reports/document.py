@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from ...printable import json_text
-from ..matrix import Carried, Matrix, Row
-from ..verify import Measurement
+from ..engine_report import Measurement
+from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .wording import reason
 
 VERSION: Final = 1
@@ -33,7 +33,7 @@ def document(matrix: Matrix) -> dict[str, Any]:
     }
 
 
-def _engine(row: Row) -> dict[str, Any]:
+def _engine(row: EngineVerdict) -> dict[str, Any]:
     report = row.report
     head = {
         "engine": row.choice.name,
@@ -60,7 +60,7 @@ def _engine(row: Row) -> dict[str, Any]:
     }
 
 
-def _carried(carried: Carried) -> dict[str, Any]:
+def _carried(carried: CarriedStream) -> dict[str, Any]:
     return {
         "from": carried.source,
         "to": carried.target,

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from ...printable import printable
-from ..matrix import Carried, Matrix, Row
-from ..verify import Measurement
+from ..engine_report import Measurement
+from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .common import status
 from .wording import place, sentence
 
@@ -39,7 +39,7 @@ def render(matrix: Matrix) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
 
 
-def _engine(suite: Element, matrix: Matrix, row: Row, classname: str) -> None:
+def _engine(suite: Element, matrix: Matrix, row: EngineVerdict, classname: str) -> None:
     _properties(suite, {**_facts(row), **_remarks(matrix)})
     if row.report is not None:
         for one in row.report.measurements:
@@ -50,7 +50,7 @@ def _engine(suite: Element, matrix: Matrix, row: Row, classname: str) -> None:
     _outcome(_case(suite, classname, "all cases"), kind, row.problem or "")
 
 
-def _carried(suite: Element, carried: Carried, classname: str) -> None:
+def _carried(suite: Element, carried: CarriedStream, classname: str) -> None:
     way = f"{carried.source} to {carried.target}"
     for one in carried.measurements:
         _judged(_case(suite, classname, f"{way}, {one.case}: {one.output}"), one, "more")
@@ -62,7 +62,7 @@ def _remarks(matrix: Matrix) -> dict[str, str]:
     return {f"remark {number}": text for number, text in enumerate(matrix.remarks, 1)}
 
 
-def _facts(row: Row) -> dict[str, str]:
+def _facts(row: EngineVerdict) -> dict[str, str]:
     """Versions, the bound and the environment."""
     facts = {"engine": str(row.choice)}
     if row.choice.python is not None:

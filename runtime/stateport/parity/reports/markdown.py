@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ...printable import printable
-from ..matrix import Carried, Matrix, Row
+from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .common import environments, explained, failed, not_run, notes, pairs, status
 from .wording import kinds, score, verdict, worst_by_kind, worst_of
 
@@ -46,7 +46,7 @@ def _matrix(matrix: Matrix) -> str:
     return _table(titles, marks, [_engine(matrix, row, headings) for row in matrix.rows])
 
 
-def _engine(matrix: Matrix, row: Row, headings: Sequence[str]) -> list[str]:
+def _engine(matrix: Matrix, row: EngineVerdict, headings: Sequence[str]) -> list[str]:
     said = _VERDICTS.get(status(matrix, row), row.status)
     report = row.report
     if report is None:
@@ -64,7 +64,7 @@ def _carried(matrix: Matrix) -> str:
     return _table(titles, ["---" for _ in titles], cells)
 
 
-def _pair(carried: Carried | None) -> str:
+def _pair(carried: CarriedStream | None) -> str:
     if carried is None:
         return ""
     said = _VERDICTS[carried.status]

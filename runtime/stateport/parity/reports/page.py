@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from ...printable import printable
-from ..matrix import Carried, Matrix, Row
-from ..verify import Measurement, Report
+from ..engine_report import EngineReport, Measurement
+from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .common import environments, explained, failed, not_run, notes, pairs, status
 from .curves import chart, legend, lines
 from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
@@ -83,7 +83,7 @@ def _matrix(matrix: Matrix) -> str:
     return _table("Engines", ["engine", "verdict", *headings, "allowed"], body, headings)
 
 
-def _row(matrix: Matrix, row: Row, headings: Sequence[str]) -> str:
+def _row(matrix: Matrix, row: EngineVerdict, headings: Sequence[str]) -> str:
     report = row.report
     version = f"<small>{_text(report.engine_version)}</small>" if report else ""
     worst = worst_by_kind(report.measurements) if report else {}
@@ -129,7 +129,7 @@ def _carried(matrix: Matrix) -> str:
     return _table("Carried streams", ["from", *headings], body, headings)
 
 
-def _pair(carried: Carried | None) -> str:
+def _pair(carried: CarriedStream | None) -> str:
     if carried is None:
         return "<td></td>"
     if carried.status == "error":
@@ -152,7 +152,7 @@ def _curves(matrix: Matrix) -> str:
     return _section("The error along the longest case", body)
 
 
-def _engine(report: Report, label: str) -> str:
+def _engine(report: EngineReport, label: str) -> str:
     passed = sum(one.passed for one in report.measurements)
     style, sign, word = _SIGNS["passed" if report.passed else "failed"]
     count = f"{_sign(sign, word)} {passed} of {len(report.measurements)} pass"

@@ -10,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ..engine_report import EngineReport, Measurement
 from ..matrix import Matrix
-from ..verify import Measurement, Report
 from .common import pairs
 from .wording import cell, decibels, kinds, multiple, number, place, precision_note, reason, verdict
 
@@ -25,7 +25,7 @@ _VERDICTS: Final = {
 }
 
 
-def table(report: Report) -> Table:
+def table(report: EngineReport) -> Table:
     """One row per case, its worst output; of a case that fails, every output that does."""
     grid = _titled(f"{report.model} on {report.engine} ({report.engine_version})")
     grid.add_column("case", overflow="fold")
@@ -87,7 +87,7 @@ def _titled(title: str) -> Table:
     return Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
 
 
-def summary(report: Report) -> list[str]:
+def summary(report: EngineReport) -> list[str]:
     """The verdict in one line, below lines on what could not be compared at all."""
     failed = len({m.case for m in report.measurements if not m.passed})
     cases = len({m.case for m in report.measurements})
@@ -107,7 +107,7 @@ def summary(report: Report) -> list[str]:
     return [*_problems(report), f"{said}."]
 
 
-def _problems(report: Report) -> list[str]:
+def _problems(report: EngineReport) -> list[str]:
     """What kept outputs from being compared; of many, the first few."""
     found = [f"{m.case}, {m.output}: {m.problem}" for m in report.measurements if m.problem]
     rest = len(found) - _PROBLEMS_SHOWN

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..matrix import Carried, Matrix, Row
-from ..verify import Measurement, Report
+from ..engine_report import EngineReport, Measurement
+from ..matrix import CarriedStream, EngineVerdict, Matrix
 
 
 def number(value: float | None) -> str:
@@ -40,7 +40,7 @@ def worst_of(measurements: Iterable[Measurement]) -> Measurement:
     return max(measurements, key=_badness)
 
 
-def cell(row: Row, heading: str) -> str:
+def cell(row: EngineVerdict, heading: str) -> str:
     """The worst error of an engine in cases of a kind: multiples of the floor, or decibels."""
     one = worst_by_kind(row.report.measurements if row.report else ()).get(heading)
     return "" if one is None else score(one)
@@ -77,17 +77,17 @@ def sentence(one: Measurement, bound: str) -> str:
     return f"{one.case}: {one.output} is {number(one.error)} off at step {one.step}{first}{floor}."
 
 
-def worst(report: Report) -> str:
+def worst(report: EngineReport) -> str:
     """The worst of a failed report in one sentence."""
     return sentence(worst_of(report.measurements), report.bound)
 
 
-def reason(part: Row | Carried) -> str | None:
+def reason(part: EngineVerdict | CarriedStream) -> str | None:
     """Why an engine or a carried stream did not pass."""
     if part.problem is not None or part.status == "passed":
         return part.problem
     bound = "more"
-    if isinstance(part, Carried):
+    if isinstance(part, CarriedStream):
         measurements = part.measurements
     else:
         assert part.report is not None
@@ -95,12 +95,12 @@ def reason(part: Row | Carried) -> str | None:
     return sentence(worst_of(measurements), bound) if measurements else "Nothing was measured."
 
 
-def place(row: Row) -> str | None:
+def place(row: EngineVerdict) -> str | None:
     """Where an engine or a file goes wrong first, where that was looked for."""
     return str(row.located) if row.located is not None else row.not_located
 
 
-def precision_note(row: Row) -> str | None:
+def precision_note(row: EngineVerdict) -> str | None:
     """Says that an engine computed in float32 although a lower precision was asked for."""
     asked = row.choice.options.get("precision", "float32")
     if row.report is None or row.report.precision != "float32" or asked in ("float32", "f32"):

@@ -20,10 +20,10 @@ from ...errors import EngineUnavailable, StateportError, in_words
 from ...model import Model, load
 from ...precision import lowest
 from ..bounds import Wanted, wanted_bound
+from ..engine_report import EngineReport, bound_for, measure_model
 from ..fault import locator
 from ..handover import hand_over, handover_case, take_over
 from ..vectors import Vectors
-from ..verify import Report, bound_for, verify
 from .protocol import LOCATING, MARK, Job, plain
 
 Tell = Callable[..., None]
@@ -69,7 +69,7 @@ def _work(job: Job, tell: Tell) -> None:
     if job.take_over is not None:
         _carry(job, model, vectors, wanted, tell)
         return
-    found = verify(
+    found = measure_model(
         model,
         vectors,
         name=job.model,
@@ -89,7 +89,7 @@ def _work(job: Job, tell: Tell) -> None:
     tell(doing="ending")
 
 
-def _locate(job: Job, model: Model, vectors: Vectors, found: Report, tell: Tell) -> None:
+def _locate(job: Job, model: Model, vectors: Vectors, found: EngineReport, tell: Tell) -> None:
     assert job.locate is not None
     tell(doing=LOCATING)
     try:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ...files.reading import parse_json
-from ..verify import Curve, Measurement, Report
+from ..engine_report import EngineReport, ErrorCurve, Measurement
 
 #: What a line of a message begins with, because engines and environments print on stdout too.
 MARK: Final = "stateport> "
@@ -64,13 +64,13 @@ def plain(measurement: Measurement) -> dict[str, Any]:
 def measurement(document: Mapping[str, Any]) -> Measurement:
     """Reads what `plain` gave."""
     curve = document["curve"]
-    return Measurement(**{**document, "curve": curve and Curve(**_tuples(curve))})
+    return Measurement(**{**document, "curve": curve and ErrorCurve(**_tuples(curve))})
 
 
-def report(document: Mapping[str, Any]) -> Report:
+def report(document: Mapping[str, Any]) -> EngineReport:
     """Reads a report that went through JSON."""
     found = tuple(measurement(part) for part in document["measurements"])
-    return Report(**{**document, "measurements": found})
+    return EngineReport(**{**document, "measurements": found})
 
 
 def _tuples(curve: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,305 @@
+"""Running a model through its recorded cases and judging every output, state and step."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract import ArraySpec, Contract, describe
+from ..errors import EngineError, FileError, InputError, StreamingError
+from ..model import Model
+from ..precision import BUDGETS
+from .bounds import (
+    FALLBACK,
+    Bound,
+    Budget,
+    Compared,
+    Floor,
+    SignalToNoise,
+    Tolerance,
+    Wanted,
+    signal,
+)
+from .run_case import Answers, run_case
+from .soundness import check_floor, check_vectors
+from .vectors import Case, Vectors, results, row_errors, rows
+
+Array = NDArray[Any]
+
+
+#: So long is a case whose errors are kept as a curve, and of so many points is it.
+_LONG: Final = 1024
+_POINTS: Final = 128
+
+_KIND: Final = attrgetter("shape", "dtype")
+
+
+@dataclass(frozen=True)
+class ErrorCurve:
+    """An output's error along a case.
+
+    By stretch of steps: its first step, the largest error in it, what PyTorch itself loses there.
+    """
+
+    steps: tuple[int, ...]
+    errors: tuple[float, ...]
+    floors: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How far one output, or state, of one case is from the truth.
+
+    Attributes:
+        case: the case's name.
+        output: the output's or state output's name.
+        step: the worst step, counted from 0: where the error is the largest share of its bound.
+        error: the largest absolute error at that step; infinite where a number is missing, and
+            None where there was nothing to compare.
+        floor: what PyTorch in float32 loses up to that step.
+        share: the error as a share of what is allowed there; at most 1 passes.
+        snr: for reduced precision, decibels of the truth above the error in the worst window.
+        problem: why nothing could be compared: a wrong shape or dtype, an engine that failed.
+        first_off: the first step that is off by more than is allowed.
+        curve: for a long case, how the error grows.
+    """
+
+    case: str
+    output: str
+    step: int | None = None
+    error: float | None = None
+    floor: float | None = None
+    share: float | None = None
+    problem: str | None = None
+    snr: float | None = None
+    first_off: int | None = None
+    curve: ErrorCurve | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether this output is within its bound. NaN is not."""
+        return self.problem is None and self.share is not None and self.share <= 1.0
+
+    @property
+    def multiple(self) -> float | None:
+        """The error as a multiple of the floor."""
+        if self.error is None or not self.floor:
+            return None
+        return self.error / self.floor
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """The verdict on one model file on one engine."""
+
+    model: str
+    engine: str
+    engine_version: str
+    truth: str
+    bound: str
+    precision: str
+    steps: int
+    environment: dict[str, str]
+    made_with: dict[str, str]
+    measurements: tuple[Measurement, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output and state of every case is within its bound."""
+        return bool(self.measurements) and all(m.passed for m in self.measurements)
+
+
+def measure_model(
+    model: Model,
+    vectors: Vectors,
+    *,
+    name: str = "model",
+    wanted: Wanted | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> EngineReport:
+    """Runs every case and compares every output, state and step with PyTorch's answers.
+
+    Args:
+        model: the model, loaded into the engine to be judged.
+        vectors: the answers that were recorded beside it.
+        name: what the report calls the model.
+        wanted: a bound of the caller's; by default multiples of the floor, and for reduced
+            precision the decibels of that.
+        progress: is called with each case's name before it runs.
+
+    Raises:
+        FileError: the vectors belong to another model, do not fit their contract, or hold nothing
+            to compare.
+    """
+    if not _same_but_for_precision(vectors.contract, model):
+        raise FileError(
+            f"The vectors are not those of {name}: the two have different contracts. "
+            "Export the model again, which writes both."
+        )
+    try:
+        check_vectors(vectors)
+        bound = bound_for(vectors, model.precision, wanted)
+        if isinstance(bound, Floor):
+            check_floor(vectors)
+    except ValueError as error:
+        raise FileError(f"The vectors of {name} prove nothing: {error}.") from error
+    measurements: list[Measurement] = []
+    for case in vectors.cases:
+        progress(case.name)
+        measurements.extend(judge_case(model, vectors, case, bound))
+    return EngineReport(
+        model=name,
+        engine=model.engine,
+        engine_version=model.engine_version,
+        truth=vectors.truth,
+        bound=str(bound),
+        precision=model.precision,
+        steps=max(sum(case.chunks) for case in vectors.cases),
+        environment=environment(),
+        made_with=dict(vectors.made_with),
+        measurements=tuple(measurements),
+    )
+
+
+def bound_for(vectors: Vectors, precision: str, wanted: Wanted | None) -> Bound:
+    """What an error may be: as the caller says, or by the precision that the model computes in.
+
+    Raises:
+        FileError: the precision is none that is known.
+    """
+    if wanted is None:
+        if precision != "float32" and precision not in BUDGETS:
+            raise FileError(
+                f"The file says that it computes in {precision!r}; float32, {', '.join(BUDGETS)} "
+                "are known. Give a bound: --snr, or --atol and --rtol."
+            )
+        if precision in BUDGETS:
+            wanted = SignalToNoise(BUDGETS[precision])
+        elif vectors.truth != "float64":
+            wanted = Tolerance(*FALLBACK)
+    if isinstance(wanted, SignalToNoise):
+        return Budget(wanted.snr, _signals(vectors))
+    return Floor() if wanted is None else wanted
+
+
+def _signals(vectors: Vectors) -> dict[str, float]:
+    names = [spec.name for spec in results(vectors.contract)]
+    return {name: signal([case.truth[name] for case in vectors.cases]) for name in names}
+
+
+def _same_but_for_precision(contract: Contract, model: Model) -> bool:
+    """Whether the vectors are the model's; one of float16 may have float16 where they do not."""
+    if model.precision == "float16":
+        theirs = model.contract.to_json().replace('"float16"', '"float32"')
+        return theirs == contract.to_json()
+    return model.contract == contract
+
+
+def environment() -> dict[str, str]:
+    """Where the measurement was made."""
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+    }
+
+
+def judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iterator[Measurement]:
+    """Runs one case and holds every output and state against the truth."""
+    specs = results(model.contract)
+    try:
+        answers, _ = run_case(model, case)
+    except (EngineError, InputError, StreamingError) as error:
+        for spec in specs:
+            yield Measurement(case.name, spec.name, problem=str(error))
+        return
+    yield from compare(model.contract, vectors, case, answers, bound)
+
+
+def compare(
+    contract: Contract, vectors: Vectors, case: Case, answers: Answers, bound: Bound
+) -> Iterator[Measurement]:
+    """Holds all answers to a case against the truth."""
+    for spec in results(contract):
+        problem = _wrong_kind(spec, case, answers[spec.name])
+        if problem is None:
+            floor = vectors.floor[spec.name]
+            yield _measure(spec, case, answers[spec.name], floor, bound)
+        else:
+            yield Measurement(case.name, spec.name, problem=problem)
+
+
+def _wrong_kind(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> str | None:
+    """What is wrong with dtype or shape, which are compared before any value."""
+    # Thousands of calls have few kinds of answers.
+    keys = zip(map(_KIND, answers), case.chunks, strict=True)
+    for (_, chunk), answer in dict(zip(keys, answers, strict=True)).items():
+        sizes = {**case.sizes, "time": chunk}
+        shape = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape]
+        fits = len(shape) == answer.ndim and all(
+            want == got or isinstance(want, str)
+            for want, got in zip(shape, answer.shape, strict=True)
+        )
+        if not fits or answer.dtype != np.dtype(spec.dtype):
+            return (
+                f"{describe(answer.dtype, answer.shape)} came where "
+                f"{describe(spec.dtype, shape)} was promised"
+            )
+    return None
+
+
+def _measure(
+    spec: ArraySpec,
+    case: Case,
+    answers: Sequence[Array],
+    floor: Array,
+    bound: Bound,
+) -> Measurement:
+    table, steps = rows(spec, case, answers)
+    truth = case.truth[spec.name]
+    kept = case.kept.get(spec.name)
+    if kept is not None and kept[-1] < table.shape[1]:
+        table = _kept(table, kept)
+    if table.shape != truth.shape:
+        problem = f"{table.shape} values came where {truth.shape} were recorded"
+        return Measurement(case.name, spec.name, problem=problem)
+    if not len(table):  # x[:, 1:] of a single step
+        return Measurement(case.name, spec.name, sum(case.chunks) - 1, 0.0, None, 0.0)
+    compared = Compared(spec.name, table, truth, row_errors(table, truth), floor[steps])
+    shares = bound.shares(compared)
+    worst = int(np.argmax(shares))
+    off = np.flatnonzero(~(shares <= 1.0))
+    return Measurement(
+        case=case.name,
+        output=spec.name,
+        step=int(steps[worst]),
+        error=float(compared.errors[worst]),
+        floor=float(compared.floors[worst]),
+        share=float(shares[worst]),
+        snr=bound.snr(float(shares[worst])),
+        first_off=int(steps[off[0]]) if len(off) else None,
+        curve=_curve(compared, steps) if sum(case.chunks) >= _LONG else None,
+    )
+
+
+def _curve(compared: Compared, steps: Array) -> ErrorCurve:
+    """The largest error and the floor in each of some stretches of steps."""
+    bounds = np.linspace(0, len(steps), min(_POINTS, len(steps)), endpoint=False).astype(int)
+    errors, floors = (np.maximum.reduceat(a, bounds) for a in (compared.errors, compared.floors))
+    return ErrorCurve(tuple(steps[bounds].tolist()), tuple(errors.tolist()), tuple(floors.tolist()))
+
+
+def _kept(table: Array, kept: Array) -> Array:
+    """The recorded elements of each row, and whether all the others are numbers at all."""
+    part = table[:, kept]
+    if table.dtype.kind == "f":
+        broken = ~np.isfinite(table).all(axis=1, keepdims=True)
+        part = np.where(broken & np.isfinite(part).all(axis=1, keepdims=True), np.nan, part)
+    return part
