@@ -10,7 +10,7 @@ from stateport import Model
 from stateport.engines import status
 from stateport.errors import StateportError
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.tune.search import Wanted, tune
+from stateport.tune.search import TuningGoal, tune
 from stateport_exporter import quantize
 
 from .contender import Contender
@@ -53,7 +53,7 @@ def planned(network: Network, load: Load, threads: int, snr: float | None) -> tu
     name = f"{load.streams}-{load.time}-{threads}-{snr or 'exact'}.plan.json"
     path = network.path.with_name(f"{network.path.stem}-{name}")
     vectors = Vectors.load(vectors_path(network.path))
-    wanted = Wanted(load.streams, (load.time,), "latency", snr)
+    wanted = TuningGoal(load.streams, (load.time,), "latency", snr)
     tuned = tune(network.path, vectors, path, wanted, threads=(threads,), rounds=10)
     best = tuned.best
     options = "".join(f" {value}" for value in best.plan.options.values())

@@ -24,7 +24,7 @@ from models.lstm import reference
 from models.sentiment import trained as sentiment
 from models.text_generator import trained as text_generator
 from stateport.bench.timing import Ratio, measure, ratio
-from stateport.bench.workload import Load, step_call
+from stateport.bench.workload import Workload, step_call
 from stateport.parity.bounds import SignalToNoise
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
@@ -130,7 +130,7 @@ def measured(name: str, source: Path, folder: Path, rounds: int) -> Iterator[Row
 
     times = {}
     for streams in STREAMS:
-        calls = {form: step_call(model, Load(streams, 1)) for form, model in models.items()}
+        calls = {form: step_call(model, Workload(streams, 1)) for form, model in models.items()}
         times[streams] = measure(calls, rounds=rounds)
 
     for form in FORMS:

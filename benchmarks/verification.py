@@ -64,7 +64,7 @@ class _Timed:
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.version = engine.name, engine.version
-        self.precision, self.keeps = engine.precision, engine.keeps
+        self.precision, self.max_bound_calls = engine.precision, engine.max_bound_calls
         self.seconds = 0.0
         self._engine = engine
 

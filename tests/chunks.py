@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import stateport
 from stateport import Contract, InputError, Model, State, StateportError
-from stateport.bench.workload import Load, random_inputs
+from stateport.bench.workload import Workload, random_inputs
 
 Array = NDArray[Any]
 
@@ -34,7 +34,7 @@ def check_chunks(path: Path) -> None:
     multiple = contract.streaming.multiple
     # Where batch and time are one axis, of several rows it is not clear which element is whose.
     joined = any(str(axis).count("batch") and axis != "batch" for axis in _axes(contract))
-    inputs = random_inputs(contract, Load(1 if joined else 2, _STEPS * multiple))
+    inputs = random_inputs(contract, Workload(1 if joined else 2, _STEPS * multiple))
     whole, _ = model.run(inputs)
     # An input without time may be the same in every call, or a mask for the first one alone.
     tries = [None] if all("time" in spec.shape for spec in contract.inputs) else [None, 0, 1]

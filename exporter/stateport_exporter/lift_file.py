@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from stateport import Contract, Model
 from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Streaming, axis_sizes, resolve
 from stateport.engines import open_engine
-from stateport.engines.with_constants import Fixed
+from stateport.engines.with_constants import ConstantInputs
 from stateport.files.writing import check_place, written_together
-from stateport.model_file.infer_contract import contract_of, tell
+from stateport.model_file.infer_contract import infer_contract, match_state_names
 from stateport.model_file.onnx_outline import OnnxFile, read
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import vectors_path
@@ -103,12 +103,12 @@ def lift(
     file = read(source)
     if CONTRACT_KEY in file.metadata:
         raise ExportError(f"{source} says itself what its states are; there is nothing to lift.")
-    known = tell(file) if states is None else dict(states)
-    before = contract_of(file, known)
+    known = match_state_names(file) if states is None else dict(states)
+    before = infer_contract(file, known)
     fixed = fixed_inputs(before, constants or {})
     model = ir.load(source)
     _make_constant(model.graph, fixed)
-    engine = Fixed(open_engine("ort-cpu", file, None, {}), fixed)
+    engine = ConstantInputs(open_engine("ort-cpu", file, None, {}), fixed)
 
     def ask(contract: Contract) -> Source:
         names = {spec.name for spec in file.inputs}
@@ -221,7 +221,7 @@ def _contract(
     initial: Mapping[str, Array],
     lengths: Sequence[str],
 ) -> Contract:
-    contract = contract_of(file, pairs, axes)
+    contract = infer_contract(file, pairs, axes)
     return replace(
         contract,
         inputs=tuple(

@@ -12,8 +12,8 @@ from .arguments import path_of
 from .contract import PRECISION_KEY, Contract
 from .engines import Engine, check_threads, open_engine
 from .engines.base import answers
-from .engines.step_and_whole import Stepwise
-from .engines.with_constants import Fixed
+from .engines.step_and_whole import StepAndWhole
+from .engines.with_constants import ConstantInputs
 from .errors import ContractError, InputError, StateportError
 from .model_file.onnx_outline import OnnxFile, read
 from .model_file.read_contract import find_contract, read_contract
@@ -87,7 +87,7 @@ def load(
     fixed = fixed_inputs(contract, {} if constants is None else constants)
     opened = open_engine("ort-cpu" if engine is None else engine, file, threads, engine_options)
     if fixed:
-        opened = Fixed(opened, fixed)
+        opened = ConstantInputs(opened, fixed)
         rest = tuple(spec for spec in contract.inputs if spec.name not in fixed)
         contract = replace(contract, inputs=rest)
     return Model(contract, opened, file.initial, _precision(file), threads or 1)
@@ -107,7 +107,7 @@ def _load_plan(path: Path, plan: Plan, place: Path) -> Model:
     if step is not None:
         step_file = read(step)
         precisions.append(_precision(step_file))
-        opened = Stepwise(contract, opened, open_engine(plan.engine, step_file, *options))
+        opened = StepAndWhole(contract, opened, open_engine(plan.engine, step_file, *options))
     return Model(contract, opened, file.initial, lowest(*precisions), plan.threads)
 
 

@@ -14,7 +14,7 @@ from .errors import StateportError
 Call = list[None]
 
 
-class Owner:
+class SingleOwner:
     """Knows which call of a stream or a pool runs now.
 
     An exception of a signal's handler may end a call between any two of Python's instructions, so
@@ -60,7 +60,7 @@ class Owner:
 
 
 class _Owned(Protocol):
-    _owner: Owner
+    _owner: SingleOwner
 
 
 _S = TypeVar("_S", bound=_Owned)

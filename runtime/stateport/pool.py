@@ -7,13 +7,13 @@ from typing import Any, Final, NoReturn, overload
 
 import numpy as np
 
-from .buffers.pool_buffers import Change, Slab, check_rows
-from .buffers.stream_buffers import keep
+from .buffers.pool_buffers import Change, PoolBuffers, check_rows
+from .buffers.stream_buffers import cache_bounded
 from .chunks import alike, batch_of_one, joined, split
 from .contract import Contract, check_chunk
 from .engines import Engine
 from .errors import InputError, StateportError
-from .owner import Call, Owner, owned
+from .owner import Call, SingleOwner, owned
 from .roster import Roster, Rows, is_integer
 from .state import State
 from .validation import (
@@ -37,9 +37,10 @@ class Pool:
     A stream is an integer that `open` gives. Once closed, that integer is never valid again: its
     row goes to another stream, which starts from the contract's initial state.
 
-    The states lie in one slab, a row per stream. A step of all streams in the order of `streams`
-    runs on the slab itself; a step of some copies their rows out before it and back after it. With
-    `ort-cuda` the slab is on the GPU, and a step of some takes all of it over the bus and back.
+    The states lie in the pool's buffers, one row per stream. A step of all streams in the order of
+    `streams` runs on the buffers themselves; a step of some copies their rows out before it and
+    back after it. With `ort-cuda` the buffers are on the GPU, and a step of some copies all of them
+    to the host and back.
 
     A pool has one owner: calling it while another call runs is an error. A call that fails leaves
     every state as it was. A call that an exception from outside cuts off (Ctrl-C, a signal's
@@ -63,10 +64,10 @@ class Pool:
         self._contract = contract
         self._first = initial_state(contract, initial, {"batch": 1})
         self._roster = Roster.empty(capacity)
-        self._slab = Slab(contract, engine, 0)
+        self._buffers = PoolBuffers(contract, engine, 0)
         # Single arrays of these numbers of streams and shapes have been checked, and their dtypes.
         self._checked: dict[Hashable, np.dtype[Any]] = {}
-        self._owner = Owner("pool")
+        self._owner = SingleOwner("pool")
 
     @property
     def capacity(self) -> int:
@@ -108,9 +109,9 @@ class Pool:
         roster, rows = self._roster.opened(count)
         streams = roster.of(rows)
 
-        if rows[-1] >= self._slab.rows:
-            self._slab = self._slab.resized(int(rows[-1]) + 1)
-        self._slab.write_rows([(rows, self._first)])  # nobody has these rows yet
+        if rows[-1] >= self._buffers.rows:
+            self._buffers = self._buffers.resized(int(rows[-1]) + 1)
+        self._buffers.write_rows([(rows, self._first)])  # nobody has these rows yet
 
         self._roster = roster
         return streams
@@ -194,12 +195,12 @@ class Pool:
 
     @owned
     def _read(self, stream: int) -> State:
-        return self._slab.read_rows(self._roster.rows(stream))
+        return self._buffers.read_rows(self._roster.rows(stream))
 
     @owned
     def _write(self, stream: int, state: State) -> None:
         check_state(self._contract, state, {"batch": 1})
-        self._slab.write_rows([(self._roster.rows(stream), state)])
+        self._buffers.write_rows([(self._roster.rows(stream), state)])
 
     def _named(self, xs: Any) -> dict[str, Any]:
         return named_input(self._contract, xs, "step(streams, {name: array})")
@@ -217,7 +218,7 @@ class Pool:
         """Checks the only input, and remembers that arrays like it are right."""
         self._check(self._named(x), count)
         if judged_by_shape(self._contract):
-            keep(self._checked, (count, x.shape), x.dtype, _CHECKED)
+            cache_bounded(self._checked, (count, x.shape), x.dtype, _CHECKED)
 
     def _ordered(self, inputs: Mapping[str, Array]) -> tuple[list[Array], tuple[object, ...]]:
         """The inputs in the contract's order, and their shapes."""
@@ -227,10 +228,10 @@ class Pool:
     def _step(self, rows: Rows, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
         """One call of the engine."""
         if rows is not self._roster.everyone[1]:
-            return self._slab.step_some(rows, inputs, shapes)
-        if len(rows) < self._slab.rows:
-            self._slab = self._slab.resized(len(rows))  # the others are free
-        return self._slab.step(inputs, shapes)
+            return self._buffers.step_some(rows, inputs, shapes)
+        if len(rows) < self._buffers.rows:
+            self._buffers = self._buffers.resized(len(rows))  # the others are free
+        return self._buffers.step(inputs, shapes)
 
     def _by_name(self, outputs: Sequence[Array]) -> Any:
         """One output as it is, several as a dict by name."""
@@ -249,12 +250,12 @@ class Pool:
         changes: list[Change] = []
         for positions, x in groups:
             some = rows[positions]
-            outputs, after = self._slab.run_some(some, (x,), x.shape)
+            outputs, after = self._buffers.run_some(some, (x,), x.shape)
             changes.append((some, {name: array.copy() for name, array in after.items()}))
             for position, result in zip(positions, self._rows_of(outputs), strict=True):
                 results[position] = result
 
-        self._slab.write_rows(changes)
+        self._buffers.write_rows(changes)
         return results
 
     def _groups(self, rows: Rows, xs: Sequence[Array]) -> list[tuple[list[int], Array]]:

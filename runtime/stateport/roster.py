@@ -1,4 +1,4 @@
-"""The roster: which stream has which row of a slab."""
+"""The roster: which stream has which row of a pool's buffers."""
 
 from __future__ import annotations
 

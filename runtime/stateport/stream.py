@@ -7,11 +7,11 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from .buffers.stream_buffers import Carrier, Quick, keep
+from .buffers.stream_buffers import BoundStep, StreamBuffers, cache_bounded
 from .contract import Contract, axis_sizes, check_chunk, check_streaming
 from .engines import Engine
 from .errors import InputError, StateError, StateportError
-from .owner import Call, Owner, owned
+from .owner import Call, SingleOwner, owned
 from .state import State
 from .validation import (
     Array,
@@ -49,9 +49,9 @@ class Stream:
         self._initial = initial
         one = len(contract.inputs) == len(contract.outputs) == 1
         self._single = (contract.inputs[0].name, contract.outputs[0].name) if one else None
-        self._carrier = _Sequence(contract, engine, {})
-        self._quick: Quick | None = None  # for chunks like the last one
-        self._owner = Owner("stream")
+        self._buffers = _Sequence(contract, engine, {})
+        self._quick: BoundStep | None = None  # for chunks like the last one
+        self._owner = SingleOwner("stream")
 
     def __call__(self, x: Array) -> Any:
         """Feeds the next chunk and returns its output; several outputs come as a dict by name.
@@ -82,11 +82,11 @@ class Stream:
                 and x.dtype is quick.dtype
             ):
                 quick.input[...] = x
-                carrier = self._carrier
-                turn = carrier.turn
+                buffers = self._buffers
+                turn = buffers.turn
                 quick.calls[turn]()
                 y = quick.output.copy()
-                carrier.turn = 1 - turn
+                buffers.turn = 1 - turn
                 return y
             return self._feed(x)
         finally:
@@ -94,16 +94,16 @@ class Stream:
 
     def _feed(self, x: Array) -> Any:
         """Feeds a chunk that is unlike the last one."""
-        sequence = self._carrier
+        sequence = self._buffers
         known = type(x) is np.ndarray and sequence.checked.get(x.shape) is x.dtype
         if sequence.live and known:
             outputs = sequence.step((x,), x.shape)
         else:
             outputs = self._step(named_input(self._contract, x))
             if judged_by_shape(self._contract):
-                keep(self._carrier.checked, x.shape, x.dtype, _CHECKED)
-        if x.shape in self._carrier.checked:
-            self._quick = self._carrier.quick(x.shape)
+                cache_bounded(self._buffers.checked, x.shape, x.dtype, _CHECKED)
+        if x.shape in self._buffers.checked:
+            self._quick = self._buffers.quick(x.shape)
         return outputs[0] if len(outputs) == 1 else self._named(outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -128,12 +128,12 @@ class Stream:
 
     @owned
     def _read(self) -> State:
-        if not self._carrier.live:
+        if not self._buffers.live:
             raise StateError(
                 "The stream has no state yet: its batch size is known from the first chunk, or "
                 "from restore(state)."
             )
-        return State._adopt(self._carrier.read())
+        return State._adopt(self._buffers.read())
 
     @owned
     def restore(self, state: State) -> None:
@@ -151,12 +151,12 @@ class Stream:
     def reset(self) -> None:
         """Forgets the state: the next chunk begins a new sequence, with any batch size."""
         self._quick = None
-        self._carrier.live = False
+        self._buffers.live = False
 
     def __copy__(self) -> Stream:
         """Another stream, which goes on from the same state."""
         other = Stream(self._contract, self._engine, self._initial)
-        if self._carrier.live:
+        if self._buffers.live:
             other.restore(self.state)
         return other
 
@@ -181,15 +181,15 @@ class Stream:
         check_chunk(self._contract, sizes)
         arrays = [inputs[spec.name] for spec in self._contract.inputs]
         shapes = arrays[0].shape if len(arrays) == 1 else tuple([array.shape for array in arrays])
-        if not self._carrier.live:
+        if not self._buffers.live:
             return self._step_first(arrays, shapes, sizes)
-        for axis, size in sorted(self._carrier.sizes.items()):
+        for axis, size in sorted(self._buffers.sizes.items()):
             if sizes.get(axis, size) != size:
                 raise InputError(
                     f"This chunk has {axis} {sizes[axis]}, but the stream carries the state of "
                     f"{axis} {size}. Call reset() first to begin a new sequence."
                 )
-        return self._carrier.step(arrays, shapes)
+        return self._buffers.step(arrays, shapes)
 
     def _step_first(
         self, arrays: Sequence[Array], shapes: Hashable, sizes: Mapping[str, int]
@@ -205,23 +205,23 @@ class Stream:
     def _sequence_of(self, state: State) -> _Sequence:
         """A sequence for states of these shapes: where they are the same, the one that is there."""
         shapes = {name: array.shape for name, array in state.items()}
-        if shapes == self._carrier.shapes:
-            return self._carrier
+        if shapes == self._buffers.shapes:
+            return self._buffers
         return _Sequence(self._contract, self._engine, shapes)
 
     def _begin(self, sequence: _Sequence) -> None:
         """Goes on with a sequence, whose state is there."""
-        if sequence is not self._carrier:
+        if sequence is not self._buffers:
             self._quick = None
         sequence.live = True
-        self._carrier = sequence
+        self._buffers = sequence
 
     def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
         return {s.name: y for s, y in zip(self._contract.outputs, outputs, strict=True)}
 
 
-class _Sequence(Carrier):
-    """A carrier, and what is known of the sequence in it."""
+class _Sequence(StreamBuffers):
+    """The buffers of a sequence, and what is known of it."""
 
     def __init__(
         self, contract: Contract, engine: Engine, shapes: Mapping[str, tuple[int, ...]]

@@ -32,7 +32,7 @@ from stateport.errors import ContractError
 from stateport.files.reading import read_npy
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import find_contract
-from stateport.parity.baseline import grown, read_baseline
+from stateport.parity.baseline import read_baseline, regressions
 from stateport.parity.engine_report import EngineReport, measure_model
 from stateport.parity.handover import handover_case
 from stateport.parity.matrix import EngineVerdict, Matrix
@@ -352,7 +352,7 @@ def matrix() -> Matrix:
 
 
 def use_baseline(path: Path) -> None:
-    grown(matrix(), read_baseline(path))
+    regressions(matrix(), read_baseline(path))
 
 
 def npys() -> list[bytes]:

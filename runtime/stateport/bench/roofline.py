@@ -30,7 +30,7 @@ import numpy as np
 
 from ..errors import StateportError
 from ..model_file.onnx_outline import OnnxFile
-from .workload import Load
+from .workload import Workload
 
 #: What BLAS libraries read their number of threads from, when they start.
 _THREADS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -56,7 +56,7 @@ class Ceilings:
     bandwidth: float
     peak: float
 
-    def least(self, work: Work, load: Load) -> float:
+    def least(self, work: Work, load: Workload) -> float:
         """The seconds that a call takes at least."""
         operations = 2 * work.weights * load.streams * load.time
         return max(work.nbytes / self.bandwidth, operations / self.peak)

@@ -12,7 +12,7 @@ from ..model_file.onnx_outline import read
 from ..parity.engine_report import environment
 from .roofline import Ceilings, Work, measure_ceilings, work_of
 from .timing import ROUNDS, SECONDS, Call, Ratio, Times, measure, ratio
-from .workload import Load, step_call
+from .workload import Workload, step_call
 
 #: Makes a call of something else under a load: (streams, steps, threads) -> call.
 MakeCall = Callable[[int, int, int], Call]
@@ -31,7 +31,7 @@ class Result:
         against: how many times as long as the contender beside it; None where there is none.
     """
 
-    load: Load
+    load: Workload
     name: str
     threads: int
     times: Times
@@ -72,7 +72,7 @@ class Bench:
 
 def bench(
     model: Path,
-    loads: Sequence[Load],
+    loads: Sequence[Workload],
     *,
     engines: Sequence[str] = ("ort-cpu",),
     threads: Sequence[int] = (1,),
@@ -128,7 +128,7 @@ def bench(
             name, make = beside
             calls |= {(name, count): make(load.streams, load.time, count) for count in counts}
 
-        def tell(share: float, load: Load = load) -> None:
+        def tell(share: float, load: Workload = load) -> None:
             progress(f"{load}: {share:.0%}")
 
         times = measure(calls, rounds=rounds, seconds=seconds, progress=tell)
@@ -137,7 +137,7 @@ def bench(
 
 
 def _judged(
-    load: Load,
+    load: Workload,
     times: dict[tuple[str, int], Times],
     ceilings: dict[int, Ceilings],
     work: Work,

@@ -18,7 +18,7 @@ OTHER: Final = 4
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """`streams` live sequences, each of which gets `time` steps in a call."""
 
     streams: int
@@ -29,7 +29,7 @@ class Load:
         return f"{streams}, {'1 step' if self.time == 1 else f'{self.time} steps'}"
 
 
-def step_call(model: Model, load: Load) -> Callable[[], Any]:
+def step_call(model: Model, load: Workload) -> Callable[[], Any]:
     """One call under a load, with random inputs, the state carried from call to call.
 
     One sequence is a `Stream`, several are a `Pool` of which all step. A network that cannot
@@ -59,7 +59,7 @@ def step_call(model: Model, load: Load) -> Callable[[], Any]:
     return lambda: stream.run(inputs)
 
 
-def random_inputs(contract: Contract, load: Load, seed: int = 0) -> dict[str, NDArray[Any]]:
+def random_inputs(contract: Contract, load: Workload, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Inputs of the load's size, the same for the same seed: normal numbers, small integers."""
     random = np.random.default_rng(seed)
     sizes = {"batch": load.streams, "time": load.time}

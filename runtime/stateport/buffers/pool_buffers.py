@@ -1,4 +1,4 @@
-"""The slab: the states of many sequences, a row each, in arrays that the engine is bound to."""
+"""The buffers: the states of many sequences, a row each, in arrays that the engine is bound to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..roster import Rows
 from ..state import State
 from ..validation import Array
 from .scratch import Scratch
-from .stream_buffers import Carrier, keep
+from .stream_buffers import StreamBuffers, cache_bounded
 
 Buffers = dict[str, Buffer]
 
@@ -20,15 +20,15 @@ Buffers = dict[str, Buffer]
 Change = tuple[Rows, Mapping[str, Array]]
 
 
-class Slab(Carrier):
-    """A carrier whose batch is many sequences, a row each along the batch axis.
+class PoolBuffers(StreamBuffers):
+    """Buffers whose batch is many sequences, one row each along the batch axis.
 
-    A step of all rows is a carrier's own: nothing is copied but inputs and outputs. A step of some
-    gathers their rows before, and scatters them after.
+    A step of all rows is that of `StreamBuffers`: nothing is copied but inputs and outputs. A step
+    of some gathers their rows before, and scatters them after.
 
     States are scattered array by array, and an exception may come between two of them. So what is
     to be written is noted first, in one assignment; from then on it counts, and whatever is done
-    next with the slab begins by writing it again.
+    next with the buffers begins by writing it again.
     """
 
     def __init__(
@@ -38,19 +38,19 @@ class Slab(Carrier):
         super().__init__(contract, engine, shapes, scratch)
         self._axes = {spec.input: spec.shape.index("batch") for spec in contract.states}
         self._state_specs = contract.state_inputs
-        self._some: dict[Hashable, _Some] = {}
+        self._some: dict[Hashable, _PartialStep] = {}
         self._changes: Sequence[Change] = ()  # that may not be written in whole
         self.rows = rows
 
-    def resized(self, rows: int) -> Slab:
-        """A slab of another number of rows; those that there are in both have their states."""
+    def resized(self, rows: int) -> PoolBuffers:
+        """A buffers of another number of rows; those that there are in both have their states."""
         self._finish()
-        slab = Slab(self._contract, self._engine, rows, self._scratch)
+        buffers = PoolBuffers(self._contract, self._engine, rows, self._scratch)
         for name, array in self._current.items():
             kept = (slice(None),) * self._axes[name]
             kept += (slice(min(rows, self.rows)),)
-            slab._current[name][kept] = array[kept]
-        return slab
+            buffers._current[name][kept] = array[kept]
+        return buffers
 
     def read_rows(self, rows: Rows) -> State:
         """A copy of the states in these rows."""
@@ -72,7 +72,7 @@ class Slab(Carrier):
         """Steps all rows."""
         if self._changes:
             self._finish()
-        return Carrier.step(self, inputs, shapes)  # `super` would take a while longer
+        return StreamBuffers.step(self, inputs, shapes)  # `super` would take a while longer
 
     def step_some(self, rows: Rows, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
         """Steps these rows, each of which comes once; otherwise as `step`."""
@@ -88,8 +88,8 @@ class Slab(Carrier):
         The states are in buffers that the next call uses again.
         """
         self._finish()
-        some = self._some.get(shapes) or keep(
-            self._some, shapes, self._bind_some(inputs, len(rows)), self._engine.keeps
+        some = self._some.get(shapes) or cache_bounded(
+            self._some, shapes, self._bind_some(inputs, len(rows)), self._engine.max_bound_calls
         )
         for name, array in some.before.items():
             # Rows are checked already; without "clip", take copies once more.
@@ -106,7 +106,7 @@ class Slab(Carrier):
                 self._current[name][self._at(name, rows)] = array
         self._changes = ()
 
-    def _bind_some(self, inputs: Sequence[Array], rows: int) -> _Some:
+    def _bind_some(self, inputs: Sequence[Array], rows: int) -> _PartialStep:
         specs = self._contract.inputs
         shapes = {spec.name: x.shape for spec, x in zip(specs, inputs, strict=True)}
         taken, given = self._chunk_buffers(axis_sizes(specs, shapes))
@@ -115,14 +115,14 @@ class Slab(Carrier):
             for role in ("before", "after")
         )
         call = self._call(taken, given, before, after)
-        return _Some([*taken.values()], [*given.values()], before, after, call)
+        return _PartialStep([*taken.values()], [*given.values()], before, after, call)
 
     def _at(self, name: str, rows: Rows) -> tuple[slice | Rows, ...]:
         return (slice(None),) * self._axes[name] + (rows,)
 
 
 @dataclass(frozen=True)
-class _Some:
+class _PartialStep:
     """A prepared call for so many rows, and the arrays that it reads and writes."""
 
     inputs: list[Buffer]

@@ -1,4 +1,4 @@
-"""The carrier: a live sequence, whose state lies where its engine computes."""
+"""The buffers of one live sequence, in the memory in which its engine computes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _K = TypeVar("_K", bound=Hashable)
 _T = TypeVar("_T")
 
 
-class Carrier:
+class StreamBuffers:
     """One live sequence, whose state lies twice in buffers of the engine.
 
     A step reads one and writes the other, and the two swap roles: a state is never copied. For
@@ -38,7 +38,7 @@ class Carrier:
         shapes: Mapping[str, tuple[int, ...]],
         scratch: Scratch | None = None,
     ) -> None:
-        """The states are zeros of these shapes; a scratch may be shared with a carrier before."""
+        """The states are zeros of these shapes; a scratch may be shared with earlier buffers."""
         self._contract = contract
         self._engine = engine
         self.shapes = shapes
@@ -74,7 +74,7 @@ class Carrier:
         bound = self._bound.get(shapes)
         if bound is None:
             if shapes not in self._bound:
-                keep(self._bound, shapes, self._bind(inputs), self._engine.keeps)
+                cache_bounded(self._bound, shapes, self._bind(inputs), self._engine.max_bound_calls)
                 return self.step(inputs, shapes)
             return self._step_unbound(inputs)
         quick = bound.quick
@@ -92,7 +92,7 @@ class Carrier:
         self.turn = 1 - turn
         return outputs
 
-    def quick(self, shapes: Hashable) -> Quick | None:
+    def quick(self, shapes: Hashable) -> BoundStep | None:
         """What a step of these shapes needs, where one array goes in and one comes out."""
         bound = self._bound.get(shapes)
         return None if bound is None else bound.quick
@@ -115,7 +115,7 @@ class Carrier:
         quick = None
         if len(taken) == len(given) == 1:
             (x,), (input_,), (output,) = inputs, taken.values(), given.values()
-            quick = Quick(x.shape, x.dtype, input_, output, calls)
+            quick = BoundStep(x.shape, x.dtype, input_, output, calls)
         return _Bound([*taken.values()], [*given.values()], calls, quick)
 
     def _chunk_buffers(self, sizes: Mapping[str, int]) -> tuple[_Buffers, _Buffers]:
@@ -151,11 +151,11 @@ class Carrier:
 
 
 @dataclass(frozen=True, slots=True)
-class Quick:
+class BoundStep:
     """What a step of one array in and one out needs, for its owner to do it in as little as it can.
 
     It is good for arrays of this `shape` and `dtype` alone:
-    `input` takes the chunk, `calls` at the carrier's `turn` runs it, and `output` has the answer.
+    `input` takes the chunk, `calls` at the buffers' `turn` runs it, and `output` has the answer.
     """
 
     shape: tuple[int, ...]
@@ -172,10 +172,10 @@ class _Bound:
     inputs: list[Buffer]
     outputs: list[Buffer]
     calls: list[Callable[[], None]]
-    quick: Quick | None  # the same, where one array goes in and one comes out
+    quick: BoundStep | None  # the same, where one array goes in and one comes out
 
 
-def keep(calls: dict[_K, _T], key: _K, call: _T, most: int) -> _T:
+def cache_bounded(calls: dict[_K, _T], key: _K, call: _T, most: int) -> _T:
     """Keeps a call for inputs of these shapes; of more than so many, the oldest one goes."""
     calls[key] = call
     while len(calls) > most:  # more than one, where an exception came between these lines

@@ -14,7 +14,7 @@ from ..bench import report
 from ..bench.plot import picture
 from ..bench.run import MakeCall
 from ..bench.run import bench as run_bench
-from ..bench.workload import Load
+from ..bench.workload import Workload
 from ..errors import StateportError
 from ..files.writing import check_place, written_atomically
 from .common import (
@@ -93,7 +93,7 @@ def bench(
     with progress("loading") as doing:
         result = run_bench(
             model,
-            [Load(count, length) for count in streams for length in times],
+            [Workload(count, length) for count in streams for length in times],
             engines=engines or ("ort-cpu",),
             threads=threads or (1,),
             plan=plan,

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..files.writing import check_place
 from ..parity.pair import remarks
 from ..parity.vectors import Vectors, vectors_path
-from ..tune.search import Trial, Tuned, Wanted
+from ..tune.search import Trial, Tuned, TuningGoal
 from ..tune.search import tune as run_tune
 from .common import ENGINE, FILE, MODEL, NUMBERS
 from .output import progress, say, say_json, show
@@ -72,7 +72,7 @@ def tune(
             model,
             vectors,
             output,
-            Wanted(streams, chunks, goal, snr),
+            TuningGoal(streams, chunks, goal, snr),
             engines=engines,
             threads=threads or tuple(sorted({1, len(os.sched_getaffinity(0))})),
             rounds=rounds,

@@ -12,8 +12,8 @@ from ..engines import engine_names
 from ..engines.choice import EngineChoice, choices
 from ..errors import InputError, StateportError
 from ..files.writing import check_place
-from ..parity.baseline import GROWTH, grown, read_baseline
-from ..parity.bounds import wanted_bound
+from ..parity.baseline import GROWTH, read_baseline, regressions
+from ..parity.bounds import requested_bound
 from ..parity.matrix import TIME_LIMIT, Matrix
 from ..parity.reports import ENDINGS, text, write
 from ..parity.reports.document import document
@@ -158,7 +158,7 @@ def verify(
     is 1 when any answer is off by more than its bound.
     """
     try:
-        wanted_bound(atol, rtol, snr)  # before anything is read
+        requested_bound(atol, rtol, snr)  # before anything is read
     except InputError as error:
         raise click.UsageError(str(error)) from error
     if plan is not None and engines:
@@ -188,7 +188,7 @@ def verify(
             progress=doing,
         )
     if before is not None:
-        matrix = replace(matrix, grown=grown(matrix, before, growth or GROWTH))
+        matrix = replace(matrix, grown=regressions(matrix, before, growth or GROWTH))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         say_commands(commands(matrix))
     if as_json:

@@ -29,8 +29,8 @@ class Engine(Protocol):
     """The precision in which operators stored as float32 are computed, as measured: "float32", or a
     lower one that the caller chose and that this processor has."""
 
-    keeps: int
-    """How many bound calls a carrier keeps prepared, by the memory that each of them takes."""
+    max_bound_calls: int
+    """How many bound calls one sequence may cache; each takes memory."""
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once on all of its inputs, states among them."""
@@ -96,7 +96,7 @@ class HostEngine(ABC):
     name: str
     version: str
     precision = "float32"
-    keeps = 1024
+    max_bound_calls = 1024
 
     @abstractmethod
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""An array in the memory of ONNX Runtime's device, for carriers and slabs."""
+"""An array in the memory of ONNX Runtime's device, for the buffers of streams and pools."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class DeviceArray:
-    """Used as carriers and slabs use an array of NumPy: filled, copied, its rows taken and put.
+    """Used as the buffers use an array of NumPy: filled, copied, its rows taken and put.
 
     `array[...] = x` copies to the device and `copy()` back. What touches some rows alone takes the
     whole array through the host's memory.

@@ -60,7 +60,7 @@ class OpenVinoEngine:
     """A graph in OpenVINO. Each thread that calls it borrows an infer request, or makes one."""
 
     name = "openvino"
-    keeps = 32  # each is an infer request, with memory for all that stands between
+    max_bound_calls = 32  # each is an infer request, with memory for all that stands between
 
     def __init__(self, openvino: ModuleType, compiled: Any, precision: str) -> None:
         self.version = _version(openvino)

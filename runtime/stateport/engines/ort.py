@@ -98,7 +98,7 @@ class OrtEngine:
         self.precision = "float32"
         self.version = f"onnxruntime {ort.__version__}"
         # On the host, buffers share their memory; on CUDA each size has its own.
-        self.keeps = 1024 if name == "ort-cpu" else 32
+        self.max_bound_calls = 1024 if name == "ort-cpu" else 32
         self._ort = ort
         self._session = session
         self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)

@@ -11,7 +11,7 @@ from ..contract import Contract
 from .base import Arrays, Buffer, Buffers, Engine
 
 
-class Stepwise:
+class StepAndWhole:
     """An engine that has a graph of its own for calls in which time is 1.
 
     Both work in the host's memory, on the same arrays, so that a sequence goes from one to the
@@ -22,7 +22,7 @@ class Stepwise:
         self.name = whole.name
         self.version = whole.version
         self.precision = whole.precision
-        self.keeps = min(whole.keeps, step.keeps)
+        self.max_bound_calls = min(whole.max_bound_calls, step.max_bound_calls)
         self._whole = whole
         self._step = step
         self._time = next(s for s in contract.inputs if "time" in s.shape)

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from .base import Arrays, Buffer, Buffers, Engine
 
 
-class Fixed:
+class ConstantInputs:
     """Gives an engine these inputs in every call."""
 
     def __init__(self, engine: Engine, constants: Mapping[str, NDArray[Any]]) -> None:
         self.name = engine.name
         self.version = engine.version
         self.precision = engine.precision
-        self.keeps = engine.keeps
+        self.max_bound_calls = engine.max_bound_calls
         self._engine = engine
         self._constants = dict(constants)
         self._buffers = {name: self._buffer(array) for name, array in constants.items()}

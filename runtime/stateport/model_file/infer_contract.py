@@ -51,7 +51,7 @@ _STATE: Final = re.compile(
 )
 
 
-def contract_of(
+def infer_contract(
     file: OnnxFile,
     states: Mapping[str, str] | None = None,
     axes: Mapping[str, str] | None = None,
@@ -68,7 +68,7 @@ def contract_of(
         ContractError: no names tell, or they tell several things.
         InputError: `states` names what there is not, or what does not fit.
     """
-    pairs = tell(file) if states is None else _declared(file, states)
+    pairs = match_state_names(file) if states is None else _declared(file, states)
     if states is None and not pairs:
         raise ContractError(
             f"{file.path} carries no contract, and no names of its inputs "
@@ -111,7 +111,7 @@ def _declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
     return dict(states)
 
 
-def tell(file: OnnxFile) -> dict[str, str]:
+def match_state_names(file: OnnxFile) -> dict[str, str]:
     """The states that the names of a file's inputs and outputs tell of; empty where they do not.
 
     A pair that is the file's only real input, or its only output, is no state.

@@ -9,7 +9,7 @@ import numpy as np
 from ..arguments import check_states
 from ..contract import CONTRACT_KEY, ArraySpec, Contract, StateSpec, describe
 from ..errors import ContractError, InputError
-from .infer_contract import contract_of
+from .infer_contract import infer_contract
 from .onnx_outline import OnnxFile
 
 
@@ -23,7 +23,7 @@ def find_contract(file: OnnxFile, states: Mapping[str, str] | None = None) -> Co
     if states is not None:
         check_states(states)
     if CONTRACT_KEY not in file.metadata:
-        return contract_of(file, states)
+        return infer_contract(file, states)
     if states is not None:
         raise InputError(f"{file.path} says itself what its states are. Leave states out.")
     return read_contract(file)

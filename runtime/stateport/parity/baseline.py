@@ -33,7 +33,7 @@ def read_baseline(path: Path) -> Errors:
         ) from error
 
 
-def grown(matrix: Matrix, baseline: Errors, factor: float = GROWTH) -> tuple[str, ...]:
+def regressions(matrix: Matrix, baseline: Errors, factor: float = GROWTH) -> tuple[str, ...]:
     """For each engine, the output whose error grew the most, where one did by more than `factor`.
 
     An error below the floor counts as the floor: what PyTorch itself loses is no regression. What

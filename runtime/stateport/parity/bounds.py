@@ -102,12 +102,12 @@ class SignalToNoise:
 
 
 #: What a caller may want in place of stateport's own bound.
-Wanted = Tolerance | SignalToNoise
+RequestedBound = Tolerance | SignalToNoise
 
 
-def wanted_bound(
+def requested_bound(
     atol: float | None = None, rtol: float | None = None, snr: float | None = None
-) -> Wanted | None:
+) -> RequestedBound | None:
     """The bound that these numbers say; None where they are all left out.
 
     Raises:

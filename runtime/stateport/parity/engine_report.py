@@ -21,9 +21,9 @@ from .bounds import (
     Budget,
     Compared,
     Floor,
+    RequestedBound,
     SignalToNoise,
     Tolerance,
-    Wanted,
     signal,
 )
 from .run_case import Answers, run_case
@@ -120,7 +120,7 @@ def measure_model(
     vectors: Vectors,
     *,
     name: str = "model",
-    wanted: Wanted | None = None,
+    wanted: RequestedBound | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> EngineReport:
     """Runs every case and compares every output, state and step with PyTorch's answers.
@@ -167,7 +167,7 @@ def measure_model(
     )
 
 
-def bound_for(vectors: Vectors, precision: str, wanted: Wanted | None) -> Bound:
+def bound_for(vectors: Vectors, precision: str, wanted: RequestedBound | None) -> Bound:
     """What an error may be: as the caller says, or by the precision that the model computes in.
 
     Raises:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..engines.choice import EngineChoice
-from .bounds import Wanted
+from .bounds import RequestedBound
 from .engine_report import EngineReport, Measurement
 from .fault import LocatedFault
 from .handover import handover_case
 from .pair import Standing, remarks
 from .vectors import Vectors
 from .workers.client import ask
-from .workers.protocol import LOCATING, Job, measurement, report
+from .workers.protocol import LOCATING, Job, measurement_from_json, report_from_json
 
 TIME_LIMIT: Final = 300.0
 _NO_ANSWER: Final = "It ended without an answer."
@@ -128,7 +128,7 @@ def run_matrix(
     choices: Sequence[EngineChoice],
     *,
     plan: Path | None = None,
-    wanted: Wanted | None = None,
+    wanted: RequestedBound | None = None,
     locate: bool = False,
     require: bool = False,
     limit: float = TIME_LIMIT,
@@ -199,7 +199,7 @@ def _row(
     located = LocatedFault(**answer["located"]) if "located" in answer else None
     return EngineVerdict(
         choice,
-        report(answer["report"]),
+        report_from_json(answer["report"]),
         located=located,
         not_located=answer.get("not_located") or died,
         not_handed_over=answer.get("not_handed_over"),
@@ -252,7 +252,7 @@ def _onto(
         yield CarriedStream(
             str(source.choice),
             str(target.choice),
-            tuple(measurement(part) for part in message.get("measurements", ())),
+            tuple(measurement_from_json(part) for part in message.get("measurements", ())),
             message.get("problem"),
         )
 

@@ -56,7 +56,7 @@ def run_case(
     for inputs in islice(call_inputs(model.contract, case), first, last):
         if stream is not None:
             outputs = stream.run(inputs)
-            after = stream._carrier.read()  # as stream.state, but for the value around it
+            after = stream._buffers.read()  # as stream.state, but for the value around it
         else:
             outputs, state = model.run(inputs, state)
             after = state._arrays

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..model_file.onnx_outline import read
 from ..model_file.read_contract import read_contract
 from ..plan import Plan
-from .bounds import wanted_bound
+from .bounds import requested_bound
 from .matrix import TIME_LIMIT, Matrix, run_matrix
 from .vectors import vectors_path
 
@@ -76,7 +76,7 @@ def verify(
     # Not resolved: by the name of its link an interpreter finds its environment.
     places = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
     elsewhere = [replace(choice, python=place) for place in places for choice in here]
-    bound = wanted_bound(atol, rtol, snr)
+    bound = requested_bound(atol, rtol, snr)
     read_contract(read(path))  # state names that were only inferred promise nothing to verify
 
     return run_matrix(

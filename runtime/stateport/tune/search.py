@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from ..bench.timing import ROUNDS, SECONDS, Times, measure
-from ..bench.workload import Load, step_call
+from ..bench.workload import Workload, step_call
 from ..engines import engine_names, status
 from ..errors import EngineError, InputError, StateportError
 from ..files.writing import written_together
 from ..model import Model, load
-from ..parity.bounds import wanted_bound
+from ..parity.bounds import requested_bound
 from ..parity.engine_report import measure_model
 from ..parity.reports.wording import worst
 from ..parity.vectors import Vectors
@@ -33,7 +33,7 @@ _ONE_THREAD: Final = ("tract", "onnx-reference")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TuningGoal:
     """What is asked for.
 
     Attributes:
@@ -90,7 +90,7 @@ class Trial:
 class Tuned:
     """What was found: the trials, the quickest first; and what could not be tried, and why."""
 
-    wanted: Wanted
+    wanted: TuningGoal
     trials: tuple[Trial, ...]
     notes: tuple[str, ...] = field(default=())
 
@@ -104,7 +104,7 @@ def tune(
     model: Path,
     vectors: Vectors,
     path: Path,
-    wanted: Wanted,
+    wanted: TuningGoal,
     *,
     engines: Sequence[str] = (),
     threads: Sequence[int] = (1,),
@@ -180,7 +180,7 @@ def _measured(
     model: Path,
     folder: Path,
     candidates: Sequence[Trial],
-    wanted: Wanted,
+    wanted: TuningGoal,
     rounds: int,
     seconds: float,
     progress: Callable[[str], None],
@@ -194,7 +194,7 @@ def _measured(
             if (asked := trial.plan.options.get("precision")) and loaded.precision == "float32":
                 failed[str(number)] = f"this processor has no {asked}: the same as float32"
                 continue
-            calls[str(number)] = step_call(loaded, Load(wanted.streams, trial.plan.chunk))
+            calls[str(number)] = step_call(loaded, Workload(wanted.streams, trial.plan.chunk))
             calls[str(number)]()
         except EngineError as error:
             calls.pop(str(number), None)
@@ -216,7 +216,7 @@ def _verified(
     folder: Path,
     vectors: Vectors,
     trials: Sequence[Trial],
-    wanted: Wanted,
+    wanted: TuningGoal,
     progress: Callable[[str], None],
 ) -> Iterator[Trial]:
     found = False
@@ -229,7 +229,7 @@ def _verified(
             continue
         progress(f"verifying {trial.variant.name} on {trial.plan.engine}")
         loaded = _load(model, folder, trial.plan)
-        bound = wanted_bound(snr=wanted.snr)
+        bound = requested_bound(snr=wanted.snr)
         report = measure_model(loaded, vectors, name=trial.variant.name, wanted=bound)
         found = report.passed
         yield replace(trial, verdict="pass" if found else worst(report))

@@ -12,7 +12,7 @@ from stateport.bench.report import document, notes, table
 from stateport.bench.roofline import Ceilings, Work
 from stateport.bench.run import Bench, Result
 from stateport.bench.timing import Ratio, Times
-from stateport.bench.workload import Load
+from stateport.bench.workload import Workload
 from stateport.cli.output import show
 from stateport.printable import json_text
 
@@ -24,7 +24,7 @@ def bench() -> Bench:
     """Two loads; one engine, and PyTorch beside it. The names are hostile."""
     results = [
         Result(load, name, 1, TIMES, 1e-6, against)
-        for load in (Load(1, 1), Load(256, 10))
+        for load in (Workload(1, 1), Workload(256, 10))
         for name, against in (("ort-cpu", Ratio(0.2, 0.1, 0.3)), ("PyTorch <&> [bold]", None))
     ]
     ceilings = (Ceilings(1, 1e11, 2e11),)

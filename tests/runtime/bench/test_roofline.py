@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stateport import StateportError
 from stateport.bench import roofline
 from stateport.bench.roofline import Ceilings, Work, measure_ceilings, work_of
-from stateport.bench.workload import Load
+from stateport.bench.workload import Workload
 from stateport.model_file.onnx_outline import read
 from stateport_exporter import Spec, export
 
@@ -18,9 +18,9 @@ from stateport_exporter import Spec, export
 def test_a_call_reads_every_weight_and_multiplies_it_with_every_row() -> None:
     ceilings = Ceilings(1, bandwidth=100.0, peak=1000.0)
     work = Work(weights=25, nbytes=100)
-    assert ceilings.least(work, Load(1, 1)) == 1.0, "one row: the memory is the limit"
-    assert ceilings.least(work, Load(200, 1)) == 10.0, "many rows: the arithmetic is"
-    assert ceilings.least(work, Load(20, 10)) == 10.0, "and steps are as good as rows"
+    assert ceilings.least(work, Workload(1, 1)) == 1.0, "one row: the memory is the limit"
+    assert ceilings.least(work, Workload(200, 1)) == 10.0, "many rows: the arithmetic is"
+    assert ceilings.least(work, Workload(20, 10)) == 10.0, "and steps are as good as rows"
 
 
 def test_matrices_count_and_biases_do_not(reference: Path) -> None:

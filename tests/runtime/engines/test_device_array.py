@@ -41,7 +41,7 @@ def test_a_stream_gives_what_it_gives_with_arrays(model: Model, reference: Path)
             one.reset()
             other.reset()
     for name, array in one.state.items():
-        assert isinstance(other._carrier._current[name], DeviceArray)
+        assert isinstance(other._buffers._current[name], DeviceArray)
         np.testing.assert_array_equal(other.state[name], array)
 
 
@@ -59,7 +59,7 @@ def test_a_stream_keeps_its_buffers_and_gives_its_outputs_away(model: Model) -> 
 
 def buffers(stream: stateport.Stream) -> set[int]:
     """Where the state lies."""
-    return {b.value.data_ptr() for states in stream._carrier._states for b in states.values()}
+    return {b.value.data_ptr() for states in stream._buffers._states for b in states.values()}
 
 
 def test_a_pool_gives_what_it_gives_with_arrays(model: Model, reference: Path) -> None:

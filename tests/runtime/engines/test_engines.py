@@ -156,7 +156,7 @@ def test_on_cuda_the_state_stays_on_the_device_between_the_calls_of_a_stream(
     stream = stateport.load(reference, engine="ort-cuda").stream()
     for _ in range(3):
         stream(np.ones((2, 1, 5), np.float32))
-        buffers = stream._carrier._current.values()
+        buffers = stream._buffers._current.values()
         assert [buffer.value.device_name().lower() for buffer in buffers] == ["cuda", "cuda"]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import stateport
 from stateport import ArraySpec, ContractError, InputError, State
-from stateport.model_file.infer_contract import tell
+from stateport.model_file.infer_contract import match_state_names
 from stateport.model_file.onnx_outline import OnnxFile
 from tests.bare import Shape, written
 
@@ -116,7 +116,7 @@ def specs(ports: Ports) -> tuple[ArraySpec, ...]:
 def test_a_signal_is_no_state_whatever_it_is_called(
     inputs: Ports, outputs: Ports, states: dict[str, str]
 ) -> None:
-    assert tell(outline(inputs, outputs)) == states
+    assert match_state_names(outline(inputs, outputs)) == states
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_names_that_may_mean_a_signal_or_a_state_are_asked_about(
     inputs: Ports, outputs: Ports
 ) -> None:
     with pytest.raises(ContractError, match="its names tell several things: ") as refusal:
-        tell(outline(inputs, outputs))
+        match_state_names(outline(inputs, outputs))
     assert "--state input=output" in str(refusal.value)
 
 

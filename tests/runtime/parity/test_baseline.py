@@ -10,7 +10,7 @@ import pytest
 
 from stateport import FileError
 from stateport.engines.choice import EngineChoice
-from stateport.parity.baseline import grown, read_baseline
+from stateport.parity.baseline import read_baseline, regressions
 from stateport.parity.matrix import EngineVerdict, Matrix, run_matrix
 from stateport.parity.reports import write
 from stateport.parity.vectors import vectors_path
@@ -37,8 +37,8 @@ def worse(matrix: Matrix, factor: float) -> Matrix:
 def test_the_same_errors_have_not_grown(matrix: Matrix, tmp_path: Path) -> None:
     write(matrix, tmp_path / "old.json")
     before = read_baseline(tmp_path / "old.json")
-    assert grown(matrix, before) == ()
-    assert grown(worse(matrix, 1.9), before) == ()
+    assert regressions(matrix, before) == ()
+    assert regressions(worse(matrix, 1.9), before) == ()
 
 
 def test_errors_that_grew_are_told_though_they_are_allowed(matrix: Matrix, tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_errors_that_grew_are_told_though_they_are_allowed(matrix: Matrix, tmp_p
     before = read_baseline(tmp_path / "old.json")
     now = worse(matrix, 2.5)
     assert now.passed
-    (line,) = grown(now, before)
+    (line,) = regressions(now, before)
     assert line.startswith("ort-cpu: the error of hn in ")
     assert "grew 2.5 times" in line
     assert "more grew" in line
-    assert grown(now, before, factor=3.0) == ()
+    assert regressions(now, before, factor=3.0) == ()
     assert not replace(now, grown=(line,)).passed
 
 
@@ -60,7 +60,7 @@ def test_less_than_the_floor_is_no_regression(matrix: Matrix, tmp_path: Path) ->
     tiny = tuple(replace(m, error=1e-12) for m in row.report.measurements)
     old = replace(matrix, rows=(EngineVerdict(row.choice, replace(row.report, measurements=tiny)),))
     write(old, tmp_path / "old.json")
-    assert grown(matrix, read_baseline(tmp_path / "old.json")) == ()
+    assert regressions(matrix, read_baseline(tmp_path / "old.json")) == ()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_baseline_of_something_else_is_refused(matrix: Matrix, tmp_path: Path)
     document = json.loads((tmp_path / "old.json").read_text())
     document["engines"][0]["label"] = "abacus"
     (tmp_path / "old.json").write_text(json.dumps(document))
-    assert grown(matrix, read_baseline(tmp_path / "old.json")) == (
+    assert regressions(matrix, read_baseline(tmp_path / "old.json")) == (
         "The baseline has no engine in common with this run.",
     )
 
@@ -90,7 +90,7 @@ def test_what_only_one_side_measured_is_told(matrix: Matrix, tmp_path: Path) -> 
     document = json.loads((tmp_path / "old.json").read_text())
     del document["engines"][0]["measurements"][1:]
     (tmp_path / "old.json").write_text(json.dumps(document))
-    (line,) = grown(matrix, read_baseline(tmp_path / "old.json"))
+    (line,) = regressions(matrix, read_baseline(tmp_path / "old.json"))
     assert line == "ort-cpu: of 1 measurements in the baseline, 1 are among the 60 that were made."
 
 

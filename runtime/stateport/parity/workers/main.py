@@ -19,12 +19,12 @@ from typing import Any
 from ...errors import EngineUnavailable, StateportError, in_words
 from ...model import Model, load
 from ...precision import lowest
-from ..bounds import Wanted, wanted_bound
+from ..bounds import RequestedBound, requested_bound
 from ..engine_report import EngineReport, bound_for, measure_model
 from ..fault import locator
 from ..handover import hand_over, handover_case, take_over
 from ..vectors import Vectors
-from .protocol import LOCATING, MARK, Job, plain
+from .protocol import LOCATING, MARK, Job, measurement_to_json
 
 Tell = Callable[..., None]
 
@@ -65,7 +65,7 @@ def _work(job: Job, tell: Tell) -> None:
     options: dict[str, Any] = dict(job.options)
     model = load(Path(job.model), engine=job.engine, plan=job.plan, **options)
     vectors = Vectors.load(Path(job.vectors))
-    wanted = wanted_bound(**job.wanted)
+    wanted = requested_bound(**job.wanted)
     if job.take_over is not None:
         _carry(job, model, vectors, wanted, tell)
         return
@@ -76,7 +76,9 @@ def _work(job: Job, tell: Tell) -> None:
         wanted=wanted,
         progress=lambda case: tell(doing=case),
     )
-    tell(report={**vars(found), "measurements": [plain(m) for m in found.measurements]})
+    tell(
+        report={**vars(found), "measurements": [measurement_to_json(m) for m in found.measurements]}
+    )
     case = handover_case(vectors)
     if job.hand_over is not None and case is not None:
         tell(doing=f"the first half of {case.name}")
@@ -103,7 +105,9 @@ def _locate(job: Job, model: Model, vectors: Vectors, found: EngineReport, tell:
         tell(located=vars(one))
 
 
-def _carry(job: Job, model: Model, vectors: Vectors, wanted: Wanted | None, tell: Tell) -> None:
+def _carry(
+    job: Job, model: Model, vectors: Vectors, wanted: RequestedBound | None, tell: Tell
+) -> None:
     case = handover_case(vectors)
     assert case is not None
     for folder, precision in (job.take_over or {}).items():
@@ -114,4 +118,4 @@ def _carry(job: Job, model: Model, vectors: Vectors, wanted: Wanted | None, tell
         except StateportError as error:
             tell(carried=folder, problem=str(error))
         else:
-            tell(carried=folder, measurements=[plain(m) for m in found])
+            tell(carried=folder, measurements=[measurement_to_json(m) for m in found])

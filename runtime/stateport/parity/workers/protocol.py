@@ -56,20 +56,20 @@ class Job:
         return cls(**parse_json(text, finite=False))
 
 
-def plain(measurement: Measurement) -> dict[str, Any]:
+def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
     """A measurement as JSON holds it."""
     return asdict(measurement)
 
 
-def measurement(document: Mapping[str, Any]) -> Measurement:
+def measurement_from_json(document: Mapping[str, Any]) -> Measurement:
     """Reads what `plain` gave."""
     curve = document["curve"]
     return Measurement(**{**document, "curve": curve and ErrorCurve(**_tuples(curve))})
 
 
-def report(document: Mapping[str, Any]) -> EngineReport:
+def report_from_json(document: Mapping[str, Any]) -> EngineReport:
     """Reads a report that went through JSON."""
-    found = tuple(measurement(part) for part in document["measurements"])
+    found = tuple(measurement_from_json(part) for part in document["measurements"])
     return EngineReport(**{**document, "measurements": found})
 
 
