@@ -28,6 +28,9 @@ $(READY): constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
 	$(BIN)/python -m demo
 
+# PyTorch computes with one thread in each process: there are as many processes as cores.
+test test-avx2 pattern-tests fuzz matrix: export OMP_NUM_THREADS = 1
+
 test: $(READY)       ## run the tests
 	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns and not soak'
 
