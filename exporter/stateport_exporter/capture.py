@@ -492,9 +492,11 @@ def _refuse_mutation(program: torch.export.ExportedProgram, example: Example) ->
 def _drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:
     """Takes out `x.squeeze(dim)` where the size is not 1: it does nothing, and ONNX refuses it.
 
-    PyTorch's decompositions make a `view_of` of it, which its ONNX writer does not know.
+    PyTorch's decompositions make a `view_of` of it, which its ONNX writer does not know. Versions
+    before 2.13 write `squeeze.dims` for it first.
     """
-    for target in (torch.ops.aten.squeeze.dim, torch.ops.prims.view_of.default):
+    aten = torch.ops.aten
+    for target in (aten.squeeze.dim, aten.squeeze.dims, torch.ops.prims.view_of.default):
         for node in program.graph.find_nodes(op="call_function", target=target):
             before = node.args[0]
             if node.meta["val"].ndim == before.meta["val"].ndim:

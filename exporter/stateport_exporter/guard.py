@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -33,11 +34,15 @@ def no_idle_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps PyTorch's exporter from talking about its own internals and missing packages."""
+    """Keeps PyTorch's exporter from talking about its own internals and missing packages.
+
+    What it or onnxscript prints on stdout, as onnxscript 0.5.6 does, goes to stderr: stdout may be
+    what another program reads.
+    """
     names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         try:  # before anything is changed: Ctrl-C may come between any two lines
             for logger in loggers:

@@ -17,6 +17,7 @@ import stateport
 from models.lstm import ReferenceLSTM
 from stateport import cli
 from stateport.parity.vectors import vectors_path
+from stateport_exporter import export
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -224,3 +225,54 @@ def test_where_only_the_runtime_is_installed_export_says_how_to_get_the_exporter
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("check", [[], ["--no-check"]])
+def test_what_a_library_prints_never_reaches_stdout(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, check: list[str]
+) -> None:
+    # As onnxscript 0.5.6 does from inside PyTorch's exporter.
+    original = torch.onnx.export
+
+    def chatty(*args: object, **named: object) -> object:
+        print("Applied 2 of general pattern rewrite rules.")  # noqa: T201
+        return original(*args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.onnx, "export", chatty)
+    outcome = command("export", LSTM, "-o", "m.onnx", *check)
+    assert outcome.returncode == 0
+    assert "Applied" in outcome.stderr
+    assert "Applied" not in outcome.stdout
+    assert outcome.stdout.startswith("input   x: float32[batch, time, 5]\n")
+
+
+def test_what_a_networks_code_prints_never_reaches_stdout(process: Command, folder: Path) -> None:
+    (folder / "chatty.py").write_text(
+        "from torch import nn\n"
+        "print('imported')\n"
+        "class Chatty(nn.LSTM):\n"
+        "    def forward(self, x):\n"
+        "        print('stepping')\n"
+        "        return super().forward(x)\n"
+    )
+    target = ["chatty.py:Chatty", "--arg", "input_size=5", "--arg", "hidden_size=4"]
+    example = ["--example", "x=float32[time,batch,5]"]
+    outcome = process("export", *target, *example, "-o", "m.onnx", cwd=folder)
+    assert outcome.returncode == 0, outcome.stderr
+    assert {"imported", "stepping"} <= set(outcome.stderr.splitlines())
+    assert outcome.stdout.startswith("input   x: float32[time, batch, 5]\n")
+
+
+def test_what_a_library_prints_never_reaches_the_stdout_of_a_program(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = torch.onnx.export
+
+    def chatty(*args: object, **named: object) -> object:
+        print("Applied 2 of general pattern rewrite rules.")  # noqa: T201
+        return original(*args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.onnx, "export", chatty)
+    network = ReferenceLSTM()
+    export(network, network.example_inputs, "m.onnx", check=False)
+    assert capsys.readouterr().out == ""

@@ -40,7 +40,7 @@ class _Commands(click.Group):
             command = _missing(name)
         else:
             return None
-        return _with_debug(command)
+        return _finished(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # The exporter's help is known here, because loading its command takes PyTorch's seconds.
@@ -68,7 +68,8 @@ def _missing(name: str) -> click.Command:
     return command
 
 
-def _with_debug(command: click.Command) -> click.Command:
+def _finished(command: click.Command) -> click.Command:
+    """Gives a command `--debug`, and keeps stdout for its own output while it runs."""
     if not any(parameter.name == "debug" for parameter in command.params):
         command.params.append(
             click.Option(
@@ -78,6 +79,8 @@ def _with_debug(command: click.Command) -> click.Command:
                 help="Show the traceback of an error.",
             )
         )
+        if command.callback is not None:
+            command.callback = output.own_stdout()(command.callback)
     return command
 
 

@@ -26,6 +26,9 @@ from ..printable import json_text, printable
 #: So wide are tables in a pipe, so that they are never cut.
 _WIDE: Final = 160
 
+#: What stdout was before it was kept for stateport alone, innermost last.
+_kept: list[TextIO] = []
+
 
 def say(*lines: str, err: bool = False) -> None:
     """Prints each text on a line of its own, on stdout or on stderr."""
@@ -101,6 +104,21 @@ class _Screen(Console):
         return super().render_str(_fitting(text, self.file), **options)
 
 
+@contextlib.contextmanager
+def own_stdout() -> Iterator[None]:
+    """Keeps stdout for what leaves through here; what anybody else prints goes to stderr.
+
+    PyTorch's exporter prints, some versions of onnxscript do, and a network's code may: a line of
+    theirs would spoil JSON, or what the next command in a pipe reads.
+    """
+    _kept.append(_stream(err=False))
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _kept.pop()
+
+
 def prepare_streams() -> None:
     """Makes stdin, stdout and stderr such that printing cannot fail for a name.
 
@@ -140,7 +158,9 @@ def _take_number(number: int) -> None:
 
 
 def _stream(*, err: bool) -> TextIO:
-    return sys.stderr if err else sys.stdout
+    if err:
+        return sys.stderr
+    return _kept[-1] if _kept else sys.stdout
 
 
 def _fitting(text: str, stream: Any) -> str:
