@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check bench bench-quantization patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check compat bench bench-quantization patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -86,6 +86,9 @@ wheels: $(READY)     ## build both wheels into dist/
 wheel-check: wheels  ## run the reference and the pytest plugin from the wheels, in clean environments
 	$(BIN)/python -m demo.wheel_check
 	$(BIN)/python -m demo.plugin_check
+
+compat: wheels       ## try the lowest and the newest versions that pyproject.toml promises; some 20 GB of downloads
+	$(BIN)/python -m compat
 
 bench: $(READY)      ## measure stateport beside its peers and rewrite the page of this processor's kind
 	$(BIN)/python -W ignore -m benchmarks

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
 
-def make_venv(folder: Path, *requirements: str) -> Path:
-    """Makes the environment anew, with these requirements in it, and returns its Python."""
-    venv.create(folder, clear=True, with_pip=True)
-    python = folder / "bin" / "python"
-    pip: list[str | Path] = [
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ]
-    subprocess.run([*pip, "-c", "constraints.txt", *requirements], check=True, stdout=sys.stderr)
-    return python.absolute()
+def make_venv(
+    folder: Path,
+    *requirements: str,
+    python: str | Path = sys.executable,
+    constraints: Path = Path("constraints.txt"),
+) -> Path:
+    """Makes the environment anew, with these requirements in it, and returns its Python.
+
+    `python` is the interpreter that it is of.
+
+    Raises:
+        subprocess.CalledProcessError: it cannot be made, or something does not install. What pip
+            says goes to stderr.
+    """
+    subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
+    made = folder / "bin" / "python"
+    pip: list[str | Path] = [made, "-m", "pip", "install", "--quiet", "-c", constraints]
+    command = [*pip, "--disable-pip-version-check", *requirements]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return made.absolute()
 
 
 def size_in_mb(folder: Path) -> float:

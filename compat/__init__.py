@@ -1,0 +1,1 @@
+"""What pyproject.toml promises, tried: each lower bound, the newest versions, each Python."""
