@@ -87,7 +87,7 @@ wheel-check: wheels  ## run the reference and the pytest plugin from the wheels,
 	$(BIN)/python -m demo.wheel_check
 	$(BIN)/python -m demo.plugin_check
 
-compat: wheels       ## try the lowest and the newest versions that pyproject.toml promises; some 20 GB of downloads
+compat: wheels       ## try the lowest and the newest versions that pyproject.toml promises, in clean environments
 	$(BIN)/python -m compat
 
 bench: $(READY)      ## measure stateport beside its peers and rewrite the page of this processor's kind

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import stateport
-from stateport.parity.verify import Report
+from stateport.parity.engine_report import EngineReport
 from stateport_exporter import export
 from stateport_exporter.torch_export import with_named_axes
 
@@ -48,10 +48,10 @@ class OverPictures(nn.Module):
 
 
 @pytest.fixture
-def reported(tmp_path: Path, judged: Callable[[Path], Report]) -> Callable[..., Report]:
+def reported(tmp_path: Path, judged: Callable[[Path], EngineReport]) -> Callable[..., EngineReport]:
     """Exports a network without any warning, and verifies it."""
 
-    def report(network: nn.Module, example: object) -> Report:
+    def report(network: nn.Module, example: object) -> EngineReport:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             export(network.eval(), example, tmp_path / "m.onnx", check=False)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def reported(tmp_path: Path, judged: Callable[[Path], Report]) -> Callable[..., 
 
 
 def test_an_lstm_that_is_called_step_by_step(
-    reported: Callable[..., Report], tmp_path: Path
+    reported: Callable[..., EngineReport], tmp_path: Path
 ) -> None:
     def example(batch: int, time: int) -> tuple[Tensor, ...]:
         return torch.randn(batch, time, 5), torch.zeros(2, batch, 4), torch.zeros(2, batch, 4)
@@ -80,7 +80,7 @@ def test_an_lstm_that_is_called_step_by_step(
     np.testing.assert_allclose(y, expected.numpy(), rtol=0, atol=1e-5)
 
 
-def test_a_convolution_over_pictures(reported: Callable[..., Report]) -> None:
+def test_a_convolution_over_pictures(reported: Callable[..., EngineReport]) -> None:
     def example(batch: int, time: int) -> Tensor:
         return torch.randn(batch, time, 1, 6, 6)
 
