@@ -14,7 +14,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from compat.environments import environments
+from compat.environments import Environment, environments
 from compat.files import write_files
 from compat.trying import SHOWN, Outcome, try_environment
 
@@ -23,19 +23,18 @@ _BUILD: Final = Path("build/compat")
 
 def main() -> None:
     """Tries the environments that are asked for, or all."""
+    wanted = tuple(sys.argv[1:]) or ("",)
+    chosen = [each for each in environments() if _title(each).startswith(wanted)]
+    if not chosen:
+        sys.exit(f"No environment's name begins with {' or '.join(wanted)}.")
     files = _BUILD / "files"
     files.mkdir(parents=True, exist_ok=True)
-    chosen = tuple(sys.argv[1:])
     write_files(files)
     outcomes = []
-    for environment in environments():
-        if not chosen or environment.name.startswith(chosen):
-            where = f"{environment.name}, Python {environment.python}"
-            print(f"Trying {where} ...", file=sys.stderr, flush=True)
-            outcomes.append(try_environment(environment, files, _BUILD))
-            print(f"{where}: {outcomes[-1].summary()}", file=sys.stderr, flush=True)
-    if not outcomes:
-        sys.exit(f"No environment is called {' or '.join(chosen)}.")
+    for environment in chosen:
+        print(f"Trying {_title(environment)} ...", file=sys.stderr, flush=True)
+        outcomes.append(try_environment(environment, files, _BUILD))
+        print(f"{_title(environment)}: {outcomes[-1].summary()}", file=sys.stderr, flush=True)
     Console(width=None if sys.stdout.isatty() else 160).print(table(outcomes))
     for outcome in outcomes:
         for name, why in outcome.failed.items():
@@ -53,6 +52,10 @@ def table(outcomes: Sequence[Outcome]) -> Table:
         environment = outcome.environment
         rows.add_row(environment.name, environment.python, ", ".join(versions), outcome.summary())
     return rows
+
+
+def _title(environment: Environment) -> str:
+    return f"{environment.name}, Python {environment.python}"
 
 
 if __name__ == "__main__":
