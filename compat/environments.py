@@ -12,6 +12,7 @@ from demo.wheel_check import wheel
 
 RUNTIME: Final = Path("runtime/pyproject.toml")
 EXPORTER: Final = Path("exporter/pyproject.toml")
+CONSTRAINTS: Final = Path("constraints.txt")
 
 PYTHONS: Final = ("3.11", "3.12", "3.13")
 #: Of ONNX Runtime, those with which the newest opset is measured.
@@ -75,9 +76,25 @@ def environments() -> Iterator[Environment]:
         is_exporter=True,
         gigabytes=_LARGE,
     )
+    # PyTorch's oldest version may bring CUDA's libraries where that of development does not.
+    yield Environment(
+        "exporter lowest, PyTorch of development",
+        oldest,
+        (*both, *tools),
+        (*{**lowest_of(RUNTIME, ["cpu"]), **lowest_of(EXPORTER), **_developed("torch")}.values(),),
+        is_exporter=True,
+    )
     yield Environment(
         "exporter newest", PYTHONS[-1], (*both, *tools), is_exporter=True, gigabytes=_LARGE
     )
+
+
+def _developed(package: str) -> dict[str, str]:
+    """The version of a package that the project is developed with, as a pin."""
+    for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{package}=="):
+            return {package: line.strip()}
+    raise ValueError(f"{CONSTRAINTS} does not pin {package}.")
 
 
 def _with_ort(version: str, runtime: str, numpy: str) -> Environment:

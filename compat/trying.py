@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,9 @@ _NETWORKS: Final = (
     "models.text_generator:trained",
     "models.sentiment:trained",
 )
+
+#: Set to anything, this lets an environment bring CUDA's libraries.
+CUDA: Final = "STATEPORT_COMPAT_CUDA"
 
 #: In seconds; what hangs is a failure.
 _LIMIT: Final = 1800
@@ -82,7 +85,13 @@ def try_environment(environment: Environment, files: Path, build: Path) -> Outco
         return Outcome(environment, not_tried=room)
     folder = build / re.sub(r"[^a-z0-9.]+", "-", f"{environment.name} {environment.python}")
     try:
-        made = _install(environment, python, folder)
+        pins = _pins(environment, python)
+        if environment.is_exporter and brings_cuda(python, pins) and not os.environ.get(CUDA):
+            return Outcome(
+                environment,
+                not_tried=f"PyTorch brings gigabytes of CUDA's libraries here; {CUDA}=1 tries it",
+            )
+        made = _install(environment, pins, python, folder)
     except subprocess.CalledProcessError:
         shutil.rmtree(folder, ignore_errors=True)
         if environment.promised:
@@ -111,10 +120,24 @@ def find_python(version: str) -> Path | None:
     return None
 
 
-def _install(environment: Environment, python: Path, folder: Path) -> Path:
-    pins = list(environment.pins)
-    if environment.is_exporter and not pins:
-        pins = [_newest_torch(python)]
+def _pins(environment: Environment, python: Path) -> list[str]:
+    """What pip is held to; for the newest exporter, PyTorch alone."""
+    if environment.is_exporter and not environment.pins:
+        return [_newest_torch(python)]
+    return list(environment.pins)
+
+
+def brings_cuda(python: Path, pins: Sequence[str]) -> bool:
+    """Whether this PyTorch would install CUDA's libraries. Nothing is installed to find out."""
+    torch = [pin for pin in pins if pin.startswith("torch==")]
+    asked: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--dry-run"]
+    options = ["--ignore-installed", "--break-system-packages", "--report", "-"]
+    report = subprocess.run([*asked, *options, *torch], capture_output=True, text=True, check=True)
+    packages = [entry["metadata"]["name"] for entry in json.loads(report.stdout)["install"]]
+    return any(package.startswith("nvidia-") for package in packages)
+
+
+def _install(environment: Environment, pins: Sequence[str], python: Path, folder: Path) -> Path:
     constraints = folder.parent / f"{folder.name}.constraints.txt"
     constraints.write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
     return make_venv(folder, *environment.requirements, python=python, constraints=constraints)
