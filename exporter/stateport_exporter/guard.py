@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import os
 import random
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,6 +58,86 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Puts back what PyTorch and forward set for the whole process.
+
+    These are the environment's variables, `sys.path`, warnings, the levels of loggers, handlers of
+    signals, the working directory and NumPy's handling of errors.
+    """
+    environment, folder, path = dict(os.environ), _folder(), list(sys.path)
+    levels = {name: logger.level for name, logger in _loggers()}
+    signals = _signal_handlers()
+    with warnings.catch_warnings(), np.errstate():
+        try:
+            yield
+        finally:
+            if folder is not None and _folder() != folder:
+                os.chdir(folder)
+            sys.path[:] = path
+            _put_back_environment(environment)
+            for name, logger in _loggers():
+                if name in levels and logger.level != levels[name]:
+                    logger.setLevel(levels[name])
+            for number, handler in signals.items():
+                if signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+
+
+def _folder() -> Path | None:
+    """The working directory; None where it has been deleted."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def _put_back_environment(before: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    for name, value in before.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    named = list(logging.root.manager.loggerDict.items())
+    loggers = [(name, one) for name, one in named if isinstance(one, logging.Logger)]
+    return [("", logging.root), *loggers]
+
+
+def _signal_handlers() -> dict[int, Any]:
+    """The handlers that Python has set; none can be set outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {int(number): signal.getsignal(number) for number in signal.valid_signals()}
+    return {number: handler for number, handler in handlers.items() if handler is not None}
+
+
+@contextlib.contextmanager
+def usual_settings() -> Iterator[None]:
+    """PyTorch as it computes by default, whatever is set around: on the CPU, in float32."""
+    with contextlib.ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        if torch.is_autocast_enabled("cpu"):
+            stack.enter_context(torch.autocast("cpu", enabled=False))
+        if not _makes_on_cpu():
+            stack.enter_context(torch.device("cpu"))
+        if torch.get_default_dtype() != torch.float32:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+def _makes_on_cpu() -> bool:
+    """Whether new tensors are on the CPU; `torch.set_default_device` may say otherwise."""
+    try:
+        return torch.empty(0).device.type == "cpu"
+    except (RuntimeError, AssertionError):  # a device that is not here
+        return False
+
+
+@contextlib.contextmanager
 def unchanged_globals(seed: int | None = None) -> Iterator[None]:
     """Puts the random generators, PyTorch's default dtype, threads and oneDNN flag back at the end.
 
@@ -92,7 +176,8 @@ def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
         ExportError: the module holds something that cannot be copied.
     """
     parameters = module.parameters() if share_parameters else ()
-    shared = {id(parameter): parameter for parameter in parameters}
+    # A tensor that was made in inference mode can be nothing but read: PyTorch cannot trace it.
+    shared = {id(one): one for one in parameters if not one.is_inference()}
     return _copy(module, shared).eval()
 
 

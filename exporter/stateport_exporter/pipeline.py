@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -21,6 +21,7 @@ from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
+from .blame import told
 from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .contexts import NO_CONTEXTS, Found, find_contexts
 from .declared import Declared, positions_of
@@ -28,7 +29,13 @@ from .errors import ExportError
 from .example import Example, ExampleLike
 from .explicit import Explicit
 from .folding import fold_transposes
-from .guard import evaluation_twin, no_idle_warnings, unchanged_globals
+from .guard import (
+    evaluation_twin,
+    no_idle_warnings,
+    unchanged_globals,
+    unchanged_process,
+    usual_settings,
+)
 from .halving import KINDS, halved, names_of, to_float16
 from .layers import expand, find
 from .lengths import packed, told_lengths
@@ -126,10 +133,10 @@ def export(
     check_place(path)
     check_place(vectors_path(path))
     noted = {**(origin or {}), **_versions()}
-    if isinstance(module, torch.jit.ScriptModule):
-        usual = (weights is None, method == "forward", not states, lift, check, dtype == "float32")
-        return _export_script(module, example, path, opset, noted, usual)
-    with unchanged_globals(), no_idle_warnings():
+    with _apart(module):
+        if isinstance(module, torch.jit.ScriptModule):
+            usual = (weights is None, method == "forward", not states, lift, check)
+            return _export_script(module, example, path, opset, noted, (*usual, dtype == "float32"))
         twin = evaluation_twin(module, share_parameters=weights is None)
         if weights is not None:
             load_weights(twin, Path(weights))
@@ -146,8 +153,21 @@ def export(
         write_metadata(made.captured.model, contract, noted)
         if dtype != "float32":
             made.captured.model.metadata_props[PRECISION_KEY] = dtype
-    report = _write(made.captured, vectors, path, check=check)
-    return Result(path, vectors_path(path), contract, made.lifted, report, made.left)
+        report = _write(made.captured, vectors, path, check=check)
+        return Result(path, vectors_path(path), contract, made.lifted, report, made.left)
+
+
+@contextlib.contextmanager
+def _apart(module: nn.Module) -> Iterator[None]:
+    """Leaves the caller's world as it was, and hangs on nothing that is set in it."""
+    with (
+        unchanged_process(),
+        unchanged_globals(),
+        usual_settings(),
+        no_idle_warnings(),
+        told(module),
+    ):
+        yield
 
 
 def _export_script(
@@ -163,8 +183,7 @@ def _export_script(
     for name, is_usual in zip(names, usual, strict=True):
         if not is_usual:
             raise ExportError(f"A TorchScript module is exported as it is; leave out {name!r}.")
-    with unchanged_globals(), no_idle_warnings():
-        made = export_script(module, example, path, opset, origin)
+    made = export_script(module, example, path, opset, origin)
     written = (made.path, made.vectors, made.contract, made.lifted, made.report)
     return Result(*written, possible_states=made.possible_states)
 
@@ -402,6 +421,11 @@ def _check_dtypes(module: nn.Module) -> None:
             raise ExportError(
                 f"{name!r} is {str(tensor.dtype).removeprefix('torch.')}; float32 was expected. "
                 "Convert the network first: module.float()."
+            )
+        if tensor.device.type == "meta":
+            raise ExportError(
+                f"{name!r} is on the device meta, where it has no values. Make the network on the "
+                "CPU, or give it memory first and load its weights: module.to_empty(device='cpu')."
             )
         if tensor.device.type != "cpu":
             raise ExportError(
