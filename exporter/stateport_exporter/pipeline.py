@@ -37,15 +37,23 @@ from .guard import (
     usual_settings,
 )
 from .halving import KINDS, halved, names_of, to_float16
+from .kept import unchanged_shared
 from .layers import expand, find
 from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
 from .loops import Folded, check_memory, fold
+from .memory import check_kept
 from .network import Network
 from .opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .possible import PossibleState, possible_states
 from .record import record
-from .repeatable import check_carried, check_default_start, check_padding, check_repeatable
+from .repeatable import (
+    check_carried,
+    check_chance,
+    check_default_start,
+    check_padding,
+    check_repeatable,
+)
 from .returned import named_results
 from .saving import save
 from .stamp import contract_of, stamp, store_initial, write_metadata
@@ -165,6 +173,7 @@ def _apart(module: nn.Module) -> Iterator[None]:
         unchanged_globals(),
         usual_settings(),
         no_idle_warnings(),
+        unchanged_shared(module),
         told(module),
     ):
         yield
@@ -293,8 +302,11 @@ def _make(
         calls = [one.call for one in seen.hidden]
         check_memory(seen.twin, seen.method, seen.folded, sample, calls)
     check_repeatable(explicit, sample)
+    check_chance(captured.model)
     check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
     check_carried(explicit, sample, seen.hidden)
+    if before is None and not again:
+        _check_kept(seen, explicit, sample)
     finished = _finish(captured, opset, seen.hidden, found, sample.lengths, wish)
     check_default_start(seen.twin, seen.method, sample, finished.state_parameters)
     network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
@@ -309,6 +321,19 @@ def _make(
     contract = replace(finished.contract, streaming=streaming)
     others = finished.others if finished.contract.streaming.ok else ()
     return _Made(captured, network, contract, finished.lifted, because, finished.left, others)
+
+
+def _check_kept(seen: _Seen, explicit: Explicit, sample: Example) -> None:
+    """Checks that nothing else is kept from call to call than the states that are lifted."""
+    arguments = sample.make(sample.sizes)
+    if seen.folded is None:
+        given = dict(zip(explicit.lifted, arguments.states, strict=False))
+        check_kept(seen.twin, seen.method, sample, given)
+        return
+    with unchanged_globals(seed=1), torch.no_grad():
+        _, lasts = Explicit(seen.folded).eval()(arguments.args, arguments.kwargs, ())
+    lifted = [state for one in seen.hidden for state in lasts[one.call]]
+    check_kept(seen.twin, seen.method, sample, {}, lifted)
 
 
 @dataclass(frozen=True)

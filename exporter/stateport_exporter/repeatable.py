@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -17,6 +18,11 @@ from .lifting import Hidden
 
 #: A memory may show only some calls later, as a delay line does.
 _CALLS: Final = 8
+#: ONNX's operators that draw random numbers.
+_CHANCE: Final = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+    | {"Bernoulli", "Multinomial"}
+)
 
 
 def check_repeatable(explicit: Explicit, example: Example) -> None:
@@ -43,6 +49,21 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
             "The network draws random numbers, in evaluation mode too, so its results cannot be "
             "checked. Leave them out, or take them as an argument of forward."
         )
+
+
+def check_chance(model: ir.Model) -> None:
+    """Refuses a graph that draws random numbers, however seldom something hangs on them.
+
+    Raises:
+        ExportError: with what draws them.
+    """
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type in _CHANCE:
+            raise ExportError(
+                f"The network draws random numbers ({node.op_type}), in evaluation mode too, so "
+                "its results cannot be checked. Leave them out, or take them as an argument of "
+                "forward."
+            )
 
 
 def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]) -> None:
