@@ -272,7 +272,8 @@ class Captured:
 
     The outputs behind those of `output_paths` are the last states of every recurrent call. `loops`
     are the loops over time, by the number of the call. `narrowed` says which sizes forward may not
-    take the same way, if there are such.
+    take the same way, if there are such; `guards` are the relations of sizes that PyTorch's
+    exporter relied on, each with the axes that its symbols are the sizes of.
     """
 
     model: ir.Model
@@ -280,6 +281,7 @@ class Captured:
     output_paths: tuple[tuple[str, ...], ...]
     loops: Mapping[int, Loop]
     narrowed: str | None = None
+    guards: Sequence[tuple[Any, Mapping[Any, str]]] = ()
 
 
 def capture(module: Explicit, example: Example, opset: int) -> Captured:
@@ -295,6 +297,7 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
     program, loops, narrowed = _trace(module, example)
     _refuse_mutation(program, example)
     output_paths = _output_paths(program)
+    guards = _guards(program, example)
     _drop_idle_squeezes(program)
     model = _to_onnx(program, name, opset)
     _check_inputs(model, example)
@@ -304,7 +307,23 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
             while value.name.startswith("network."):
                 value.name = value.name.removeprefix("network.")  # as the author's module calls it
     paths = _input_paths(module.network, example)
-    return Captured(model, paths, output_paths, loops, narrowed)
+    return Captured(model, paths, output_paths, loops, narrowed, guards)
+
+
+def _guards(
+    program: torch.export.ExportedProgram, example: Example
+) -> list[tuple[Any, Mapping[Any, str]]]:
+    """The relations of sizes that the exporter relied on, in its own symbols."""
+    inputs = program.graph.find_nodes(op="placeholder")
+    tensors = [node.meta["val"] for node in inputs if isinstance(node.meta.get("val"), Tensor)]
+    axes, guards = {}, []
+    for tensor, leaf in zip(tensors[-len(example.leaves) :], example.leaves, strict=False):
+        for size, axis in zip(tuple[Any, ...](tensor.shape), leaf.shape, strict=True):
+            if isinstance(size, torch.SymInt) and isinstance(axis, str):
+                axes[size.node.expr] = axis
+                guards = [guard.expr for guard in size.node.shape_env.guards]
+    used = [(one, {s: axes[s] for s in one.free_symbols & axes.keys()}) for one in guards]
+    return [(guard, named) for guard, named in used if named.keys() == guard.free_symbols]
 
 
 def longer(module: Explicit, example: Example) -> Example | None:
@@ -402,15 +421,21 @@ def _trace(
     return program, loops, narrowed
 
 
+@contextlib.contextmanager
+def opaque_layers(network: nn.Module) -> Iterator[Mapping[int, Loop]]:
+    """Recurrent layers are opaque nodes inside; gives the loops by the number of the call."""
+    with _RecurrentLayers() as layers, traceable(network):
+        yield layers.loops
+
+
 def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Traced:
     # PyTorch prints the graph so far where a number is taken out of a tensor.
     with (
-        _RecurrentLayers() as layers,
-        traceable(module.network),
+        opaque_layers(module.network) as loops,
         contextlib.redirect_stderr(io.StringIO()),
     ):
         program = torch_export(module, tuple(arguments), shapes)
-    return program, layers.loops
+    return program, loops
 
 
 def _dynamic_shapes(

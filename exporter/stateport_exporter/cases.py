@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -20,8 +21,16 @@ RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
 CHAIN: Final = 2048
 
 
-def all_cases(network: Network, contract: Contract) -> Iterator[Case]:
-    """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain."""
+def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Iterator[Case]:
+    """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain.
+
+    `beyond` are further ones, of sizes at which the network may do otherwise.
+    """
+    yield from _usual_cases(network, contract)
+    yield from beyond
+
+
+def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
     axes, multiple = network.example.axes, contract.streaming.multiple
     batches = BATCHES if "batch" in axes else (1,)
     times = [time * multiple for time in TIMES] if "time" in axes else [1]
@@ -47,6 +56,16 @@ def all_cases(network: Network, contract: Contract) -> Iterator[Case]:
     yield case_of(network, contract, "chain", chain, batch, through="stream")
 
 
+def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> Case:
+    """A whole sequence of these sizes; as long as the usual one, and of one row, by default."""
+    multiple, axes = contract.streaming.multiple, network.example.axes
+    time = sizes.get("time", network.example.sizes["time"]) if "time" in axes else 1
+    time = -(-time // multiple) * multiple
+    others = {axis: size for axis, size in sizes.items() if axis not in ("batch", "time")}
+    name = ", ".join(["whole", *(f"{axis} {size}" for axis, size in others.items())])
+    return case_of(network, contract, name, [time], sizes.get("batch", 1), "zeros", sizes=others)
+
+
 def short_case(network: Network, contract: Contract) -> Case:
     """A case to try something on."""
     return case_of(network, contract, "whole", [network.example.sizes["time"]], 2)
@@ -60,10 +79,15 @@ def case_of(
     batch: int,
     start: str = "random",
     through: str = "model",
+    sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Case:
-    """A case; the same batch and number of steps give the same sequence, however it is cut."""
+    """A case; the same batch and number of steps give the same sequence, however it is cut.
+
+    `sizes` are those of axes that are neither batch nor time, where they are not the usual ones.
+    """
     axes = network.example.axes
-    sizes = {a: n for a, n in network.example.sizes.items() if a in axes and a != "time"}
+    usual = {**network.example.sizes, **sizes}
+    sizes = {a: n for a, n in usual.items() if a in axes and a != "time"}
     if "batch" in axes:
         sizes["batch"] = batch
     seed = 10_000 * batch + sum(chunks)

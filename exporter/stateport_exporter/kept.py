@@ -20,7 +20,7 @@ from collections import UserDict, UserList, UserString, deque
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import CellType, CodeType, FunctionType, ModuleType, SimpleNamespace
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
@@ -143,10 +143,14 @@ def authored(network: nn.Module) -> Authored:
     waiting: list[Any] = [*network.modules()]
     while waiting:
         value = waiting.pop()
-        if id(value) in seen or isinstance(value, Tensor | ModuleType):
+        known = id(value) in seen or name_of(value) is not None
+        if known or isinstance(value, Tensor | ModuleType):
             continue
         seen.add(id(value))
-        value = getattr(value, "__func__", getattr(value, "func", value))
+        if isinstance(value, MethodType | staticmethod | classmethod):
+            value = value.__func__
+        elif isinstance(value, functools.partial):
+            value = value.func
         if isinstance(value, FunctionType) and is_authors(value.__code__.co_filename):
             found.functions.append(value)
             waiting += [slot.value for slot in _of_function(value, code=True)]
@@ -231,7 +235,7 @@ def _inside(slot: Slot, value: Any) -> Iterator[Slot]:
     name, shared = slot.name, slot.shared
     if isinstance(value, dict):
         for key in _ends(list(value)):
-            yield Slot(f"{name}[{key!r:.40}]", value, key, shared)
+            yield Slot(f"{name}[{_label(key):.40}]", value, key, shared)
     elif isinstance(value, list | deque):
         for index in _ends(range(len(value))):
             yield Slot(f"{name}[{index}]", value, index, shared)
@@ -279,12 +283,18 @@ def _content(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, zlib.crc32(value.tobytes())
     if isinstance(value, dict):
-        return type(value), len(value), tuple(map(repr, _ends(list(value))))
+        return type(value), len(value), tuple(map(_label, _ends(list(value))))
     if isinstance(value, list | tuple | deque):
         return type(value), len(value)
     if isinstance(value, set | frozenset | bytearray):
-        return type(value), len(value), hash(frozenset(map(repr, value)))
+        return type(value), len(value), hash(frozenset(map(_label, value)))
     return type(value), None if _is_holder(value) else _standing(value)
+
+
+def _label(key: Any) -> str:
+    """A key of a dict, as text that is its own."""
+    plain = isinstance(key, str | bytes | int | float | tuple | None)
+    return repr(key) if plain else f"{type(key).__qualname__} {id(key)}"
 
 
 def _tensor(tensor: Tensor) -> Any:

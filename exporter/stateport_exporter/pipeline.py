@@ -21,6 +21,7 @@ from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
+from .beyond import Beyond, check_loops, look_beyond
 from .blame import told
 from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .contexts import NO_CONTEXTS, Found, find_contexts
@@ -56,9 +57,11 @@ from .repeatable import (
 )
 from .returned import named_results
 from .saving import save
+from .sizes import Comparison, compared
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
 from .streaming import measure_streaming
+from .tables import ends_of_tables
 from .timeline import why_tied
 from .torchscript import export_script
 from .trace import trace
@@ -67,6 +70,8 @@ from .weights import load_weights
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18
+#: So many lines of an author's are named in one message.
+_MOST_LINES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -152,8 +157,9 @@ def export(
         seen = _look(twin, method, Example(getattr(twin, method), example), opset, lift=lift)
         found = find_contexts(seen.explicit, seen.sample) if lift else NO_CONTEXTS
         made = _make_streaming(seen, found, opset, states or {})
-        contract = made.contract
-        vectors = record(made.network, contract)
+        beyond = _look_beyond(seen, made)
+        contract = replace(made.contract, limits=tuple(sorted(beyond.limits.items())))
+        vectors = record(made.network, contract, beyond.cases)
         if dtype == "float16":
             keep = names_of(contract, float32)
             to_float16(made.captured.model, keep)
@@ -161,7 +167,7 @@ def export(
         write_metadata(made.captured.model, contract, noted)
         if dtype != "float32":
             made.captured.model.metadata_props[PRECISION_KEY] = dtype
-        report = _write(made.captured, vectors, path, check=check)
+        report = _write(made.captured, vectors, path, beyond, check=check)
         return Result(path, vectors_path(path), contract, made.lifted, report, made.left)
 
 
@@ -336,6 +342,25 @@ def _check_kept(seen: _Seen, explicit: Explicit, sample: Example) -> None:
     check_kept(seen.twin, seen.method, sample, {}, lifted)
 
 
+def _look_beyond(seen: _Seen, made: _Made) -> Beyond:
+    """The sizes besides the usual ones at which the network may do otherwise."""
+    loops = Beyond()
+    if seen.folded is not None:
+        loops = check_loops(seen.twin, seen.method, seen.folded, seen.sample)
+    network: nn.Module = seen.twin if seen.folded is None else seen.folded
+    method = seen.method if seen.folded is None else "forward"
+
+    def ask(sizes: Mapping[str, int]) -> Sequence[Comparison]:
+        return compared(network, method, seen.sample, sizes)
+
+    guards = [Comparison(one, axes, None, direct=False) for one, axes in made.captured.guards]
+    ends = ends_of_tables(network, method, seen.sample)
+    beyond = look_beyond(made.network, made.contract, [*ends, *guards], ask)
+    for axis, most in loops.limits.items():
+        beyond.limit(axis, most)
+    return beyond
+
+
 @dataclass(frozen=True)
 class _Finished:
     """A finished graph's contract and names: of its inputs, and of every result, kept or not.
@@ -463,9 +488,14 @@ def _versions() -> dict[str, object]:
     return {"stateport": __version__, "torch": torch.__version__}
 
 
-def _write(captured: Captured, vectors: Vectors, path: Path, *, check: bool) -> EngineReport | None:
+def _write(
+    captured: Captured, vectors: Vectors, path: Path, beyond: Beyond, *, check: bool
+) -> EngineReport | None:
     """Writes model, weights and vectors, checks them, and lets them appear together."""
     advice = _advice(captured.narrowed, vectors.contract)
+    if beyond.lines:
+        lines = "; at ".join(beyond.lines[:_MOST_LINES])
+        advice = f"Its sizes decide what it does: at {lines}. {advice}"
     with written_together(path) as folder:
         place = folder / path.name
         save(captured.model, place)

@@ -26,15 +26,15 @@ _NUDGES: Final = 8
 _MOST_NUDGED: Final = 10_000_000
 
 
-def record(network: Network, contract: Contract) -> Vectors:
-    """Runs PyTorch on every case.
+def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Vectors:
+    """Runs PyTorch on every case, and on those beyond the usual sizes.
 
     A network that cannot run in float64 gives the truth in float32, and no floor.
 
     Raises:
         ExportError: the network fails at a size that it was not traced at.
     """
-    cases = list(all_cases(network, contract))
+    cases = list(all_cases(network, contract, beyond))
     with unchanged_globals(seed=0), torch.no_grad():
         # A step is too small to share out, and one thread sums in the same order everywhere.
         torch.set_num_threads(1)

@@ -109,12 +109,16 @@ class Streaming:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a model file promises: inputs and outputs without the states, states, streaming."""
+    """What a model file promises: inputs and outputs without the states, states, streaming.
+
+    `limits` are the largest sizes that axes may have in one call, by name, where there are such.
+    """
 
     inputs: tuple[ArraySpec, ...]
     outputs: tuple[ArraySpec, ...]
     states: tuple[StateSpec, ...] = ()
     streaming: Streaming = Streaming()
+    limits: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -144,6 +148,9 @@ class Contract:
         for array in (*document["inputs"], *document["outputs"]):
             if array["lengths_of"] is None:
                 del array["lengths_of"]
+        document["limits"] = dict(self.limits)
+        if not self.limits:
+            del document["limits"]
         return json.dumps(document)
 
     @classmethod
@@ -170,6 +177,7 @@ class Contract:
             outputs=_list(entries, "outputs", _array_spec),
             states=_list(entries, "states", _state_spec),
             streaming=_streaming(entries.get("streaming")),
+            limits=_limits(entries.get("limits", {})),
         )
 
 
@@ -199,6 +207,23 @@ def check_streaming(contract: Contract) -> None:
             f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
             "Call the model itself with the whole sequence."
         )
+
+
+def check_limits(contract: Contract, sizes: Mapping[str, int]) -> None:
+    """Refuses a call that is larger than the network can take, or was ever run at.
+
+    Raises:
+        InputError: with the axis, its size and its largest size.
+    """
+    for axis, most in contract.limits:
+        size = sizes.get(axis, 0)
+        if size > most:
+            in_chunks = axis == "time" and contract.streaming.ok
+            raise InputError(
+                f"Axis {axis!r} is {size} in this call; the network takes at most {most}, because "
+                "beyond that it fails in PyTorch too, or does something else that the file has "
+                f"not. {'Feed it in chunks.' if in_chunks else 'Make a smaller call.'}"
+            )
 
 
 def check_chunk(contract: Contract, sizes: Mapping[str, int]) -> None:
@@ -234,6 +259,7 @@ def _check(contract: Contract) -> None:
         _check_shape(array)
     _check_lengths(contract)
     _check_states(contract)
+    _check_limited(contract)
     if not contract.streaming.ok and not contract.streaming.because:
         raise ContractError("The contract says that the network cannot stream, but not why.")
 
@@ -281,6 +307,16 @@ def _check_states(contract: Contract) -> None:
             f"The states of the contract take {nbytes} bytes for each sequence; this stateport "
             f"carries {MOST_STATE} at most."
         )
+
+
+def _check_limited(contract: Contract) -> None:
+    axes = {axis for spec in contract.inputs for axis in spec.shape}
+    for axis, most in contract.limits:
+        if axis not in axes or not 1 <= most <= SIZE_LIMIT:
+            raise ContractError(
+                f"The contract limits the axis {shown(axis)} to {shown(most)}; it must be an axis "
+                "of an input, and the limit a size of at least 1."
+            )
 
 
 def _check_dtype(name: str, dtype: str) -> None:
@@ -354,6 +390,15 @@ def _array_spec(entry: dict[str, Any]) -> ArraySpec:
 def _state_spec(entry: dict[str, Any]) -> StateSpec:
     names = {key: _text(entry, key) for key in ("input", "output", "dtype", "initial")}
     return StateSpec(**names, shape=_shape(entry))
+
+
+def _limits(value: object) -> tuple[tuple[str, int], ...]:
+    limits = _object(value, "'limits'")
+    if not all(type(most) is int for most in limits.values()):
+        raise ContractError(
+            f"In the contract, 'limits' must give a size for each axis; it is {shown(limits)}."
+        )
+    return tuple(sorted(limits.items()))
 
 
 def _streaming(value: object) -> Streaming:

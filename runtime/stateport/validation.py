@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import ArraySpec, Contract, describe, resolve
+from .contract import ArraySpec, Contract, check_limits, describe, resolve
 from .errors import InputError, StateError
 from .plain import ADVICE, is_special, kind_of
 from .state import State
@@ -22,8 +22,8 @@ def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, 
 
     Raises:
         InputError: a name that is missing or unknown, a value that is not a plain NumPy array, a
-            wrong dtype, rank or fixed size, two sizes for one axis, an axis of length zero, or a
-            row whose length is zero or more than there is.
+            wrong dtype, rank or fixed size, two sizes for one axis, an axis of length zero or
+            beyond the contract's limit, or a row whose length is zero or more than there is.
     """
     if not isinstance(inputs, Mapping):
         raise InputError(
@@ -36,6 +36,7 @@ def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, 
     for spec in contract.inputs:
         if spec.lengths_of is not None:
             _check_lengths(spec, np.asarray(inputs[spec.name]), sizes[spec.lengths_of])
+    check_limits(contract, sizes)
     return sizes
 
 

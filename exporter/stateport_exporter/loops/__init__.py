@@ -6,7 +6,7 @@ makes one program of the two. `Folded` runs that program in place of the author'
 
 from __future__ import annotations
 
-from .check import check_memory
+from .check import check_memory, results_in_float64, same_in_float64
 from .folded import Folded, fold
 
-__all__ = ["Folded", "check_memory", "fold"]
+__all__ = ["Folded", "check_memory", "fold", "results_in_float64", "same_in_float64"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from stateport.errors import first_line
 from ..errors import ExportError
 from ..example import Arguments, Example
 from ..explicit import Calls
-from ..guard import evaluation_twin, unchanged_globals
+from ..guard import computing_in, evaluation_twin, unchanged_globals
 
 #: Sizes other than those traced, odd and even; one step, because a loop may start in its own way.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))
@@ -68,6 +68,42 @@ def check_memory(
         f"{type(network).__qualname__} remembers something from call to call, and does not simply "
         "go on from where its loop ended. Take the state as an argument and return the next one."
     )
+
+
+def results_in_float64(
+    network: nn.Module, method: str, example: Example, sizes: Mapping[str, int], nudge: float = 0.0
+) -> list[Tensor]:
+    """The results of a network in float64 at some sizes, with all numbers a little off by `nudge`.
+
+    Raises:
+        Exception: whatever the network raises.
+    """
+    arguments = example.make({**example.sizes, **sizes}, seed=1)
+    arguments = pytree.tree_map(lambda leaf: _exact(leaf, nudge), arguments)
+    with computing_in(torch.float64):
+        return _results(evaluation_twin(network), method, arguments)
+
+
+def same_in_float64(
+    network: nn.Module, method: str, folded: nn.Module, example: Example, sizes: Mapping[str, int]
+) -> bool:
+    """Whether both give the same, as far as rounding can tell: they are computed in float64.
+
+    A network that amplifies differences gives something else by itself, once all is a little off.
+    """
+    expected = results_in_float64(network, method, example, sizes)
+    try:
+        answer = results_in_float64(folded, "forward", example, sizes)
+    except Exception:  # which the author's network does not raise
+        return False
+    if _close(expected, answer):
+        return True
+    return not _close(expected, results_in_float64(network, method, example, sizes, 1e-12))
+
+
+def _exact(leaf: Any, nudge: float) -> Any:
+    is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
+    return leaf.double() * (1 + nudge) if is_float else leaf
 
 
 def _remembering(

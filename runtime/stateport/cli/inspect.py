@@ -102,6 +102,9 @@ def _show(document: dict[str, Any]) -> None:
         streaming = contract["streaming"]
         grid.add_row("streams", _streams(streaming))
         grid.add_row("dynamic axes", ", ".join(document["axes"]) or "none")
+        if "limits" in contract:
+            most = (f"{axis} {size}" for axis, size in contract["limits"].items())
+            grid.add_row("at most", f"{', '.join(most)} in one call")
     grid.add_row("precision", document["precision"])
     operators = ", ".join(f"{name} {count}" for name, count in document["operators"].items())
     grid.add_row("operators", operators)

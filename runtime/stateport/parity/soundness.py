@@ -8,7 +8,7 @@ every answer would pass are refused.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,7 +54,7 @@ def check_vectors(vectors: Vectors) -> None:
     _check_floors(vectors.floor, {spec.name for spec in specs}, steps)
     for case in vectors.cases:
         try:
-            _check_case(contract, specs, case)
+            check_case(contract, case)
         except ValueError as error:
             raise ValueError(f"in the case {shown(case.name)}, {error}") from error
     for spec in specs:
@@ -81,7 +81,13 @@ def _check_names(what: str, arrays: Mapping[str, Array], names: set[str]) -> Non
         raise ValueError(f"the {what} of {shown(name)} {wrong}")
 
 
-def _check_case(contract: Contract, specs: Sequence[ArraySpec], case: Case) -> None:
+def check_case(contract: Contract, case: Case) -> None:
+    """Refuses a case whose arrays are not those of its contract at its sizes.
+
+    Raises:
+        ValueError: what is wrong with it.
+    """
+    specs = (*contract.outputs, *contract.state_outputs)
     if case.through not in ("model", "stream"):
         raise ValueError(f"calls go through {shown(case.through)}; model or stream was expected")
     if case.through == "stream" and not contract.streaming.ok:
