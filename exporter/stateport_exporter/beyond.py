@@ -27,7 +27,7 @@ from .example import Example
 from .guard import float64_copy, unchanged_globals
 from .loops import results_in_float64, same_in_float64
 from .network import Answers, Network, answers_of
-from .sizes import STEP, Comparison, Turn, compared, turns
+from .sizes import STEP, Comparison, Turn, compared, largest_mentioned, turns
 
 Sizes = Mapping[str, int]
 
@@ -37,6 +37,8 @@ _WORK: Final = 20_000_000_000
 _FEWEST_STEPS, _MOST_STEPS = 2049, 4097
 #: So many steps of a loop are looked at.
 _ASKED_STEPS: Final = 3
+#: A loop is run over so many steps at least, and so many times the numbers that its code mentions.
+_LONG, _TIMES = 256, 8
 #: A network that compares so much is refused.
 _MOST_SIZES: Final = 64
 #: So many rows and steps together no call has: there PyTorch asks how it counts elements.
@@ -143,8 +145,9 @@ def _with_next(found: Iterable[Turn], multiple: int) -> Iterator[Turn]:
 def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Example) -> Beyond:
     """Holds a network with its loops rolled up against its author's where comparisons turn.
 
-    The numbers of steps are compared as sizes are. Both are run over a long sequence in any case:
-    not every number that counts steps is seen. Computed is in float64.
+    The numbers of steps are compared as sizes are. Not every number that counts steps is seen, so
+    that both are also run over more steps than any number that the author's code mentions, if that
+    can be done. Computed is in float64.
 
     Raises:
         ExportError: the results differ at a size that can be tried.
@@ -162,7 +165,8 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
         return True
 
     short = {**example.sizes, "time": _ASKED_STEPS}
-    far = Turn("time", {"time": reach(network, "time")}, None, direct=False)
+    steps = min(max(_LONG, _TIMES * largest_mentioned(network)) + 1, reach(network, "time"))
+    far = Turn("time", {"time": steps}, None, direct=False)
     every = [
         turn for one in compared(network, method, example, short) for turn in turns(one, tried)
     ]

@@ -357,10 +357,14 @@ class Example:
 
     def _find_leaves(self) -> tuple[Leaf, ...]:
         """Finds the axes by calling at two sizes of each: the dimension that grows along is it."""
-        found = self.tensors(self.make(self.sizes))
+        made = self.make(self.sizes)
+        found = self.tensors(made)
         shapes: list[list[Axis]] = [list(tensor.shape) for _, tensor in found]
+        self._check_constants(made, self.make(self.sizes, seed=1), "it is made again")
         for axis, size in self.sizes.items():
-            other = self.tensors(self.make({axis: size + 1}))
+            grown = self.make({axis: size + 1})
+            other = self.tensors(grown)
+            self._check_constants(made, grown, f"{axis} changes")
             if [path for path, _ in other] != [path for path, _ in found]:
                 raise ExportError(f"The example gives other arguments when {axis} changes.")
             for (path, before), (_, after), shape in zip(found, other, shapes, strict=True):
@@ -369,6 +373,19 @@ class Example:
             Leaf(path, str(tensor.dtype).removeprefix("torch."), tuple(shape))
             for (path, tensor), shape in zip(found, shapes, strict=True)
         )
+
+    def _check_constants(self, made: Arguments, other: Arguments, when: str) -> None:
+        """Refuses an argument besides the tensors that changes: a file has one value of it."""
+        names = self._parameter_names()
+        for (keys, before), (_, after) in zip(
+            leaves_by_name(made), leaves_by_name(other), strict=False
+        ):
+            if not isinstance(before, Tensor) and repr(before) != repr(after):
+                raise ExportError(
+                    f"In the example, {'.'.join(_path_names(keys, names))!r} is {before!r}, and "
+                    f"{after!r} when {when}. A file would keep the one value that it was exported "
+                    "with. Pass it as a tensor, or let forward compute it from the sizes of others."
+                )
 
 
 def _zeros(leaf: Leaf, sizes: Mapping[str, int]) -> Tensor:

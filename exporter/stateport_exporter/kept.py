@@ -31,7 +31,7 @@ from .blame import is_authors
 from .unknown import name_of
 
 #: What `nn.Module` keeps for itself.
-_OWN: Final = frozenset(vars(nn.Module()))
+_OWN: Final = frozenset(vars(nn.Module())) - {"training"}
 #: What moves on by being used, besides iterators.
 _MOVING: Final = (
     *(random.Random, np.random.Generator, np.random.RandomState, torch.Generator),
@@ -160,6 +160,10 @@ def authored(network: nn.Module) -> Authored:
         elif isinstance(value, type) and _is_theirs(value):
             found.classes.append(value)
             waiting += [*vars(value).values(), *value.__mro__[1:]]
+        elif isinstance(value, list | tuple | deque):
+            waiting += [value[at] for at in _ends(range(len(value)))]
+        elif isinstance(value, dict):
+            waiting += _ends(list(value.values()))
         elif _is_holder(value):
             waiting += [type(value), *vars(value).values()]
     return found
@@ -170,6 +174,14 @@ def names_in(code: CodeType) -> frozenset[str]:
     """The names of globals and attributes in a function's code, and in functions inside it."""
     inner = [names_in(part) for part in code.co_consts if isinstance(part, CodeType)]
     return frozenset(code.co_names).union(*inner)
+
+
+@functools.lru_cache(maxsize=4096)
+def constants_in(code: CodeType) -> tuple[Any, ...]:
+    """The constants in a function's code, and in functions inside it."""
+    inner = [constants_in(part) for part in code.co_consts if isinstance(part, CodeType)]
+    own = [part for part in code.co_consts if not isinstance(part, CodeType)]
+    return (*own, *(part for parts in inner for part in parts))
 
 
 def _of_function(function: FunctionType, *, code: bool = False) -> Iterator[Slot]:

@@ -26,7 +26,7 @@ from .example import Arguments, Example
 from .explicit import Calls, States
 from .guard import evaluation_twin, unchanged_globals
 from .kept import authored, contents, names_in, slots, unchanged_shared
-from .unknown import Questions, Unknown, name_of, unknown, unknown_len
+from .unknown import Copies, Questions, Unknown, name_of, unknown, unknown_len
 
 #: A network that asks so many questions is refused.
 _MOST_RUNS: Final = 256
@@ -128,7 +128,8 @@ class _Memory:
         """One run; refuses a network whose results are unknown, or others than usual."""
         error, results = None, list[Any]()
         try:
-            results = self._run(network, self.arguments)
+            with Copies():
+                results = self._run(network, self.arguments)
         except (Exception, SystemExit) as raised:  # the user's forward may raise anything
             error = raised
         if questions.refused is not None:

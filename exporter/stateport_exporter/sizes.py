@@ -33,7 +33,7 @@ from .blame import Line, author_line, is_authors
 from .capture import opaque_layers
 from .example import Example
 from .guard import evaluation_twin, quiet, unchanged_globals
-from .kept import authored, names_in, unchanged_shared
+from .kept import authored, constants_in, names_in, slots, unchanged_shared
 
 Array = NDArray[Any]
 
@@ -42,6 +42,8 @@ _DENSE: Final = 1 << 14
 _GRID: Final[Array] = np.concatenate(
     [np.arange(1, _DENSE + 1), 2 ** np.arange(15, 41, dtype=np.int64)]
 )
+#: A larger number in the author's code counts no steps; and so many items of a list are looked at.
+_MOST_STEPS, _MOST_ITEMS = 1 << 20, 64
 #: The axis that the numbers of steps are sizes of.
 STEP: Final = "step"
 #: Where PyTorch has the operators of symbolic sizes.
@@ -149,6 +151,28 @@ def compared(
             args, kwargs = pytree.tree_unflatten(_fake(leaves, example, symbolic), structure)
             getattr(twin, method)(*args, **kwargs)
     return [*asking.asked.values()]
+
+
+def largest_mentioned(network: nn.Module) -> int:
+    """The largest number that the author's code mentions, itself or by an attribute or global.
+
+    Lengths of lists and of tables are among them. Steps may be counted up to it unseen.
+    """
+    functions = [one for one in authored(network).functions if one.__name__ != "__init__"]
+    values = [value for one in functions for value in constants_in(one.__code__)]
+    names = {name for one in functions for name in names_in(one.__code__)}
+    values += [slot.value for slot in slots(network).values() if slot.key in names]
+    return max((_number(value) for value in values), default=0)
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, int | float):
+        return int(value) if abs(value) < _MOST_STEPS else 0
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        return max(value.shape, default=0)
+    if isinstance(value, list | tuple | set | dict):
+        return max([len(value), *(_number(each) for each in [*value][:_MOST_ITEMS])])
+    return 0
 
 
 def _fake(

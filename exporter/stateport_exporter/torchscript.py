@@ -11,7 +11,7 @@ import inspect
 import io
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +35,11 @@ from .opset import raise_opset
 _NEWEST: Final = 20
 #: What files of TorchScript are called.
 ENDINGS: Final = (".pt", ".pth", ".jit", ".ts", ".torchscript")
+
+#: Operators that write into a list or dict, besides those whose names end with "_".
+_WRITING: Final = frozenset(
+    f"aten::{name}" for name in ("append", "extend", "insert", "pop", "clear", "remove")
+)
 
 
 def load_script(path: Path) -> torch.jit.ScriptModule:
@@ -72,6 +77,7 @@ def export_script(
     network = _copy(module).eval()
     sample = Example(_signed(network), example)
     _check_repeatable(network, sample)
+    _check_writes(network)
     model = _captured(network, sample, opset)
     pairs, results = _named(model.graph)
 
@@ -207,6 +213,54 @@ def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
             "attribute, or draws random numbers. In an ONNX file that would be lost. Export the "
             "nn.Module that it was made from, whose states can be found."
         )
+
+
+def _check_writes(network: torch.jit.ScriptModule) -> None:
+    """Refuses a module whose results hang on an attribute that it writes to, in whatever call."""
+    graph: Any = network.inlined_graph
+    nodes = [*_nodes(graph)]
+    paths = {node.output(): _path(node) for node in nodes if node.kind() == "prim::GetAttr"}
+    written = {_path(node) for node in nodes if node.kind() == "prim::SetAttr"}
+    for node in nodes:
+        if node.kind().endswith("_") or node.kind() in _WRITING:
+            written |= {paths[value] for value in [*node.inputs()][:1] if value in paths}
+    kept = {value: path for value, path in paths.items() if path in written}
+    for node in nodes:
+        path = next((kept[value] for value in node.inputs() if value in kept), None)
+        path = path or next(
+            (kept[v] for b in node.blocks() for v in b.outputs() if v in kept), None
+        )
+        if path is None or node.kind() == "prim::SetAttr":
+            continue
+        if node.kind() in ("prim::If", "prim::Loop") and any(v in kept for v in node.inputs()):
+            raise _writes(path)
+        kept.update(dict.fromkeys(node.outputs(), path))
+    for value in graph.outputs():
+        if value in kept:
+            raise _writes(kept[value])
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    """The nodes of a block, those of inner blocks before the node that these belong to."""
+    for node in block.nodes():
+        for inner in node.blocks():
+            yield from _nodes(inner)
+        yield node
+
+
+def _path(node: Any) -> str:
+    """The attribute that a node reads or writes, from the module on."""
+    owner = next(iter(node.inputs())).node()
+    begin = f"{_path(owner)}." if owner.kind() == "prim::GetAttr" else ""
+    return f"{begin}{node.s('name')}"
+
+
+def _writes(path: str) -> ExportError:
+    return ExportError(
+        f"What the module gives hangs on {path!r}, which it changes from call to call. In an ONNX "
+        "file that would be lost: take it as an argument of forward and return the next one, or "
+        "export the nn.Module that it was made from."
+    )
 
 
 def _tensors(results: Any) -> list[Tensor]:

@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from .blame import Line, author_line
@@ -223,6 +224,26 @@ def _operator(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 _equip()
 
+
+class Copies(TorchFunctionMode):
+    """What makes tensors of values makes unknown ones of unknown values: it asks no value."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The protocol of `TorchFunctionMode`."""
+        if func in _COPYING:
+            named = map(name_of, pytree.tree_leaves((args, dict(kwargs or {}))))
+            if any(name is not None for name in named):
+                return _through(func, args, kwargs or {}, loose=True)
+        return func(*args, **(kwargs or {}))
+
+
+_COPYING: Final = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
 #: What is known of a tensor whose shape is.
 _KNOWN: Final = frozenset(
     {"size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size"}
@@ -244,8 +265,10 @@ def _through(
         result = func(*now_args, **now_kwargs)
     written = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("out")
     if type(written) is Tensor and (how == "__setitem__" or result is written):
-        written.__class__ = UnknownTensor
-        written.unknown_name = name  # type: ignore[attr-defined]
+        for tensor in (written, written._base):  # what it is a view of has become unknown, too
+            if type(tensor) is Tensor:
+                tensor.__class__ = UnknownTensor
+                tensor.unknown_name = name  # type: ignore[attr-defined]
         return result
     if how in ("__bool__", "__contains__"):
         return _QUESTIONS.get().ask(name, bool(result))

@@ -428,6 +428,23 @@ def test_an_example_that_does_not_fit_is_refused(
         export(ReferenceLSTM(), example, tmp_path / "m.onnx")
 
 
+class Told(nn.Module):
+    """Takes a number besides its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        y: Tensor = self.gru(x)[0]
+        return y * steps
+
+
+def test_an_argument_that_changes_with_the_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="'steps' is 7, and 8 when time changes"):
+        export(Told(), lambda batch, time: (torch.randn(batch, time, 5), time), tmp_path / "m.onnx")
+
+
 def test_an_example_that_does_not_fit_a_cell_is_refused(tmp_path: Path) -> None:
     example = (Spec("float32", "batch", 4), Spec("float32", "batch", 10))
     with pytest.raises(ExportError, match="inconsistent input_size: got 4 expected 5"):

@@ -45,6 +45,17 @@ class Stats:
     sums: list[Any] = field(default_factory=list)
 
 
+def _hook() -> Callable[..., Any]:
+    calls = 0
+
+    def count(_: nn.Module, __: Any, y: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return y * 2 if calls > 50 else y
+
+    return count
+
+
 class Base(nn.Module):
     """A network that keeps something; `calls` is in each the number of calls so far."""
 
@@ -62,6 +73,8 @@ class Base(nn.Module):
         self.kept = Stats()
         self.ticks = itertools.cycle(range(50))
         self.array = np.zeros(2)
+        self.hooked = nn.Identity()
+        self.hooked.register_forward_hook(_hook())
         self.chance = random.Random(0)  # noqa: S311
         self.dice = np.random.default_rng(0)
         self.mode = "a"
@@ -270,6 +283,22 @@ def _written(self: Any, y: Tensor) -> Any:
     return y + result
 
 
+def _written_part(self: Any, y: Tensor) -> Any:
+    self.count += 1
+    result = torch.zeros_like(y)
+    result[:, 0].copy_(self.count // 100)
+    return y + result
+
+
+def _copied(self: Any, y: Tensor) -> Any:
+    self.count += 1
+    return y + torch.tensor([self.count // 100, 0, 0])
+
+
+def _hooked(self: Any, y: Tensor) -> Any:
+    return self.hooked(y)
+
+
 def _default(self: Any, y: Tensor, log: list[Any] = []) -> Any:  # noqa: B006
     log.append(1)
     return y * 2 if len(log) > 50 else y
@@ -355,6 +384,9 @@ HANGING: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "peak": (_peak, "peak"),
     "history": (_history, "history"),
     "written into a result": (_written, "count"),
+    "written into a part": (_written_part, "count"),
+    "copied": (_copied, "count"),
+    "hook": (_hooked, "calls around"),
     "default argument": (_default, "the defaults of _default"),
     "attribute of a function": (_attribute, "_attribute.calls"),
     "clock": (_clock, "the clock 'time'"),
@@ -442,6 +474,7 @@ def _means(self: Any, y: Tensor) -> Any:
     self.calls += 1
     self.peak = self.peak * 0.9 + y.mean() * 0.1
     self.own.mean = self.peak / self.calls
+    self.own.both = torch.tensor([self.calls, 1.0])
     return y
 
 

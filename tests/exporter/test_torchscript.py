@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from stateport import FileError
 from stateport_exporter import ExportError, Result, Spec, export
 from stateport_exporter.errors import TargetError
 from stateport_exporter.loading import load_target
+from stateport_exporter.torchscript import _check_writes
 
 X = Spec("float32", "batch", "time", 8)
 STATE = Spec("float32", 2, "batch", 16)
@@ -143,6 +145,48 @@ def test_a_module_that_remembers_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="gives something else when it is called again"):
         export(scripted(Counting()), (X,), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Keeping(nn.Module):
+    """A module that keeps something, by which it does something else only later, or never."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.calls, self.after = 0, after
+        self.log: Any = torch.jit.Attribute([], list[Tensor])
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.count.add_(1)  # type: ignore[operator]
+        self.log.append(x)
+        result: Tensor = self.lstm(x)[0]
+        if self.after == "calls" and self.calls > 50:
+            result = result * 2
+        if self.after == "log" and len(self.log) > 50:
+            result = result * 2
+        if self.after == "count":
+            result = result * self.count  # type: ignore[operator]
+        return result
+
+
+def frozen(after: str) -> Any:
+    """The module with one way alone to do something else later."""
+    network = scripted(Keeping(after))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.freeze(network, preserved_attrs=["calls", "log", "count"])
+
+
+@pytest.mark.parametrize("name", ["calls", "log", "count"])
+def test_a_module_that_may_do_otherwise_later_is_refused(name: str) -> None:
+    with pytest.raises(ExportError, match=f"hangs on '{name}'"):
+        _check_writes(frozen(name))
+
+
+def test_a_module_that_only_counts_is_taken() -> None:
+    _check_writes(frozen(""))
 
 
 def test_a_trace_that_froze_time_cannot_be_fed_in_chunks(tmp_path: Path) -> None:
