@@ -24,10 +24,14 @@ CHAIN: Final = 2048
 def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Iterator[Case]:
     """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain.
 
-    `beyond` are further ones, of sizes at which the network may do otherwise.
+    `beyond` are further ones, of sizes at which the network may do otherwise. None has a call that
+    the contract's limits rule out.
     """
-    yield from _usual_cases(network, contract)
-    yield from beyond
+    limits = dict(contract.limits)
+    for case in (*_usual_cases(network, contract), *beyond):
+        sizes = {**case.sizes, "time": max(case.chunks)}
+        if all(sizes.get(axis, 0) <= most for axis, most in limits.items()):
+            yield case
 
 
 def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:

@@ -40,9 +40,10 @@ def test_the_text_names_inputs_outputs_states_axes_and_operators(
         assert part in text
 
 
-def test_lengths_of_rows_are_shown(command: Command, tmp_path: Path) -> None:
+def test_lengths_of_rows_and_limits_are_shown(command: Command, tmp_path: Path) -> None:
     array = ArraySpec("lengths", "int64", ("batch",), lengths_of="time")
-    contract = Contract((ArraySpec("x", "float32", ("batch", "time")), array), ())
+    x = ArraySpec("x", "float32", ("batch", "time"))
+    contract = Contract((x, array), (), limits=(("time", 700),))
     info = [
         helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", "time"]),
         helper.make_tensor_value_info("lengths", onnx.TensorProto.INT64, ["batch"]),
@@ -55,6 +56,8 @@ def test_lengths_of_rows_are_shown(command: Command, tmp_path: Path) -> None:
     assert "input lengths: int64[batch], row lengths along time" in text
     document = json.loads(command("inspect", tmp_path / "m.onnx", "--json").stdout)
     assert document["contract"]["inputs"][1]["lengths_of"] == "time"
+    assert "at most time 700 in one call" in text
+    assert document["contract"]["limits"] == {"time": 700}
 
 
 def test_json_is_one_document_and_nothing_else(command: Command, reference: Path) -> None:

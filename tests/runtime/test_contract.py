@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 import stateport
-from stateport import ArraySpec, Contract, ContractError, StateSpec, Streaming
-from stateport.contract import CONTRACT_KEY, names_in, resolve
+from stateport import ArraySpec, Contract, ContractError, InputError, StateSpec, Streaming
+from stateport.contract import CONTRACT_KEY, check_limits, names_in, resolve
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import read_contract
 
@@ -104,6 +104,35 @@ def test_a_multiple_or_delay_that_is_no_number_of_steps_is_refused(wrong: Docume
     document["streaming"] |= wrong
     with pytest.raises(ContractError, match="must say 'multiple' and 'delay' in steps"):
         Contract.from_json(json.dumps(document))
+
+
+def test_limits_are_said_where_there_are_some() -> None:
+    limited = replace(LSTM, limits=(("batch", 8), ("time", 700)))
+    assert json.loads(limited.to_json())["limits"] == {"batch": 8, "time": 700}
+    assert Contract.from_json(limited.to_json()) == limited
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "'limits' must be an object"),
+        ({"time": "700"}, "'limits' must give a size for each axis"),
+        ({"time": True}, "'limits' must give a size for each axis"),
+        ({"time": 0}, "a size of at least 1"),
+        ({"frames": 700}, "limits the axis 'frames' to 700; it must be an axis of an input"),
+    ],
+)
+def test_limits_that_are_none_are_refused(wrong: object, message: str) -> None:
+    document = json.loads(LSTM.to_json()) | {"limits": wrong}
+    with pytest.raises(ContractError, match=message):
+        Contract.from_json(json.dumps(document))
+
+
+def test_a_call_beyond_a_limit_is_refused() -> None:
+    limited = replace(LSTM, limits=(("time", 700),))
+    check_limits(limited, {"batch": 9, "time": 700})
+    with pytest.raises(InputError, match=r"'time' is 701 in this call; .*at most 700.*chunks"):
+        check_limits(limited, {"batch": 9, "time": 701})
 
 
 @pytest.mark.parametrize(
