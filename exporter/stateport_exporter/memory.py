@@ -26,11 +26,13 @@ from .example import Arguments, Example
 from .explicit import Calls, States
 from .guard import evaluation_twin, unchanged_globals
 from .kept import authored, contents, names_in, slots, unchanged_shared
-from .unknown import Copies, Questions, Unknown, name_of, unknown, unknown_len
+from .unknown import Copies, Questions, Unknown, for_unknown, name_of, unknown
 
 #: A network that asks so many questions is refused.
 _MOST_RUNS: Final = 256
 _CLOCKS: Final = (time, datetime)
+#: Python's own functions that ask a value for all its items.
+_BUILT_IN: Final = {f.__name__: for_unknown(f) for f in (len, sum, sorted, any, all, max, min)}
 _RANDOM: Final = "random numbers"
 
 
@@ -81,7 +83,7 @@ class _Memory:
         if drawn and not any(value is random or _of_random(value) for _, _, value in outside):
             raise _random(None)
         if changed or outside:
-            self._check_unknown(twin, changed, outside, usual)
+            self._check_unknown(twin, changed, outside)
         if not states:
             self._check_after_longer(twin, usual)
 
@@ -99,9 +101,9 @@ class _Memory:
         twin: nn.Module,
         changed: Mapping[str, bool],
         outside: Sequence[tuple[dict[str, Any], str, Any]],
-        usual: Sequence[Any],
     ) -> None:
         """Runs the network with every answer to its questions."""
+        usual = self._run(evaluation_twin(twin), self.arguments)
         waiting: list[tuple[bool, ...]] = [()]
         tried: set[tuple[str, Line | None, bool]] = set()
         for count in itertools.count():
@@ -111,7 +113,7 @@ class _Memory:
             with unchanged_shared(twin), questions, _in_place(outside):
                 copied = evaluation_twin(twin)
                 _put_unknown(copied, changed)
-                with _unknown_lengths(copied):
+                with _built_in(copied):
                     self._judge(copied, questions, usual)
             asked = questions.asked
             tried.update(asked)
@@ -204,19 +206,19 @@ def _put_unknown(network: nn.Module, changed: Mapping[str, bool]) -> None:
 
 
 @contextlib.contextmanager
-def _unknown_lengths(network: nn.Module) -> Iterator[None]:
-    """`len` takes unknown values too, wherever the network's author calls it."""
+def _built_in(network: nn.Module) -> Iterator[None]:
+    """`len` and its like take unknown values too, wherever the network's author calls them."""
     changed = []
     try:
         for function in authored(network).functions:
             names = function.__globals__
-            if "len" in names_in(function.__code__) and "len" not in names:
-                names["len"] = unknown_len
-                changed.append(names)
+            for name in _BUILT_IN.keys() & names_in(function.__code__) - names.keys():
+                names[name] = _BUILT_IN[name]
+                changed.append((names, name))
         yield
     finally:
-        for names in changed:
-            del names["len"]
+        for names, name in changed:
+            del names[name]
 
 
 @contextlib.contextmanager

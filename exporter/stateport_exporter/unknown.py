@@ -9,9 +9,12 @@ that is true now, or in another run the other one. What can be answered in more 
 from __future__ import annotations
 
 import copy
+import dis
 import operator
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -88,9 +91,15 @@ def name_of(value: Any) -> str | None:
     return str(value.unknown_name) if kind is UnknownTensor else None
 
 
-def unknown_len(value: Any) -> Any:
-    """As `len`, for unknown values too."""
-    return value._computed(len) if type(value) is Unknown else len(value)
+def for_unknown(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A built-in function as `len`, for unknown values too."""
+
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and type(args[0]) is Unknown:
+            return args[0]._computed(lambda value: function(value, **kwargs))
+        return function(*args, **kwargs)
+
+    return compute
 
 
 class Unknown:
@@ -168,8 +177,11 @@ class Unknown:
     def __format__(self, how: str) -> str:
         return format(self._value, how)
 
-    __len__ = __iter__ = __hash__ = __index__ = __int__ = __float__ = __complex__ = _refuse
-    __array__ = __reduce_ex__ = _refuse
+    def __index__(self) -> Any:
+        return self._value if _formats(sys._getframe(1)) else self._refuse()
+
+    __int__ = __float__ = __index__
+    __len__ = __iter__ = __hash__ = __complex__ = __array__ = __reduce_ex__ = _refuse
 
     @classmethod
     def __torch_function__(
@@ -181,6 +193,16 @@ class Unknown:
     ) -> Any:
         """The protocol of PyTorch: what is computed from unknown values has an unknown shape."""
         return _through(func, args, kwargs or {}, loose=True)
+
+
+def _formats(frame: FrameType) -> bool:
+    """Whether a number is wanted for a text, as in `"%d calls" % calls`."""
+    code, at = frame.f_code.co_code, frame.f_lasti
+    return dis.opname[code[at]] == "BINARY_OP" and code[at + 1] in _REMAINDER
+
+
+#: Python's numbers of the operators % and %=.
+_REMAINDER: Final = (6, 19)
 
 
 class UnknownTensor(Tensor):

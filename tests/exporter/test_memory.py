@@ -165,6 +165,16 @@ def _true_list(self: Any, y: Tensor) -> Any:
     return y * 2 if sum(self.log) > 50 else y
 
 
+def _whole_number(self: Any, y: Tensor) -> Any:
+    self.calls += 1
+    return y * 2 if int(self.calls) > 50 else y
+
+
+def _longest_of_all(self: Any, y: Tensor) -> Any:
+    self.log.append(len(self.log))
+    return y * 2 if max(self.log) > 50 else y
+
+
 def _delay_line(self: Any, y: Tensor) -> Any:
     self.line.append(y)
     return y + self.line.popleft() if len(self.line) > 20 else y
@@ -360,6 +370,8 @@ HANGING: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "decay": (_decay, "calls"),
     "number of chunks": (_chunks, "log"),
     "sum of a list": (_true_list, "log"),
+    "whole number": (_whole_number, "calls"),
+    "largest of a list": (_longest_of_all, "log"),
     "delay line": (_delay_line, "line"),
     "old chunk": (_old_chunk, "last"),
     "dict": (_dict, r"stats\['calls'\]"),
@@ -459,6 +471,7 @@ def _logged_sometimes(self: Any, y: Tensor) -> Any:
     if self.calls % 100 == 0:
         logging.getLogger("stateport.test").debug("%s calls", self.calls)
         self.log.append(f"{self.calls} calls")
+    self.last.append("%d calls, %.1f" % (self.calls, self.calls / 2))  # noqa: UP031
     return y
 
 
@@ -466,6 +479,8 @@ def _timed(self: Any, y: Tensor) -> Any:
     begin = time.perf_counter()
     y = y + 0
     self.last.append(time.perf_counter() - begin)
+    self.own.mean = sum(self.last) / len(self.last)
+    self.own.longest = max(self.last)
     self.kept.calls = datetime.now()
     return y
 
