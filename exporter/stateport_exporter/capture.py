@@ -32,6 +32,7 @@ from .errors import ExportError
 from .example import Arguments, Example, leaves_by_name
 from .explicit import Explicit
 from .guard import quiet
+from .kept import unchanged_shared
 from .packing import Lengths, check_lengths, intercept, is_packed, raised_in, traceable
 from .program import Body
 from .scan import scan
@@ -424,7 +425,7 @@ def _trace(
 @contextlib.contextmanager
 def opaque_layers(network: nn.Module) -> Iterator[Mapping[int, Loop]]:
     """Recurrent layers are opaque nodes inside; gives the loops by the number of the call."""
-    with _RecurrentLayers() as layers, traceable(network):
+    with unchanged_shared(network), _RecurrentLayers() as layers, traceable(network):
         yield layers.loops
 
 

@@ -329,7 +329,8 @@ def _standing(value: Any) -> Any:
 
 def _inside_of(value: Any) -> Any:
     """A copy of what changes in place, None for all else."""
-    if isinstance(value, Tensor) and value.numel() * value.element_size() <= _MOST_BYTES:
+    plain = type(value) in (Tensor, nn.Parameter)  # and none that PyTorch traces with
+    if plain and value.numel() * value.element_size() <= _MOST_BYTES:
         return value.detach().clone()
     if isinstance(value, np.ndarray):
         return value.copy()

@@ -33,7 +33,7 @@ from .blame import Line, author_line, is_authors
 from .capture import opaque_layers
 from .example import Example
 from .guard import evaluation_twin, quiet, unchanged_globals
-from .kept import authored, constants_in, names_in, slots, unchanged_shared
+from .kept import authored, constants_in, names_in, slots
 
 Array = NDArray[Any]
 
@@ -138,7 +138,7 @@ def compared(
     arguments = example.make(sizes)
     leaves, structure = pytree.tree_flatten((arguments.args, arguments.kwargs))
     asking = _Asking()
-    with unchanged_globals(0), unchanged_shared(network), quiet(), torch.no_grad():
+    with unchanged_globals(0), quiet(), torch.no_grad():
         twin = evaluation_twin(network)
         with (
             FakeTensorMode(shape_env=asking, allow_non_fake_inputs=True),

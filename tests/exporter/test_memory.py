@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from random import uniform
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -19,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stateport_exporter import ExportError, Spec
+from stateport_exporter import ExportError, Spec, export
 from stateport_exporter.example import Example
 from stateport_exporter.memory import check_kept
 
@@ -549,3 +550,12 @@ HARMLESS: dict[str, Callable[[Any, Tensor], Any]] = {
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_is_only_written_is_taken(name: str) -> None:
     _check(HARMLESS[name])
+
+
+def test_an_export_leaves_what_the_network_changes_as_it_was(tmp_path: Path) -> None:
+    network: Any = _network(lambda self, y: _only_logged(self, _only_counted(self, y)))
+    before = len(LOG)
+    export(network, (X,), tmp_path / "m.onnx")
+    assert (network.calls, network.log, network.stats) == (0, [], {"calls": 0})
+    assert (type(network).shared, len(LOG), network.array.tolist()) == (0, before, [0, 0])
+    assert not {"len", "sum", "range"} & globals().keys()

@@ -15,6 +15,7 @@ from ..errors import ExportError
 from ..example import Example, Leaf
 from ..explicit import put_back
 from ..guard import quiet, unchanged_globals
+from ..kept import unchanged_shared
 from ..program import Program
 from ..torch_export import functional, torch_export, with_named_axes
 from .check import check_folded
@@ -131,7 +132,7 @@ def _trace(
             shapes[tensor] = {place: dims[str(axis)] for place, axis in axes if axis in dims}
         return torch_export(whole, given, shapes.dynamic_shapes(whole, given))
 
-    with unchanged_globals(seed=0), quiet(), torch.no_grad():
+    with unchanged_globals(seed=0), unchanged_shared(network), quiet(), torch.no_grad():
         try:
             program = with_named_axes([axis for axis in sizes if axis != "time"], export)
             return functional(program)
