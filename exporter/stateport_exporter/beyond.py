@@ -21,13 +21,13 @@ from stateport.parity.soundness import check_case
 from stateport.parity.vectors import Case
 
 from .blame import Line
-from .cases import BATCHES, TIMES, case_at
 from .errors import ExportError
 from .example import Example
 from .guard import float64_copy, unchanged_globals
 from .loops import results_in_float64, same_in_float64
-from .network import Answers, Network, answers_of
 from .sizes import STEP, Comparison, Turn, compared, largest_mentioned, turns
+from .vectors.cases import BATCHES, TIMES, case_at
+from .vectors.torch_reference import Answers, Network, answers_of
 
 Sizes = Mapping[str, int]
 

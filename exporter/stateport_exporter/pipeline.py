@@ -44,10 +44,8 @@ from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
 from .loops import Folded, check_memory, fold
 from .memory import check_kept
-from .network import Network
 from .opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .possible import PossibleState, possible_states
-from .record import record
 from .repeatable import (
     check_carried,
     check_chance,
@@ -65,6 +63,8 @@ from .tables import ends_of_tables
 from .timeline import why_tied
 from .torchscript import export_script
 from .trace import trace
+from .vectors.record import record
+from .vectors.torch_reference import Network
 from .verified_file import write_vectors
 from .weights import load_weights
 

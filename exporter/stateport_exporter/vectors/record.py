@@ -14,10 +14,10 @@ from stateport.contract import ArraySpec, Contract
 from stateport.parity.soundness import MOST_ELEMENTS
 from stateport.parity.vectors import Case, Rows, Vectors, results, row_errors
 
+from ..errors import ExportError
+from ..guard import unchanged_globals, use_onednn
 from .cases import all_cases, short_case
-from .errors import ExportError
-from .guard import unchanged_globals, use_onednn
-from .network import Answers, Array, Network, answers_of, truth_of
+from .torch_reference import Answers, Array, Network, answers_of, truth_of
 
 #: Numbers beyond this count as too large for float32: on the way to them, sums are larger still.
 _LARGEST: Final = 1e35

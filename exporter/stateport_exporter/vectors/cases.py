@@ -12,8 +12,8 @@ import numpy as np
 from stateport.contract import ArraySpec, Contract, resolve
 from stateport.parity.vectors import Case
 
-from .example import Example
-from .network import Array, Network
+from ..example import Example
+from .torch_reference import Array, Network
 
 BATCHES: Final = (1, 2, 5)
 TIMES: Final = (1, 2, 7, 64, 513)

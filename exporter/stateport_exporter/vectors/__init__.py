@@ -1,0 +1,1 @@
+"""PyTorch's answers: on what a network is run, and what it gives."""
