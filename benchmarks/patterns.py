@@ -27,8 +27,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from stateport_exporter import ExportError, export
-from stateport_exporter.example import Arguments, Example
-from stateport_exporter.packing import Padded, packed_arguments
+from stateport_exporter.network.example import Arguments, Example
+from stateport_exporter.network.packing import Padded, packed_arguments
 from tests.exporter.patterns import PATTERNS, Pattern, seeded
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "patterns.md"

@@ -11,8 +11,8 @@ from stateport._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
     from .errors import ExportError
-    from .example import Spec
     from .lift_file import LiftedFile, lift
+    from .network.example import Spec
     from .pipeline import Result, export
     from .possible import PossibleState
     from .variants import Quantized, quantize

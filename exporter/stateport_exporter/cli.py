@@ -22,7 +22,7 @@ from stateport.cli.output import progress, say, show
 from stateport.contract import Contract
 
 if TYPE_CHECKING:
-    from .example import ExampleLike
+    from .network.example import ExampleLike
 
 
 @click.command()
@@ -104,7 +104,7 @@ def export(
 
         from stateport.parity.reports.text import summary
 
-        from .loading import find_target, make_network
+        from .network.loading import find_target, make_network
         from .pipeline import export as run_export
 
         doing(f"Loading {target}")
@@ -190,7 +190,7 @@ def _noted(values: dict[str, object]) -> dict[str, object]:
 def find_example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
     """The example that the options name, or the module's own."""
     from .errors import ExportError
-    from .loading import load_attribute
+    from .network.loading import load_attribute
 
     if len(examples) == 1 and "=" not in examples[0]:
         function: Callable[[int, int], Any] = load_attribute(examples[0])
@@ -211,7 +211,7 @@ def find_example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
 
 
 def _named_spec(text: str) -> tuple[str, object]:
-    from .example import Spec
+    from .network.example import Spec
 
     name, separator, spec = text.partition("=")
     if not separator or not name.isidentifier() or not spec:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from .cli import find_example, parse_argument
-from .example import Example
-from .guard import evaluation_twin
-from .loading import load_target
-from .weights import load_weights
+from .network.example import Example
+from .network.isolation import evaluation_twin
+from .network.loading import load_target
+from .network.weights import load_weights
 
 #: Makes a call of the network: (streams, steps, threads) -> call.
 MakeCall = Callable[[int, int, int], Callable[[], object]]

@@ -9,10 +9,10 @@ import torch
 
 from .capture import Captured
 from .errors import ExportError
-from .example import Example
-from .explicit import Calls, Explicit
-from .guard import evaluation_twin, unchanged_globals
 from .layers import Recurrent, find
+from .network.example import Example
+from .network.explicit import Calls, Explicit
+from .network.isolation import evaluation_twin, unchanged_globals
 
 # Operators whose first result holds nothing but numbers that their first operand holds.
 _KEEPS: Final = frozenset(

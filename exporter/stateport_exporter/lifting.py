@@ -21,12 +21,12 @@ from stateport.contract import Axis
 from .capture import Captured
 from .contexts import Found
 from .errors import ExportError
-from .example import Example, Leaf
-from .explicit import Calls, Explicit, States
-from .guard import unchanged_globals
 from .layer_states import check_sequence_axis, hidden_states
 from .layers import Recurrent, find
 from .lengths import sorts_itself
+from .network.example import Example, Leaf
+from .network.explicit import Calls, Explicit, States
+from .network.isolation import unchanged_globals
 
 
 @dataclass(frozen=True)

@@ -22,21 +22,11 @@ from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
 from .beyond import Beyond, check_loops, look_beyond
-from .blame import told
 from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .contexts import NO_CONTEXTS, Found, find_contexts
 from .declared import Declared, positions_of
 from .errors import ExportError
-from .example import Example, ExampleLike
-from .explicit import Explicit
 from .folding import fold_transposes
-from .guard import (
-    evaluation_twin,
-    no_idle_warnings,
-    unchanged_globals,
-    unchanged_process,
-    usual_settings,
-)
 from .halving import KINDS, halved, names_of, to_float16
 from .kept import unchanged_shared
 from .layers import expand, find
@@ -44,6 +34,18 @@ from .lengths import packed, told_lengths
 from .lifting import Hidden, find_hidden, make_explicit
 from .loops import Folded, check_memory, fold
 from .memory import check_kept
+from .network.blame import told
+from .network.example import Example, ExampleLike
+from .network.explicit import Explicit
+from .network.isolation import (
+    evaluation_twin,
+    no_idle_warnings,
+    unchanged_globals,
+    unchanged_process,
+    usual_settings,
+)
+from .network.returned import named_results
+from .network.weights import load_weights
 from .opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .possible import PossibleState, possible_states
 from .repeatable import (
@@ -53,7 +55,6 @@ from .repeatable import (
     check_padding,
     check_repeatable,
 )
-from .returned import named_results
 from .saving import save
 from .sizes import Comparison, compared
 from .stamp import contract_of, stamp, store_initial, write_metadata
@@ -66,7 +67,6 @@ from .trace import trace
 from .vectors.record import record
 from .vectors.torch_reference import Network
 from .verified_file import write_vectors
-from .weights import load_weights
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18

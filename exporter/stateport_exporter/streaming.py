@@ -14,7 +14,7 @@ from stateport.contract import ArraySpec, Contract, Streaming
 from stateport.parity.vectors import Case, results, row_errors
 
 from .errors import ExportError
-from .guard import unchanged_globals
+from .network.isolation import unchanged_globals
 from .vectors.cases import RAGGED, case_of, short_case
 from .vectors.torch_reference import Answers, Array, Network, answers_of, truth_of
 

@@ -20,8 +20,8 @@ from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, Spec, export
 from stateport_exporter.beyond import check_loops
 from stateport_exporter.capture import FixedTimeError
-from stateport_exporter.example import Example
 from stateport_exporter.loops import fold
+from stateport_exporter.network.example import Example
 from stateport_exporter.sizes import STEP, compared, turns
 from stateport_exporter.tables import ends_of_tables
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, Spec, export
-from stateport_exporter.guard import unchanged_process, usual_settings
+from stateport_exporter.network.isolation import unchanged_process, usual_settings
 
 X = Spec("float32", "batch", "time", 5)
 

@@ -15,8 +15,8 @@ from torch.utils import _pytree as pytree
 
 import stateport
 from stateport_exporter import ExportError, Spec, export
-from stateport_exporter.example import Example
 from stateport_exporter.loops import fold
+from stateport_exporter.network.example import Example
 
 X = Spec("float32", "batch", "time", 5)
 H = Spec("float32", "batch", 6)

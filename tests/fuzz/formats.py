@@ -41,7 +41,7 @@ from stateport.parity.vectors import VECTORS_KEY, Case, Trace, Vectors
 from stateport.plan import Plan
 from stateport.validation import check_state
 from stateport_exporter import Spec
-from stateport_exporter.weights import load_weights
+from stateport_exporter.network.weights import load_weights
 
 from .mutations import documents, field, messages, mutated, numbers, texts, varint
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from stateport.contract import resolve
 from stateport_exporter import Spec
-from stateport_exporter.example import ExampleLike
+from stateport_exporter.network.example import ExampleLike
 
 Shape = tuple[int | str, ...]
 

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 from stateport.errors import first_line
 
 from ..errors import ExportError
-from ..example import Arguments, Example
-from ..explicit import Calls
-from ..guard import computing_in, evaluation_twin, unchanged_globals
+from ..network.example import Arguments, Example
+from ..network.explicit import Calls
+from ..network.isolation import computing_in, evaluation_twin, unchanged_globals
 
 #: Sizes other than those traced, odd and even; one step, because a loop may start in its own way.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))

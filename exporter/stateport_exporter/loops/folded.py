@@ -12,11 +12,11 @@ from torch.utils import _pytree as pytree
 from stateport.errors import in_words
 
 from ..errors import ExportError
-from ..example import Example, Leaf
-from ..explicit import put_back
-from ..guard import quiet, unchanged_globals
 from ..kept import unchanged_shared
-from ..program import Program
+from ..network.example import Example, Leaf
+from ..network.explicit import put_back
+from ..network.isolation import quiet, unchanged_globals
+from ..network.program import Program
 from ..torch_export import functional, torch_export, with_named_axes
 from .check import check_folded
 from .roll import roll, take_last_states

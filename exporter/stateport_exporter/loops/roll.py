@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import torch
 
-from ..program import (
+from ..network.program import (
     Body,
     Op,
     Program,
@@ -29,7 +29,7 @@ from ..program import (
     renumber,
     slices,
 )
-from ..scan import scan
+from ..network.scan import scan
 from .unroll import Meta, Unrolled
 
 _aten: Final = torch.ops.aten

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ExportError
-from ..program import OfTime, Op, Program, Slice
+from ..network.program import OfTime, Op, Program, Slice
 from .unroll import Unrolled
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from torch.export.graph_signature import InputKind, OutputKind
 
 from ..errors import ExportError
-from ..program import Op, Ref, Slice, exchange_all, operands, refs
+from ..network.program import Op, Ref, Slice, exchange_all, operands, refs
 
 _aten: Final = torch.ops.aten
 _END: Final = 2**63 - 1

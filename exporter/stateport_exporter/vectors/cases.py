@@ -12,7 +12,7 @@ import numpy as np
 from stateport.contract import ArraySpec, Contract, resolve
 from stateport.parity.vectors import Case
 
-from ..example import Example
+from ..network.example import Example
 from .torch_reference import Array, Network
 
 BATCHES: Final = (1, 2, 5)

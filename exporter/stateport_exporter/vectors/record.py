@@ -15,7 +15,7 @@ from stateport.parity.soundness import MOST_ELEMENTS
 from stateport.parity.vectors import Case, Rows, Vectors, results, row_errors
 
 from ..errors import ExportError
-from ..guard import unchanged_globals, use_onednn
+from ..network.isolation import unchanged_globals, use_onednn
 from .cases import all_cases, short_case
 from .torch_reference import Answers, Array, Network, answers_of, truth_of
 

@@ -18,9 +18,9 @@ from stateport.parity.vectors import Case, Rows, call_inputs, results, rows
 from stateport.validation import initial_state
 
 from ..errors import ExportError
-from ..example import Example
-from ..explicit import Explicit
-from ..guard import computing_in, evaluation_twin, float64_copy
+from ..network.example import Example
+from ..network.explicit import Explicit
+from ..network.isolation import computing_in, evaluation_twin, float64_copy
 
 Array = NDArray[Any]
 Answers = dict[str, Rows]

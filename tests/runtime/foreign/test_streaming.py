@@ -16,7 +16,7 @@ from torch import nn
 import stateport
 from stateport import StreamingError
 from stateport.foreign import nodes
-from stateport_exporter.guard import quiet
+from stateport_exporter.network.isolation import quiet
 from tests.exporter.graphs import GATES, Builder
 
 Array = NDArray[Any]

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from stateport.errors import in_words
 
-from .errors import ExportError
+from ..errors import ExportError
 
 Module = TypeVar("Module", bound=nn.Module)
 

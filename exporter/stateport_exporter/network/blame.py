@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 import stateport
 from stateport import StateportError
 
-from .errors import ExportError
+from ..errors import ExportError
 
 #: Folders whose code is no author's: PyTorch, what it computes with, this package, Python itself.
 _OURS, *_LIBRARIES = (

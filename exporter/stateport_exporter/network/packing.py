@@ -25,7 +25,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils import _pytree as pytree
 
-from .errors import ExportError
+from ..errors import ExportError
 
 #: What PyTorch's packing ends in.
 PACK: Final = torch._pack_padded_sequence

@@ -26,8 +26,8 @@ from stateport.errors import in_words
 from stateport.files.reading import MOST_DIMENSIONS, read_npy
 from stateport.shown import shown
 
-from .errors import ExportError
-from .guard import unchanged_globals
+from ..errors import ExportError
+from .isolation import unchanged_globals
 from .packing import Padded, padded_arguments
 
 # Distinct and at least 2: sizes of 0 and 1 specialise (pytorch#157621). Primes, so that a product

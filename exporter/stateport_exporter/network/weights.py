@@ -26,7 +26,7 @@ from stateport.files.paths import opened
 from stateport.files.reading import read_header
 from stateport.shown import shown
 
-from .errors import TargetError
+from ..errors import TargetError
 from .loading import run_author
 
 #: Steps of the pickle in a file of PyTorch's, which takes each in Python: a tensor has some 35.

@@ -19,8 +19,8 @@ from torch import nn
 from stateport.errors import first_line, in_words
 from stateport.files.paths import usable_path
 
-from .errors import TargetError
-from .torchscript import ENDINGS, load_script
+from ..errors import TargetError
+from ..torchscript import ENDINGS, load_script
 
 
 def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .frames import Context, Frames
+from .convolution_steps import Context, Frames
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
 from .scan import scan

@@ -1,0 +1,1 @@
+"""The author's module: loaded, isolated, run, and made explicit."""
