@@ -9,7 +9,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from .capture import Captured
+from .capture.capture import Captured
 from .errors import ExportError
 from .flow import MOVES, axes, behind, results_like, targets
 from .layers import Recurrent

@@ -7,7 +7,7 @@ from typing import Final
 import onnx_ir as ir
 import torch
 
-from .capture import Captured
+from .capture.capture import Captured
 from .errors import ExportError
 from .layers import Recurrent, find
 from .network.example import Example

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stateport.contract import Axis
 
-from .capture import Captured
+from .capture.capture import Captured
 from .contexts import Found
 from .errors import ExportError
 from .layer_states import check_sequence_axis, hidden_states

@@ -22,7 +22,7 @@ from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
 from .beyond import Beyond, check_loops, look_beyond
-from .capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
+from .capture.capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .contexts import NO_CONTEXTS, Found, find_contexts
 from .declared import Declared, positions_of
 from .errors import ExportError

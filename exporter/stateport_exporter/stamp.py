@@ -22,7 +22,7 @@ from stateport.contract import (
     Streaming,
 )
 
-from .capture import Captured
+from .capture.capture import Captured
 from .errors import ExportError
 from .layer_states import StatePair
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from .capture import Captured
+from .capture.capture import Captured
 from .errors import ExportError
 from .flow import axes, origin
 from .layer_states import StatePair, pairs_of_layers, roles_of, spine

@@ -19,7 +19,7 @@ from stateport import InputError
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, Spec, export
 from stateport_exporter.beyond import check_loops
-from stateport_exporter.capture import FixedTimeError
+from stateport_exporter.capture.capture import FixedTimeError
 from stateport_exporter.loops import fold
 from stateport_exporter.network.example import Example
 from stateport_exporter.sizes import STEP, compared, turns

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import stateport
 from stateport.parity.engine_report import EngineReport
 from stateport_exporter import export
-from stateport_exporter.torch_export import with_named_axes
+from stateport_exporter.capture.torch_export import with_named_axes
 
 
 class StepByStep(nn.Module):

@@ -9,7 +9,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..capture import DOMAIN, Loop, capture_step
+from ..capture.capture import DOMAIN, Loop, capture_step
 from ..errors import ExportError
 from . import gru, loop, lstm, rnn
 from .stack import WriteLayer, write

@@ -11,13 +11,13 @@ from torch.utils import _pytree as pytree
 
 from stateport.errors import in_words
 
+from ..capture.torch_export import functional, torch_export, with_named_axes
 from ..errors import ExportError
 from ..kept import unchanged_shared
 from ..network.example import Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
-from ..torch_export import functional, torch_export, with_named_axes
 from .check import check_folded
 from .roll import roll, take_last_states
 from .unify import unify

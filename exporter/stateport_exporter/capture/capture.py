@@ -27,15 +27,15 @@ from torch.utils import _pytree as pytree
 
 from stateport.errors import first_line, text_of
 
-from .errors import ExportError
-from .kept import unchanged_shared
-from .network.blame import leftovers, where
-from .network.example import Arguments, Example, leaves_by_name
-from .network.explicit import Explicit
-from .network.isolation import quiet
-from .network.packing import Lengths, check_lengths, intercept, is_packed, raised_in, traceable
-from .network.program import Body
-from .network.scan import scan
+from ..errors import ExportError
+from ..kept import unchanged_shared
+from ..network.blame import leftovers, where
+from ..network.example import Arguments, Example, leaves_by_name
+from ..network.explicit import Explicit
+from ..network.isolation import quiet
+from ..network.packing import Lengths, check_lengths, intercept, is_packed, raised_in, traceable
+from ..network.program import Body
+from ..network.scan import scan
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
 
 DOMAIN: Final = "stateport.torch"
