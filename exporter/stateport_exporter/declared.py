@@ -9,7 +9,7 @@ import onnx_ir as ir
 from stateport.contract import describe
 
 from .errors import ExportError
-from .flow import axes
+from .graph.dataflow import axes
 
 Path = tuple[str, ...]
 #: The name of an argument -> the name, or the number from 1, of the result that gives its next

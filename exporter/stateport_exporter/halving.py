@@ -16,7 +16,7 @@ from stateport import Contract
 from stateport.contract import INITIAL_PREFIX
 
 from .errors import ExportError
-from .folding import all_graphs
+from .graph.transposes import all_graphs
 
 #: What may stay float32 of a contract.
 KINDS: Final = ("inputs", "outputs", "states")

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from .capture.capture import Captured
 from .errors import ExportError
-from .flow import MOVES, axes, behind, results_like, targets
+from .graph.dataflow import MOVES, axes, behind, results_like, targets
 from .layers import Recurrent
 
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).

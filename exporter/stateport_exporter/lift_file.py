@@ -27,7 +27,9 @@ from stateport.validation import fixed_inputs
 
 from . import __version__
 from .errors import ExportError
-from .flow import behind
+from .graph.dataflow import behind
+from .graph.serialization import save
+from .graph.verified_file import write_vectors
 from .graph_axes import find_axes
 from .graph_states import (
     Outcome,
@@ -39,11 +41,9 @@ from .graph_states import (
 )
 from .held import Source, measure_held, other_size, record_held, with_measured_outputs
 from .possible import PossibleState
-from .saving import save
 from .stamp import store_initial
 from .timeline import why_tied
 from .trace import trace
-from .verified_file import write_vectors
 
 Array = NDArray[Any]
 

@@ -26,7 +26,10 @@ from .capture.capture import DOMAIN, Captured, FixedTimeError, capture, check_ru
 from .contexts import NO_CONTEXTS, Found, find_contexts
 from .declared import Declared, positions_of
 from .errors import ExportError
-from .folding import fold_transposes
+from .graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
+from .graph.serialization import save
+from .graph.transposes import fold_transposes
+from .graph.verified_file import write_vectors
 from .halving import KINDS, halved, names_of, to_float16
 from .kept import unchanged_shared
 from .layers import expand, find
@@ -46,7 +49,6 @@ from .network.isolation import (
 )
 from .network.returned import named_results
 from .network.weights import load_weights
-from .opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .possible import PossibleState, possible_states
 from .repeatable import (
     check_carried,
@@ -55,7 +57,6 @@ from .repeatable import (
     check_padding,
     check_repeatable,
 )
-from .saving import save
 from .sizes import Comparison, compared
 from .stamp import contract_of, stamp, store_initial, write_metadata
 from .states import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
@@ -66,7 +67,6 @@ from .torchscript import export_script
 from .trace import trace
 from .vectors.record import record
 from .vectors.torch_reference import Network
-from .verified_file import write_vectors
 
 DEFAULT_OPSET: Final = 20
 OLDEST_OPSET: Final = 18

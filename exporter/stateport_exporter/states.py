@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .capture.capture import Captured
 from .errors import ExportError
-from .flow import axes, origin
+from .graph.dataflow import axes, origin
 from .layer_states import StatePair, pairs_of_layers, roles_of, spine
 from .layers import Recurrent
 from .pairs import NAMED, SHAPED, SURE, Matches, Port, match

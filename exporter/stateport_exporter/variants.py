@@ -22,12 +22,12 @@ from stateport.parity.vectors import Vectors, vectors_path
 from stateport.tune import Variant
 
 from .errors import ExportError
+from .graph.serialization import save
+from .graph.verified_file import write_vectors
 from .halving import KINDS, names_of, to_float16
 from .precision import Outcome, product_in, quantize_graph, quantize_linear
 from .products import Product, blockwise
-from .saving import save
 from .stepping import single_step
-from .verified_file import write_vectors
 
 #: The widths that weights can have.
 BITS: Final = (8, 4)

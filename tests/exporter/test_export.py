@@ -21,7 +21,8 @@ import stateport
 from models.lstm import ReferenceLSTM
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import vectors_path
-from stateport_exporter import ExportError, Spec, export, saving
+from stateport_exporter import ExportError, Spec, export
+from stateport_exporter.graph import serialization
 
 Judge = Callable[[Path], EngineReport]
 X = Spec("float32", "batch", "time", 5)
@@ -290,7 +291,7 @@ def test_weights_are_taken_into_a_copy(tmp_path: Path) -> None:
 def test_large_weights_go_to_a_file_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judged: Judge
 ) -> None:
-    monkeypatch.setattr(saving, "EXTERNAL_ABOVE", 1000)
+    monkeypatch.setattr(serialization, "EXTERNAL_ABOVE", 1000)
     module = ReferenceLSTM()
     result = export(module, module.example_inputs, tmp_path / "m.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == [

@@ -13,7 +13,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..writer import Writer
+from ..graph.operators import Writer
 from .stack import Direction, direction_of, weights
 
 _ORDER: Final = (1, 0, 2)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ..writer import Writer
+from ..graph.operators import Writer
 
 
 def write(node: ir.Node, path: str, step: ir.Graph) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
-from ..writer import Writer
+from ..graph.operators import Writer
 from .stack import Array, Direction, direction_of, weights
 
 _ORDER: Final = (0, 3, 1, 2)

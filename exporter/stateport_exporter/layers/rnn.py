@@ -11,7 +11,7 @@ from functools import partial
 
 import onnx_ir as ir
 
-from ..writer import Writer
+from ..graph.operators import Writer
 from .stack import Direction, WriteLayer, direction_of, weights
 
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import ExportError
-from ..writer import Writer
+from ..graph.operators import Writer
 
 Array = NDArray[np.floating]
 

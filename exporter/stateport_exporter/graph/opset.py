@@ -7,7 +7,7 @@ from typing import Final
 import onnx
 import onnx_ir as ir
 
-from .errors import ExportError
+from ..errors import ExportError
 
 #: The newest opset that onnxscript, on which PyTorch's exporter stands, converts a graph to.
 NEWEST_CAPTURED: Final = 25

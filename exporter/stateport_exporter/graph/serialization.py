@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from stateport.errors import first_line
 
-from .errors import ExportError
+from ..errors import ExportError
 
 #: Protocol Buffers cannot hold more than 2 GiB; beyond this, weights go to a file beside the model.
 EXTERNAL_ABOVE: Final = 1_800_000_000

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from .writer import Writer
+from .operators import Writer
 
 
 def fold_transposes(model: ir.Model) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .writer import Operators
+from .operators import Operators
 
 Array = NDArray[Any]
 

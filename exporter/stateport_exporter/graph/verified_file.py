@@ -13,7 +13,7 @@ from stateport.parity.pair import digest
 from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
 
-from .errors import ExportError
+from ..errors import ExportError
 
 
 def write_vectors(

@@ -1,0 +1,1 @@
+"""What all work on graphs shares."""
