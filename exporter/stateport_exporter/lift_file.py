@@ -40,8 +40,8 @@ from .graph_states import (
     recurrent_nodes,
 )
 from .held import Source, measure_held, other_size, record_held, with_measured_outputs
-from .possible import PossibleState
-from .stamp import store_initial
+from .states.naming import store_initial
+from .states.possible import PossibleState
 from .timeline import why_tied
 from .trace import trace
 

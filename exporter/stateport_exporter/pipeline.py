@@ -23,8 +23,6 @@ from stateport.parity.vectors import Vectors, vectors_path
 from . import __version__
 from .beyond import Beyond, check_loops, look_beyond
 from .capture.capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
-from .contexts import NO_CONTEXTS, Found, find_contexts
-from .declared import Declared, positions_of
 from .errors import ExportError
 from .graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .graph.serialization import save
@@ -33,8 +31,6 @@ from .graph.verified_file import write_vectors
 from .halving import KINDS, halved, names_of, to_float16
 from .kept import unchanged_shared
 from .layers import expand, find
-from .lengths import packed, told_lengths
-from .lifting import Hidden, find_hidden, make_explicit
 from .loops import Folded, check_memory, fold
 from .memory import check_kept
 from .network.blame import told
@@ -49,17 +45,21 @@ from .network.isolation import (
 )
 from .network.returned import named_results
 from .network.weights import load_weights
-from .possible import PossibleState, possible_states
-from .repeatable import (
+from .sizes import Comparison, compared
+from .states.checks import (
     check_carried,
     check_chance,
     check_default_start,
     check_padding,
     check_repeatable,
 )
-from .sizes import Comparison, compared
-from .stamp import contract_of, stamp, store_initial, write_metadata
-from .states import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
+from .states.convolutions import NO_CONTEXTS, Found, find_contexts
+from .states.declared import Declared, positions_of
+from .states.hidden import Hidden, find_hidden, make_explicit
+from .states.naming import contract_of, stamp, store_initial, write_metadata
+from .states.pairing import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
+from .states.possible import PossibleState, possible_states
+from .states.row_lengths import packed, told_lengths
 from .streaming import measure_streaming
 from .tables import ends_of_tables
 from .timeline import why_tied

@@ -12,11 +12,11 @@ from onnx import helper
 from torch import Tensor
 
 from stateport_exporter import ExportError
-from stateport_exporter.declared import positions_of
-from stateport_exporter.names import are_one
 from stateport_exporter.network.returned import named_results
-from stateport_exporter.pairs import NAMED, SHAPED, SURE, Matches, Port, match
-from stateport_exporter.possible import alike, possible_states
+from stateport_exporter.states.declared import positions_of
+from stateport_exporter.states.names import are_one
+from stateport_exporter.states.pairs import NAMED, SHAPED, SURE, Matches, Port, match
+from stateport_exporter.states.possible import alike, possible_states
 from tests.exporter.graphs import Builder
 
 #: What forward returns: the name of each result, "" where it has none, and its value.

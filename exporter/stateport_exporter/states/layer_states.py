@@ -9,10 +9,10 @@ from typing import Final
 
 import onnx_ir as ir
 
-from .capture.capture import Captured
-from .errors import ExportError
-from .graph.dataflow import MOVES, axes, behind, results_like, targets
-from .layers import Recurrent
+from ..capture.capture import Captured
+from ..errors import ExportError
+from ..graph.dataflow import MOVES, axes, behind, results_like, targets
+from ..layers import Recurrent
 
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).
 _MASKS: Final = frozenset({"Mul", "Where"})

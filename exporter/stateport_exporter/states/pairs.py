@@ -15,7 +15,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from .graph.dataflow import axes, behind, origin, parts
+from ..graph.dataflow import axes, behind, origin, parts
 from .names import are_one, is_like_a_signal, is_like_a_state, is_surely_a_state
 
 Path = tuple[str, ...]

@@ -7,12 +7,12 @@ from typing import Final
 import onnx_ir as ir
 import torch
 
-from .capture.capture import Captured
-from .errors import ExportError
-from .layers import Recurrent, find
-from .network.example import Example
-from .network.explicit import Calls, Explicit
-from .network.isolation import evaluation_twin, unchanged_globals
+from ..capture.capture import Captured
+from ..errors import ExportError
+from ..layers import Recurrent, find
+from ..network.example import Example
+from ..network.explicit import Calls, Explicit
+from ..network.isolation import evaluation_twin, unchanged_globals
 
 # Operators whose first result holds nothing but numbers that their first operand holds.
 _KEEPS: Final = frozenset(

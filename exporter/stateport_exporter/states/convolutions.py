@@ -17,10 +17,10 @@ from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis
 
-from .network.convolution_steps import Context, Frames, Place
-from .network.example import Arguments, Example, Leaf
-from .network.explicit import Explicit
-from .network.isolation import unchanged_globals
+from ..network.convolution_steps import Context, Frames, Place
+from ..network.example import Arguments, Example, Leaf
+from ..network.explicit import Explicit
+from ..network.isolation import unchanged_globals
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .errors import ExportError
-from .lifting import Hidden
-from .network.example import Arguments, Example
-from .network.explicit import Calls, Explicit
-from .network.isolation import evaluation_twin, unchanged_globals
+from ..errors import ExportError
+from ..network.example import Arguments, Example
+from ..network.explicit import Calls, Explicit
+from ..network.isolation import evaluation_twin, unchanged_globals
+from .hidden import Hidden
 
 #: A memory may show only some calls later, as a delay line does.
 _CALLS: Final = 8

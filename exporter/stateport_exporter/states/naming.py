@@ -22,8 +22,8 @@ from stateport.contract import (
     Streaming,
 )
 
-from .capture.capture import Captured
-from .errors import ExportError
+from ..capture.capture import Captured
+from ..errors import ExportError
 from .layer_states import StatePair
 
 Path = tuple[str, ...]

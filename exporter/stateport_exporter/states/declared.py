@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from stateport.contract import describe
 
-from .errors import ExportError
-from .graph.dataflow import axes
+from ..errors import ExportError
+from ..graph.dataflow import axes
 
 Path = tuple[str, ...]
 #: The name of an argument -> the name, or the number from 1, of the result that gives its next

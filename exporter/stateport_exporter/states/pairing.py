@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from .capture.capture import Captured
-from .errors import ExportError
-from .graph.dataflow import axes, origin
+from ..capture.capture import Captured
+from ..errors import ExportError
+from ..graph.dataflow import axes, origin
+from ..layers import Recurrent
 from .layer_states import StatePair, pairs_of_layers, roles_of, spine
-from .layers import Recurrent
 from .pairs import NAMED, SHAPED, SURE, Matches, Port, match
 from .possible import alike
 

@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from stateport.contract import Axis
 
-from .capture.capture import Captured
-from .contexts import Found
-from .errors import ExportError
+from ..capture.capture import Captured
+from ..errors import ExportError
+from ..layers import Recurrent, find
+from ..network.example import Example, Leaf
+from ..network.explicit import Calls, Explicit, States
+from ..network.isolation import unchanged_globals
+from .convolutions import Found
 from .layer_states import check_sequence_axis, hidden_states
-from .layers import Recurrent, find
-from .lengths import sorts_itself
-from .network.example import Example, Leaf
-from .network.explicit import Calls, Explicit, States
-from .network.isolation import unchanged_globals
+from .row_lengths import sorts_itself
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Which arguments and results are states, and which states a network hides."""
