@@ -42,7 +42,7 @@ from .graph_states import (
 from .held import Source, measure_held, other_size, record_held, with_measured_outputs
 from .states.naming import store_initial
 from .states.possible import PossibleState
-from .timeline import why_tied
+from .streaming.reasons import why_tied
 from .trace import trace
 
 Array = NDArray[Any]

@@ -60,9 +60,9 @@ from .states.naming import contract_of, stamp, store_initial, write_metadata
 from .states.pairing import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
 from .states.possible import PossibleState, possible_states
 from .states.row_lengths import packed, told_lengths
-from .streaming import measure_streaming
+from .streaming.measure import measure_streaming
+from .streaming.reasons import why_tied
 from .tables import ends_of_tables
-from .timeline import why_tied
 from .torchscript import export_script
 from .trace import trace
 from .vectors.record import record

@@ -12,7 +12,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from .layers import module_path
+from ..layers import module_path
 
 _TIME: Final = re.compile(r"\btime\b")
 _REDUCTIONS: Final = {

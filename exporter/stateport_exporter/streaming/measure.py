@@ -13,10 +13,10 @@ import torch
 from stateport.contract import ArraySpec, Contract, Streaming
 from stateport.parity.vectors import Case, results, row_errors
 
-from .errors import ExportError
-from .network.isolation import unchanged_globals
-from .vectors.cases import RAGGED, case_of, short_case
-from .vectors.torch_reference import Answers, Array, Network, answers_of, truth_of
+from ..errors import ExportError
+from ..network.isolation import unchanged_globals
+from ..vectors.cases import RAGGED, case_of, short_case
+from ..vectors.torch_reference import Answers, Array, Network, answers_of, truth_of
 
 #: A network that can stream gives the same in float64 whole and in chunks, but for rounding.
 _SAME: Final = 1e-9

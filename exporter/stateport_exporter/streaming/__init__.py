@@ -1,0 +1,1 @@
+"""Whether a network can run chunk by chunk, and why not."""
