@@ -29,10 +29,10 @@ from .graph.serialization import save
 from .graph.transposes import fold_transposes
 from .graph.verified_file import write_vectors
 from .halving import KINDS, halved, names_of, to_float16
-from .kept import unchanged_shared
 from .layers import expand, find
 from .loops import Folded, check_memory, fold
-from .memory import check_kept
+from .memory.check import check_kept
+from .memory.kept import unchanged_shared
 from .network.blame import told
 from .network.example import Example, ExampleLike
 from .network.explicit import Explicit

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .kept import unchanged_shared
+from .memory.kept import unchanged_shared
 from .network.blame import Line, author_line
 from .network.example import Example
 from .network.explicit import Calls

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from stateport_exporter import ExportError, Spec, export
-from stateport_exporter.memory import check_kept
+from stateport_exporter.memory.check import check_kept
 from stateport_exporter.network.example import Example
 
 X = Spec("float32", "batch", "time", 3)

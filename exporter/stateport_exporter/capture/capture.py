@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 from stateport.errors import first_line, text_of
 
 from ..errors import ExportError
-from ..kept import unchanged_shared
+from ..memory.kept import unchanged_shared
 from ..network.blame import leftovers, where
 from ..network.example import Arguments, Example, leaves_by_name
 from ..network.explicit import Explicit

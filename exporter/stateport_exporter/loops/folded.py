@@ -13,7 +13,7 @@ from stateport.errors import in_words
 
 from ..capture.torch_export import functional, torch_export, with_named_axes
 from ..errors import ExportError
-from ..kept import unchanged_shared
+from ..memory.kept import unchanged_shared
 from ..network.example import Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals

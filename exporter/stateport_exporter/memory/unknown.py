@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .network.blame import Line, author_line
+from ..network.blame import Line, author_line
 
 #: So many questions in one call are too many.
 _MOST_QUESTIONS: Final = 10_000

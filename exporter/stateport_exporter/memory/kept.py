@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .network.blame import is_authors
+from ..network.blame import is_authors
 from .unknown import name_of
 
 #: What `nn.Module` keeps for itself.

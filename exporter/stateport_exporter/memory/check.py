@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .errors import ExportError
+from ..errors import ExportError
+from ..network.blame import Line, raised_line
+from ..network.example import Arguments, Example
+from ..network.explicit import Calls, States
+from ..network.isolation import evaluation_twin, unchanged_globals
 from .kept import authored, contents, names_in, slots, unchanged_shared
-from .network.blame import Line, raised_line
-from .network.example import Arguments, Example
-from .network.explicit import Calls, States
-from .network.isolation import evaluation_twin, unchanged_globals
 from .unknown import Copies, Questions, Unknown, for_unknown, name_of, unknown
 
 #: A network that asks so many questions is refused.

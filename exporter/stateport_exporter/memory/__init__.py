@@ -1,0 +1,1 @@
+"""What a network keeps from call to call, and whether results depend on it."""
