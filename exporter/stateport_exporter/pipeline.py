@@ -21,7 +21,6 @@ from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
-from .beyond import Beyond, check_loops, look_beyond
 from .capture.capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .errors import ExportError
 from .graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
@@ -45,7 +44,9 @@ from .network.isolation import (
 )
 from .network.returned import named_results
 from .network.weights import load_weights
-from .sizes import Comparison, compared
+from .sizes.beyond import Beyond, check_loops, look_beyond
+from .sizes.comparisons import Comparison, compared
+from .sizes.tables import ends_of_tables
 from .states.checks import (
     check_carried,
     check_chance,
@@ -62,7 +63,6 @@ from .states.possible import PossibleState, possible_states
 from .states.row_lengths import packed, told_lengths
 from .streaming.measure import measure_streaming
 from .streaming.reasons import why_tied
-from .tables import ends_of_tables
 from .torchscript import export_script
 from .trace import trace
 from .vectors.record import record

@@ -18,12 +18,12 @@ import stateport
 from stateport import InputError
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, Spec, export
-from stateport_exporter.beyond import check_loops
 from stateport_exporter.capture.capture import FixedTimeError
 from stateport_exporter.loops import fold
 from stateport_exporter.network.example import Example
-from stateport_exporter.sizes import STEP, compared, turns
-from stateport_exporter.tables import ends_of_tables
+from stateport_exporter.sizes.beyond import check_loops
+from stateport_exporter.sizes.comparisons import STEP, compared, turns
+from stateport_exporter.sizes.tables import ends_of_tables
 
 X = Spec("float32", "batch", "time", 3)
 

@@ -13,12 +13,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .memory.kept import unchanged_shared
-from .network.blame import Line, author_line
-from .network.example import Example
-from .network.explicit import Calls
-from .network.isolation import evaluation_twin, unchanged_globals
-from .sizes import Comparison
+from ..memory.kept import unchanged_shared
+from ..network.blame import Line, author_line
+from ..network.example import Example
+from ..network.explicit import Calls
+from ..network.isolation import evaluation_twin, unchanged_globals
+from .comparisons import Comparison
 
 _EMBEDDINGS: Final = (functional.embedding, torch.embedding)
 

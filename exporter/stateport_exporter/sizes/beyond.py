@@ -20,14 +20,14 @@ from stateport.contract import Contract
 from stateport.parity.soundness import check_case
 from stateport.parity.vectors import Case
 
-from .errors import ExportError
-from .loops import results_in_float64, same_in_float64
-from .network.blame import Line
-from .network.example import Example
-from .network.isolation import float64_copy, unchanged_globals
-from .sizes import STEP, Comparison, Turn, compared, largest_mentioned, turns
-from .vectors.cases import BATCHES, TIMES, case_at
-from .vectors.torch_reference import Answers, Network, answers_of
+from ..errors import ExportError
+from ..loops import results_in_float64, same_in_float64
+from ..network.blame import Line
+from ..network.example import Example
+from ..network.isolation import float64_copy, unchanged_globals
+from ..vectors.cases import BATCHES, TIMES, case_at
+from ..vectors.torch_reference import Answers, Network, answers_of
+from .comparisons import STEP, Comparison, Turn, compared, largest_mentioned, turns
 
 Sizes = Mapping[str, int]
 

@@ -1,0 +1,1 @@
+"""The sizes at which a network may do otherwise than where it was tried."""
