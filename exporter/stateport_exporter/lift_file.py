@@ -27,6 +27,7 @@ from stateport.validation import fixed_inputs
 
 from . import __version__
 from .errors import ExportError
+from .evaluation.trace import trace
 from .graph.dataflow import behind
 from .graph.serialization import save
 from .graph.verified_file import write_vectors
@@ -43,7 +44,6 @@ from .held import Source, measure_held, other_size, record_held, with_measured_o
 from .states.naming import store_initial
 from .states.possible import PossibleState
 from .streaming.reasons import why_tied
-from .trace import trace
 
 Array = NDArray[Any]
 

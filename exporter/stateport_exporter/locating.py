@@ -31,10 +31,10 @@ from stateport.parity.run_case import fitted, run_case
 from stateport.parity.vectors import Case, Trace, Vectors, call_inputs
 from stateport.precision import BUDGETS
 
-from .float64 import Values, values
+from .evaluation.float64 import Values, values
+from .evaluation.trace import first_call
 from .reproduction import write_node
 from .suspects import Suspect, difference, first_suspect
-from .trace import first_call
 
 Array = NDArray[Any]
 

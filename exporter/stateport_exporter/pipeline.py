@@ -23,6 +23,7 @@ from stateport.parity.vectors import Vectors, vectors_path
 from . import __version__
 from .capture.capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .errors import ExportError
+from .evaluation.trace import trace
 from .graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .graph.serialization import save
 from .graph.transposes import fold_transposes
@@ -64,7 +65,6 @@ from .states.row_lengths import packed, told_lengths
 from .streaming.measure import measure_streaming
 from .streaming.reasons import why_tied
 from .torchscript import export_script
-from .trace import trace
 from .vectors.record import record
 from .vectors.torch_reference import Network
 

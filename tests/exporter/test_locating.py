@@ -21,9 +21,9 @@ from stateport.parity.engine_report import measure_model
 from stateport.parity.fault import LocatedFault
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport_exporter import Spec, export
-from stateport_exporter.float64 import values
+from stateport_exporter.evaluation.float64 import values
+from stateport_exporter.evaluation.trace import first_call
 from stateport_exporter.locating import locate
-from stateport_exporter.trace import first_call
 from tests.plugins import install
 
 Break = Callable[[onnx.ModelProto], None]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from .recurrent import OPERATORS
+from .recurrent_ops import OPERATORS
 
 Array = NDArray[Any]
 Values = dict[str, Array]

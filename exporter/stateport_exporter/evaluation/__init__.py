@@ -1,0 +1,1 @@
+"""A graph in float64, node by node."""
