@@ -25,7 +25,7 @@ from stateport.parity.bounds import FLOOR_FACTOR
 from stateport.parity.engine_report import bound_for, judge_case, measure_model
 from stateport.parity.vectors import Case, Vectors, results, row_errors, rows, vectors_path
 from stateport.validation import Array
-from stateport_exporter.locating import locate
+from stateport_exporter.locate.locate import locate
 
 #: What becomes of a broken file: it is refused, or fails; or it passes because it changes no output
 #: by more than twice what is allowed; or it is missed.

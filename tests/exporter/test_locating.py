@@ -23,7 +23,7 @@ from stateport.parity.vectors import Vectors, vectors_path
 from stateport_exporter import Spec, export
 from stateport_exporter.evaluation.float64 import values
 from stateport_exporter.evaluation.trace import first_call
-from stateport_exporter.locating import locate
+from stateport_exporter.locate.locate import locate
 from tests.plugins import install
 
 Break = Callable[[onnx.ModelProto], None]

@@ -31,10 +31,10 @@ from stateport.parity.run_case import fitted, run_case
 from stateport.parity.vectors import Case, Trace, Vectors, call_inputs
 from stateport.precision import BUDGETS
 
-from .evaluation.float64 import Values, values
-from .evaluation.trace import first_call
-from .reproduction import write_node
-from .suspects import Suspect, difference, first_suspect
+from ..evaluation.float64 import Values, values
+from ..evaluation.trace import first_call
+from .first_fault import Suspect, difference, first_suspect
+from .single_node import write_node
 
 Array = NDArray[Any]
 

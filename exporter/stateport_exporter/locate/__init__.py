@@ -1,0 +1,1 @@
+"""Which node of a file is wrong first."""
