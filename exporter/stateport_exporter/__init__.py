@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .lift_file import LiftedFile, lift
     from .network.example import Spec
     from .pipeline import Result, export
+    from .quantize_file import Quantized, quantize
     from .states.possible import PossibleState
-    from .variants import Quantized, quantize
 
 __version__ = "0.1.0"
 

@@ -235,7 +235,7 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
 
     from stateport.parity.reports.text import summary
 
-    from .variants import quantize as run_quantize
+    from .quantize_file import quantize as run_quantize
 
     with progress(f"Quantising {model}"):
         result = run_quantize(model, output, bits=int(bits), check=not no_check)

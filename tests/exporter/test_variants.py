@@ -18,7 +18,7 @@ from stateport.plan import Plan, PlanFile, sha256
 from stateport.tune import Variant
 from stateport_exporter import ExportError, quantize
 from stateport_exporter.products import LARGEST_INT8
-from stateport_exporter.variants import make_variants
+from stateport_exporter.quantize_file import make_variants
 from tests.conftest import Exported
 from tests.exporter.stacks import KINDS, exported
 

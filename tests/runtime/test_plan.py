@@ -13,7 +13,7 @@ import stateport
 from stateport import ContractError, FileError, InputError
 from stateport.plan import Plan, PlanFile, sha256
 from stateport.tune import Variant
-from stateport_exporter.variants import make_variants
+from stateport_exporter.quantize_file import make_variants
 from tests.conftest import Exported
 
 
