@@ -28,7 +28,8 @@ from stateport.bench.workload import Workload, step_call
 from stateport.parity.bounds import SignalToNoise
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport_exporter import export, products, quantize
+from stateport_exporter import export, quantize
+from stateport_exporter.variants import quantized_products
 from tests.exporter.stacks import KINDS, exported
 
 from .networks import NETWORKS
@@ -70,7 +71,7 @@ def as_written(source: Path, target: Path) -> None:
 
 def signed_8_bits(source: Path, target: Path) -> None:
     """int8 weights of 8 bits, whose products saturate on processors without VNNI."""
-    with mock.patch.object(products, "LARGEST_INT8", 127):
+    with mock.patch.object(quantized_products, "LARGEST_INT8", 127):
         quantize(source, target, check=False)
 
 

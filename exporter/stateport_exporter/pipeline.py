@@ -28,7 +28,6 @@ from .graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .graph.serialization import save
 from .graph.transposes import fold_transposes
 from .graph.verified_file import write_vectors
-from .halving import KINDS, halved, names_of, to_float16
 from .layers import expand, find
 from .loops import Folded, check_memory, fold
 from .memory.check import check_kept
@@ -65,6 +64,7 @@ from .states.row_lengths import packed, told_lengths
 from .streaming.measure import measure_streaming
 from .streaming.reasons import why_tied
 from .torchscript import export_script
+from .variants.float16 import KINDS, halved, names_of, to_float16
 from .vectors.record import record
 from .vectors.torch_reference import Network
 

@@ -24,10 +24,10 @@ from stateport.tune import Variant
 from .errors import ExportError
 from .graph.serialization import save
 from .graph.verified_file import write_vectors
-from .halving import KINDS, names_of, to_float16
-from .precision import Outcome, product_in, quantize_graph, quantize_linear
-from .products import Product, blockwise
-from .stepping import single_step
+from .variants.float16 import KINDS, names_of, to_float16
+from .variants.quantization import Outcome, product_in, quantize_graph, quantize_linear
+from .variants.quantized_products import Product, blockwise
+from .variants.single_step import single_step
 
 #: The widths that weights can have.
 BITS: Final = (8, 4)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateport_exporter.products import BLOCK, LARGEST_INT8, packed, quantized
+from stateport_exporter.variants.quantized_products import BLOCK, LARGEST_INT8, packed, quantized
 
 sizes = st.integers(1, 70)
 

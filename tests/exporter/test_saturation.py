@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from stateport_exporter.products import LARGEST_INT8, quantized
+from stateport_exporter.variants.quantized_products import LARGEST_INT8, quantized
 
 Array = NDArray[Any]
 

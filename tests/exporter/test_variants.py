@@ -17,8 +17,8 @@ from stateport.parity.vectors import Vectors, vectors_path
 from stateport.plan import Plan, PlanFile, sha256
 from stateport.tune import Variant
 from stateport_exporter import ExportError, quantize
-from stateport_exporter.products import LARGEST_INT8
 from stateport_exporter.quantize_file import make_variants
+from stateport_exporter.variants.quantized_products import LARGEST_INT8
 from tests.conftest import Exported
 from tests.exporter.stacks import KINDS, exported
 

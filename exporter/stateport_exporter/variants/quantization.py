@@ -14,10 +14,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
 
-from .graph.cells import OPERATORS, Cell, project, read, step_projected
-from .graph.operators import Operators, Writer
-from .graph.transposes import all_graphs, fold_transposes
-from .products import MICROSOFT, Product, blockwise, int8, quantized
+from ..graph.cells import OPERATORS, Cell, project, read, step_projected
+from ..graph.operators import Operators, Writer
+from ..graph.transposes import all_graphs, fold_transposes
+from .quantized_products import MICROSOFT, Product, blockwise, int8, quantized
 
 #: Operators that keep weights, and stay as they are.
 _OTHERS: Final = ("Conv", "ConvTranspose", "Gather")

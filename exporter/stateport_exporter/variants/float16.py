@@ -15,8 +15,8 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferenc
 from stateport import Contract
 from stateport.contract import INITIAL_PREFIX
 
-from .errors import ExportError
-from .graph.transposes import all_graphs
+from ..errors import ExportError
+from ..graph.transposes import all_graphs
 
 #: What may stay float32 of a contract.
 KINDS: Final = ("inputs", "outputs", "states")

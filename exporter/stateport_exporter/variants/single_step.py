@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
-from .errors import ExportError
-from .graph.cells import OPERATORS, read, step
-from .graph.operators import Writer
-from .graph.transposes import fold_transposes
+from ..errors import ExportError
+from ..graph.cells import OPERATORS, read, step
+from ..graph.operators import Writer
+from ..graph.transposes import fold_transposes
 
 _MOVERS = ("Transpose", "Squeeze", "Unsqueeze", "Reshape")
 

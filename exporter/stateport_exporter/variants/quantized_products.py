@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .graph.operators import Operators
+from ..graph.operators import Operators
 
 Array = NDArray[Any]
 
