@@ -28,11 +28,8 @@ from stateport.validation import fixed_inputs
 from . import __version__
 from .errors import ExportError
 from .evaluation.trace import trace
-from .graph.dataflow import behind
-from .graph.serialization import save
-from .graph.verified_file import write_vectors
-from .graph_axes import find_axes
-from .graph_states import (
+from .foreign.axes import find_axes
+from .foreign.states import (
     Outcome,
     explicit_pairs,
     is_bidirectional,
@@ -40,7 +37,16 @@ from .graph_states import (
     lift_states,
     recurrent_nodes,
 )
-from .held import Source, measure_held, other_size, record_held, with_measured_outputs
+from .foreign.whole_sequences import (
+    Source,
+    measure_held,
+    other_size,
+    record_held,
+    with_measured_outputs,
+)
+from .graph.dataflow import behind
+from .graph.serialization import save
+from .graph.verified_file import write_vectors
 from .states.naming import store_initial
 from .states.possible import PossibleState
 from .streaming.reasons import why_tied

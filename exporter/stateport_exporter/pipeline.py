@@ -24,6 +24,7 @@ from . import __version__
 from .capture.capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
 from .errors import ExportError
 from .evaluation.trace import trace
+from .foreign.torchscript import export_script
 from .graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from .graph.serialization import save
 from .graph.transposes import fold_transposes
@@ -63,7 +64,6 @@ from .states.possible import PossibleState, possible_states
 from .states.row_lengths import packed, told_lengths
 from .streaming.measure import measure_streaming
 from .streaming.reasons import why_tied
-from .torchscript import export_script
 from .variants.float16 import KINDS, halved, names_of, to_float16
 from .vectors.record import record
 from .vectors.torch_reference import Network

@@ -17,7 +17,7 @@ from stateport import ContractError, FileError, InputError, State
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport_exporter import ExportError, LiftedFile, lift
-from stateport_exporter.held import record_held
+from stateport_exporter.foreign.whole_sequences import record_held
 from tests.exporter.graphs import Builder
 
 Array = np.ndarray

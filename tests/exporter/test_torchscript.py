@@ -16,8 +16,8 @@ import stateport
 from stateport import FileError
 from stateport_exporter import ExportError, Result, Spec, export
 from stateport_exporter.errors import TargetError
+from stateport_exporter.foreign.torchscript import _check_writes
 from stateport_exporter.network.loading import load_target
-from stateport_exporter.torchscript import _check_writes
 
 X = Spec("float32", "batch", "time", 8)
 STATE = Spec("float32", 2, "batch", 16)

@@ -20,7 +20,7 @@ from stateport.errors import first_line, in_words
 from stateport.files.paths import usable_path
 
 from ..errors import TargetError
-from ..torchscript import ENDINGS, load_script
+from ..foreign.torchscript import ENDINGS, load_script
 
 
 def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:

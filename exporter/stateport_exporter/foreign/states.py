@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
-from .graph.dataflow import targets
+from ..graph.dataflow import targets
 
 Array = NDArray[Any]
 

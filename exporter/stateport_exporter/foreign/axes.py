@@ -7,7 +7,7 @@ import re
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from .graph_states import FIRSTS
+from .states import FIRSTS
 
 
 def find_axes(model: ir.Model) -> dict[str, str]:

@@ -21,8 +21,8 @@ from stateport.contract import ArraySpec, Axis, Streaming, resolve
 from stateport.errors import StateportError
 from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
 
-from .errors import ExportError
-from .vectors.cases import BATCHES, CHAIN, RAGGED, TIMES
+from ..errors import ExportError
+from ..vectors.cases import BATCHES, CHAIN, RAGGED, TIMES
 
 Array = NDArray[Any]
 #: Gives the outputs of a whole sequence, from the initial state.

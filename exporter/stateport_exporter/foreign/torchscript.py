@@ -24,12 +24,12 @@ from torch.utils import _pytree as pytree
 from stateport.errors import first_line, in_words
 from stateport.files.paths import opened
 
-from .errors import ExportError, TargetError
-from .graph.opset import raise_opset
-from .graph_states import explicit_pairs
-from .lift_file import LiftedFile, write_lifted
-from .network.example import Example, ExampleLike
-from .network.isolation import quiet
+from ..errors import ExportError, TargetError
+from ..graph.opset import raise_opset
+from ..lift_file import LiftedFile, write_lifted
+from ..network.example import Example, ExampleLike
+from ..network.isolation import quiet
+from .states import explicit_pairs
 
 #: The newest opset that PyTorch's older exporter writes.
 _NEWEST: Final = 20
