@@ -11,9 +11,9 @@ from stateport._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
     from .errors import ExportError
+    from .export_module import Result, export
     from .lift_file import LiftedFile, lift
     from .network.example import Spec
-    from .pipeline import Result, export
     from .quantize_file import Quantized, quantize
     from .states.possible import PossibleState
 

@@ -104,8 +104,8 @@ def export(
 
         from stateport.parity.reports.text import summary
 
+        from .export_module import export as run_export
         from .network.loading import find_target, make_network
-        from .pipeline import export as run_export
 
         doing(f"Loading {target}")
         found = find_target(target)
