@@ -34,5 +34,7 @@ __all__ = [
 # Importing PyTorch takes seconds, and `stateport --help` should not: so all comes on first use.
 # The last of these modules import PyTorch.
 __getattr__, __dir__ = _on_first_use(
-    __name__, __all__, ("errors", "variants", "lift_file", "possible", "example", "pipeline")
+    __name__,
+    __all__,
+    ("errors", "quantize_file", "lift_file", "states.possible", "network.example", "export_module"),
 )

@@ -20,7 +20,7 @@ ARGUMENTS = "import sys; from stateport.cli import main; sys.argv = ['stateport'
         ("import stateport", HEAVY),
         ("import stateport.cli", HEAVY),
         ("import stateport_exporter", HEAVY),
-        ("import stateport_exporter.cli", HEAVY),
+        ("import stateport_exporter.cli.export", HEAVY),
         (ARGUMENTS.format(["--help"]), HEAVY),
         (ARGUMENTS.format(["--version"]), HEAVY),
         (ARGUMENTS.format(["export", "--help"]), HEAVY),

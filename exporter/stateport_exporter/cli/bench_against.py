@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from .cli import find_example, parse_argument
-from .network.example import Example
-from .network.isolation import evaluation_twin
-from .network.loading import load_target
-from .network.weights import load_weights
+from ..network.example import Example
+from ..network.isolation import evaluation_twin
+from ..network.loading import load_target
+from ..network.weights import load_weights
+from .options import find_example, parse_argument
 
 #: Makes a call of the network: (streams, steps, threads) -> call.
 MakeCall = Callable[[int, int, int], Callable[[], object]]

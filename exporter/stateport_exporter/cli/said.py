@@ -1,0 +1,23 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from stateport.cli.output import say
+from stateport.contract import Contract
+
+
+def say_contract(contract: Contract, lifted: Collection[str]) -> None:
+    """Prints the inputs, outputs and states of a model, and whether it can stream."""
+    for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
+        for spec in specs:
+            say(f"{kind:7} {spec}")
+    for state in contract.states:
+        how = f", lifted, starts from {state.initial}" if state.input in lifted else ""
+        say(f"{'state':7} {state}{how}")
+    streaming = contract.streaming
+    if not streaming.ok:
+        say(f"It cannot stream: {streaming.because}.")
+    elif streaming.multiple > 1:
+        say(f"It streams in chunks of multiples of {streaming.multiple} steps.")
