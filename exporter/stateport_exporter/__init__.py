@@ -11,20 +11,20 @@ from stateport._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
     from .errors import ExportError
-    from .export_module import Result, export
-    from .lift_file import LiftedFile, lift
+    from .export_module import ExportResult, export
+    from .lift_file import LiftResult, lift
     from .network.example import Spec
-    from .quantize_file import Quantized, quantize
+    from .quantize_file import QuantizeResult, quantize
     from .states.possible import PossibleState
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ExportError",
-    "LiftedFile",
+    "ExportResult",
+    "LiftResult",
     "PossibleState",
-    "Quantized",
-    "Result",
+    "QuantizeResult",
     "Spec",
     "export",
     "lift",

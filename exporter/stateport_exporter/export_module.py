@@ -75,7 +75,7 @@ _MOST_LINES: Final = 4
 
 
 @dataclass(frozen=True)
-class Result:
+class ExportResult:
     """What `export` wrote: the model, PyTorch's answers beside it, and what the model promises.
 
     `lifted` are the inputs of the states that the network keeps to itself, and that the file has
@@ -105,7 +105,7 @@ def export(
     dtype: str = "float32",
     float32: Collection[str] = (),
     origin: Mapping[str, object] | None = None,
-) -> Result:
+) -> ExportResult:
     """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
 
     Beside `model.onnx` stand `model.vectors.safetensors`, PyTorch's own answers in float64, which
@@ -168,7 +168,7 @@ def export(
         if dtype != "float32":
             made.captured.model.metadata_props[PRECISION_KEY] = dtype
         report = _write(made.captured, vectors, path, beyond, check=check)
-        return Result(path, vectors_path(path), contract, made.lifted, report, made.left)
+        return ExportResult(path, vectors_path(path), contract, made.lifted, report, made.left)
 
 
 @contextlib.contextmanager
@@ -192,7 +192,7 @@ def _export_script(
     opset: int,
     origin: Mapping[str, object],
     usual: tuple[bool, ...],
-) -> Result:
+) -> ExportResult:
     """Exports TorchScript, of which nothing but the usual can be asked."""
     names = ("weights", "method", "states", "lift", "check", "dtype")
     for name, is_usual in zip(names, usual, strict=True):
@@ -200,7 +200,7 @@ def _export_script(
             raise ExportError(f"A TorchScript module is exported as it is; leave out {name!r}.")
     made = export_script(module, example, path, opset, origin)
     written = (made.path, made.vectors, made.contract, made.lifted, made.report)
-    return Result(*written, possible_states=made.possible_states)
+    return ExportResult(*written, possible_states=made.possible_states)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class LiftedFile:
+class LiftResult:
     """What `lift` wrote, and what became of every recurrent operator.
 
     `lifted` are the inputs of the states that the file kept to itself; `report` is what holding it
@@ -78,7 +78,7 @@ def lift(
     *,
     states: Mapping[str, str] | None = None,
     constants: Mapping[str, object] | None = None,
-) -> LiftedFile:
+) -> LiftResult:
     """Makes the hidden states of an ONNX file explicit, and gives it a contract.
 
     LSTM, GRU and RNN operators whose first state is absent, zero or constant get it from an input
@@ -144,7 +144,7 @@ def write_lifted(
     origin: Mapping[str, object],
     *,
     required: bool = True,
-) -> LiftedFile:
+) -> LiftResult:
     """Lifts a graph, holds it against where it came from, and writes it.
 
     Args:
@@ -194,7 +194,7 @@ def write_lifted(
     assert report is not None  # it was run on `ort-cpu` above
     names = tuple(one.input for one in lifted)
     left = tuple(_left(model.graph, contract))
-    return LiftedFile(path, vectors_path(path), contract, names, tuple(outcomes), report, left)
+    return LiftResult(path, vectors_path(path), contract, names, tuple(outcomes), report, left)
 
 
 def _left(graph: ir.Graph, contract: Contract) -> Iterator[PossibleState]:

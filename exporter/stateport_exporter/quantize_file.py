@@ -34,7 +34,7 @@ BITS: Final = (8, 4)
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizeResult:
     """What `quantize` wrote, and what became of every operator with weights.
 
     `report` is what verifying the file said, None where it was not done. `remarks` says where the
@@ -53,7 +53,7 @@ def quantize(
     *,
     bits: int = 8,
     check: bool = True,
-) -> Quantized:
+) -> QuantizeResult:
     """Makes a file with weights in 8 or 4 bits of a model's file. The contract stays the same.
 
     The vectors beside the model are written beside the new file too, so that it can be verified by
@@ -113,7 +113,7 @@ def quantize(
                     f"{worst} --no-check writes it anyway."
                 ),
             )
-    return Quantized(path, tuple(outcomes), report, said)
+    return QuantizeResult(path, tuple(outcomes), report, said)
 
 
 def _reasons(outcomes: Sequence[Outcome]) -> str:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import stateport
 from stateport.contract import PRECISION_KEY
 from stateport.model_file.onnx_outline import read
-from stateport_exporter import ExportError, Result, Spec, export
+from stateport_exporter import ExportError, ExportResult, Spec, export
 from tests.exporter.stacks import KINDS, X
 
 
-def half(kind: str, path: Path, **options: Any) -> Result:
+def half(kind: str, path: Path, **options: Any) -> ExportResult:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return export(KINDS[kind](), (X,), path, dtype="float16", **options)

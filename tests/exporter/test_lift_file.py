@@ -16,7 +16,7 @@ import stateport
 from stateport import ContractError, FileError, InputError, State
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport_exporter import ExportError, LiftedFile, lift
+from stateport_exporter import ExportError, LiftResult, lift
 from stateport_exporter.foreign.whole_sequences import record_held
 from tests.exporter.graphs import Builder
 
@@ -52,7 +52,7 @@ def random(*shape: int) -> Array:
     return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
 
 
-def check_same(source: Path, result: LiftedFile, **more: Array) -> None:
+def check_same(source: Path, result: LiftResult, **more: Array) -> None:
     """Whole sequences give what they gave; and chunks, where the contract says so."""
     model = stateport.load(result.path)
     contract = model.contract

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import stateport
-from stateport_exporter import ExportError, PossibleState, Result, Spec, export
+from stateport_exporter import ExportError, ExportResult, PossibleState, Spec, export
 from tests.exporter.patterns.pattern import network, seeded
 
 
@@ -96,19 +96,19 @@ def zeros_for_a_cache(batch: int, time: int) -> Any:
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Callable[..., Result]:
-    def make(net: Callable[[], nn.Module], example: Any, **options: Any) -> Result:
+def made(tmp_path: Path) -> Callable[..., ExportResult]:
+    def make(net: Callable[[], nn.Module], example: Any, **options: Any) -> ExportResult:
         return export(seeded(net), example, tmp_path / "m.onnx", **options)
 
     return make
 
 
-def taken(result: Result) -> list[str]:
+def taken(result: ExportResult) -> list[str]:
     return [state.input for state in result.contract.states]
 
 
 @pytest.mark.patterns
-def test_both_halves_of_a_window_are_states(made: Callable[..., Result]) -> None:
+def test_both_halves_of_a_window_are_states(made: Callable[..., ExportResult]) -> None:
     result = made(windowed, WINDOWS)
     assert taken(result) == ["past_k", "past_v"]
     assert result.possible_states == ()
@@ -150,7 +150,7 @@ STEPS: dict[str, tuple[Callable[[], nn.Module], Any, list[str]]] = {
 
 @pytest.mark.patterns
 @pytest.mark.parametrize("name", STEPS)
-def test_all_that_a_step_carries_is_a_state(name: str, made: Callable[..., Result]) -> None:
+def test_all_that_a_step_carries_is_a_state(name: str, made: Callable[..., ExportResult]) -> None:
     net, example, states = STEPS[name]
     result = made(net, example)
     assert taken(result) == states
@@ -161,7 +161,7 @@ def test_all_that_a_step_carries_is_a_state(name: str, made: Callable[..., Resul
 @pytest.mark.patterns
 @pytest.mark.parametrize("example", [(sequence(5), H, row(5, 3)), zeros_for_a_cache])
 def test_a_cache_of_its_own_beside_a_layer_is_a_state(
-    example: Any, made: Callable[..., Result]
+    example: Any, made: Callable[..., ExportResult]
 ) -> None:
     result = made(with_cache, example)
     assert taken(result) == ["h", "cache"]
@@ -169,7 +169,7 @@ def test_a_cache_of_its_own_beside_a_layer_is_a_state(
 
 
 @pytest.mark.patterns
-def test_what_nothing_names_is_a_state_if_chunks_need_it(made: Callable[..., Result]) -> None:
+def test_what_nothing_names_is_a_state_if_chunks_need_it(made: Callable[..., ExportResult]) -> None:
     result = made(lambda: network(offset), (sequence(5), row(5)))
     assert taken(result) == ["beginning"]
     assert result.contract.streaming.ok
@@ -177,7 +177,7 @@ def test_what_nothing_names_is_a_state_if_chunks_need_it(made: Callable[..., Res
 
 @pytest.mark.patterns
 def test_what_has_a_state_s_name_is_none_if_chunks_are_right_without(
-    made: Callable[..., Result],
+    made: Callable[..., ExportResult],
 ) -> None:
     net = lambda: network(conditioned, gru=nn.GRU(5, 6, batch_first=True))  # noqa: E731
     result = made(net, (sequence(5), H, row(5)))
@@ -188,7 +188,7 @@ def test_what_has_a_state_s_name_is_none_if_chunks_are_right_without(
 
 @pytest.mark.patterns
 def test_a_cache_that_is_said_to_be_none_keeps_the_network_from_streaming(
-    made: Callable[..., Result],
+    made: Callable[..., ExportResult],
 ) -> None:
     result = made(with_cache, (sequence(5), H, row(5, 3)), states={"cache": None})
     assert taken(result) == ["h"]
@@ -209,7 +209,7 @@ def cancelling() -> nn.Module:
 ECHO = (row(5), row(5), row(6))
 
 
-def test_a_second_signal_is_asked_about(made: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_second_signal_is_asked_about(made: Callable[..., ExportResult], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"'far' is a state is not clear: result 2 has its shape"):
         made(cancelling, ECHO)
     assert not list(tmp_path.iterdir())
@@ -225,7 +225,10 @@ def test_a_second_signal_is_asked_about(made: Callable[..., Result], tmp_path: P
     ],
 )
 def test_the_caller_decides(
-    states: dict[str, int | None], inputs: list[str], names: list[str], made: Callable[..., Result]
+    states: dict[str, int | None],
+    inputs: list[str],
+    names: list[str],
+    made: Callable[..., ExportResult],
 ) -> None:
     result = made(cancelling, ECHO, states=states)
     assert [spec.name for spec in result.contract.inputs] == inputs
@@ -239,7 +242,7 @@ def computed(net: Any, x: Tensor, h: Tensor) -> Any:
 
 @pytest.mark.patterns
 def test_a_declared_state_may_be_computed_with_before_a_layer_takes_it(
-    made: Callable[..., Result],
+    made: Callable[..., ExportResult],
 ) -> None:
     net = lambda: network(computed, gru=nn.GRU(5, 6, batch_first=True))  # noqa: E731
     with pytest.raises(ExportError, match="that forward computes from its arguments"):
@@ -254,7 +257,7 @@ def any_window(_: Any, x: Tensor, past: Tensor) -> Any:
     return seen.mean(1), seen[:, 1:]
 
 
-def test_a_state_without_a_size_is_refused(made: Callable[..., Result]) -> None:
+def test_a_state_without_a_size_is_refused(made: Callable[..., ExportResult]) -> None:
     with pytest.raises(ExportError, match="'past' has the axis 'window', which no input has"):
         made(lambda: network(any_window), (row(1, 5), row("window", 5)))
 

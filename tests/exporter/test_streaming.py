@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 import stateport
 from stateport import Model, StreamingError
-from stateport_exporter import Result, Spec, export
+from stateport_exporter import ExportResult, Spec, export
 from tests.chunks import check_chunks
 from tests.exporter.reasons import REASONS, Denoiser
 
 X = Spec("float32", "batch", "time", 8)
 
 
-def exported(make: Callable[[], nn.Module], path: Path, *specs: Spec) -> Result:
+def exported(make: Callable[[], nn.Module], path: Path, *specs: Spec) -> ExportResult:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return export(make(), specs or (X,), path)
@@ -179,7 +179,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return name
 
 
-FILES: dict[str, Result] = {}
+FILES: dict[str, ExportResult] = {}
 
 
 @pytest.mark.patterns

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import stateport
 from stateport import FileError
-from stateport_exporter import ExportError, Result, Spec, export
+from stateport_exporter import ExportError, ExportResult, Spec, export
 from stateport_exporter.errors import TargetError
 from stateport_exporter.foreign.torchscript import _check_writes
 from stateport_exporter.network.loading import load_target
@@ -79,7 +79,7 @@ def traced(module: nn.Module) -> torch.jit.ScriptModule:
     return made
 
 
-def check(result: Result, module: torch.jit.ScriptModule) -> None:
+def check(result: ExportResult, module: torch.jit.ScriptModule) -> None:
     """What the module gives for the whole, in chunks of any length."""
     assert result.contract.streaming.ok
     assert result.report is not None

@@ -44,10 +44,10 @@ RUNTIME = [
 ]
 EXPORTER = [
     "ExportError",
-    "LiftedFile",
+    "ExportResult",
+    "LiftResult",
     "PossibleState",
-    "Quantized",
-    "Result",
+    "QuantizeResult",
     "Spec",
     "export",
     "lift",

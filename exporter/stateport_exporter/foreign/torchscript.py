@@ -26,7 +26,7 @@ from stateport.files.paths import opened
 
 from ..errors import ExportError, TargetError
 from ..graph.opset import raise_opset
-from ..lift_file import LiftedFile, write_lifted
+from ..lift_file import LiftResult, write_lifted
 from ..network.example import Example, ExampleLike
 from ..network.isolation import quiet
 from .states import explicit_pairs
@@ -67,7 +67,7 @@ def export_script(
     path: Path,
     opset: int,
     origin: Mapping[str, object],
-) -> LiftedFile:
+) -> LiftResult:
     """Exports a TorchScript module; as `export`, but for what needs Python code to look into.
 
     Raises:
