@@ -12,7 +12,8 @@ from stateport._lazy import on_first_use as _on_first_use
 if TYPE_CHECKING:
     from .errors import ExportError
     from .export_module import ExportResult, export
-    from .lift_file import LiftResult, lift
+    from .foreign.lifted_file import LiftResult
+    from .lift_file import lift
     from .network.example import Spec
     from .quantize_file import QuantizeResult, quantize
     from .states.possible import PossibleState

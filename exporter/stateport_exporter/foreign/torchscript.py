@@ -22,43 +22,20 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from stateport.errors import first_line, in_words
-from stateport.files.paths import opened
 
-from ..errors import ExportError, TargetError
+from ..errors import ExportError
 from ..graph.opset import raise_opset
-from ..lift_file import LiftResult, write_lifted
 from ..network.example import Example, ExampleLike
 from ..network.isolation import quiet
+from .lifted_file import LiftResult, write_lifted
 from .states import explicit_pairs
 
 #: The newest opset that PyTorch's older exporter writes.
 _NEWEST: Final = 20
-#: What files of TorchScript are called.
-ENDINGS: Final = (".pt", ".pth", ".jit", ".ts", ".torchscript")
-
 #: Operators that write into a list or dict, besides those whose names end with "_".
 _WRITING: Final = frozenset(
     f"aten::{name}" for name in ("append", "extend", "insert", "pop", "clear", "remove")
 )
-
-
-def load_script(path: Path) -> torch.jit.ScriptModule:
-    """A module that `torch.jit.save` wrote. Its code is TorchScript, and is run when it is called.
-
-    Raises:
-        FileError: the file cannot be read.
-        TargetError: it is none of TorchScript's.
-    """
-    try:
-        with opened(path, "a file of TorchScript"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that TorchScript is old
-            module: torch.jit.ScriptModule = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError, OSError) as error:
-        raise TargetError(
-            f"{path} is no file that torch.jit.save wrote ({in_words(error)}). Weights alone are "
-            "given with --weights, beside the network that takes them."
-        ) from error
-    return module
 
 
 def export_script(

@@ -9,18 +9,22 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
+import torch
 from torch import nn
 
 from stateport.errors import first_line, in_words
-from stateport.files.paths import usable_path
+from stateport.files.paths import opened, usable_path
 
 from ..errors import TargetError
-from ..foreign.torchscript import ENDINGS, load_script
+
+#: What files of TorchScript are called.
+ENDINGS: Final = (".pt", ".pth", ".jit", ".ts", ".torchscript")
 
 
 def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:
@@ -44,6 +48,25 @@ def find_target(target: str) -> Any:
     """
     is_script = Path(target).suffix in ENDINGS
     return load_script(Path(target)) if is_script else load_attribute(target)
+
+
+def load_script(path: Path) -> torch.jit.ScriptModule:
+    """A module that `torch.jit.save` wrote. Its code is TorchScript, and is run when it is called.
+
+    Raises:
+        FileError: the file cannot be read.
+        TargetError: it is none of TorchScript's.
+    """
+    try:
+        with opened(path, "a file of TorchScript"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TorchScript is old
+            module: torch.jit.ScriptModule = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise TargetError(
+            f"{path} is no file that torch.jit.save wrote ({in_words(error)}). Weights alone are "
+            "given with --weights, beside the network that takes them."
+        ) from error
+    return module
 
 
 def make_network(target: str, found: Any, arguments: Mapping[str, object]) -> nn.Module:
