@@ -9,7 +9,7 @@ from typing import Final
 
 from ..contract import ArraySpec, Axis, Contract, StateSpec, describe
 from ..errors import ContractError, InputError
-from ..foreign.streaming import streaming_of
+from .foreign.streaming import streaming_of
 from .onnx_outline import OnnxFile
 
 #: What other exporters call the two axes that have a meaning here.

@@ -7,10 +7,18 @@ from collections import ChainMap
 
 import pytest
 
-from stateport.foreign.dims import MOST_DIMS, MOST_NUMBERS, Dim, Value, broadcast, reshaped, rest
-from stateport.foreign.nodes import Attribute, Graph, Node, Tensor
-from stateport.foreign.streaming import _RULES
-from stateport.foreign.walk import Walk
+from stateport.model_file.foreign.dims import (
+    MOST_DIMS,
+    MOST_NUMBERS,
+    Dim,
+    Value,
+    broadcast,
+    reshaped,
+    rest,
+)
+from stateport.model_file.foreign.nodes import Attribute, Graph, Node, Tensor
+from stateport.model_file.foreign.streaming import _RULES
+from stateport.model_file.foreign.walk import Walk
 
 OPERATORS = [*_RULES, "Add", "Concat", "Unsqueeze", "Nonsense"]
 NUMBERS = (-(2**62), -5, -2, -1, 0, 1, 2, 3, 4, 7, 64, 2**31, 2**62)

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from ..model_file.protobuf import Fields, MalformedError, bytes_of, int_of, ints_of, text_of
+from ..protobuf import Fields, MalformedError, bytes_of, int_of, ints_of, text_of
 
 #: More nodes than this are not looked through.
 _MOST_NODES: Final = 20_000

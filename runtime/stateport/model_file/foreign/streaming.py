@@ -13,8 +13,8 @@ from collections import ChainMap
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from ..contract import Axis, Contract, Streaming
-from ..model_file.onnx_outline import OnnxFile
+from ...contract import Axis, Contract, Streaming
+from ..onnx_outline import OnnxFile
 from .computing import COMPUTING
 from .dims import Value, time_of
 from .moving import MOVING

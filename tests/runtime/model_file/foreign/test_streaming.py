@@ -15,7 +15,7 @@ from torch import nn
 
 import stateport
 from stateport import StreamingError
-from stateport.foreign import nodes
+from stateport.model_file.foreign import nodes
 from stateport_exporter.network.isolation import quiet
 from tests.exporter.graphs import GATES, Builder
 
