@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check compat bench bench-quantization patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check compat bench bench-quantization architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -95,6 +95,9 @@ bench: $(READY)      ## measure stateport beside its peers and rewrite the page 
 
 bench-quantization: $(READY)  ## measure each form of quantised weights on this processor
 	$(BIN)/python -W ignore -m benchmarks.quantization
+
+architecture: $(READY)  ## draw the rooms and their arrows into docs/architecture.md
+	$(BIN)/python docs/rooms.py
 
 patterns: $(READY)   ## try every pattern on both exporters and rewrite the table in docs/patterns.md
 	$(BIN)/python -m benchmarks.patterns

@@ -1,0 +1,57 @@
+"""The rooms of both packages: arrows run one way, and the picture in the docs is that of today."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def load_rooms() -> Any:
+    """docs/rooms.py as a module."""
+    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "rooms.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ROOMS = load_rooms()
+each_package = pytest.mark.parametrize("package", ROOMS.PACKAGES)
+
+
+@each_package
+def test_no_room_imports_one_that_imports_it(package: str) -> None:
+    assert ROOMS.circle(ROOMS.arrows(package)) == []
+
+
+@each_package
+def test_the_picture_is_that_of_today(package: str) -> None:
+    page = ROOMS.PAGE.read_text(encoding="utf-8")
+    lines = ROOMS.diagram(ROOMS.direct(ROOMS.arrows(package)))
+    assert ROOMS.with_diagram(page, package, lines) == page, "run make architecture"
+
+
+def test_a_circle_is_found_and_shown() -> None:
+    graph = {
+        "a": frozenset({"b"}),
+        "b": frozenset({"c"}),
+        "c": frozenset({"b"}),
+        "d": frozenset({"a"}),
+    }
+    assert ROOMS.circle(graph) == ["b", "c", "b"]
+
+
+def test_arrows_that_a_longer_way_implies_are_left_out() -> None:
+    graph = {"a": frozenset({"b", "c"}), "b": frozenset({"c"}), "c": frozenset()}
+    assert ROOMS.direct(graph)["a"] == {"b"}
+
+
+def test_the_runtime_never_imports_the_exporter() -> None:
+    for path in ROOMS.PACKAGES["stateport"].rglob("*.py"):
+        assert "import stateport_exporter" not in path.read_text(encoding="utf-8")
