@@ -503,7 +503,7 @@ def _condition(text: str, axis: str) -> str:
 
 
 def _refuse_mutation(program: torch.export.ExportedProgram, example: Example) -> None:
-    # Buffers are another matter: `repeatable` finds out whether updating them has any effect.
+    # Buffers are another matter: `states.checks` finds out whether updating them has any effect.
     signature = program.graph_signature
     given = [spec.arg for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
     tensors = [arg.name for arg in given if isinstance(arg, TensorArgument)]

@@ -1,6 +1,6 @@
 """Lifting in a graph: the first states of ONNX's recurrent operators become inputs and outputs.
 
-What `lifting` does to a module, for files that somebody else exported. A first state that is
+What `states.hidden` does to a module, for files that somebody else exported. A first state that is
 absent, or that hangs on constants and sizes alone, is hidden: it becomes an input of the graph, and
 the last state an output. An operator in a branch of an `If` is reached from there; the other branch
 hands its state on. One in a loop whose number of rounds the file fixes has a state for each round.

@@ -1,7 +1,7 @@
 """TorchScript: through PyTorch's older exporter, which still reads it, and lifted in the graph.
 
 What `torch.jit.script` or `torch.jit.trace` made has no Python code to look into, so nothing can be
-lifted in it: the older exporter writes its graph, and `graph_states` lifts that. The module itself
+lifted in it: the older exporter writes its graph, and `foreign.states` lifts that. The module itself
 is what the file is held against.
 """
 
