@@ -409,12 +409,13 @@ def test_a_disk_that_is_full(refused: Refused, out: Path) -> None:
 
 
 WAITING = """
-    import signal, threading
+    import signal, sys, threading
 
     class Net(ReferenceLSTM):
         def forward(self, x, h0, c0):
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have ignored it
-            print("ready", flush=True)
+            # What forward prints goes to stderr.
+            print("ready", file=sys.__stdout__, flush=True)
             threading.Event().wait()
 """
 
