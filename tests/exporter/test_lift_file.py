@@ -415,7 +415,7 @@ def test_a_lifted_file_that_differs_is_not_written(
         vectors.cases[0].truth["y"][0] += 1
         return vectors
 
-    monkeypatch.setattr("stateport_exporter.lift_file.record_held", wrong)
+    monkeypatch.setattr("stateport_exporter.foreign.lifted_file.record_held", wrong)
     source = one_layer(tmp_path / "m.onnx")
     with pytest.raises(ExportError, match="does not give the answers of the one it came from"):
         lift(source, tmp_path / "l.onnx")

@@ -25,6 +25,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+import stateport_exporter
 from stateport.errors import first_line, text_of
 
 from ..errors import ExportError
@@ -489,7 +490,9 @@ def _why_not(module: nn.Module, example: Example, error: BaseException) -> Expor
 
 def _line(error: BaseException) -> str:
     """The line of the author's code that an error comes from, where there is one."""
-    packages = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch.__file__))
+    packages = tuple(
+        f"{Path(file).parent}{os.sep}" for file in (stateport_exporter.__file__, torch.__file__)
+    )
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(packages)]
     return f" ({Path(theirs[-1].filename).name}: {theirs[-1].line!r})" if theirs else ""

@@ -1,8 +1,8 @@
 """TorchScript: through PyTorch's older exporter, which still reads it, and lifted in the graph.
 
 What `torch.jit.script` or `torch.jit.trace` made has no Python code to look into, so nothing can be
-lifted in it: the older exporter writes its graph, and `foreign.states` lifts that. The module itself
-is what the file is held against.
+lifted in it: the older exporter writes its graph, and `foreign.states` lifts that. The file is
+compared with the module itself.
 """
 
 from __future__ import annotations

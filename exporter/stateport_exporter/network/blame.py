@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import stateport
+import stateport_exporter
 from stateport import StateportError
 
 from ..errors import ExportError
@@ -27,7 +28,7 @@ from ..errors import ExportError
 #: Folders whose code is no author's: PyTorch, what it computes with, this package, Python itself.
 _OURS, *_LIBRARIES = (
     f"{Path(file).parent}{os.sep}"
-    for file in (__file__, stateport.__file__, torch.__file__, np.__file__)
+    for file in (stateport_exporter.__file__, stateport.__file__, torch.__file__, np.__file__)
 )
 _PYTHON: Final = sysconfig.get_path("stdlib") + os.sep
 _PACKAGES: Final = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})

@@ -1,4 +1,4 @@
-"""Finding the places where a network needs steps of the call before; see `network.convolution_steps`."""
+"""The places where a network needs steps of the call before; see `convolution_steps`."""
 
 from __future__ import annotations
 
