@@ -76,9 +76,10 @@ class Meddling(nn.Module):
         self.calls, self.fails = 0, fails
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls == self.fails:
-            raise RuntimeError(f"call {self.calls} of this network")
+        if self.fails:  # a counter that decides something is refused, so others do not count
+            self.calls += 1
+            if self.calls == self.fails:
+                raise RuntimeError(f"call {self.calls} of this network")
         if self.folder.exists():
             _meddle(self.folder)
         return self.gru(x)[0]  # type: ignore[no-any-return]
