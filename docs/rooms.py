@@ -46,6 +46,16 @@ def arrows(package: str) -> dict[str, frozenset[str]]:
     return {room: frozenset(imported & rooms.keys()) - {room} for room, imported in rooms.items()}
 
 
+def packages_imported_by(package: str) -> set[str]:
+    """The packages that a package's modules name in an import, wherever that stands."""
+    imported = set()
+    for path in PACKAGES[package].rglob("*.py"):
+        module = path.relative_to(PACKAGES[package]).with_suffix("").parts
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        imported |= {target[0] for target in _imports(tree, (package, *module))}
+    return imported
+
+
 def circle(graph: Arrows) -> list[str]:
     """The rooms of one circle of arrows; empty where there is none."""
     done: set[str] = set()

@@ -21,7 +21,9 @@ from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
-from .capture.capture import DOMAIN, Captured, FixedTimeError, capture, check_runs, longer
+from .capture.capture import Captured, capture, check_runs, longer
+from .capture.recorders import DOMAIN
+from .capture.refusals import FixedTimeError
 from .errors import ExportError
 from .evaluation.trace import trace
 from .foreign.torchscript import export_script

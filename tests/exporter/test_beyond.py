@@ -18,7 +18,7 @@ import stateport
 from stateport import InputError
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, Spec, export
-from stateport_exporter.capture.capture import FixedTimeError
+from stateport_exporter.capture.refusals import FixedTimeError
 from stateport_exporter.loops import fold
 from stateport_exporter.network.example import Example
 from stateport_exporter.sizes.beyond import check_loops

@@ -9,7 +9,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..capture.capture import DOMAIN, Loop, capture_step
+from ..capture.loop_step import capture_step
+from ..capture.recorders import DOMAIN, Loop
 from ..errors import ExportError
 from . import gru, loop, lstm, rnn
 from .stack import WriteLayer, write

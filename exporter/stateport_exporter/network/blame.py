@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 import stateport
 import stateport_exporter
 from stateport import StateportError
+from stateport.errors import in_words
 
 from ..errors import ExportError
 
@@ -99,11 +100,10 @@ def told(network: nn.Module) -> Iterator[None]:
         line = raised_line(error)
         if line is None:
             raise
-        lines = str(error).strip().splitlines() or ["no message"]
         raise ExportError(
             f"{type(network).__qualname__} fails when it is run again{where(network, error)} "
-            f"({line}): {type(error).__name__}: {lines[0]}. It is run many times, at several "
-            "sizes; let every call work by itself."
+            f"({line}): {in_words(error)}. It is run many times, at several sizes; let every call "
+            "work by itself."
         ) from error
 
 

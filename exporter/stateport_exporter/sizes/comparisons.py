@@ -29,7 +29,7 @@ from torch.fx.experimental import recording, sym_node, symbolic_shapes
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils import _pytree as pytree
 
-from ..capture.capture import opaque_layers
+from ..capture.recorders import opaque_layers
 from ..memory.kept import authored, constants_in, names_in, slots
 from ..network.blame import Line, author_line, is_authors
 from ..network.example import Example

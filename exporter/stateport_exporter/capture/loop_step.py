@@ -1,0 +1,52 @@
+"""One step of a loop over time as a graph of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from ..network.isolation import quiet
+from ..network.program import Body
+from .recorders import Loop
+from .refusals import message_of
+from .torch_export import functional, torch_export
+from .write_onnx import drop_idle_squeezes, write_onnx
+
+
+class _Step(nn.Module):
+    """One step of a loop, as a module of its own."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, operands: Sequence[Tensor]) -> list[Tensor]:
+        """The next states, and the outputs of the step."""
+        return self.body.program.run(operands)
+
+
+def capture_step(loop: Loop, opset: int) -> ir.Graph:
+    """The graph of one step: operands -> next states, outputs of the step.
+
+    Raises:
+        ExportError: PyTorch's exporter cannot express it.
+    """
+    place = f"the step of the loop in {loop.body.path!r}" if loop.body.path else "the loop's step"
+    operands = [torch.zeros(like.shape, dtype=like.dtype) for like in loop.operands]
+    shapes = [
+        {axis: torch.export.Dim.DYNAMIC for axis, dynamic in enumerate(like.dynamic) if dynamic}
+        for like in loop.operands
+    ]
+    with quiet(), torch.no_grad():
+        try:
+            program = torch_export(_Step(loop.body), (operands,), (shapes,))
+            # Takes recurrent layers inside the step apart, which PyTorch's ONNX writer gets wrong.
+            program = functional(program, decomposed=True)
+            drop_idle_squeezes(program)
+        except Exception as error:
+            raise ExportError(f"{place} could not be traced: {message_of(error)}") from error
+    return write_onnx(program, place, opset).graph

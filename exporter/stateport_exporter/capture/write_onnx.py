@@ -1,0 +1,44 @@
+"""A traced program as an ONNX graph, by PyTorch's own exporter."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import torch
+
+from ..errors import ExportError
+from ..network.isolation import quiet
+from .refusals import message_of, root_of
+
+
+def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> ir.Model:
+    """The graph of a program. `name` is what errors call it.
+
+    Raises:
+        ExportError: PyTorch's exporter cannot write it.
+    """
+    with quiet():
+        try:
+            exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+        except Exception as error:  # whatever PyTorch's exporter raises
+            raise ExportError(
+                f"PyTorch's exporter could not write {name} at opset {opset}: "
+                f"{message_of(root_of(error))}"
+            ) from error
+    assert exported is not None
+    model: ir.Model = exported.model
+    return model
+
+
+def drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:
+    """Takes out `x.squeeze(dim)` where the size is not 1: it does nothing, and ONNX refuses it.
+
+    PyTorch's decompositions make a `view_of` of it, which its ONNX writer does not know. Versions
+    before 2.13 write `squeeze.dims` for it first.
+    """
+    aten = torch.ops.aten
+    for target in (aten.squeeze.dim, aten.squeeze.dims, torch.ops.prims.view_of.default):
+        for node in program.graph.find_nodes(op="call_function", target=target):
+            before = node.args[0]
+            if node.meta["val"].ndim == before.meta["val"].ndim:
+                node.replace_all_uses_with(before)
+                program.graph.erase_node(node)
