@@ -175,7 +175,7 @@ def export(
 
 @contextlib.contextmanager
 def _apart(module: nn.Module) -> Iterator[None]:
-    """Leaves the caller's world as it was, and hangs on nothing that is set in it."""
+    """Leaves the caller's world as it was, and depends on nothing that is set in it."""
     with (
         unchanged_process(),
         unchanged_globals(),

@@ -1,4 +1,4 @@
-"""An export leaves the process as it was, and hangs on nothing that is set in it."""
+"""An export leaves the process as it was, and depends on nothing that is set in it."""
 
 from __future__ import annotations
 

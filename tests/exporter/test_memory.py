@@ -1,4 +1,4 @@
-"""What a network keeps from call to call, and whether results can ever hang on it."""
+"""What a network keeps from call to call, and whether results can ever depend on it."""
 
 from __future__ import annotations
 

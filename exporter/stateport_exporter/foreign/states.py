@@ -1,9 +1,10 @@
 """Lifting in a graph: the first states of ONNX's recurrent operators become inputs and outputs.
 
-What `states.hidden` does to a module, for files that somebody else exported. A first state that is
-absent, or that hangs on constants and sizes alone, is hidden: it becomes an input of the graph, and
-the last state an output. An operator in a branch of an `If` is reached from there; the other branch
-hands its state on. One in a loop whose number of rounds the file fixes has a state for each round.
+What `states.hidden` does to a module, for files that somebody else exported. A first state is
+hidden if it is absent, or if it depends on constants and sizes alone. It becomes an input of the
+graph, and the last state an output. An operator in a branch of an `If` is reached from there; the
+other branch hands its state on. One in a loop whose number of rounds the file fixes has a state for
+each round.
 """
 
 from __future__ import annotations
@@ -388,7 +389,7 @@ def argument_of(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
 
 
 def constant_of(value: ir.Value) -> Array | None:
-    """What a value is that hangs on constants and sizes alone; None where it hangs on more.
+    """What a value is that depends on constants and sizes alone; None where it depends on more.
 
     A single number where all elements are the same; else the elements in order, without repeats
     along the batch.

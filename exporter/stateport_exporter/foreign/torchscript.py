@@ -193,7 +193,7 @@ def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
 
 
 def _check_writes(network: torch.jit.ScriptModule) -> None:
-    """Refuses a module whose results hang on an attribute that it writes to, in whatever call."""
+    """Refuses a module whose results depend on an attribute that it writes to, in whatever call."""
     graph: Any = network.inlined_graph
     nodes = [*_nodes(graph)]
     paths = {node.output(): _path(node) for node in nodes if node.kind() == "prim::GetAttr"}
@@ -234,8 +234,8 @@ def _path(node: Any) -> str:
 
 def _writes(path: str) -> ExportError:
     return ExportError(
-        f"What the module gives hangs on {path!r}, which it changes from call to call. In an ONNX "
-        "file that would be lost: take it as an argument of forward and return the next one, or "
+        f"The module's results depend on {path!r}, which it changes from call to call. An ONNX "
+        "file would lose that: take it as an argument of forward and return the next one, or "
         "export the nn.Module that it was made from."
     )
 

@@ -43,7 +43,7 @@ def check_kept(
     given: Mapping[int, States],
     states: Sequence[Tensor] = (),
 ) -> None:
-    """Runs a network as its author would, and asks of all that changes whether results hang on it.
+    """Runs a network as its author would, and refuses results that depend on what changes.
 
     `given` are the first states of the calls of recurrent layers that are lifted. `states` are last
     states, which are lifted too: what the network keeps of them changes, and is looked after.
@@ -94,7 +94,7 @@ class _Memory:
             self._run(twin, self.longer)
         if not _are_same(usual, self._run(twin, self.arguments)):
             names = sorted(_changed([before, contents(twin)]))
-            raise _hangs_on(", ".join(map(repr, names)) or None, None)
+            raise _depends_on(", ".join(map(repr, names)) or None, None)
 
     def _check_unknown(
         self,
@@ -118,7 +118,7 @@ class _Memory:
             asked = questions.asked
             tried.update(asked)
             if count == _MOST_RUNS:
-                raise _hangs_on(asked[-1][0], asked[-1][1])
+                raise _depends_on(asked[-1][0], asked[-1][1])
             for number in range(len(questions.answers), len(asked)):
                 name, line, answer = asked[number]
                 if (name, line, not answer) not in tried:
@@ -135,17 +135,17 @@ class _Memory:
         except (Exception, SystemExit) as raised:  # the user's forward may raise anything
             error = raised
         if questions.refused is not None:
-            raise _hangs_on(*questions.refused) from error
+            raise _depends_on(*questions.refused) from error
         name, line = next(((name, line) for name, line, _ in questions.asked[::-1]), (None, None))
         if questions.answers:
             name, line, _ = questions.asked[len(questions.answers) - 1]
         if error is not None:
-            raise _hangs_on(name, line or raised_line(error)) from error
+            raise _depends_on(name, line or raised_line(error)) from error
         for result in results:
             if name_of(result) is not None:
-                raise _hangs_on(name_of(result), None)
+                raise _depends_on(name_of(result), None)
         if not _are_same(usual, results):
-            raise _hangs_on(name, line)
+            raise _depends_on(name, line)
 
     def _draws(self, network: nn.Module, arguments: Arguments) -> tuple[bool, bool]:
         """Runs the network; whether it draws random numbers in Python, and in NumPy."""
@@ -273,13 +273,12 @@ def _random(line: Line | None) -> ExportError:
     )
 
 
-def _hangs_on(name: str | None, line: Line | None) -> ExportError:
+def _depends_on(name: str | None, line: Line | None) -> ExportError:
     if name == _RANDOM:
         return _random(line)
     what = f"{name}, which changes" if name else "something that changes"
     return ExportError(
-        f"What the network gives hangs on {what} from call to call"
-        f"{f' ({line})' if line else ''}; in some later call it may be something else. In an ONNX "
-        "file that would be lost: take it as an argument of forward and return the next one, or "
-        "leave it out."
+        f"The results depend on {what} from call to call{f' ({line})' if line else ''}, so a "
+        "later call may give something else. An ONNX file would lose that: take it as an argument "
+        "of forward and return the next one, or leave it out."
     )

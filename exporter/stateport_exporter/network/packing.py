@@ -1,6 +1,6 @@
 """Packed sequences: rows of several lengths in one batch.
 
-PyTorch packs such a batch step by step, shorter rows left out, so how much data there is hangs on
+PyTorch packs such a batch step by step, shorter rows left out, so how much data there is depends on
 the lengths' values, which no graph can express. ONNX's recurrent operators take the padded batch
 and `sequence_lens` instead. So while a network is traced, packing keeps the padding: the data are
 (time * batch, ...) instead of (sum of lengths, ...), and a `Lengths` stands where PyTorch has its

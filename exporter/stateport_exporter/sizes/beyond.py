@@ -209,7 +209,7 @@ def leave(beyond: Beyond, turn: Turn, network: nn.Module) -> None:
     """Leaves what cannot be tried to the contract, whose limits the runtime keeps.
 
     Raises:
-        ExportError: it hangs on several axes at once.
+        ExportError: it depends on several axes at once.
     """
     if prod(turn.sizes.values()) >= _HUGE and not turn.direct:
         return

@@ -52,7 +52,7 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
 
 
 def check_chance(model: ir.Model) -> None:
-    """Refuses a graph that draws random numbers, however seldom something hangs on them.
+    """Refuses a graph that draws random numbers, however seldom something depends on them.
 
     Raises:
         ExportError: with what draws them.
@@ -135,7 +135,7 @@ def check_default_start(
 
 
 def check_padding(explicit: Explicit, example: Example, packed: Sequence[str]) -> None:
-    """Checks that results do not hang on how far rows are padded, beyond those steps themselves.
+    """Checks that results do not depend on how far rows are padded, beyond those steps themselves.
 
     `packed` are the layers that run over packed sequences.
 
@@ -154,7 +154,7 @@ def check_padding(explicit: Explicit, example: Example, packed: Sequence[str]) -
         before, shapes = shapes or [r.shape for r in padded], [r.shape for r in padded]
         if shapes != before:
             raise ExportError(
-                f"Behind {', '.join(packed)}, forward returns something whose size hangs on the "
+                f"Behind {', '.join(packed)}, forward returns something whose size depends on the "
                 "lengths of rows, as the data of a packed sequence does. Return the packed "
                 "sequence itself, or unpack it first (pad_packed_sequence)."
             )

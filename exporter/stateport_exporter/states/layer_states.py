@@ -35,7 +35,7 @@ class StatePair:
 
 
 def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurrent]:
-    """The layers whose first states hang on no value that the network is given.
+    """The layers whose first states depend on no value that the network is given.
 
     They are absent, zeros, constants or parameters, made inside forward: states to be lifted.
     """

@@ -150,7 +150,7 @@ def _options(argument: Port, results: Iterable[Port], arguments: Iterable[Port])
 
 
 def agree(argument: Port, result: Port) -> bool:
-    """Whether a result hangs on an argument, or has its name."""
+    """Whether a result depends on an argument, or has its name."""
     return argument.value in result.sources or are_one(argument.path, result.path)
 
 

@@ -83,7 +83,7 @@ def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
     """
     outputs = [spec for spec in contract.outputs if spec.time_axis is not None]
     if multiple == 1 or not outputs:
-        return 0  # what is right in chunks of one step hangs on no later one
+        return 0  # what is right in chunks of one step depends on no later one
     time = multiple * 4
     base = case_of(truth, contract, "whole", [time], 1, "zeros")
     before = answers_of(truth, contract, base)

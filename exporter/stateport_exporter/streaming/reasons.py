@@ -176,7 +176,7 @@ def _joined(node: ir.Node) -> str | None:
     return "joins steps of its own to the sequence in each call"
 
 
-#: What needs the whole sequence, what hangs on where a call begins, what looks a few steps further.
+#: What needs the whole sequence, depends on where a call begins, or looks a few steps further.
 _RULES: Final[Sequence[Sequence[Callable[[ir.Node], str | None]]]] = (
     (_reduction, _along, _normalisation, _product, _reverse, _flatten),
     (_count, _joined),
@@ -197,7 +197,7 @@ def _has_context(value: ir.Value | None) -> bool:
 
 
 def _is_computed(value: ir.Value) -> bool:
-    """Whether a value hangs on what the network is given, beyond its sizes."""
+    """Whether a value depends on what the network is given, beyond its sizes."""
     node = value.producer()
     if node is None:
         return value.is_graph_input()

@@ -106,7 +106,7 @@ def _floor(
     differently; the worse of the two counts. Where both happen to be exact, half a unit in the
     last place of the largest value so far is still owed to any other order of summation.
 
-    Where a network amplifies differences on its way, how far float32 is off hangs on the luck of
+    Where a network amplifies differences on its way, how far float32 is off depends on the luck of
     single roundings. So the truth is also taken with every parameter off by one unit in its last
     place, at random, a few times: an engine that is exact for such a network is right.
     """
@@ -130,8 +130,8 @@ def _floor(
 def _smooth(growing: Array) -> Array:
     """The floor with a look ahead of an eighth of the way.
 
-    In a network that amplifies small differences, errors grow exponentially, and where they stand
-    at a given step hangs on the very first roundings. An engine may be that much ahead of PyTorch.
+    In a network that amplifies small differences, errors grow exponentially. How large they are at
+    a given step depends on the very first roundings. An engine may be that much ahead of PyTorch.
     Where errors do not grow, this changes nothing.
     """
     steps = np.arange(len(growing))

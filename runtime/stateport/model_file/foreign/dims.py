@@ -31,7 +31,7 @@ class Value:
 
     Attributes:
         dims: its dimensions; None where not even their number is known.
-        origins: the graph's inputs whose data it hangs on, a bit each.
+        origins: the graph's inputs whose data it depends on, a bit each.
         content: its elements, where it is a short list of integers, as shapes and axes are.
         counter: whether it is the number of a loop's round.
         context: whether steps from a state stand in front of its own.

@@ -44,7 +44,7 @@ def _recurrent(call: Call) -> Sequence[Value]:
 def _start(call: Call, place: int) -> str:
     """Why a first state that is there is not carried."""
     if call.value(place).origins:
-        return f"starts from {call.node.inputs[place]!r}, which hangs on no state"
+        return f"starts from {call.node.inputs[place]!r}, which depends on no state"
     return _ANEW
 
 
@@ -135,7 +135,7 @@ def _loop(call: Call) -> Sequence[Value]:
     carried = [replace(value, content=None, context=False) for value in call.values[2:]]
     before = len(call.walk.findings.ties)
     made = _inside(call, body, [Value((), counter=True), Value(()), *carried])
-    # How often it goes round may hang on time in a way that cannot be seen.
+    # How often it goes round may depend on time in a way that cannot be seen.
     if grows(rounds) or (rounds is None and any(map(call.is_fed, call.values))) or _sees_time(call):
         call.walk.findings.recurs = True
         if len(call.walk.findings.ties) == before:

@@ -113,7 +113,7 @@ def _arithmetic(node: Node, arrays: Sequence[Array]) -> Array:
 
 
 def _combined(operator: str, a: Dim, b: Dim) -> Dim:
-    """What hangs on a size that grows with time grows as well."""
+    """What depends on a size that grows with time grows as well."""
     if isinstance(a, int) and isinstance(b, int) and max(abs(a), abs(b)) < 2**31:
         if operator == "Div":
             return a // b if b else None

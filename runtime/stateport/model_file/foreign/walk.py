@@ -56,7 +56,7 @@ class Call:
 
     @property
     def origins(self) -> int:
-        """The inputs of the graph whose data the operands hang on."""
+        """The inputs of the graph whose data the operands depend on."""
         origins = 0
         for value in self.values:
             origins |= value.origins
@@ -71,11 +71,11 @@ class Call:
         self.walk.findings.doubts.append(f"{self.node} {what}")
 
     def is_fed(self, value: Value) -> bool:
-        """Whether a value hangs on an input that has time."""
+        """Whether a value depends on an input that has time."""
         return bool(value.origins & self.walk.fed)
 
     def is_state(self, value: Value) -> bool:
-        """Whether a value hangs on a state."""
+        """Whether a value depends on a state."""
         return bool(value.origins & self.walk.states)
 
     def may_have_time(self, value: Value) -> bool:
@@ -136,5 +136,5 @@ def unknown(call: Call) -> Sequence[Value]:
 
 
 def like(call: Call, dims: Dims | None, *, context: bool = False) -> Value:
-    """A result of this shape that hangs on what the operands hang on."""
+    """A result of this shape that depends on what the operands depend on."""
     return Value(dims, call.origins, context=context)

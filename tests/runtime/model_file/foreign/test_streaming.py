@@ -282,7 +282,7 @@ NO: dict[str, tuple[Callable[[Builder, str], str], str]] = {
     "turned by lengths": (turned_by_lengths, "reverses time"),
     "the last step": (from_the_last_step, "gives each step what the whole call says"),
     "hidden layer": (hidden_layer, "starts every call from a state that is made in the call"),
-    "half of the states": (half_of_the_states, "starts from 'c0', which hangs on no state"),
+    "half of the states": (half_of_the_states, "starts from 'c0', which depends on no state"),
 }  # fmt: skip
 
 
