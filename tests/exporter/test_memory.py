@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 from stateport_exporter import ExportError, Spec, export
 from stateport_exporter.memory.check import check_kept
+from stateport_exporter.memory.kept import authored
+from stateport_exporter.network.blame import is_authors
 from stateport_exporter.network.example import Example
 
 X = Spec("float32", "batch", "time", 3)
@@ -476,6 +478,12 @@ def _logged_sometimes(self: Any, y: Tensor) -> Any:
     return y
 
 
+def _timed_by_name(self: Any, y: Tensor) -> Any:
+    """The names of its own attributes are those of a stand-in for `time`."""
+    self._value = self._name = time.time()
+    return y
+
+
 def _timed(self: Any, y: Tensor) -> Any:
     begin = time.perf_counter()
     y = y + 0
@@ -536,6 +544,7 @@ HARMLESS: dict[str, Callable[[Any, Tensor], Any]] = {
     "trimmed log": _trimmed_log,
     "logged sometimes": _logged_sometimes,
     "timed": _timed,
+    "timed by name": _timed_by_name,
     "means": _means,
     "used in the same call": _used_in_the_same_call,
     "table": _table,
@@ -559,3 +568,17 @@ def test_an_export_leaves_what_the_network_changes_as_it_was(tmp_path: Path) -> 
     assert (network.calls, network.log, network.stats) == (0, [], {"calls": 0})
     assert (type(network).shared, len(LOG), network.array.tolist()) == (0, before, [0, 0])
     assert not {"len", "sum", "range"} & globals().keys()
+
+
+def test_modules_without_a_file_are_no_authors() -> None:
+    assert not is_authors("")
+
+
+def test_what_pytest_puts_into_an_assertion_is_no_code_of_the_author() -> None:
+    def checked(self: Any, y: Tensor) -> Any:
+        assert self.training is False
+        return y
+
+    functions = authored(_network(checked)).functions
+    assert checked in functions
+    assert not [each for each in functions if each.__module__.startswith(("_pytest", "pluggy"))]

@@ -181,7 +181,7 @@ def frozen(after: str) -> Any:
 
 @pytest.mark.parametrize("name", ["calls", "log", "count"])
 def test_a_module_that_may_do_otherwise_later_is_refused(name: str) -> None:
-    with pytest.raises(ExportError, match=f"depends on '{name}'"):
+    with pytest.raises(ExportError, match=f"depend on '{name}'"):
         _check_writes(frozen(name))
 
 

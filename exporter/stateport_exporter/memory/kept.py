@@ -173,7 +173,9 @@ def authored(network: nn.Module) -> Authored:
 def names_in(code: CodeType) -> frozenset[str]:
     """The names of globals and attributes in a function's code, and in functions inside it."""
     inner = [names_in(part) for part in code.co_consts if isinstance(part, CodeType)]
-    return frozenset(code.co_names).union(*inner)
+    # pytest puts names of its own into assertions, "@pytest_ar", which nobody can write.
+    own = (name for name in code.co_names if name.isidentifier())
+    return frozenset(own).union(*inner)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -191,7 +193,9 @@ def _of_function(function: FunctionType, *, code: bool = False) -> Iterator[Slot
     for name in sorted(named & function.__globals__.keys()):
         value = function.__globals__[name]
         places.append((f"{name} in {file}", function.__globals__, name))
-        if isinstance(value, ModuleType) and is_authors(getattr(value, "__file__", None) or ""):
+        if issubclass(type(value), ModuleType) and is_authors(
+            getattr(value, "__file__", None) or ""
+        ):
             places += [
                 (f"{inner} in {value.__name__}", vars(value), inner)
                 for inner in sorted(named & vars(value).keys())

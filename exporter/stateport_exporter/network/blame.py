@@ -53,7 +53,8 @@ class Line:
 
 def is_authors(file: str) -> bool:
     """Whether code is of the network's author, or of a package that he took layers from."""
-    if file.startswith(("<frozen", "<eval_with_key", "<__array_function__")):
+    # A module that is built into Python has no file.
+    if not file or file.startswith(("<frozen", "<eval_with_key", "<__array_function__")):
         return False
     if file.startswith((_OURS, *_LIBRARIES, *_COMPUTING)):
         return False
