@@ -31,7 +31,7 @@ def check_chunks(path: Path) -> None:
     if any(spec.lengths_of is not None for spec in contract.inputs):
         assert not contract.streaming.ok  # chunks would need lengths of their own
         return
-    multiple = contract.streaming.multiple
+    multiple = contract.streaming.chunk_multiple
     # Where batch and time are one axis, of several rows it is not clear which element is whose.
     joined = any(str(axis).count("batch") and axis != "batch" for axis in _axes(contract))
     inputs = random_inputs(contract, Workload(1 if joined else 2, _STEPS * multiple))

@@ -24,6 +24,7 @@ from . import __version__
 from .capture.capture import Captured, capture, check_runs, longer
 from .capture.recorders import DOMAIN
 from .capture.refusals import FixedTimeError
+from .dtypes import DTYPES, KINDS
 from .errors import ExportError
 from .evaluation.trace import trace
 from .foreign.torchscript import export_script
@@ -32,7 +33,7 @@ from .graph.serialization import save
 from .graph.transposes import fold_transposes
 from .graph.verified_file import write_vectors
 from .layers import expand, find
-from .loops import Folded, check_memory, fold
+from .loops import RolledNetwork, check_memory, roll_loops
 from .memory.check import check_kept
 from .memory.kept import unchanged_shared
 from .network.blame import told
@@ -57,16 +58,16 @@ from .states.checks import (
     check_padding,
     check_repeatable,
 )
-from .states.convolutions import NO_CONTEXTS, Found, find_contexts
+from .states.convolutions import NO_CONTEXTS, ConvolutionContexts, find_contexts
 from .states.declared import Declared, positions_of
 from .states.hidden import Hidden, find_hidden, make_explicit
-from .states.naming import contract_of, stamp, store_initial, write_metadata
+from .states.naming import contract_from_graph, stamp, store_initial, write_metadata
 from .states.pairing import Wish, drop_spare_outputs, find_states, why_not_carried, why_whole_only
 from .states.possible import PossibleState, possible_states
-from .states.row_lengths import packed, told_lengths
+from .states.row_lengths import packed, with_row_lengths
 from .streaming.measure import measure_streaming
 from .streaming.reasons import why_tied
-from .variants.float16 import KINDS, halved, names_of, to_float16
+from .variants.float16 import float16_contract, port_names, to_float16
 from .vectors.record import record
 from .vectors.torch_reference import Network
 
@@ -105,7 +106,7 @@ def export(
     lift: bool = True,
     check: bool = True,
     dtype: str = "float32",
-    float32: Collection[str] = (),
+    keep_float32: Collection[str] = (),
     origin: Mapping[str, object] | None = None,
 ) -> ExportResult:
     """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
@@ -133,7 +134,7 @@ def export(
             installed. A file that differs from PyTorch is then not written.
         dtype: "float32", or "float16" for GPUs. It is what weights and values are kept in, and the
             dtype of inputs, outputs and states.
-        float32: of "inputs", "outputs" and "states", those that stay float32 where all else is
+        keep_float32: of "inputs", "outputs" and "states", those that stay float32 where all else is
             float16.
         origin: what to note in the file about where the network came from.
 
@@ -143,7 +144,7 @@ def export(
         FileError: the files cannot be written.
     """
     _check_arguments(module, opset, method)
-    _check_precision(dtype, float32)
+    dtype = _checked_dtype(dtype, keep_float32)
     path = Path(path)
     check_place(path)
     check_place(vectors_path(path))
@@ -156,16 +157,16 @@ def export(
         if weights is not None:
             load_weights(twin, Path(weights))
         _check_dtypes(twin)
-        seen = _look(twin, method, Example(getattr(twin, method), example), opset, lift=lift)
+        seen = _trace(twin, method, Example(getattr(twin, method), example), opset, lift=lift)
         found = find_contexts(seen.explicit, seen.sample) if lift else NO_CONTEXTS
         made = _make_streaming(seen, found, opset, states or {})
         beyond = _look_beyond(seen, made)
         contract = replace(made.contract, limits=tuple(sorted(beyond.limits.items())))
         vectors = record(made.network, contract, beyond.cases)
         if dtype == "float16":
-            keep = names_of(contract, float32)
+            keep = port_names(contract, keep_float32)
             to_float16(made.captured.model, keep)
-            contract = halved(contract, keep)
+            contract = float16_contract(contract, keep)
         write_metadata(made.captured.model, contract, noted)
         if dtype != "float32":
             made.captured.model.metadata_props[PRECISION_KEY] = dtype
@@ -206,7 +207,7 @@ def _export_script(
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Traced:
     """A network as its author wrote it, captured; and the states that it hides.
 
     `folded` stands in its place where it has loops over time.
@@ -218,22 +219,22 @@ class _Seen:
     sample: Example
     captured: Captured
     hidden: Sequence[Hidden]
-    folded: Folded | None
+    folded: RolledNetwork | None
 
 
-def _look(twin: nn.Module, method: str, sample: Example, opset: int, *, lift: bool) -> _Seen:
+def _trace(twin: nn.Module, method: str, sample: Example, opset: int, *, lift: bool) -> _Traced:
     explicit, folded = Explicit(twin, method).eval(), None
     written = min(opset, NEWEST_CAPTURED)
     try:
         sample, captured = _capture_at_some_length(explicit, sample, written)
     except FixedTimeError as error:
-        folded = fold(twin, method, sample, error)
+        folded = roll_loops(twin, method, sample, error)
         explicit = Explicit(folded).eval()
         captured = capture(explicit, sample, written)
-    sample = told_lengths(explicit, sample, captured)
+    sample = with_row_lengths(explicit, sample, captured)
     check_runs(explicit, sample)
     hidden = find_hidden(explicit, sample, captured) if lift else []
-    return _Seen(twin, method, explicit, sample, captured, hidden, folded)
+    return _Traced(twin, method, explicit, sample, captured, hidden, folded)
 
 
 def _capture_at_some_length(
@@ -253,7 +254,7 @@ def _capture_at_some_length(
 
 
 @dataclass(frozen=True)
-class _Made:
+class _Built:
     """A finished graph, the network that it is held against, and what it promises.
 
     `because` says why chunks may differ from the whole, if a reason is seen. `left` may be states,
@@ -264,38 +265,40 @@ class _Made:
     network: Network
     contract: Contract
     lifted: tuple[str, ...]
-    because: str | None
+    reason: str | None
     left: tuple[PossibleState, ...]
     others: tuple[tuple[str, ...], ...]
 
 
-def _make_streaming(seen: _Seen, found: Found, opset: int, declared: Declared) -> _Made:
+def _make_streaming(
+    seen: _Traced, found: ConvolutionContexts, opset: int, declared: Declared
+) -> _Built:
     """Makes the network with the states that let it be fed in chunks, if any do."""
     names = named_results(getattr(seen.twin, seen.method), seen.captured.output_paths)
     arguments = seen.captured.input_paths
     wish = Wish(positions_of(declared, seen.captured.model.graph, arguments, names), names)
-    made = _make(seen, found, opset, wish)
+    made = _build(seen, found, opset, wish)
     if made.contract.streaming.ok:
         return made
     for levels in made.others:
-        other = _make(seen, found, opset, replace(wish, levels=levels), again=True)
+        other = _build(seen, found, opset, replace(wish, levels=levels), again=True)
         if other.contract.streaming.ok:
             return other
     if found.contexts:
         # Whole sequences are all that it can take, and those need no steps from before.
-        made = _make(seen, found.without_contexts(), opset, wish, made)
+        made = _build(seen, found.without_contexts(), opset, wish, made)
     return made
 
 
-def _make(
-    seen: _Seen,
-    found: Found,
+def _build(
+    seen: _Traced,
+    found: ConvolutionContexts,
     opset: int,
     wish: Wish,
-    before: _Made | None = None,
+    before: _Built | None = None,
     *,
     again: bool = False,
-) -> _Made:
+) -> _Built:
     """Brings hidden states and contexts into the open, finishes the graph, and tries chunks.
 
     `before` was made with other contexts, and cannot be fed in chunks. `again` says that the graph
@@ -319,19 +322,19 @@ def _make(
     check_default_start(seen.twin, seen.method, sample, finished.state_parameters)
     network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
     if before is None:
-        because = finished.because
-        streaming = measure_streaming(network, finished.contract, because, found.multiple)
+        reason = finished.reason
+        streaming = measure_streaming(network, finished.contract, reason, found.multiple)
     else:
-        because = before.because or finished.because
+        reason = before.reason or finished.reason
         streaming = before.contract.streaming
-    if because is not None and not streaming.ok and finished.contract.streaming.ok:
-        streaming = replace(streaming, because=because)
+    if reason is not None and not streaming.ok and finished.contract.streaming.ok:
+        streaming = replace(streaming, reason=reason)
     contract = replace(finished.contract, streaming=streaming)
     others = finished.others if finished.contract.streaming.ok else ()
-    return _Made(captured, network, contract, finished.lifted, because, finished.left, others)
+    return _Built(captured, network, contract, finished.lifted, reason, finished.left, others)
 
 
-def _check_kept(seen: _Seen, explicit: Explicit, sample: Example) -> None:
+def _check_kept(seen: _Traced, explicit: Explicit, sample: Example) -> None:
     """Checks that nothing else is kept from call to call than the states that are lifted."""
     arguments = sample.make(sample.sizes)
     if seen.folded is None:
@@ -344,7 +347,7 @@ def _check_kept(seen: _Seen, explicit: Explicit, sample: Example) -> None:
     check_kept(seen.twin, seen.method, sample, {}, lifted)
 
 
-def _look_beyond(seen: _Seen, made: _Made) -> Beyond:
+def _look_beyond(seen: _Traced, made: _Built) -> Beyond:
     """The sizes besides the usual ones at which the network may do otherwise."""
     loops = Beyond()
     if seen.folded is not None:
@@ -371,7 +374,7 @@ class _Finished:
     """
 
     contract: Contract
-    because: str | None
+    reason: str | None
     inputs: tuple[str, ...]
     results: tuple[str | None, ...]
     initial: Mapping[str, NDArray[Any]]
@@ -385,7 +388,7 @@ def _finish(
     captured: Captured,
     opset: int,
     hidden: Sequence[Hidden],
-    found: Found,
+    found: ConvolutionContexts,
     lengths: Collection[int],
     wish: Wish,
 ) -> _Finished:
@@ -399,7 +402,7 @@ def _finish(
     seen = find_states(graph, layers, captured, count_lifted, wish, contexts)
     states, left = seen.pairs, possible_states(seen.left)
     whole_only = why_whole_only(layers)
-    because = why_not_carried(graph, layers, states) or why_tied(graph) or seen.unclear
+    reason = why_not_carried(graph, layers, states) or why_tied(graph) or seen.unclear
     states, kept = drop_spare_outputs(graph, states, author)
     expand(graph, layers, captured.loops, min(opset, NEWEST_CAPTURED))
     graph.opset_imports.pop(DOMAIN, None)
@@ -413,10 +416,10 @@ def _finish(
     store_initial(graph, initial)
     lifted = [inputs[s.input] for s in states if inputs[s.input] in made]
     return _Finished(
-        contract=contract_of(
+        contract=contract_from_graph(
             graph, states, whole_only, initial, [graph.inputs[i] for i in lengths]
         ),
-        because=because,
+        reason=reason,
         inputs=tuple(inputs),
         results=tuple(names.get(position) for position in range(count)),
         initial=initial,
@@ -458,13 +461,22 @@ def _check_arguments(module: object, opset: int, method: str) -> None:
         )
 
 
-def _check_precision(dtype: str, float32: Collection[str]) -> None:
-    if dtype not in ("float32", "float16"):
+def _checked_dtype(dtype: str, keep_float32: Collection[str]) -> str:
+    """The dtype's full name; `ExportError` where it or `keep_float32` is none that is known."""
+    if dtype not in DTYPES:
         raise ExportError(f"dtype is {dtype!r}; 'float32' or 'float16' was expected.")
-    if float32 and dtype == "float32":
-        raise ExportError("What is to stay float32 is said where all else is float16: dtype.")
-    if strange := {*float32} - {*KINDS}:
-        raise ExportError(f"{min(strange)!r} cannot stay float32; {', '.join(KINDS)} can.")
+
+    if keep_float32 and DTYPES[dtype] == "float32":
+        raise ExportError(
+            "keep_float32 applies only with dtype='float16'; this export writes float32 alone."
+        )
+
+    unknown = {*keep_float32} - {*KINDS}
+    if unknown:
+        raise ExportError(
+            f"keep_float32 names {min(unknown)!r}; it takes any of {', '.join(KINDS)}."
+        )
+    return DTYPES[dtype]
 
 
 def _check_dtypes(module: nn.Module) -> None:

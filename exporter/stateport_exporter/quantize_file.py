@@ -21,11 +21,12 @@ from stateport.parity.pair import remarks
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.tune import Variant
 
+from .dtypes import KINDS
 from .errors import ExportError
 from .graph.serialization import save
 from .graph.verified_file import write_vectors
-from .variants.float16 import KINDS, names_of, to_float16
-from .variants.quantization import Outcome, product_in, quantize_graph, quantize_linear
+from .variants.float16 import port_names, to_float16
+from .variants.quantization import QuantizedOperator, product_in, quantize_graph, quantize_linear
 from .variants.quantized_products import Product, blockwise
 from .variants.single_step import single_step
 
@@ -42,7 +43,7 @@ class QuantizeResult:
     """
 
     path: Path
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[QuantizedOperator, ...]
     report: EngineReport | None
     remarks: tuple[str, ...] = ()
 
@@ -116,8 +117,8 @@ def quantize(
     return QuantizeResult(path, tuple(outcomes), report, said)
 
 
-def _reasons(outcomes: Sequence[Outcome]) -> str:
-    reasons = [f"{o.operator} {o.name!r}: {o.because}" for o in outcomes]
+def _reasons(outcomes: Sequence[QuantizedOperator]) -> str:
+    reasons = [f"{o.operator} {o.name!r}: {o.reason}" for o in outcomes]
     return "; ".join(reasons) or "it has no recurrent or linear layer with stored weights"
 
 
@@ -137,7 +138,7 @@ def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Vari
         return
 
     def stepped(name: str, product: Product | None = None, bits: int = 0) -> Path:
-        step = _single_step(source, apart=product is None)
+        step = _single_step(source, per_gate=product is None)
         if product is not None:
             quantize_linear(step, product)
             step.metadata_props[PRECISION_KEY] = f"int{bits}"
@@ -152,7 +153,7 @@ def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Vari
     def half(name: str) -> Path:
         network = ir.load(source)
         # A variant has the model's own contract, so its inputs, outputs and states stay float32.
-        to_float16(network, names_of(read_contract(model), KINDS))
+        to_float16(network, port_names(read_contract(model), KINDS))
         network.metadata_props[PRECISION_KEY] = "float16"
         return _written(network, folder / f"{name}.onnx")
 
@@ -185,10 +186,10 @@ def _written(model: ir.Model, path: Path) -> Path:
     return path
 
 
-def _single_step(source: Path, *, apart: bool) -> ir.Model:
+def _single_step(source: Path, *, per_gate: bool) -> ir.Model:
     """The model's single step, with a contract in which time is 1."""
     model = ir.load(source)
-    single_step(model, apart=apart)
+    single_step(model, per_gate=per_gate)
     document = json.loads(model.metadata_props[CONTRACT_KEY])
     for kind in ("inputs", "outputs", "states"):
         for spec in document[kind]:

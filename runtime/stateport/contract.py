@@ -96,15 +96,28 @@ class Streaming:
 
     Attributes:
         ok: whether it does; None where that is not known, as of some files without a contract.
-        because: if not, why; or why it is not known.
-        multiple: the number of steps that the length of every chunk is a multiple of.
-        delay: the last step that an output needs is at most so many behind the one it stands for.
+        reason: why it does not, or why that is not known. The key in the file is `because`.
+        chunk_multiple: the length of every chunk is a multiple of this many steps. The key in the
+            file is `multiple`.
+        lookahead: output step t depends on no input step later than t + lookahead. The key in the
+            file is `delay`.
     """
 
     ok: bool | None = True
-    because: str | None = None
-    multiple: int = 1
-    delay: int = 0
+    reason: str | None = None
+    chunk_multiple: int = 1
+    lookahead: int = 0
+
+    def to_document(self) -> dict[str, object]:
+        """The entry of the contract's JSON document. Usual values are left out."""
+        document: dict[str, object] = {"ok": self.ok}
+        if self.reason is not None:
+            document["because"] = self.reason
+        if self.chunk_multiple != 1:
+            document["multiple"] = self.chunk_multiple
+        if self.lookahead:
+            document["delay"] = self.lookahead
+        return document
 
 
 @dataclass(frozen=True)
@@ -142,9 +155,7 @@ class Contract:
 
     def to_json(self) -> str:
         """The contract as the JSON text that stands in the file."""
-        usual = asdict(Streaming())
-        streaming = {k: v for k, v in asdict(self.streaming).items() if k == "ok" or v != usual[k]}
-        document = {"version": VERSION, **asdict(self), "streaming": streaming}
+        document = {"version": VERSION, **asdict(self), "streaming": self.streaming.to_document()}
         for array in (*document["inputs"], *document["outputs"]):
             if array["lengths_of"] is None:
                 del array["lengths_of"]
@@ -204,7 +215,7 @@ def check_streaming(contract: Contract) -> None:
     """
     if contract.streaming.ok is False:
         raise StreamingError(
-            f"This network cannot be run chunk by chunk: {contract.streaming.because}. "
+            f"This network cannot be run chunk by chunk: {contract.streaming.reason}. "
             "Call the model itself with the whole sequence."
         )
 
@@ -232,7 +243,7 @@ def check_chunk(contract: Contract, sizes: Mapping[str, int]) -> None:
     Raises:
         InputError: with the multiple that it has to be of.
     """
-    multiple, time = contract.streaming.multiple, sizes.get("time", 0)
+    multiple, time = contract.streaming.chunk_multiple, sizes.get("time", 0)
     if time % multiple:
         raise InputError(
             f"This chunk has {time} steps; the network takes {multiple} at a time, so that a chunk "
@@ -260,7 +271,7 @@ def _check(contract: Contract) -> None:
     _check_lengths(contract)
     _check_states(contract)
     _check_limited(contract)
-    if not contract.streaming.ok and not contract.streaming.because:
+    if not contract.streaming.ok and not contract.streaming.reason:
         raise ContractError("The contract says that the network cannot stream, but not why.")
 
 
@@ -403,18 +414,18 @@ def _limits(value: object) -> tuple[tuple[str, int], ...]:
 
 def _streaming(value: object) -> Streaming:
     entry = _object(value, "'streaming'")
-    ok, because = entry.get("ok"), entry.get("because")
-    if not isinstance(ok, bool) or not isinstance(because, str | None):
+    ok, reason = entry.get("ok"), entry.get("because")
+    if not isinstance(ok, bool) or not isinstance(reason, str | None):
         raise ContractError(
             f"In the contract, 'streaming' must say 'ok' true or false; it is {shown(entry)}."
         )
-    multiple, delay = entry.get("multiple", 1), entry.get("delay", 0)
-    if not _is_steps(multiple, 1) or not _is_steps(delay, 0):
+    multiple, lookahead = entry.get("multiple", 1), entry.get("delay", 0)
+    if not _is_steps(multiple, 1) or not _is_steps(lookahead, 0):
         raise ContractError(
             "In the contract, 'streaming' must say 'multiple' and 'delay' in steps; "
             f"it is {shown(entry)}."
         )
-    return Streaming(ok, because, multiple, delay)
+    return Streaming(ok, reason, multiple, lookahead)
 
 
 def _is_steps(value: object, least: int) -> bool:

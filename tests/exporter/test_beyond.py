@@ -19,7 +19,7 @@ from stateport import InputError
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, Spec, export
 from stateport_exporter.capture.refusals import FixedTimeError
-from stateport_exporter.loops import fold
+from stateport_exporter.loops import roll_loops
 from stateport_exporter.network.example import Example
 from stateport_exporter.sizes.beyond import check_loops
 from stateport_exporter.sizes.comparisons import STEP, compared, turns
@@ -225,7 +225,7 @@ STEPS: dict[str, tuple[Step, str]] = {
 
 def _checked(network: nn.Module) -> Any:
     example = _example(network.eval())
-    folded = fold(network, "forward", example, FixedTimeError("it fixes time"))
+    folded = roll_loops(network, "forward", example, FixedTimeError("it fixes time"))
     return check_loops(network, "forward", folded, example)
 
 

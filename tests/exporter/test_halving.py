@@ -45,7 +45,7 @@ def test_every_kind_is_within_its_budget(tmp_path: Path, kind: str) -> None:
 @pytest.mark.patterns
 @pytest.mark.parametrize("kinds", [("states",), ("inputs", "outputs"), ("inputs", "states")])
 def test_what_stays_float32(tmp_path: Path, kinds: tuple[str, ...]) -> None:
-    contract = half("LSTM", tmp_path / "m.onnx", float32=kinds).contract
+    contract = half("LSTM", tmp_path / "m.onnx", keep_float32=kinds).contract
     found = {
         "inputs": {spec.dtype for spec in contract.inputs},
         "outputs": {spec.dtype for spec in contract.outputs},
@@ -83,7 +83,7 @@ ODD = (Spec("int64", "batch", "time", high=8),)
 def test_operators_without_a_float16_form_stay_in_float32(
     tmp_path: Path, kinds: tuple[str, ...]
 ) -> None:
-    result = export(Odd(), ODD, tmp_path / "m.onnx", dtype="float16", float32=kinds)
+    result = export(Odd(), ODD, tmp_path / "m.onnx", dtype="float16", keep_float32=kinds)
     assert result.report is not None
     assert result.report.passed
     assert {state.initial for state in result.contract.states} == {"file"}
@@ -103,8 +103,11 @@ def test_weights_beyond_the_range_are_refused(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"dtype": "float64"}, "dtype is 'float64'; 'float32' or 'float16' was expected"),
-        ({"float32": ["states"]}, "said where all else is float16"),
-        ({"dtype": "float16", "float32": ["weights"]}, "'weights' cannot stay float32; inputs, "),
+        ({"keep_float32": ["states"]}, "keep_float32 applies only with dtype='float16'"),
+        (
+            {"dtype": "float16", "keep_float32": ["weights"]},
+            "keep_float32 names 'weights'; it takes any of inputs, outputs, states",
+        ),
     ],
 )
 def test_misuse_is_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:

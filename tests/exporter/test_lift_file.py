@@ -17,7 +17,7 @@ from stateport import ContractError, FileError, InputError, State
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport_exporter import ExportError, LiftResult, lift
-from stateport_exporter.foreign.whole_sequences import record_held
+from stateport_exporter.foreign.whole_sequences import record_from_source
 from tests.exporter.graphs import Builder
 
 Array = np.ndarray
@@ -137,7 +137,7 @@ def test_a_layer_of_both_directions_is_lifted_and_cannot_stream(tmp_path: Path) 
     source = one_layer(tmp_path / "m.onnx", direction="bidirectional")
     result = lift(source, tmp_path / "l.onnx")
     assert result.contract.states[0].shape == (2, "batch", HIDDEN)
-    assert "is bidirectional: its backward half needs" in str(result.contract.streaming.because)
+    assert "is bidirectional: its backward half needs" in str(result.contract.streaming.reason)
     check_same(source, result)
 
 
@@ -147,7 +147,7 @@ def test_what_ties_steps_is_said(tmp_path: Path) -> None:
     mean = build.op("ReduceMean", [y, build.constant(np.array([0]))], keepdims=1)
     source = finish(build, build.op("Sub", [y, mean]), tmp_path / "m.onnx")
     result = lift(source, tmp_path / "l.onnx")
-    assert "takes the mean over time" in str(result.contract.streaming.because)
+    assert "takes the mean over time" in str(result.contract.streaming.reason)
     check_same(source, result)
 
 
@@ -264,7 +264,7 @@ def test_a_layer_in_a_loop_has_a_state_for_each_round(tmp_path: Path, kind: str)
     result = lift(source, tmp_path / "l.onnx")
     assert result.lifted == ("h0", "c0")
     assert {s.shape for s in result.contract.states} == {(3, 1, "batch", HIDDEN)}
-    assert result.contract.streaming.ok, result.contract.streaming.because
+    assert result.contract.streaming.ok, result.contract.streaming.reason
     check_same(source, result)
 
 
@@ -283,8 +283,8 @@ def test_a_computed_first_state_is_left_and_the_others_are_lifted(tmp_path: Path
     result = lift(source, tmp_path / "l.onnx")
     assert [one.what for one in result.outcomes] == ["lifted", "left"]
     assert len(result.lifted) == 2
-    because = str(result.contract.streaming.because)
-    assert "starts every call anew: its first state is computed" in because
+    reason = str(result.contract.streaming.reason)
+    assert "starts every call anew: its first state is computed" in reason
     check_same(source, result)
 
 
@@ -411,7 +411,7 @@ def test_a_lifted_file_that_differs_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*arguments: Any) -> Vectors:
-        vectors = record_held(*arguments)
+        vectors = record_from_source(*arguments)
         vectors.cases[0].truth["y"][0] += 1
         return vectors
 

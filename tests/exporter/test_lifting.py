@@ -159,7 +159,7 @@ def test_an_argument_without_a_next_state_is_no_state(tmp_path: Path, judged: Ju
     result = export(Dropping(), (X, STATE, STATE), tmp_path / "m.onnx")
     assert [s.name for s in result.contract.inputs] == ["x", "h0", "c0"]
     assert result.contract.states == ()
-    assert "its last state is not returned" in str(result.contract.streaming.because)
+    assert "its last state is not returned" in str(result.contract.streaming.reason)
     assert judged(result.path).passed
 
 
@@ -530,5 +530,5 @@ def test_a_network_with_a_shortest_length(tmp_path: Path, judged: Judge) -> None
             return self.gru(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
 
     result = export(Convolved(), (X,), tmp_path / "m.onnx")
-    assert "windows that overlap two chunks" in str(result.contract.streaming.because)
+    assert "windows that overlap two chunks" in str(result.contract.streaming.reason)
     assert judged(result.path).passed

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 import stateport
 from stateport_exporter import ExportError, Spec, export
-from stateport_exporter.loops import fold
+from stateport_exporter.loops import roll_loops
 from stateport_exporter.network.example import Example
 
 X = Spec("float32", "batch", "time", 5)
@@ -241,7 +241,7 @@ LOOPS = [
 def test_a_loop_is_rolled_up(function: Callable[..., Any]) -> None:
     net = Looping(function).eval()
     example = Example(net.forward, (X,))
-    folded = fold(net, "forward", example, ExportError("of fixed length"))
+    folded = roll_loops(net, "forward", example, ExportError("of fixed length"))
     assert len(folded.program.ops) < 25
     for batch, time in ((1, 2), (4, 9), (2, 30)):
         x = example.make({"batch": batch, "time": time}, seed=time).args[0]

@@ -24,7 +24,7 @@ def test_a_pattern_is_exported_and_proven(pattern: Pattern, tmp_path: Path) -> N
     result = export(net, pattern.example, tmp_path / "m.onnx", method=pattern.method)
     contract = result.contract
     assert tuple((s.input, s.output) for s in contract.states) == pattern.states
-    assert contract.streaming.ok == pattern.streams, contract.streaming.because
+    assert contract.streaming.ok == pattern.streams, contract.streaming.reason
     assert all("batch" in state.shape for state in contract.states)
     assert result.report is not None
     assert result.report.passed

@@ -46,13 +46,13 @@ class Shaped(nn.Module):
 def test_axes_that_are_computed(
     function: Callable[[Tensor], Any],
     shape: tuple[Any, ...],
-    because: str | None,
+    reason: str | None,
     tmp_path: Path,
     judged: Callable[[Path], EngineReport],
 ) -> None:
     result = export(Shaped(function), (X,), tmp_path / "m.onnx")
     assert result.contract.outputs[0].shape == shape
-    assert (because or "None") in str(result.contract.streaming.because)
+    assert (reason or "None") in str(result.contract.streaming.reason)
     assert [(s.input, s.output) for s in result.contract.states] == [("h0", "hn")]
     report = judged(result.path)
     assert report.passed

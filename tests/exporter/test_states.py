@@ -193,7 +193,7 @@ def test_a_cache_that_is_said_to_be_none_keeps_the_network_from_streaming(
     result = made(with_cache, (sequence(5), H, row(5, 3)), states={"cache": None})
     assert taken(result) == ["h"]
     assert not result.contract.streaming.ok
-    assert "fed in chunks" in str(result.contract.streaming.because)
+    assert "fed in chunks" in str(result.contract.streaming.reason)
     assert result.possible_states == ()
 
 

@@ -38,7 +38,7 @@ def test_a_network_that_cannot_be_fed_in_chunks_says_why(tmp_path: Path, reason:
     bad, _, _ = REASONS[reason]
     result = exported(bad, tmp_path / "m.onnx")
     assert not result.contract.streaming.ok
-    assert result.contract.streaming.because == reason
+    assert result.contract.streaming.reason == reason
     model = stateport.load(result.path)
     with pytest.raises(StreamingError) as refusal:
         model.stream()
@@ -52,8 +52,8 @@ def test_a_network_that_cannot_be_fed_in_chunks_says_why(tmp_path: Path, reason:
 def test_the_network_beside_it_can(tmp_path: Path, reason: str) -> None:
     _, good, multiple = REASONS[reason]
     result = exported(good, tmp_path / "m.onnx")
-    assert result.contract.streaming.ok, result.contract.streaming.because
-    assert result.contract.streaming.multiple == multiple
+    assert result.contract.streaming.ok, result.contract.streaming.reason
+    assert result.contract.streaming.chunk_multiple == multiple
     check_chunks(result.path)
     model, stream = stateport.load(result.path), stateport.load(result.path).stream()
     x = np.random.default_rng(0).standard_normal((2, 48 * multiple, 8), np.float32)
@@ -184,10 +184,13 @@ FILES: dict[str, ExportResult] = {}
 
 @pytest.mark.patterns
 def test_its_contract_says_what_a_chunk_must_be(case: str) -> None:
-    _, _, multiple, delay, states = STREAMS[case]
+    _, _, multiple, lookahead, states = STREAMS[case]
     contract = FILES[case].contract
-    assert (contract.streaming.ok, contract.streaming.because) == (True, None)
-    assert (contract.streaming.multiple, contract.streaming.delay) == (multiple, delay)
+    assert (contract.streaming.ok, contract.streaming.reason) == (True, None)
+    assert (contract.streaming.chunk_multiple, contract.streaming.lookahead) == (
+        multiple,
+        lookahead,
+    )
     assert {state.input for state in contract.states} == states
     assert {*FILES[case].lifted} == states
 

@@ -82,7 +82,7 @@ def test_what_is_not_quantised_is_named_with_the_reason(tmp_path: Path, exported
 
     result = quantize(stacks.exported("convolved", tmp_path / "m.onnx"), tmp_path / "q.onnx")
     (conv,) = [one for one in result.outcomes if one.form is None]
-    assert (conv.operator, conv.because) == ("Conv", "Conv is left as it is")
+    assert (conv.operator, conv.reason) == ("Conv", "Conv is left as it is")
     both = quantize(exported(bidirectional=True), tmp_path / "b.onnx")
     assert [one.form for one in both.outcomes] == ["DynamicQuantizeLSTM"]
     with pytest.raises(ExportError, match=r"nothing that can be quantised.*direction is bidirec"):

@@ -91,7 +91,7 @@ def test_the_json_text_is_the_documented_one() -> None:
 
 
 def test_multiple_and_delay_are_said_where_they_are_not_the_usual_ones() -> None:
-    streaming = Streaming(True, None, multiple=8, delay=7)
+    streaming = Streaming(True, None, chunk_multiple=8, lookahead=7)
     document = json.loads(replace(LSTM, streaming=streaming).to_json())
     assert document["streaming"] == {"ok": True, "multiple": 8, "delay": 7}
 

@@ -211,7 +211,7 @@ def test_a_lifted_file_gives_what_its_package_makes_of_it(
     result = lift(path, tmp_path / "l.onnx")
     assert result.lifted
     assert all(one.what == "lifted" for one in result.outcomes)
-    assert "is bidirectional" in str(result.contract.streaming.because)
+    assert "is bidirectional" in str(result.contract.streaming.reason)
     model = stateport.load(result.path)
     call = recorded[-1] if len(recorded) == 1 else next(c for c in recorded if fits(model, c))
     outputs, _ = model.run(call.inputs)

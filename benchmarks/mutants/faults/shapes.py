@@ -116,7 +116,7 @@ def _without_a_state(contract: Contract) -> Contract:
 
 def _other_streaming(contract: Contract) -> Contract:
     ok = not contract.streaming.ok
-    return replace(contract, streaming=replace(contract.streaming, ok=ok, because="untested"))
+    return replace(contract, streaming=replace(contract.streaming, ok=ok, reason="untested"))
 
 
 def _frozen_output(contract: Contract) -> Contract:

@@ -60,7 +60,9 @@ class _RecurrentLayers(TorchFunctionMode):
         """One opaque node: first states, sequences, the rest -> last states, stacked outputs."""
         slices = [sequence[0] for sequence in sequences]
         _, outputs = body.step(states, slices, invariants)  # for what they look like
-        self.loops[call] = Loop(body, [_Like.of(x) for x in (*states, *slices, *invariants)])
+        self.loops[call] = Loop(
+            body, [_TensorSignature.of(x) for x in (*states, *slices, *invariants)]
+        )
         time = sequences[0].shape[0]
         results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::LOOP",
@@ -79,7 +81,7 @@ class _RecurrentLayers(TorchFunctionMode):
 
 
 @dataclass(frozen=True)
-class _Like:
+class _TensorSignature:
     """A tensor's sizes while it was traced, which of them are dynamic, and its dtype."""
 
     shape: tuple[int, ...]
@@ -87,7 +89,7 @@ class _Like:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, tensor: Tensor) -> _Like:
+    def of(cls, tensor: Tensor) -> _TensorSignature:
         """What a traced tensor is like."""
         sizes = [size if isinstance(size, int) else size.node.hint for size in tensor.shape]
         dynamic = tuple(not isinstance(size, int) for size in tensor.shape)
@@ -99,7 +101,7 @@ class Loop:
     """A loop over time: its step, and what goes into that."""
 
     body: Body
-    operands: Sequence[_Like]
+    operands: Sequence[_TensorSignature]
 
 
 def _record(

@@ -10,6 +10,7 @@ import click
 from stateport.cli.common import FILE
 from stateport.cli.output import progress, say
 
+from ..dtypes import DTYPES, KINDS
 from .options import find_example, parse_argument, parse_states
 from .said import say_contract
 
@@ -52,16 +53,17 @@ from .said import say_contract
 @click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
 @click.option(
     "--dtype",
-    type=click.Choice(["fp32", "fp16"]),
-    default="fp32",
+    type=click.Choice([*DTYPES]),
+    metavar="float32|float16",
+    default="float32",
     show_default=True,
-    help="fp16 is for GPUs.",
+    help="The precision of weights and values. float16 is for GPUs.",
 )
 @click.option(
-    "--float32",
+    "--keep-float32",
     multiple=True,
-    type=click.Choice(["inputs", "outputs", "states"]),
-    help="With --dtype fp16: these stay float32. May be repeated.",
+    type=click.Choice(KINDS),
+    help="With --dtype float16: these stay float32. May be repeated.",
 )
 def export(
     target: str,
@@ -76,7 +78,7 @@ def export(
     no_lift: bool,
     opset: int,
     dtype: str,
-    float32: tuple[str, ...],
+    keep_float32: tuple[str, ...],
 ) -> None:
     """Export TARGET, a PyTorch network, to ONNX with explicit state inputs and outputs.
 
@@ -84,8 +86,8 @@ def export(
     that returns one. Its code is run. PyTorch's own answers are written beside the model, for
     `stateport verify`; where ONNX Runtime is installed, the file is verified before it appears.
     """
-    if float32 and dtype == "fp32":
-        raise click.UsageError("--float32 says what stays float32 with --dtype fp16.")
+    if keep_float32 and DTYPES[dtype] == "float32":
+        raise click.UsageError("--keep-float32 applies only with --dtype float16.")
     values = dict(parse_argument(text) for text in arguments)
     declared = parse_states(states, no_states)
     with progress("Importing PyTorch") as doing:
@@ -112,8 +114,8 @@ def export(
             states=declared,
             lift=not no_lift,
             check=not no_check,
-            dtype={"fp32": "float32", "fp16": "float16"}[dtype],
-            float32=float32,
+            dtype=dtype,
+            keep_float32=keep_float32,
             origin={"target": target, "arguments": _noted(values)},
         )
     say_contract(result.contract, result.lifted)

@@ -39,7 +39,7 @@ def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[s
         grid.add_column(heading, overflow="fold")
     for one in result.outcomes:
         grid.add_row(
-            one.operator, one.name, f"{one.what}: {one.because}" if one.because else one.what
+            one.operator, one.name, f"{one.what}: {one.reason}" if one.reason else one.what
         )
     show(grid)
     say_contract(result.contract, result.lifted)

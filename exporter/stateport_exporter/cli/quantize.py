@@ -34,7 +34,7 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
     for heading in ("operator", "weights", "now"):
         grid.add_column(heading, overflow="fold")
     for one in result.outcomes:
-        grid.add_row(one.operator, one.name, one.form or f"as it was: {one.because}")
+        grid.add_row(one.operator, one.name, one.form or f"as it was: {one.reason}")
     show(grid)
     before, after = model.stat().st_size, output.stat().st_size
     say(f"{output}: {after:,} bytes, {after / before:.0%} of {before:,}")

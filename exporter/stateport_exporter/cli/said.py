@@ -18,6 +18,6 @@ def say_contract(contract: Contract, lifted: Collection[str]) -> None:
         say(f"{'state':7} {state}{how}")
     streaming = contract.streaming
     if not streaming.ok:
-        say(f"It cannot stream: {streaming.because}.")
-    elif streaming.multiple > 1:
-        say(f"It streams in chunks of multiples of {streaming.multiple} steps.")
+        say(f"It cannot stream: {streaming.reason}.")
+    elif streaming.chunk_multiple > 1:
+        say(f"It streams in chunks of multiples of {streaming.chunk_multiple} steps.")

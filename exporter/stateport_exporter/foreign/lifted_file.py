@@ -31,7 +31,7 @@ from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
 from .axes import find_axes
 from .states import (
-    Outcome,
+    LiftedOperator,
     explicit_pairs,
     is_bidirectional,
     lengths_of_rows,
@@ -40,9 +40,9 @@ from .states import (
 )
 from .whole_sequences import (
     Source,
-    measure_held,
+    measure_source_streaming,
     other_size,
-    record_held,
+    record_from_source,
     with_measured_outputs,
 )
 
@@ -62,7 +62,7 @@ class LiftResult:
     vectors: Path
     contract: Contract
     lifted: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[LiftedOperator, ...]
     report: EngineReport
     possible_states: tuple[PossibleState, ...] = ()
 
@@ -107,7 +107,7 @@ def write_lifted(
         contract = with_measured_outputs(source, contract, other)
         streaming = _streaming(model, outcomes, source, run(contract), other)
         contract = replace(contract, streaming=streaming)
-        vectors = record_held(source, run(contract), other)
+        vectors = record_from_source(source, run(contract), other)
         _say_shapes(model.graph, contract)
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
@@ -138,7 +138,7 @@ def _left(graph: ir.Graph, contract: Contract) -> Iterator[PossibleState]:
             yield PossibleState(given.name, gives.name, given.dtype, given.shape)
 
 
-def _nothing(outcomes: Sequence[Outcome]) -> str:
+def _nothing(outcomes: Sequence[LiftedOperator]) -> str:
     """Why there is nothing to lift."""
     if not outcomes:
         return "There is no LSTM, GRU or RNN in the file, so there is no state to lift."
@@ -147,7 +147,7 @@ def _nothing(outcomes: Sequence[Outcome]) -> str:
             "All its states are inputs and outputs already. Load it as it is, with "
             "states={'input': 'output'} where the names do not tell."
         )
-    left = [f"{one.operator} {one.name!r}: {one.because}" for one in outcomes if one.because]
+    left = [f"{one.operator} {one.name!r}: {one.reason}" for one in outcomes if one.reason]
     return f"There is nothing that can be lifted. {'; '.join(left)}."
 
 
@@ -173,21 +173,21 @@ def _contract(
 
 
 def _streaming(
-    model: ir.Model, outcomes: Sequence[Outcome], source: Source, lifted: Model, other: int
+    model: ir.Model, outcomes: Sequence[LiftedOperator], source: Source, lifted: Model, other: int
 ) -> Streaming:
     """Whether chunks give what the whole gives; if not, why, as far as the graph shows it."""
     for node, _ in recurrent_nodes(model.graph):
         if is_bidirectional(node):
-            because = f"{node.name} is bidirectional: its backward half needs the whole sequence"
-            return Streaming(False, because)
+            reason = f"{node.name} is bidirectional: its backward half needs the whole sequence"
+            return Streaming(False, reason)
         if len(node.inputs) > 4 and node.inputs[4] is not None:
-            because = f"{node.name} is told the length of each row, which chunks of it have not"
-            return Streaming(False, because)
-    measured = measure_held(source, lifted, other)
+            reason = f"{node.name} is told the length of each row, which chunks of it have not"
+            return Streaming(False, reason)
+    measured = measure_source_streaming(source, lifted, other)
     if measured.ok:
         return measured
-    left = [f"{one.name} starts every call anew: {one.because}" for one in outcomes if one.because]
-    return replace(measured, because=next(iter(left), why_tied(model.graph) or measured.because))
+    left = [f"{one.name} starts every call anew: {one.reason}" for one in outcomes if one.reason]
+    return replace(measured, reason=next(iter(left), why_tied(model.graph) or measured.reason))
 
 
 def _say_shapes(graph: ir.Graph, contract: Contract) -> None:

@@ -50,13 +50,13 @@ class Lifted:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LiftedOperator:
     """What became of one recurrent operator: "lifted", "explicit", or "left" with the reason."""
 
     operator: str
     name: str
     what: str
-    because: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class _Level:
     body: ir.Graph
 
 
-def lift_states(model: ir.Model, known: Collection[str] = ()) -> tuple[list[Lifted], list[Outcome]]:
+def lift_states(
+    model: ir.Model, known: Collection[str] = ()
+) -> tuple[list[Lifted], list[LiftedOperator]]:
     """Brings every hidden state that can be said in ONNX into the open, in place.
 
     `known` are the inputs that are states already, from which operators may start in any way.
@@ -103,7 +105,7 @@ def _lift(
     levels: Sequence[_Level],
     prefix: str,
     known: Collection[str],
-) -> tuple[list[Lifted], Outcome]:
+) -> tuple[list[Lifted], LiftedOperator]:
     name = node.name or node.op_type
     hidden: list[tuple[int, Array | None]] = []
     for place in FIRSTS[node.op_type]:
@@ -116,20 +118,20 @@ def _lift(
         ):
             continue
         else:
-            because = "its first state is computed from what the network is given"
-            return [], Outcome(node.op_type, name, "left", because)
+            reason = "its first state is computed from what the network is given"
+            return [], LiftedOperator(node.op_type, name, "left", reason)
     if not hidden:
-        return [], Outcome(node.op_type, name, "explicit")
+        return [], LiftedOperator(node.op_type, name, "explicit")
     if _has_twin(graph, node, levels):
-        because = "another branch runs the same layer from a state that it is given"
-        return [], Outcome(node.op_type, name, "explicit", because)
+        reason = "another branch runs the same layer from a state that it is given"
+        return [], LiftedOperator(node.op_type, name, "explicit", reason)
     rounds = [_rounds(level) for level in levels]
     if None in rounds:
-        because = "it stands in a loop, and how often that goes round is not fixed"
-        return [], Outcome(node.op_type, name, "left", because)
+        reason = "it stands in a loop, and how often that goes round is not fixed"
+        return [], LiftedOperator(node.op_type, name, "left", reason)
     shape = _shape(graph, node)
     if isinstance(shape, str):
-        return [], Outcome(node.op_type, name, "left", shape)
+        return [], LiftedOperator(node.op_type, name, "left", shape)
     lifted = []
     for place, initial in hidden:
         letter = _LETTERS[FIRSTS[node.op_type].index(place)]
@@ -138,7 +140,7 @@ def _lift(
         if initial is not None:
             initial = _filled(initial, [*counts, *(1 if isinstance(s, str) else s for s in shape)])
         lifted.append(Lifted(*one, initial))
-    return lifted, Outcome(node.op_type, name, "lifted")
+    return lifted, LiftedOperator(node.op_type, name, "lifted")
 
 
 def _hangs_on(value: ir.Value, names: Collection[str]) -> bool:

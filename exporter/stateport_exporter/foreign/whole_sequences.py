@@ -45,17 +45,17 @@ def other_size(source: Source, contract: Contract) -> int:
     Raises:
         ExportError: it takes none of those that are tried, and what it says.
     """
-    because = ""
+    reason = ""
     for size in _OTHERS:
         try:
             source(_case(contract, "whole", [64], 1, other=size).inputs)
         except StateportError as error:
-            because = str(error)
+            reason = str(error)
             continue
         return size
     raise ExportError(
         f"It takes nothing that was tried, so there is nothing to hold the new file against: "
-        f"{because}"
+        f"{reason}"
     )
 
 
@@ -104,7 +104,7 @@ def _measured(spec: ArraySpec, place: int, lengths: Mapping[tuple[int, int, int]
     return said
 
 
-def measure_held(source: Source, model: Model, other: int) -> Streaming:
+def measure_source_streaming(source: Source, model: Model, other: int) -> Streaming:
     """Whether chunks give what the source gives for the whole, and of what multiple.
 
     `other` is the size of axes that are neither batch nor time.
@@ -146,20 +146,20 @@ def _difference(
     return None
 
 
-def record_held(source: Source, model: Model, other: int) -> Vectors:
+def record_from_source(source: Source, model: Model, other: int) -> Vectors:
     """Asks the source for every case.
 
     Raises:
         ExportError: it takes none of them.
     """
-    answered, because = list[Case](), ""
+    answered, reason = list[Case](), ""
     for case in _cases(model.contract, other):
         try:
             answered.append(_answered(source, model, case))
         except StateportError as error:  # a size that the source does not take
-            because = str(error)
+            reason = str(error)
     if not answered:
-        raise ExportError(f"The lifted file takes nothing that was tried: {because}")
+        raise ExportError(f"The lifted file takes nothing that was tried: {reason}")
     length = max(sum(case.chunks) for case in answered)
     return Vectors(
         contract=model.contract,
@@ -244,7 +244,7 @@ def _cases(contract: Contract, other: int) -> Iterator[Case]:
         return _case(contract, name, chunks, batch, through, other=times * other)
 
     axes = {axis for spec in contract.inputs for axis in spec.shape}
-    multiple = contract.streaming.multiple
+    multiple = contract.streaming.chunk_multiple
     batches = BATCHES if "batch" in axes else (1,)
     for batch in batches:
         for time in TIMES if "time" in axes else (1,):

@@ -116,13 +116,13 @@ def _array(value: ir.Value | None) -> Array | None:
 
 
 def step(
-    ops: Operators, cell: Cell, x: ir.Value, states: Sequence[ir.Value], *, apart: bool
+    ops: Operators, cell: Cell, x: ir.Value, states: Sequence[ir.Value], *, per_gate: bool
 ) -> list[ir.Value]:
     """The next states of one step; x is (batch, input), a state (1, batch, hidden).
 
-    `apart` makes a product for each gate. ONNX Runtime then takes a gate's product and activation
-    as one operator, and there is no `Split`: a tenth less time. Products of quantised weights are
-    better made together, because each of them quantises the values anew.
+    `per_gate` makes a product for each gate. ONNX Runtime then fuses a gate's product and
+    activation, and there is no `Split`: a tenth less time. Products of quantised weights are
+    better made together, because each of them quantises its values again.
     """
     h = ops.op("Squeeze", [states[0], ops.ints([0])])
     joined = ops.concat([x, h], axis=1)
@@ -133,11 +133,11 @@ def step(
         return [ops.op("Unsqueeze", [ops.op(cell.activation, [gate]), ops.ints([0])])]
     size = cell.hidden
     if cell.kind == "LSTM":
-        names = ["i", "o", "f", "c"] if apart else ["T"]
+        names = ["i", "o", "f", "c"] if per_gate else ["T"]
         gates = _products(ops, joined, both, bias, f"{cell.name}.WR", names)
-        return _lstm(ops, gates if apart else _cut(ops, gates[0], [size] * 4), states)
+        return _lstm(ops, gates if per_gate else _cut(ops, gates[0], [size] * 4), states)
     bx, bh = cell.b or (None, None)
-    if apart:
+    if per_gate:
         first, last = np.s_[: 2 * size], np.s_[2 * size :]
         bias = None if bias is None else bias[first]
         two = _products(ops, joined, both[:, first], bias, f"{cell.name}.WR", ["z", "r"])

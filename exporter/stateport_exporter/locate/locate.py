@@ -80,19 +80,19 @@ def locate(
     """
     proto = onnx.load(path)
     call = _failing_call(path, model, vectors, report)
-    because = "No call could be made at all"
+    reason = "No call could be made at all"
     if call is not None:
         try:
             found = _in_engine(path, proto, model, options, call, place)
-            because = "The engine gives what the graph in the file says, so the graph is at fault"
+            reason = "The engine gives what the graph in the file says, so the graph is at fault"
         except _NotComputableError as error:
             found = None
-            because = f"onnx's reference cannot compute the graph ({error})"
+            reason = f"onnx's reference cannot compute the graph ({error})"
         if found is not None:
             return found
     if vectors.trace is None:
         raise StateportError(
-            f"{because}; and its vectors hold no trace of what was exported. Export the network "
+            f"{reason}; and its vectors hold no trace of what was exported. Export the network "
             "again; float16 files and those of other operators than ONNX's own have none."
         )
     return _in_file(path, proto, vectors, vectors.trace, place)
@@ -150,7 +150,7 @@ def _in_engine(
     if not any(_is_off(came[n], truth[n], allowed(n, truth[n])) for n in outputs):
         return None
     names = [name for node in proto.graph.node for name in node.output if name]
-    for exposed in chain([names], _halves(engine, call, names, truth, allowed)):
+    for exposed in chain([names], _bisect(engine, call, names, truth, allowed)):
         came = engine.run(call.inputs, exposed)
         suspect = first_suspect(
             proto.graph,
@@ -161,11 +161,13 @@ def _in_engine(
             steps=call.steps,
         )
         if suspect is not None:
-            return _told("engine", proto, suspect, call, truth, floors, {**rounded, **came}, place)
+            return _as_located(
+                "engine", proto, suspect, call, truth, floors, {**rounded, **came}, place
+            )
     raise StateportError("The engine is wrong, but no single value of its graph shows where.")
 
 
-def _halves(
+def _bisect(
     engine: _Exposed, call: _Call, names: Sequence[str], truth: Values, allowed: Any
 ) -> Iterator[list[str]]:
     """Where the fault goes away while all is exposed, the value that is off when alone.
@@ -250,7 +252,7 @@ def _in_file(
         rounded = values(proto, inputs, double=False)
     except Exception:  # what cannot be run whole cannot be run alone either
         rounded = {}
-    return _told("file", proto, suspect, call, truth, floors, rounded, place)
+    return _as_located("file", proto, suspect, call, truth, floors, rounded, place)
 
 
 def _as_far_as_possible(
@@ -277,7 +279,7 @@ def _as_far_as_possible(
     return found, proto.graph.node[low]
 
 
-def _told(
+def _as_located(
     fault: str,
     proto: ModelProto,
     suspect: Suspect,

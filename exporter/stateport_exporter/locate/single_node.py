@@ -58,7 +58,7 @@ def write_node(
     contract = Contract(
         inputs=tuple(_spec(name, given[name]) for name in inputs),
         outputs=tuple(_spec(name, answers[name]) for name in outputs),
-        streaming=Streaming(ok=False, because="it is one node of a network"),
+        streaming=Streaming(ok=False, reason="it is one node of a network"),
     )
     vectors = _vectors(contract, given, truth, floor)
     alone = _model(model, node, constants, contract)

@@ -1,12 +1,12 @@
 """Loops over time: a network that steps in a Python `for` becomes one step, run by ONNX's `Scan`.
 
 `unroll` traces the network at two lengths, `roll` finds the step that each trace repeats, `unify`
-makes one program of the two. `Folded` runs that program in place of the author's `forward`.
+makes one program of the two. `RolledNetwork` runs that program in place of the author's `forward`.
 """
 
 from __future__ import annotations
 
 from .check import check_memory, results_in_float64, same_in_float64
-from .folded import Folded, fold
+from .folded import RolledNetwork, roll_loops
 
-__all__ = ["Folded", "check_memory", "fold", "results_in_float64", "same_in_float64"]
+__all__ = ["RolledNetwork", "check_memory", "results_in_float64", "roll_loops", "same_in_float64"]

@@ -27,7 +27,7 @@ from .unroll import unroll
 _TIMES: Final = (5, 6)
 
 
-class Folded(nn.Module):
+class RolledNetwork(nn.Module):
     """Computes what the author's method does, with every loop over time as one call of `scan`.
 
     `network` is the author's module, whose parameters it uses.
@@ -88,7 +88,9 @@ class _UntraceableError(ExportError):
     """The network cannot run at the lengths that are traced, or not under torch.export."""
 
 
-def fold(network: nn.Module, method: str, example: Example, refusal: ExportError) -> Folded:
+def roll_loops(
+    network: nn.Module, method: str, example: Example, refusal: ExportError
+) -> RolledNetwork:
     """Rolls up the loops over time of a network.
 
     `refusal` says why the network was not captured as it is.
@@ -113,7 +115,7 @@ def fold(network: nn.Module, method: str, example: Example, refusal: ExportError
             f"{name} cannot take any number of time steps: {error}. Rewrite it with tensor "
             "operations, or export one step of it and loop outside it."
         ) from error
-    folded = Folded(network, program, example.leaves, short.names, short.constants).eval()
+    folded = RolledNetwork(network, program, example.leaves, short.names, short.constants).eval()
     check_folded(network, method, folded, example)
     return folded
 

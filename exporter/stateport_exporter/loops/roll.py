@@ -30,7 +30,7 @@ from ..network.program import (
     slices,
 )
 from ..network.scan import scan
-from .unroll import Meta, Unrolled
+from .unroll import TensorMeta, Unrolled
 
 _aten: Final = torch.ops.aten
 _FEWEST: Final = 3
@@ -476,7 +476,7 @@ class _Roller:
 
     def _stacked(self, offset: int, part: int | None) -> Any:
         meta = self._meta(offset, part)
-        return Meta((len(self.loop.positions), *meta.shape), meta.dtype)
+        return TensorMeta((len(self.loop.positions), *meta.shape), meta.dtype)
 
     def _new(self, target: Any, args: tuple[Any, ...], meta: Any) -> Ref:
         self.before.append(Op(self.free, target, args))
@@ -489,7 +489,11 @@ class _Roller:
         if not isinstance(first, Ref | Slice):
             return None
         have, want = self.trace.meta(first), self._meta(offset, part)
-        if not isinstance(have, Meta) or not isinstance(want, Meta) or have.dtype != want.dtype:
+        if (
+            not isinstance(have, TensorMeta)
+            or not isinstance(want, TensorMeta)
+            or have.dtype != want.dtype
+        ):
             return None
         if have.shape == want.shape:
             return first
@@ -516,13 +520,15 @@ class _Roller:
         if low or count != shape[dim]:
             shape[dim] = count
             result = self._new(
-                torch.narrow, (result, dim, low, count), Meta(tuple(shape), meta.dtype)
+                torch.narrow, (result, dim, low, count), TensorMeta(tuple(shape), meta.dtype)
             )
         if dim:
             shape.insert(0, shape.pop(dim))
-            result = self._new(torch.movedim, (result, dim, 0), Meta(tuple(shape), meta.dtype))
+            result = self._new(
+                torch.movedim, (result, dim, 0), TensorMeta(tuple(shape), meta.dtype)
+            )
         if step < 0:
-            result = self._new(torch.flip, (result, (0,)), Meta(tuple(shape), meta.dtype))
+            result = self._new(torch.flip, (result, (0,)), TensorMeta(tuple(shape), meta.dtype))
         return result
 
     def _body(self, moving: Sequence[Op], results: Sequence[tuple[int, int | None]]) -> Body | None:
@@ -530,7 +536,7 @@ class _Roller:
         tensors = [self._meta(offset, part) for offset, part, _ in self.states]
         for source, dim, _, _ in self.sequences:
             meta = self.trace.meta(source)
-            tensors.append(Meta((*meta.shape[:dim], *meta.shape[dim + 1 :]), meta.dtype))
+            tensors.append(TensorMeta((*meta.shape[:dim], *meta.shape[dim + 1 :]), meta.dtype))
         tensors += [self.trace.meta(operand) for operand in self.invariants]
         ops: list[Op] = []
         count = len(tensors)
@@ -540,7 +546,7 @@ class _Roller:
                 (
                     (i, meta.shape.index(text))
                     for i, meta in enumerate(tensors)
-                    if isinstance(meta, Meta) and text in meta.shape
+                    if isinstance(meta, TensorMeta) and text in meta.shape
                 ),
                 None,
             )
@@ -641,7 +647,7 @@ def _join_steps(trace: Unrolled) -> None:
     ops: list[Op] = []
     free = max(trace.metas) + 1
 
-    def new(target: Any, args: tuple[Any, ...], meta: Meta) -> Ref:
+    def new(target: Any, args: tuple[Any, ...], meta: TensorMeta) -> Ref:
         nonlocal free
         ops.append(Op(free, target, args))
         trace.metas[free] = meta
@@ -658,27 +664,29 @@ def _join_steps(trace: Unrolled) -> None:
         shape = list(meta.shape)
         if len(run) != shape[axis]:
             shape[axis] = len(run)
-            meta = Meta(tuple(shape), meta.dtype)
+            meta = TensorMeta(tuple(shape), meta.dtype)
             result = new(torch.narrow, (result, axis, min(first, last), len(run)), meta)
         if first > last:
             result = new(torch.flip, (result, (axis,)), meta)
         if run[0].keep:
             if axis != dim:
                 shape[axis : axis + 1] = [1, shape[axis]]
-                result = new(torch.unsqueeze, (result, axis), Meta(tuple(shape), meta.dtype))
+                result = new(torch.unsqueeze, (result, axis), TensorMeta(tuple(shape), meta.dtype))
                 axis += 1
                 shape.insert(dim, shape.pop(axis))
-                result = new(torch.movedim, (result, axis, dim), Meta(tuple(shape), meta.dtype))
+                result = new(
+                    torch.movedim, (result, axis, dim), TensorMeta(tuple(shape), meta.dtype)
+                )
                 result = _flat(result, dim, shape, meta.dtype)
             return result
         if axis != dim:
             shape.insert(dim, shape.pop(axis))
-            result = new(torch.movedim, (result, axis, dim), Meta(tuple(shape), meta.dtype))
+            result = new(torch.movedim, (result, axis, dim), TensorMeta(tuple(shape), meta.dtype))
         return result if stacked else _flat(result, dim, shape, meta.dtype)
 
     def _flat(result: Ref | Slice, dim: int, shape: list[Any], dtype: torch.dtype) -> Ref:
         shape[dim : dim + 2] = [shape[dim] * shape[dim + 1]]
-        return new(torch.flatten, (result, dim, dim + 1), Meta(tuple(shape), dtype))
+        return new(torch.flatten, (result, dim, dim + 1), TensorMeta(tuple(shape), dtype))
 
     for op in trace.ops:
         stacked = op.target is _aten.stack.default
@@ -703,8 +711,8 @@ def _join_steps(trace: Unrolled) -> None:
     trace.ops = ops
 
 
-def _one(meta: Meta, dim: int) -> Meta:
-    return Meta((*meta.shape[:dim], 1, *meta.shape[dim:]), meta.dtype)
+def _one(meta: TensorMeta, dim: int) -> TensorMeta:
+    return TensorMeta((*meta.shape[:dim], 1, *meta.shape[dim:]), meta.dtype)
 
 
 def _runs(items: Sequence[Any]) -> list[list[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import ExportError
-from ..network.program import OfTime, Op, Program, Slice
+from ..network.program import LinearInTime, Op, Program, Slice
 from .unroll import Unrolled
 
 
@@ -28,7 +28,7 @@ def unify(short: Unrolled, long: Unrolled, times: tuple[int, int]) -> Program:
         if type(a) is int and type(b) is int:
             factor, rest = divmod(b - a, times[1] - times[0])
             if rest == 0:
-                return OfTime(factor, a - factor * times[0])
+                return LinearInTime(factor, a - factor * times[0])
         raise _unlike(short, long)
 
     ops = []

@@ -46,7 +46,7 @@ _MAKERS: Final = (_aten.full.default, _aten.sym_size.int)
 
 
 @dataclass(frozen=True)
-class Meta:
+class TensorMeta:
     """A tensor's shape, dynamic sizes as text, and its dtype."""
 
     shape: tuple[int | str, ...]
@@ -57,8 +57,8 @@ class Meta:
 class Unrolled:
     """Inputs come first: the arguments' tensors, then parameters and constants by name.
 
-    `metas` describes every value: a `Meta`, a list of them for several results, or the text of a
-    symbolic size.
+    `metas` describes every value: a `TensorMeta`, a list of them for several results, or the text
+    of a symbolic size.
     """
 
     arguments: int
@@ -81,7 +81,7 @@ class Unrolled:
         source = self.meta(operand.source)
         after = source.shape[operand.dim + 1 :]
         middle = (1,) if operand.keep else ()
-        return Meta((*source.shape[: operand.dim], *middle, *after), source.dtype)
+        return TensorMeta((*source.shape[: operand.dim], *middle, *after), source.dtype)
 
 
 def unroll(program: torch.export.ExportedProgram) -> Unrolled:
@@ -234,7 +234,7 @@ class _Reader:
             return size
         for number in range(self._inputs):
             meta = self.metas[number]
-            if isinstance(meta, Meta) and size in meta.shape:
+            if isinstance(meta, TensorMeta) and size in meta.shape:
                 return self.add(_aten.sym_size.int, (Ref(number), meta.shape.index(size)), size)
         return None
 
@@ -455,7 +455,7 @@ def _part(meta: Any, part: int | None) -> Any:
 def _meta(value: Any) -> Any:
     if isinstance(value, Tensor):
         shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
-        return Meta(shape, value.dtype)
+        return TensorMeta(shape, value.dtype)
     if isinstance(value, list | tuple):
         return [_meta(item) for item in value]
     return str(value)

@@ -73,7 +73,7 @@ class Place:
     dtype: torch.dtype
 
 
-class Frames(TorchFunctionMode):
+class ConvolutionStates(TorchFunctionMode):
     """Sees such places; those of `contexts` get their steps from `states`, and give the last ones.
 
     `places` are all that were seen, `lasts` the next states, `sizes` the shapes of what every
@@ -145,7 +145,7 @@ def _end(tensor: Tensor, axis: int, end: Any, steps: int) -> Tensor:
 
 
 def _pad(
-    frames: Frames,
+    frames: ConvolutionStates,
     func: Callable[..., Tensor],
     input: Tensor,  # noqa: A002  # PyTorch's name
     pad: Sequence[int],
@@ -177,7 +177,7 @@ def _pad(
 
 
 def _convolve(
-    frames: Frames,
+    frames: ConvolutionStates,
     func: Callable[..., Tensor],
     input: Tensor,  # noqa: A002  # PyTorch's name
     weight: Tensor,
@@ -208,7 +208,7 @@ def _convolve(
 
 
 def _transpose(
-    frames: Frames,
+    frames: ConvolutionStates,
     func: Callable[..., Tensor],
     input: Tensor,  # noqa: A002  # PyTorch's name
     weight: Tensor,
@@ -249,7 +249,7 @@ def _transpose(
 
 
 def _join(
-    frames: Frames,
+    frames: ConvolutionStates,
     func: Callable[..., Tensor],
     tensors: Sequence[Tensor],
     dim: int = 0,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .convolution_steps import Context, Frames
+from .convolution_steps import Context, ConvolutionStates
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
 from .scan import scan
@@ -63,7 +63,7 @@ class Explicit(nn.Module):
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
         count = len(self.lifted)
         calls = Calls(dict(zip(self.lifted, states[:count], strict=True)))
-        frames = Frames(self.contexts, [state for (state,) in states[count:]])
+        frames = ConvolutionStates(self.contexts, [state for (state,) in states[count:]])
         with put_back(self.network), frames if self.contexts else contextlib.nullcontext():
             result = calls.run(run, args, kwargs)
         tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))

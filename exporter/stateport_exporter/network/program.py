@@ -36,7 +36,7 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class OfTime:
+class LinearInTime:
     """A whole number that depends on the number of time steps: factor * time + offset."""
 
     factor: int
@@ -49,7 +49,7 @@ class Slice:
 
     source: Ref | Slice
     dim: int
-    index: int | OfTime
+    index: int | LinearInTime
     keep: bool = False
 
 
@@ -140,7 +140,7 @@ def _compiled(program: Program, instead: Mapping[Any, Any]) -> Callable[..., lis
             if operand.keep:
                 return graph.call_function(torch.narrow, (source, operand.dim, index, 1))
             return graph.call_function(torch.select, (source, operand.dim, index))
-        if isinstance(operand, OfTime):
+        if isinstance(operand, LinearInTime):
             multiple = graph.call_function(operator.mul, (time, operand.factor))
             return graph.call_function(operator.add, (multiple, operand.offset))
         if isinstance(operand, tuple):

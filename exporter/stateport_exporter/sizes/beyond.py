@@ -26,7 +26,7 @@ from ..network.blame import Line
 from ..network.example import Example
 from ..network.isolation import float64_copy, unchanged_globals
 from ..vectors.cases import BATCHES, TIMES, case_at
-from ..vectors.torch_reference import Answers, Network, answers_of
+from ..vectors.torch_reference import Answers, Network, run_reference
 from .comparisons import STEP, Comparison, Turn, compared, largest_mentioned, turns
 
 Sizes = Mapping[str, int]
@@ -81,7 +81,7 @@ def look_beyond(
     Raises:
         ExportError: too many sizes would have to be tried, or one of two axes is out of reach.
     """
-    usual, multiple = network.example.sizes, contract.streaming.multiple
+    usual, multiple = network.example.sizes, contract.streaming.chunk_multiple
     tried: dict[str, tuple[int, ...]] = {axis: (size,) for axis, size in usual.items()}
     tried["batch"] += BATCHES
     tried["time"] += tuple(time * multiple for time in TIMES)
@@ -92,7 +92,7 @@ def look_beyond(
 
     def answers(sizes: Sizes) -> Answers | None:
         with unchanged_globals(seed=0), torch.no_grad(), contextlib.suppress(ExportError):
-            return answers_of(network, contract, case_at(network, contract, sizes))
+            return run_reference(network, contract, case_at(network, contract, sizes))
         return None
 
     waiting = [*ask(usual), *guards]

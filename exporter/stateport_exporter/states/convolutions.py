@@ -17,14 +17,14 @@ from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis
 
-from ..network.convolution_steps import Context, Frames, Place
+from ..network.convolution_steps import Context, ConvolutionStates, Place
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
 
 
 @dataclass(frozen=True)
-class Found:
+class ConvolutionContexts:
     """What a network needs of former steps.
 
     Attributes:
@@ -40,15 +40,15 @@ class Found:
     initial: tuple[NDArray[Any] | None, ...]
     multiple: int
 
-    def without_contexts(self) -> Found:
+    def without_contexts(self) -> ConvolutionContexts:
         """The same, where every call starts anew."""
         return replace(self, contexts=(), leaves=(), initial=())
 
 
-NO_CONTEXTS: Final = Found((), (), (), 1)
+NO_CONTEXTS: Final = ConvolutionContexts((), (), (), 1)
 
 
-def find_contexts(explicit: Explicit, example: Example) -> Found:
+def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
     """Runs the network at several sizes, and sees which axis of what is time."""
     time = example.sizes["time"]
     base = _seen(explicit, example, {}, 0)
@@ -80,15 +80,21 @@ def find_contexts(explicit: Explicit, example: Example) -> Found:
             Leaf(("context", f"{number}"), str(place.dtype).removeprefix("torch."), shape)
         )
         initial.append(value)
-    return Found(tuple(contexts), tuple(leaves), tuple(initial), multiple)
+    return ConvolutionContexts(tuple(contexts), tuple(leaves), tuple(initial), multiple)
 
 
 _NOT_CONSTANT: Any = object()
 
 
-def _seen(explicit: Explicit, example: Example, sizes: Mapping[str, int], seed: int) -> Frames:
+def _seen(
+    explicit: Explicit, example: Example, sizes: Mapping[str, int], seed: int
+) -> ConvolutionStates:
     arguments = _varied(example.make({**example.sizes, **sizes}, seed=seed))
-    with unchanged_globals(seed), torch.no_grad(), _paths(explicit.network, Frames()) as frames:
+    with (
+        unchanged_globals(seed),
+        torch.no_grad(),
+        _paths(explicit.network, ConvolutionStates()) as frames,
+    ):
         explicit(*arguments)
     return frames
 
@@ -111,7 +117,7 @@ def _varied(arguments: Arguments) -> Arguments:
 
 
 @contextlib.contextmanager
-def _paths(network: nn.Module, frames: Frames) -> Iterator[Frames]:
+def _paths(network: nn.Module, frames: ConvolutionStates) -> Iterator[ConvolutionStates]:
     """Keeps `frames.path` the path of the module that runs."""
     paths = {id(module): path for path, module in network.named_modules()}
     stack: list[str] = []
@@ -193,7 +199,7 @@ def _name(place: Place, taken: Sequence[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _division(base: Frames, longer: Frames) -> int:
+def _division(base: ConvolutionStates, longer: ConvolutionStates) -> int:
     """The product of all factors by which sequences get shorter on their way.
 
     What is no convolution and no pooling, a slice of every second step, says so by its sizes alone.

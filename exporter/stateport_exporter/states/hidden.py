@@ -24,7 +24,7 @@ from ..layers import Recurrent, find
 from ..network.example import Example, Leaf
 from ..network.explicit import Calls, Explicit, States
 from ..network.isolation import unchanged_globals
-from .convolutions import Found
+from .convolutions import ConvolutionContexts
 from .layer_states import check_sequence_axis, hidden_states
 from .row_lengths import sorts_itself
 
@@ -83,7 +83,7 @@ def _same_start(a: Hidden, b: Hidden) -> bool:
 
 
 def make_explicit(
-    explicit: Explicit, example: Example, hidden: Sequence[Hidden], found: Found
+    explicit: Explicit, example: Example, hidden: Sequence[Hidden], found: ConvolutionContexts
 ) -> tuple[Explicit, Example]:
     """The network and its example with hidden states, and those of contexts, as arguments."""
     calls = [one.call for one in hidden]

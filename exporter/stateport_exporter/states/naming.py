@@ -65,7 +65,7 @@ def store_initial(graph: ir.Graph, initial: Mapping[str, NDArray[Any]]) -> None:
         graph.register_initializer(value)
 
 
-def contract_of(
+def contract_from_graph(
     graph: ir.Graph,
     states: Iterable[StatePair],
     whole_only: str | None,

@@ -28,7 +28,7 @@ def packed(captured: Captured) -> list[Recurrent]:
     return [layer for layer in find(captured.model.graph) if layer.lengths is not None]
 
 
-def told_lengths(explicit: Explicit, example: Example, captured: Captured) -> Example:
+def with_row_lengths(explicit: Explicit, example: Example, captured: Captured) -> Example:
     """The example, with the lengths of rows that the network packs told from other arguments.
 
     Raises:

@@ -16,7 +16,7 @@ from stateport.parity.vectors import Case, results, row_errors
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals
 from ..vectors.cases import RAGGED, case_of, short_case
-from ..vectors.torch_reference import Answers, Array, Network, answers_of, truth_of
+from ..vectors.torch_reference import Answers, Array, Network, float64_reference, run_reference
 
 #: A network that can stream gives the same in float64 whole and in chunks, but for rounding.
 _SAME: Final = 1e-9
@@ -25,7 +25,7 @@ _MOST_MASKS: Final = 3
 
 
 def measure_streaming(
-    network: Network, contract: Contract, because: str | None, multiple: int = 1
+    network: Network, contract: Contract, reason: str | None, multiple: int = 1
 ) -> Streaming:
     """What the contract says of streaming, after trying: the same sequence whole and in chunks.
 
@@ -36,17 +36,17 @@ def measure_streaming(
     if not contract.streaming.ok:
         return contract.streaming
     if "time" not in network.example.axes:
-        return Streaming(because is None, because)
+        return Streaming(reason is None, reason)
     with unchanged_globals(seed=0), torch.no_grad():
         torch.set_num_threads(1)
-        truth = truth_of(network, contract, short_case(network, contract))
+        truth = float64_reference(network, contract, short_case(network, contract))
         problem = None
         for divisor in (n for n in range(1, multiple + 1) if multiple % n == 0):
             problem = _problem(truth, contract, divisor)
             if problem is None:
-                delay = measure_delay(truth, contract, divisor)
-                return Streaming(True, None, divisor, delay)
-    return Streaming(False, because or problem)
+                lookahead = measure_delay(truth, contract, divisor)
+                return Streaming(True, None, divisor, lookahead)
+    return Streaming(False, reason or problem)
 
 
 def _problem(truth: Network, contract: Contract, multiple: int) -> str | None:
@@ -59,12 +59,12 @@ def _problem(truth: Network, contract: Contract, multiple: int) -> str | None:
     chunked = case_of(truth, contract, "ragged", chunks, batch)
     whole = case_of(truth, contract, "whole", [sum(chunks)], batch)
     given = [spec.name for spec in contract.inputs if "time" not in spec.shape]
-    at_once = answers_of(truth, contract, whole)
+    at_once = run_reference(truth, contract, whole)
     problems = []
     for values in itertools.product((None, 0, 1), repeat=min(len(given), _MOST_MASKS)):
         masks = {name: v for name, v in zip(given, values, strict=False) if v is not None}
         try:
-            in_parts = answers_of(truth, contract, _masked_later(chunked, masks))
+            in_parts = run_reference(truth, contract, _masked_later(chunked, masks))
         except ExportError as failure:
             return f"it cannot take short chunks: {failure}"
         same = _SAME if truth.dtype == torch.float64 else 1e-4
@@ -86,7 +86,7 @@ def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
         return 0  # what is right in chunks of one step depends on no later one
     time = multiple * 4
     base = case_of(truth, contract, "whole", [time], 1, "zeros")
-    before = answers_of(truth, contract, base)
+    before = run_reference(truth, contract, base)
     other = case_of(truth, contract, "whole", [time + multiple], 1, "zeros")
     found = 0
     for step in range(multiple, 2 * multiple):
@@ -94,7 +94,7 @@ def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
             spec.name: _with_step_of(base.inputs[spec.name], other.inputs[spec.name], spec, step)
             for spec in contract.inputs
         }
-        after = answers_of(truth, contract, replace(base, inputs=changed))
+        after = run_reference(truth, contract, replace(base, inputs=changed))
         for spec in outputs:
             errors = row_errors(after[spec.name].table, before[spec.name].table)
             if (errors > 0).any():

@@ -18,15 +18,12 @@ from stateport.contract import INITIAL_PREFIX
 from ..errors import ExportError
 from ..graph.transposes import all_graphs
 
-#: What may stay float32 of a contract.
-KINDS: Final = ("inputs", "outputs", "states")
-
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST: Final = float(np.finfo(np.float16).max)
 
 
-def names_of(contract: Contract, kinds: Collection[str]) -> set[str]:
-    """The names of the inputs and outputs that these kinds, some of `KINDS`, stand for."""
+def port_names(contract: Contract, kinds: Collection[str]) -> set[str]:
+    """The names of the inputs and outputs that these kinds, some of `dtypes.KINDS`, stand for."""
     specs = {
         "inputs": contract.inputs,
         "outputs": contract.outputs,
@@ -35,11 +32,11 @@ def names_of(contract: Contract, kinds: Collection[str]) -> set[str]:
     return {spec.name for kind in kinds for spec in specs[kind]}
 
 
-def halved(contract: Contract, keep: Container[str]) -> Contract:
+def float16_contract(contract: Contract, keep_float32: Container[str]) -> Contract:
     """The contract of a graph that `to_float16` made."""
 
     def dtype(name: str, now: str) -> str:
-        return "float16" if now == "float32" and name not in keep else now
+        return "float16" if now == "float32" and name not in keep_float32 else now
 
     return replace(
         contract,
@@ -49,11 +46,11 @@ def halved(contract: Contract, keep: Container[str]) -> Contract:
     )
 
 
-def to_float16(model: ir.Model, keep: Container[str]) -> None:
+def to_float16(model: ir.Model, keep_float32: Container[str]) -> None:
     """Turns all of a graph's float32 into float16, in place.
 
-    Inputs and outputs named in `keep` stay float32, with a `Cast` behind or before them. Operators
-    that ONNX does not have in float16 stay in float32, between casts.
+    Inputs and outputs named in `keep_float32` stay float32, with a `Cast` behind or before them.
+    Operators that ONNX does not have in float16 stay in float32, between casts.
 
     Raises:
         ExportError: weights are too large for float16, or an operator is not ONNX's own.
@@ -66,12 +63,12 @@ def to_float16(model: ir.Model, keep: Container[str]) -> None:
     stays: set[ir.Value] = set()
     for node in nodes:
         stays |= _in_float32(node, model.opset_imports[""])
-    for value in [v for v in model.graph.inputs if v.name in keep and v.dtype == _FLOAT]:
+    for value in [v for v in model.graph.inputs if v.name in keep_float32 and v.dtype == _FLOAT]:
         stays.add(_from_float32(model.graph, value))
-    for value in [v for v in model.graph.outputs if v.name in keep and v.dtype == _FLOAT]:
+    for value in [v for v in model.graph.outputs if v.name in keep_float32 and v.dtype == _FLOAT]:
         stays.add(_to_float32(model.graph, value))
     for name, value in model.graph.initializers.items():
-        if name.startswith(INITIAL_PREFIX) and name.removeprefix(INITIAL_PREFIX) in keep:
+        if name.startswith(INITIAL_PREFIX) and name.removeprefix(INITIAL_PREFIX) in keep_float32:
             stays.add(value)
     for node in nodes:
         _halve_attributes(node)

@@ -24,7 +24,7 @@ _OTHERS: Final = ("Conv", "ConvTranspose", "Gather")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class QuantizedOperator:
     """What became of one operator with weights.
 
     Attributes:
@@ -37,7 +37,7 @@ class Outcome:
     operator: str
     name: str
     form: str | None
-    because: str | None = None
+    reason: str | None = None
 
 
 def product_in(bits: int) -> Product:
@@ -45,7 +45,7 @@ def product_in(bits: int) -> Product:
     return blockwise(4) if bits == 4 else int8
 
 
-def quantize_graph(model: ir.Model, bits: int) -> list[Outcome]:
+def quantize_graph(model: ir.Model, bits: int) -> list[QuantizedOperator]:
     """Quantises every recurrent and linear layer that can be, in place.
 
     Args:
@@ -67,7 +67,7 @@ def quantize_graph(model: ir.Model, bits: int) -> list[Outcome]:
     return outcomes
 
 
-def quantize_linear(model: ir.Model, product: Product) -> list[Outcome]:
+def quantize_linear(model: ir.Model, product: Product) -> list[QuantizedOperator]:
     """Quantises every product with stored weights, those in the bodies of loops among them."""
     fold_transposes(model)
     outcomes = []
@@ -76,8 +76,8 @@ def quantize_linear(model: ir.Model, product: Product) -> list[Outcome]:
             if node.domain == "" and node.op_type in ("MatMul", "Gemm"):
                 outcomes.append(_quantize_product(node, product, model.graph))
             elif node.domain == "" and node.op_type in _OTHERS and (name := _stored(node)):
-                because = f"{node.op_type} is left as it is"
-                outcomes.append(Outcome(node.op_type, name, None, because))
+                reason = f"{node.op_type} is left as it is"
+                outcomes.append(QuantizedOperator(node.op_type, name, None, reason))
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
     RemoveUnusedNodesPass()(model)
     NameFixPass()(model)  # what stands in the body of a loop has names of its own
@@ -93,7 +93,7 @@ def _stored(node: ir.Node) -> str | None:
     return None
 
 
-def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> Outcome | None:
+def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> QuantizedOperator | None:
     x, weight = node.inputs[0], node.inputs[1]
     assert x is not None
     assert weight is not None
@@ -101,7 +101,7 @@ def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> Outcom
     tensor = ir.convenience.get_const_tensor(weight)
     if tensor is None:
         if (stored := _stored(node)) is not None:
-            return Outcome(node.op_type, stored, None, "its weights stand on the left")
+            return QuantizedOperator(node.op_type, stored, None, "its weights stand on the left")
         return None  # a product of two values, as in attention
     matrix: NDArray[Any] = tensor.numpy()
     attribute = {key: a.value for key, a in node.attributes.items()}
@@ -109,7 +109,9 @@ def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> Outcom
     stored_bias = None if bias is None else ir.convenience.get_const_tensor(bias)
     odd = attribute.get("transA", 0) or {attribute.get(k, 1.0) for k in ("alpha", "beta")} != {1.0}
     if matrix.ndim != 2 or matrix.dtype != np.float32 or odd:
-        return Outcome(node.op_type, name, None, "it is no plain product of float32 values")
+        return QuantizedOperator(
+            node.op_type, name, None, "it is no plain product of float32 values"
+        )
     if attribute.get("transB", 0):
         matrix = matrix.T
     writer = Writer(node, home=home)
@@ -120,7 +122,7 @@ def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> Outcom
         y = y if bias is None else writer.op("Add", [y, bias])
     form = next(n.op_type for n in writer.nodes if n.domain == MICROSOFT)
     writer.replace([y])
-    return Outcome(node.op_type, name, form)
+    return QuantizedOperator(node.op_type, name, form)
 
 
 def _layer(node: ir.Node, weight: ir.Value) -> str:
@@ -138,7 +140,7 @@ def _layer(node: ir.Node, weight: ir.Value) -> str:
     return named
 
 
-def _quantize_lstm(node: ir.Node) -> Outcome:
+def _quantize_lstm(node: ir.Node) -> QuantizedOperator:
     """ONNX Runtime's quantised LSTM: the same operands, with weights transposed and scales.
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
@@ -149,7 +151,7 @@ def _quantize_lstm(node: ir.Node) -> Outcome:
     name = (w.name or "LSTM").removesuffix(".W")
     arrays = [None if v is None else ir.convenience.get_const_tensor(v) for v in (w, r)]
     if arrays[0] is None or arrays[1] is None:
-        return Outcome("LSTM", name, None, "its weights are computed, not stored")
+        return QuantizedOperator("LSTM", name, None, "its weights are computed, not stored")
     writer = Writer(node)
     scales: list[ir.Value] = []
     stored: list[ir.Value] = []
@@ -167,16 +169,16 @@ def _quantize_lstm(node: ir.Node) -> Outcome:
         **{key: a.value for key, a in node.attributes.items() if key != "layout"},
     )
     writer.replace(outputs)
-    return Outcome("LSTM", name, "DynamicQuantizeLSTM")
+    return QuantizedOperator("LSTM", name, "DynamicQuantizeLSTM")
 
 
-def _scan_over(node: ir.Node) -> Outcome:
+def _scan_over(node: ir.Node) -> QuantizedOperator:
     """A recurrent operator as a `Scan` over its step: the input's products before, all at once."""
     cell = read(node)
     if isinstance(cell, str):
         weight = node.inputs[1]
         name = (weight.name if weight is not None else None) or node.op_type
-        return Outcome(node.op_type, name.removesuffix(".W"), None, cell)
+        return QuantizedOperator(node.op_type, name.removesuffix(".W"), None, cell)
     writer = Writer(node)
     x, zero = node.inputs[0], writer.ints([0])
     assert x is not None
@@ -187,7 +189,7 @@ def _scan_over(node: ir.Node) -> Outcome:
     y = writer.op("Unsqueeze", [results[-1], writer.ints([1])])
     lasts = [writer.op("Unsqueeze", [value, zero]) for value in results[:-1]]
     writer.replace([y, *lasts][: len(node.outputs)])
-    return Outcome(cell.kind, cell.name, "Scan over its step")
+    return QuantizedOperator(cell.kind, cell.name, "Scan over its step")
 
 
 def _body(writer: Writer, cell: Cell) -> ir.Graph:

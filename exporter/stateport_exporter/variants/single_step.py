@@ -19,10 +19,10 @@ from ..graph.transposes import fold_transposes
 _MOVERS = ("Transpose", "Squeeze", "Unsqueeze", "Reshape")
 
 
-def single_step(model: ir.Model, *, apart: bool) -> None:
+def single_step(model: ir.Model, *, per_gate: bool) -> None:
     """Turns a model into its single step, in place.
 
-    `apart` makes a product for each gate, which is quicker unless products are to be quantised.
+    `per_gate` makes a product for each gate, which is quicker unless products are to be quantised.
 
     Raises:
         ExportError: it has a part that cannot be written as one step, and which.
@@ -38,7 +38,7 @@ def single_step(model: ir.Model, *, apart: bool) -> None:
         if node.op_type == "Scan" and node.domain == "":
             _inline(node)
         elif node.op_type in OPERATORS and node.domain == "":
-            _write_out(node, apart=apart)
+            _write_out(node, per_gate=per_gate)
     fold_transposes(model)
     ShapeInferencePass()(model)
     _without_moves(graph)
@@ -57,7 +57,7 @@ def _at_one(value: ir.Value) -> ir.Shape:
     return ir.Shape(dims)
 
 
-def _write_out(node: ir.Node, *, apart: bool) -> None:
+def _write_out(node: ir.Node, *, per_gate: bool) -> None:
     cell = read(node)
     if isinstance(cell, str):
         raise ExportError(f"The {node.op_type} {node.name!r} is no single step: {cell}.")
@@ -65,7 +65,7 @@ def _write_out(node: ir.Node, *, apart: bool) -> None:
     x = node.inputs[0]
     assert x is not None
     axis = writer.ints([0])
-    nexts = step(writer, cell, writer.op("Squeeze", [x, axis]), cell.states, apart=apart)
+    nexts = step(writer, cell, writer.op("Squeeze", [x, axis]), cell.states, per_gate=per_gate)
     y = writer.op("Unsqueeze", [nexts[0], axis])
     writer.replace([y, *nexts][: len(node.outputs)])
 

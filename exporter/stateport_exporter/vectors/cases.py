@@ -35,7 +35,7 @@ def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ())
 
 
 def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
-    axes, multiple = network.example.axes, contract.streaming.multiple
+    axes, multiple = network.example.axes, contract.streaming.chunk_multiple
     batches = BATCHES if "batch" in axes else (1,)
     times = [time * multiple for time in TIMES] if "time" in axes else [1]
     for i, batch in enumerate(batches):
@@ -62,7 +62,7 @@ def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
 
 def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> Case:
     """A whole sequence of these sizes; as long as the usual one, and of one row, by default."""
-    multiple, axes = contract.streaming.multiple, network.example.axes
+    multiple, axes = contract.streaming.chunk_multiple, network.example.axes
     time = sizes.get("time", network.example.sizes["time"]) if "time" in axes else 1
     time = -(-time // multiple) * multiple
     others = {axis: size for axis, size in sizes.items() if axis not in ("batch", "time")}

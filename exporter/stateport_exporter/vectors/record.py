@@ -17,7 +17,7 @@ from stateport.parity.vectors import Case, Rows, Vectors, results, row_errors
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals, use_onednn
 from .cases import all_cases, short_case
-from .torch_reference import Answers, Array, Network, answers_of, truth_of
+from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
 #: Numbers beyond this count as too large for float32: on the way to them, sums are larger still.
 _LARGEST: Final = 1e35
@@ -38,7 +38,7 @@ def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) ->
     with unchanged_globals(seed=0), torch.no_grad():
         # A step is too small to share out, and one thread sums in the same order everywhere.
         torch.set_num_threads(1)
-        truth = truth_of(network, contract, short_case(network, contract))
+        truth = float64_reference(network, contract, short_case(network, contract))
         answered = list(_answered(truth, contract, cases))
         floor = _floor(network, truth, contract, answered)
     return Vectors(
@@ -61,7 +61,7 @@ def _answered(
     traced = truth.example.sizes["time"]
     for case in cases:
         try:
-            answers = answers_of(truth, contract, case)
+            answers = run_reference(truth, contract, case)
         except ExportError:
             if len(case.chunks) > 1 or sum(case.chunks) >= traced:
                 raise
@@ -69,7 +69,7 @@ def _answered(
         calls = _calls_in_range(case, answers)
         if 0 < calls < len(case.chunks):
             case = _first_calls(contract, case, calls)
-            answers = answers_of(truth, contract, case)
+            answers = run_reference(truth, contract, case)
         if calls or sum(case.chunks) <= traced:
             yield case, answers
 
@@ -112,16 +112,16 @@ def _floor(
     """
     small = sum(p.numel() for p in network.module.parameters()) <= _MOST_NUDGED
     nudges = _NUDGES if small and truth is not network else 0
-    nudged = [truth.nudged(seed) for seed in range(nudges)]
+    with_ulp_noise = [truth.with_ulp_noise(seed) for seed in range(nudges)]
     length = max(sum(case.chunks) for case, _ in answered)
     floor = {spec.name: np.zeros(length) for spec in results(contract)}
     for case, exact in answered:
         runs = [(network, True), (network, False)]
         if len(case.chunks) == 1:  # whole sequences are quick
-            runs += [(other, True) for other in nudged]
+            runs += [(other, True) for other in with_ulp_noise]
         for run, onednn in runs:
             use_onednn(onednn)
-            answers = answers_of(run, contract, case)
+            answers = run_reference(run, contract, case)
             for spec in results(contract):
                 _raise_floor(floor[spec.name], spec, answers[spec.name], exact[spec.name].table)
     return {name: _smooth(np.maximum.accumulate(steps)) for name, steps in floor.items()}

@@ -57,7 +57,7 @@ class Network:
         other.dtype = torch.float64
         return other
 
-    def nudged(self, seed: int) -> Network:
+    def with_ulp_noise(self, seed: int) -> Network:
         """The same network with every parameter off by one unit in the last place of float32."""
         other = copy.copy(self)
         other.module = evaluation_twin(self.module, share_parameters=False)
@@ -83,7 +83,7 @@ class Network:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
-def answers_of(network: Network, contract: Contract, case: Case) -> Answers:
+def run_reference(network: Network, contract: Contract, case: Case) -> Answers:
     """The network's answers to a case, as rows; states after every call among them."""
     sizes = {"time": case.chunks[0], **case.sizes}
     state = dict(case.initial) or dict(initial_state(contract, network.initial, sizes))
@@ -102,11 +102,11 @@ def answers_of(network: Network, contract: Contract, case: Case) -> Answers:
     return {spec.name: rows(spec, case, collected[spec.name]) for spec in results(contract)}
 
 
-def truth_of(network: Network, contract: Contract, case: Case) -> Network:
+def float64_reference(network: Network, contract: Contract, case: Case) -> Network:
     """The network in float64 where it runs in that and answers in it, else as it is."""
     try:
         double = network.in_float64()
-        answers = answers_of(double, contract, case)
+        answers = run_reference(double, contract, case)
     except ExportError:
         return network
     floats = [answers[s.name].table.dtype for s in results(contract) if s.dtype.startswith("float")]

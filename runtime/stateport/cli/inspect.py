@@ -118,9 +118,9 @@ def _streams(streaming: dict[str, Any]) -> str:
     if not streaming["ok"]:
         known = "not known" if streaming["ok"] is None else "no"
         return f"{known}: {streaming['because']}"
-    multiple, delay = streaming.get("multiple", 1), streaming.get("delay", 0)
+    multiple, lookahead = streaming.get("multiple", 1), streaming.get("delay", 0)
     chunks = f", in chunks of multiples of {multiple} steps" if multiple > 1 else ""
-    return f"yes{chunks}, with a delay of {delay} steps" if delay else f"yes{chunks}"
+    return f"yes{chunks}, with a delay of {lookahead} steps" if lookahead else f"yes{chunks}"
 
 
 def _array(spec: dict[str, Any]) -> str:

@@ -110,7 +110,7 @@ def _check_inputs(contract: Contract, case: Case) -> None:
         _check_kind(spec, case.inputs[spec.name], calls, sizes)
         if spec.lengths_of is not None and not timed:
             _check_lengths(spec, case)
-    multiple = contract.streaming.multiple
+    multiple = contract.streaming.chunk_multiple
     if case.through == "stream" and any("time" in spec.shape for spec in contract.inputs):
         for chunk in case.chunks:
             if chunk % multiple:

@@ -160,8 +160,8 @@ def tune(
         trials = list(_verified(model, folder, vectors, trials, wanted, progress))
         tuned = Tuned(wanted, tuple(trials), tuple(notes))
         if not any(trial.passed for trial in trials):
-            because = trials[0].verdict if trials else "none is possible here."
-            raise StateportError(f"No plan for {model} passes. The quickest: {because}")
+            reason = trials[0].verdict if trials else "none is possible here."
+            raise StateportError(f"No plan for {model} passes. The quickest: {reason}")
         _write(path, tuned)
     return tuned
 

@@ -40,13 +40,13 @@ def streaming_of(file: OnnxFile, contract: Contract) -> Streaming:
     )
     if times and findings.ties and (per_step or findings.recurs):
         return Streaming(False, findings.ties[0])
-    because = _left(contract, outputs)
-    if because is None and times and findings.ties:
+    reason = _left(contract, outputs)
+    if reason is None and times and findings.ties:
         window = "each call gives one answer, so that it may be for one window"
-        because = f"{window}: {findings.ties[0]}"
-    if because is None and times and findings.doubts:
-        because = findings.doubts[0]
-    return Streaming() if because is None else Streaming(None, because)
+        reason = f"{window}: {findings.ties[0]}"
+    if reason is None and times and findings.doubts:
+        reason = findings.doubts[0]
+    return Streaming() if reason is None else Streaming(None, reason)
 
 
 def _left(contract: Contract, outputs: Mapping[str, Value]) -> str | None:

@@ -322,7 +322,7 @@ def test_what_ties_steps_together_is_refused_with_the_operator(name: str, tmp_pa
     build, reason = NO[name]
     model = stateport.load(written(tmp_path / "m.onnx", build))
     assert model.contract.streaming.ok is False
-    assert reason in str(model.contract.streaming.because)
+    assert reason in str(model.contract.streaming.reason)
     assert off_by(model) > 1e-3, "it would not have been right"
     with pytest.raises(StreamingError, match="cannot be run chunk by chunk"):
         model.stream()
@@ -335,7 +335,7 @@ def test_what_is_not_known_is_said_and_may_be_tried(name: str, tmp_path: Path) -
     build, reason = UNKNOWN[name]
     model = stateport.load(written(tmp_path / "m.onnx", build))
     assert model.contract.streaming.ok is None
-    assert reason in str(model.contract.streaming.because)
+    assert reason in str(model.contract.streaming.reason)
     assert off_by(model) < 1e-5
     model.stream()
 
@@ -351,7 +351,7 @@ def test_time_may_have_any_name(axis: str | None, tmp_path: Path) -> None:
     b = Builder()
     b.output(started(b, "LSTM", b.input("x", [axis, "batch", SIZE]), "bidirectional"), "y")
     streaming = stateport.load(b.save(tmp_path / "m.onnx")).contract.streaming
-    assert (streaming.ok, "is bidirectional" in str(streaming.because)) == (False, True)
+    assert (streaming.ok, "is bidirectional" in str(streaming.reason)) == (False, True)
 
 
 def windows(b: Builder) -> None:
@@ -368,7 +368,7 @@ def test_one_answer_for_each_window_is_not_known_and_goes_on_streaming(tmp_path:
     windows(b)
     model = stateport.load(b.save(tmp_path / "m.onnx"))
     assert model.contract.streaming.ok is None
-    assert "may be for one window" in str(model.contract.streaming.because)
+    assert "may be for one window" in str(model.contract.streaming.reason)
     stream = model.stream()
     assert stream(np.ones((1, 64), np.float32)).shape == (1, 1, HIDDEN)
 
@@ -385,7 +385,7 @@ def test_a_pair_that_nothing_names_is_pointed_out(tmp_path: Path) -> None:
     path = b.save(tmp_path / "m.onnx")
     streaming = stateport.load(path).contract.streaming
     assert streaming.ok is None
-    assert "its input 'held' and its output 'kept' are alike" in str(streaming.because)
+    assert "its input 'held' and its output 'kept' are alike" in str(streaming.reason)
     assert stateport.load(path, states={"h0": "hn", "held": "kept"}).contract.streaming.ok
 
 
@@ -406,7 +406,7 @@ def test_what_pytorch_itself_writes(layer: type[nn.Module], both: bool, tmp_path
         )  # fmt: skip
     streaming = stateport.load(tmp_path / "m.onnx").contract.streaming
     assert streaming.ok is not both
-    assert both == ("is bidirectional" in str(streaming.because))
+    assert both == ("is bidirectional" in str(streaming.reason))
 
 
 def test_a_graph_of_very_many_operators_is_not_looked_through(
@@ -415,4 +415,4 @@ def test_a_graph_of_very_many_operators_is_not_looked_through(
     path = written(tmp_path / "m.onnx", plain)
     monkeypatch.setattr(nodes, "_MOST_NODES", 5)
     streaming = stateport.load(path).contract.streaming
-    assert (streaming.ok, "too many operators" in str(streaming.because)) == (None, True)
+    assert (streaming.ok, "too many operators" in str(streaming.reason)) == (None, True)

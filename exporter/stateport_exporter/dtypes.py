@@ -1,0 +1,14 @@
+"""The words for the precision of an exported file. The command and the function take the same."""
+
+from typing import Final
+
+#: Each word that `dtype` takes, with the name that the file notes.
+DTYPES: Final = {
+    "float32": "float32",
+    "float16": "float16",
+    "fp32": "float32",
+    "fp16": "float16",
+}
+
+#: The parts of a contract that `keep_float32` takes.
+KINDS: Final = ("inputs", "outputs", "states")
