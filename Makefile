@@ -17,12 +17,13 @@ help:                ## show this list
 
 setup: $(READY)      ## make .venv with everything development needs
 
-$(READY): constraints.txt runtime/pyproject.toml exporter/pyproject.toml
+$(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+	# Dependency groups need pip 25.1; Python 3.11 comes with an older one.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter hypothesis jsonschema junitparser \
-	    markdown-it-py mypy playwright pre-commit pytest pytest-xdist pyyaml ruff types-jsonschema types-PyYAML
+	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter --group dev
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
