@@ -44,7 +44,9 @@ def test_the_metadata_say_who_it_is_for(folder: str) -> None:
     assert "Programming Language :: Python :: 3.11" in metadata["classifiers"]
 
 
-@pytest.mark.parametrize("workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=str)
+@pytest.mark.parametrize(
+    "workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=str
+)
 def test_workflows_run_only_targets_that_the_makefile_has(workflow: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in workflow.read_text(encoding="utf-8").splitlines():

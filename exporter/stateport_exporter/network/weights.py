@@ -1,32 +1,34 @@
-"""A file of weights into a module: .safetensors, or .pt and .pth of plain tensors.
+"""A file of weights into a module: safetensors, or what `torch.save` wrote of plain tensors.
 
-Nothing is unpickled but what PyTorch's `weights_only` takes, and the file is bounded before that:
-what it says of its tensors is held against the network before they are used.
+Nothing is unpickled but what PyTorch's `weights_only` takes, and the size of the file is checked
+before that. `checkpoints.py` finds the weights in it that fit the network.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
-from stateport.contract import describe
 from stateport.errors import FileError
-from stateport.files.paths import opened
-from stateport.files.reading import read_header
+from stateport.files.paths import file_beside, opened
+from stateport.files.reading import read_header, read_json, texts_of
 from stateport.shown import shown
 
 from ..errors import TargetError
+from .checkpoints import fit_weights
 from .loading import run_author
 
 #: Steps of the pickle in a file of PyTorch's, which takes each in Python: a tensor has some 35.
@@ -34,61 +36,100 @@ _MOST_STEPS: Final = 500_000
 #: The pickles that a file of PyTorch before 1.6 begins with, before the numbers.
 _OLD_PICKLES: Final = 5
 
-_LONGEST: Final = 200  # characters of a name in a message
+_SAFETENSORS: Final = ".safetensors"
+#: The endings of what torch.save wrote.
+_TORCH: Final = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".tar")
+_INDEX: Final = ".index.json"
+
 _SAVE: Final = "Save them with torch.save(module.state_dict(), file), or as .safetensors."
 
+# Training writes the best score as a number of NumPy, and its arguments as a Namespace. Both hold
+# values and run nothing; PyTorch takes them where they are named.
+_SCALAR: Final[Any] = np.float64(0).__reduce__()[0]
+_HARMLESS: Final = [
+    argparse.Namespace,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Float32DType,
+    np.dtypes.Int64DType,
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+]
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Loads weights into the module, all of them or none.
+
+def load_weights(
+    module: nn.Module, path: Path, *, key: str | None = None, prefix: str | None = None
+) -> tuple[str, ...]:
+    """Loads weights into the module, all of them or none, and returns what was done to them.
+
+    Args:
+        module: the network that takes them.
+        path: the file: .safetensors, what torch.save wrote (.pt, .pth, .bin, .ckpt, .pth.tar), or
+            the index of files with a part of the weights each (model.safetensors.index.json).
+        key: where the file holds several sets of weights, the one to take, such as "ema".
+        prefix: what to take from the front of the names of the file.
 
     Raises:
         TargetError: the file cannot be read, holds more than plain weights, or does not fit.
     """
-    weights = _read_weights(path)
-    expected = module.state_dict()
-    missing, unknown = sorted(expected.keys() - weights), sorted(weights.keys() - expected.keys())
-    misfits = [
-        f"{name} is {_described(weights[name])}, not {_described(expected[name])}"
-        for name in sorted(expected.keys() & weights.keys())
-        if _described(weights[name]) != _described(expected[name])
-    ]
-    problems = [f"it lacks {_few(missing)}"] * bool(missing)
-    problems += [f"the network has no {_few(unknown)}"] * bool(unknown)
-    problems += [_few(misfits)] * bool(misfits)
-    if problems:
-        raise TargetError(
-            f"{path} does not fit {type(module).__qualname__}: {'; '.join(problems)}. "
-            "Pass the arguments (--arg) that the network was trained with."
-        )
+    content = _read_weights(path)
+    fit = fit_weights(content, module, str(path), key=key, prefix=prefix)
+
     name = type(module).__qualname__
-    run_author(f"Loading {path} into {name}", lambda: module.load_state_dict(weights))
+    run_author(f"Loading {path} into {name}", lambda: module.load_state_dict(fit.weights))
+    return fit.notes
 
 
-def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
-    if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise TargetError(
-            f"{shown(str(path))} has an unknown ending; weights are read from .safetensors, .pt "
-            "and .pth."
-        )
+def _read_weights(path: Path) -> object:
     try:
-        weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+        if path.name.endswith(_INDEX):
+            return _read_parts(path)
+        return _read_file(path)
     except FileError as error:
         raise TargetError(str(error)) from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and _is_plain(value) for name, value in weights.items()
-    ):
-        raise TargetError(f"{path} holds no state_dict (names and plain tensors). {_SAVE}")
+
+
+def _read_file(path: Path) -> object:
+    if path.suffix == _SAFETENSORS:
+        return _read_safetensors(path)
+    if path.name.endswith(_TORCH):
+        return _read_torch(path)
+    raise TargetError(
+        f"{shown(str(path))} has an unknown ending; weights are read from {_SAFETENSORS}, from "
+        f"{', '.join(_TORCH)}, and from an index of several files, *{_INDEX}."
+    )
+
+
+def _read_parts(path: Path) -> dict[str, object]:
+    """Weights in several files. The index says which file has which names.
+
+    The format is that of Hugging Face's `save_pretrained`: `{"weight_map": {name: file}}`.
+    """
+    try:
+        names = texts_of(read_json(path), "weight_map")
+    except ValueError as error:
+        raise FileError(f"{path} is no index of files of weights: {error}.") from error
+
+    parts: dict[str, dict[str, object]] = {}
+    weights = {}
+    for name, file in names.items():
+        if file not in parts:
+            parts[file] = _read_part(path, file)
+        if name not in parts[file]:
+            raise FileError(f"{path} says that {shown(file)} has {shown(name)}; it does not.")
+        weights[name] = parts[file][name]
     return weights
 
 
-def _is_plain(value: object) -> bool:
-    """Whether it is a tensor as others are: in memory, dense, and no class of somebody's."""
-    return (
-        type(value) in (torch.Tensor, nn.Parameter)
-        and value.layout is torch.strided  # type: ignore[attr-defined]
-        and value.device.type == "cpu"  # type: ignore[attr-defined]
-        and not value.is_quantized  # type: ignore[attr-defined]
-    )
+def _read_part(index: Path, file: str) -> dict[str, object]:
+    try:
+        part = _read_file(file_beside(index, file))
+    except ValueError as error:
+        raise FileError(f"{index} names {shown(file)}, which {error}.") from error
+
+    if not isinstance(part, dict):
+        raise FileError(f"{index} names {shown(file)}, which holds no weights by name.")
+    return part
 
 
 def _read_safetensors(path: Path) -> object:
@@ -108,7 +149,8 @@ def _read_torch(path: Path) -> object:
             zipped = file.peek(4).startswith(b"PK\x03\x04")
             _check_pickles([*_pickles(file)] if zipped else [file] * _OLD_PICKLES)
             file.seek(0)
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_HARMLESS):
+                return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # PyTorch's unpickler ends in every way that Python has
             raise TargetError(
                 f"{path} holds no plain weights, and stateport unpickles nothing else "
@@ -148,12 +190,3 @@ def _check_pickles(pickles: Sequence[IO[bytes] | bytes]) -> None:
                 raise ValueError("its pickle is too long")
             if isinstance(argument, str) and argument.endswith(" bytearray"):
                 raise ValueError("its pickle makes a bytearray")
-
-
-def _described(tensor: torch.Tensor) -> str:
-    return describe(str(tensor.dtype).removeprefix("torch."), tensor.shape)
-
-
-def _few(names: list[str]) -> str:
-    first = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:3]]
-    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
