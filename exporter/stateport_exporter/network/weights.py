@@ -46,7 +46,7 @@ _SAVE: Final = "Save them with torch.save(module.state_dict(), file), or as .saf
 # Training writes the best score as a number of NumPy, and its arguments as a Namespace. Both hold
 # values and run nothing; PyTorch takes them where they are named.
 _SCALAR: Final[Any] = np.float64(0).__reduce__()[0]
-_HARMLESS: Final = [
+_HARMLESS: Final[list[Any]] = [
     argparse.Namespace,
     np.dtype,
     np.dtypes.Float64DType,
