@@ -47,6 +47,7 @@ from .network.isolation import (
     usual_settings,
 )
 from .network.returned import named_results
+from .network.trace_length import at_trace_length
 from .network.weights import load_weights
 from .sizes.beyond import Beyond, check_loops, look_beyond
 from .sizes.comparisons import Comparison, compared
@@ -224,6 +225,7 @@ class _Traced:
 
 def _trace(twin: nn.Module, method: str, sample: Example, opset: int, *, lift: bool) -> _Traced:
     explicit, folded = Explicit(twin, method).eval(), None
+    sample = at_trace_length(explicit, sample)
     written = min(opset, NEWEST_CAPTURED)
     try:
         sample, captured = _capture_at_some_length(explicit, sample, written)
