@@ -276,8 +276,9 @@ def check_chunk(contract: Contract, sizes: Mapping[str, int]) -> None:
     time = sizes.get("time", 0)
     if time % multiple:
         raise InputError(
-            f"This chunk has {time} steps; the network takes multiples of {multiple} steps. Keep "
-            f"the last {time % multiple} for the next chunk."
+            f"This chunk has {time} steps; the network takes {multiple} at a time, so that a chunk "
+            f"must be a multiple of {multiple} steps. Keep the last {time % multiple} for the next "
+            "one."
         )
 
 
