@@ -2,8 +2,8 @@
 
 >>> import stateport
 >>> model = stateport.load("model.onnx")
->>> y, state = model(x)                # zero state
->>> y, state = model(x_next, state)    # carry it
+>>> y, state = model(x)                # from the zero state
+>>> y, state = model(x_next, state)    # carry the state
 >>> stream = model.stream()            # or let a stream carry it
 >>> y = stream(x)
 >>> pool = model.pool(capacity=1024)   # or a pool, for many streams at once
@@ -69,8 +69,8 @@ __all__ = [
     "verify",
 ]
 
-# pytest imports this package wherever stateport is installed, so everything comes on first use.
-# All of these modules but the first import NumPy.
+# pytest imports this package in every project where stateport is installed, so that each name is
+# imported on first use. All of these modules except the first import NumPy.
 __getattr__, __dir__ = _on_first_use(
     __name__,
     __all__,

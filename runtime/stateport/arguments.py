@@ -1,4 +1,4 @@
-"""Arguments that are no arrays: what they have to be."""
+"""Checks of arguments that are not arrays."""
 
 from __future__ import annotations
 
@@ -12,27 +12,31 @@ from .plain import kind_of
 
 
 def path_of(path: object) -> Path:
-    """A path as one of pathlib.
+    """The argument as a `pathlib.Path`.
 
     Raises:
-        InputError: it is no path.
+        InputError: it is not a str or a path-like object.
     """
-    if isinstance(path, str | PathLike):
-        return Path(path)
-    raise InputError(f"The path is {kind_of(path)}; a str or a pathlib.Path was expected.")
+    if not isinstance(path, str | PathLike):
+        raise InputError(f"The path is {kind_of(path)}; a str or a pathlib.Path was expected.")
+    return Path(path)
 
 
 def check_states(states: object) -> None:
-    """Refuses what does not say which output gives the next value of which input.
+    """Checks that `states` maps names of inputs to names of outputs.
 
     Raises:
-        InputError: it is no mapping of names to names.
+        InputError: it is not a mapping of str to str.
     """
-    if isinstance(states, Mapping):
-        names = [*states.keys(), *states.values()]
-        if all(isinstance(name, str) for name in names):
-            return
-    raise InputError(
-        f"states is {shortened(states)}; a dict was expected, of the names of inputs and the "
-        'outputs that give their next values: {"state": "stateN"}.'
-    )
+    if not _is_mapping_of_names(states):
+        raise InputError(
+            f"states is {shortened(states)}; a dict was expected, from the name of each state "
+            'input to the output that holds its next value: {"state": "stateN"}.'
+        )
+
+
+def _is_mapping_of_names(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    names = (*value.keys(), *value.values())
+    return all(isinstance(name, str) for name in names)

@@ -1,4 +1,4 @@
-"""The axes of a shape: sizes, names, and what is computed from names, as "8*(time//8)"."""
+"""The axes of a shape: sizes, names, and expressions of names such as "8*(time//8)"."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from functools import lru_cache
 from math import prod
 from typing import Final
 
-#: A size, or the name of a dynamic axis. "batch" and "time" are reserved names.
+#: A size, or the name of a dynamic axis, or an expression. "batch" and "time" are reserved names.
 Axis = int | str
 
-#: A fixed size, and a number that an axis is computed with, is below this.
+#: Fixed sizes, and numbers in expressions, are below this.
 SIZE_LIMIT: Final = 1 << 31
-#: A longer text is a name. It also bounds how deep the calculation is nested.
+#: A longer text is a name and not an expression, which also bounds the depth of expressions.
 _LONGEST: Final = 400
-#: A shape of more elements, if it is computed, is not believed: no memory is taken for it.
+#: A computed shape of more elements is refused, before memory is allocated for it.
 _MOST_ELEMENTS: Final = 1 << 31
 
 _OPERATIONS: Final[dict[type[ast.operator], Callable[[int, int], int]]] = {
@@ -28,9 +28,14 @@ _OPERATIONS: Final[dict[type[ast.operator], Callable[[int, int], int]]] = {
 
 
 def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape with its axes replaced by sizes; `KeyError` for an axis whose size is not known."""
+    """The shape with its axes replaced by sizes.
+
+    Raises:
+        KeyError: the size of an axis is not known, or a computed size is impossible.
+    """
     axes = (*shape,)
     resolved = tuple(axis if isinstance(axis, int) else _size(axis, sizes) for axis in axes)
+
     computed = any(isinstance(axis, str) and axis not in sizes for axis in axes)
     if computed and (min(resolved) < 0 or prod(resolved) > _MOST_ELEMENTS):
         raise KeyError(axes)
@@ -38,22 +43,24 @@ def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def names_in(axis: Axis) -> frozenset[str]:
-    """The names of the axes that an axis is computed from: "8*(time//8)" from time.
+    """The names of the axes that an axis is computed from: "time" for "8*(time//8)".
 
-    `KeyError` where it is no such expression.
+    Raises:
+        KeyError: the axis is not an expression.
     """
     if isinstance(axis, int):
         return frozenset()
-    return frozenset(node.id for node in ast.walk(_parsed(axis)) if isinstance(node, ast.Name))
+    nodes = ast.walk(_parse(axis))
+    return frozenset(node.id for node in nodes if isinstance(node, ast.Name))
 
 
 def impossible(axis: Axis) -> str | None:
-    """What no size can be computed with, if an axis is computed with that: "a division by 0"."""
+    """The part of an expression that no size can be computed with, such as "a division by 0"."""
     if isinstance(axis, int) or axis.isidentifier():
         return None
     try:
-        nodes = [*ast.walk(_parsed(axis))]
-    except KeyError:  # a name that is no expression
+        nodes = [*ast.walk(_parse(axis))]
+    except KeyError:  # a name that is not an expression
         return None
 
     for node in nodes:
@@ -66,11 +73,11 @@ def impossible(axis: Axis) -> str | None:
 
 
 def _size(axis: str, sizes: Mapping[str, int]) -> int:
-    return sizes[axis] if axis in sizes else _evaluated(_parsed(axis), axis, sizes)
+    return sizes[axis] if axis in sizes else _evaluate(_parse(axis), axis, sizes)
 
 
 @lru_cache(maxsize=256)
-def _parsed(axis: str) -> ast.expr:
+def _parse(axis: str) -> ast.expr:
     if len(axis) > _LONGEST:
         raise KeyError(axis)
     try:
@@ -79,17 +86,20 @@ def _parsed(axis: str) -> ast.expr:
         raise KeyError(axis) from None
 
 
-def _evaluated(node: ast.expr, axis: str, sizes: Mapping[str, int]) -> int:
-    """Whole numbers, names, + - * // and brackets; `KeyError` for anything else."""
+def _evaluate(node: ast.expr, axis: str, sizes: Mapping[str, int]) -> int:
+    """The value of whole numbers, names, + - * // and brackets; `KeyError` for anything else."""
     match node:
         case ast.Constant(value=int(number)):
             return number
         case ast.Name(id=name):
             return sizes[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_evaluated(operand, axis, sizes)
+            return -_evaluate(operand, axis, sizes)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATIONS:
-            a, b = _evaluated(left, axis, sizes), _evaluated(right, axis, sizes)
-            if b or not isinstance(op, ast.FloorDiv):
+            a = _evaluate(left, axis, sizes)
+            b = _evaluate(right, axis, sizes)
+            divides_by_zero = b == 0 and isinstance(op, ast.FloorDiv)
+            if not divides_by_zero:
                 return _OPERATIONS[type(op)](a, b)
+
     raise KeyError(axis)

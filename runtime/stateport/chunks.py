@@ -1,4 +1,7 @@
-"""Chunks of several streams, an array each without the batch axis, and batches of them."""
+"""Joins the chunks of several streams into batches, and splits batches into chunks.
+
+A chunk is an array without the batch axis.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,11 @@ from .validation import Array
 
 
 def alike(chunks: Sequence[object]) -> list[list[int]]:
-    """The positions of chunks that one check is enough for: of one class, shape and dtype."""
+    """Groups chunks of one class, shape and dtype, of which one has to be checked.
+
+    Returns:
+        The positions of the chunks of each group. All values that are not arrays are one group.
+    """
     groups: dict[object, list[int]] = {}
     for position, chunk in enumerate(chunks):
         kind = (type(chunk), chunk.shape, chunk.dtype) if isinstance(chunk, np.ndarray) else None
@@ -20,18 +27,24 @@ def alike(chunks: Sequence[object]) -> list[list[int]]:
 
 
 def batch_of_one(chunk: Array, axis: int) -> Array:
-    """A chunk with a batch axis; what is no plain array, or too small, stays as it is."""
+    """The chunk with a new batch axis of size 1.
+
+    A value that is not a plain array, or has too few dimensions, is returned as it is.
+    """
     if type(chunk) in PLAIN and chunk.ndim >= axis:
         return np.expand_dims(chunk, axis)
     return chunk
 
 
 def joined(chunks: Sequence[Array], axis: int) -> Array:
-    """Chunks of one shape along a new batch axis."""
+    """Stacks chunks of one shape along a new batch axis."""
     return np.moveaxis(np.array(chunks), 0, axis)
 
 
 def split(batches: Sequence[Array], axes: Sequence[int]) -> Iterator[tuple[Array, ...]]:
-    """Of several arrays, each with its batch axis, the parts of one row after the other."""
-    each = [np.moveaxis(batch, axis, 0) for batch, axis in zip(batches, axes, strict=True)]
-    return zip(*each, strict=True)
+    """Splits several arrays along their batch axes.
+
+    Yields, for each row of the batch, its part of every array.
+    """
+    rows_first = [np.moveaxis(batch, axis, 0) for batch, axis in zip(batches, axes, strict=True)]
+    return zip(*rows_first, strict=True)

@@ -1,19 +1,18 @@
-"""The one error tree.
+"""The errors that stateport raises.
 
-Everything that stateport raises on purpose stands below `StateportError`::
+All are subclasses of `StateportError`::
 
     StateportError
-    ├── FileError            a file cannot be read or written, or is not what it should be
-    ├── ContractError        the file's contract is absent, malformed, or not what its graph has
+    ├── FileError            a file cannot be read or written, or has the wrong format
+    ├── ContractError        the file's contract is missing, malformed, or contradicts its graph
     ├── InputError           an input array does not fit the contract
     │   └── StateError       a state does not fit the contract, or this call
     ├── StreamingError       this network cannot be run chunk by chunk
     └── EngineError          the engine could not load or run the graph
         └── EngineUnavailable    the engine is not installed, or does not work here
 
-The exporter adds its own branch, `stateport_exporter.ExportError`. Every message says what
-happened, what was expected, and what to do. It is one line, and harmless wherever it is shown:
-names and reasons from files stand in it as `printable` gives them.
+The exporter adds `stateport_exporter.ExportError`. A message says what came, what was expected, and
+what to do. It is one line, and can be shown anywhere: text from files is escaped by `printable`.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from typing import Final
 
 from .printable import printable
 
-#: A message is at most so long; an engine may quote whatever a file holds.
+#: The longest message, in characters. An engine may quote any part of a file.
 _LONGEST: Final = 4_000
-#: That is what is repeated of an error that somebody else's code raised.
+#: The longest quotation of an error that other code raised.
 _LONGEST_QUOTE: Final = 600
 
 
@@ -36,11 +35,11 @@ class StateportError(Exception):
 
 
 class FileError(StateportError):
-    """A file cannot be read or written, or is not what it should be."""
+    """A file cannot be read or written, or has the wrong format."""
 
 
 class ContractError(StateportError):
-    """The contract of a file is absent, malformed, or not what the graph has."""
+    """The contract of a file is missing, malformed, or contradicts its graph."""
 
 
 class InputError(StateportError, ValueError):
@@ -48,7 +47,7 @@ class InputError(StateportError, ValueError):
 
 
 class StateError(InputError):
-    """A state does not fit the contract, or not this call."""
+    """A state does not fit the contract, or this call."""
 
 
 class StreamingError(StateportError):
@@ -64,7 +63,7 @@ class EngineUnavailable(EngineError):  # noqa: N818  # the design settles the na
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says; empty where its author wrote a `__str__` that fails."""
+    """The message of an error; empty if its `__str__` fails."""
     try:
         return str(error)
     except (Exception, SystemExit):
@@ -72,17 +71,23 @@ def text_of(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error of somebody else's code says; empty if it says nothing."""
-    lines = (line.strip() for line in text_of(error).splitlines())
-    return _shortened(next(filter(None, lines), ""), _LONGEST_QUOTE)
+    """The first line with text in the message of an error from other code; empty if none has."""
+    for line in text_of(error).splitlines():
+        text = line.strip()
+        if text:
+            return _shortened(text, _LONGEST_QUOTE)
+    return ""
 
 
 def in_words(error: BaseException) -> str:
-    """The kind of an error of somebody else's code, and the first line of what it says."""
-    kind, text = type(error).__name__, first_line(error)
+    """The class of an error from other code, and the first line of its message."""
+    kind = type(error).__name__
+    text = first_line(error)
     return f"{kind}: {text}" if text else kind
 
 
 def _shortened(text: str, longest: int) -> str:
     rest = len(text) - longest
-    return text if rest <= 0 else f"{text[:longest]}... and {rest:,} characters more"
+    if rest <= 0:
+        return text
+    return f"{text[:longest]}... and {rest:,} characters more"

@@ -1,4 +1,4 @@
-"""The model: one loaded network, immutable and thread-safe, `(x, state) -> (y, state)`."""
+"""The model: one loaded network, `(x, state) -> (y, state)`, immutable and thread-safe."""
 
 from __future__ import annotations
 
@@ -46,80 +46,105 @@ def load(
     """Loads a model file into an engine.
 
     Args:
-        path: an ONNX file; with a contract, as `stateport export` writes it, or with `states`.
-        engine: "ort-cpu", "ort-cuda", "openvino", "tract", "onnx-reference", or one that another
-            distribution adds (docs/engines.md); by default "ort-cpu". There is never a silent fall
-            back from one to another.
-        threads: how many threads one call may use; by default 1, which is the fastest for the
+        path: an ONNX file with a contract, as `stateport export` writes it, or any ONNX file with
+            `states`.
+        engine: "ort-cpu", "ort-cuda", "openvino", "tract", "onnx-reference", or an engine that
+            another distribution adds (docs/engines.md). By default "ort-cpu". stateport never falls
+            back to another engine.
+        threads: how many threads one call may use. By default 1, which is the fastest for the
             single steps of all but very large networks.
-        states: of a file without a contract, the output that gives the next value of each input
-            that is a state: {"state": "stateN"}. By default the names tell, if they tell one thing.
-            Such states start from zeros.
-        constants: inputs that are the same in every call, and what they are: {"sr": 16000}.
-        plan: a file that `stateport tune` wrote for this model; it says the engine, its options
-            and threads, and may bring files that are run in place of the model's.
-        engine_options: for "ort-cuda": `device`, the number of the GPU, and `graphs`, whether
-            streams and pools replay CUDA graphs, one for each chunk size of each of them (they are
-            kept until the model is gone); for "openvino": `precision`, "float32" or "bfloat16".
+        states: for a file without a contract, the output that holds the next value of each state
+            input: {"state": "stateN"}. Such states start from zeros. By default the states are
+            matched by well-known names, if those match exactly one pairing.
+        constants: values of inputs that are the same in every call: {"sr": 16000}.
+        plan: a file that `stateport tune` wrote for this model. It sets the engine, its options and
+            threads, and may name files that are run in place of the model's.
+        engine_options: for "ort-cuda": `device`, the number of the GPU, and `graphs`, whether each
+            stream and pool replays one CUDA graph per chunk size (the graphs stay in memory as
+            long as the model); for "openvino": `precision`, "float32" or "bfloat16".
 
     Raises:
-        FileError: the file is missing, truncated, not ONNX, or keeps weights outside its folder.
-        ContractError: the file has no contract and its names tell no states, or it has one that
-            its graph does not keep.
+        FileError: the file is missing, truncated, not ONNX, or has weights outside its folder.
+        ContractError: the file has no contract and its names match no states, or its contract
+            contradicts its graph.
         EngineUnavailable: the engine is unknown, or does not work on this machine.
         EngineError: the engine refuses the file.
-        InputError: `threads` or an engine option is not what the engine takes, or is given beside
-            a plan; `states` or `constants` do not fit the file.
+        InputError: the engine does not support `threads` or an option; an argument is given that
+            the plan sets; or `states` or `constants` do not fit the file.
     """
     check_threads(threads)
     path = path_of(path)
     if plan is not None:
         if engine is not None or threads is not None or engine_options:
             raise InputError(
-                "A plan says the engine, its options and its threads; give these or the plan."
+                "A plan sets the engine, its options and its threads. Leave them out, or leave out "
+                "the plan."
             )
         if states is not None or constants is not None:
-            raise InputError("A plan is for a file with a contract, without states and constants.")
-        place = path_of(plan)
-        return _load_plan(path, Plan.load(place), place)
+            raise InputError(
+                "A plan is for a file with a contract, which has no use for states and constants. "
+                "Leave them out."
+            )
+        plan_path = path_of(plan)
+        return _load_plan(path, Plan.load(plan_path), plan_path)
+
+    if engine is None:
+        engine = "ort-cpu"
+    return _load_file(path, engine, threads, engine_options, states=states, constants=constants)
+
+
+def _load_file(
+    path: Path,
+    engine: str,
+    threads: int | None,
+    engine_options: Mapping[str, object],
+    *,
+    states: Mapping[str, str] | None,
+    constants: Mapping[str, object] | None,
+) -> Model:
     file = read(path)
     contract = find_contract(file, states)
     fixed = fixed_inputs(contract, {} if constants is None else constants)
-    opened = open_engine("ort-cpu" if engine is None else engine, file, threads, engine_options)
+    opened = open_engine(engine, file, threads, engine_options)
+
     if fixed:
         opened = ConstantInputs(opened, fixed)
-        rest = tuple(spec for spec in contract.inputs if spec.name not in fixed)
-        contract = replace(contract, inputs=rest)
-    return Model(contract, opened, file.initial, _precision(file), threads or 1)
+        variable = tuple(spec for spec in contract.inputs if spec.name not in fixed)
+        contract = replace(contract, inputs=variable)
+
+    return Model(contract, opened, file.initial, _weight_precision(file), threads or 1)
 
 
-def _load_plan(path: Path, plan: Plan, place: Path) -> Model:
+def _load_plan(path: Path, plan: Plan, plan_path: Path) -> Model:
     contract = read_contract(read(path))
-    whole, step = plan.files(path, place)
+    whole, step = plan.files(path, plan_path)
+
     file = read(whole)
     if read_contract(file) != contract:
         raise ContractError(
             f"{whole} has another contract than {path}. Run `stateport tune` again."
         )
-    options = (plan.threads, plan.options)
-    opened = open_engine(plan.engine, file, *options)
-    precisions = [_precision(file)]
+    opened = open_engine(plan.engine, file, plan.threads, plan.options)
+    precisions = [_weight_precision(file)]
+
     if step is not None:
         step_file = read(step)
-        precisions.append(_precision(step_file))
-        opened = StepAndWhole(contract, opened, open_engine(plan.engine, step_file, *options))
+        precisions.append(_weight_precision(step_file))
+        step_engine = open_engine(plan.engine, step_file, plan.threads, plan.options)
+        opened = StepAndWhole(contract, opened, step_engine)
+
     return Model(contract, opened, file.initial, lowest(*precisions), plan.threads)
 
 
-def _precision(file: OnnxFile) -> str:
+def _weight_precision(file: OnnxFile) -> str:
     return file.metadata.get(PRECISION_KEY, "float32")
 
 
 class Model:
     """One loaded network.
 
-    Calling it carries no state from call to call: the state goes in and comes out. It may be
-    called from many threads at once.
+    A call takes the state and returns the next one; the model itself does not change. Several
+    threads may call it at the same time.
     """
 
     def __init__(
@@ -135,7 +160,8 @@ class Model:
         self._initial = initial or {}
         self._threads = threads
         self._precision = lowest(precision, engine.precision)
-        self._outputs = [s.name for s in (*contract.outputs, *contract.state_outputs)]
+        outputs = (*contract.outputs, *contract.state_outputs)
+        self._outputs = [spec.name for spec in outputs]
 
     @property
     def contract(self) -> Contract:
@@ -159,19 +185,20 @@ class Model:
 
     @property
     def precision(self) -> str:
-        """In what it computes: "float32", or "float16", "bfloat16", "int8", "int4"."""
+        """The lowest precision in use: "float32", "float16", "bfloat16", "int8" or "int4"."""
         return self._precision
 
     def __call__(self, x: Array, state: State | None = None) -> tuple[Any, State]:
-        """One call of a network with one input: the output, and the state after the last step.
+        """Calls a network that has one input.
 
         Args:
-            x: the input, with dtype and shape as the contract says, e.g. float32 (batch, time, 5).
-            state: the state to go on from, as an earlier call returned it; by default the one that
-                a sequence starts from, zeros for most networks.
+            x: the input, with the dtype and shape of the contract, e.g. float32 (batch, time, 5).
+            state: the state to start from, as an earlier call returned it. By default the initial
+                state of a sequence, which is zero for most networks.
 
         Returns:
-            The output as one array, or a dict by name where there are several; and the new state.
+            The output as an array, or several outputs as a dict by name; and the state after the
+            last step.
 
         Raises:
             InputError: `x` does not fit the contract, or the network has several inputs.
@@ -184,18 +211,19 @@ class Model:
     def run(
         self, inputs: Mapping[str, Array], state: State | None = None
     ) -> tuple[dict[str, Array], State]:
-        """One call with inputs and outputs by name; otherwise as calling the model itself."""
+        """Calls the network with inputs and outputs by name; see `__call__`."""
         sizes = check_inputs(self._contract, inputs)
         if state is None:
             state = initial_state(self._contract, self._initial, sizes)
         else:
             check_state(self._contract, state, sizes)
-        named = answers(self._engine, {**inputs, **state}, self._outputs)
-        after = {spec.input: named.pop(spec.output) for spec in self._contract.states}
-        return named, State._adopt(after)
+
+        outputs = answers(self._engine, {**inputs, **state}, self._outputs)
+        next_state = {spec.input: outputs.pop(spec.output) for spec in self._contract.states}
+        return outputs, State._adopt(next_state)
 
     def stream(self) -> Stream:
-        """A new live sequence that carries its state itself, starting from the initial state.
+        """A new sequence that holds its state itself, and starts from the initial state.
 
         Raises:
             StreamingError: the contract says that this network cannot stream.
@@ -203,7 +231,7 @@ class Model:
         return Stream(self._contract, self._engine, self._initial)
 
     def pool(self, capacity: int) -> Pool:
-        """Many live sequences that step together, up to `capacity` of them.
+        """A pool of up to `capacity` sequences that step together.
 
         Raises:
             StreamingError: the network cannot stream, or has no batch axis.
@@ -226,8 +254,8 @@ class Model:
             StateportError: always.
         """
         raise StateportError(
-            "A model cannot be pickled: an engine holds it in memory of its own. Pass on the path "
-            "of its file, and load that in the other process."
+            "A model cannot be pickled, because the engine holds it in its own memory. Pass the "
+            "path of its file, and load that in the other process."
         )
 
     def __repr__(self) -> str:

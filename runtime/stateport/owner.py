@@ -1,4 +1,4 @@
-"""One owner: a call of a stream or a pool is refused while another one runs."""
+"""Refuses a call of a stream or a pool while another call of it runs."""
 
 from __future__ import annotations
 
@@ -10,51 +10,51 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from .errors import StateportError
 
-#: Stands for one call. The frame of the call has it in a local variable named `this_call`.
+#: Identifies one call. The frame of the call has it in a local variable named `this_call`.
 Call = list[None]
 
 
 class SingleOwner:
-    """Knows which call of a stream or a pool runs now.
+    """Records which call of a stream or a pool is running.
 
-    An exception of a signal's handler may end a call between any two of Python's instructions, so
-    that no `finally` gives a lock back for certain. Therefore this is no lock. It holds the call
-    itself, and a call that has ended does not count: whoever comes next finds that no thread has
-    it in its stack any more, and goes on.
+    An exception from a signal handler may end a call between any two of Python's instructions, so
+    that not even `finally` is sure to release a lock. Therefore this is not a lock. It holds the
+    call itself, and a call that has ended does not count: the next call sees that no thread has it
+    on its stack, and takes over.
     """
 
     __slots__ = ("_name", "running")
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.running: Call | None = (
-            None  # the call that runs, or the last one, where it was cut off
-        )
+        # The call that is running, or one that was cut off before it could reset this to None.
+        self.running: Call | None = None
 
     def begin(self, this_call: Call) -> None:
-        """Notes that a call begins; at its end it sets `running` to None.
+        """Registers a call that begins. At its end, the call sets `running` to None.
 
         Raises:
-            StateportError: another call runs.
+            StateportError: another call is running.
         """
-        # Between a comparison and an assignment, Python runs no other thread and no handler of a
-        # signal. It does so behind calls alone, and in loops.
+        # Python switches threads and runs signal handlers only after calls and in loops, and so
+        # not between this comparison and the assignment.
         if self.running is None:
             self.running = this_call
             return
         self.take_over(this_call)
 
     def take_over(self, this_call: Call) -> None:
-        """As `begin`, where `running` is a call: one that was cut off is replaced."""
+        """As `begin`, if `running` is not None: replaces a call that was cut off."""
         while True:
-            other = self.running
-            if other is not None and _runs(other):
+            registered = self.running
+            if registered is not None and _is_on_a_stack(registered):
                 raise StateportError(
-                    f"Another call of this {self._name} is running, in another thread or beneath "
-                    f"this call. A {self._name} has one owner: give each thread a {self._name} of "
-                    "its own (they can share the model), or hold a lock around every call."
+                    f"Another call of this {self._name} is running, in another thread or further "
+                    f"up the stack. A {self._name} has one owner: give each thread a separate "
+                    f"{self._name} (they can share the model), or hold a lock around every call."
                 )
-            if self.running is other:
+
+            if self.running is registered:  # no other thread has taken over in the meantime
                 self.running = this_call
                 return
 
@@ -69,7 +69,7 @@ _R = TypeVar("_R")
 
 
 def owned(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S, _P], _R]:
-    """Makes a method of something that has an `_owner` refuse to run beside another one."""
+    """Decorates a method of an object with an `_owner`, so that only one call runs at a time."""
 
     @wraps(method)
     def alone(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -83,8 +83,8 @@ def owned(method: Callable[Concatenate[_S, _P], _R]) -> Callable[Concatenate[_S,
     return alone
 
 
-def _runs(call: Call) -> bool:
-    """Whether the frame of a call is in the stack of any thread."""
+def _is_on_a_stack(call: Call) -> bool:
+    """Whether any thread has the frame of this call on its stack."""
     for top in sys._current_frames().values():
         frame: FrameType | None = top
         while frame is not None:

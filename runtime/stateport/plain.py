@@ -1,4 +1,4 @@
-"""Which arrays are taken: plain ones, that mean no more than their numbers."""
+"""Plain NumPy arrays, the only ones that are accepted."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from typing import Final
 
 import numpy as np
 
-#: The classes of arrays that are taken. Others mean more than their numbers, which would be lost
-#: (a mask, a unit), or count their dimensions in another way (a matrix).
+#: The classes of arrays that are accepted. Other classes hold more than numbers, which would be
+#: lost (a mask, a unit), or count their dimensions in another way (a matrix).
 PLAIN: Final = (np.ndarray, np.memmap)
 
-#: What to do about the others.
+#: The end of the message that refuses an array of another class.
 ADVICE: Final = (
-    "a plain NumPy array was expected, because its numbers alone are used. If they are what is "
-    "meant, pass numpy.asarray(x); of a masked array, x.filled(value) says what stands behind the "
-    "mask."
+    "a plain NumPy array was expected, because only its numbers are used. If only they matter, "
+    "pass numpy.asarray(x); for a masked array, x.filled(value) replaces the masked elements."
 )
 
 
@@ -24,7 +23,8 @@ def is_special(value: object) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """What something is: `a list`, `a numpy.matrix`."""
+    """The class of a value, for a message: `a list`, `a numpy.matrix`."""
     kind = type(value)
-    builtin = kind.__module__ == "builtins"
-    return f"a {kind.__qualname__ if builtin else f'{kind.__module__}.{kind.__qualname__}'}"
+    if kind.__module__ == "builtins":
+        return f"a {kind.__qualname__}"
+    return f"a {kind.__module__}.{kind.__qualname__}"

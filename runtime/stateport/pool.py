@@ -1,4 +1,4 @@
-"""The pool: many live sequences of one model, stepped together in one call of the engine."""
+"""The pool: many sequences of one model that step together in one call of the engine."""
 
 from __future__ import annotations
 
@@ -25,47 +25,48 @@ from .validation import (
     named_input,
 )
 
-#: So many numbers of streams and shapes of chunks are remembered as right.
-_CHECKED: Final = 1024
-#: Capacities are numbers of 64 bits.
-_MOST: Final = 2**63 - 1
+#: How many combinations of a number of streams and a shape are remembered as checked.
+_MAX_CHECKED: Final = 1024
+#: The largest capacity: a signed integer of 64 bits.
+_MAX_CAPACITY: Final = 2**63 - 1
 
 
 class Pool:
-    """Up to `capacity` live sequences; any of them step together, in one call of the engine.
+    """Up to `capacity` sequences, any of which step together in one call of the engine.
 
-    A stream is an integer that `open` gives. Once closed, that integer is never valid again: its
-    row goes to another stream, which starts from the contract's initial state.
+    A stream is an integer that `open` returns. The integer of a closed stream is never valid again:
+    its row is assigned to another stream, which starts from the contract's initial state.
 
-    The states lie in the pool's buffers, one row per stream. A step of all streams in the order of
-    `streams` runs on the buffers themselves; a step of some copies their rows out before it and
-    back after it. With `ort-cuda` the buffers are on the GPU, and a step of some copies all of them
-    to the host and back.
+    The states are in the pool's buffers, one row per stream. A step of all streams in the order of
+    `streams` runs directly on the buffers. A step of some streams copies their rows out of the
+    buffers before the call, and back after it. With `ort-cuda` the buffers are on the GPU, and a
+    step of some streams copies all of them to the host and back.
 
     A pool has one owner: calling it while another call runs is an error. A call that fails leaves
-    every state as it was. A call that an exception from outside cuts off (Ctrl-C, a signal's
-    handler) has either been done in whole or not at all, and the pool can be used as before.
+    all states unchanged. A call that is cut off by an exception from outside (Ctrl-C, a signal
+    handler) has either taken full effect or none, and the pool remains usable.
 
-    A pool cannot be copied or pickled; the states of its streams can.
+    A pool cannot be copied or pickled, but the states of its streams can.
     """
 
-    # What a call changes is built first, and put in place by one assignment: an exception may come
-    # between any two instructions.
+    # Each call prepares its changes, and then applies them with one assignment, because an
+    # exception from outside may come between any two instructions.
 
     def __init__(
         self, contract: Contract, engine: Engine, initial: Mapping[str, Array], capacity: int
     ) -> None:
         check_rows(contract)
-        if type(capacity) is not int or not 1 <= capacity <= _MOST:
+        if type(capacity) is not int or not 1 <= capacity <= _MAX_CAPACITY:
             raise InputError(
-                f"capacity is {capacity!r}; the largest number of streams was expected, 1 or more, "
-                "in 64 bits."
+                f"capacity is {capacity!r}; the largest number of streams was expected, an integer "
+                "from 1 to 2**63 - 1."
             )
+
         self._contract = contract
         self._first = initial_state(contract, initial, {"batch": 1})
         self._roster = Roster.empty(capacity)
         self._buffers = PoolBuffers(contract, engine, 0)
-        # Single arrays of these numbers of streams and shapes have been checked, and their dtypes.
+        # The dtypes of single inputs that were checked, by number of streams and shape.
         self._checked: dict[Hashable, np.dtype[Any]] = {}
         self._owner = SingleOwner("pool")
 
@@ -76,7 +77,7 @@ class Pool:
 
     @property
     def streams(self) -> Rows:
-        """The open streams, in the order in which stepping all of them is quickest."""
+        """The open streams: int64 (streams,), in the order in which a step of all is fastest."""
         return self._roster.streams
 
     def __len__(self) -> int:
@@ -92,16 +93,23 @@ class Pool:
     @overload
     def open(self, count: int) -> Rows: ...
     def open(self, count: int | None = None) -> int | Rows:
-        """Opens a stream, or with `count` an array of so many, in the contract's initial state.
+        """Opens streams, which start from the contract's initial state.
+
+        Args:
+            count: how many streams to open.
+
+        Returns:
+            Without `count`, one stream as an int; with it, an int64 array of streams.
 
         Raises:
-            InputError: there would be more than `capacity`, or more than there is memory for; none
-                is opened.
+            InputError: there would be more than `capacity` streams, or there is not enough memory.
+                No stream is opened.
         """
-        wanted = 1 if count is None else count
-        if type(wanted) is not int or wanted < 1:
+        number = 1 if count is None else count
+        if type(number) is not int or number < 1:
             raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
-        streams = self._open(wanted)
+
+        streams = self._open(number)
         return int(streams[0]) if count is None else streams
 
     @owned
@@ -111,17 +119,17 @@ class Pool:
 
         if rows[-1] >= self._buffers.rows:
             self._buffers = self._buffers.resized(int(rows[-1]) + 1)
-        self._buffers.write_rows([(rows, self._first)])  # nobody has these rows yet
+        self._buffers.write_rows([(rows, self._first)])  # no stream has these rows yet
 
         self._roster = roster
         return streams
 
     @owned
     def close(self, streams: int | Sequence[int] | Rows) -> None:
-        """Closes a stream, or several. Their states are gone.
+        """Closes one stream or several, and discards their states.
 
         Raises:
-            InputError: one of them is not open, or is named twice; none is closed.
+            InputError: a stream is not open, or is named twice. No stream is closed.
         """
         self._roster = self._roster.closed(self._roster.rows(streams))
 
@@ -133,15 +141,16 @@ class Pool:
         """Feeds the next chunk of each of these streams, and returns their outputs.
 
         Args:
-            streams: which ones, each once, in any order; an array of integers is the quickest.
-            xs: one array with a row per stream along the batch axis, e.g. float32
-                (streams, time, 5); or a list of an array per stream, without the batch axis, e.g.
-                float32 (time, 5), whose lengths may differ: those of one length go together; or
-                arrays by name, where the model has several inputs.
+            streams: the streams, in any order, each once. An array of integers is the fastest.
+            xs: for a model with one input, an array with one row per stream along the batch axis,
+                e.g. float32 (streams, time, 5); or a list with one array per stream, without the
+                batch axis, e.g. float32 (time, 5). The arrays of a list may differ in length; those
+                of one length step together. For a model with several inputs, a dict of arrays with
+                one row per stream.
 
         Returns:
-            One array with a row per stream; a dict of them by name where there are several outputs;
-            a list of these, one per stream, where `xs` is a list.
+            An array with one row per stream, or a dict of such arrays if the model has several
+            outputs. If `xs` is a list, a list with the output, or the dict, of each stream.
 
         Raises:
             InputError: a stream is not open or is named twice, or `xs` does not fit the contract.
@@ -149,7 +158,7 @@ class Pool:
             StateportError: another call of this pool is running.
         """
         this_call: Call = []
-        self._owner.begin(this_call)  # and `owned` would take a while longer
+        self._owner.begin(this_call)  # faster than the decorator `owned`
         try:
             rows = self._roster.rows(streams)
             if type(xs) is np.ndarray:
@@ -169,13 +178,14 @@ class Pool:
         """One stream of the pool, whose state can be read and written.
 
         Raises:
-            InputError: it is not open.
+            InputError: the stream is not open.
         """
         if not is_integer(stream):
             raise InputError(
                 f"The stream is a {type(stream).__qualname__}; an integer that open() returned was "
                 "expected."
             )
+
         self._roster.rows(stream)
         return PoolStream(self, stream)
 
@@ -186,7 +196,7 @@ class Pool:
             StateportError: always.
         """
         raise StateportError(
-            "A pool cannot be copied or pickled. Open streams in another pool and give them the "
+            "A pool cannot be copied or pickled. Open streams in another pool and assign them the "
             "states: other[b].state = pool[a].state. A state can be pickled, and saved to a file."
         )
 
@@ -210,15 +220,15 @@ class Pool:
         check_chunk(self._contract, sizes)
         if sizes["batch"] != count:
             raise InputError(
-                f"xs has {sizes['batch']} rows along the batch axis, and {count} streams are "
-                "named. Pass one row for each."
+                f"xs has {sizes['batch']} rows along the batch axis, but {count} streams are "
+                "named. Pass one row for each stream."
             )
 
     def _check_array(self, x: Array, count: int) -> None:
-        """Checks the only input, and remembers that arrays like it are right."""
+        """Checks the only input, and remembers that arrays of its shape and dtype fit."""
         self._check(self._named(x), count)
         if judged_by_shape(self._contract):
-            cache_bounded(self._checked, (count, x.shape), x.dtype, _CHECKED)
+            cache_bounded(self._checked, (count, x.shape), x.dtype, _MAX_CHECKED)
 
     def _ordered(self, inputs: Mapping[str, Array]) -> tuple[list[Array], tuple[object, ...]]:
         """The inputs in the contract's order, and their shapes."""
@@ -226,21 +236,21 @@ class Pool:
         return arrays, tuple([array.shape for array in arrays])
 
     def _step(self, rows: Rows, inputs: Sequence[Array], shapes: Hashable) -> list[Array]:
-        """One call of the engine."""
+        """Steps the streams in these rows with one call of the engine."""
         if rows is not self._roster.everyone[1]:
             return self._buffers.step_some(rows, inputs, shapes)
         if len(rows) < self._buffers.rows:
-            self._buffers = self._buffers.resized(len(rows))  # the others are free
+            self._buffers = self._buffers.resized(len(rows))  # the rows above are free
         return self._buffers.step(inputs, shapes)
 
     def _by_name(self, outputs: Sequence[Array]) -> Any:
-        """One output as it is, several as a dict by name."""
+        """A single output as an array, several as a dict by name."""
         if len(outputs) == 1:
             return outputs[0]
-        return {s.name: y for s, y in zip(self._contract.outputs, outputs, strict=True)}
+        return {spec.name: y for spec, y in zip(self._contract.outputs, outputs, strict=True)}
 
     def _step_each(self, rows: Rows, xs: Sequence[Array]) -> list[Any]:
-        """Chunks that may differ in length: a call for each length, and all states at once."""
+        """Steps chunks that may differ in length: one call per length, then all states at once."""
         groups = self._groups(rows, xs)
         if len(groups) == 1:
             x = groups[0][1]
@@ -249,9 +259,9 @@ class Pool:
         results: list[Any] = [None] * len(xs)
         changes: list[Change] = []
         for positions, x in groups:
-            some = rows[positions]
-            outputs, after = self._buffers.run_some(some, (x,), x.shape)
-            changes.append((some, {name: array.copy() for name, array in after.items()}))
+            group_rows = rows[positions]
+            outputs, after = self._buffers.run_some(group_rows, (x,), x.shape)
+            changes.append((group_rows, {name: array.copy() for name, array in after.items()}))
             for position, result in zip(positions, self._rows_of(outputs), strict=True):
                 results[position] = result
 
@@ -259,10 +269,12 @@ class Pool:
         return results
 
     def _groups(self, rows: Rows, xs: Sequence[Array]) -> list[tuple[list[int], Array]]:
-        """The positions of chunks of one shape, and these as one array; all of them are checked."""
+        """Checks the chunks and groups them by shape: their positions, and them as one array."""
         self._named(xs)
         if len(xs) != len(rows):
-            raise InputError(f"{len(rows)} streams are named, and {len(xs)} chunks came.")
+            raise InputError(
+                f"{len(rows)} streams are named, but xs has {len(xs)} chunks. Pass one for each."
+            )
 
         axis = self._contract.inputs[0].shape.index("batch")
         groups = alike(xs)
@@ -273,10 +285,11 @@ class Pool:
                 or self._checked.get((1, chunk.shape)) is not chunk.dtype
             ):
                 self._check_array(chunk, 1)
+
         return [(group, joined([xs[position] for position in group], axis)) for group in groups]
 
     def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
-        """What each stream gets of the outputs of several."""
+        """Splits the outputs of several streams into those of each stream."""
         axes = [spec.shape.index("batch") for spec in self._contract.outputs]
         return [self._by_name(parts) for parts in split(outputs, axes)]
 
@@ -290,11 +303,11 @@ class PoolStream:
 
     @property
     def state(self) -> State:
-        """A copy of its state, with a batch axis of 1; assigning replaces it.
+        """A copy of the stream's state, with a batch axis of size 1. Assigning replaces the state.
 
         Raises:
             InputError: the stream has been closed.
-            StateError: the state assigned does not fit the contract.
+            StateError: the assigned state does not fit the contract.
         """
         return self._pool._read(self._stream)
 

@@ -1,15 +1,15 @@
-"""Precisions that a model computes in, and the error that each may make."""
+"""The precisions that a model may compute in, and the error that each is allowed."""
 
 from __future__ import annotations
 
 from math import inf
 from typing import Final
 
-#: How many decibels the truth must be above the error, by precision. Half a digit more or less is
-#: 10 dB. docs/parity.md has the measurements behind them.
+#: The lowest signal-to-noise ratio in decibels, by precision; 10 dB are half a decimal digit.
+#: docs/parity.md has the measurements that they are based on.
 BUDGETS: Final = {"float16": 50.0, "bfloat16": 25.0, "int8": 25.0, "int4": 12.0}
 
 
 def lowest(*precisions: str) -> str:
-    """Of several precisions, the one that may make the largest error."""
+    """The precision with the largest allowed error."""
     return min(precisions, key=lambda name: BUDGETS.get(name, inf))

@@ -1,11 +1,12 @@
-"""A pytest plugin that holds a model's file against PyTorch's recorded answers.
+"""A pytest plugin that compares a model with PyTorch's recorded answers.
 
-It comes with stateport; nothing has to be switched on::
+It comes with stateport, and pytest loads it by itself::
 
     def test_my_model(parity):
         parity("build/lstm.onnx")
 
-The test fails with the output that is off, the step and how far. The marker names engines::
+If an error is too large, the test fails with the output, the step and the error. A marker names the
+engines to check::
 
     @pytest.mark.parity("ort-cpu", "openvino:precision=bfloat16", require=True)
     def test_my_model(parity):
@@ -20,21 +21,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-# All else is imported on use: pytest loads this in every project where stateport is installed.
+# Everything else is imported where it is used, because pytest loads this module in every project
+# where stateport is installed.
 if TYPE_CHECKING:
     from .parity.matrix import Matrix
 
 _MARKER: Final = (
-    "parity(*engines, require=False): the engines that the fixture `parity` checks a model on, as "
-    '"ort-cpu" or "openvino:precision=bfloat16"; with require=True, one that is not installed '
-    "fails the test."
+    "parity(*engines, require=False): the engines on which the fixture `parity` checks a model, "
+    'such as "ort-cpu" or "openvino:precision=bfloat16". With require=True, an engine that is not '
+    "installed fails the test."
 )
 _NOT_RUN: Final = "stateport not run"
 _REMARK: Final = "stateport remark"
 
 
 class Parity:
-    """What the fixture `parity` gives: call it with a model's file."""
+    """The value of the fixture `parity`, which is called with a model's file."""
 
     def __init__(self, item: pytest.Item) -> None:
         self._item = item
@@ -49,60 +51,71 @@ class Parity:
         rtol: float | None = None,
         snr: float | None = None,
     ) -> Matrix:
-        """Fails the test where the model does not give PyTorch's answers.
+        """Fails the test if the model does not give PyTorch's answers.
 
-        Each engine runs in a process of its own; with several, a stream is carried from each to
-        each as well. A relative path is relative to the working directory.
+        Each engine runs in a separate process. With several engines, each also continues the
+        sequences of every other one from the saved state.
 
         Args:
-            model: an ONNX file that `stateport export` wrote.
-            engine: an engine, or several, or "all", in place of the marker's, such as
-                "openvino:precision=bfloat16".
-            vectors: the recorded answers; by default those beside the model.
-            atol: an absolute bound, in place of multiples of what PyTorch itself loses.
+            model: an ONNX file that `stateport export` wrote. A relative path starts from the
+                working directory.
+            engine: an engine such as "openvino:precision=bfloat16", a list of engines, or "all", in
+                place of those of the marker.
+            vectors: the file with the recorded answers; by default the one beside the model.
+            atol: an absolute bound on errors, in place of a multiple of PyTorch's own float32
+                error.
             rtol: a relative bound, likewise.
-            snr: decibels of the truth above the error, likewise.
+            snr: the least signal-to-noise ratio in decibels, likewise.
 
         Returns:
-            What was measured, engine by engine.
+            The verdict, and what was measured on each engine.
         """
         from .errors import StateportError
         from .parity.verify import verify
 
-        marked, require = _marked(self._item)
+        marked_engines, require = _read_marker(self._item)
         try:
             matrix = verify(
                 model,
-                engines=engine or marked or None,
+                engines=engine or marked_engines or None,
                 vectors=vectors,
                 atol=atol,
                 rtol=rtol,
                 snr=snr,
             )
         except StateportError as error:
-            # As pytest.fail raises it, but without the errors that led there.
+            # `from None`, which pytest.fail lacks, leaves out the errors that led to this one.
             raise pytest.fail.Exception(str(error), pytrace=False) from None
+
         self._judge(matrix, require=require)
         return matrix
 
     def _judge(self, matrix: Matrix, *, require: bool) -> None:
+        """Fails or skips the test, or notes what the summary has to mention."""
         missing = [f"{row.choice}: {row.problem}" for row in matrix.rows if not row.available]
         if len(missing) == len(matrix.rows) and not require:
             pytest.skip(_lines(missing))
-        lines = [*_failures(matrix), *(f" on {line}" for line in missing if require)]
-        if lines:
-            # pytest's own summary shows the first line.
-            pytest.fail(_lines(f"{matrix.model}{line}" for line in lines), pytrace=False)
-        # In JUnit files these are properties of the test, and they reach xdist's controller.
-        notes = [*((_NOT_RUN, m) for m in missing), *((_REMARK, r) for r in matrix.remarks)]
-        self._item.user_properties.extend((name, _lines([text])) for name, text in notes)
+
+        failures = list(_failures(matrix, require=require))
+        if failures:
+            # The summary of pytest shows the first of these lines.
+            pytest.fail(_lines(f"{matrix.model}{failure}" for failure in failures), pytrace=False)
+
+        for line in missing:
+            self._note(_NOT_RUN, line)
+        for remark in matrix.remarks:
+            self._note(_REMARK, remark)
+
+    def _note(self, title: str, text: str) -> None:
+        # JUnit files show user properties, and xdist passes them on to its controller.
+        self._item.user_properties.append((title, _lines([text])))
 
 
 @pytest.fixture
 def parity(request: pytest.FixtureRequest) -> Parity:
-    """Checks a model's file against PyTorch's recorded answers: `parity("build/lstm.onnx")`.
+    """Compares a model with PyTorch's recorded answers: `parity("build/lstm.onnx")`.
 
-    The marker `parity` names the engines; without it, `ort-cpu`.
+    The marker `parity` names the engines to check; without a marker it is `ort-cpu`.
     """
     return Parity(request.node)
 
@@ -113,44 +126,56 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Lists the engines that tests which passed did without, and vectors of another file."""
+    """Lists what passing tests noted: engines that were not run, and remarks on vectors."""
     for title in (_NOT_RUN, _REMARK):
-        lines = [
-            f"{report.nodeid}: {text}"
-            for report in terminalreporter.getreports("passed")
-            for name, text in report.user_properties
-            if name == title
-        ]
-        if lines:
+        notes = list(_notes(terminalreporter, title))
+        if notes:
             terminalreporter.section(title)
-            terminalreporter.write(f"{_lines(lines)}\n")
+            terminalreporter.write(f"{_lines(notes)}\n")
+
+
+def _notes(terminalreporter: pytest.TerminalReporter, title: str) -> Iterator[str]:
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.user_properties:
+            if name == title:
+                yield f"{report.nodeid}: {text}"
 
 
 def _lines(texts: Iterable[str]) -> str:
-    """A line for each text; what came from a file is harmless in it."""
+    """The texts as lines, with text from files made harmless."""
     from .printable import printable
 
     return "\n".join(map(printable, texts))
 
 
-def _marked(item: pytest.Item) -> tuple[tuple[Any, ...], bool]:
-    """The engines that the marker names, and whether all must be there."""
+def _read_marker(item: pytest.Item) -> tuple[tuple[Any, ...], bool]:
+    """The engines that the marker names, and whether all of them must be installed."""
     mark = item.get_closest_marker("parity")
     if mark is None:
         return (), False
+
     unknown = mark.kwargs.keys() - {"require"}
     if unknown or not all(isinstance(name, str) for name in mark.args):
         pytest.fail(f"The marker is {_MARKER}", pytrace=False)
     return mark.args, bool(mark.kwargs.get("require", False))
 
 
-def _failures(matrix: Matrix) -> Iterator[str]:
-    """What is off in each engine, and in each stream carried from one to another."""
+def _failures(matrix: Matrix, *, require: bool) -> Iterator[str]:
+    """Why engines failed, and streams that were carried from one engine to another.
+
+    With `require`, also which engines are not installed.
+    """
     from .parity.reports.wording import reason
 
     for row in matrix.rows:
         if row.status in ("failed", "error"):
             yield f" on {row.choice}: {reason(row)}"
+
     for carried in matrix.carried:
         if carried.status != "passed":
             yield f", {carried.source} to {carried.target}: {reason(carried)}"
+
+    if require:
+        for row in matrix.rows:
+            if not row.available:
+                yield f" on {row.choice}: {row.problem}"

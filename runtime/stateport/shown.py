@@ -1,22 +1,23 @@
-"""Values from outside in a message: in one line, and never longer than a line can be read."""
+"""Shows values from outside in a message: on one line, and shortened."""
 
 from __future__ import annotations
 
 import reprlib
 from typing import Final
 
-_MOST: Final = 80
+#: The longest text of a value, in characters.
+_LONGEST: Final = 80
 
 
 class _Short(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
-        self.maxstring = self.maxother = _MOST
+        self.maxstring = self.maxother = _LONGEST
         self.maxlong = 24
         self.maxlevel = 3
 
     def repr_int(self, number: int, level: int) -> str:
-        """Python refuses to write an integer of thousands of digits."""
+        """Replaces an integer of thousands of digits, which Python refuses to convert to text."""
         if number.bit_length() > 1024:
             return f"<an integer of {number.bit_length()} bits>"
         return super().repr_int(number, level)
@@ -26,5 +27,5 @@ _SHORT: Final = _Short()
 
 
 def shown(value: object) -> str:
-    """A value as Python writes it, cut in the middle where it is long."""
+    """The `repr` of a value, with the middle of a long one left out."""
     return _SHORT.repr(value)

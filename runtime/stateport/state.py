@@ -1,4 +1,4 @@
-"""The state: the named arrays that go from one call into the next, as a plain value."""
+"""The state: the named arrays that one call returns and the next one takes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _FORMAT: Final = {"stateport.state": "1"}
 
 
 class State(Mapping[str, NDArray[Any]]):
-    """The state of one sequence, or of a batch of them: a read-only mapping of name to array.
+    """The state of a sequence, or of a batch of sequences: a read-only mapping of names to arrays.
 
-    The names are the model's state inputs; the shapes follow PyTorch,
-    `(num_layers * num_directions, batch, hidden_size)` for an LSTM. The arrays are copied when the
-    state is made and cannot be written to, so a state never changes under its owner.
+    The names are those of the model's state inputs. The shapes are PyTorch's:
+    `(num_layers * num_directions, batch, hidden_size)` for an LSTM. A new state copies its arrays
+    and makes the copies read-only, so that a state never changes.
 
     Raises:
-        StateError: what it is made of is no mapping of names to plain NumPy arrays of numbers.
+        StateError: the argument is not a mapping of names to plain NumPy arrays of numbers.
     """
 
     __slots__ = ("_arrays",)
@@ -37,20 +37,22 @@ class State(Mapping[str, NDArray[Any]]):
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         if not isinstance(arrays, Mapping):
             raise StateError(
-                f"A state is made of a dict of arrays by name; {kind_of(arrays)} came."
+                f"The state is made of {kind_of(arrays)}; a dict of arrays by name was expected."
             )
         for name, array in arrays.items():
-            _check(name, array)
+            _check_array(name, array)
+
         try:
             self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
         except MemoryError as error:
             raise StateError(f"There is no memory for a copy of the state: {error}.") from error
+
         for array in self._arrays.values():
             array.setflags(write=False)
 
     @classmethod
     def _adopt(cls, arrays: dict[str, NDArray[Any]]) -> State:
-        """A state around arrays that nobody else holds: without the copy."""
+        """A state of arrays that nobody else refers to, which are not copied."""
         state = cls.__new__(cls)
         state._arrays = arrays
         for array in arrays.values():
@@ -67,32 +69,31 @@ class State(Mapping[str, NDArray[Any]]):
         return len(self._arrays)
 
     def __eq__(self, other: object) -> bool:
-        """Equal when names, dtypes, shapes and every bit pattern's value are; NaN equals NaN."""
+        """Whether names, dtypes, shapes and all values are equal; NaN equals NaN."""
         if not isinstance(other, State):
             return NotImplemented
-        return self.keys() == other.keys() and all(
-            array.dtype == other[name].dtype
-            and np.array_equal(array, other[name], equal_nan=array.dtype.kind == "f")
-            for name, array in self.items()
-        )
+        if self.keys() != other.keys():
+            return False
+        return all(_are_equal(array, other[name]) for name, array in self.items())
 
-    __hash__ = None  # type: ignore[assignment]  # it holds arrays, as a list would
+    __hash__ = None  # type: ignore[assignment]  # a mapping of arrays cannot be hashed
 
     def __reduce__(self) -> tuple[type[State], tuple[dict[str, NDArray[Any]]]]:
-        """Copies and pickles are made anew, so that theirs are read-only too."""
+        """Makes copies and unpickled states by the constructor, so that they are read-only too."""
         return State, (self._arrays,)
 
     def __repr__(self) -> str:
-        return f"State({', '.join(f'{n}={describe(a.dtype, a.shape)}' for n, a in self.items())})"
+        arrays = [f"{name}={describe(a.dtype, a.shape)}" for name, a in self.items()]
+        return f"State({', '.join(arrays)})"
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes the state to a safetensors file, whole or not at all.
+        """Writes the state to a safetensors file.
 
         Raises:
-            FileError: the file cannot be written.
+            FileError: the file cannot be written. It is then left as it was.
         """
         with written_atomically(Path(path)) as temporary:
-            # safetensors writes an array's memory as it lies, whatever its strides say.
+            # safetensors ignores strides and writes the memory of an array as it is.
             arrays = {name: np.array(array, order="C") for name, array in self.items()}
             temporary.write_bytes(safetensors.numpy.save(arrays, _FORMAT))
 
@@ -101,7 +102,7 @@ class State(Mapping[str, NDArray[Any]]):
         """Reads a state that `save` wrote.
 
         Raises:
-            FileError: the file is not there, cannot be read, or is not a state.
+            FileError: the file is missing, cannot be read, or does not hold a state.
         """
         path = usable_path(path)
         arrays, metadata = read_arrays(path)
@@ -110,11 +111,17 @@ class State(Mapping[str, NDArray[Any]]):
                 f"{path} holds no stateport state; State.save and `stateport run --state-out` "
                 "write such files."
             )
+
         return cls._adopt(arrays)
 
 
-def _check(name: object, array: object) -> None:
-    """Refuses what cannot be part of a state."""
+def _are_equal(array: NDArray[Any], expected: NDArray[Any]) -> bool:
+    is_float = array.dtype.kind == "f"
+    return array.dtype == expected.dtype and np.array_equal(array, expected, equal_nan=is_float)
+
+
+def _check_array(name: object, array: object) -> None:
+    """Checks that a name and a value can be part of a state."""
     if not isinstance(name, str) or not name:
         raise StateError(f"A state is named {name!r}; the name of a model's input was expected.")
     if not isinstance(array, np.ndarray):
@@ -125,6 +132,6 @@ def _check(name: object, array: object) -> None:
         raise StateError(f"State {name!r} is {kind_of(array)}; {ADVICE}")
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise StateError(
-            f"State {name!r} is an array of {array.dtype}; one of numbers was expected, in this "
-            "machine's order of bytes."
+            f"State {name!r} is an array of {array.dtype}; an array of numbers in this machine's "
+            "byte order was expected."
         )

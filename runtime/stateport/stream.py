@@ -1,4 +1,4 @@
-"""The stream: one live sequence, a model and its current state."""
+"""The stream: a sequence that is fed chunk by chunk and holds its state itself."""
 
 from __future__ import annotations
 
@@ -22,51 +22,53 @@ from .validation import (
     named_input,
 )
 
-#: So many shapes of chunks are remembered as right.
-_CHECKED: Final = 1024
+#: How many shapes of chunks are remembered as checked.
+_MAX_CHECKED: Final = 1024
 
 
 class Stream:
-    """One live sequence, fed chunk by chunk.
+    """A sequence that is fed chunk by chunk.
 
-    It has one owner: calling it while another call runs is an error, while different streams of one
-    model may run at the same time and never see each other. The state stays in the engine (on the
-    GPU with `ort-cuda`). A call that fails leaves it as it was. A call that an exception from
-    outside cuts off (Ctrl-C, a signal's handler) has either been done in whole or not at all, and
-    the stream can be used as before.
+    A stream has one owner: calling it while another call runs is an error. Different streams of one
+    model may run at the same time and are independent of each other. The state stays in the engine
+    (on the GPU with `ort-cuda`). A call that fails leaves it unchanged. A call that is cut off by
+    an exception from outside (Ctrl-C, a signal handler) has either taken full effect or none, and
+    the stream remains usable.
 
-    A copy (`copy.copy`, `copy.deepcopy`) is another stream, which goes on from the same state. A
-    stream cannot be pickled; its state can.
+    A copy (`copy.copy`, `copy.deepcopy`) is another stream that continues from the same state. A
+    stream cannot be pickled, but its state can.
     """
 
-    # What a call changes is built first, and put in place by one assignment: an exception may come
-    # between any two instructions.
+    # Each call prepares its changes, and then applies them with one assignment, because an
+    # exception from outside may come between any two instructions.
 
     def __init__(self, contract: Contract, engine: Engine, initial: Mapping[str, Array]) -> None:
         check_streaming(contract)
         self._contract = contract
         self._engine = engine
         self._initial = initial
-        one = len(contract.inputs) == len(contract.outputs) == 1
-        self._single = (contract.inputs[0].name, contract.outputs[0].name) if one else None
+        is_single = len(contract.inputs) == len(contract.outputs) == 1
+        # The names of the only input and the only output, if there is one of each.
+        self._single = (contract.inputs[0].name, contract.outputs[0].name) if is_single else None
         self._buffers = _Sequence(contract, engine, {})
         self._quick: BoundStep | None = None  # for chunks like the last one
         self._owner = SingleOwner("stream")
 
     def __call__(self, x: Array) -> Any:
-        """Feeds the next chunk and returns its output; several outputs come as a dict by name.
+        """Feeds the next chunk and returns its output, or several outputs as a dict by name.
 
         Args:
-            x: the chunk, with dtype and shape as the contract says, e.g. float32 (batch, time, 5).
+            x: the chunk, with the dtype and shape of the contract, e.g. float32 (batch, time, 5).
 
         Raises:
             InputError: `x` does not fit the contract or the batch size of this sequence.
             EngineError: the engine failed.
             StateportError: another call of this stream is running.
         """
-        # Chunks like the one before go straight to the engine, and in this very frame: a large
-        # network sweeps the caches clean in every step, so that each of Python's costs tenths of a
-        # microsecond. It is what Owner.begin and Carrier.step do.
+        # A chunk of the same shape and dtype as the last one is fed to the engine here, without
+        # calls of other methods: after a step of a large network the caches are cold, and each
+        # call in Python takes tenths of a microsecond. The code is that of SingleOwner.begin and
+        # StreamBuffers.step.
         this_call: Call = []
         owner = self._owner
         if owner.running is None:
@@ -93,21 +95,23 @@ class Stream:
             owner.running = None
 
     def _feed(self, x: Array) -> Any:
-        """Feeds a chunk that is unlike the last one."""
+        """Feeds a chunk whose shape or dtype is not that of the last one."""
         sequence = self._buffers
         known = type(x) is np.ndarray and sequence.checked.get(x.shape) is x.dtype
+
         if sequence.live and known:
             outputs = sequence.step((x,), x.shape)
         else:
             outputs = self._step(named_input(self._contract, x))
             if judged_by_shape(self._contract):
-                cache_bounded(self._buffers.checked, x.shape, x.dtype, _CHECKED)
+                cache_bounded(self._buffers.checked, x.shape, x.dtype, _MAX_CHECKED)
+
         if x.shape in self._buffers.checked:
             self._quick = self._buffers.quick(x.shape)
         return outputs[0] if len(outputs) == 1 else self._named(outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Feeds the next chunk, inputs and outputs by name."""
+        """Feeds the next chunk, with inputs and outputs by name; see `__call__`."""
         single = self._single
         if single is not None and type(inputs) is dict and len(inputs) == 1 and single[0] in inputs:
             return {single[1]: self(inputs[single[0]])}
@@ -122,7 +126,7 @@ class Stream:
         """A copy of the current state.
 
         Raises:
-            StateError: the sequence has not begun, so its batch size is not known yet.
+            StateError: the sequence has not begun, so that its batch size is not known yet.
         """
         return self._read()
 
@@ -130,14 +134,14 @@ class Stream:
     def _read(self) -> State:
         if not self._buffers.live:
             raise StateError(
-                "The stream has no state yet: its batch size is known from the first chunk, or "
-                "from restore(state)."
+                "The stream has no state yet, because its batch size is not known. Feed the first "
+                "chunk, or call restore(state)."
             )
         return State._adopt(self._buffers.read())
 
     @owned
     def restore(self, state: State) -> None:
-        """Goes on from a state, of this stream or any other; it may have another batch size.
+        """Continues from a state of this stream or of another one. Its batch size may differ.
 
         Raises:
             StateError: the state does not fit the contract.
@@ -149,7 +153,7 @@ class Stream:
 
     @owned
     def reset(self) -> None:
-        """Forgets the state: the next chunk begins a new sequence, with any batch size."""
+        """Discards the state: the next chunk begins a new sequence, with any batch size."""
         self._quick = None
         self._buffers.live = False
 
@@ -172,7 +176,7 @@ class Stream:
         """
         raise StateportError(
             "A stream cannot be pickled. Pickle its state, or save it to a file "
-            "(stream.state.save(path)), and restore it in a stream of the model there."
+            "(stream.state.save(path)), and restore it in a stream of the other process."
         )
 
     def _step(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -183,6 +187,7 @@ class Stream:
         shapes = arrays[0].shape if len(arrays) == 1 else tuple([array.shape for array in arrays])
         if not self._buffers.live:
             return self._step_first(arrays, shapes, sizes)
+
         for axis, size in sorted(self._buffers.sizes.items()):
             if sizes.get(axis, size) != size:
                 raise InputError(
@@ -194,7 +199,7 @@ class Stream:
     def _step_first(
         self, arrays: Sequence[Array], shapes: Hashable, sizes: Mapping[str, int]
     ) -> list[Array]:
-        """Feeds the first chunk of a sequence, which begins when all has gone well."""
+        """Feeds the first chunk of a sequence, which begins only if the engine succeeds."""
         state = initial_state(self._contract, self._initial, sizes)
         sequence = self._sequence_of(state)
         sequence.write(state)
@@ -203,30 +208,32 @@ class Stream:
         return outputs
 
     def _sequence_of(self, state: State) -> _Sequence:
-        """A sequence for states of these shapes: where they are the same, the one that is there."""
+        """Buffers for a state of these shapes: the present ones, or new ones for other shapes."""
         shapes = {name: array.shape for name, array in state.items()}
         if shapes == self._buffers.shapes:
             return self._buffers
         return _Sequence(self._contract, self._engine, shapes)
 
     def _begin(self, sequence: _Sequence) -> None:
-        """Goes on with a sequence, whose state is there."""
+        """Makes a sequence the current one. Its state must have been written."""
         if sequence is not self._buffers:
             self._quick = None
         sequence.live = True
         self._buffers = sequence
 
     def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
-        return {s.name: y for s, y in zip(self._contract.outputs, outputs, strict=True)}
+        return {spec.name: y for spec, y in zip(self._contract.outputs, outputs, strict=True)}
 
 
 class _Sequence(StreamBuffers):
-    """The buffers of a sequence, and what is known of it."""
+    """The buffers of a sequence, its axis sizes, and the chunks that were checked."""
 
     def __init__(
         self, contract: Contract, engine: Engine, shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
         super().__init__(contract, engine, shapes)
         self.sizes = axis_sizes(contract.state_inputs, shapes) if shapes else {}
-        self.live = False  # whether there is a sequence, or only its buffers are kept for another
-        self.checked: dict[tuple[int, ...], np.dtype[Any]] = {}  # single inputs: shape and dtype
+        # False before the first chunk and after a reset; the buffers serve the next sequence.
+        self.live = False
+        # The dtypes of single inputs that were checked, by shape.
+        self.checked: dict[tuple[int, ...], np.dtype[Any]] = {}

@@ -1,4 +1,4 @@
-"""Holding arrays against a contract: nothing is cast, reshaped or replaced silently."""
+"""Checks arrays against a contract. Nothing is cast, reshaped or replaced silently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import ArraySpec, Contract, check_limits, describe, resolve
+from .contract import ArraySpec, Contract, StateSpec, check_limits, describe, resolve
 from .errors import InputError, StateError
 from .plain import ADVICE, is_special, kind_of
 from .state import State
@@ -18,40 +18,45 @@ Array = NDArray[Any]
 
 
 def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, int]:
-    """Checks every input and returns the sizes that the dynamic axes have in this call.
+    """Checks every input, and returns the sizes of the dynamic axes in this call.
 
     Raises:
-        InputError: a name that is missing or unknown, a value that is not a plain NumPy array, a
-            wrong dtype, rank or fixed size, two sizes for one axis, an axis of length zero or
-            beyond the contract's limit, or a row whose length is zero or more than there is.
+        InputError: a name is missing or unknown; a value is not a plain NumPy array, or has a wrong
+            dtype, rank or fixed size; an axis has two sizes, is empty, or exceeds the contract's
+            limit; or the length of a row is not between 1 and the size of its axis.
     """
     if not isinstance(inputs, Mapping):
         raise InputError(
             f"The inputs are {kind_of(inputs)}; a dict of arrays by name was expected."
         )
     _check_names(contract.inputs, inputs, "input", InputError)
+
     sizes: dict[str, int] = {}
     for spec in contract.inputs:
         _check_array(spec, inputs[spec.name], sizes, InputError)
+
     for spec in contract.inputs:
         if spec.lengths_of is not None:
             _check_lengths(spec, np.asarray(inputs[spec.name]), sizes[spec.lengths_of])
+
     check_limits(contract, sizes)
     return sizes
 
 
 def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> None:
-    """Checks that a state fits the contract and a call of these sizes.
+    """Checks that a state fits the contract and a call with these axis sizes.
 
     Raises:
-        StateError: a name that is missing or unknown, a wrong dtype, rank or size; a state of
-            another batch size than the inputs among them.
+        StateError: a name is missing or unknown; or an array has a wrong dtype, rank or size, such
+            as another batch size than the inputs.
     """
     if not isinstance(state, State):
         raise StateError(
-            f"The state is {kind_of(state)}; a stateport.State was expected, as the last call "
-            "returned it, or made by State({name: array}). Call without a state to start from zero."
+            f"The state is {kind_of(state)}; a stateport.State was expected. Pass the state that "
+            "the last call returned, or State({name: array}). Without a state, a call starts from "
+            "the initial state."
         )
+
     _check_names(contract.state_inputs, state, "state", StateError)
     known = dict(sizes)
     for spec in contract.state_inputs:
@@ -61,101 +66,127 @@ def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> N
 def initial_state(
     contract: Contract, stored: Mapping[str, Array], sizes: Mapping[str, int]
 ) -> State:
-    """The state that a new sequence starts from, for the axis sizes of its first call.
+    """The initial state of a sequence.
 
-    `stored` are the values of states that do not start from zeros, with a batch axis of size 1.
+    Args:
+        contract: the contract.
+        stored: the first values of states that do not start from zeros, by the input's name, with a
+            batch axis of size 1.
+        sizes: the axis sizes of the sequence's first call.
+
+    Raises:
+        StateError: the size of an axis of a state is not known, or there is not enough memory.
     """
-    missing = sorted({a for s in contract.states for a in s.shape if isinstance(a, str)} - {*sizes})
-    if missing:
+    axes = (axis for spec in contract.states for axis in spec.shape)
+    unknown = sorted({axis for axis in axes if isinstance(axis, str)} - {*sizes})
+    if unknown:
         raise StateError(
-            f"The first state cannot be made: no input tells the size of axis {missing[0]!r}. "
-            "Pass a state."
+            f"The initial state cannot be made: no input has the axis {unknown[0]!r}, so that its "
+            "size is not known. Pass a state."
         )
+
     shapes = {spec.input: resolve(spec.shape, sizes) for spec in contract.states}
     try:
         arrays = {
-            spec.input: np.array(np.broadcast_to(stored[spec.input], shapes[spec.input]), order="C")
-            if spec.initial == "file"
-            else np.zeros(shapes[spec.input], spec.dtype)
-            for spec in contract.states
+            spec.input: _first_value(spec, shapes[spec.input], stored) for spec in contract.states
         }
-    except (MemoryError, ValueError) as error:  # NumPy's ValueError: more than it can address
-        sized = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))
+    except (MemoryError, ValueError) as error:  # ValueError: a shape too large for NumPy
+        sizes_text = ", ".join(f"{name} {size}" for name, size in sorted(sizes.items()))
         raise StateError(
-            f"There is no memory for a state of {sized}: {error}. Use a smaller batch."
+            f"There is no memory for a state of {sizes_text}: {error}. Use a smaller batch."
         ) from error
+
     return State._adopt(arrays)
 
 
+def _first_value(spec: StateSpec, shape: tuple[int, ...], stored: Mapping[str, Array]) -> Array:
+    if spec.initial == "file":
+        return np.array(np.broadcast_to(stored[spec.input], shape), order="C")
+    return np.zeros(shape, spec.dtype)
+
+
 def judged_by_shape(contract: Contract) -> bool:
-    """Whether an array that has the shape and dtype of one that fits is sure to fit too."""
+    """Whether every array fits that has the shape and dtype of one that fits.
+
+    Row lengths do not: their values have to be checked in every call.
+    """
     return all(spec.lengths_of is None for spec in contract.inputs)
 
 
 def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[str, Array]:
-    """Inputs that are the same in every call, as arrays of the contract's dtypes.
+    """Constant inputs as arrays of the contract's dtypes, by name.
 
     A single number fills an input whose sizes are all fixed.
 
     Raises:
-        InputError: there is no such input, or the value is not exactly one that it takes.
+        InputError: there is no such input, or a value does not fit it exactly.
     """
     if not isinstance(constants, Mapping):
         raise InputError(
             f"The constants are {kind_of(constants)}; a dict of values by the inputs' names was "
             "expected."
         )
+
     specs = {spec.name: spec for spec in contract.inputs}
     fixed: dict[str, Array] = {}
     for name, value in constants.items():
         if name not in specs:
-            wanted = ", ".join(map(str, contract.inputs)) or "no inputs besides its states"
+            inputs = ", ".join(map(str, contract.inputs)) or "no inputs besides its states"
             raise InputError(
-                f"There is no input {name!r} to hold a constant; the model takes {wanted}."
+                f"There is no input {name!r} to hold a constant; the model takes {inputs}."
             )
-        fixed[name] = _constant(specs[name], value)
+        fixed[name] = _as_constant(specs[name], value)
     return fixed
 
 
-def _constant(spec: ArraySpec, value: object) -> Array:
-    """A value as an array for an input."""
+def _as_constant(spec: ArraySpec, value: object) -> Array:
+    """The value as an array for an input."""
     if is_special(value):
         raise InputError(f"The constant {spec.name!r} is {kind_of(value)}; {ADVICE}")
-    array = _exactly(spec.dtype, value)
+
+    array = _cast_exactly(value, spec.dtype)
     if array is None:
         raise InputError(
-            f"The constant {spec.name!r} is {shortened(value)}, which is no {spec.dtype} and no "
-            "array of them."
+            f"The constant {spec.name!r} is {shortened(value)}, which cannot be represented "
+            f"exactly as {spec.dtype}; the model takes {spec}."
         )
+
     shape = array.shape
     sizes = [axis for axis in spec.shape if isinstance(axis, int)]
     if array.ndim == 0 and len(sizes) == len(spec.shape):
         array = np.full(sizes, array)
-    if _problem(spec, array, {}) is not None:
+    if _find_problem(spec, array, {}) is not None:
         raise InputError(
             f"The constant {spec.name!r} has the shape {shape}; the model takes {spec}."
         )
     return array
 
 
-def _exactly(dtype: str, value: object) -> Array | None:
-    """A value as an array of a dtype; None where that is not the same value, or no array at all."""
+def _cast_exactly(value: object, dtype: str) -> Array | None:
+    """The value as an array of a dtype; None if it is not an array, or the cast would change it."""
     try:
         array = np.asarray(value)  # ValueError: lists of several lengths
-        if array.dtype.kind not in "biufO":  # O: integers too large for NumPy's
+        if array.dtype.kind not in "biufO":  # O: integers that are too large for NumPy
             return None
         with np.errstate(invalid="ignore", over="ignore"):
             cast = array.astype(dtype)
-        same = np.array_equal(cast, array, equal_nan=array.dtype.kind == "f")
+        is_same = np.array_equal(cast, array, equal_nan=array.dtype.kind == "f")
     except (TypeError, ValueError, OverflowError):
         return None
-    if array.dtype.kind == "b" and dtype != "bool":  # True is equal to 1, and not the same
+
+    # True equals 1, but is not a number.
+    is_bool_as_number = array.dtype.kind == "b" and dtype != "bool"
+    if is_bool_as_number or not is_same:
         return None
-    return cast if same else None
+    return cast
 
 
 def named_input(contract: Contract, x: Any, call: str = "run({name: array})") -> dict[str, Any]:
-    """The one input by its name; `call` is how several are passed."""
+    """The model's only input by its name.
+
+    Raises:
+        InputError: the model has several inputs; `call` shows how they are passed.
+    """
     if len(contract.inputs) != 1:
         names = ", ".join(str(spec) for spec in contract.inputs)
         raise InputError(
@@ -165,19 +196,20 @@ def named_input(contract: Contract, x: Any, call: str = "run({name: array})") ->
 
 
 def single(outputs: dict[str, Array]) -> Any:
-    """One output as it is, several as a dict by name; typed loosely, as the caller knows which."""
+    """A single output as an array, several as a dict by name. The caller knows which it is."""
     return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def _check_names(
-    specs: Iterable[ArraySpec], given: Iterable[str], what: str, error: type[InputError]
+    specs: Iterable[ArraySpec], names: Iterable[str], kind: str, error: type[InputError]
 ) -> None:
-    expected, names = {spec.name for spec in specs}, set(given)
-    wanted = ", ".join(str(spec) for spec in specs) or f"no {what} at all"
-    for name in sorted(names - expected, key=repr):
-        raise error(f"There is no {what} {name!r}; the model takes {wanted}.")
-    for name in sorted(expected - names):
-        raise error(f"The {what} {name!r} is missing; the model takes {wanted}.")
+    """Checks that there is a value for each input or state, and no other value."""
+    expected, actual = {spec.name for spec in specs}, set(names)
+    arrays = ", ".join(str(spec) for spec in specs) or f"no {kind} at all"
+    for name in sorted(actual - expected, key=repr):
+        raise error(f"There is no {kind} {name!r}; the model takes {arrays}.")
+    for name in sorted(expected - actual):
+        raise error(f"The {kind} {name!r} is missing; the model takes {arrays}.")
 
 
 def _check_array(
@@ -190,39 +222,57 @@ def _check_array(
         )
     if is_special(value):
         raise error(f"{spec.name!r} is {kind_of(value)}; {ADVICE}")
-    problem = _problem(spec, value, sizes)
+    problem = _find_problem(spec, value, sizes)
     if problem is not None:
-        came = f"{spec.name!r} is {describe(value.dtype, value.shape)}"
-        wanted = f"the model takes {describe(spec.dtype, spec.shape)}"
-        raise error(problem.replace("{came}", came).replace("{wanted}", wanted))
+        raise error(problem)
 
 
-def _problem(spec: ArraySpec, value: Array, sizes: dict[str, int]) -> str | None:
-    """What is wrong with an array, if anything is, around {came} and {wanted}."""
+def _find_problem(spec: ArraySpec, value: Array, sizes: dict[str, int]) -> str | None:
+    """The message for an array of a wrong dtype or shape; None if it fits.
+
+    Sizes of dynamic axes are checked against `sizes`, and added to it.
+    """
     if value.dtype != spec.dtype:
-        return f"{{came}}; {{wanted}}. Convert it: {spec.name}.astype({spec.dtype!r})."
-    if value.ndim != len(spec.shape):
-        return f"{{came}}, {value.ndim} dimensions; {{wanted}}, {len(spec.shape)} dimensions."
+        advice = f"Convert it: {spec.name}.astype({spec.dtype!r})."
+        return f"{_actual(spec, value)}; {_expected(spec)}. {advice}"
+
+    rank = len(spec.shape)
+    if value.ndim != rank:
+        return (
+            f"{_actual(spec, value)}, {value.ndim} dimensions; {_expected(spec)}, {rank} "
+            "dimensions."
+        )
+
     for position, (axis, size) in enumerate(zip(spec.shape, value.shape, strict=True)):
         if isinstance(axis, int):
             if size != axis:
-                return f"{{came}}; {{wanted}}: dimension {position} must be {axis}, not {size}."
+                return (
+                    f"{_actual(spec, value)}; {_expected(spec)}: dimension {position} must be "
+                    f"{axis}, not {size}."
+                )
         elif size == 0:
-            return f"{{came}}: axis {axis!r} is empty; it must be at least 1."
+            return f"{_actual(spec, value)}: axis {axis!r} is empty; it must be at least 1."
         elif sizes.setdefault(axis, size) != size:
             return (
-                f"{{came}}, so axis {axis!r} is {size}, but it is {sizes[axis]} in the other "
-                "inputs of this call; {wanted}."
+                f"{_actual(spec, value)}, so axis {axis!r} is {size}, but it is {sizes[axis]} in "
+                f"the other inputs of this call; {_expected(spec)}."
             )
     return None
 
 
+def _actual(spec: ArraySpec, value: Array) -> str:
+    return f"{spec.name!r} is {describe(value.dtype, value.shape)}"
+
+
+def _expected(spec: ArraySpec) -> str:
+    return f"the model takes {describe(spec.dtype, spec.shape)}"
+
+
 def _check_lengths(spec: ArraySpec, lengths: Array, longest: int) -> None:
-    """Engines trust the lengths of rows: one that does not fit reads beyond the data."""
+    """Checks the lengths of rows. Engines do not: with a wrong one they read beyond the data."""
     wrong = lengths[(lengths < 1) | (lengths > longest)]
     if wrong.size:
         raise InputError(
             f"{spec.name!r} holds the length {wrong[0]}; each row of this call must be 1 to "
-            f"{longest} long, the size of its axis {spec.lengths_of!r}. Leave out rows that are "
-            "empty."
+            f"{longest} long, the size of its axis {spec.lengths_of!r}. Leave out empty rows."
         )

@@ -70,7 +70,7 @@ def refused() -> Callable[..., None]:
         lines = outcome.stderr.strip().splitlines()
         assert outcome.returncode == code, outcome.stderr
         assert "Traceback" not in outcome.stderr
-        assert "fault of stateport" not in outcome.stderr
+        assert "bug in stateport" not in outcome.stderr
         assert says in outcome.stderr
         assert outcome.stdout == ""
         if code == 2:

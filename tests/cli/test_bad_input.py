@@ -581,7 +581,7 @@ def write_arrays(folder: Path) -> None:
         (["--engine", "abacus"], 2, "'abacus' is not one of 'ort-cpu'"),
         (["--threads", "0"], 2, "0 is not in the range"),
         (["--chunk", "0"], 2, "0 is not in the range"),
-        (["-o", "y.npy"], 2, "Outputs are written as FILE.npz"),
+        (["-o", "y.npy"], 2, "outputs are written as an .npz file"),
         (["-i", "x={x}", "-o", "none/y.npz"], 1, "there is no folder none"),
         (["-i", "x={x}", "-o", "y.npz", "--state-out", "none/s"], 1, "there is no folder none"),
         (["-i", "x={x}", "--state-in", "none"], 1, "none could not be read"),

@@ -52,7 +52,7 @@ def test_bench_takes_them_too(command: Command, tmp_path: Path) -> None:
 def test_inspect_shows_what_names_tell(command: Command, tmp_path: Path) -> None:
     path = written(tmp_path / "m.onnx", {"h0": "hn"})
     text = " ".join(command("inspect", path).stdout.split())
-    assert "none in the file; this is what names tell" in text
+    assert "none in the file; the states come from --state, or from names" in text
     document = json.loads(command("inspect", path, "--json").stdout)
     assert document["says_itself"] is False
     (state,) = document["contract"]["states"]
@@ -69,7 +69,7 @@ def test_inspect_shows_what_names_tell(command: Command, tmp_path: Path) -> None
         (["--state", "a=b", "--state", "a=b"], 2, "'a' is named twice"),
         (["--state", "a"], 2, "'a' is not of the form INPUT=OUTPUT"),
         (["--state", "a=b", "--constant", "rate"], 2, "'rate' is not of the form NAME=VALUE"),
-        (["--state", "a=b", "--constant", "rate=fast"], 2, "'fast' is no number"),
+        (["--state", "a=b", "--constant", "rate=fast"], 2, "'fast' is neither a number"),
         (["--state", "a=b", "--constant", "speed=2"], 1, "'speed'"),
         (["--state", "a=b", "--constant", "rate=2.5"], 1, "rate"),
     ],

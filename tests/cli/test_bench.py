@@ -38,7 +38,7 @@ def test_pytorch_stands_beside_it(command: Command, reference: Path, tmp_path: P
     )  # fmt: skip
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert "PyTorch" in outcome.stdout
-    assert "of the time" in outcome.stdout
+    assert "relative time" in outcome.stdout
     assert "GFLOP/s" in outcome.stdout
     root = ElementTree.parse(tmp_path / "p.svg").getroot()  # noqa: S314  # our own file
     assert root.tag.endswith("svg")
@@ -54,10 +54,10 @@ def test_pytorch_stands_beside_it(command: Command, reference: Path, tmp_path: P
         (("--engine", "abacus"), 2, "'abacus' is not one of"),
         (("--rounds", "1"), 2, "1 is not in the range"),
         (("--seconds", "0"), 2, "0.0 is not in the range"),
-        (("--plot", "p.png"), 2, "written as FILE.svg"),
+        (("--plot", "p.png"), 2, "the plot is an SVG file"),
         (("--plot", "nowhere/p.svg"), 1, "there is no folder nowhere"),
         (("--arg", "a=1"), 2, "are for --against TARGET"),
-        (("--plan", "p.json", "--engine", "ort-cpu"), 2, "give these or the plan"),
+        (("--plan", "p.json", "--engine", "ort-cpu"), 2, "--plan sets the engine"),
         (("--plan", "none.json"), 1, "none.json could not be read"),
         (("--against", "no.such:thing"), 1, "no"),
     ],

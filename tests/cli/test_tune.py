@@ -68,7 +68,7 @@ def test_a_plan_is_never_one_that_fails(command: Command, copied: Path) -> None:
         (("--time", "1,,2"), 2, "is not a list of whole numbers"),
         (("--streams", "0"), 2, "0 is not in the range"),
         (("--goal", "beauty"), 2, "'beauty' is not one of"),
-        (("-o", "plan.yaml"), 2, "written as FILE.json"),
+        (("-o", "plan.yaml"), 2, "a plan is a JSON file"),
         (("-o", "nowhere/plan.json"), 1, "there is no folder nowhere"),
         (("--vectors", "none.safetensors"), 1, "none.safetensors could not be read"),
     ],

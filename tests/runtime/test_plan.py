@@ -88,7 +88,7 @@ def test_a_file_with_another_contract_is_refused(
 
 def test_a_plan_says_everything_alone(reference: Path, stepped: Path) -> None:
     for given in ({"engine": "ort-cpu"}, {"threads": 1}, {"device": 0}):
-        with pytest.raises(InputError, match="give these or the plan"):
+        with pytest.raises(InputError, match="A plan sets the engine"):
             stateport.load(reference, plan=stepped, **given)
 
 
@@ -115,14 +115,14 @@ def test_what_is_no_plan_is_refused(
     document = json.loads(stepped.read_text())
     document.update(change)
     stepped.write_text(json.dumps(document))
-    with pytest.raises(FileError, match=r"plan\.json is no plan that this stateport reads"):
+    with pytest.raises(FileError, match=r"plan\.json is not a plan that this stateport reads"):
         stateport.load(reference, plan=stepped)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "\x00"])
 def test_garbage_is_refused(reference: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.json").write_text(text)
-    with pytest.raises(FileError, match=r"plan\.json is no plan"):
+    with pytest.raises(FileError, match=r"plan\.json is not a plan"):
         stateport.load(reference, plan=tmp_path / "plan.json")
     with pytest.raises(FileError, match=r"none\.json could not be read"):
         stateport.load(reference, plan=tmp_path / "none.json")

@@ -149,7 +149,7 @@ def test_inputs_that_are_no_arrays_by_name_are_refused(model: Model, inputs: Any
         ({"h0": [1.0]}, "'h0' is a list"),
         ({"h0": np.ma.masked_array(ONES, ONES > 0)}, "'h0' is a .*MaskedArray; a plain"),
         ({"h0": ONES.view(Metres)}, "'h0' is a .*Metres; a plain"),
-        ({"h0": ONES.astype(">f4")}, "'h0' is an array of >f4.*order of bytes"),
+        ({"h0": ONES.astype(">f4")}, "'h0' is an array of >f4.*byte order"),
         ({"h0": ONES.astype(object)}, "'h0' is an array of object"),
         ({"h0": ONES.astype("M8[s]")}, "'h0' is an array of datetime64"),
         ({"h0": np.broadcast_to(np.float32(0), (2**50,))}, "no memory"),

@@ -1,4 +1,4 @@
-"""The results as a picture: one self-contained SVG, in light and in dark."""
+"""The results of a benchmark as a picture: one self-contained SVG, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..printable import printable
 from .run import Bench, Result
 
 _WIDTH: Final = 860
-_NAME: Final = 200  # the width of the names in front of the bars
-_BAR: Final = 340  # the width of a bar that reaches the ceiling
+_NAME: Final = 200  # the width of the names before the bars
+_BAR: Final = 340  # the width of a bar at 100 %
 _ROW: Final = 26
 _STYLE: Final = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 }
@@ -29,18 +29,20 @@ _STYLE: Final = """
 
 
 def picture(bench: Bench) -> str:
-    """Bars of what the machine could do, load by load, with steps per second beside them."""
-    body = list(_body(bench))
-    height = body[-1][0] + 40
-    name = _text(Path(bench.model).name)
+    """An SVG document with a bar for each result: its share of the machine's limit."""
+    elements = list(_elements(bench))
+    last_y, _ = elements[-1]
+    height = last_y + 40
+
+    name = _escaped(Path(bench.model).name)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
         f"<title>Benchmark of {name}</title>",
         f"<style>{_STYLE}</style>",
         f'<rect class="paper" width="{_WIDTH}" height="{height}"/>',
         f'<text class="title" x="20" y="32">{name}</text>',
-        f'<text class="small" x="20" y="50">{_text(_caption(bench))}</text>',
-        *(part for _, part in body),
+        f'<text class="small" x="20" y="50">{_escaped(_caption(bench))}</text>',
+        *(element for _, element in elements),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -50,42 +52,51 @@ def _caption(bench: Bench) -> str:
     ceilings = bench.ceilings[0]
     threads = "1 thread" if ceilings.threads == 1 else f"{ceilings.threads} threads"
     return (
-        "Bars: the share of what the machine could do (dashed line: 100%; with "
+        "Bars: the share of the machine's limit (dashed line: 100%; with "
         f"{threads} {ceilings.bandwidth / 1e9:.1f} GB/s, {ceilings.peak / 1e9:.0f} GFLOP/s)"
     )
 
 
-def _body(bench: Bench) -> Iterator[tuple[int, str]]:
-    """Each element, and where it stands from the top."""
+def _elements(bench: Bench) -> Iterator[tuple[int, str]]:
+    """The elements below the caption, each with its distance from the top."""
     y = 64
     for load, results in groupby(bench.results, key=lambda result: result.load):
         y += 24
-        yield y, f'<text class="load" x="20" y="{y}">{_text(str(load))}</text>'
+        yield y, f'<text class="load" x="20" y="{y}">{_escaped(str(load))}</text>'
+
         y += 8
         first = y
         for result in results:
-            yield from ((y, part) for part in _row(result, y))
+            for element in _row(result, y):
+                yield y, element
             y += _ROW
+
         end = 20 + _NAME + _BAR
         yield y, f'<line class="ceiling" x1="{end}" x2="{end}" y1="{first}" y2="{y - 4}"/>'
 
 
 def _row(result: Result, y: int) -> Iterator[str]:
-    start, share = 20 + _NAME, min(result.share, 1.0)
+    """The elements of one result: its name, its bar and its figures."""
+    start = 20 + _NAME
     threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    kind = "beside" if result.against is None and "PyTorch" in result.name else "bar"
-    yield f'<text x="20" y="{y + 16}">{_text(f"{result.name}, {threads}")}</text>'
+    yield f'<text x="20" y="{y + 16}">{_escaped(f"{result.name}, {threads}")}</text>'
+
     yield f'<rect class="rail" x="{start}" y="{y + 3}" width="{_BAR}" height="{_ROW - 9}" rx="2"/>'
+    is_pytorch = result.against is None and "PyTorch" in result.name
+    kind = "beside" if is_pytorch else "bar"
+    width = max(min(result.share, 1.0) * _BAR, 2)
     yield (
-        f'<rect class="{kind}" x="{start}" y="{y + 3}" width="{max(share * _BAR, 2):.1f}" '
+        f'<rect class="{kind}" x="{start}" y="{y + 3}" width="{width:.1f}" '
         f'height="{_ROW - 9}" rx="2"/>'
     )
+
     text = (
         f"{result.steps_per_second:,.0f} steps/s, {result.share:.0%}, "
         f"p99 {result.times.latency(0.99) * 1e6:,.0f} us"
     )
-    yield f'<text x="{start + _BAR + 12}" y="{y + 16}">{_text(text)}</text>'
+    yield f'<text x="{start + _BAR + 12}" y="{y + 16}">{_escaped(text)}</text>'
 
 
-def _text(text: str) -> str:
+def _escaped(text: str) -> str:
+    """The text as the content of an element."""
     return saxutils.escape(printable(text))

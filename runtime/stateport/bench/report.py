@@ -1,41 +1,48 @@
-"""What was measured, for people and for programs."""
+"""The results of a benchmark as a table and as JSON."""
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import groupby
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from .roofline import Ceilings, Work
 from .run import Bench, Result
 
-_BAR = 20
+#: The characters of a bar at 100 %.
+_BAR: Final = 20
 
 
 def table(bench: Bench, sign: str = "█") -> Table:
-    """One row per load, engine and number of threads; bars are drawn with the sign."""
+    """A table with one row per load, engine and number of threads.
+
+    Args:
+        bench: the results.
+        sign: the character that bars are drawn with.
+    """
     grid = Table(box=SIMPLE_HEAD, title=bench.model, title_justify="left", title_style="bold")
     grid.add_column("load")
     grid.add_column("on")
-    beside = any(result.against for result in bench.results)
     for heading in ("threads", "us per call", "p50", "p99", "steps/s"):
         grid.add_column(heading, justify="right")
-    grid.add_column("of what the machine could do")
-    if beside:
-        grid.add_column("of the time", justify="right")
-    before = None
-    for result in bench.results:
-        if before is not None and result.load != before:
-            grid.add_section()
-        cells = _cells(result, sign)
-        grid.add_row("" if result.load == before else str(result.load), *cells)
-        before = result.load
+    grid.add_column("share of the machine's limit")
+    if any(result.against for result in bench.results):
+        grid.add_column("relative time", justify="right")
+
+    for load, results in groupby(bench.results, key=lambda result: result.load):
+        grid.add_section()
+        for number, result in enumerate(results):
+            heading = str(load) if number == 0 else ""
+            grid.add_row(heading, *_cells(result, sign))
     return grid
 
 
 def _cells(result: Result, sign: str) -> list[str]:
     times = result.times
     numbers = (times.median, times.latency(0.5), times.latency(0.99))
+    # The shortest bar has one character; one above the limit is cut at 100 %.
     bar = sign * max(round(min(result.share, 1.0) * _BAR), 1)
     return [
         result.name,
@@ -48,23 +55,31 @@ def _cells(result: Result, sign: str) -> list[str]:
 
 
 def notes(bench: Bench, cores: int) -> list[str]:
-    """What has to be known to read the table."""
-    said = [
-        f"{ceilings.threads} {'thread' if ceilings.threads == 1 else 'threads'}: "
-        f"{ceilings.bandwidth / 1e9:.1f} GB/s, {ceilings.peak / 1e9:.0f} GFLOP/s in float32; "
-        f"the model has {bench.work.weights:,} weights of {bench.work.nbytes:,} bytes."
-        for ceilings in bench.ceilings
-    ]
+    """Lines below the table: the machine's limits, and whether the machine was busy.
+
+    Args:
+        bench: the results.
+        cores: how many cores the machine has.
+    """
+    lines = [_ceilings_line(ceilings, bench.work) for ceilings in bench.ceilings]
     if bench.busy is not None and bench.busy > cores - 0.5:
-        said.append(
+        lines.append(
             f"The machine was busy before this began (load {bench.busy:.1f} on {cores} cores): "
-            "measure again when it is quiet."
+            "measure again when it is idle."
         )
-    return said
+    return lines
+
+
+def _ceilings_line(ceilings: Ceilings, work: Work) -> str:
+    threads = "1 thread" if ceilings.threads == 1 else f"{ceilings.threads} threads"
+    return (
+        f"{threads}: {ceilings.bandwidth / 1e9:.1f} GB/s, {ceilings.peak / 1e9:.0f} GFLOP/s in "
+        f"float32; the model has {work.weights:,} weights of {work.nbytes:,} bytes."
+    )
 
 
 def document(bench: Bench) -> dict[str, Any]:
-    """The results as JSON's objects; docs/performance.md says what the fields are."""
+    """The results as a JSON document. docs/performance.md describes its fields."""
     return {
         "version": 1,
         "model": bench.model,
@@ -84,6 +99,7 @@ def document(bench: Bench) -> dict[str, Any]:
 
 
 def _entry(result: Result) -> dict[str, Any]:
+    against = result.against
     return {
         "streams": result.load.streams,
         "time": result.load.time,
@@ -96,6 +112,5 @@ def _entry(result: Result) -> dict[str, Any]:
         "steps_per_second": result.steps_per_second,
         "least_seconds": result.least,
         "share": result.share,
-        "against": result.against
-        and [result.against.median, result.against.low, result.against.high],
+        "against": against and [against.median, against.low, against.high],
     }

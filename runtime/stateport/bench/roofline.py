@@ -1,17 +1,17 @@
-"""The roofline: what the machine could do at most, measured beside the model.
+"""The roofline: the shortest time that a call can take on this machine.
 
-A call reads every weight at least once, and multiplies every weight with every row of every step.
-So with N weights of B bytes in all, a call of S streams and T steps takes at least
+A call reads every weight at least once, and multiplies every weight by every row of every step. So
+with N weights of B bytes in all, a call of S streams and T steps takes at least
 
     max(B / bandwidth, 2 S T N / peak)
 
-seconds, where `bandwidth` is measured on a matrix of about B bytes (in the cache where the weights
-would be), and `peak` on a product of large matrices, both in float32, with NumPy's BLAS and the
-same number of threads. Source: Williams, Waterman, Patterson, "Roofline", CACM 52 (2009),
-https://doi.org/10.1145/1498765.1498785.
+seconds. `bandwidth` is measured with the product of a vector and a matrix of about B bytes, which
+lies in the same cache as the weights; `peak` with a product of large matrices. Both are measured in
+float32 with NumPy's BLAS and the same number of threads. Source: Williams, Waterman, Patterson,
+"Roofline", CACM 52 (2009), https://doi.org/10.1145/1498765.1498785.
 
-Activations, biases and the state are left out. A share above 1 is possible: int8 products have a
-higher peak than float32's, and another library may know the machine better than NumPy's.
+Activations, biases and the state are not counted. A share above 1 is possible: int8 products have a
+higher peak than those in float32, and an engine's library may be faster than NumPy's.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ from ..errors import StateportError
 from ..model_file.onnx_outline import OnnxFile
 from .workload import Workload
 
-#: What BLAS libraries read their number of threads from, when they start.
+#: The variables from which BLAS libraries read their number of threads when they start.
 _THREADS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_NUM_THREADS")
-#: A matrix of fewer bytes than this says more about the call than about the memory.
+#: The smallest matrix, in bytes. With a smaller one the call itself takes most of the time.
 _SMALLEST: Final = 1 << 18
+#: The rows and columns of the matrices that measure the peak.
 _PRODUCT: Final = 768
+#: How long each of the two is measured, and how often at least.
 _SECONDS: Final = 0.05
+_FEWEST_CALLS: Final = 5
 
 
 @dataclass(frozen=True)
 class Work:
-    """A model's weights: how many a step multiplies, and the bytes that they take."""
+    """A model's weights: how many a step multiplies, and their size in bytes."""
 
     weights: int
     nbytes: int
@@ -50,7 +53,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What so many threads can do: bytes per second, float32 operations per second."""
+    """The limits of `threads` threads: bytes per second, and float32 operations per second."""
 
     threads: int
     bandwidth: float
@@ -63,18 +66,18 @@ class Ceilings:
 
 
 def work_of(file: OnnxFile) -> Work:
-    """The matrices among a file's weights, without tables of which a call reads a few rows."""
-    matrices = [
-        weight
-        for weight in file.weights
-        if sum(size > 1 for size in weight.shape) > 1 and weight.name not in file.tables
-    ]
-    count = sum(int(np.prod(weight.shape)) for weight in matrices)
-    return Work(count, sum(weight.nbytes for weight in matrices))
+    """The matrices among a file's weights. Of embedding tables a call reads a few rows only."""
+    count = nbytes = 0
+    for weight in file.weights:
+        is_matrix = sum(size > 1 for size in weight.shape) > 1
+        if is_matrix and weight.name not in file.tables:
+            count += int(np.prod(weight.shape))
+            nbytes += weight.nbytes
+    return Work(count, nbytes)
 
 
 def measure_ceilings(threads: int, nbytes: int) -> Ceilings:
-    """Measures both ceilings, in a process of its own: BLAS reads its threads when it starts.
+    """Measures both limits in a new process, since BLAS reads its number of threads at the start.
 
     Args:
         threads: how many threads both may use.
@@ -83,40 +86,43 @@ def measure_ceilings(threads: int, nbytes: int) -> Ceilings:
     Raises:
         StateportError: the process failed.
     """
-    settings = [{}, {"OPENBLAS_CORETYPE": "SKYLAKEX"}] if _has_avx512() else [{}]
-    found = [
-        _in_a_process(nbytes, {**dict.fromkeys(_THREADS, str(threads)), **s}) for s in settings
-    ]
-    return Ceilings(threads, max(b for b, _ in found), max(p for _, p in found))
+    variables = dict.fromkeys(_THREADS, str(threads))
+    settings = [variables]
+    if _has_avx512():  # OpenBLAS does not use it by default on AMD's processors
+        settings.append({**variables, "OPENBLAS_CORETYPE": "SKYLAKEX"})
+
+    limits = [_measure_in_process(nbytes, setting) for setting in settings]
+    bandwidths, peaks = zip(*limits, strict=True)
+    return Ceilings(threads, max(bandwidths), max(peaks))
 
 
 def _has_avx512() -> bool:
-    """Whether AVX-512 is there: by itself, OpenBLAS leaves it alone on AMD's processors."""
     try:
         return " avx512f " in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
 
 
-def _in_a_process(nbytes: int, settings: dict[str, str]) -> tuple[float, float]:
-    """Bandwidth and peak, under these settings of the environment."""
+def _measure_in_process(nbytes: int, variables: dict[str, str]) -> tuple[float, float]:
+    """Bandwidth and peak, measured in a new process with these environment variables."""
     code = "from stateport.bench.roofline import main; main()"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(nbytes)],
-        env={**os.environ, **settings},
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         check=False,
     )
-    if done.returncode != 0:
-        last = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise StateportError(f"The machine's ceilings could not be measured: {last[-1]}.")
-    bandwidth, peak = json.loads(done.stdout)
+    if process.returncode != 0:
+        lines = process.stderr.strip().splitlines() or ["the process printed no error"]
+        raise StateportError(f"The machine's ceilings could not be measured: {lines[-1]}.")
+
+    bandwidth, peak = json.loads(process.stdout)
     return bandwidth, peak
 
 
 def main() -> None:
-    """Says bytes per second and operations per second, as JSON on stdout."""
+    """Prints bytes per second and operations per second as JSON. Runs in the new process."""
     sys.stdout.write(json.dumps([_bandwidth(int(sys.argv[1])), _peak()]))
 
 
@@ -124,22 +130,23 @@ def _bandwidth(nbytes: int) -> float:
     side = int(np.sqrt(max(nbytes, _SMALLEST) / 4))
     matrix, vector = np.ones((side, side), np.float32), np.ones(side, np.float32)
     out = np.empty(side, np.float32)
-    return matrix.nbytes / _quickest(lambda: np.matmul(matrix, vector, out=out))
+    return matrix.nbytes / _shortest_time(lambda: np.matmul(matrix, vector, out=out))
 
 
 def _peak() -> float:
-    one = np.ones((_PRODUCT, _PRODUCT), np.float32)
-    out = np.empty_like(one)
-    return 2 * _PRODUCT**3 / _quickest(lambda: np.matmul(one, one, out=out))
+    matrix = np.ones((_PRODUCT, _PRODUCT), np.float32)
+    out = np.empty_like(matrix)
+    return 2 * _PRODUCT**3 / _shortest_time(lambda: np.matmul(matrix, matrix, out=out))
 
 
-def _quickest(call: Callable[[], object]) -> float:
-    """The shortest time of a call: a ceiling is what is possible, not what is usual."""
+def _shortest_time(call: Callable[[], object]) -> float:
+    """The seconds of the fastest call: a limit is what is possible, not what is usual."""
     call()
-    found: list[float] = []
+
+    times: list[float] = []
     end = perf_counter() + _SECONDS
-    while len(found) < 5 or perf_counter() < end:
+    while len(times) < _FEWEST_CALLS or perf_counter() < end:
         begin = perf_counter()
         call()
-        found.append(perf_counter() - begin)
-    return min(found)
+        times.append(perf_counter() - begin)
+    return min(times)

@@ -1,4 +1,4 @@
-"""A model under loads, on engines, with threads: all measured in turns, beside the roofline."""
+"""Measures a model under several loads, engines and numbers of threads, against the roofline."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..model import Model
 from ..model import load as load_model
 from ..model_file.onnx_outline import read
 from ..parity.engine_report import environment
@@ -14,21 +15,26 @@ from .roofline import Ceilings, Work, measure_ceilings, work_of
 from .timing import ROUNDS, SECONDS, Call, Ratio, Times, measure, ratio
 from .workload import Workload, step_call
 
-#: Makes a call of something else under a load: (streams, steps, threads) -> call.
+#: Makes a call of another network under a load: (streams, steps, threads) -> call.
 MakeCall = Callable[[int, int, int], Call]
+
+
+#: A candidate: the name of what runs, and how many threads a call may use.
+_Candidate = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one contender took under one load.
+    """The times of one candidate under one load.
 
     Attributes:
         load: the load.
-        name: the engine, "ort-cpu", or what stands beside it.
+        name: the engine, "ort-cpu", or the name of the network that is measured beside the model.
         threads: how many threads a call may use.
-        times: what it took.
-        least: the seconds that the roofline says a call takes at least.
-        against: how many times as long as the contender beside it; None where there is none.
+        times: the measured times.
+        least: the seconds that a call takes at least, by the roofline.
+        against: the time of a call as a multiple of that of the network beside the model; None
+            where there is no such network, or this is it.
     """
 
     load: Workload
@@ -40,12 +46,12 @@ class Result:
 
     @property
     def steps_per_second(self) -> float:
-        """Steps of all streams together."""
+        """The steps of all streams together."""
         return self.load.streams * self.load.time / self.times.median
 
     @property
     def share(self) -> float:
-        """How much of what the machine could do is reached; see `roofline`."""
+        """The speed as a share of the machine's limit; see `roofline`."""
         return self.least / self.times.median
 
 
@@ -56,10 +62,11 @@ class Bench:
     Attributes:
         model: the model's file.
         work: its weights.
-        ceilings: what the machine can do, for each number of threads.
-        results: load by load.
-        busy: how many processes were running besides this one, on average over the last minute.
-        environment: where it was measured.
+        ceilings: the machine's limits, for each number of threads.
+        results: one load after the other.
+        busy: how many processes wanted a core before the run, on average over one minute; None
+            where the system does not report it.
+        environment: the machine and the versions of packages.
     """
 
     model: str
@@ -84,29 +91,29 @@ def bench(
     seconds: float = SECONDS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Bench:
-    """Measures a model under every load; what stands under one load takes turns.
+    """Measures a model under every load. All candidates of a load take turns.
 
     Args:
         model: the model's file.
         loads: how many streams and steps.
         engines: the engines to run it on.
         threads: the numbers of threads per call.
-        plan: a plan to run it by, in place of engines and threads.
-        states: of a file without a contract, as `load` takes them.
-        constants: likewise.
-        beside: a name and a maker of calls of something else, as the same network in PyTorch.
-        rounds: how many turns each gets under each load.
-        seconds: how long a turn is.
-        progress: is told what is being done.
+        plan: the file of a plan, in place of engines and threads.
+        states: as `load` takes them, for a file without a contract.
+        constants: as `load` takes them.
+        beside: a name and a maker of calls of another network, such as the same one in PyTorch.
+        rounds: how many times each candidate is timed under each load.
+        seconds: how long each of these times is.
+        progress: is called with a text before each step of the work.
 
     Raises:
         InputError: the model does not fit a load.
         EngineUnavailable: an engine does not work here.
     """
     work = work_of(read(model))
-    busy = _busy()
+    busy = _load_average()
     if plan is None:
-        loaded = {
+        models = {
             (engine, count): load_model(
                 model, engine=engine, threads=count, states=states, constants=constants
             )
@@ -115,42 +122,63 @@ def bench(
         }
     else:
         planned = load_model(model, plan=plan)
-        loaded = {(f"{planned.engine}, planned", planned.threads): planned}
-    counts = sorted({count for _, count in loaded})
+        models = {(f"{planned.engine}, planned", planned.threads): planned}
+
     progress("measuring the machine")
+    counts = sorted({count for _, count in models})
     ceilings = {count: measure_ceilings(count, work.nbytes) for count in counts}
+
     results: list[Result] = []
     for load in loads:
-        calls: dict[tuple[str, int], Call] = {
-            key: step_call(network, load) for key, network in loaded.items()
-        }
-        if beside is not None:
-            name, make = beside
-            calls |= {(name, count): make(load.streams, load.time, count) for count in counts}
+        calls = _make_calls(models, load, beside, counts)
+        report_share = _progress_of(load, progress)
+        times = measure(calls, rounds=rounds, seconds=seconds, progress=report_share)
+        results += _results(load, times, ceilings, work, beside and beside[0])
 
-        def tell(share: float, load: Workload = load) -> None:
-            progress(f"{load}: {share:.0%}")
-
-        times = measure(calls, rounds=rounds, seconds=seconds, progress=tell)
-        results += _judged(load, times, ceilings, work, beside and beside[0])
     return Bench(str(model), work, tuple(ceilings.values()), tuple(results), busy, environment())
 
 
-def _judged(
+def _make_calls(
+    models: Mapping[_Candidate, Model],
     load: Workload,
-    times: dict[tuple[str, int], Times],
+    beside: tuple[str, MakeCall] | None,
+    counts: Sequence[int],
+) -> dict[_Candidate, Call]:
+    """The candidates of a load: each model, and the other network with each number of threads."""
+    calls: dict[_Candidate, Call] = {
+        candidate: step_call(model, load) for candidate, model in models.items()
+    }
+    if beside is not None:
+        name, make_call = beside
+        for count in counts:
+            calls[name, count] = make_call(load.streams, load.time, count)
+    return calls
+
+
+def _progress_of(load: Workload, progress: Callable[[str], None]) -> Callable[[float], None]:
+    def report_share(share: float) -> None:
+        progress(f"{load}: {share:.0%}")
+
+    return report_share
+
+
+def _results(
+    load: Workload,
+    times: dict[_Candidate, Times],
     ceilings: dict[int, Ceilings],
     work: Work,
     beside: str | None,
 ) -> Iterator[Result]:
-    for (name, count), taken in times.items():
+    """The results of one load; `beside` is the name of the other network, if there is one."""
+    for (name, count), candidate_times in times.items():
         against = None
         if beside is not None and name != beside:
-            against = ratio(taken, times[beside, count])
+            against = ratio(candidate_times, times[beside, count])
+
         least = ceilings[count].least(work, load)
-        yield Result(load, name, count, taken, least, against)
+        yield Result(load, name, count, candidate_times, least, against)
 
 
-def _busy() -> float | None:
-    """Processes that want a core, on average over the last minute, where the system tells."""
+def _load_average() -> float | None:
+    """How many processes want a core, on average over the last minute; None on Windows."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

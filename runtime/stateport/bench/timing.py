@@ -1,13 +1,15 @@
-"""Timing contenders against one another, in one process and in turn.
+"""Timing several candidates side by side, in one process.
 
-Machines are noisy, so that only ratios mean something: each is taken within a round, in which every
-contender has its turn, and the median of the rounds is given with its quartiles.
+Machines are noisy, so that only ratios are comparable. Therefore the candidates take turns: in each
+round, every one is timed once. A ratio is taken within each round, and its median over the rounds
+is given with its quartiles.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Final, TypeVar
@@ -18,18 +20,20 @@ Call = Callable[[], object]
 _Name = TypeVar("_Name", bound=Hashable)
 
 ROUNDS: Final = 30
-SECONDS: Final = 0.03  # of each contender in each round
-#: Of a contender's single calls, so many are timed one by one in each round.
+#: How long each candidate is timed in each round.
+SECONDS: Final = 0.03
+#: How many calls of each candidate are timed one by one in each round, at most.
 SINGLES: Final = 200
 
 
 @dataclass(frozen=True)
 class Times:
-    """What one contender took.
+    """The times of one candidate.
 
     Attributes:
         rounds: seconds per call, one figure for each round.
-        singles: seconds of calls timed one by one, which have the clock's own time in them.
+        singles: seconds of calls that were timed one by one. They include the time that reading
+            the clock takes.
     """
 
     rounds: tuple[float, ...]
@@ -37,23 +41,23 @@ class Times:
 
     @property
     def median(self) -> float:
-        """Seconds per call."""
+        """Seconds per call in the median round."""
         return float(np.median(self.rounds))
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Seconds per call, below which a quarter and three quarters of the rounds are."""
+        """The first and third quartile of the rounds' seconds per call."""
         low, high = np.quantile(self.rounds, [0.25, 0.75])
         return float(low), float(high)
 
     def latency(self, share: float) -> float:
-        """Seconds within which this share of the single calls was done: 0.99 for p99."""
+        """The quantile of the single calls' seconds: 0.99 for p99."""
         return float(np.quantile(self.singles, share))
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long one contender takes as another: the median, and the quartiles."""
+    """The time of one candidate divided by that of another: the median, and the quartiles."""
 
     median: float
     low: float
@@ -63,10 +67,10 @@ class Ratio:
         return f"{self.median:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
-def ratio(one: Times, other: Times) -> Ratio:
-    """The ratio of two that took turns, taken within each round."""
-    shares = np.array(one.rounds) / np.array(other.rounds)
-    low, middle, high = np.quantile(shares, [0.25, 0.5, 0.75])
+def ratio(times: Times, reference: Times) -> Ratio:
+    """The ratio of `times` to `reference`. Both took turns; the ratio is taken in each round."""
+    ratios = np.array(times.rounds) / np.array(reference.rounds)
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return Ratio(float(middle), float(low), float(high))
 
 
@@ -77,56 +81,70 @@ def measure(
     seconds: float = SECONDS,
     progress: Callable[[float], None] = lambda _: None,
 ) -> dict[_Name, Times]:
-    """Times the contenders in rounds, in which each has its turn.
+    """Times candidates in rounds; in each round every candidate is timed once.
 
     Args:
-        calls: the contenders.
-        rounds: how many times each has its turn.
-        seconds: how long a turn is, behind half as much to warm up. Of a call that takes longer,
-            one is timed.
-        progress: is told the share that is done after each round.
+        calls: the candidates by name.
+        rounds: how many rounds there are.
+        seconds: how long a candidate is timed in each round, after half as long to warm up. A call
+            that takes longer is timed once.
+        progress: is called after each round with the share of rounds that are done.
     """
-    counts = {name: _calibrated(call, seconds) for name, call in calls.items()}
-    taken: dict[_Name, list[float]] = {name: [] for name in calls}
+    counts = {name: _calls_per_round(call, seconds) for name, call in calls.items()}
+    averages: dict[_Name, list[float]] = {name: [] for name in calls}
     singles: dict[_Name, list[int]] = {name: [] for name in calls}
-    enabled = gc.isenabled()
-    gc.disable()  # a collection would be charged to whoever had the turn
-    try:
+
+    with _no_collections():
         for number in range(rounds):
             for name, call in calls.items():
-                # What the one before it left in caches and threads is not its fault: a large
-                # network's weights take several calls to come back into the cache.
-                _timed(call, counts[name] // 2 + 1)
-                taken[name].append(_timed(call, counts[name]))
-                singles[name] += _one_by_one(call, min(counts[name], SINGLES))
+                # The call before this one has filled caches and threads: the weights of a large
+                # network take several calls to come back into the cache.
+                _seconds_per_call(call, counts[name] // 2 + 1)
+                averages[name].append(_seconds_per_call(call, counts[name]))
+                singles[name] += _nanoseconds_of_calls(call, min(counts[name], SINGLES))
             gc.collect()
             progress((number + 1) / rounds)
+
+    return {name: _as_times(averages[name], singles[name]) for name in calls}
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Switches garbage collection off, which would slow down an arbitrary candidate."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if enabled:
             gc.enable()
-    return {n: Times(tuple(taken[n]), tuple(s / 1e9 for s in singles[n])) for n in calls}
 
 
-def _calibrated(call: Call, seconds: float) -> int:
-    """How many calls fill a turn; also warms up."""
-    _timed(call, 3)
-    once = _timed(call, 1)
-    return 1 if once >= seconds else max(int(seconds / _timed(call, 3)), 1)
+def _as_times(averages: list[float], singles: list[int]) -> Times:
+    return Times(tuple(averages), tuple(nanoseconds / 1e9 for nanoseconds in singles))
 
 
-def _timed(call: Call, count: int) -> float:
-    """Seconds per call."""
+def _calls_per_round(call: Call, seconds: float) -> int:
+    """How many calls take this long, at least one. Calling also warms up."""
+    _seconds_per_call(call, 3)
+    if _seconds_per_call(call, 1) >= seconds:
+        return 1
+    return max(int(seconds / _seconds_per_call(call, 3)), 1)
+
+
+def _seconds_per_call(call: Call, count: int) -> float:
+    """The average over `count` calls."""
     begin = perf_counter_ns()
     for _ in range(count):
         call()
     return (perf_counter_ns() - begin) / 1e9 / count
 
 
-def _one_by_one(call: Call, count: int) -> list[int]:
-    """Nanoseconds of each call."""
-    found = []
+def _nanoseconds_of_calls(call: Call, count: int) -> list[int]:
+    """The time of each of `count` calls."""
+    times = []
     for _ in range(count):
         begin = perf_counter_ns()
         call()
-        found.append(perf_counter_ns() - begin)
-    return found
+        times.append(perf_counter_ns() - begin)
+    return times

@@ -1,4 +1,4 @@
-"""What a model is measured under: so many streams, so many steps in a call."""
+"""The load that a model is measured under: how many streams, and how many steps in a call."""
 
 from __future__ import annotations
 
@@ -13,64 +13,97 @@ from ..contract import ArraySpec, Contract
 from ..errors import InputError
 from ..model import Model
 
-#: The size of axes other than batch and time, and the number of values that integers have.
-OTHER: Final = 4
+#: The size of axes other than batch and time.
+_OTHER_SIZE: Final = 4
+#: Random integers are below this.
+_INTEGER_LIMIT: Final = 4
 
 
 @dataclass(frozen=True)
 class Workload:
-    """`streams` live sequences, each of which gets `time` steps in a call."""
+    """`streams` live sequences, each of which receives `time` steps per call."""
 
     streams: int
     time: int
 
     def __str__(self) -> str:
         streams = "1 stream" if self.streams == 1 else f"{self.streams} streams"
-        return f"{streams}, {'1 step' if self.time == 1 else f'{self.time} steps'}"
+        steps = "1 step" if self.time == 1 else f"{self.time} steps"
+        return f"{streams}, {steps}"
 
 
 def step_call(model: Model, load: Workload) -> Callable[[], Any]:
-    """One call under a load, with random inputs, the state carried from call to call.
+    """A function that makes one call under a load; it carries the state from call to call.
 
-    One sequence is a `Stream`, several are a `Pool` of which all step. A network that cannot
-    stream is called on a whole batch, from its initial state.
+    The inputs are random, and the same in every call. A single sequence is a `Stream`. Several
+    sequences are a `Pool`, all of whose streams step in each call. A network that cannot stream is
+    called with a whole batch, from its initial state.
 
     Raises:
-        InputError: the model has no such axis.
+        InputError: the load has several streams or steps, and the model has no such axis.
     """
-    contract = model.contract
-    axes = {axis for spec in contract.inputs for axis in spec.shape}
-    if load.time > 1 and "time" not in axes:
-        raise InputError(f"The model has no time axis, and {load.time} steps were asked for.")
-    if load.streams > 1 and "batch" not in axes:
-        raise InputError(f"The model has no batch axis, and {load.streams} streams were asked for.")
-    inputs = random_inputs(contract, load)
-    alone = next(iter(inputs.values())) if len(inputs) == 1 else None
-    if contract.streaming.ok is False:
+    _check_axes(model.contract, load)
+    inputs = random_inputs(model.contract, load)
+
+    if model.contract.streaming.ok is False:
         return lambda: model.run(inputs)
     if load.streams > 1:
-        pool = model.pool(load.streams)
-        streams = pool.open(load.streams)
-        fed: Any = inputs if alone is None else alone
-        return lambda: pool.step(streams, fed)
+        return _pool_call(model, load, inputs)
+    return _stream_call(model, inputs)
+
+
+def _check_axes(contract: Contract, load: Workload) -> None:
+    axes = {axis for spec in contract.inputs for axis in spec.shape}
+    if load.time > 1 and "time" not in axes:
+        raise InputError(
+            f"The model has no time axis, and {load.time} steps were requested. Measure it with "
+            "one step per call."
+        )
+    if load.streams > 1 and "batch" not in axes:
+        raise InputError(
+            f"The model has no batch axis, and {load.streams} streams were requested. Measure it "
+            "with one stream."
+        )
+
+
+def _pool_call(model: Model, load: Workload, inputs: dict[str, NDArray[Any]]) -> Callable[[], Any]:
+    pool = model.pool(load.streams)
+    streams = pool.open(load.streams)
+
+    # A single input is passed as an array, which is faster than a dict.
+    xs: Any = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    return lambda: pool.step(streams, xs)
+
+
+def _stream_call(model: Model, inputs: dict[str, NDArray[Any]]) -> Callable[[], Any]:
     stream = model.stream()
-    if alone is not None:
-        return lambda: stream(alone)
+    if len(inputs) == 1:
+        x = next(iter(inputs.values()))
+        return lambda: stream(x)
     return lambda: stream.run(inputs)
 
 
 def random_inputs(contract: Contract, load: Workload, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Inputs of the load's size, the same for the same seed: normal numbers, small integers."""
+    """Random arrays for the model's inputs, by name; the same for the same seed.
+
+    Floats are normally distributed. Integers are from 0 to 3, and row lengths are the whole axis.
+    Axes other than batch and time have the size 4.
+    """
     random = np.random.default_rng(seed)
     sizes = {"batch": load.streams, "time": load.time}
-    return {spec.name: _random(spec, sizes, random) for spec in contract.inputs}
+    return {spec.name: _random_array(spec, sizes, random) for spec in contract.inputs}
 
 
-def _random(spec: ArraySpec, sizes: dict[str, int], random: np.random.Generator) -> NDArray[Any]:
-    shape = [sizes.get(axis, OTHER) if isinstance(axis, str) else axis for axis in spec.shape]
+def _random_array(
+    spec: ArraySpec, sizes: dict[str, int], random: np.random.Generator
+) -> NDArray[Any]:
+    shape = [sizes.get(axis, _OTHER_SIZE) if isinstance(axis, str) else axis for axis in spec.shape]
     if spec.lengths_of is not None:
-        return np.full(shape, sizes.get(spec.lengths_of, OTHER), spec.dtype)
+        return np.full(shape, sizes.get(spec.lengths_of, _OTHER_SIZE), spec.dtype)
+
     kind = np.dtype(spec.dtype).kind
     if kind == "f":
         return random.standard_normal(shape).astype(spec.dtype)
-    return random.integers(0, 2 if kind == "b" else OTHER, shape).astype(spec.dtype)
+
+    limit = 2 if kind == "b" else _INTEGER_LIMIT
+    return random.integers(0, limit, shape).astype(spec.dtype)

@@ -1,4 +1,4 @@
-"""`stateport bench`: how quick a model is here, and how quick it could be."""
+"""`stateport bench`: how fast a model is on this machine, and how fast it could be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from ..bench import report
 from ..bench.plot import picture
-from ..bench.run import MakeCall
+from ..bench.run import Bench, MakeCall
 from ..bench.run import bench as run_bench
 from ..bench.workload import Workload
 from ..errors import StateportError
@@ -25,39 +25,79 @@ from .common import (
     NUMBERS,
     PLAN,
     STATES,
+    check_plan,
     named_constants,
     named_states,
 )
 from .output import can_show, progress, say, say_json, show
 
 
-@click.command(short_help="Measure a model: steps per second, latency, share of the machine.")
+@click.command(short_help="Measure steps per second and latency.")
 @MODEL
-@click.option("--engine", "engines", type=ENGINE, multiple=True, help="May be repeated.")
 @click.option(
-    "--streams", type=NUMBERS, default="1", show_default=True, help="Live sequences: 1,64,256."
+    "--engine",
+    "engines",
+    type=ENGINE,
+    multiple=True,
+    help="An engine to measure. Repeatable; ort-cpu by default.",
 )
 @click.option(
-    "--time", "times", type=NUMBERS, default="1", show_default=True, help="Steps per call: 1,100."
+    "--streams",
+    type=NUMBERS,
+    default="1",
+    show_default=True,
+    help="Numbers of live sequences, e.g. 1,64,256.",
 )
-@click.option("--threads", type=NUMBERS, help="Threads per call: 1,2; by default 1.")
+@click.option(
+    "--time",
+    "times",
+    type=NUMBERS,
+    default="1",
+    show_default=True,
+    help="Numbers of steps per call, e.g. 1,100.",
+)
+@click.option("--threads", type=NUMBERS, help="Numbers of threads per call, e.g. 1,2; default 1.")
 @PLAN
 @STATES
 @CONSTANTS
-@click.option("--against", metavar="TARGET", help="The network in PyTorch, to measure beside it.")
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Passed to TARGET.")
-@click.option("--weights", type=FILE, help="Weights for TARGET.")
-@click.option("--example", "examples", multiple=True, help="As `stateport export` takes it.")
-@click.option("--rounds", type=click.IntRange(min=2), default=30, show_default=True)
+@click.option(
+    "--against",
+    metavar="TARGET",
+    help="Also measure this network in PyTorch. TARGET as for `stateport export`.",
+)
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An argument for TARGET. Repeatable.",
+)
+@click.option("--weights", type=FILE, metavar="FILE", help="A file of weights to load into TARGET.")
+@click.option(
+    "--example",
+    "examples",
+    multiple=True,
+    metavar="NAME=SPEC",
+    help="An input of TARGET, as for `stateport export`. Repeatable.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=2),
+    metavar="N",
+    default=30,
+    show_default=True,
+    help="How many times each candidate is measured.",
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
     default=0.03,
     show_default=True,
-    help="How long a turn is.",
+    help="How long each measurement takes.",
 )
-@click.option("--plot", type=FILE, help="Draw a picture: FILE.svg.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, nothing else.")
+@click.option("--plot", type=FILE, metavar="FILE.svg", help="Draw the results as a picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 def bench(
     model: Path,
     engines: tuple[str, ...],
@@ -76,21 +116,17 @@ def bench(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure MODEL.onnx: steps per second and latency, for every load that is named.
+    """Measure steps per second and latency of MODEL.onnx.
 
-    All contenders of a load take turns, so that noise hits them alike. Beside each stands how much
-    it reaches of what the machine could do: reading the weights once per call, or multiplying
-    them, whichever takes longer.
+    Each combination of --streams and --time is measured. Each result also shows its share of the
+    machine's limit: the time to read all weights once per call, or to multiply them, whichever is
+    longer. All candidates take turns, so that noise affects them alike.
     """
-    if plan is not None and (engines or threads):
-        raise click.UsageError("--plan says the engine and the threads; give these or the plan.")
-    if against is None and (arguments or weights or examples):
-        raise click.UsageError("--arg, --weights and --example are for --against TARGET.")
-    if plot is not None and plot.suffix != ".svg":
-        raise click.BadParameter("The picture is written as FILE.svg.", param_hint="--plot")
-    if plot is not None:
-        check_place(plot)
-    with progress("loading") as doing:
+    check_plan(plan, engines, threads)
+    _check_target_options(against, arguments, weights, examples)
+    _check_plot(plot)
+
+    with progress("loading") as report_progress:
         result = run_bench(
             model,
             [Workload(count, length) for count in streams for length in times],
@@ -99,30 +135,71 @@ def bench(
             plan=plan,
             states=named_states(states),
             constants=named_constants(constants),
-            beside=(against and _contender(against, arguments, weights, examples)) or None,
+            beside=_contender(against, arguments, weights, examples) if against else None,
             rounds=rounds,
             seconds=seconds,
-            progress=doing,
+            progress=report_progress,
         )
+
     if plot is not None:
         with written_atomically(plot) as part:
             part.write_text(picture(result), encoding="utf-8")
+    _print_result(result, as_json=as_json)
+
+
+def _check_target_options(
+    against: str | None,
+    arguments: tuple[str, ...],
+    weights: Path | None,
+    examples: tuple[str, ...],
+) -> None:
+    """Refuses options that describe TARGET where there is no TARGET."""
+    describes_target = arguments or weights or examples
+    if against is None and describes_target:
+        raise click.UsageError(
+            "--arg, --weights and --example are for --against TARGET. Add --against, or leave "
+            "them out."
+        )
+
+
+def _check_plot(plot: Path | None) -> None:
+    """Refuses a plot that could not be written, before anything is measured."""
+    if plot is None:
+        return
+
+    if plot.suffix != ".svg":
+        raise click.BadParameter(
+            f"{str(plot)!r} does not end in .svg; the plot is an SVG file. Name it FILE.svg.",
+            param_hint="--plot",
+        )
+    check_place(plot)
+
+
+def _print_result(result: Bench, *, as_json: bool) -> None:
     if as_json:
         say_json(report.document(result))
         return
-    show(report.table(result, "█" if can_show("█") else "="))
+
+    sign = "█" if can_show("█") else "="
+    show(report.table(result, sign))
     say(*report.notes(result, os.cpu_count() or 1))
 
 
 def _contender(
     target: str, arguments: tuple[str, ...], weights: Path | None, examples: tuple[str, ...]
 ) -> tuple[str, MakeCall]:
+    """The name of the network in PyTorch, and a function that makes a call of it.
+
+    Raises:
+        StateportError: the exporter, which loads the network, is not installed.
+    """
     makers = [entry.load() for entry in entry_points(group="stateport.contenders")]
     if not makers:
         raise StateportError(
-            "--against belongs to the exporter, which is not installed here. "
+            "--against is part of the exporter, which is not installed here. "
             "Install it: pip install stateport-exporter."
         )
+
     make: Callable[..., Any] = makers[0]
-    result: tuple[str, MakeCall] = make(target, arguments, weights, examples)
-    return result
+    contender: tuple[str, MakeCall] = make(target, arguments, weights, examples)
+    return contender

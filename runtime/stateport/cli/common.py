@@ -1,4 +1,4 @@
-"""What several commands share: arguments, options and consoles."""
+"""Arguments, options and parsers that several commands share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import click
 from ..engines import engine_names
 from ..files.paths import usable_path
 
-#: A whole number of at least 1, and of no more digits than any number of streams or steps has.
+#: A whole number of at least 1, of at most nine digits besides leading zeros.
 _DIGITS: Final = re.compile("0*[1-9][0-9]{0,8}")
 
 
@@ -28,39 +28,53 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # not before click 8
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[int, ...]:
         if isinstance(value, tuple):
-            return value
+            return value  # converted already
+
         parts = [part.strip() for part in str(value).split(",")]
         if not all(_DIGITS.fullmatch(part) for part in parts):
-            self.fail(f"{value!r} is not a list of whole numbers of at least 1: 1,64.", param, ctx)
+            self.fail(
+                f"{value!r} is not a list of whole numbers of at least 1. Write them with commas: "
+                "1,64.",
+                param,
+                ctx,
+            )
+
+        # Repeated numbers are dropped, in the order of their first appearance.
         return tuple(dict.fromkeys(int(part) for part in parts))
 
 
 class _FilePath(click.Path):
-    """The path of a file: not empty, and one that a file can be called."""
+    """The path of a file: not empty, and possible as a file name on this system."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """A path.
+        """The text as a path.
 
         Raises:
-            FileError: no file can be called that.
+            click.BadParameter: the text is empty.
+            FileError: no file can have this name.
         """
         if not str(value):
             self.fail("The path is empty; the name of a file was expected.", param, ctx)
+
         path = super().convert(usable_path(value), param, ctx)
         assert isinstance(path, Path)
         return path
 
 
 class Finite(click.FloatRange):
-    """A number in a range, and neither infinite nor NaN."""
+    """A number in a range that is neither infinite nor NaN."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """A float."""
+        """The value as a float.
+
+        Raises:
+            click.BadParameter: it is not a number, not in the range, or not finite.
+        """
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
@@ -70,85 +84,122 @@ class Finite(click.FloatRange):
 NUMBERS: Final = _Numbers()
 FILE: Final = _FilePath()
 MODEL: Final = click.argument("model", type=FILE, metavar="MODEL.onnx")
-PLAN: Final = click.option("--plan", type=FILE, help="Run as `stateport tune` found: PLAN.json.")
+PLAN: Final = click.option(
+    "--plan",
+    type=FILE,
+    metavar="PLAN.json",
+    help="Use a plan written by `stateport tune`.",
+)
 STATES: Final = click.option(
     "--state",
     "states",
     multiple=True,
     metavar="INPUT=OUTPUT",
-    help="A state of a file that does not say so itself; repeat.",
+    help="Pair a state input with the output that holds its next value, for files without a "
+    "contract. Repeatable.",
 )
 CONSTANTS: Final = click.option(
     "--constant",
     "constants",
     multiple=True,
     metavar="NAME=VALUE",
-    help="An input that is the same in every call; repeat.",
+    help="Give an input the same value in every call. Repeatable.",
 )
 ENGINE: Final = click.Choice(engine_names())
 
-#: Words in Python's errors about literals that are too large for it -> the reason.
+#: Words in Python's errors about literals that it cannot read -> the reason.
 _LIMITS: Final = {
     "too many nested": "it is nested too deeply",
     "Exceeds the limit": "it has too many digits",
 }
 
 
+def check_plan(
+    plan: Path | None, engines: Collection[str] | None, threads: int | Collection[int] | None
+) -> None:
+    """Refuses a plan together with options that the plan sets.
+
+    Raises:
+        click.UsageError: there is a plan, and an engine or a number of threads.
+    """
+    if plan is not None and (engines or threads):
+        raise click.UsageError(
+            "--plan sets the engine and the threads. Leave out --engine and --threads, or leave "
+            "out --plan."
+        )
+
+
 def named_states(texts: Sequence[str]) -> dict[str, str] | None:
-    """INPUT=OUTPUT for each; None where there are none."""
+    """Parses INPUT=OUTPUT for each state; None where there are no texts.
+
+    Raises:
+        click.BadParameter: a text has another form, or two texts name one input.
+    """
     states: dict[str, str] = {}
     for text in texts:
         name, output = named_state(text)
         if name in states:
-            raise click.BadParameter(f"{name!r} is named twice.", param_hint="--state")
+            raise click.BadParameter(
+                f"{name!r} is named twice. Pair each state input with one output.",
+                param_hint="--state",
+            )
         states[name] = output
+
     return states or None
 
 
 def named_state(text: str) -> tuple[str, str]:
     """Splits INPUT=OUTPUT."""
-    return _named(text, "--state", "INPUT=OUTPUT")
+    return _split_pair(text, "--state", "INPUT=OUTPUT")
 
 
 def named_constants(texts: Sequence[str]) -> dict[str, object] | None:
-    """NAME=VALUE for each, a number or a list of numbers; None where there are none."""
-    found = {}
+    """Parses NAME=VALUE for each constant; None where there are no texts.
+
+    Raises:
+        click.BadParameter: a text has another form, or its value is not a Python literal.
+    """
+    constants: dict[str, object] = {}
     for text in texts:
-        name, value = _named(text, "--constant", "NAME=VALUE")
+        name, value = _split_pair(text, "--constant", "NAME=VALUE")
         try:
-            found[name] = literal(value, "--constant")
+            constants[name] = literal(value, "--constant")
         except (ValueError, SyntaxError) as error:
             raise click.BadParameter(
-                f"{value!r} is no number, and no list of numbers.", param_hint="--constant"
+                f"{value!r} is neither a number nor a list of numbers. Write NAME=16000 or "
+                "NAME=[1,2].",
+                param_hint="--constant",
             ) from error
-    return found or None
+
+    return constants or None
 
 
 def literal(text: str, option: str) -> object:
-    """The value of a Python literal, as an option has it.
+    """The value of a Python literal that was passed to an option.
 
     Raises:
-        ValueError: the text is none.
-        SyntaxError: it is none, and no Python either.
-        click.BadParameter: it is one that Python refuses to read or to print: it is nested too
-            deeply, or has a number of thousands of digits.
+        ValueError: the text is an expression, but not a literal.
+        SyntaxError: the text is not a Python expression.
+        click.BadParameter: Python refuses to read or to print the literal, because it is nested too
+            deeply or has a number of thousands of digits.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on "\d" and the like
+            warnings.simplefilter("ignore")  # Python warns of escapes such as "\d"
             value: object = ast.literal_eval(text)
-        repr(value)  # Python reads longer numbers than it prints, where they are hexadecimal
+        repr(value)  # fails for a long hexadecimal number, which Python reads but does not print
     except (RecursionError, MemoryError) as error:
-        raise _too_much(text, option, "it is nested too deeply") from error
+        raise _unreadable(text, option, "it is nested too deeply") from error
     except (ValueError, SyntaxError) as error:
         for words, reason in _LIMITS.items():
             if words in str(error):
-                raise _too_much(text, option, reason) from error
+                raise _unreadable(text, option, reason) from error
         raise
+
     return value
 
 
-def _too_much(text: str, option: str, reason: str) -> click.BadParameter:
+def _unreadable(text: str, option: str, reason: str) -> click.BadParameter:
     return click.BadParameter(
         f"{text[:40]!r}... cannot be read: {reason}. Give a shorter value.", param_hint=option
     )
@@ -156,11 +207,12 @@ def _too_much(text: str, option: str, reason: str) -> click.BadParameter:
 
 def named_path(text: str, option: str) -> tuple[str, Path]:
     """Splits NAME=FILE."""
-    name, path = _named(text, option, "NAME=FILE")
+    name, path = _split_pair(text, option, "NAME=FILE")
     return name, Path(path)
 
 
-def _named(text: str, option: str, form: str) -> tuple[str, str]:
+def _split_pair(text: str, option: str, form: str) -> tuple[str, str]:
+    """The two parts of a text like NAME=VALUE; neither may be empty."""
     name, separator, value = text.partition("=")
     if not separator or not name or not value:
         raise click.BadParameter(f"{text!r} is not of the form {form}.", param_hint=option)

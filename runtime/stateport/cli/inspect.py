@@ -1,8 +1,9 @@
-"""`stateport inspect`: what a model file says about itself."""
+"""`stateport inspect`: the inputs, outputs, states and operators of a model file."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import click
 from rich.table import Table
 
-from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract
+from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract, describe
 from ..errors import ContractError
 from ..files.reading import parse_json
 from ..model_file.onnx_outline import OnnxFile, read
@@ -19,27 +20,30 @@ from .common import MODEL, STATES, named_states
 from .output import say_json, show
 
 
-@click.command(short_help="Show what a model file says about itself.")
+@click.command(short_help="Show the inputs, outputs, states and operators of a model file.")
 @MODEL
 @STATES
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 def inspect(model: Path, states: tuple[str, ...], as_json: bool) -> None:
     """Show the inputs, outputs, states, axes, operators and origin of MODEL.onnx.
 
-    Of a file that does not say what its states are, its names may tell, or --state.
+    The states come from the contract in the file. For a file without a contract they are taken from
+    --state, or else matched by well-known names.
     """
     file = read(model)
     contract: Contract | None = None
     try:
         contract = find_contract(file, named_states(states))
     except ContractError:
+        # A file without a contract is shown even if its states are unknown.
         if CONTRACT_KEY in file.metadata:
             raise
+
     document = _document(file, contract)
     if as_json:
         say_json(document)
     else:
-        _show(document)
+        _show_document(document)
 
 
 def _document(file: OnnxFile, contract: Contract | None) -> dict[str, Any]:
@@ -51,11 +55,11 @@ def _document(file: OnnxFile, contract: Contract | None) -> dict[str, Any]:
         "ir_version": file.ir_version,
         "opsets": file.opsets,
         "says_itself": CONTRACT_KEY in file.metadata,
-        "contract": json.loads(contract.to_json()) if contract else None,
+        "contract": None if contract is None else json.loads(contract.to_json()),
         "inputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.inputs],
         "outputs": [{"name": s.name, "dtype": s.dtype, "shape": s.shape} for s in file.outputs],
         "precision": file.metadata.get(PRECISION_KEY, "float32"),
-        "axes": sorted(axis for axis in contract.axes if axis.isidentifier()) if contract else [],
+        "axes": [] if contract is None else _axis_names(contract),
         "operators": dict(file.operators.most_common()),
         "weights": {
             "count": sum(prod(w.shape) for w in file.weights),
@@ -66,67 +70,110 @@ def _document(file: OnnxFile, contract: Contract | None) -> dict[str, Any]:
 
 
 def _origin(file: OnnxFile) -> object:
+    """What the exporter noted about the network and the export, if it did."""
     text = file.metadata.get(ORIGIN_KEY)
     if text is None:
         return None
     try:
         return parse_json(text)
-    except ValueError:  # somebody else's text under our key: shown as it is
+    except ValueError:  # another program wrote text under this key: it is shown as it is
         return text
 
 
-def _show(document: dict[str, Any]) -> None:
-    contract = document["contract"]
+def _axis_names(contract: Contract) -> list[str]:
+    """The dynamic axes that have names, without computed ones such as "2*time"."""
+    return sorted(axis for axis in contract.axes if axis.isidentifier())
+
+
+def _show_document(document: dict[str, Any]) -> None:
     grid = Table(box=None, show_header=False, pad_edge=False)
     grid.add_column(style="bold", overflow="fold")
     grid.add_column(overflow="fold")
-    grid.add_row("file", f"{document['file']}, {document['bytes']:,} bytes")
-    grid.add_row("made by", document["producer"])
-    origin = document["origin"]
-    for key, value in origin.items() if isinstance(origin, dict) else [("origin", origin)]:
-        grid.add_row(f"  {key}", _text(value))
-    opsets = ", ".join(f"{domain} {number}" for domain, number in document["opsets"].items())
-    grid.add_row("opset", f"{opsets} (IR version {document['ir_version']})")
-    source = contract or document
-    for kind in ("inputs", "outputs"):
-        for spec in source[kind]:
-            grid.add_row(kind[:-1], f"{spec['name']}: {_array(spec)}")
-    if contract is None:
-        grid.add_row("contract", "none: which inputs are states is unknown")
-    else:
-        if not document["says_itself"]:
-            grid.add_row("contract", "none in the file; this is what names tell, or --state")
-        for state in contract["states"]:
-            names = f"{state['input']} -> {state['output']}"
-            grid.add_row("state", f"{names}: {_array(state)}, starts from {state['initial']}")
-        streaming = contract["streaming"]
-        grid.add_row("streams", _streams(streaming))
-        grid.add_row("dynamic axes", ", ".join(document["axes"]) or "none")
-        if "limits" in contract:
-            most = (f"{axis} {size}" for axis, size in contract["limits"].items())
-            grid.add_row("at most", f"{', '.join(most)} in one call")
-    grid.add_row("precision", document["precision"])
-    operators = ", ".join(f"{name} {count}" for name, count in document["operators"].items())
-    grid.add_row("operators", operators)
-    weights = document["weights"]
-    beside = f", in {', '.join(weights['external_files'])}" if weights["external_files"] else ""
-    grid.add_row("weights", f"{weights['count']:,} numbers, {weights['bytes']:,} bytes{beside}")
+
+    for name, text in _rows(document):
+        grid.add_row(name, text)
     show(grid)
 
 
-def _streams(streaming: dict[str, Any]) -> str:
+def _rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The rows of the table: a name and a text each."""
+    yield from _file_rows(document)
+
+    contract = document["contract"]
+    source = document if contract is None else contract
+    for spec in source["inputs"]:
+        yield "input", f"{spec['name']}: {_array_text(spec)}"
+    for spec in source["outputs"]:
+        yield "output", f"{spec['name']}: {_array_text(spec)}"
+
+    if contract is None:
+        yield "contract", "none: which inputs are states is unknown"
+    else:
+        yield from _contract_rows(document, contract)
+
+    yield from _content_rows(document)
+
+
+def _file_rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The file, the program that wrote it, and its format."""
+    yield "file", f"{document['file']}, {document['bytes']:,} bytes"
+    yield "made by", document["producer"]
+
+    origin = document["origin"]
+    entries = origin if isinstance(origin, dict) else {"origin": origin}
+    for key, value in entries.items():
+        yield f"  {key}", value if isinstance(value, str) else json.dumps(value)
+
+    opsets = ", ".join(f"{domain} {number}" for domain, number in document["opsets"].items())
+    yield "opset", f"{opsets} (IR version {document['ir_version']})"
+
+
+def _contract_rows(document: dict[str, Any], contract: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The states, streaming and axes."""
+    if not document["says_itself"]:
+        yield "contract", "none in the file; the states come from --state, or from names"
+
+    for state in contract["states"]:
+        names = f"{state['input']} -> {state['output']}"
+        yield "state", f"{names}: {_array_text(state)}, starts from {state['initial']}"
+
+    yield "streams", _streaming_text(contract["streaming"])
+    yield "dynamic axes", ", ".join(document["axes"]) or "none"
+    if "limits" in contract:
+        limits = ", ".join(f"{axis} {size}" for axis, size in contract["limits"].items())
+        yield "at most", f"{limits} in one call"
+
+
+def _content_rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The precision, operators and weights."""
+    yield "precision", document["precision"]
+    operators = (f"{name} {count}" for name, count in document["operators"].items())
+    yield "operators", ", ".join(operators)
+
+    weights = document["weights"]
+    text = f"{weights['count']:,} numbers, {weights['bytes']:,} bytes"
+    if weights["external_files"]:
+        text += f", in {', '.join(weights['external_files'])}"
+    yield "weights", text
+
+
+def _streaming_text(streaming: dict[str, Any]) -> str:
+    """Whether the network can run chunk by chunk, on which conditions, or why not."""
+    if streaming["ok"] is None:
+        return f"not known: {streaming['because']}"
     if not streaming["ok"]:
-        known = "not known" if streaming["ok"] is None else "no"
-        return f"{known}: {streaming['because']}"
-    multiple, lookahead = streaming.get("multiple", 1), streaming.get("delay", 0)
-    chunks = f", in chunks of multiples of {multiple} steps" if multiple > 1 else ""
-    return f"yes{chunks}, with a delay of {lookahead} steps" if lookahead else f"yes{chunks}"
+        return f"no: {streaming['because']}"
+
+    text = "yes"
+    if streaming.get("multiple", 1) > 1:
+        text += f", in chunks of multiples of {streaming['multiple']} steps"
+    if streaming.get("delay", 0):
+        text += f", with a look-ahead of {streaming['delay']} steps"
+    return text
 
 
-def _array(spec: dict[str, Any]) -> str:
-    text = f"{spec['dtype']}[{', '.join(map(str, spec['shape']))}]"
-    return f"{text}, row lengths along {spec['lengths_of']}" if "lengths_of" in spec else text
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _array_text(spec: dict[str, Any]) -> str:
+    text = describe(spec["dtype"], spec["shape"])
+    if "lengths_of" in spec:
+        text += f", row lengths along {spec['lengths_of']}"
+    return text

@@ -1,8 +1,9 @@
-"""The one way out: everything that a command prints leaves through here.
+"""Everything that a command prints is printed by this module.
 
-A text is shown as it is, on one line, and harmless (`stateport.printable`). It is never taken for
-markup. What the stream's encoding lacks is escaped with backslashes. A reader that has gone away is
-no error: the rest goes nowhere, and the exit code is what the command comes to.
+A text is printed on one line, made harmless by `stateport.printable`, and never interpreted as
+markup. Characters that the stream's encoding lacks are escaped with backslashes. A reader that
+closes its end of a pipe is no error: the rest of the output is discarded, and the exit code is that
+of the command.
 """
 
 from __future__ import annotations
@@ -23,35 +24,35 @@ from rich.text import Text
 from ..errors import FileError
 from ..printable import json_text, printable
 
-#: So wide are tables in a pipe, so that they are never cut.
-_WIDE: Final = 160
+#: The width of tables in a pipe, large enough that no cell is cut.
+_PIPE_WIDTH: Final = 160
 
-#: What stdout was before it was kept for stateport alone, innermost last.
-_kept: list[TextIO] = []
+#: The streams that were stdout before `own_stdout` redirected it, innermost last.
+_own_stdouts: list[TextIO] = []
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Prints each text on a line of its own, on stdout or on stderr."""
+    """Prints each text on a separate line, on stdout or on stderr."""
     stream = _stream(err=err)
-    _write("".join(f"{_fitting(line, stream)}\n" for line in lines), stream)
+    _write("".join(f"{_safe_text(line, stream)}\n" for line in lines), stream)
 
 
 def say_json(document: Any) -> None:
-    """Prints a document as JSON, and nothing else, on stdout."""
+    """Prints a document as JSON on stdout."""
     _write(f"{json_text(document)}\n", _stream(err=False))
 
 
 def say_commands(lines: Iterator[str]) -> None:
-    """Prints commands for a build server on stderr; whoever made them has escaped what is in them.
+    """Prints commands for a build server on stderr.
 
-    See `stateport.parity.reports.github`.
+    Texts in them must be escaped already, as `stateport.parity.reports.github` does.
     """
     stream = _stream(err=True)
     _write("".join(f"{_encodable(line, stream)}\n" for line in lines), stream)
 
 
 def show(table: RenderableType) -> None:
-    """Prints a table on stdout; a text in it is only ever text."""
+    """Prints a table on stdout. Texts in it are not interpreted as markup."""
     stream = _stream(err=False)
     sheet = _Sheet(stream)
     _Screen(sheet).print(table)
@@ -65,80 +66,85 @@ def can_show(text: str) -> bool:
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal what is being done; gives a function that changes the text."""
+    """Shows the current step of the work on a terminal; yields a function that changes the text."""
     stream = _stream(err=True)
     if not stream.isatty():
         yield lambda _: None
         return
+
     screen = _Screen(stream)
     with screen.status(screen.render_str(text)) as status:
-        yield lambda changed: status.update(screen.render_str(changed))
+        yield lambda new_text: status.update(screen.render_str(new_text))
 
 
 class _Sheet(io.StringIO):
-    """What rich draws for a stream, until it is written."""
+    """Collects what rich draws for a stream, so that it can be written at once."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
 
     def isatty(self) -> bool:
-        """Whether there will be colours."""
+        """Whether rich may use colours: whether the stream is a terminal."""
         return self._stream.isatty()
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """It says whether lines may be drawn with more than ASCII."""
+        """The stream's encoding, which decides how rich draws the lines of a table."""
         return self._stream.encoding
 
 
 class _Screen(Console):
-    """A console on which no text is markup, an emoji or a command to the terminal."""
+    """A console that never interprets text as markup, emoji or terminal commands."""
 
     def __init__(self, stream: TextIO) -> None:
-        width = None if stream.isatty() else _WIDE
+        width = None if stream.isatty() else _PIPE_WIDTH
         super().__init__(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A text that came as a `str`: every cell of a table, every title."""
-        return super().render_str(_fitting(text, self.file), **options)
+        """Makes a text printable. rich calls this for every cell and title that is a `str`."""
+        return super().render_str(_safe_text(text, self.file), **options)
 
 
 @contextlib.contextmanager
 def own_stdout() -> Iterator[None]:
-    """Keeps stdout for what leaves through here; what anybody else prints goes to stderr.
+    """Reserves stdout for this module; what other code prints goes to stderr.
 
-    PyTorch's exporter prints, some versions of onnxscript do, and a network's code may: a line of
-    theirs would spoil JSON, or what the next command in a pipe reads.
+    PyTorch's exporter prints, some versions of onnxscript do, and a network's code may. Such a line
+    would spoil JSON output, or the input of the next command in a pipe.
     """
-    _kept.append(_stream(err=False))
+    _own_stdouts.append(_stream(err=False))
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        _kept.pop()
+        _own_stdouts.pop()
 
 
 def prepare_streams() -> None:
-    """Makes stdin, stdout and stderr such that printing cannot fail for a name.
+    """Makes sure that stdin, stdout and stderr exist, and that no name of a file breaks printing.
 
-    Where one of them was closed, `>&-`, it leads nowhere from now on; otherwise the next file that
-    is opened would take its number, and be written to by whatever prints.
+    A stream that the caller closed (`>&-`) is replaced by the null device. Otherwise the next file
+    to be opened would get its number, and would receive everything that is printed.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        _take_number(number)
+        _occupy_descriptor(number)
         if getattr(sys, name) is None:
             # It stays open for as long as the process lives.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
-    if hasattr(sys.stdout, "reconfigure"):  # for what others print, a network's code above all
+
+    # For text that other code prints, above all a network's.
+    if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+
     warnings.showwarning = _show_warning
-    if logging.lastResort is not None:  # what libraries log goes to stderr where nobody listens
+    # Log records of libraries go to stderr where the program has set up no logging.
+    if logging.lastResort is not None:
         logging.lastResort.setFormatter(_Formatter())
 
 
 def finish(code: int) -> int:
-    """Writes what others have left to write; the exit code, which is 1 where that fails."""
+    """Flushes stdout and stderr. Returns the exit code: `code`, or 1 if flushing failed."""
     for stream in (sys.stdout, sys.stderr):
         try:
             _write("", stream)
@@ -147,50 +153,57 @@ def finish(code: int) -> int:
     return code
 
 
-def _take_number(number: int) -> None:
+def _occupy_descriptor(number: int) -> None:
+    """Opens the null device as this file descriptor, if it is closed."""
     try:
         os.fstat(number)
     except OSError:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        if nowhere != number:
-            os.dup2(nowhere, number)
-            os.close(nowhere)
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
 
 
 def _stream(*, err: bool) -> TextIO:
     if err:
         return sys.stderr
-    return _kept[-1] if _kept else sys.stdout
+    return _own_stdouts[-1] if _own_stdouts else sys.stdout
 
 
-def _fitting(text: str, stream: Any) -> str:
-    """The text, harmless and within the stream's encoding."""
+def _safe_text(text: str, stream: Any) -> str:
+    """The text, made harmless and encodable for the stream."""
     return _encodable(printable(text), stream)
 
 
 def _encodable(text: str, stream: Any) -> str:
+    """The text, with escapes for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _write(text: str, stream: TextIO) -> None:
+    """Writes and flushes a text.
+
+    Raises:
+        FileError: stdout could not be written, for another reason than a closed pipe.
+    """
     try:
-        if text:  # even nothing is an error on a full disk
+        if text:  # on a full disk, writing even an empty text fails
             stream.write(text)
         stream.flush()
     except OSError as error:
-        _lead_nowhere(stream)
+        _discard_rest(stream)
         if error.errno != errno.EPIPE and stream is not sys.stderr:
             raise FileError(f"The output could not be written: {error.strerror}.") from error
 
 
-def _lead_nowhere(stream: TextIO) -> None:
-    """Lets the rest go, so that nothing fails again when Python flushes the stream at its end."""
-    with contextlib.suppress(OSError, ValueError):  # a stream of a test has no number
+def _discard_rest(stream: TextIO) -> None:
+    """Redirects a stream to the null device, so that Python's flush at exit does not fail again."""
+    with contextlib.suppress(OSError, ValueError):  # pytest's streams have no file descriptor
         number = stream.fileno()
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
 def _show_warning(
@@ -201,7 +214,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,  # noqa: ARG001
 ) -> None:
-    """In place of Python's own, which prints a warning as it is."""
+    """Replaces `warnings.showwarning`, which prints the text of a warning unescaped."""
     if file is None:
         say(f"{filename}:{lineno}: {category.__name__}: {message}", err=True)
     else:
@@ -209,7 +222,7 @@ def _show_warning(
 
 
 class _Formatter(logging.Formatter):
-    """One harmless line for each record, without a traceback."""
+    """Formats a log record as one harmless line, without a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(record.getMessage())

@@ -1,8 +1,9 @@
-"""`stateport run`: feed arrays to a model, whole or chunk by chunk."""
+"""`stateport run`: run a model on arrays, in one call or chunk by chunk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract, describe, names_in
+from ..contract import ArraySpec, Contract, describe, names_in
 from ..errors import InputError
 from ..files.reading import read_npy
 from ..files.writing import check_place, write_npz, written_each
@@ -23,6 +24,7 @@ from .common import (
     MODEL,
     PLAN,
     STATES,
+    check_plan,
     named_constants,
     named_path,
     named_states,
@@ -32,20 +34,47 @@ from .output import say
 Array = NDArray[Any]
 
 
-@click.command(short_help="Run a model on arrays, whole or in chunks.")
+@click.command(short_help="Run a model on arrays, in one call or in chunks.")
 @MODEL
 @click.option(
-    "-i", "--input", "inputs", multiple=True, metavar="NAME=FILE.npy", help="An input; repeat."
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=FILE.npy",
+    help="Read an input from a file. Repeatable.",
 )
-@click.option("-o", "--output", type=FILE, help="Write outputs: OUT.npz.")
-@click.option("--engine", type=ENGINE, help="The engine; default ort-cpu.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of the engine; default 1.")
+@click.option(
+    "-o", "--output", type=FILE, metavar="OUT.npz", help="Write the outputs to this file."
+)
+@click.option("--engine", type=ENGINE, help="The engine to run on; ort-cpu by default.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many threads the engine may use; default 1.",
+)
 @PLAN
 @STATES
 @CONSTANTS
-@click.option("--chunk", type=click.IntRange(min=1), help="Feed N steps at a time, as a stream.")
-@click.option("--state-in", type=FILE, help="Go on from a saved state.")
-@click.option("--state-out", type=FILE, help="Save the state at the end.")
+@click.option(
+    "--chunk",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Feed the inputs as a stream, N steps per call.",
+)
+@click.option(
+    "--state-in",
+    type=FILE,
+    metavar="FILE",
+    help="Start from the state in this file, written by --state-out.",
+)
+@click.option(
+    "--state-out",
+    type=FILE,
+    metavar="FILE",
+    help="Write the state after the last step to this file.",
+)
 def run(
     model: Path,
     inputs: tuple[str, ...],
@@ -59,17 +88,14 @@ def run(
     state_in: Path | None,
     state_out: Path | None,
 ) -> None:
-    """Run MODEL.onnx on arrays from .npy files and write its outputs to a .npz file."""
-    if plan is not None and (engine is not None or threads is not None):
-        raise click.UsageError("--plan says the engine and the threads; give these or the plan.")
-    if output is not None and output.suffix != ".npz":
-        raise click.BadParameter("Outputs are written as FILE.npz.", param_hint="--output")
-    if output is not None and output == state_out:
-        raise click.UsageError("--output and --state-out name the same file.")
-    named = [named_path(text, "--input") for text in inputs]
-    for name, count in ((n, [m for m, _ in named].count(n)) for n, _ in named):
-        if count > 1:
-            raise click.BadParameter(f"The input {name!r} is given twice.", param_hint="--input")
+    """Run MODEL.onnx on arrays from .npy files.
+
+    Prints the dtype and shape of each output. --output writes the outputs to an .npz file.
+    """
+    check_plan(plan, engine, threads)
+    _check_outputs(output, state_out)
+    input_paths = _parse_inputs(inputs)
+
     loaded = load(
         model,
         engine=engine,
@@ -81,61 +107,134 @@ def run(
     for path in (output, state_out):
         if path is not None:
             check_place(path)
-    arrays = {name: read_npy(path) for name, path in named}
-    state = State.load(state_in) if state_in is not None else None
+
+    arrays = {name: read_npy(path) for name, path in input_paths.items()}
+    state = None if state_in is None else State.load(state_in)
     if chunk is None:
         outputs, state = loaded.run(arrays, state)
     else:
-        outputs, state = _in_chunks(loaded, arrays, state, chunk)
+        outputs, state = _run_in_chunks(loaded, arrays, state, chunk)
+
+    _write_results(outputs, output, state, state_out)
+    say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
+
+
+def _check_outputs(output: Path | None, state_out: Path | None) -> None:
+    """Refuses names of files that cannot be written as they are, before anything is read."""
+    if output is None:
+        return
+
+    if output.suffix != ".npz":
+        raise click.BadParameter(
+            f"{str(output)!r} does not end in .npz; outputs are written as an .npz file. Name it "
+            "FILE.npz.",
+            param_hint="--output",
+        )
+    if output == state_out:
+        raise click.UsageError(
+            f"--output and --state-out both name {str(output)!r}. Give them two names."
+        )
+
+
+def _parse_inputs(texts: Sequence[str]) -> dict[str, Path]:
+    """The file of each input, from texts of the form NAME=FILE.npy."""
+    pairs = [named_path(text, "--input") for text in texts]
+
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise click.BadParameter(
+                f"The input {name!r} is given twice. Pass each input once.", param_hint="--input"
+            )
+    return dict(pairs)
+
+
+def _run_in_chunks(
+    model: Model, arrays: Mapping[str, Array], state: State | None, chunk: int
+) -> tuple[dict[str, Array], State]:
+    """Feeds the arrays to a stream, `chunk` steps at a time.
+
+    Outputs with a time axis are joined along it. Of other outputs, the last one is returned.
+    """
+    for spec in model.contract.outputs:
+        _check_joinable(spec)
+
+    stream = model.stream()
+    if state is not None:
+        stream.restore(state)
+    pieces = [stream.run(inputs) for inputs in _split_chunks(model.contract, arrays, chunk)]
+
+    outputs = {}
+    for spec in model.contract.outputs:
+        name = spec.name
+        if spec.time_axis is None:
+            outputs[name] = pieces[-1][name]
+        else:
+            outputs[name] = np.concatenate([piece[name] for piece in pieces], spec.time_axis)
+    return outputs, stream.state
+
+
+def _check_joinable(spec: ArraySpec) -> None:
+    """Refuses an output that is not the concatenation of its chunks, such as one of "batch*time".
+
+    Raises:
+        InputError: with the output, and what to do instead.
+    """
+    if spec.time_axis is None:
+        return
+
+    axis = spec.shape[spec.time_axis]
+    if names_in(axis) != {"time"}:
+        raise InputError(
+            f"The output {spec} cannot be put together from chunks: its axis {axis!r} does not "
+            "depend on time alone. Leave out --chunk, and carry the state with --state-out "
+            "and --state-in."
+        )
+
+
+def _split_chunks(
+    contract: Contract, arrays: Mapping[str, Array], chunk: int
+) -> Iterator[dict[str, Array]]:
+    """The inputs of each call: arrays with a time axis in slices, the others whole."""
+    time_axes = _time_axes(contract, arrays)
+    lengths = [arrays[name].shape[axis] for name, axis in time_axes.items()]
+    length = max(lengths, default=1)
+
+    # An empty array is one chunk, which the model refuses; so are lengths that differ.
+    for start in range(0, max(length, 1), chunk):
+        inputs = dict(arrays)
+        for name, axis in time_axes.items():
+            steps = (slice(None),) * axis + (slice(start, start + chunk),)
+            inputs[name] = arrays[name][steps]
+        yield inputs
+
+
+def _time_axes(contract: Contract, arrays: Mapping[str, Array]) -> dict[str, int]:
+    """The time axis of each array that has one, by the input's name.
+
+    Arrays of too few dimensions are left out: the model refuses them.
+
+    Raises:
+        InputError: no input of the model has a time axis.
+    """
+    axes = {spec.name: spec.shape.index("time") for spec in contract.inputs if "time" in spec.shape}
+    if not axes:
+        raise InputError("The model has no time axis, so --chunk has no effect. Leave it out.")
+
+    return {
+        name: axis for name, axis in axes.items() if name in arrays and arrays[name].ndim > axis
+    }
+
+
+def _write_results(
+    outputs: Mapping[str, Array], output: Path | None, state: State, state_out: Path | None
+) -> None:
+    """Writes the files that were asked for: both, or neither if one of them fails."""
     writers: dict[Path, Callable[[Path], None]] = {}
     if output is not None:
         writers[output] = lambda part: write_npz(part, outputs)
     if state_out is not None:
         writers[state_out] = state.save
+
     with written_each(*writers) as parts:
         for part, write in zip(parts, writers.values(), strict=True):
             write(part)
-    say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
-
-
-def _in_chunks(
-    model: Model, arrays: Mapping[str, Array], state: State | None, chunk: int
-) -> tuple[dict[str, Array], State]:
-    """Feeds a stream; outputs with a time axis are joined along it, of others the last counts."""
-    for spec in model.contract.outputs:
-        if spec.time_axis is not None and names_in(spec.shape[spec.time_axis]) != {"time"}:
-            raise InputError(
-                f"The output {spec} cannot be put together from chunks: its axis is not time "
-                "itself. Leave --chunk out, and carry the state with --state-out and --state-in."
-            )
-    stream = model.stream()
-    if state is not None:
-        stream.restore(state)
-    pieces = [stream.run(piece) for piece in _cut(model.contract, arrays, chunk)]
-    joined = {
-        spec.name: np.concatenate([p[spec.name] for p in pieces], spec.time_axis)
-        if spec.time_axis is not None
-        else pieces[-1][spec.name]
-        for spec in model.contract.outputs
-    }
-    return joined, stream.state
-
-
-def _cut(contract: Contract, arrays: Mapping[str, Array], chunk: int) -> Iterator[dict[str, Array]]:
-    axes = {s.name: s.shape.index("time") for s in contract.inputs if "time" in s.shape}
-    if not axes:
-        raise InputError("The model has no time axis, so --chunk says nothing. Leave it out.")
-    lengths = {
-        arrays[name].shape[axis]
-        for name, axis in axes.items()
-        if name in arrays and arrays[name].ndim > axis
-    }
-    length = max(lengths, default=1)  # arrays that do not fit are refused by the model itself
-    for start in range(0, max(length, 1), chunk):
-        steps = slice(start, start + chunk)
-        yield {
-            name: array[(slice(None),) * axes[name] + (steps,)]
-            if name in axes and array.ndim > axes[name]
-            else array
-            for name, array in arrays.items()
-        }

@@ -1,4 +1,4 @@
-"""`stateport verify`: hold a model against PyTorch's recorded answers."""
+"""`stateport verify`: compare a model with PyTorch's recorded answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .output import progress, say, say_commands, say_json, show
 
 
 class _Engines(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4
-    """NAME, NAME:OPTION=VALUE,..., or all."""
+    """An engine: NAME, NAME:OPTION=VALUE,..., or `all`."""
 
     name = "engine"
 
@@ -43,13 +43,15 @@ class _Engines(click.ParamType):  # type: ignore[type-arg]  # not before click 8
         param: click.Parameter,  # noqa: ARG002
         incomplete: str,
     ) -> list[click.shell_completion.CompletionItem]:
-        names = (*engine_names(), "all")
-        item = click.shell_completion.CompletionItem
-        return [item(name) for name in names if name.startswith(incomplete)]
+        return [
+            click.shell_completion.CompletionItem(name)
+            for name in (*engine_names(), "all")
+            if name.startswith(incomplete)
+        ]
 
 
 class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4
-    """A file whose ending says the form of a report."""
+    """The file of a report, whose ending is that of a known format."""
 
     name = "report"
 
@@ -60,14 +62,14 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
         if path.suffix not in ENDINGS:
             self.fail(
                 f"{str(value)!r} has an unknown ending; reports are written as FILE"
-                f"{', FILE'.join(ENDINGS)}.",
+                f"{', FILE'.join(ENDINGS)}. Use one of these.",
                 param,
                 ctx,
             )
         return path
 
 
-@click.command(short_help="Check a model against PyTorch's own answers.")
+@click.command(short_help="Check a model against PyTorch's recorded answers.")
 @MODEL
 @click.option(
     "--engine",
@@ -75,16 +77,16 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
     type=_Engines(),
     multiple=True,
     metavar="NAME[:OPTION=VALUE,...]",
-    help="An engine to check, or `all`; may be repeated. Default ort-cpu.",
+    help="An engine to check, or `all`. Repeatable; ort-cpu by default.",
 )
-@click.option("--require", is_flag=True, help="Fail if one of the engines is not installed.")
+@click.option("--require", is_flag=True, help="Fail if an engine is not installed.")
 @click.option(
     "--python",
     "pythons",
     type=click.Path(exists=True, dir_okay=False),
     multiple=True,
     metavar="PATH",
-    help="Check the engines of this Python interpreter's environment too; may be repeated.",
+    help="Also check the engines in the environment of this Python interpreter. Repeatable.",
 )
 @click.option(
     "--time-limit",
@@ -92,24 +94,36 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
     default=TIME_LIMIT,
     show_default=True,
     metavar="SECONDS",
-    help="How long an engine may take over one case.",
+    help="How long an engine may take for one recorded case.",
 )
 @PLAN
 @click.option(
     "--vectors",
     "vectors_file",
     type=FILE,
-    help="The recorded answers, if not beside the model.",
+    metavar="FILE",
+    help="The file of PyTorch's recorded answers; by default the one beside the model.",
 )
-@click.option("--atol", type=click.FloatRange(min=0), help="Absolute bound, in place of the floor.")
-@click.option("--rtol", type=click.FloatRange(min=0), help="Relative bound, in place of the floor.")
+@click.option(
+    "--atol",
+    type=click.FloatRange(min=0),
+    metavar="ERROR",
+    help="The largest absolute error allowed, in place of 8 times the error of PyTorch's float32.",
+)
+@click.option(
+    "--rtol",
+    type=click.FloatRange(min=0),
+    metavar="ERROR",
+    help="The largest relative error allowed, likewise.",
+)
 @click.option(
     "--snr",
     type=Finite(min=0, min_open=True),
-    help="Decibels of the truth above the error, in place of the floor.",
+    metavar="DB",
+    help="The lowest signal-to-noise ratio allowed, in decibels, likewise.",
 )
 @click.option(
-    "--locate", is_flag=True, help="Find the first node that is off, and write it as a file."
+    "--locate", is_flag=True, help="Find the first node with wrong values, and write it as a file."
 )
 @click.option(
     "--report",
@@ -117,20 +131,21 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
     type=_Report(),
     multiple=True,
     metavar="FILE",
-    help="Write FILE.json, FILE.xml (JUnit), FILE.md or FILE.html; may be repeated.",
+    help="Write a report: FILE.json, FILE.xml (JUnit), FILE.md or FILE.html. Repeatable.",
 )
 @click.option(
     "--baseline",
     type=FILE,
-    help="An earlier FILE.json: fail if an error grew since.",
+    metavar="FILE.json",
+    help="Fail if an error grew since this report, which --report wrote earlier.",
 )
 @click.option(
     "--growth",
     type=Finite(min=1),
     metavar="FACTOR",
-    help=f"By how much an error may grow since the baseline. Default {GROWTH:g}.",
+    help=f"How many times as large as in the baseline an error may be. Default {GROWTH:g}.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, nothing else.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, nothing else.")
 @click.pass_context
 def verify(
     ctx: click.Context,
@@ -150,32 +165,25 @@ def verify(
     growth: float | None,
     as_json: bool,
 ) -> None:
-    """Check that MODEL.onnx gives PyTorch's answers: outputs, states, every step.
+    """Check that MODEL.onnx gives PyTorch's answers: outputs and states, at every step.
 
-    The answers were recorded by `stateport export` in float64; PyTorch is not needed here. Each
-    engine runs in a process of its own. With several engines, a stream is carried from each to
-    each as well. A model of reduced precision is judged by a signal-to-noise budget. The exit code
-    is 1 when any answer is off by more than its bound.
+    `stateport export` recorded the answers in float64, so PyTorch is not needed here. Each engine
+    runs in a separate process. With several engines, each also continues the sequences of every
+    other one from the saved state.
+
+    An error may be up to 8 times the error that PyTorch makes in float32. A model of lower
+    precision is judged by a signal-to-noise ratio instead. The exit code is 1 if an error is
+    larger.
     """
-    try:
-        requested_bound(atol, rtol, snr)  # before anything is read
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
-    if plan is not None and engines:
-        raise click.UsageError("--plan says the engine; give --engine or the plan.")
-    if growth is not None and baseline is None:
-        raise click.UsageError("--growth says how much --baseline allows; give both.")
-    if plan is not None and locate:
-        raise click.UsageError("--locate looks into MODEL.onnx itself; leave out --plan.")
-    if baseline is not None and baseline.resolve() in [path.resolve() for path in reports]:
-        raise click.UsageError("--report would overwrite the baseline; give it another name.")
-    for path in reports:
-        check_place(path)
-    before = None if baseline is None else read_baseline(baseline)
-    with progress("") as doing:
+    _check_bounds(atol, rtol, snr)
+    _check_plan_options(plan, engines, locate=locate)
+    _check_reports(reports, baseline, growth)
+    earlier_errors = None if baseline is None else read_baseline(baseline)
+
+    with progress("") as report_progress:
         matrix = verify_file(
             model,
-            engines=[choice for several in engines for choice in several] or None,
+            engines=[choice for group in engines for choice in group] or None,
             plan=plan,
             pythons=pythons,
             vectors=vectors_file,
@@ -185,31 +193,83 @@ def verify(
             locate=locate,
             require=require,
             time_limit=time_limit,
-            progress=doing,
+            progress=report_progress,
         )
-    if before is not None:
-        matrix = replace(matrix, grown=regressions(matrix, before, growth or GROWTH))
+    if earlier_errors is not None:
+        matrix = replace(matrix, grown=regressions(matrix, earlier_errors, growth or GROWTH))
+
+    _publish(matrix, reports, as_json=as_json)
+    ctx.exit(0 if matrix.passed else 1)
+
+
+def _check_bounds(atol: float | None, rtol: float | None, snr: float | None) -> None:
+    """Refuses bounds that exclude one another, before any file is read."""
+    try:
+        requested_bound(atol, rtol, snr)
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check_plan_options(
+    plan: Path | None, engines: tuple[tuple[EngineChoice, ...], ...], *, locate: bool
+) -> None:
+    """Refuses a plan together with options that do not apply to it."""
+    if plan is None:
+        return
+
+    if engines:
+        raise click.UsageError("--plan sets the engine. Leave out --engine, or leave out --plan.")
+    if locate:
+        raise click.UsageError(
+            "--locate examines MODEL.onnx, but --plan may run other files. To use --locate, "
+            "leave out --plan."
+        )
+
+
+def _check_reports(reports: tuple[Path, ...], baseline: Path | None, growth: float | None) -> None:
+    """Refuses reports that could not be written, before anything is measured."""
+    if growth is not None and baseline is None:
+        raise click.UsageError("--growth is the factor that --baseline allows; give both.")
+
+    if baseline is not None and baseline.resolve() in [path.resolve() for path in reports]:
+        raise click.UsageError("--report would overwrite the baseline; give it another name.")
+
+    for path in reports:
+        check_place(path)
+
+
+def _publish(matrix: Matrix, reports: tuple[Path, ...], *, as_json: bool) -> None:
+    """Prints the result and writes the reports."""
     if os.environ.get("GITHUB_ACTIONS") == "true":
         say_commands(commands(matrix))
     if as_json:
         say_json(document(matrix))
+
     for path in reports:
         write(matrix, path)
+
+    # The tables come last: a single engine that could not run raises its error here.
     if not as_json:
-        _show(matrix)
-    ctx.exit(0 if matrix.passed else 1)
+        _show_tables(matrix)
 
 
-def _show(matrix: Matrix) -> None:
+def _show_tables(matrix: Matrix) -> None:
+    """Prints one table of all engines, or of all measurements where there is one engine.
+
+    Raises:
+        StateportError: the only engine could not run.
+    """
     if len(matrix.rows) > 1:
         show(text.grid(matrix))
         if matrix.carried:
             show(text.carried_grid(matrix))
         say(*text.reasons(matrix))
         return
+
     (row,) = matrix.rows
     if row.report is None:
         raise StateportError(str(row.problem))
+
     show(text.table(row.report))
     say(*matrix.remarks, *text.summary(row.report))
     say(*filter(None, [place(row), precision_note(row)]), *matrix.grown)

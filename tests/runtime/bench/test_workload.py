@@ -66,9 +66,9 @@ def test_axes_that_are_not_there_are_refused(reference: Path) -> None:
         streaming=Streaming(ok=True),
     )
     one = stateport.Model(fixed, model._engine)
-    with pytest.raises(InputError, match="no time axis, and 2 steps were asked for"):
+    with pytest.raises(InputError, match="no time axis, and 2 steps were requested"):
         step_call(one, Workload(1, 2))
-    with pytest.raises(InputError, match="no batch axis, and 2 streams were asked for"):
+    with pytest.raises(InputError, match="no batch axis, and 2 streams were requested"):
         step_call(one, Workload(2, 1))
 
 

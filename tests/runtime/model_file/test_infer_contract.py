@@ -194,8 +194,8 @@ def test_axes_are_called_what_they_are(
     [
         ({"rat": 1}, "no input 'rat' to hold a constant; the model takes x: float32"),
         ({"h": 1}, "no input 'h' to hold a constant"),
-        ({"rate": 1.5}, "'rate' is 1.5, which is no int64"),
-        ({"rate": "fast"}, "'rate' is 'fast', which is no int64"),
+        ({"rate": 1.5}, "'rate' is 1.5, which cannot be represented exactly as int64"),
+        ({"rate": "fast"}, "'rate' is 'fast', which cannot be represented exactly as int64"),
         ({"rate": [1, 2]}, "'rate' has the shape (2,); the model takes rate: int64[]"),
     ],
 )
