@@ -51,6 +51,7 @@ from .network.trace_length import at_trace_length
 from .network.weights import load_weights
 from .sizes.beyond import Beyond, check_loops, look_beyond
 from .sizes.comparisons import Comparison, compared
+from .sizes.shortest import shortest_time
 from .sizes.tables import ends_of_tables
 from .states.checks import (
     check_carried,
@@ -332,6 +333,9 @@ def _build(
     if reason is not None and not streaming.ok and finished.contract.streaming.ok:
         streaming = replace(streaming, reason=reason)
     contract = replace(finished.contract, streaming=streaming)
+    shortest = shortest_time(network, contract)
+    if shortest > streaming.chunk_multiple:
+        contract = replace(contract, minimums=(("time", shortest),))
     others = finished.others if finished.contract.streaming.ok else ()
     return _Built(captured, network, contract, finished.lifted, reason, finished.left, others)
 

@@ -142,6 +142,7 @@ class Contract:
         states: the pairs of an input and an output that are states.
         streaming: whether the network can run chunk by chunk.
         limits: the names of axes that must not exceed a size in one call, with that size.
+        minimums: the names of axes that must reach a size in one call, with that size.
 
     Raises:
         ContractError: these contradict one another, or are more than stateport supports.
@@ -152,6 +153,7 @@ class Contract:
     states: tuple[StateSpec, ...] = ()
     streaming: Streaming = Streaming()
     limits: tuple[tuple[str, int], ...] = ()
+    minimums: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         _check_contract(self)
@@ -178,10 +180,11 @@ class Contract:
             if array["lengths_of"] is None:
                 del array["lengths_of"]
 
-        if self.limits:
-            document["limits"] = dict(self.limits)
-        else:
-            del document["limits"]
+        for key in ("limits", "minimums"):
+            if document[key]:
+                document[key] = dict(document[key])
+            else:
+                del document[key]
         return json.dumps(document)
 
     @classmethod
@@ -217,7 +220,8 @@ class Contract:
             outputs=_read_list(entries, "outputs", _read_array_spec),
             states=_read_list(entries, "states", _read_state_spec),
             streaming=_read_streaming(entries.get("streaming")),
-            limits=_read_limits(entries.get("limits", {})),
+            limits=_read_axis_sizes(entries, "limits"),
+            minimums=_read_axis_sizes(entries, "minimums"),
         )
 
 
@@ -250,11 +254,19 @@ def check_streaming(contract: Contract) -> None:
 
 
 def check_limits(contract: Contract, sizes: Mapping[str, int]) -> None:
-    """Refuses a call in which an axis is larger than the network supports.
+    """Refuses a call in which an axis is larger or smaller than the network supports.
 
     Raises:
-        InputError: with the axis, its size and the largest size.
+        InputError: with the axis, its size, and the largest or smallest size.
     """
+    for axis, minimum in contract.minimums:
+        size = sizes.get(axis, minimum)
+        if size < minimum:
+            raise InputError(
+                f"Axis {axis!r} is {size} in this call; the network takes at least {minimum}. "
+                "Below that it fails in PyTorch too. Make a larger call."
+            )
+
     for axis, limit in contract.limits:
         size = sizes.get(axis, 0)
         if size > limit:
@@ -393,11 +405,19 @@ def _fixed_nbytes(state: StateSpec) -> int:
 
 def _check_limited_axes(contract: Contract) -> None:
     axes = set(_axis_names(contract.inputs))
-    for axis, limit in contract.limits:
+    limits = dict(contract.limits)
+    for axis, limit in (*contract.limits, *contract.minimums):
         if axis not in axes or not 1 <= limit <= SIZE_LIMIT:
             raise ContractError(
                 f"The contract limits the axis {shown(axis)} to {shown(limit)}; it must be an axis "
                 "of an input, and the limit a size of at least 1."
+            )
+
+    for axis, minimum in contract.minimums:
+        if minimum > limits.get(axis, minimum):
+            raise ContractError(
+                f"The contract says that the axis {shown(axis)} is at least {minimum} and at most "
+                f"{limits[axis]}."
             )
 
 
@@ -470,13 +490,13 @@ def _read_state_spec(entry: dict[str, Any]) -> StateSpec:
     return StateSpec(**names, shape=_read_shape(entry))
 
 
-def _read_limits(value: object) -> tuple[tuple[str, int], ...]:
-    limits = _object(value, "'limits'")
-    if not all(type(limit) is int for limit in limits.values()):
+def _read_axis_sizes(entries: dict[str, Any], key: str) -> tuple[tuple[str, int], ...]:
+    sizes = _object(entries.get(key, {}), f"{key!r}")
+    if not all(type(size) is int for size in sizes.values()):
         raise ContractError(
-            f"In the contract, 'limits' must give a size for each axis; it is {shown(limits)}."
+            f"In the contract, {key!r} must give a size for each axis; it is {shown(sizes)}."
         )
-    return tuple(sorted(limits.items()))
+    return tuple(sorted(sizes.items()))
 
 
 def _read_streaming(value: object) -> Streaming:

@@ -25,7 +25,7 @@ from ..loops import results_in_float64, same_in_float64
 from ..network.blame import Line
 from ..network.example import Example
 from ..network.isolation import float64_copy, unchanged_globals
-from ..vectors.cases import BATCHES, TIMES, case_at
+from ..vectors.cases import BATCHES, case_at, usual_times
 from ..vectors.torch_reference import Answers, Network, run_reference
 from .comparisons import STEP, Comparison, Turn, compared, largest_mentioned, turns
 
@@ -84,7 +84,7 @@ def look_beyond(
     usual, multiple = network.example.sizes, contract.streaming.chunk_multiple
     tried: dict[str, tuple[int, ...]] = {axis: (size,) for axis, size in usual.items()}
     tried["batch"] += BATCHES
-    tried["time"] += tuple(time * multiple for time in TIMES)
+    tried["time"] = (usual["time"], *usual_times(contract))
     beyond, seen = Beyond(), set[tuple[tuple[str, int], ...]]()
 
     def runs(sizes: Sizes) -> bool:

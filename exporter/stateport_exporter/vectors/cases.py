@@ -37,7 +37,7 @@ def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ())
 def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
     axes, multiple = network.example.axes, contract.streaming.chunk_multiple
     batches = BATCHES if "batch" in axes else (1,)
-    times = [time * multiple for time in TIMES] if "time" in axes else [1]
+    times = usual_times(contract) if "time" in axes else [1]
     for i, batch in enumerate(batches):
         for j, time in enumerate(times):
             start = "random" if (i + j) % 2 else "zeros"
@@ -48,7 +48,8 @@ def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
         return
     batch = batches[len(batches) // 2]
     if not contract.streaming.ok:
-        yield case_of(network, contract, "chain of calls", [8] * (CHAIN // 8), batch)
+        call = max(8, shortest_time_of(contract))
+        yield case_of(network, contract, "chain of calls", [call] * (CHAIN // 8), batch)
         return
     if "time" in axes:
         ragged = [time * multiple for time in RAGGED]
@@ -58,6 +59,18 @@ def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
         yield case_of(network, contract, "ragged calls", ragged, batch)
     chain = [multiple if "time" in axes else 1] * CHAIN
     yield case_of(network, contract, "chain", chain, batch, through="stream")
+
+
+def usual_times(contract: Contract) -> list[int]:
+    """The lengths of whole sequences: multiples that chunks need, and none below the shortest."""
+    multiple = contract.streaming.chunk_multiple
+    missing = shortest_time_of(contract) - multiple
+    return [time * multiple + missing for time in TIMES]
+
+
+def shortest_time_of(contract: Contract) -> int:
+    """The smallest number of steps in one call."""
+    return max(dict(contract.minimums).get("time", 1), contract.streaming.chunk_multiple)
 
 
 def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> Case:

@@ -139,9 +139,10 @@ def _contract_rows(document: dict[str, Any], contract: dict[str, Any]) -> Iterat
 
     yield "streams", _streaming_text(contract["streaming"])
     yield "dynamic axes", ", ".join(document["axes"]) or "none"
-    if "limits" in contract:
-        limits = ", ".join(f"{axis} {size}" for axis, size in contract["limits"].items())
-        yield "at most", f"{limits} in one call"
+    for key, words in (("minimums", "at least"), ("limits", "at most")):
+        if key in contract:
+            sizes = ", ".join(f"{axis} {size}" for axis, size in contract[key].items())
+            yield words, f"{sizes} in one call"
 
 
 def _content_rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
