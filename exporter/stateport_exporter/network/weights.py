@@ -1,7 +1,7 @@
-"""A file of weights into a module: .safetensors, or .pt and .pth of plain tensors.
+"""Loads a file of weights into a module: .safetensors, or .pt and .pth of plain tensors.
 
-Nothing is unpickled but what PyTorch's `weights_only` takes, and the file is bounded before that:
-what it says of its tensors is held against the network before they are used.
+Only what PyTorch's `weights_only` accepts is unpickled, and the size of the file's content is
+checked before. Names, dtypes and shapes are compared with the network's before they are used.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from stateport.shown import shown
 from ..errors import TargetError
 from .loading import run_author
 
-#: Steps of the pickle in a file of PyTorch's, which takes each in Python: a tensor has some 35.
+#: The most steps of the pickle in a PyTorch file. PyTorch runs each in Python; a tensor needs 35.
 _MOST_STEPS: Final = 500_000
-#: The pickles that a file of PyTorch before 1.6 begins with, before the numbers.
+#: The number of pickles at the beginning of a file that PyTorch before 1.6 wrote.
 _OLD_PICKLES: Final = 5
 
 _LONGEST: Final = 200  # characters of a name in a message
@@ -45,23 +45,36 @@ def load_weights(module: nn.Module, path: Path) -> None:
         TargetError: the file cannot be read, holds more than plain weights, or does not fit.
     """
     weights = _read_weights(path)
-    expected = module.state_dict()
-    missing, unknown = sorted(expected.keys() - weights), sorted(weights.keys() - expected.keys())
-    misfits = [
-        f"{name} is {_described(weights[name])}, not {_described(expected[name])}"
-        for name in sorted(expected.keys() & weights.keys())
-        if _described(weights[name]) != _described(expected[name])
-    ]
-    problems = [f"it lacks {_few(missing)}"] * bool(missing)
-    problems += [f"the network has no {_few(unknown)}"] * bool(unknown)
-    problems += [_few(misfits)] * bool(misfits)
+    name = type(module).__qualname__
+    problems = list(_problems(weights, module.state_dict()))
     if problems:
         raise TargetError(
-            f"{path} does not fit {type(module).__qualname__}: {'; '.join(problems)}. "
+            f"{path} does not fit {name}: {'; '.join(problems)}. "
             "Pass the arguments (--arg) that the network was trained with."
         )
-    name = type(module).__qualname__
+
     run_author(f"Loading {path} into {name}", lambda: module.load_state_dict(weights))
+
+
+def _problems(
+    weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> Iterator[str]:
+    """What keeps weights from fitting: missing names, unknown names, other dtypes and shapes."""
+    missing = sorted(expected.keys() - weights)
+    if missing:
+        yield f"it lacks {_few(missing)}"
+
+    unknown = sorted(weights.keys() - expected.keys())
+    if unknown:
+        yield f"the network has no {_few(unknown)}"
+
+    misfits = []
+    for name in sorted(expected.keys() & weights.keys()):
+        actual, needed = _described(weights[name]), _described(expected[name])
+        if actual != needed:
+            misfits.append(f"{name} is {actual}, not {needed}")
+    if misfits:
+        yield _few(misfits)
 
 
 def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
@@ -74,15 +87,19 @@ def _read_weights(path: Path) -> Mapping[str, torch.Tensor]:
         weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     except FileError as error:
         raise TargetError(str(error)) from error
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and _is_plain(value) for name, value in weights.items()
-    ):
+
+    if not isinstance(weights, dict) or not all(map(_is_plain_entry, weights.items())):
         raise TargetError(f"{path} holds no state_dict (names and plain tensors). {_SAVE}")
     return weights
 
 
+def _is_plain_entry(entry: tuple[object, object]) -> bool:
+    name, value = entry
+    return isinstance(name, str) and _is_plain(value)
+
+
 def _is_plain(value: object) -> bool:
-    """Whether it is a tensor as others are: in memory, dense, and no class of somebody's."""
+    """Whether it is a dense tensor in memory, and of no other class than PyTorch's."""
     return (
         type(value) in (torch.Tensor, nn.Parameter)
         and value.layout is torch.strided  # type: ignore[attr-defined]
@@ -103,13 +120,13 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     with opened(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickles that it is about to refuse
+        warnings.simplefilter("ignore")  # PyTorch warns of pickles before it refuses them
         try:
             zipped = file.peek(4).startswith(b"PK\x03\x04")
             _check_pickles([*_pickles(file)] if zipped else [file] * _OLD_PICKLES)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # PyTorch's unpickler ends in every way that Python has
+        except Exception as error:  # PyTorch's unpickler may raise anything
             raise TargetError(
                 f"{path} holds no plain weights, and stateport unpickles nothing else "
                 f"({type(error).__name__}: {shown(str(error))}). {_SAVE}"
@@ -117,10 +134,10 @@ def _read_torch(path: Path) -> object:
 
 
 def _pickles(file: BufferedReader) -> Iterator[bytes]:
-    """The pickles in a file whose parts are held against its size: PyTorch stores them as they are.
+    """The pickles in a zip file, which PyTorch stores without compression.
 
     Raises:
-        ValueError: the parts would be larger than the file.
+        ValueError: a part is compressed, or the parts would be larger than the file.
     """
     size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
@@ -129,16 +146,17 @@ def _pickles(file: BufferedReader) -> Iterator[bytes]:
             raise ValueError("its parts are compressed")
         if sum(part.file_size for part in parts) > size:
             raise ValueError("its parts are larger than the file")
+
         for part in parts:
             if part.filename.endswith(".pkl"):
                 yield archive.read(part)
 
 
 def _check_pickles(pickles: Sequence[IO[bytes] | bytes]) -> None:
-    """Looks at pickles, and runs nothing of them. A file that comes again has the next one.
+    """Reads pickles without running them. A file that is listed twice gives its next pickle.
 
     Raises:
-        ValueError: they have more steps than are taken, or make room for bytes without end.
+        ValueError: they have too many steps, or reserve memory for a bytearray of any size.
     """
     steps = 0
     for pickle in pickles:
@@ -155,5 +173,12 @@ def _described(tensor: torch.Tensor) -> str:
 
 
 def _few(names: list[str]) -> str:
-    first = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:3]]
-    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """The first three names, shortened, and the number of the others."""
+    text = ", ".join(map(_shortened, names[:3]))
+    if len(names) > 3:
+        text += f" and {len(names) - 3} more"
+    return text
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
