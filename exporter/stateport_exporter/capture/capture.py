@@ -128,6 +128,7 @@ def _symbolic_sizes(
     tensors = [node.meta["val"] for node in inputs if isinstance(node.meta.get("val"), Tensor)]
     # Parameters and buffers come before the arguments.
     arguments = tensors[-len(example.leaves) :]
+
     for tensor, leaf in zip(arguments, example.leaves, strict=False):
         for size, axis in zip(tuple[Any, ...](tensor.shape), leaf.shape, strict=True):
             if isinstance(size, torch.SymInt) and isinstance(axis, str):

@@ -124,6 +124,7 @@ def _record(
     """One opaque node: x, first states, PyTorch's flat weights, lengths -> y and last states."""
     y_features = states[0].shape[-1] * (2 if bidirectional else 1)
     optional = [] if lengths is None else [lengths]
+
     results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{kind}",
         (x, *states, *weights, *optional),

@@ -9,7 +9,7 @@ from torch import nn
 from stateport.errors import first_line, text_of
 
 from ..errors import ExportError
-from ..network.blame import leftovers, raised_line, where
+from ..network.blame import at_line, leftovers, raised_line, where
 from ..network.example import Example
 from ..network.packing import raised_in
 
@@ -40,8 +40,9 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
         )
 
     if "data-dependent" in text or ".numpy() is not supported" in text:
+        line = raised_line(error)
         return ExportError(
-            f"{raised_in(module, error)} takes numbers out of a tensor{_at_line(error)}: tolist, "
+            f"{raised_in(module, error)} takes numbers out of a tensor{at_line(line)}: tolist, "
             "numpy, item, int, max as a size, or an if. An ONNX file cannot know them before it "
             "runs. Keep them in the tensor: torch.where chooses, pack_padded_sequence takes "
             "lengths.cpu() itself, and pad_packed_sequence needs no total_length other than "
@@ -57,12 +58,6 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
 def _size_error(axis: str) -> type[ExportError]:
     """The class of an error about the sizes of an axis."""
     return FixedTimeError if axis == "time" else ExportError
-
-
-def _at_line(error: BaseException) -> str:
-    """The line of the author's code that raised an error, as " (line)"; empty if there is none."""
-    line = raised_line(error)
-    return f" ({line})" if line else ""
 
 
 def _condition(text: str, axis: str) -> str:

@@ -30,6 +30,7 @@ def refuse_mutation(program: torch.export.ExportedProgram, example: Example) -> 
     # Buffers are checked elsewhere: `states.checks` sees whether updating them has any effect.
     signature = program.graph_signature
     names = list(_argument_names(signature))
+
     for name in signature.user_inputs_to_mutate.values():
         leaf = example.leaves[names.index(name)]
         raise ExportError(

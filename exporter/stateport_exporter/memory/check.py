@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
-from ..network.blame import Line, raised_line
+from ..network.blame import Line, at_line, raised_line
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, States
 from ..network.isolation import evaluation_twin, unchanged_globals
@@ -206,6 +206,7 @@ def _opposite_answers(questions: Questions, tried: set[_Question]) -> Iterator[t
     to which those of the further runs are added.
     """
     asked = questions.asked
+
     for number in range(len(questions.answers), len(asked)):
         name, line, answer = asked[number]
         opposite = (name, line, not answer)
@@ -230,6 +231,7 @@ def _question_to_blame(questions: Questions) -> tuple[str | None, Line | None]:
 def _changed(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
     """The names of slots whose content changes, and whether it keeps its dtype and shape."""
     changed: dict[str, bool] = {}
+
     for before, after in itertools.pairwise(snapshots):
         for name in before.keys() | after.keys():
             old, new = before.get(name), after.get(name)
@@ -340,14 +342,9 @@ def _is_same(first: Any, second: Any) -> bool:
     return type(first) is type(second) and not isinstance(first, Tensor)
 
 
-def _at_line(line: Line | None) -> str:
-    """A line for messages, as " (line)"; empty if there is none."""
-    return f" ({line})" if line else ""
-
-
 def _random(line: Line | None) -> ExportError:
     return ExportError(
-        f"The network draws random numbers{_at_line(line)}, in evaluation mode too, so its results "
+        f"The network draws random numbers{at_line(line)}, in evaluation mode too, so its results "
         "cannot be checked. Leave them out, or take them as an argument of forward."
     )
 
@@ -358,7 +355,7 @@ def _depends_on(name: str | None, line: Line | None) -> ExportError:
 
     cause = f"{name}, which changes" if name else "something that changes"
     return ExportError(
-        f"The results depend on {cause} from call to call{_at_line(line)}, so a later call may "
+        f"The results depend on {cause} from call to call{at_line(line)}, so a later call may "
         "give something else. An ONNX file would lose that: take it as an argument of forward and "
         "return the next one, or leave it out."
     )

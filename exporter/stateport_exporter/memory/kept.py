@@ -54,9 +54,12 @@ _MOST_BYTES: Final = 1 << 24
 class Slot:
     """A place that keeps a value.
 
+    Here it is an item of a dict, list or deque, or an attribute of an object, which is an item of
+    the object's dict. Subclasses are other places.
+
     Attributes:
         name: its name in messages.
-        holder: the cell, container, outer slot, or object with attributes that it belongs to.
+        holder: what the slot belongs to.
         key: the key, index or name in the holder.
         shared: whether it belongs to no copy of the network, as globals and classes' attributes.
     """
@@ -69,28 +72,76 @@ class Slot:
     @property
     def value(self) -> Any:
         """The value that is there now."""
-        if isinstance(self.holder, CellType):
-            return self.holder.cell_contents
-        if isinstance(self.holder, Slot):
-            return self.holder.value[self.key]
-        if isinstance(self.holder, dict | list | deque):
-            return self.holder[self.key]
+        return self.holder[self.key]
 
+    def put(self, value: Any) -> None:
+        """Puts another value there."""
+        self.holder[self.key] = value
+
+    def remove(self) -> None:
+        """Removes the slot, if it is an item of a dict or an attribute of a class."""
+        if isinstance(self.holder, dict):
+            self.holder.pop(self.key, None)
+
+
+class _ClassAttribute(Slot):
+    """An attribute of a class."""
+
+    @property
+    def value(self) -> Any:
+        """The value that is there now."""
         return vars(self.holder)[self.key]
 
     def put(self, value: Any) -> None:
         """Puts another value there."""
-        if isinstance(self.holder, CellType):
-            self.holder.cell_contents = value
-        elif isinstance(self.holder, Slot):  # an item of a tuple
-            items = list(self.holder.value)
-            items[self.key] = value
-            kind = type(self.holder.value)
-            self.holder.put(kind(*items) if hasattr(kind, "_fields") else kind(items))
-        elif isinstance(self.holder, dict | list | deque):
-            self.holder[self.key] = value
-        else:
-            setattr(self.holder, self.key, value)
+        setattr(self.holder, self.key, value)
+
+    def remove(self) -> None:
+        """Removes the attribute."""
+        delattr(self.holder, self.key)
+
+
+class _Default(Slot):
+    """The default arguments of a function."""
+
+    @property
+    def value(self) -> Any:
+        """The tuple of default arguments."""
+        return self.holder.__defaults__
+
+    def put(self, value: Any) -> None:
+        """Puts another tuple there."""
+        self.holder.__defaults__ = value
+
+
+class _Variable(Slot):
+    """A variable that a function closes over; the holder is its cell."""
+
+    @property
+    def value(self) -> Any:
+        """The value that is there now."""
+        return self.holder.cell_contents
+
+    def put(self, value: Any) -> None:
+        """Puts another value there."""
+        self.holder.cell_contents = value
+
+
+class _TupleItem(Slot):
+    """An item of a tuple; the holder is the slot of the tuple, which gets a new one."""
+
+    @property
+    def value(self) -> Any:
+        """The value that is there now."""
+        return self.holder.value[self.key]
+
+    def put(self, value: Any) -> None:
+        """Puts a tuple with another item into the holder."""
+        items = list(self.holder.value)
+        items[self.key] = value
+        kind = type(self.holder.value)
+        is_named_tuple = hasattr(kind, "_fields")
+        self.holder.put(kind(*items) if is_named_tuple else kind(items))
 
 
 def slots(network: nn.Module) -> dict[str, Slot]:
@@ -120,6 +171,7 @@ def unchanged_shared(network: nn.Module) -> Iterator[None]:
     """Puts back globals and classes' attributes that the author's code changes inside."""
     before = {name: slot for name, slot in slots(network).items() if slot.shared}
     saved = [(slot, slot.value, _copy_inside(slot.value)) for slot in before.values()]
+
     try:
         yield
     finally:
@@ -127,6 +179,7 @@ def unchanged_shared(network: nn.Module) -> Iterator[None]:
             if inside is not None:
                 _fill(value, inside)
             _put_back(slot, value)
+
         _remove_new(network, before.keys())
 
 
@@ -138,12 +191,11 @@ def _put_back(slot: Slot, value: Any) -> None:
 
 
 def _remove_new(network: nn.Module, before: Collection[str]) -> None:
-    """Removes new items of dicts and attributes of classes; `before` are the names of old slots."""
+    """Removes new shared slots; `before` are the names of the old ones."""
     for name, slot in slots(network).items():
-        is_new = slot.shared and name not in before
-        if is_new and isinstance(slot.holder, dict | type):
+        if slot.shared and name not in before:
             with contextlib.suppress(LookupError, AttributeError):
-                _remove(slot)
+                slot.remove()
 
 
 @contextlib.contextmanager
@@ -152,6 +204,7 @@ def replaced_builtins(
 ) -> Iterator[None]:
     """Replaces Python's built-in functions, by name, wherever the network's author calls them."""
     changed: list[tuple[dict[str, Any], str]] = []
+
     try:
         for function in authored(network).functions:
             names = function.__globals__
@@ -159,6 +212,7 @@ def replaced_builtins(
             for name in replacements.keys() & names_in(function.__code__) - names.keys():
                 names[name] = replacements[name]
                 changed.append((names, name))
+
         yield
     finally:
         for names, name in changed:
@@ -240,18 +294,20 @@ def constants_in(code: CodeType) -> tuple[Any, ...]:
     """The constants in a function's code, and behind them those in functions inside it."""
     own: list[Any] = []
     inner: list[Any] = []
+
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             inner += constants_in(constant)
         else:
             own.append(constant)
+
     return (*own, *inner)
 
 
 def _slots_of_class(kind: type) -> Iterator[Slot]:
     for key, value in vars(kind).items():
         if not key.startswith("__") and not _is_code(value):
-            yield Slot(f"{kind.__qualname__}.{key}", kind, key, shared=True)
+            yield _ClassAttribute(f"{kind.__qualname__}.{key}", kind, key, shared=True)
 
 
 def _slots_of_function(function: FunctionType, *, code: bool = False) -> Iterator[Slot]:
@@ -286,9 +342,10 @@ def _slots_of_globals(function: FunctionType) -> Iterator[Slot]:
 
 def _slots_of_closure(function: FunctionType) -> Iterator[Slot]:
     cells = function.__closure__ or ()
+
     for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
         if not _is_empty(cell):
-            yield Slot(f"{name} around {function.__qualname__}", cell, "", shared=True)
+            yield _Variable(f"{name} around {function.__qualname__}", cell, "", shared=True)
 
 
 def _is_empty(cell: CellType) -> bool:
@@ -298,15 +355,6 @@ def _is_empty(cell: CellType) -> bool:
     except ValueError:
         return True
     return False
-
-
-class _Default(Slot):
-    """The default arguments of a function."""
-
-    @property
-    def value(self) -> Any:
-        """The tuple of default arguments."""
-        return self.holder.__defaults__
 
 
 def _slots_of_object(name: str, value: Any, *, shared: bool) -> Iterator[Slot]:
@@ -355,11 +403,12 @@ def _slots_inside(slot: Slot, value: Any) -> Iterator[Slot]:
     if isinstance(value, dict):
         for key in _ends(list(value)):
             yield Slot(f"{name}[{_label(key):.40}]", value, key, shared)
-    elif isinstance(value, list | deque | tuple):
-        # An item of a tuple is changed by a new tuple in the outer slot.
-        holder = slot if isinstance(value, tuple) else value
+    elif isinstance(value, list | deque):
         for index in _ends(range(len(value))):
-            yield Slot(f"{name}[{index}]", holder, index, shared)
+            yield Slot(f"{name}[{index}]", value, index, shared)
+    elif isinstance(value, tuple):
+        for index in _ends(range(len(value))):
+            yield _TupleItem(f"{name}[{index}]", slot, index, shared)
     elif _is_holder(value):
         yield from _slots_of_object(name, value, shared=shared)
 
@@ -471,10 +520,3 @@ def _fill(value: Any, inside: Any) -> None:
     else:
         value.clear()
         value.extend(inside) if isinstance(value, deque) else value.update(inside)
-
-
-def _remove(slot: Slot) -> None:
-    if isinstance(slot.holder, dict):
-        slot.holder.pop(slot.key, None)
-    else:
-        delattr(slot.holder, slot.key)

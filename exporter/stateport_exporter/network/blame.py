@@ -51,6 +51,11 @@ class Line:
         return f"{position}, {text!r}" if text else position
 
 
+def at_line(line: Line | None) -> str:
+    """A line for messages, as " (line)"; empty if there is none."""
+    return f" ({line})" if line else ""
+
+
 def is_authors(file: str) -> bool:
     """Whether the network's author wrote this file, or a package from which he took layers."""
     # A module that is built into Python has no file.

@@ -87,6 +87,7 @@ class ConvolutionStates(TorchFunctionMode):
             context.number: (context, state)
             for context, state in zip(contexts, states, strict=True)
         }
+
         self.places: list[Place] = []
         self.lasts: list[Tensor] = []
         self.sizes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -104,6 +105,7 @@ class ConvolutionStates(TorchFunctionMode):
         handler = _HANDLERS.get(func)
         kwargs = kwargs or {}
         result = handler(self, func, *args, **kwargs) if handler else func(*args, **kwargs)
+
         if not torch.compiler.is_exporting():
             self._record_sizes(func, args, kwargs, result)
         return result

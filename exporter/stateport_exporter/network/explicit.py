@@ -86,7 +86,8 @@ def put_back(network: nn.Module) -> Iterator[None]:
     """Gives attributes and buffers that are changed inside their former values back."""
     modules = [m for m in network.modules() if not isinstance(m, torch.jit.ScriptModule)]
     saved = [(module, _copy_attributes(module), dict(module._buffers)) for module in modules]
-    contents = [] if torch.compiler.is_exporting() else [(b, b.clone()) for b in network.buffers()]
+    contents = _copy_contents(network)
+
     try:
         yield
     finally:
@@ -106,6 +107,14 @@ def _copy_attributes(module: nn.Module) -> dict[str, Any]:
         if not name.startswith("_") and type(value) in (list, dict, set):
             attributes[name] = type(value)(value)
     return attributes
+
+
+def _copy_contents(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers, each with a copy of its content; none while PyTorch exports the network."""
+    if torch.compiler.is_exporting():
+        return []
+
+    return [(buffer, buffer.clone()) for buffer in network.buffers()]
 
 
 def _replace_all(mapping: dict[str, Any], items: Mapping[str, Any]) -> None:
@@ -152,6 +161,7 @@ class Calls(TorchFunctionMode):
             return self._run_layer(func, args, kwargs or {})
         if func in CELLS:
             return self._run_cell(func, args, kwargs or {})
+
         return func(*args, **(kwargs or {}))
 
     def _run_layer(

@@ -46,6 +46,7 @@ def quiet() -> Iterator[None]:
     names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
+
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         try:  # begins before anything is changed: Ctrl-C may come between any two lines
@@ -67,12 +68,14 @@ def unchanged_process() -> Iterator[None]:
     environment, folder, path = dict(os.environ), _folder(), list(sys.path)
     levels = {name: logger.level for name, logger in _loggers()}
     signals = _signal_handlers()
+
     with warnings.catch_warnings(), np.errstate():
         try:
             yield
         finally:
             if folder is not None and _folder() != folder:
                 os.chdir(folder)
+
             sys.path[:] = path
             _put_back_environment(environment)
             _put_back_levels(levels)

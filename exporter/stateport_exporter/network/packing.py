@@ -261,6 +261,7 @@ def traceable(network: nn.Module) -> Iterator[None]:
     """
     layers = [module for module in network.modules() if isinstance(module, nn.RNNBase)]
     before = len(_NETWORKS)
+
     try:
         for layer in layers:
             vars(layer)["check_forward_args"] = _without_lengths(layer.check_forward_args)

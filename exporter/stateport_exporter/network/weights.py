@@ -124,6 +124,7 @@ def _read_torch(path: Path) -> object:
         try:
             zipped = file.peek(4).startswith(b"PK\x03\x04")
             _check_pickles([*_pickles(file)] if zipped else [file] * _OLD_PICKLES)
+
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # PyTorch's unpickler may raise anything

@@ -22,7 +22,7 @@ from stateport.parity.vectors import Case
 
 from ..errors import ExportError
 from ..loops import results_in_float64, same_in_float64
-from ..network.blame import Line
+from ..network.blame import Line, at_line
 from ..network.example import Example
 from ..network.isolation import float64_copy, unchanged_globals
 from ..vectors.cases import BATCHES, TIMES, case_at
@@ -177,7 +177,7 @@ def _check_shapes(
     except ValueError as error:
         raise ExportError(
             f"{type(network).__qualname__} behaves differently at {_describe_sizes(turn.sizes)}"
-            f"{_at_line(turn.line)}: {error}. Let it do the same at every size."
+            f"{at_line(turn.line)}: {error}. Let it do the same at every size."
         ) from error
 
 
@@ -279,7 +279,7 @@ def _limit_untried(beyond: Beyond, turn: Turn, network: nn.Module) -> None:
     if len(turn.sizes) > 1:
         raise ExportError(
             f"{type(network).__qualname__} may behave differently at "
-            f"{_describe_sizes(turn.sizes)}{_at_line(turn.line)}, which is too large to be tried. "
+            f"{_describe_sizes(turn.sizes)}{at_line(turn.line)}, which is too large to be tried. "
             "Let it do the same at every size."
         )
 
@@ -303,16 +303,11 @@ def _describe_sizes(sizes: Sizes) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in sorted(sizes.items()))
 
 
-def _at_line(line: Line | None) -> str:
-    """A line for messages, as " (line)"; empty if there is none."""
-    return f" ({line})" if line else ""
-
-
 def _unequal_steps(network: nn.Module, turn: Turn) -> ExportError:
     return ExportError(
         f"The loop over time in {type(network).__qualname__} does not do the same in every "
         f"step: at {_describe_sizes(turn.sizes)} the results differ from those of the step that "
-        f"it was seen to repeat{_at_line(turn.line)}. Let every step do the same, or export one "
+        f"it was seen to repeat{at_line(turn.line)}. Let every step do the same, or export one "
         "step of it and loop outside."
     )
 
@@ -320,5 +315,5 @@ def _unequal_steps(network: nn.Module, turn: Turn) -> ExportError:
 def _too_many(network: nn.Module, line: Line | None) -> ExportError:
     return ExportError(
         f"{type(network).__qualname__} compares sizes with too many others to try them all"
-        f"{_at_line(line)}. Let it do the same at every size."
+        f"{at_line(line)}. Let it do the same at every size."
     )

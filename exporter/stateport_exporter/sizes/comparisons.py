@@ -109,6 +109,7 @@ def turns(
         multiple: the number of steps of which time can only be a multiple.
     """
     axes = {*comparison.axes.values()}
+
     for axis in sorted(axes):
         for fixed in _fixed_sizes(axes - {axis}, tried):
             size = _first_turn(comparison, fixed, axis, tried[axis], multiple)
@@ -225,6 +226,7 @@ def _fake(
 ) -> Iterator[Any]:
     """The leaves of the arguments, with empty tensors of symbolic sizes in place of tensors."""
     shapes = iter(example.leaves)
+
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             shape: Iterable[Any] = next(shapes).shape
