@@ -65,8 +65,13 @@ def input_paths(module: nn.Module, example: Example) -> tuple[tuple[str, ...], .
     is_layer = isinstance(module, nn.RNNBase | nn.RNNCellBase)
     if is_layer and type(module).forward.__module__ == nn.RNNBase.__module__:
         # These names are PyTorch's, not an author's.
-        paths = [("x", *path[1:]) if path[0] == "input" else (*path, "0") for path in paths]
+        paths = list(map(_path_in_layer, paths))
     return tuple(paths)
+
+
+def _path_in_layer(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path of an argument of one of PyTorch's layers: the input "x", or a state."""
+    return ("x", *path[1:]) if path[0] == "input" else (*path, "0")
 
 
 def output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...], ...]:

@@ -87,7 +87,7 @@ class _Memory:
     ) -> None:
         self.network, self.method, self.firsts = network, method, firsts
         self.arguments = example.make(example.sizes)
-        self.others = example.make(example.sizes, seed=1)
+        self.other_arguments = example.make(example.sizes, seed=1)
         time = example.sizes.get("time", 1) * 2 + 1
         self.longer = example.make({**example.sizes, "time": time})
 
@@ -99,7 +99,7 @@ class _Memory:
         state_slots = _equal_slots(twin, states)
 
         draws = False
-        for arguments in (self.arguments, self.others, self.arguments):
+        for arguments in (self.arguments, self.other_arguments, self.arguments):
             draws |= self._run_and_see_draws(twin, arguments)
             snapshots.append(contents(twin))
         changed = _changed(snapshots)
@@ -200,13 +200,12 @@ class _Memory:
 
 
 def _opposite_answers(questions: Questions, tried: set[_Question]) -> Iterator[tuple[bool, ...]]:
-    """Answers for further runs: up to one question as in this run, and the opposite to that one.
+    """Answers for further runs: those of this run up to some question, and the opposite to that.
 
-    Only for questions behind the answers that this run began with, and not for answers in `tried`,
-    to which those of the further runs are added.
+    There is a run for each question behind the answers that this run began with, unless `tried` has
+    the opposite answer, which is then added.
     """
     asked = questions.asked
-
     for number in range(len(questions.answers), len(asked)):
         name, line, answer = asked[number]
         opposite = (name, line, not answer)

@@ -342,7 +342,6 @@ def _slots_of_globals(function: FunctionType) -> Iterator[Slot]:
 
 def _slots_of_closure(function: FunctionType) -> Iterator[Slot]:
     cells = function.__closure__ or ()
-
     for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
         if not _is_empty(cell):
             yield _Variable(f"{name} around {function.__qualname__}", cell, "", shared=True)

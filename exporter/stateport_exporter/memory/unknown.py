@@ -133,9 +133,9 @@ class Unknown:
 
         After an answer that is not true now, the function may fail: its result is unknown then too.
         """
-        value, *others = map(_now, (self, *operands))
+        value, *known_operands = map(_now, (self, *operands))
         try:
-            result = function(value, *others)
+            result = function(value, *known_operands)
         except Exception:  # the author's values may raise anything
             return Unknown(None, self._name)
 
@@ -261,7 +261,7 @@ def _equip() -> None:
 
 
 def _operator(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, *others: self._compute(operation, *others)
+    return lambda self, *operands: self._compute(operation, *operands)
 
 
 _equip()

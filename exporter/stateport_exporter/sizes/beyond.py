@@ -251,7 +251,7 @@ def _turns_of_loops(network: nn.Module, method: str, example: Example) -> list[T
 
 
 def _in_steps(turn: Turn) -> Turn:
-    """A turn of a step number as one of time: step 12 needs 13 steps."""
+    """The turn with a number of steps in place of a step number: step 12 needs 13 steps."""
     if turn.axis != STEP:
         return turn
 

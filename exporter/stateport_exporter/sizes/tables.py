@@ -1,4 +1,4 @@
-"""Tables that are indexed by position: the longest sequence before one ends."""
+"""Finds the lengths at which a sequence exceeds a table that is indexed by position."""
 
 from __future__ import annotations
 
