@@ -346,7 +346,7 @@ REFUSED = [
     (halved, r"LSTM 'encoder.lstm' are computed .*Take the lengths themselves as an argument"),
     (fixed, r"'encoder' packs with lengths that are fixed in forward. Take them as an argument"),
     (one_step_less, r"LSTM 'encoder.lstm' runs over the axis 'time - 1'"),
-    (own_total_length, r"'encoder' pads to a length of its own .*total_length=x.size\(1\)"),
+    (own_total_length, r"'encoder' pads to total_length=.*total_length=x.size\(1\)"),
     (mean_of_padding, r"LSTM 'encoder.lstm', forward computes with the padding.*Pass total_length"),
     (bare_data, r"LSTM 'encoder.lstm', forward returns something whose size.*unpack it first"),
     (mean_of_data, r"forward may compute with each step's data by itself"),

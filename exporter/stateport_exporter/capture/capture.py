@@ -1,16 +1,16 @@
 """From a module and its example to a graph in which every recurrent layer is still one node.
 
-PyTorch's exporter takes recurrent layers apart, and in doing so freezes time, leaves things out or
-writes what no runtime loads (pytorch#184872, #189225). So while it looks, each call of a recurrent
-layer is recorded as one opaque node of the domain `stateport.torch`, with PyTorch's own operands;
-`layers` then writes that node in ONNX.
+PyTorch's exporter takes recurrent layers apart, and in doing so fixes the number of time steps,
+leaves things out or writes what no runtime loads (pytorch#184872, #189225). So while a network is
+traced, each call of a recurrent layer is recorded as one opaque node of the domain
+`stateport.torch`, with PyTorch's operands; `layers` then writes that node in ONNX.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -34,23 +34,28 @@ from .signature import (
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
 from .write_onnx import drop_idle_squeezes, write_onnx
 
-#: By these the usual length is multiplied until a network takes it: powers of two, and what 5, 10,
-#: 20 and 30 milliseconds are at 16 and 44.1 kHz.
+#: Factors of the usual length, tried until a network takes the product: powers of two, and what
+#: 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
 _FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
 
 
-#: What `torch.export` made of a network, and its loops by the number of the call.
+#: The program that `torch.export` made of a network, and its loops by the number of the call.
 _Traced = tuple[torch.export.ExportedProgram, Mapping[int, Loop]]
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph with recurrent layers kept whole, and how the author calls what goes in and out.
+    """A graph with recurrent layers kept whole, and the author's names of its inputs and outputs.
 
-    The outputs behind those of `output_paths` are the last states of every recurrent call. `loops`
-    are the loops over time, by the number of the call. `narrowed` says which sizes forward may not
-    take the same way, if there are such; `guards` are the relations of sizes that PyTorch's
-    exporter relied on, each with the axes that its symbols are the sizes of.
+    Attributes:
+        model: the graph. Its last outputs, behind those of `output_paths`, are the last states of
+            every recurrent call.
+        input_paths: the paths of the author's arguments, in the order of the inputs.
+        output_paths: the paths of the author's results.
+        loops: the loops over time, by the number of the call.
+        narrowed: which sizes forward may treat otherwise, in words, if there are such.
+        guards: the relations of sizes on which PyTorch's exporter relied, each with the axes whose
+            sizes its symbols are.
     """
 
     model: ir.Model
@@ -74,50 +79,81 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
     program, loops, narrowed = _trace(module, example)
     refuse_mutation(program, example)
     results = output_paths(program)
-    guards = _guards(program, example)
+    guards = list(_guards(program, example))
+
     drop_idle_squeezes(program)
     model = write_onnx(program, name, opset)
     check_inputs(model, example)
     name_axes(model, example)
-    for value in list(model.graph.initializers.values()):
-        if value.name is not None:
-            while value.name.startswith("network."):
-                value.name = value.name.removeprefix("network.")  # as the author's module calls it
+    _name_initializers(model)
     arguments = input_paths(module.network, example)
     return Captured(model, arguments, results, loops, narrowed, guards)
 
 
+def _name_initializers(model: ir.Model) -> None:
+    """Gives parameters the names that they have in the author's module."""
+    for value in list(model.graph.initializers.values()):
+        if value.name is None:
+            continue
+
+        # The author's module may be wrapped more than once.
+        while value.name.startswith("network."):
+            value.name = value.name.removeprefix("network.")
+
+
 def _guards(
     program: torch.export.ExportedProgram, example: Example
-) -> list[tuple[Any, Mapping[Any, str]]]:
-    """The relations of sizes that the exporter relied on, in its own symbols."""
+) -> Iterator[tuple[Any, Mapping[Any, str]]]:
+    """The relations of sizes on which the exporter relied, with the axes of their symbols.
+
+    Relations that involve other symbols than sizes of axes are left out.
+    """
+    sizes = list(_symbolic_sizes(program, example))
+    if not sizes:
+        return
+
+    axes = {size.node.expr: axis for size, axis in sizes}
+    last_size, _ = sizes[-1]
+    for guard in last_size.node.shape_env.guards:
+        symbols = guard.expr.free_symbols
+        if symbols <= axes.keys():
+            yield guard.expr, {symbol: axes[symbol] for symbol in symbols}
+
+
+def _symbolic_sizes(
+    program: torch.export.ExportedProgram, example: Example
+) -> Iterator[tuple[torch.SymInt, str]]:
+    """The symbolic sizes of the program's arguments, and the axes that they belong to."""
     inputs = program.graph.find_nodes(op="placeholder")
     tensors = [node.meta["val"] for node in inputs if isinstance(node.meta.get("val"), Tensor)]
-    axes, guards = {}, []
-    for tensor, leaf in zip(tensors[-len(example.leaves) :], example.leaves, strict=False):
+    # Parameters and buffers come before the arguments.
+    arguments = tensors[-len(example.leaves) :]
+
+    for tensor, leaf in zip(arguments, example.leaves, strict=False):
         for size, axis in zip(tuple[Any, ...](tensor.shape), leaf.shape, strict=True):
             if isinstance(size, torch.SymInt) and isinstance(axis, str):
-                axes[size.node.expr] = axis
-                guards = [guard.expr for guard in size.node.shape_env.guards]
-    used = [(one, {s: axes[s] for s in one.free_symbols & axes.keys()}) for one in guards]
-    return [(guard, named) for guard, named in used if named.keys() == guard.free_symbols]
+                yield size, axis
 
 
 def longer(module: Explicit, example: Example) -> Example | None:
     """The example at the first of some greater lengths that the network takes, if there is one.
 
-    Networks that divide time take multiples alone, or have to fill a window first.
+    Some networks take only multiples of a number of steps, or have to fill a window first.
     """
-    for factor in _FACTORS if "time" in example.axes else ():
-        other = example.with_time(factor * example.sizes["time"])
+    if "time" not in example.axes:
+        return None
+
+    for factor in _FACTORS:
+        longer_example = example.with_time(factor * example.sizes["time"])
         with quiet(), torch.no_grad(), contextlib.suppress(Exception, SystemExit):
-            module(*other.make(other.sizes))
-            return other
+            module(*longer_example.make(longer_example.sizes))
+            return longer_example
+
     return None
 
 
 def check_runs(module: Explicit, example: Example) -> None:
-    """Runs the network once as PyTorch does: opaque nodes take tensors of any size.
+    """Runs the network once as PyTorch does: opaque nodes would take tensors of any size.
 
     Raises:
         ExportError: the network fails on its example.
@@ -132,7 +168,7 @@ def check_runs(module: Explicit, example: Example) -> None:
 def _trace(
     module: Explicit, example: Example
 ) -> tuple[torch.export.ExportedProgram, Mapping[int, Loop], str | None]:
-    """The program, its loops, and which sizes forward may not take the same way, if there are."""
+    """The program, its loops, and which sizes forward may treat otherwise, if there are such."""
     arguments = example.make(example.sizes)
     narrowed = None
 
@@ -145,20 +181,31 @@ def _trace(
                 program, loops = with_named_axes(example.sizes, export)
             except torch._dynamo.exc.UserError as error:
                 narrowed = str(why_not(module.network, example, error))
-                # Second choice: takes the sizes that a slice of length time - 1 leaves open, where
-                # named axes insist on all. Both refuse an axis that is fixed; parity is judged at
-                # the other sizes anyway.
-                try:
-                    program, loops = export(loose_axes(example.sizes))
-                except torch._dynamo.exc.UserError:
-                    raise error from None
+                program, loops = _export_loosely(example, export, error)
             # The signature of a functional program shows what forward writes into.
             program = functional(program)
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # the user's forward may raise anything
             raise why_not(module.network, example, error) from error
+
     return program, loops, narrowed
+
+
+def _export_loosely(
+    example: Example,
+    export: Callable[[Mapping[str, Any]], _Traced],
+    first_error: torch._dynamo.exc.UserError,
+) -> _Traced:
+    """Exports with axes that may take fewer sizes than all; raises `first_error` if that fails.
+
+    Loose axes take the sizes that a slice of length time - 1 leaves open, where named axes insist
+    on all. Both refuse an axis that is fixed. Parity is judged at the other sizes anyway.
+    """
+    try:
+        return export(loose_axes(example.sizes))
+    except torch._dynamo.exc.UserError:
+        raise first_error from None
 
 
 def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Traced:
@@ -168,15 +215,17 @@ def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Traced:
         contextlib.redirect_stderr(io.StringIO()),
     ):
         program = torch_export(module, tuple(arguments), shapes)
+
     return program, loops
 
 
 def _dynamic_shapes(
     module: Explicit, arguments: Arguments, example: Example, dims: Mapping[str, Any]
 ) -> Any:
-    """The named axes in the structure that `torch.export` wants."""
+    """The dynamic axes in the structure that `torch.export` takes."""
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
         axes = enumerate(leaf.shape)
         shapes[tensor] = {position: dims[axis] for position, axis in axes if isinstance(axis, str)}
+
     return shapes.dynamic_shapes(module, tuple(arguments))

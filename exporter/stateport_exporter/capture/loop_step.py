@@ -1,8 +1,9 @@
-"""One step of a loop over time as a graph of its own."""
+"""Writes one step of a loop over time as a graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -11,14 +12,14 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..network.isolation import quiet
 from ..network.program import Body
-from .recorders import Loop
+from .recorders import Loop, TensorSignature
 from .refusals import message_of
 from .torch_export import functional, torch_export
 from .write_onnx import drop_idle_squeezes, write_onnx
 
 
 class _Step(nn.Module):
-    """One step of a loop, as a module of its own."""
+    """One step of a loop, as a module."""
 
     def __init__(self, body: Body) -> None:
         super().__init__()
@@ -35,18 +36,22 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
     Raises:
         ExportError: PyTorch's exporter cannot express it.
     """
-    place = f"the step of the loop in {loop.body.path!r}" if loop.body.path else "the loop's step"
+    name = f"the step of the loop in {loop.body.path!r}" if loop.body.path else "the loop's step"
     operands = [torch.zeros(like.shape, dtype=like.dtype) for like in loop.operands]
-    shapes = [
-        {axis: torch.export.Dim.DYNAMIC for axis, dynamic in enumerate(like.dynamic) if dynamic}
-        for like in loop.operands
-    ]
+    shapes = [_dynamic_axes(like) for like in loop.operands]
+
     with quiet(), torch.no_grad():
         try:
             program = torch_export(_Step(loop.body), (operands,), (shapes,))
-            # Takes recurrent layers inside the step apart, which PyTorch's ONNX writer gets wrong.
+            # Decomposes recurrent layers inside the step, which PyTorch's ONNX writer gets wrong.
             program = functional(program, decomposed=True)
             drop_idle_squeezes(program)
         except Exception as error:
-            raise ExportError(f"{place} could not be traced: {message_of(error)}") from error
-    return write_onnx(program, place, opset).graph
+            raise ExportError(f"{name} could not be traced: {message_of(error)}") from error
+
+    return write_onnx(program, name, opset).graph
+
+
+def _dynamic_axes(like: TensorSignature) -> dict[int, Any]:
+    axes = enumerate(like.dynamic)
+    return {axis: torch.export.Dim.DYNAMIC for axis, dynamic in axes if dynamic}

@@ -22,9 +22,9 @@ DOMAIN: Final = "stateport.torch"
 class _RecurrentLayers(TorchFunctionMode):
     """Records calls of PyTorch's recurrent functions as opaque nodes.
 
-    `nn.LSTM.forward` and everything built on it end in `torch.lstm`; its own checks, batch-first
-    handling and unbatched inputs have been dealt with by then, in PyTorch's own code. Calls are
-    numbered, which also keeps PyTorch's exporter from merging two that are alike.
+    `nn.LSTM.forward` and all that is built on it call `torch.lstm` in the end. PyTorch's Python
+    code has then dealt with checks and unbatched inputs. Calls are numbered, which also keeps
+    PyTorch's exporter from merging two that are alike.
     """
 
     def __init__(self) -> None:
@@ -39,15 +39,20 @@ class _RecurrentLayers(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        record = _RECORDERS.get(func)
+        """The protocol of `TorchFunctionMode`."""
         if func is scan:
-            self.count += 1
-            return self._record_loop(self.count - 1, *args)
-        if record is None:
-            result = intercept(func, args)
-            return func(*args, **(kwargs or {})) if result is NotImplemented else result
+            return self._record_loop(self._next_call(), *args)
+
+        record = _RECORDERS.get(func)
+        if record is not None:
+            return record(self._next_call(), *args, **(kwargs or {}))
+
+        result = intercept(func, args)
+        return func(*args, **(kwargs or {})) if result is NotImplemented else result
+
+    def _next_call(self) -> int:
         self.count += 1
-        return record(self.count - 1, *args, **(kwargs or {}))
+        return self.count - 1
 
     def _record_loop(
         self,
@@ -59,10 +64,10 @@ class _RecurrentLayers(TorchFunctionMode):
     ) -> tuple[Tensor, ...]:
         """One opaque node: first states, sequences, the rest -> last states, stacked outputs."""
         slices = [sequence[0] for sequence in sequences]
-        _, outputs = body.step(states, slices, invariants)  # for what they look like
-        self.loops[call] = Loop(
-            body, [_TensorSignature.of(x) for x in (*states, *slices, *invariants)]
-        )
+        _, outputs = body.step(states, slices, invariants)  # for their shapes and dtypes
+        operands = [TensorSignature.of(x) for x in (*states, *slices, *invariants)]
+        self.loops[call] = Loop(body, operands)
+
         time = sequences[0].shape[0]
         results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::LOOP",
@@ -81,7 +86,7 @@ class _RecurrentLayers(TorchFunctionMode):
 
 
 @dataclass(frozen=True)
-class _TensorSignature:
+class TensorSignature:
     """A tensor's sizes while it was traced, which of them are dynamic, and its dtype."""
 
     shape: tuple[int, ...]
@@ -89,8 +94,8 @@ class _TensorSignature:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, tensor: Tensor) -> _TensorSignature:
-        """What a traced tensor is like."""
+    def of(cls, tensor: Tensor) -> TensorSignature:
+        """The signature of a traced tensor."""
         sizes = [size if isinstance(size, int) else size.node.hint for size in tensor.shape]
         dynamic = tuple(not isinstance(size, int) for size in tensor.shape)
         return cls(tuple(sizes), dynamic, tensor.dtype)
@@ -98,10 +103,10 @@ class _TensorSignature:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop over time: its step, and what goes into that."""
+    """A loop over time: its step, and the signatures of the step's operands."""
 
     body: Body
-    operands: Sequence[_TensorSignature]
+    operands: Sequence[TensorSignature]
 
 
 def _record(
@@ -118,9 +123,11 @@ def _record(
 ) -> tuple[Tensor, ...]:
     """One opaque node: x, first states, PyTorch's flat weights, lengths -> y and last states."""
     y_features = states[0].shape[-1] * (2 if bidirectional else 1)
+    optional = [] if lengths is None else [lengths]
+
     results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
         f"{DOMAIN}::{kind}",
-        (x, *states, *weights, *([] if lengths is None else [lengths])),
+        (x, *states, *weights, *optional),
         attrs={
             "call": call,
             "num_layers": num_layers,
@@ -137,10 +144,12 @@ def _record(
 
 
 def _recorder(kind: str) -> Callable[..., Any]:
-    """Takes the arguments of torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu."""
+    """A function that takes the arguments of torch.lstm, torch.gru, torch.rnn_tanh or rnn_relu."""
 
     def record(call: int, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        return (record_packed if is_packed((x, *rest)) else record_padded)(call, x, *rest)
+        if is_packed((x, *rest)):
+            return record_packed(call, x, *rest)
+        return record_padded(call, x, *rest)
 
     def record_packed(
         call: int,
@@ -191,9 +200,9 @@ def _recorder(kind: str) -> Callable[..., Any]:
 
 
 def _cell_recorder(kind: str) -> Callable[..., Any]:
-    """Takes the arguments of torch.lstm_cell and its siblings: a layer of one step.
+    """A function that takes the arguments of torch.lstm_cell or a sibling: a layer of one step.
 
-    Shapes: x (batch, input), each state (batch, hidden), as each result.
+    Shapes: x (batch, input); states and results (batch, hidden).
     """
 
     def record(
@@ -207,6 +216,7 @@ def _cell_recorder(kind: str) -> Callable[..., Any]:
     ) -> Tensor | tuple[Tensor, ...]:
         states = [hx[None]] if isinstance(hx, Tensor) else [state[None] for state in hx]
         weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+
         _, *last = _record(call, kind, x[None], states, weights, b_ih is not None, 1, False, False)
         return last[0][0] if isinstance(hx, Tensor) else tuple(state[0] for state in last)
 
@@ -227,6 +237,6 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
 
 @contextlib.contextmanager
 def opaque_layers(network: nn.Module) -> Iterator[Mapping[int, Loop]]:
-    """Recurrent layers are opaque nodes inside; gives the loops by the number of the call."""
+    """Records recurrent layers as opaque nodes; gives the loops by the number of the call."""
     with unchanged_shared(network), _RecurrentLayers() as layers, traceable(network):
         yield layers.loops

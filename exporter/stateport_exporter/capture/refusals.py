@@ -9,7 +9,7 @@ from torch import nn
 from stateport.errors import first_line, text_of
 
 from ..errors import ExportError
-from ..network.blame import leftovers, raised_line, where
+from ..network.blame import at_line, leftovers, raised_line, where
 from ..network.example import Example
 from ..network.packing import raised_in
 
@@ -21,41 +21,43 @@ class FixedTimeError(ExportError):
 def why_not(module: nn.Module, example: Example, error: BaseException) -> ExportError:
     """The error that says why a network could not be traced."""
     name, text = type(module).__qualname__, text_of(error)
+
     frozen = re.search(r"marked (\w+) as dynamic but your code specialized it to be", text)
     if frozen:
-        kind = FixedTimeError if frozen[1] == "time" else ExportError
-        return kind(
+        return _size_error(frozen[1])(
             f"{name} cannot take any size of the axis {frozen[1]!r}: its forward fixes it "
             f"(traced at {example.sizes.get(frozen[1])}). A Python loop over that axis, int() of "
             "a size, or a comparison of sizes does that. Rewrite it with tensor operations."
             f"{leftovers(module)}"
         )
+
     violated = re.search(r"Constraints violated \((\w+)\).*?\n\s*- (.*)", text)
     if violated:
-        kind = FixedTimeError if violated[1] == "time" else ExportError
-        return kind(
+        return _size_error(violated[1])(
             f"{name} does not do the same at every size of the axis {violated[1]!r}, but where "
             f"{_condition(violated[2], violated[1])}. A comparison of sizes or a slice of a fixed "
             "length in forward does that."
         )
+
     if "data-dependent" in text or ".numpy() is not supported" in text:
+        line = raised_line(error)
         return ExportError(
-            f"{raised_in(module, error)} takes numbers out of a tensor{_at_line(error)}: tolist, "
+            f"{raised_in(module, error)} takes numbers out of a tensor{at_line(line)}: tolist, "
             "numpy, item, int, max as a size, or an if. An ONNX file cannot know them before it "
             "runs. Keep them in the tensor: torch.where chooses, pack_padded_sequence takes "
             "lengths.cpu() itself, and pad_packed_sequence needs no total_length other than "
             "x.size(1)."
         )
+
     return ExportError(
         f"{name} could not be traced{where(module, error)}: {type(error).__name__}: "
         f"{message_of(error)}{leftovers(module)}"
     )
 
 
-def _at_line(error: BaseException) -> str:
-    """The line of the author's code that an error comes from, where there is one."""
-    line = raised_line(error)
-    return f" ({line})" if line else ""
+def _size_error(axis: str) -> type[ExportError]:
+    """The class of an error about the sizes of an axis."""
+    return FixedTimeError if axis == "time" else ExportError
 
 
 def _condition(text: str, axis: str) -> str:
@@ -66,7 +68,7 @@ def _condition(text: str, axis: str) -> str:
 
 
 def root_of(error: BaseException) -> BaseException:
-    """What an error came from; PyTorch's exporter says only what to do next."""
+    """The first cause of an error; PyTorch's exporter itself says only what to do next."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -1,14 +1,20 @@
-"""What a captured program takes and gives: names of the author's, axes, and what is refused."""
+"""The arguments and results of a captured program: their names and axes, and what is refused."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 import torch
 from torch import nn
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.export.graph_signature import (
+    ConstantArgument,
+    ExportGraphSignature,
+    InputKind,
+    OutputKind,
+    TensorArgument,
+)
 from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
@@ -19,25 +25,32 @@ def refuse_mutation(program: torch.export.ExportedProgram, example: Example) -> 
     """Refuses a network that writes into an argument.
 
     Raises:
-        ExportError: it does; which argument.
+        ExportError: it does; the message names the argument.
     """
-    # Buffers are another matter: `states.checks` finds out whether updating them has any effect.
+    # Buffers are checked elsewhere: `states.checks` sees whether updating them has any effect.
     signature = program.graph_signature
-    given = [spec.arg for spec in signature.input_specs if spec.kind is InputKind.USER_INPUT]
-    tensors = [arg.name for arg in given if isinstance(arg, TensorArgument)]
+    names = list(_argument_names(signature))
+
     for name in signature.user_inputs_to_mutate.values():
-        leaf = example.leaves[tensors.index(name)]
+        leaf = example.leaves[names.index(name)]
         raise ExportError(
             f"forward writes into its argument '{leaf}', which an ONNX file cannot do. Return the "
             "new value instead."
         )
 
 
+def _argument_names(signature: ExportGraphSignature) -> Iterator[str]:
+    """The program's names of the author's tensor arguments, in order."""
+    for spec in signature.input_specs:
+        if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
+            yield spec.arg.name
+
+
 def check_inputs(model: ir.Model, example: Example) -> None:
     """Checks that the graph takes the tensors of the example, no more and no fewer.
 
     Raises:
-        ExportError: it takes others.
+        ExportError: their number is not the same.
     """
     if len(model.graph.inputs) != len(example.leaves):
         names = ", ".join(str(value.name) for value in model.graph.inputs)
@@ -47,57 +60,91 @@ def check_inputs(model: ir.Model, example: Example) -> None:
 
 
 def input_paths(module: nn.Module, example: Example) -> tuple[tuple[str, ...], ...]:
-    """What each argument is called: the parameter, and the path in a container."""
+    """The path of each argument: its parameter, and the keys in a container."""
     paths = [leaf.path for leaf in example.leaves]
-    own = type(module).forward.__module__ == nn.RNNBase.__module__
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase) and own:  # PyTorch's names, not an author's
-        paths = [("x", *path[1:]) if path[0] == "input" else (*path, "0") for path in paths]
+    is_layer = isinstance(module, nn.RNNBase | nn.RNNCellBase)
+    if is_layer and type(module).forward.__module__ == nn.RNNBase.__module__:
+        # These names are PyTorch's, not an author's.
+        paths = list(map(_path_in_layer, paths))
     return tuple(paths)
+
+
+def _path_in_layer(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The path of an argument of one of PyTorch's layers: the input "x", or a state."""
+    return ("x", *path[1:]) if path[0] == "input" else (*path, "0")
 
 
 def output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...], ...]:
-    """Where each of the author's results stands: keys of dicts, fields, positions.
+    """The path of each of the author's results: keys of dicts, fields, positions.
 
-    None is no result, and PyTorch's exporter leaves it out.
+    Results that are None are left out, as by PyTorch's exporter.
+
+    Raises:
+        ExportError: a result is neither a tensor nor None.
     """
     structure, signature = program.call_spec.out_spec, program.graph_signature
-    given = [spec.arg for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    outputs = [spec.arg for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
     assert structure is not None
-    results = leaves_by_name(pytree.tree_unflatten(given, structure))
+
     paths = []
-    for (which, *path), result in results:
+    # The first key is "0" for the author's results and "1" for states.
+    for (part, *path), result in leaves_by_name(pytree.tree_unflatten(outputs, structure)):
         if isinstance(result, ConstantArgument) and result.value is None:
             continue
+
         if not isinstance(result, TensorArgument):
-            what = repr(result.value) if isinstance(result, ConstantArgument) else "a number"
-            place = ".".join(path) or "the result"
-            raise ExportError(
-                f"forward returns something besides tensors: {place!r} is {what}. An ONNX file "
-                "gives tensors only; leave it out."
-            )
-        if which == "0":
+            raise _no_tensor(path, result)
+
+        if part == "0":
             paths.append(tuple(path))
+
     return tuple(paths)
 
 
+def _no_tensor(path: Sequence[str], result: object) -> ExportError:
+    value = repr(result.value) if isinstance(result, ConstantArgument) else "a number"
+    name = ".".join(path) or "the result"
+    return ExportError(
+        f"forward returns something besides tensors: {name!r} is {value}. An ONNX file "
+        "gives tensors only; leave it out."
+    )
+
+
 def name_axes(model: ir.Model, example: Example) -> None:
-    """Replaces PyTorch's symbols (s15, 2*s27) by the names of the axes (batch, 2*time)."""
+    """Replaces PyTorch's symbols (s15, 2*s27) by the names of the axes (batch, 2*time).
+
+    Raises:
+        ExportError: the graph fixes an axis.
+    """
+    symbols = _axes_by_symbol(model, example)
+    if not symbols:
+        return
+
+    pattern = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
+
+    def named(dim: int | ir.SymbolicDim) -> int | str:
+        if isinstance(dim, int):
+            return dim
+        return pattern.sub(lambda match: symbols[match[1]], str(dim.value))
+
+    for value in _values(model.graph):
+        if value.shape is not None:
+            value.shape = ir.Shape(map(named, value.shape))
+
+
+def _axes_by_symbol(model: ir.Model, example: Example) -> dict[str, str]:
+    """PyTorch's symbols in the shapes of inputs -> the axes that they are the sizes of."""
     symbols: dict[str, str] = {}
     for value, leaf in zip(model.graph.inputs, example.leaves, strict=True):
         for dim, axis in zip(value.shape or (), leaf.shape, strict=True):
-            if isinstance(axis, str) and isinstance(dim, ir.SymbolicDim):
-                symbols[str(dim.value)] = axis
-            elif isinstance(axis, str):
+            if not isinstance(axis, str):
+                continue
+
+            if not isinstance(dim, ir.SymbolicDim):
                 raise ExportError(f"The exported graph fixes axis {axis!r} of {leaf} at {dim}.")
-    pattern = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b") if symbols else None
-    for value in _values(model.graph):
-        if value.shape is not None and pattern is not None:
-            value.shape = ir.Shape(
-                dim
-                if isinstance(dim, int)
-                else pattern.sub(lambda match: symbols[match[1]], str(dim.value))
-                for dim in value.shape
-            )
+            symbols[str(dim.value)] = axis
+
+    return symbols
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

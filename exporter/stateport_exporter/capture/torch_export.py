@@ -1,8 +1,9 @@
-"""`torch.export`, without what some of its versions get wrong."""
+"""`torch.export`, without the errors of some of its versions."""
 
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -15,7 +16,7 @@ from torch.fx.experimental import symbolic_shapes
 
 T = TypeVar("T")
 
-#: The version that mended the shape of an LSTM's last states (pytorch#185716).
+#: The version that corrected the shape of an LSTM's last states (pytorch#185716).
 _MENDED: Final = (2, 13)
 
 
@@ -35,7 +36,7 @@ def torch_export(module: nn.Module, args: tuple[Any, ...], shapes: Any) -> Expor
 def functional(program: ExportedProgram, *, decomposed: bool = False) -> ExportedProgram:
     """The program without operators that write in place.
 
-    With `decomposed`, composite operators such as recurrent layers are taken apart as well.
+    With `decomposed`, composite operators such as recurrent layers are decomposed as well.
     """
     with _mended_lstm():
         result: ExportedProgram = program.run_decompositions(None if decomposed else {})
@@ -45,8 +46,8 @@ def functional(program: ExportedProgram, *, decomposed: bool = False) -> Exporte
 def with_named_axes(axes: Iterable[str], export: Callable[[Mapping[str, Any]], T]) -> T:
     """Calls `export` with named axes.
 
-    Where PyTorch fails to say what an axis must be, `export` is called again with axes that may be
-    anything. PyTorch 2.9 and 2.10 end in a bare AssertionError there (pytorch#171673).
+    If PyTorch cannot say what an axis must be, `export` is called again with axes that may be
+    anything. PyTorch 2.9 and 2.10 raise a bare AssertionError then (pytorch#171673).
     """
     names = tuple(axes)
     try:
@@ -54,6 +55,7 @@ def with_named_axes(axes: Iterable[str], export: Callable[[Mapping[str, Any]], T
     except AssertionError as error:
         if not _is_from_shapes(error):
             raise
+
     return export(loose_axes(names))
 
 
@@ -64,10 +66,10 @@ def loose_axes(axes: Iterable[str]) -> Mapping[str, Any]:
 
 def _is_from_shapes(error: BaseException) -> bool:
     """Whether an error was raised by PyTorch's reasoning on sizes, rather than by the network."""
-    trail = error.__traceback__
-    while trail is not None and trail.tb_next is not None:
-        trail = trail.tb_next
-    file = trail.tb_frame.f_code.co_filename if trail is not None else ""
+    file = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+
     return Path(file) == Path(str(symbolic_shapes.__file__))
 
 
@@ -75,27 +77,31 @@ def _is_from_shapes(error: BaseException) -> bool:
 def _mended_lstm() -> Iterator[None]:
     """Gives the last states of an LSTM their right shape while a network is traced.
 
-    Before version 2.13 PyTorch's own decomposition takes away the wrong axis, so that states appear
-    as (layers, 1, batch, hidden) and cannot be handed to the next call (pytorch#185716).
+    Before version 2.13 PyTorch's decomposition removes the wrong axis, so states have the shape
+    (layers, 1, batch, hidden) and cannot be passed to the next call (pytorch#185716).
     """
     if _version() >= _MENDED:
         yield
         return
-    torchs: Any = decompositions
-    original = torchs.one_layer_lstm
+
+    patched: Any = decompositions
+    original = patched.one_layer_lstm
 
     def one_layer_lstm(x: Tensor, hidden: tuple[Tensor, Tensor], *rest: Any, **named: Any) -> Any:
         y, last = original(x, hidden, *rest, **named)
-        return y, tuple(
-            state.squeeze(0) if state.dim() > first.dim() else state
-            for state, first in zip(last, hidden, strict=True)
-        )
+        pairs = zip(last, hidden, strict=True)
+        return y, tuple(_with_rank_of(state, first) for state, first in pairs)
 
     try:
-        torchs.one_layer_lstm = one_layer_lstm
+        patched.one_layer_lstm = one_layer_lstm
         yield
     finally:
-        torchs.one_layer_lstm = original
+        patched.one_layer_lstm = original
+
+
+def _with_rank_of(state: Tensor, first: Tensor) -> Tensor:
+    """The last state without the axis that the first state does not have."""
+    return state.squeeze(0) if state.dim() > first.dim() else state
 
 
 def _version() -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""A traced program as an ONNX graph, by PyTorch's own exporter."""
+"""Writes a traced program as an ONNX graph, by PyTorch's exporter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .refusals import message_of, root_of
 
 
 def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> ir.Model:
-    """The graph of a program. `name` is what errors call it.
+    """The graph of a program; `name` is its name in messages.
 
     Raises:
         ExportError: PyTorch's exporter cannot write it.
@@ -24,21 +24,22 @@ def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> 
                 f"PyTorch's exporter could not write {name} at opset {opset}: "
                 f"{message_of(root_of(error))}"
             ) from error
+
     assert exported is not None
     model: ir.Model = exported.model
     return model
 
 
 def drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:
-    """Takes out `x.squeeze(dim)` where the size is not 1: it does nothing, and ONNX refuses it.
+    """Removes `x.squeeze(dim)` where the size is not 1: it does nothing, and ONNX refuses it.
 
-    PyTorch's decompositions make a `view_of` of it, which its ONNX writer does not know. Versions
-    before 2.13 write `squeeze.dims` for it first.
+    PyTorch's decompositions turn it into `view_of`, which PyTorch's ONNX writer does not know.
+    Versions before 2.13 turn it into `squeeze.dims` first.
     """
     aten = torch.ops.aten
     for target in (aten.squeeze.dim, aten.squeeze.dims, torch.ops.prims.view_of.default):
         for node in program.graph.find_nodes(op="call_function", target=target):
-            before = node.args[0]
-            if node.meta["val"].ndim == before.meta["val"].ndim:
-                node.replace_all_uses_with(before)
+            source = node.args[0]
+            if node.meta["val"].ndim == source.meta["val"].ndim:
+                node.replace_all_uses_with(source)
                 program.graph.erase_node(node)

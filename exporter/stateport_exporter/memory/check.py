@@ -1,8 +1,8 @@
-"""Whether anything that a network keeps from call to call can ever matter.
+"""Checks whether anything that a network keeps from call to call can ever change its results.
 
-A few calls that give the same say nothing of the thousandth. But a network can do otherwise there
-only by what has changed until then. So what changes is taken for unknown, and the network is run on
-that once more, and again with the other answer to each question that it asks.
+That a few calls give the same results says nothing about the thousandth. But a later call can only
+differ by what has changed until then. So the network runs once more with unknown values in place of
+all that changes, and again with the opposite answer to each question that it asks about them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -21,66 +23,91 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
-from ..network.blame import Line, raised_line
+from ..network.blame import Line, at_line, raised_line
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, States
 from ..network.isolation import evaluation_twin, unchanged_globals
-from .kept import authored, contents, names_in, slots, unchanged_shared
+from .kept import authored, contents, names_in, replaced_builtins, slots, unchanged_shared
 from .unknown import Copies, Questions, Unknown, for_unknown, name_of, unknown
 
-#: A network that asks so many questions is refused.
+#: A network that needs more runs, to try all answers to its questions, is refused.
 _MOST_RUNS: Final = 256
 _CLOCKS: Final = (time, datetime)
-#: Python's own functions that ask a value for all its items.
+#: Python's functions that would ask a value for all its items.
 _BUILT_IN: Final = {f.__name__: for_unknown(f) for f in (len, sum, sorted, any, all, max, min)}
 _RANDOM: Final = "random numbers"
+
+#: The name of a value, the author's line that asks about it, and the answer.
+_Question = tuple[str, Line | None, bool]
+
+
+@dataclass(frozen=True)
+class _Global:
+    """A global variable of the author's that holds a clock, or a source of random numbers."""
+
+    names: dict[str, Any]
+    name: str
+    value: Any
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it gives random numbers."""
+        return _is_random(self.value)
 
 
 def check_kept(
     network: nn.Module,
     method: str,
     example: Example,
-    given: Mapping[int, States],
+    firsts: Mapping[int, States],
     states: Sequence[Tensor] = (),
 ) -> None:
     """Runs a network as its author would, and refuses results that depend on what changes.
 
-    `given` are the first states of the calls of recurrent layers that are lifted. `states` are last
-    states, which are lifted too: what the network keeps of them changes, and is looked after.
+    Args:
+        network: the author's network.
+        method: the name of the method that is run.
+        example: its example.
+        firsts: the first states of lifted recurrent layers, by the number of the call.
+        states: last states that are lifted too. What the network keeps of them may change, as the
+            file carries it.
 
     Raises:
-        ExportError: results hang, or in a later call may hang, on what changes.
+        ExportError: results depend on what changes, or a later call's may.
     """
     with unchanged_shared(network):
-        _Memory(network, method, example, given).check(states)
+        _Memory(network, method, example, firsts).check(states)
 
 
 class _Memory:
+    """Runs one network with several arguments and with unknown values."""
+
     def __init__(
-        self, network: nn.Module, method: str, example: Example, given: Mapping[int, States]
+        self, network: nn.Module, method: str, example: Example, firsts: Mapping[int, States]
     ) -> None:
-        self.network, self.method, self.given = network, method, given
+        self.network, self.method, self.firsts = network, method, firsts
         self.arguments = example.make(example.sizes)
-        self.others = example.make(example.sizes, seed=1)
+        self.other_arguments = example.make(example.sizes, seed=1)
         time = example.sizes.get("time", 1) * 2 + 1
         self.longer = example.make({**example.sizes, "time": time})
 
     def check(self, states: Sequence[Tensor]) -> None:
+        """Refuses results that depend on what changes, except for slots that hold `states`."""
         twin = evaluation_twin(self.network)
         usual = self._run(twin, self.arguments)
-        looks = [contents(twin)]
-        kept = _equal_slots(twin, states)
-        drawn = False
-        for arguments in (self.arguments, self.others, self.arguments):
-            python, numpy = self._draws(twin, arguments)
-            if numpy:
-                raise _random(None)
-            drawn |= python
-            looks.append(contents(twin))
-        changed = _changed(looks)
-        changed = {name: changed[name] for name in changed.keys() - kept}
-        outside = [*_named_outside(twin, drawn=drawn)]
-        if drawn and not any(value is random or _of_random(value) for _, _, value in outside):
+        snapshots = [contents(twin)]
+        state_slots = _equal_slots(twin, states)
+
+        draws = False
+        for arguments in (self.arguments, self.other_arguments, self.arguments):
+            draws |= self._run_and_see_draws(twin, arguments)
+            snapshots.append(contents(twin))
+        changed = _changed(snapshots)
+        for name in state_slots:
+            changed.pop(name, None)
+
+        outside = list(_globals_outside(twin, draws=draws))
+        if draws and not any(variable.is_random for variable in outside):
             raise _random(None)
         if changed or outside:
             self._check_unknown(twin, changed, outside)
@@ -88,197 +115,246 @@ class _Memory:
             self._check_after_longer(twin, usual)
 
     def _check_after_longer(self, twin: nn.Module, usual: Sequence[Any]) -> None:
-        """A network may remember the sizes of arguments, as the longest that it has seen."""
+        """Refuses a network that remembers sizes of arguments, as the longest that it has seen."""
         before = contents(twin)
-        with contextlib.suppress(Exception):  # too long for it, perhaps
+        with contextlib.suppress(Exception):  # the network may not take this length
             self._run(twin, self.longer)
+
         if not _are_same(usual, self._run(twin, self.arguments)):
             names = sorted(_changed([before, contents(twin)]))
             raise _depends_on(", ".join(map(repr, names)) or None, None)
 
     def _check_unknown(
-        self,
-        twin: nn.Module,
-        changed: Mapping[str, bool],
-        outside: Sequence[tuple[dict[str, Any], str, Any]],
+        self, twin: nn.Module, changed: Mapping[str, bool], outside: Sequence[_Global]
     ) -> None:
-        """Runs the network with every answer to its questions."""
+        """Runs the network with unknown values in place of what changes, with all answers."""
         usual = self._run(evaluation_twin(twin), self.arguments)
         waiting: list[tuple[bool, ...]] = [()]
-        tried: set[tuple[str, Line | None, bool]] = set()
-        for count in itertools.count():
-            if not waiting:
-                return
+        tried: set[_Question] = set()
+        runs = 0
+        while waiting:
             questions = Questions(waiting.pop())
-            with unchanged_shared(twin), questions, _in_place(outside):
+            with unchanged_shared(twin), questions, _unknown_in_place(outside):
                 copied = evaluation_twin(twin)
                 _put_unknown(copied, changed)
-                with _built_in(copied):
+                with replaced_builtins(copied, _BUILT_IN):
                     self._judge(copied, questions, usual)
-            asked = questions.asked
-            tried.update(asked)
-            if count == _MOST_RUNS:
-                raise _depends_on(asked[-1][0], asked[-1][1])
-            for number in range(len(questions.answers), len(asked)):
-                name, line, answer = asked[number]
-                if (name, line, not answer) not in tried:
-                    tried.add((name, line, not answer))
-                    before = [each for *_, each in asked[:number]]
-                    waiting.append((*before, not answer))
+
+            tried.update(questions.asked)
+            if runs == _MOST_RUNS:
+                name, line, _ = questions.asked[-1]
+                raise _depends_on(name, line)
+            waiting += _opposite_answers(questions, tried)
+            runs += 1
 
     def _judge(self, network: nn.Module, questions: Questions, usual: Sequence[Any]) -> None:
-        """One run; refuses a network whose results are unknown, or others than usual."""
+        """Runs a network; refuses it if its results are unknown, or not the usual ones."""
         error, results = None, list[Any]()
         try:
             with Copies():
                 results = self._run(network, self.arguments)
         except (Exception, SystemExit) as raised:  # the user's forward may raise anything
             error = raised
+
         if questions.refused is not None:
             raise _depends_on(*questions.refused) from error
-        name, line = next(((name, line) for name, line, _ in questions.asked[::-1]), (None, None))
-        if questions.answers:
-            name, line, _ = questions.asked[len(questions.answers) - 1]
+
+        name, line = _question_to_blame(questions)
         if error is not None:
             raise _depends_on(name, line or raised_line(error)) from error
+
         for result in results:
             if name_of(result) is not None:
                 raise _depends_on(name_of(result), None)
         if not _are_same(usual, results):
             raise _depends_on(name, line)
 
-    def _draws(self, network: nn.Module, arguments: Arguments) -> tuple[bool, bool]:
-        """Runs the network; whether it draws random numbers in Python, and in NumPy."""
+    def _run_and_see_draws(self, network: nn.Module, arguments: Arguments) -> bool:
+        """Runs the network; whether it draws random numbers in Python.
+
+        Raises:
+            ExportError: it draws some in NumPy.
+        """
         with unchanged_globals(seed=1):
             python, numpy = random.getstate(), repr(np.random.get_state(legacy=False))
             self._call(network, arguments)
-            moved = numpy != repr(np.random.get_state(legacy=False))
-            return python != random.getstate(), moved
+            draws_in_numpy = numpy != repr(np.random.get_state(legacy=False))
+            draws_in_python = python != random.getstate()
+
+        if draws_in_numpy:
+            raise _random(None)
+        return draws_in_python
 
     def _run(self, network: nn.Module, arguments: Arguments) -> list[Any]:
         with unchanged_globals(seed=1):
             return self._call(network, arguments)
 
     def _call(self, network: nn.Module, arguments: Arguments) -> list[Any]:
+        """The leaves of the results; tensors are copied."""
         run: Callable[..., Any] = getattr(network, self.method)
         with torch.no_grad():
-            result = Calls(self.given).run(run, arguments.args, arguments.kwargs)
+            result = Calls(self.firsts).run(run, arguments.args, arguments.kwargs)
+
         leaves = pytree.tree_leaves(result)
         return [leaf.detach().clone() if type(leaf) is Tensor else leaf for leaf in leaves]
 
 
-def _changed(looks: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """The names of the slots in which something changes, and whether a tensor keeps its shape."""
+def _opposite_answers(questions: Questions, tried: set[_Question]) -> Iterator[tuple[bool, ...]]:
+    """Answers for further runs: those of this run up to some question, and the opposite to that.
+
+    There is a run for each question behind the answers that this run began with, unless `tried` has
+    the opposite answer, which is then added.
+    """
+    asked = questions.asked
+    for number in range(len(questions.answers), len(asked)):
+        name, line, answer = asked[number]
+        opposite = (name, line, not answer)
+        if opposite not in tried:
+            tried.add(opposite)
+            answers_before = [earlier for *_, earlier in asked[:number]]
+            yield (*answers_before, not answer)
+
+
+def _question_to_blame(questions: Questions) -> tuple[str | None, Line | None]:
+    """The name and line of the question with the opposite answer; else of the last question."""
+    if questions.answers:
+        name, line, _ = questions.asked[len(questions.answers) - 1]
+        return name, line
+    if questions.asked:
+        name, line, _ = questions.asked[-1]
+        return name, line
+
+    return None, None
+
+
+def _changed(snapshots: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """The names of slots whose content changes, and whether it keeps its dtype and shape."""
     changed: dict[str, bool] = {}
-    for before, after in itertools.pairwise(looks):
+
+    for before, after in itertools.pairwise(snapshots):
         for name in before.keys() | after.keys():
-            one, other = before.get(name), after.get(name)
-            if one != other:
-                keeps = one is not None and other is not None and one[:2] == other[:2]
-                changed[name] = keeps and changed.get(name, True)
+            old, new = before.get(name), after.get(name)
+            if old != new:
+                keeps_shape = old is not None and new is not None and old[:2] == new[:2]
+                changed[name] = keeps_shape and changed.get(name, True)
     return changed
 
 
 def _equal_slots(network: nn.Module, states: Sequence[Tensor]) -> set[str]:
-    """The slots that hold one of these states."""
+    """The names of slots that hold one of these states."""
+    names = set()
+    for name, slot in slots(network).items():
+        value = slot.value
+        if isinstance(value, Tensor) and any(_holds_state(value, state) for state in states):
+            names.add(name)
+    return names
 
-    def is_state(value: Any) -> bool:
-        return isinstance(value, Tensor) and any(
-            value.numel() == state.numel()
-            and torch.allclose(value.flatten().to(state), state.flatten(), rtol=1e-4, atol=1e-5)
-            for state in states
-        )
 
-    return {name for name, slot in slots(network).items() if is_state(slot.value)}
+def _holds_state(value: Tensor, state: Tensor) -> bool:
+    """Whether a tensor has the values of a state, in any shape."""
+    if value.numel() != state.numel():
+        return False
+
+    return torch.allclose(value.flatten().to(state), state.flatten(), rtol=1e-4, atol=1e-5)
 
 
 def _put_unknown(network: nn.Module, changed: Mapping[str, bool]) -> None:
-    """Takes what is in these slots for unknown."""
-    put: list[str] = []
+    """Puts unknown values into these slots; True means that the shape of a tensor is known."""
+    outer: list[str] = []
     for name, slot in slots(network).items():
-        if name in changed and not any(name.startswith((f"{p}[", f"{p}.")) for p in put):
-            put.append(name)
+        if name in changed and not _is_inside(name, outer):
+            outer.append(name)
             slot.put(unknown(slot.value, repr(name), sized=changed[name]))
+
     for module in network.modules():
         for holder in (module._buffers, module._parameters):
-            for key in [key for key, value in holder.items() if name_of(value) is not None]:
-                vars(module)[key] = holder.pop(key)  # where anything may be assigned
+            _move_unknown(holder, vars(module))
+
+
+def _is_inside(name: str, outer: Sequence[str]) -> bool:
+    """Whether a slot is inside one of others, by its name."""
+    return any(name.startswith((f"{slot}[", f"{slot}.")) for slot in outer)
+
+
+def _move_unknown(holder: dict[str, Any], attributes: dict[str, Any]) -> None:
+    """Moves unknown values of a module to its attributes, to which anything may be assigned."""
+    names = [name for name, value in holder.items() if name_of(value) is not None]
+    for name in names:
+        attributes[name] = holder.pop(name)
 
 
 @contextlib.contextmanager
-def _built_in(network: nn.Module) -> Iterator[None]:
-    """`len` and its like take unknown values too, wherever the network's author calls them."""
-    changed = []
-    try:
-        for function in authored(network).functions:
-            names = function.__globals__
-            for name in _BUILT_IN.keys() & names_in(function.__code__) - names.keys():
-                names[name] = _BUILT_IN[name]
-                changed.append((names, name))
-        yield
-    finally:
-        for names, name in changed:
-            del names[name]
-
-
-@contextlib.contextmanager
-def _in_place(outside: Sequence[tuple[dict[str, Any], str, Any]]) -> Iterator[None]:
+def _unknown_in_place(outside: Sequence[_Global]) -> Iterator[None]:
     """Puts unknown values in place of clocks and random numbers."""
     try:
-        for holder, name, value in outside:
-            is_random = value is random or _of_random(value)
-            holder[name] = Unknown(value, _RANDOM if is_random else f"the clock {name!r}")
+        for variable in outside:
+            name = _RANDOM if variable.is_random else f"the clock {variable.name!r}"
+            variable.names[variable.name] = Unknown(variable.value, name)
         yield
     finally:
-        for holder, name, value in outside:
-            holder[name] = value
+        for variable in outside:
+            variable.names[variable.name] = variable.value
 
 
-def _named_outside(network: nn.Module, *, drawn: bool) -> Iterator[tuple[dict[str, Any], str, Any]]:
-    """Where the author's code names a clock, or random numbers if any are drawn."""
+def _globals_outside(network: nn.Module, *, draws: bool) -> Iterator[_Global]:
+    """The globals in the author's code that are clocks, or if any are drawn, random numbers."""
     for function in authored(network).functions:
-        for name in names_in(function.__code__) & function.__globals__.keys():
-            value = function.__globals__[name]
-            module = getattr(value, "__module__", None)
-            is_clock = value in _CLOCKS if isinstance(value, type(time)) else module == "time"
-            is_clock |= isinstance(value, type) and module == "datetime"
-            if is_clock or (drawn and (value is random or _of_random(value))):
-                yield function.__globals__, name, value
+        names = function.__globals__
+        for name in names_in(function.__code__) & names.keys():
+            value = names[name]
+            if _is_clock(value) or (draws and _is_random(value)):
+                yield _Global(names, name, value)
 
 
-def _of_random(value: Any) -> bool:
-    """Whether something is a function of Python's own random generator."""
+def _is_clock(value: Any) -> bool:
+    """Whether something is Python's module `time` or `datetime`, or a part of these."""
+    module = getattr(value, "__module__", None)
+    if isinstance(value, type) and module == "datetime":
+        return True
+
+    return value in _CLOCKS if isinstance(value, ModuleType) else module == "time"
+
+
+def _is_random(value: Any) -> bool:
+    """Whether something is Python's module `random`, or a function of its generator."""
+    if value is random:
+        return True
+
     owner = getattr(value, "__self__", None)
     return owner is not None and owner is getattr(random.random, "__self__", None)
 
 
-def _are_same(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    return len(some) == len(others) and all(
-        _is_same(one, other) for one, other in zip(some, others, strict=True)
-    )
+def _are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    if len(first) != len(second):
+        return False
+
+    return all(map(_is_same, first, second))
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        if one.shape != other.shape or one.dtype != other.dtype:
+def _is_same(first: Any, second: Any) -> bool:
+    """Whether two results are equal; besides tensors, only their types are compared."""
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        if first.shape != second.shape or first.dtype != second.dtype:
             return False
-        return bool(torch.isclose(one, other, rtol=0, atol=0, equal_nan=True).all())
-    return type(one) is type(other) and (not isinstance(one, Tensor))
+        return bool(torch.isclose(first, second, rtol=0, atol=0, equal_nan=True).all())
+
+    return type(first) is type(second) and not isinstance(first, Tensor)
 
 
 def _random(line: Line | None) -> ExportError:
     return ExportError(
-        f"The network draws random numbers{f' ({line})' if line else ''}, in evaluation mode too, "
-        "so its results cannot be checked. Leave them out, or take them as an argument of forward."
+        f"The network draws random numbers{at_line(line)}, in evaluation mode too, so its results "
+        "cannot be checked. Leave them out, or take them as an argument of forward."
     )
 
 
 def _depends_on(name: str | None, line: Line | None) -> ExportError:
     if name == _RANDOM:
         return _random(line)
-    what = f"{name}, which changes" if name else "something that changes"
+
+    cause = f"{name}, which changes" if name else "something that changes"
     return ExportError(
-        f"The results depend on {what} from call to call{f' ({line})' if line else ''}, so a "
-        "later call may give something else. An ONNX file would lose that: take it as an argument "
-        "of forward and return the next one, or leave it out."
+        f"The results depend on {cause} from call to call{at_line(line)}, so a later call may "
+        "give something else. An ONNX file would lose that: take it as an argument of forward and "
+        "return the next one, or leave it out."
     )

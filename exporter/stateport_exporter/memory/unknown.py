@@ -1,9 +1,9 @@
-"""Values that nobody knows, as what a network keeps from call to call is many calls later.
+"""Unknown values: what a network keeps from call to call, as it may be many calls later.
 
-An unknown value holds what it is now, so that forward runs on it. What is computed from it is
-unknown as well. Where forward asks something about it, `Questions` says what the answer is: the one
-that is true now, or in another run the other one. What can be answered in more ways than these two
-(a length, an index, an integer) is refused.
+An unknown value holds its value of now, so that forward can run on it. What is computed from it is
+unknown as well. When forward needs a decision about it, `Questions` gives the answer: the one that
+is true now, or in another run the opposite. What has more possible answers than these two (a
+length, an index, an integer) is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import copy
 import dis
 import operator
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -25,19 +24,23 @@ from torch.utils import _pytree as pytree
 
 from ..network.blame import Line, author_line
 
-#: So many questions in one call are too many.
+#: A call that asks more questions is refused.
 _MOST_QUESTIONS: Final = 10_000
 
 
 class UnknownValueError(Exception):
-    """Forward wants to know an unknown value itself."""
+    """Forward needs an unknown value itself."""
 
 
 class Questions:
-    """What forward asks of unknown values in one run, and what it is answered.
+    """Records what forward asks about unknown values in one run, and gives the answers.
 
-    The first questions get `answers`, the others what is true now. `refused` is what cannot be
-    answered: the name of the value and the author's line.
+    Args:
+        answers: the answers to the first questions; the others get what is true now.
+
+    Attributes:
+        asked: the name of the value, the author's line and the answer, for each question.
+        refused: the name and line of the first question that cannot be answered, if there is one.
     """
 
     def __init__(self, answers: Sequence[bool] = ()) -> None:
@@ -46,16 +49,21 @@ class Questions:
         self.refused: tuple[str, Line | None] | None = None
 
     def ask(self, name: str, now: bool) -> bool:
-        """Answers whether something holds that holds now, or does not."""
+        """Answers a question whose answer is `now` at present.
+
+        Raises:
+            UnknownValueError: there are too many questions.
+        """
         count = len(self.asked)
         if count >= _MOST_QUESTIONS:
             self.refuse(name)
+
         answer = self.answers[count] if count < len(self.answers) else now
         self.asked.append((name, author_line(), answer))
         return answer
 
     def refuse(self, name: str) -> NoReturn:
-        """Gives no answer.
+        """Refuses to answer.
 
         Raises:
             UnknownValueError: always.
@@ -75,28 +83,34 @@ _QUESTIONS: ContextVar[Questions] = ContextVar("_QUESTIONS")
 
 
 def unknown(value: Any, name: str, *, sized: bool = False) -> Any:
-    """The value as an unknown one, called `name`; of a `sized` tensor the shape is known."""
+    """The value as an unknown one with this name; with `sized`, the shape of a tensor is known."""
     if isinstance(value, Tensor) and sized:
         tensor = value.detach().clone().as_subclass(UnknownTensor)
         tensor.unknown_name = name
         return tensor
+
     return Unknown(value, name)
 
 
 def name_of(value: Any) -> str | None:
     """The name of an unknown value, None for a known one."""
+    # `type`, because an unknown value claims the class of its value.
     kind = type(value)
     if kind is Unknown:
         return str(object.__getattribute__(value, "_name"))
-    return str(value.unknown_name) if kind is UnknownTensor else None
+    if kind is UnknownTensor:
+        return str(value.unknown_name)
+
+    return None
 
 
 def for_unknown(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A built-in function as `len`, for unknown values too."""
+    """A built-in function, as `len`, that takes unknown values too."""
 
     def compute(*args: Any, **kwargs: Any) -> Any:
         if len(args) == 1 and type(args[0]) is Unknown:
-            return args[0]._computed(lambda value: function(value, **kwargs))
+            return args[0]._compute(lambda value: function(value, **kwargs))
+
         return function(*args, **kwargs)
 
     return compute
@@ -111,19 +125,20 @@ class Unknown:
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
-        """For `isinstance`, it is of the kind of its value."""
+        """The class of the value, for `isinstance`."""
         return type(object.__getattribute__(self, "_value"))
 
-    def _computed(self, function: Callable[..., Any], *operands: Any) -> Any:
-        """What a function makes of the value and others, unknown as well; None stays None.
+    def _compute(self, function: Callable[..., Any], *operands: Any) -> Any:
+        """The result of a function of the value and others, unknown as well; None stays None.
 
-        Behind an answer that is not true now, it may fail: what it gives then is not known either.
+        After an answer that is not true now, the function may fail: its result is unknown then too.
         """
-        value, *others = (_now(each) for each in (self, *operands))
+        value, *known_operands = map(_now, (self, *operands))
         try:
-            result = function(value, *others)
-        except Exception:  # whatever the author's value raises
+            result = function(value, *known_operands)
+        except Exception:  # the author's values may raise anything
             return Unknown(None, self._name)
+
         return None if result is None else Unknown(result, self._name)
 
     def _ask(self, now: Any) -> bool:
@@ -133,40 +148,41 @@ class Unknown:
         _QUESTIONS.get().refuse(self._name)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # what libraries ask of a value to see of what kind it is
+        if name.startswith("_"):  # libraries ask for these to see what kind of value it is
             raise AttributeError(name)
-        return self._computed(getattr, name)
+
+        return self._compute(getattr, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._computed(setattr, name, value)
+        self._compute(setattr, name, value)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._computed(operator.getitem, key)
+        return self._compute(operator.getitem, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._computed(operator.setitem, key, value)
+        self._compute(operator.setitem, key, value)
 
     def __delitem__(self, key: Any) -> None:
-        self._computed(operator.delitem, key)
+        self._compute(operator.delitem, key)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the value gives, unknown as well."""
-        return self._computed(lambda f, *given: f(*given, **kwargs), *args)
+        """The result of calling the value, unknown as well."""
+        return self._compute(lambda function, *known: function(*known, **kwargs), *args)
 
     def __next__(self) -> Any:
-        return self._computed(next)
+        return self._compute(next)
 
     def __bool__(self) -> bool:
         return self._ask(self._value)
 
     def __contains__(self, item: Any) -> bool:
-        return self._ask(self._computed(operator.contains, item))
+        return self._ask(self._compute(operator.contains, item))
 
     def __copy__(self) -> Any:
-        return self._computed(copy.copy)
+        return self._compute(copy.copy)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self._computed(copy.deepcopy)
+        return self._compute(copy.deepcopy)
 
     def __str__(self) -> str:
         return str(self._value)
@@ -192,13 +208,13 @@ class Unknown:
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of PyTorch: what is computed from unknown values has an unknown shape."""
-        return _through(func, args, kwargs or {}, loose=True)
+        return _call_on_unknown(func, args, kwargs or {}, loose=True)
 
 
 def _formats(frame: FrameType) -> bool:
-    """Whether a number is wanted for a text, as in `"%d calls" % calls`."""
-    code, at = frame.f_code.co_code, frame.f_lasti
-    return dis.opname[code[at]] == "BINARY_OP" and code[at + 1] in _REMAINDER
+    """Whether a number is needed for a text, as in `"%d calls" % calls`."""
+    code, position = frame.f_code.co_code, frame.f_lasti
+    return dis.opname[code[position]] == "BINARY_OP" and code[position + 1] in _REMAINDER
 
 
 #: Python's numbers of the operators % and %=.
@@ -219,9 +235,11 @@ class UnknownTensor(Tensor):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of PyTorch."""
-        return _through(func, args, kwargs or {}, loose=any(t is Unknown for t in types))
+        loose = any(kind is Unknown for kind in types)
+        return _call_on_unknown(func, args, kwargs or {}, loose=loose)
 
 
+#: Python's operators of two operands, which have a reflected form.
 _TWO: Final = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
     *("and_", "or_", "xor", "lshift", "rshift"),
@@ -234,21 +252,26 @@ def _equip() -> None:
         operation, plain = getattr(operator, name), name.strip("_")
         setattr(Unknown, f"__{plain}__", _operator(operation))
         setattr(Unknown, f"__r{plain}__", _operator(lambda a, b, f=operation: f(b, a)))
+
     for name in ("neg", "pos", "abs", "invert", "lt", "le", "gt", "ge", "eq", "ne"):
         setattr(Unknown, f"__{name}__", _operator(getattr(operator, name)))
+
     setattr(Unknown, "__round__", _operator(round))  # noqa: B010
     setattr(Unknown, "__divmod__", lambda a, b: (a // b, a % b))  # noqa: B010
 
 
 def _operator(operation: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda self, *others: self._computed(operation, *others)
+    return lambda self, *operands: self._compute(operation, *operands)
 
 
 _equip()
 
 
 class Copies(TorchFunctionMode):
-    """What makes tensors of values makes unknown ones of unknown values: it asks no value."""
+    """Makes unknown tensors where the author makes tensors of unknown values.
+
+    PyTorch's functions for that would ask for the values.
+    """
 
     def __torch_function__(
         self,
@@ -258,15 +281,15 @@ class Copies(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
-        if func in _COPYING:
-            named = map(name_of, pytree.tree_leaves((args, dict(kwargs or {}))))
-            if any(name is not None for name in named):
-                return _through(func, args, kwargs or {}, loose=True)
+        is_copying = func in _COPYING
+        if is_copying and next(_names_in(args, kwargs or {}), None) is not None:
+            return _call_on_unknown(func, args, kwargs or {}, loose=True)
+
         return func(*args, **(kwargs or {}))
 
 
 _COPYING: Final = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
-#: What is known of a tensor whose shape is.
+#: The functions whose result is known if the shape of the tensor is.
 _KNOWN: Final = frozenset(
     {"size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size"}
     | {"type", "is_floating_point", "is_complex", "is_contiguous", "is_signed", "get_device"}
@@ -275,56 +298,82 @@ _KNOWN: Final = frozenset(
 )
 
 
-def _through(
+def _call_on_unknown(
     func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], *, loose: bool
 ) -> Any:
-    """Calls a function of PyTorch on values as they are now; what it gives is unknown."""
-    every = pytree.tree_leaves((args, dict(kwargs)))
-    name = next(named for named in map(name_of, every) if named is not None)
-    how = func.__name__
+    """Calls a function of PyTorch on the values of now; its result is unknown.
+
+    With `loose`, the shape of the result is unknown too.
+    """
+    name = next(_names_in(args, kwargs))
     now_args, now_kwargs = pytree.tree_map(_now, (args, dict(kwargs)))
     with torch._C.DisableTorchFunctionSubclass():
         result = func(*now_args, **now_kwargs)
+
     written = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("out")
-    if type(written) is Tensor and (how == "__setitem__" or result is written):
-        for tensor in (written, written._base):  # what it is a view of has become unknown, too
-            if type(tensor) is Tensor:
-                tensor.__class__ = UnknownTensor
-                tensor.unknown_name = name  # type: ignore[attr-defined]
+    is_written = func.__name__ == "__setitem__" or result is written
+    if is_written and type(written) is Tensor:
+        _make_unknown(written, name)
         return result
-    if how in ("__bool__", "__contains__"):
+
+    return _hide_result(func.__name__, result, name, loose=loose)
+
+
+def _names_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the unknown values among arguments."""
+    for leaf in pytree.tree_leaves((args, dict(kwargs))):
+        name = name_of(leaf)
+        if name is not None:
+            yield name
+
+
+def _make_unknown(tensor: Tensor, name: str) -> None:
+    """Makes a tensor into which an unknown value was written unknown, and the one it views."""
+    for changed in (tensor, tensor._base):
+        if type(changed) is Tensor:
+            changed.__class__ = UnknownTensor
+            changed.unknown_name = name  # type: ignore[attr-defined]
+
+
+def _hide_result(function: str, result: Any, name: str, *, loose: bool) -> Any:
+    """The result of a function as an unknown value, or the answer to a question about it."""
+    if function in ("__bool__", "__contains__"):
         return _QUESTIONS.get().ask(name, bool(result))
-    if how in ("__int__", "__float__", "__index__", "__complex__", "__array__"):
+    if function in ("__int__", "__float__", "__index__", "__complex__", "__array__"):
         _QUESTIONS.get().refuse(name)
-    if how == "__iter__":
-        return iter([_wrapped(each, name, loose=loose) for each in result])
-    known = how in _KNOWN or (how == "__get__" and not isinstance(result, Tensor))
-    if known and not loose:
+    if function == "__iter__":
+        return iter([_hide(item, name, loose=loose) for item in result])
+
+    is_attribute = function == "__get__" and not isinstance(result, Tensor)
+    if not loose and (is_attribute or function in _KNOWN):
         return result
-    return pytree.tree_map(lambda each: _wrapped(each, name, loose=loose), result)
+
+    return pytree.tree_map(lambda leaf: _hide(leaf, name, loose=loose), result)
 
 
-def _wrapped(value: Any, name: str, *, loose: bool) -> Any:
+def _hide(value: Any, name: str, *, loose: bool) -> Any:
+    """The value as an unknown one. None, and what is unknown already, is returned as it is."""
     if value is None or type(value) is Unknown:
         return value
     if not isinstance(value, Tensor) or loose:
         return Unknown(value, name)
+
     tensor = value if type(value) is UnknownTensor else value.as_subclass(UnknownTensor)
     tensor.unknown_name = name
     return tensor
 
 
 def _now(value: Any) -> Any:
-    """What a value is now."""
+    """The value of now, also in place of unknown values in containers and slices."""
     if type(value) is Unknown:
         return object.__getattribute__(value, "_value")
-    if isinstance(value, np.ndarray) or not isinstance(value, list | tuple | slice | dict):
-        return value
     if isinstance(value, slice):
         return slice(_now(value.start), _now(value.stop), _now(value.step))
-    return (
-        pytree.tree_map(_now, value) if any(map(_is_unknown, pytree.tree_leaves(value))) else value
-    )
+    # Other values stay as they are, so that containers keep their identity.
+    if isinstance(value, list | tuple | dict) and any(map(_is_unknown, pytree.tree_leaves(value))):
+        return pytree.tree_map(_now, value)
+
+    return value
 
 
 def _is_unknown(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What in a network is to blame: which layer, which line of its author, and what it still holds."""
+"""Which part of a network caused an error: its layer, its author's line, its leftover tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stateport.errors import in_words
 
 from ..errors import ExportError
 
-#: Folders whose code is no author's: PyTorch, what it computes with, this package, Python itself.
+#: Folders whose code no author wrote: this package, PyTorch and what it computes with, Python.
 _OURS, *_LIBRARIES = (
     f"{Path(file).parent}{os.sep}"
     for file in (stateport_exporter.__file__, stateport.__file__, torch.__file__, np.__file__)
@@ -47,22 +47,29 @@ class Line:
 
     def __str__(self) -> str:
         text = linecache.getline(self.file, self.number).strip()
-        where = f"{Path(self.file).name}:{self.number}"
-        return f"{where}, {text!r}" if text else where
+        position = f"{Path(self.file).name}:{self.number}"
+        return f"{position}, {text!r}" if text else position
+
+
+def at_line(line: Line | None) -> str:
+    """A line for messages, as " (line)"; empty if there is none."""
+    return f" ({line})" if line else ""
 
 
 def is_authors(file: str) -> bool:
-    """Whether code is of the network's author, or of a package that he took layers from."""
+    """Whether the network's author wrote this file, or a package from which he took layers."""
     # A module that is built into Python has no file.
     if not file or file.startswith(("<frozen", "<eval_with_key", "<__array_function__")):
         return False
     if file.startswith((_OURS, *_LIBRARIES, *_COMPUTING)):
         return False
+
+    # Installed packages may lie inside the folder of the standard library.
     return file.startswith(_PACKAGES) or not file.startswith(_PYTHON)
 
 
 def author_line() -> Line | None:
-    """The innermost line of the author's that this package is running."""
+    """The innermost running line of the author's code, if this package called that code."""
     frame: FrameType | None = sys._getframe(1)
     innermost = None
     while frame is not None:
@@ -71,27 +78,32 @@ def author_line() -> Line | None:
             innermost = Line(file, frame.f_lineno)
         elif innermost is not None and file.startswith(_OURS):
             return innermost
+
         frame = frame.f_back
-    return None  # what is outside of this package only called it
+
+    # Code outside of this package, such as the script that calls export, only called it.
+    return None
 
 
 def raised_line(error: BaseException) -> Line | None:
-    """The innermost line of the author's that an error came through."""
-    innermost, ours = None, False
+    """The innermost line of the author's code that an error passed through."""
+    innermost = None
+    inside_package = False
     for frame, number in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
-        ours = ours or file.startswith(_OURS)
-        if ours and is_authors(file):
+        inside_package = inside_package or file.startswith(_OURS)
+        if inside_package and is_authors(file):
             innermost = Line(file, number)
+
     return innermost
 
 
 @contextlib.contextmanager
 def told(network: nn.Module) -> Iterator[None]:
-    """Says where the author's code raises something, in a call of whatever number.
+    """Names the author's line in an error that a later run of the network raises.
 
     Raises:
-        ExportError: with the error and its line, in place of what the author's code raises.
+        ExportError: in place of an error from the author's code, with its text and line.
     """
     try:
         yield
@@ -101,6 +113,7 @@ def told(network: nn.Module) -> Iterator[None]:
         line = raised_line(error)
         if line is None:
             raise
+
         raise ExportError(
             f"{type(network).__qualname__} fails when it is run again{where(network, error)} "
             f"({line}): {in_words(error)}. It is run many times, at several sizes; let every call "
@@ -109,27 +122,34 @@ def told(network: nn.Module) -> Iterator[None]:
 
 
 def where(network: nn.Module, error: BaseException) -> str:
-    """The innermost part of the network that was running: " in 'encoder.gru'", or nothing."""
+    """The innermost module that was running, as " in 'encoder.gru'"; empty if there is none."""
     paths = {id(module): path for path, module in network.named_modules()}
-    found, frame = "", error.__traceback__
-    while frame is not None:
-        found = paths.get(id(frame.tb_frame.f_locals.get("self")), found)
-        frame = frame.tb_next
-    return f" in {found!r}" if found else ""
+    innermost = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        innermost = paths.get(id(frame.f_locals.get("self")), innermost)
+
+    return f" in {innermost!r}" if innermost else ""
 
 
 def leftovers(network: nn.Module) -> str:
-    """A sentence on the tensors that modules keep in attributes, as from an earlier call."""
-    kept = [
-        f"{path}.{name}".removeprefix(".")
-        for path, module in network.named_modules()
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
-    ]
-    if not kept:
+    """A sentence that names the attributes in which modules keep tensors, as of an earlier call."""
+    attributes = list(_tensor_attributes(network))
+    if not attributes:
         return ""
+
     return (
-        f" The network keeps tensors in {', '.join(map(repr, kept))}: if they have the batch of an "
-        "earlier call, reset them before it is exported."
+        f" The network keeps tensors in {', '.join(map(repr, attributes))}: if they have the batch "
+        "of an earlier call, reset them before it is exported."
     )
+
+
+def _tensor_attributes(network: nn.Module) -> Iterator[str]:
+    """The paths of public attributes that hold tensors, directly or in containers."""
+    for path, module in network.named_modules():
+        for name, value in vars(module).items():
+            if not name.startswith("_") and _holds_tensor(value):
+                yield f"{path}.{name}".removeprefix(".")
+
+
+def _holds_tensor(value: object) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))

@@ -1,18 +1,19 @@
-"""What a convolution over time needs of former steps, as a state that is carried from call to call.
+"""Carries the former steps that a convolution over time needs, from call to call.
 
-A causal convolution pads its input on the left: what stands there is zeros at the beginning of a
-sequence, and in the middle of one the steps before. So steps that a network puts before a sequence
-(padding, a convolution's own padding, zeros joined to it) become a state: a call gets the last
+A causal convolution pads its input on the left. At the beginning of a sequence the padding is
+zeros; in the middle of one it has to be the steps before. So steps that a network puts before a
+sequence (padding, a convolution's padding, zeros joined to it) become a state: a call gets the last
 steps of the call before it. A transposed convolution with a kernel longer than its stride gives
-outputs that overlap: what reaches beyond a call's own steps is added to the beginning of the next.
+outputs that overlap: a call adds what reaches beyond its last step to the beginning of the next.
 
-Which of these make chunks exact is not decided here but measured.
+Which of these states make chunks exact is not decided here but measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import torch
@@ -25,8 +26,7 @@ _PADS: Final = (F.pad, torch._C._nn.pad, torch.constant_pad_nd)
 _CONVOLUTIONS: Final = (torch.conv1d, torch.conv2d, torch.conv3d)
 _TRANSPOSED: Final = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
 _JOINS: Final = (torch.cat, torch.concat, torch.concatenate)
-#: Where the stride stands among the arguments, and how many axes it is for. Pooling's is its kernel
-#: where it is not said.
+#: The position of the stride among the arguments, and the number of axes that it is for.
 _STRIDED: Final[dict[Callable[..., Any], tuple[int, int]]] = {
     **{func: (3, n) for n, func in enumerate(_CONVOLUTIONS, 1)},
     **{getattr(F, f"{kind}_pool{n}d"): (2, n) for kind in ("avg", "max") for n in (1, 2, 3)},
@@ -40,10 +40,10 @@ class Context:
     """Steps that one place in forward gets from the call before.
 
     Attributes:
-        number: the place, in the order in which forward comes to them.
-        name: what its state is called, "encoder_conv_frames".
-        axis: the axis of time there.
-        steps: how many steps.
+        number: the number of the place, in the order in which forward reaches them.
+        name: the name of its state, as "encoder_conv_frames".
+        axis: the time axis there.
+        steps: the number of steps.
     """
 
     number: int
@@ -54,15 +54,15 @@ class Context:
 
 @dataclass(frozen=True)
 class Place:
-    """A place where steps stand before a sequence, or reach beyond its end.
+    """A place in forward that puts steps before a sequence, or gives steps beyond its end.
 
     Attributes:
         kind: "frames" or "overlap".
         path: the module that was running.
-        shape: the sequence's shape: behind the steps, or of what overlaps.
-        steps: how many steps, for each axis that has some.
-        first: what stands there at the beginning of a sequence: a number, or a tensor.
-        dtype: the sequence's.
+        shape: the shape of the sequence without the steps, or of all that overlaps.
+        steps: the number of steps by axis, for each axis that has some.
+        first: the steps' value at the beginning of a sequence: a number, or a tensor.
+        dtype: the dtype of the sequence.
     """
 
     kind: str
@@ -74,18 +74,20 @@ class Place:
 
 
 class ConvolutionStates(TorchFunctionMode):
-    """Sees such places; those of `contexts` get their steps from `states`, and give the last ones.
+    """Records such places; those of `contexts` get their steps from `states`.
 
-    `places` are all that were seen, `lasts` the next states, `sizes` the shapes of what every
-    function was given and gave, `strides` the strides by axis of those that have some.
+    `places` are all places of a run and `lasts` the next states. `sizes` are the shapes of the
+    first tensor and of the result of every function that was called. `strides` are the strides by
+    axis of functions that have some; its keys are positions in `sizes`.
     """
 
     def __init__(self, contexts: Sequence[Context] = (), states: Sequence[Tensor] = ()) -> None:
         super().__init__()
-        self.given = {
+        self._carried = {
             context.number: (context, state)
             for context, state in zip(contexts, states, strict=True)
         }
+
         self.places: list[Place] = []
         self.lasts: list[Tensor] = []
         self.sizes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
@@ -103,44 +105,77 @@ class ConvolutionStates(TorchFunctionMode):
         handler = _HANDLERS.get(func)
         kwargs = kwargs or {}
         result = handler(self, func, *args, **kwargs) if handler else func(*args, **kwargs)
+
         if not torch.compiler.is_exporting():
-            self._note(func, args, kwargs, result)
+            self._record_sizes(func, args, kwargs, result)
         return result
 
-    def context(self, place: Place) -> tuple[Context, Tensor] | None:
-        """Notes a place; its context and state, if it gets one."""
-        self.places.append(place)
-        return self.given.get(len(self.places) - 1)
+    def record_place(
+        self,
+        kind: str,
+        shape: Sequence[int],
+        steps: Mapping[int, int],
+        first: float | Tensor,
+        dtype: torch.dtype,
+    ) -> tuple[Context, Tensor] | None:
+        """Records a place; returns its context and state, or None if nothing is carried there."""
+        self.places.append(Place(kind, self.path, tuple(shape), steps, first, dtype))
+        return self._carried.get(len(self.places) - 1)
 
     def put_before(self, context: Context, state: Tensor, *parts: Tensor) -> Tensor:
-        """The steps from the call before, and then this call's."""
+        """Joins the steps from the call before to this call's, and records the next state."""
         joined = torch.cat([state, *parts], context.axis)
         self.lasts.append(_end(joined, context.axis, joined.shape[context.axis], context.steps))
         return joined
 
-    def _note(
+    def add_overlap(self, context: Context, state: Tensor, whole: Tensor, length: Any) -> Tensor:
+        """Adds the overlap from the call before; returns all `length` steps that are complete."""
+        axis, steps = context.axis, context.steps
+        begin = whole.narrow(axis, 0, steps) + state
+        whole = torch.cat([begin, whole.narrow(axis, steps, length)], axis)
+
+        self.lasts.append(_end(whole, axis, length + steps, steps))
+        return whole
+
+    def _record_sizes(
         self,
         func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         result: Any,
     ) -> None:
-        given = next((a for a in pytree.tree_leaves(args) if isinstance(a, Tensor)), None)
-        if given is None or not isinstance(result, Tensor):
+        leaves = pytree.tree_leaves(args)
+        tensor = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
+        if tensor is None or not isinstance(result, Tensor):
             return
+
         if func in _STRIDED:
-            position, count = _STRIDED[func]
-            kernel = kwargs.get("kernel_size", args[1] if len(args) > 1 else None)
-            stride = kwargs.get("stride", args[position] if len(args) > position else None)
-            if func in _CONVOLUTIONS:
-                stride = 1 if stride is None else stride
-            each = _each(stride or kernel, count)
-            first = given.ndim - count
-            self.strides[len(self.sizes)] = {first + i: size for i, size in enumerate(each)}
-        self.sizes.append((tuple(given.shape), tuple(result.shape)))
+            self.strides[len(self.sizes)] = _strides_by_axis(func, tensor.ndim, args, kwargs)
+        self.sizes.append((tuple(tensor.shape), tuple(result.shape)))
+
+
+def _strides_by_axis(
+    func: Callable[..., Any], rank: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[int, int]:
+    """The stride along each axis over which a convolution or pooling moves."""
+    position, count = _STRIDED[func]
+    stride = _argument(args, kwargs, position, "stride")
+    if stride is None and func in _CONVOLUTIONS:
+        stride = 1
+
+    # The stride of pooling is its kernel by default.
+    kernel = _argument(args, kwargs, 1, "kernel_size")
+    return dict(enumerate(_each(stride or kernel, count), rank - count))
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], position: int, name: str) -> Any:
+    """An argument that may be passed by name or position, None by default."""
+    by_position = args[position] if len(args) > position else None
+    return kwargs.get(name, by_position)
 
 
 def _end(tensor: Tensor, axis: int, end: Any, steps: int) -> Tensor:
+    """The last `steps` before `end`."""
     return tensor.narrow(axis, end - steps, steps)
 
 
@@ -155,25 +190,31 @@ def _pad(
     """`F.pad`: pairs of numbers, the last axis first."""
     if func is torch.constant_pad_nd and not isinstance(mode, str):
         mode, value = "constant", mode
+
     pairs = [(pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
-    # A size that is not known while tracing is no number.
-    before = {
-        input.ndim - 1 - i: left
-        for i, (left, _) in enumerate(pairs)
-        if not isinstance(left, int) or left > 0
-    }
-    if mode != "constant" or not before:
+    before = _steps_before(pairs, input.ndim)
+    carried = None
+    if mode == "constant" and before:
+        carried = frames.record_place("frames", input.shape, before, value or 0.0, input.dtype)
+    if carried is None:
         return F.pad(input, pad, mode, value)
-    found = frames.context(
-        Place("frames", frames.path, tuple(input.shape), before, value or 0.0, input.dtype)
-    )
-    if found is None:
-        return F.pad(input, pad, mode, value)
-    context, state = found
+
+    context, state = carried
     joined = frames.put_before(context, state, input)
-    pairs[input.ndim - 1 - context.axis] = (0, pairs[input.ndim - 1 - context.axis][1])
-    rest = [number for pair in pairs for number in pair]
+    index = input.ndim - 1 - context.axis
+    pairs[index] = (0, pairs[index][1])
+    rest = list(chain.from_iterable(pairs))
     return F.pad(joined, rest, mode, value) if any(rest) else joined
+
+
+def _steps_before(pairs: Sequence[tuple[int, int]], rank: int) -> dict[int, int]:
+    """The padding on the left by axis, for pairs of numbers, the last axis first."""
+    before = {}
+    for index, (left, _) in enumerate(pairs):
+        # A size that is not known while tracing is no int.
+        if not isinstance(left, int) or left > 0:
+            before[rank - 1 - index] = left
+    return before
 
 
 def _convolve(
@@ -187,23 +228,23 @@ def _convolve(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """A convolution; its own padding is the same on both sides, zeros."""
+    """A convolution; it pads both sides alike, with zeros."""
     kernel = weight.shape[2:]
-    pairs = _padding(padding, kernel, _each(dilation, len(kernel)))
     axes = range(input.ndim - len(kernel), input.ndim)
-    before = {axis: left for axis, (left, _) in zip(axes, pairs, strict=True) if left > 0}
-    found = before and frames.context(
-        Place("frames", frames.path, tuple(input.shape), before, 0.0, input.dtype)
-    )
-    if not found:
+    pairs = _padding(padding, kernel, _each(dilation, len(kernel)))
+    by_axis = dict(zip(axes, pairs, strict=True))
+
+    before = {axis: left for axis, (left, _) in by_axis.items() if left > 0}
+    carried = None
+    if before:
+        carried = frames.record_place("frames", input.shape, before, 0.0, input.dtype)
+    if carried is None:
         return func(input, weight, bias, stride, padding, dilation, groups)
-    context, state = found
+
+    context, state = carried
     joined = frames.put_before(context, state, input)
-    rest = [
-        number
-        for axis, (left, right) in reversed([*zip(axes, pairs, strict=True)])
-        for number in (0 if axis == context.axis else left, right)
-    ]
+    by_axis[context.axis] = (0, by_axis[context.axis][1])
+    rest = list(chain.from_iterable(reversed(by_axis.values())))
     return func(F.pad(joined, rest), weight, bias, stride, 0, dilation, groups)
 
 
@@ -219,33 +260,42 @@ def _transpose(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Tensor:
-    """A transposed convolution; one that cuts off its own edges has no overlap to carry."""
+    """A transposed convolution; one that cuts off its edges has no overlap to carry."""
     rest = (stride, padding, output_padding, groups, dilation)
     count = weight.ndim - 2
-    strides, dilations = _each(stride, count), _each(dilation, count)
-    cuts = [
-        p or o for p, o in zip(_each(padding, count), _each(output_padding, count), strict=True)
-    ]
     first = input.ndim - count
-    overlaps = {
-        first + i: over
-        for i, size in enumerate(weight.shape[2:])
-        if (over := (size - 1) * dilations[i] + 1 - strides[i]) > 0 and not cuts[i]
-    }
+    strides = _each(stride, count)
+    paddings = zip(_each(padding, count), _each(output_padding, count), strict=True)
+    edges = [edge or output_edge for edge, output_edge in paddings]
+
+    over = _steps_over(weight.shape[2:], strides, _each(dilation, count), edges)
+    overlaps = {first + index: steps for index, steps in over.items()}
     if not overlaps:
         return func(input, weight, bias, *rest)
+
+    # The bias is added at the end: in the overlap of two calls it would count twice.
     whole = func(input, weight, None, *rest)
-    found = frames.context(
-        Place("overlap", frames.path, tuple(whole.shape), overlaps, 0.0, input.dtype)
-    )
-    if found is not None:
-        context, state = found
-        axis, steps = context.axis, context.steps
-        length = input.shape[axis] * strides[axis - first]
-        begin = whole.narrow(axis, 0, steps) + state
-        whole = torch.cat([begin, whole.narrow(axis, steps, length)], axis)
-        frames.lasts.append(_end(whole, axis, length + steps, steps))
+    carried = frames.record_place("overlap", whole.shape, overlaps, 0.0, input.dtype)
+    if carried is not None:
+        context, state = carried
+        length = input.shape[context.axis] * strides[context.axis - first]
+        whole = frames.add_overlap(context, state, whole, length)
     return whole if bias is None else whole + bias.view(-1, *[1] * count)
+
+
+def _steps_over(
+    kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], edges: Sequence[int]
+) -> dict[int, int]:
+    """By axis of the kernel, the number of output steps that two calls share, if any.
+
+    `edges` are the numbers of steps that the convolution cuts off or adds at the end.
+    """
+    over = {}
+    for index, size in enumerate(kernel):
+        steps = (size - 1) * dilations[index] + 1 - strides[index]
+        if steps > 0 and not edges[index]:
+            over[index] = steps
+    return over
 
 
 def _join(
@@ -255,18 +305,21 @@ def _join(
     dim: int = 0,
     **rest: Any,
 ) -> Tensor:
-    """Steps joined to the beginning of a sequence: a constant first part is one."""
+    """A join, which may put constant steps before a sequence."""
     if rest or len(tensors) < 2 or not all(isinstance(part, Tensor) for part in tensors):
         return func(tensors, dim, **rest)
-    first, *others = tensors
+
+    first, *parts = tensors
     axis = dim % first.ndim
-    steps, shape = {axis: first.shape[axis]}, others[0].shape
-    own = first if torch.compiler.is_exporting() else first.detach().clone()
-    found = frames.context(Place("frames", frames.path, tuple(shape), steps, own, first.dtype))
-    if found is None:
+    steps = {axis: first.shape[axis]}
+    # Forward may write into the tensor later.
+    constant = first if torch.compiler.is_exporting() else first.detach().clone()
+    carried = frames.record_place("frames", parts[0].shape, steps, constant, first.dtype)
+    if carried is None:
         return func(tensors, dim)
-    context, state = found
-    return frames.put_before(context, state, *others)
+
+    context, state = carried
+    return frames.put_before(context, state, *parts)
 
 
 _HANDLERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
@@ -278,14 +331,18 @@ _HANDLERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
 
 
 def _each(value: Any, count: int) -> tuple[int, ...]:
+    """A number for each of `count` axes, from such numbers or a single one."""
     values = tuple(value) if isinstance(value, Sequence) else (value,)
     return values * count if len(values) == 1 else values
 
 
 def _padding(padding: Any, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """The padding before and behind each axis of a kernel."""
     if padding == "same":
         totals = [d * (size - 1) for size, d in zip(kernel, dilation, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
+
     if padding == "valid":
         return [(0, 0)] * len(kernel)
-    return [(p, p) for p in _each(padding, len(kernel))]
+
+    return [(steps, steps) for steps in _each(padding, len(kernel))]

@@ -1,9 +1,9 @@
-"""A module whose recurrent states are all in the open: arguments and results.
+"""A module whose recurrent states are all arguments and results.
 
-Many networks call their LSTM without a state, or build one inside `forward`, and drop what comes
-back. `Explicit` runs the network as it is, sees every call of a recurrent function on the way, and
-can hand it another first state. The exported graph and PyTorch's recorded answers both come from
-it, so they mean the same thing.
+Many networks call their LSTM without a state, or build one inside `forward`, and drop the last
+state that it returns. `Explicit` runs the network as it is, sees every call of a recurrent function
+on the way, and can pass it another first state. The exported graph and PyTorch's recorded answers
+both come from it, so they mean the same thing.
 """
 
 from __future__ import annotations
@@ -24,20 +24,26 @@ from .scan import scan
 
 States = tuple[Tensor, ...]
 
-#: The functions that PyTorch's recurrent layers end in: (x, hx, weights, ...) -> y and last states.
+#: The functions that PyTorch's recurrent layers call: (x, hx, weights, ...) -> y and last states.
 LAYERS: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-#: And its cells: (x, hx, w_ih, w_hh, b_ih, b_hh) -> last states.
+#: Those that its cells call: (x, hx, w_ih, w_hh, b_ih, b_hh) -> last states.
 CELLS: Final = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 
 
 class Explicit(nn.Module):
     """Runs a network; gives the calls in `lifted` their first states, returns all last ones.
 
-    What the network keeps in attributes and buffers from call to call is put back afterwards, so
-    every run starts from the network as it was. `method` is what is run. `lifted` are numbers of
-    calls of recurrent functions, in the order in which forward makes them. The states of a call
-    stand together: (h, c) for an LSTM, (h,) for a GRU or RNN. Behind them stand the steps that
-    `contexts` get from the call before.
+    Afterwards the attributes and buffers of the network get their former values back, so every run
+    starts from the network as it was.
+
+    Args:
+        network: the author's network.
+        method: the name of the method that is run.
+        lifted: numbers of calls of recurrent functions, in the order in which forward makes them.
+        contexts: steps that places in forward get from the call before.
+
+    The states of a call are together: (h, c) for an LSTM, (h,) for a GRU or RNN. Behind them come
+    the states of `contexts`, one for each.
     """
 
     def __init__(
@@ -56,9 +62,9 @@ class Explicit(nn.Module):
     def forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: Sequence[States]
     ) -> tuple[Any, list[States]]:
-        """The network's own result, and the last states of every call and of all contexts.
+        """The result of the network, and the last states of every call and of all contexts.
 
-        Without any call, the network may be one step itself: its results stand again as states.
+        Without any call, the network may be one step itself, so its results are also its states.
         """
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
         count = len(self.lifted)
@@ -66,52 +72,67 @@ class Explicit(nn.Module):
         frames = ConvolutionStates(self.contexts, [state for (state,) in states[count:]])
         with put_back(self.network), frames if self.contexts else contextlib.nullcontext():
             result = calls.run(run, args, kwargs)
-        tensors = (leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor))
-        lasts = calls.lasts or [tuple(tensors)]
+
+        lasts = calls.lasts or [_tensors_in(result)]
         return result, [*lasts, *((last,) for last in frames.lasts)]
+
+
+def _tensors_in(tree: Any) -> States:
+    return tuple(leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
 
 
 @contextlib.contextmanager
 def put_back(network: nn.Module) -> Iterator[None]:
-    """Attributes and buffers that are given new values get their old ones back."""
-    saved = [
-        (
-            module,
-            {k: v if k.startswith("_") else _shell(v) for k, v in vars(module).items()},
-            dict(module._buffers),
-        )
-        for module in network.modules()
-        if not isinstance(module, torch.jit.ScriptModule)
-    ]
-    contents = [] if torch.compiler.is_exporting() else [(b, b.clone()) for b in network.buffers()]
+    """Gives attributes and buffers that are changed inside their former values back."""
+    modules = [m for m in network.modules() if not isinstance(m, torch.jit.ScriptModule)]
+    saved = [(module, _copy_attributes(module), dict(module._buffers)) for module in modules]
+    contents = _copy_contents(network)
+
     try:
         yield
     finally:
         for module, attributes, buffers in saved:
-            vars(module).clear()
-            vars(module).update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+            _replace_all(vars(module), attributes)
+            _replace_all(module._buffers, buffers)
+
         for buffer, content in contents:
             if not torch.equal(buffer, content):
                 buffer.copy_(content)
 
 
-def _shell(value: Any) -> Any:
-    """A list or dict of its own, with the same things in it; anything else as it is."""
-    return type(value)(value) if type(value) in (list, dict, set) else value
+def _copy_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module; lists, dicts and sets in public ones are copied."""
+    attributes = dict(vars(module))
+    for name, value in attributes.items():
+        if not name.startswith("_") and type(value) in (list, dict, set):
+            attributes[name] = type(value)(value)
+    return attributes
+
+
+def _copy_contents(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The buffers, each with a copy of its content; none while PyTorch exports the network."""
+    if torch.compiler.is_exporting():
+        return []
+
+    return [(buffer, buffer.clone()) for buffer in network.buffers()]
+
+
+def _replace_all(mapping: dict[str, Any], items: Mapping[str, Any]) -> None:
+    mapping.clear()
+    mapping.update(items)
 
 
 class Calls(TorchFunctionMode):
     """Sees the calls of recurrent functions: `firsts` and `lasts` hold their states.
 
-    `given` replaces the first states of the calls with these numbers. States stand in the rows' own
-    order, also where packing sorted them. With `cut`, unpacking is as long as the longest row.
+    `replaced` has first states by the number of the call, which gets them in place of the
+    network's. The rows of states keep their order, also where packing sorts the data. With `cut`,
+    unpacking gives as many steps as the longest row has.
     """
 
-    def __init__(self, given: Mapping[int, States], *, cut: bool = False) -> None:
+    def __init__(self, replaced: Mapping[int, States], *, cut: bool = False) -> None:
         super().__init__()
-        self.given = given
+        self.replaced = replaced
         self.packs = Packs(cut)
         self.firsts: list[States] = []
         self.lasts: list[States] = []
@@ -133,39 +154,71 @@ class Calls(TorchFunctionMode):
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
         if func is scan:
-            return self._loop(*args)
+            return self._run_loop(*args)
         if func in (PACK, PAD):
             return self.packs.run(func, args)
-        if func not in LAYERS + CELLS:
-            return func(*args, **(kwargs or {}))
-        at = 2 if func in LAYERS and is_packed(args) else 1  # behind batch_sizes, or x
-        before, hx, rest = args[:at], args[at], args[at + 1 :]
-        batch_sizes = before[-1]
-        number = len(self.lasts)
-        own = (hx,) if isinstance(hx, Tensor) else tuple(hx)
-        first: Any = own
-        if number in self.given:
-            first = self.packs.sort(self.given[number], batch_sizes)
-        if isinstance(hx, Tensor):
-            (first,) = first
-        result = func(*before, first, *rest, **(kwargs or {}))
-        self._start(own, batch_sizes)
         if func in LAYERS:
-            self.lasts.append(self.packs.unsort(tuple(result[1:]), batch_sizes))
-        else:
-            self.lasts.append((result,) if isinstance(result, Tensor) else tuple(result))
+            return self._run_layer(func, args, kwargs or {})
+        if func in CELLS:
+            return self._run_cell(func, args, kwargs or {})
+
+        return func(*args, **(kwargs or {}))
+
+    def _run_layer(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Runs a layer on (x, hx, ...), or packed data on (data, batch_sizes, hx, ...)."""
+        position = 2 if is_packed(args) else 1
+        batch_sizes = args[position - 1]  # x where nothing is packed, which no packing made
+        result = self._run_from_first(func, args, kwargs, position)
+        self.lasts.append(self.packs.unsort(tuple(result[1:]), batch_sizes))
         return result
 
-    def _loop(
+    def _run_cell(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Runs one step of a cell on (x, hx, ...)."""
+        result = self._run_from_first(func, args, kwargs, position=1)
+        self.lasts.append(_as_tuple(result))
+        return result
+
+    def _run_from_first(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        position: int,
+    ) -> Any:
+        """Runs a function whose first state, at `position`, may be replaced, and records that."""
+        hx, batch_sizes = args[position], args[position - 1]
+        own = _as_tuple(hx)
+        first: Any = own
+        number = len(self.lasts)
+        if number in self.replaced:
+            first = self.packs.sort(self.replaced[number], batch_sizes)
+        if isinstance(hx, Tensor):
+            (first,) = first
+
+        result = func(*args[:position], first, *args[position + 1 :], **kwargs)
+        self._record_first(own, batch_sizes)
+        return result
+
+    def _run_loop(
         self, body: Body, own: States, sequences: Sequence[Tensor], invariants: Sequence[Tensor]
     ) -> States:
-        first = self.given.get(len(self.lasts), own)
+        first = self.replaced.get(len(self.lasts), own)
         result = scan(body, first, sequences, invariants)
-        self._start(tuple(own), None)
+
+        self._record_first(tuple(own), None)
         self.lasts.append(tuple(result[: len(own)]))
         return result
 
-    def _start(self, own: States, batch_sizes: Any) -> None:
-        if not torch.compiler.is_exporting():  # or a buffer that is updated in place would show
+    def _record_first(self, own: States, batch_sizes: Any) -> None:
+        # A buffer that is updated in place must not change what is recorded.
+        if not torch.compiler.is_exporting():
             own = tuple(state.clone() for state in own)
         self.firsts.append(self.packs.unsort(own, batch_sizes))
+
+
+def _as_tuple(states: Tensor | Sequence[Tensor]) -> States:
+    return (states,) if isinstance(states, Tensor) else tuple(states)

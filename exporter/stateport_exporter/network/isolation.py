@@ -1,4 +1,4 @@
-"""Leaving the caller's world as it was: modules, random generators and PyTorch's flags."""
+"""Keeps changes from the caller: to modules, random generators, the process and PyTorch's flags."""
 
 from __future__ import annotations
 
@@ -29,26 +29,27 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @contextlib.contextmanager
 def no_idle_warnings() -> Iterator[None]:
-    """Keeps PyTorch from saying what the user can do nothing about."""
+    """Hides PyTorch's warnings about which the user can do nothing."""
     with warnings.catch_warnings():
-        # Once for every LSTM with a projection, which oneDNN has not.
+        # Comes once for every LSTM with a projection, which oneDNN does not support.
         warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
         yield
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps PyTorch's exporter from talking about its own internals and missing packages.
+    """Hides what PyTorch's exporter reports about its internals and missing packages.
 
-    What it or onnxscript prints on stdout, as onnxscript 0.5.6 does, goes to stderr: stdout may be
-    what another program reads.
+    What it or onnxscript prints on stdout, as onnxscript 0.5.6 does, goes to stderr, since another
+    program may read stdout.
     """
     names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
+
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
-        try:  # before anything is changed: Ctrl-C may come between any two lines
+        try:  # begins before anything is changed: Ctrl-C may come between any two lines
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
             yield
@@ -67,20 +68,18 @@ def unchanged_process() -> Iterator[None]:
     environment, folder, path = dict(os.environ), _folder(), list(sys.path)
     levels = {name: logger.level for name, logger in _loggers()}
     signals = _signal_handlers()
+
     with warnings.catch_warnings(), np.errstate():
         try:
             yield
         finally:
             if folder is not None and _folder() != folder:
                 os.chdir(folder)
+
             sys.path[:] = path
             _put_back_environment(environment)
-            for name, logger in _loggers():
-                if name in levels and logger.level != levels[name]:
-                    logger.setLevel(levels[name])
-            for number, handler in signals.items():
-                if signal.getsignal(number) is not handler:
-                    signal.signal(number, handler)
+            _put_back_levels(levels)
+            _put_back_signals(signals)
 
 
 def _folder() -> Path | None:
@@ -94,14 +93,28 @@ def _folder() -> Path | None:
 def _put_back_environment(before: Mapping[str, str]) -> None:
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
+
     for name, value in before.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
 
 
+def _put_back_levels(before: Mapping[str, int]) -> None:
+    for name, logger in _loggers():
+        if name in before and logger.level != before[name]:
+            logger.setLevel(before[name])
+
+
+def _put_back_signals(before: Mapping[int, Any]) -> None:
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
 def _loggers() -> list[tuple[str, logging.Logger]]:
-    named = list(logging.root.manager.loggerDict.items())
-    loggers = [(name, one) for name, one in named if isinstance(one, logging.Logger)]
+    """The root logger under the name "", then all loggers by name, placeholders left out."""
+    entries = list(logging.root.manager.loggerDict.items())
+    loggers = [(name, entry) for name, entry in entries if isinstance(entry, logging.Logger)]
     return [("", logging.root), *loggers]
 
 
@@ -109,13 +122,14 @@ def _signal_handlers() -> dict[int, Any]:
     """The handlers that Python has set; none can be set outside of the main thread."""
     if threading.current_thread() is not threading.main_thread():
         return {}
+
     handlers = {int(number): signal.getsignal(number) for number in signal.valid_signals()}
     return {number: handler for number, handler in handlers.items() if handler is not None}
 
 
 @contextlib.contextmanager
 def usual_settings() -> Iterator[None]:
-    """PyTorch as it computes by default, whatever is set around: on the CPU, in float32."""
+    """Lets PyTorch compute as by default, on the CPU in float32, whatever the caller has set."""
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
@@ -126,14 +140,15 @@ def usual_settings() -> Iterator[None]:
         if torch.get_default_dtype() != torch.float32:
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
+
         yield
 
 
 def _makes_on_cpu() -> bool:
-    """Whether new tensors are on the CPU; `torch.set_default_device` may say otherwise."""
+    """Whether new tensors are on the CPU; `torch.set_default_device` can change that."""
     try:
         return torch.empty(0).device.type == "cpu"
-    except (RuntimeError, AssertionError):  # a device that is not here
+    except (RuntimeError, AssertionError):  # a device that this machine does not have
         return False
 
 
@@ -146,6 +161,7 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     onednn = bool(torch.backends.mkldnn.enabled)
+
     try:
         with torch.random.fork_rng():
             if seed is not None:
@@ -162,22 +178,22 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
 
 
 def use_onednn(enabled: bool) -> None:
-    """Whether PyTorch may use oneDNN, which has an LSTM of its own."""
+    """Sets whether PyTorch may use oneDNN, which has its own implementation of LSTM."""
     setattr(torch.backends.mkldnn, "enabled", enabled)  # noqa: B010  # typed as its descriptor
 
 
 def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
     """A copy in evaluation mode that shares the parameters' memory, but nothing that changes.
 
-    Buffers and attributes are copied, so that a network which updates them leaves the caller's
-    alone. Without `share_parameters` the parameters are copied too.
+    Buffers and attributes are copied, so a network that updates them does not change the caller's.
+    Without `share_parameters` the parameters are copied too.
 
     Raises:
         ExportError: the module holds something that cannot be copied.
     """
     parameters = module.parameters() if share_parameters else ()
-    # A tensor that was made in inference mode can be nothing but read: PyTorch cannot trace it.
-    shared = {id(one): one for one in parameters if not one.is_inference()}
+    # PyTorch cannot trace a tensor that was made in inference mode.
+    shared = {id(tensor): tensor for tensor in parameters if not tensor.is_inference()}
     return _copy(module, shared).eval()
 
 
@@ -187,7 +203,7 @@ def float64_copy(module: Module) -> Module:
 
 
 class _Float64(TorchFunctionMode):
-    """Whatever asks for float32 gets float64: `.float()`, `.to(torch.float32)`, `dtype=`."""
+    """Gives float64 wherever float32 is asked for: `.float()`, `.to(torch.float32)`, `dtype=`."""
 
     def __torch_function__(
         self,
@@ -198,14 +214,18 @@ class _Float64(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.float:
             func = Tensor.double
-        wider = [torch.float64 if arg is torch.float32 else arg for arg in args]
-        named = {k: torch.float64 if v is torch.float32 else v for k, v in (kwargs or {}).items()}
-        return func(*wider, **named)
+
+        wider_kwargs = {name: _as_float64(value) for name, value in (kwargs or {}).items()}
+        return func(*map(_as_float64, args), **wider_kwargs)
+
+
+def _as_float64(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
 
 
 @contextlib.contextmanager
 def computing_in(dtype: torch.dtype) -> Iterator[None]:
-    """What forward makes itself, as torch.zeros(...) and x.float() do, is made in this dtype."""
+    """Gives tensors that forward makes, as by torch.zeros(...) and x.float(), this dtype."""
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(dtype)
@@ -217,8 +237,7 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
 
 def _copy(module: Module, memo: Mapping[int, object]) -> Module:
     # A logger belongs to the process, not to the network, and some cannot be copied.
-    held = [value for part in module.modules() for value in vars(part).values()]
-    loggers = {id(value): value for value in held if isinstance(value, logging.Logger)}
+    loggers = {id(logger): logger for logger in _loggers_in(module)}
     try:
         return copy.deepcopy(module, {**memo, **loggers})
     except (Exception, SystemExit) as error:  # whatever a __deepcopy__ or an attribute raises
@@ -227,3 +246,10 @@ def _copy(module: Module, memo: Mapping[int, object]) -> Module:
             "exported without changing it. Remove attributes that hold open files, locks or "
             "tensors with a gradient history."
         ) from error
+
+
+def _loggers_in(module: nn.Module) -> Iterator[logging.Logger]:
+    for part in module.modules():
+        for value in vars(part).values():
+            if isinstance(value, logging.Logger):
+                yield value

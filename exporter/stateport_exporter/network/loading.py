@@ -1,6 +1,6 @@
-"""From "module:attribute" to a module.
+"""Loads the network that "module:attribute" names.
 
-Here, and only here, a user's code is imported and run, because TARGET names it.
+A user's code is imported and run only here, because TARGET names it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -23,43 +23,47 @@ from stateport.files.paths import opened, usable_path
 
 from ..errors import TargetError
 
-#: What files of TorchScript are called.
+#: The suffixes of TorchScript files.
 ENDINGS: Final = (".pt", ".pth", ".jit", ".ts", ".torchscript")
 
 
 def load_target(target: str, arguments: Mapping[str, object]) -> nn.Module:
     """The network that TARGET names: `package.module:attribute` or `path/to/file.py:attribute`.
 
-    Or a file of TorchScript, `model.pt`. The attribute is an `nn.Module`, or a callable that is
-    called with `arguments` and returns one.
+    It may also be a TorchScript file, `model.pt`. The attribute is an `nn.Module`, or a callable
+    that is called with `arguments` and returns one.
 
     Raises:
-        TargetError: the module or attribute is not there, its code raises, the arguments do not
-            fit, or what comes is no `nn.Module`.
+        FileError: the TorchScript file cannot be read.
+        TargetError: the module or attribute does not exist, its code raises, the arguments do not
+            fit, or the result is no `nn.Module`.
     """
     return make_network(target, find_target(target), arguments)
 
 
 def find_target(target: str) -> Any:
-    """What TARGET names: a network, or what makes one.
+    """The object that TARGET names: a network, or a callable that makes one.
 
     Raises:
-        TargetError: it is not there, or its code raises.
+        FileError: the TorchScript file cannot be read.
+        TargetError: it does not exist, or its code raises.
     """
-    is_script = Path(target).suffix in ENDINGS
-    return load_script(Path(target)) if is_script else load_attribute(target)
+    if Path(target).suffix in ENDINGS:
+        return load_script(Path(target))
+
+    return load_attribute(target)
 
 
 def load_script(path: Path) -> torch.jit.ScriptModule:
-    """A module that `torch.jit.save` wrote. Its code is TorchScript, and is run when it is called.
+    """A module that `torch.jit.save` wrote; its code, in TorchScript, runs when it is called.
 
     Raises:
         FileError: the file cannot be read.
-        TargetError: it is none of TorchScript's.
+        TargetError: it is no TorchScript file.
     """
     try:
         with opened(path, "a file of TorchScript"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that TorchScript is old
+            warnings.simplefilter("ignore")  # which say that TorchScript is deprecated
             module: torch.jit.ScriptModule = torch.jit.load(path, "cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError, OSError) as error:
         raise TargetError(
@@ -69,26 +73,33 @@ def load_script(path: Path) -> torch.jit.ScriptModule:
     return module
 
 
-def make_network(target: str, found: Any, arguments: Mapping[str, object]) -> nn.Module:
-    """The network that TARGET is, or that it makes of the arguments.
+def make_network(target: str, value: Any, arguments: Mapping[str, object]) -> nn.Module:
+    """The network that `value` is, or that it makes of the arguments.
+
+    Args:
+        target: the text that names the value, for messages.
+        value: a network, or a callable that returns one.
+        arguments: what the callable is called with, by name.
 
     Raises:
-        TargetError: the code raises, the arguments do not fit, or what comes is no `nn.Module`.
+        TargetError: the code raises, the arguments do not fit, or the result is no `nn.Module`.
     """
-    if isinstance(found, nn.Module):
+    if isinstance(value, nn.Module):
         if arguments:
             raise TargetError(
                 f"{target} is a network already, so it takes no arguments "
                 f"({', '.join(arguments)}). Name its class, or a function that makes it."
             )
-        return found
-    if not callable(found):
+        return value
+
+    if not callable(value):
         raise TargetError(
-            f"{target} is a {type(found).__qualname__}; an nn.Module was expected, or a callable "
+            f"{target} is a {type(value).__qualname__}; an nn.Module was expected, or a callable "
             "that returns one."
         )
-    _check_signature(target, found, arguments)
-    module = run_author(f"{target}({_shown(arguments)})", lambda: found(**arguments))
+
+    _check_signature(target, value, arguments)
+    module = run_author(f"{target}({_shown(arguments)})", lambda: value(**arguments))
     if not isinstance(module, nn.Module):
         raise TargetError(
             f"{target} returned a {type(module).__qualname__}; an nn.Module was expected."
@@ -97,35 +108,42 @@ def make_network(target: str, found: Any, arguments: Mapping[str, object]) -> nn
 
 
 def load_attribute(target: str) -> Any:
-    """Whatever `module:attribute` names.
+    """The object that `module:attribute` names.
 
     Raises:
-        TargetError: the text is not of that form, or the module or attribute is not there.
+        TargetError: the text is not of that form, or the module or attribute does not exist.
     """
-    where, separator, name = target.rpartition(":")
-    if not separator or not where or not name:
+    source, separator, name = target.rpartition(":")
+    if not (source and separator and name):
         raise TargetError(
             f"{target!r} does not name a network; write package.module:attribute or "
             "path/to/file.py:attribute, or a file that torch.jit.save wrote, model.pt."
         )
-    module = _import_file(Path(where)) if where.endswith(".py") else _import_module(where)
-    found: object = module
+
+    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+    value: object = module
     for part in name.split("."):
-        if not hasattr(found, part):
-            public = [
-                key for key, value in vars(module).items() if _is_candidate(key, value, module)
-            ]
-            raise TargetError(
-                f"{where} has no attribute {name!r}; it defines {', '.join(public) or 'nothing'}."
-            )
-        found = getattr(found, part)
-    return found
+        if not hasattr(value, part):
+            defined = ", ".join(_candidates(module)) or "nothing"
+            raise TargetError(f"{source} has no attribute {name!r}; it defines {defined}.")
+        value = getattr(value, part)
+    return value
+
+
+def _candidates(module: ModuleType) -> Iterator[str]:
+    """The public names of networks, and of callables that the module defines itself."""
+    for name, value in vars(module).items():
+        own = getattr(value, "__module__", None) == module.__name__
+        usable = isinstance(value, nn.Module) or (callable(value) and own)
+        if usable and not name.startswith("_"):
+            yield name
 
 
 def _import_module(name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:  # as other tools that take module:attribute do
         sys.path.insert(0, here)
+
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -134,6 +152,7 @@ def _import_module(name: str) -> ModuleType:
             raise TargetError(
                 f"There is no module {name!r}, neither installed nor below {here}."
             ) from error
+
         raise TargetError(f"{name} imports {missing!r}, which is not installed.") from error
     except (Exception, SystemExit) as error:
         raise TargetError(f"Importing {name} failed: {in_words(error)}") from error
@@ -142,24 +161,28 @@ def _import_module(name: str) -> ModuleType:
 def _import_file(path: Path) -> ModuleType:
     if not usable_path(path).is_file():
         raise TargetError(f"There is no file {path}.")
+
     spec = importlib.util.spec_from_file_location(path.stem, path)
     loader = None if spec is None else spec.loader
     if spec is None or loader is None:
         raise TargetError(f"{path} is not a Python file.")
+
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)  # dataclasses and others look their module up
-    here = str(path.resolve().parent)
-    if here not in sys.path:  # as when the file is run: it may import its neighbours
-        sys.path.insert(0, here)
+    sys.modules.setdefault(path.stem, module)  # dataclasses and others look up their module
+
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:  # as when the file is run: it may import its neighbours
+        sys.path.insert(0, folder)
+
     run_author(f"Running {path}", lambda: loader.exec_module(module))
     return module
 
 
 def run_author(what: str, action: Callable[[], Any]) -> Any:
-    """Runs code of the network's author; `what` says what that is.
+    """Runs code of the network's author; `what` describes it in messages.
 
     Raises:
-        TargetError: it raises anything, or wants to end the process.
+        TargetError: it raises anything, or tries to end the process.
     """
     try:
         return action()
@@ -170,19 +193,15 @@ def run_author(what: str, action: Callable[[], Any]) -> Any:
 def _check_signature(target: str, function: Any, arguments: Mapping[str, object]) -> None:
     try:
         signature = inspect.signature(function)
-    except ValueError:  # built in C, says nothing of itself
+    except ValueError:  # some functions in C have no signature
         return
+
     try:
         signature.bind(**arguments)
     except TypeError as error:
         raise TargetError(
             f"{target}{signature} does not take these arguments: {first_line(error)}."
         ) from error
-
-
-def _is_candidate(name: str, value: object, module: ModuleType) -> bool:
-    own = getattr(value, "__module__", None) == module.__name__
-    return not name.startswith("_") and (isinstance(value, nn.Module) or (callable(value) and own))
 
 
 def _shown(arguments: Mapping[str, object]) -> str:

@@ -1,10 +1,10 @@
 """Packed sequences: rows of several lengths in one batch.
 
-PyTorch packs such a batch step by step, shorter rows left out, so how much data there is depends on
-the lengths' values, which no graph can express. ONNX's recurrent operators take the padded batch
-and `sequence_lens` instead. So while a network is traced, packing keeps the padding: the data are
-(time * batch, ...) instead of (sum of lengths, ...), and a `Lengths` stands where PyTorch has its
-`batch_sizes`. Rows keep their own order, since ONNX does not want them sorted.
+PyTorch packs such a batch step by step and leaves shorter rows out. So the size of the data depends
+on the values of the lengths, which no graph can express. ONNX's recurrent operators take the padded
+batch and `sequence_lens` instead. So while a network is traced, packing keeps the padding: the data
+are (time * batch, ...) instead of (sum of lengths, ...), and a `Lengths` takes the place of
+PyTorch's `batch_sizes`. Rows keep their order, since ONNX does not need them sorted.
 
 Where PyTorch itself runs the network, `Packs` remembers what each packing did.
 """
@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
 
-#: What PyTorch's packing ends in.
+#: The functions that PyTorch's packing calls.
 PACK: Final = torch._pack_padded_sequence
 PAD: Final = torch._pad_packed_sequence
 
@@ -40,7 +40,7 @@ def is_packed(args: Sequence[Any]) -> bool:
 
 
 class _StandIn:
-    """Something that takes a tensor's place while a network is traced."""
+    """Takes a tensor's place while a network is traced; refuses all uses that it does not know."""
 
     _what: str
     _instead: str
@@ -79,13 +79,13 @@ class _StandIn:
     @classmethod
     def _refusal(cls, use: str) -> ExportError:
         return ExportError(
-            f"{here()} computes with {cls._what} of a packed sequence ({use}), which an ONNX file "
-            f"has not. {cls._instead}"
+            f"{here()} computes with {cls._what} of a packed sequence ({use}), which no ONNX file "
+            f"has. {cls._instead}"
         )
 
 
 class Lengths(_StandIn):
-    """Stands for `batch_sizes`: the length of each row, and the sizes of the padded batch."""
+    """In place of `batch_sizes`: the length of each row, and the sizes of the padded batch."""
 
     _what = "the batch_sizes"
     _instead = "Compute with the lengths instead, or unpack first (pad_packed_sequence)."
@@ -108,7 +108,7 @@ class Lengths(_StandIn):
         return self.shape if dim is None else self.shape[dim]
 
     def __getitem__(self, index: object) -> Any:
-        # As many rows as there are have a first step.
+        # batch_sizes[0] is the number of rows with a first step: all.
         return self.batch if index == 0 else super().__getitem__(index)
 
     def split(self, data: Tensor) -> Tensor:
@@ -118,11 +118,12 @@ class Lengths(_StandIn):
                 f"{here()} changes how many steps the data of a packed sequence has. Unpack first "
                 "(pad_packed_sequence)."
             )
+
         return data.reshape(self.time, self.batch, *data.shape[1:])
 
 
 class RowOrder(_StandIn):
-    """Stands for the indices by which PyTorch sorts rows, and undoes that: rows stay in place."""
+    """In place of the indices by which PyTorch sorts rows and undoes it: rows keep their order."""
 
     _what = "the order of rows"
     _instead = "Index with it alone, or pack with enforce_sorted=True what forward sorts itself."
@@ -142,10 +143,11 @@ class RowOrder(_StandIn):
             return args[0]
         if func in (torch.empty_like, torch.argsort):
             return args[0]
+
         raise cls._refusal(func.__name__)
 
     def numel(self) -> int:
-        """How many numbers `invert_permutation` is to make: none are needed."""
+        """The size of what `invert_permutation` makes: it needs no numbers."""
         return 0
 
     def scatter_(self, *_: object) -> RowOrder:
@@ -154,7 +156,7 @@ class RowOrder(_StandIn):
 
 
 def intercept(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """What a call gives while a network is traced; `NotImplemented` where it is PyTorch's own."""
+    """The result of a call while a network is traced; `NotImplemented` if it is PyTorch's."""
     if func is PACK:
         return _pack(*args)
     if func is PAD:
@@ -163,14 +165,15 @@ def intercept(func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         return args[0], RowOrder()
     if func is Tensor.__getitem__ and isinstance(args[1], RowOrder):
         return args[0]
+
     return NotImplemented
 
 
 def check_lengths(batch_sizes: object) -> None:
-    """Checks that packed data were packed in forward.
+    """Checks that forward packed the data itself.
 
     Raises:
-        ExportError: their batch_sizes are a tensor from elsewhere.
+        ExportError: the batch_sizes are a tensor from elsewhere.
     """
     if not isinstance(batch_sizes, Lengths):
         raise ExportError(
@@ -180,27 +183,31 @@ def check_lengths(batch_sizes: object) -> None:
 
 
 def _pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Lengths]:
+    """Packs (time, batch, ...), or with `batch_first` (batch, time, ...), and keeps the padding."""
     if batch_first:
         x = x.transpose(0, 1)
     time, batch, *rest = x.shape
+
     if isinstance(lengths.shape[0], int) and not isinstance(batch, int):
         raise ExportError(
             f"{here()} packs with lengths that are fixed in forward. Take them as an argument of "
             "forward, an int64 tensor of one number per row."
         )
+
     return x.reshape(time * batch, *rest), Lengths(lengths, time, batch, batch_first)
 
 
 def _pad(
     data: Tensor, lengths: Lengths, batch_first: bool, padding_value: float, total_length: _Size
 ) -> tuple[Tensor, Tensor]:
-    """The padded batch, as long as what was packed, not only as its longest row."""
+    """The padded batch, as long as the one that was packed, even if all its rows are shorter."""
     check_lengths(lengths)
     if not statically_known_true(total_length == lengths.time):
         raise ExportError(
-            f"{here()} pads to a length of its own (total_length={total_length}). Pad to the "
-            "length of what was packed: total_length=x.size(1), or leave it out."
+            f"{here()} pads to total_length={total_length}, which is not the length of what was "
+            "packed. Pad to that: total_length=x.size(1), or leave it out."
         )
+
     y = lengths.split(data)
     inside = torch.arange(lengths.time)[:, None] < lengths.rows
     inside = inside.reshape(lengths.time, lengths.batch, *[1] * (y.ndim - 2))
@@ -209,35 +216,41 @@ def _pad(
 
 
 def _packing_frame() -> FrameType | None:
-    """The running call of `pack_padded_sequence` that called the function that is intercepted."""
+    """The frame of `pack_padded_sequence`, if that is what calls the intercepted function."""
     frame: FrameType | None = sys._getframe(1)
-    for _ in range(12):  # function modes stand between
+    for _ in range(12):  # the frames of function modes are in between
         if frame is None or frame.f_code is pack_padded_sequence.__code__:
             return frame
         frame = frame.f_back
+
     return None
 
 
+#: The networks that are being traced, the innermost last.
 _NETWORKS: list[nn.Module] = []
 
 
 def here() -> str:
     """The module whose forward is running, for messages: "'encoder'", or the network's class."""
-    return _place(_NETWORKS[-1], (frame for frame, _ in traceback.walk_stack(None)))
+    return _innermost_module(_NETWORKS[-1], (frame for frame, _ in traceback.walk_stack(None)))
 
 
 def raised_in(network: nn.Module, error: BaseException) -> str:
-    """The module whose forward raised an error."""
+    """The module whose forward raised an error, for messages."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return _place(network, reversed(frames))
+    return _innermost_module(network, reversed(frames))
 
 
-def _place(network: nn.Module, frames: Iterable[FrameType]) -> str:
-    """The first module among running functions."""
+def _innermost_module(network: nn.Module, frames: Iterable[FrameType]) -> str:
+    """The first module whose method is among the frames, innermost frames first."""
     paths = {id(module): path for path, module in network.named_modules()}
-    found = (paths.get(id(frame.f_locals.get("self"))) for frame in frames)
-    path = next((path for path in found if path is not None), "")
-    return repr(path) if path else type(network).__qualname__
+    for frame in frames:
+        path = paths.get(id(frame.f_locals.get("self")))
+        if path is not None:
+            # The network itself has an empty path.
+            return repr(path) if path else type(network).__qualname__
+
+    return type(network).__qualname__
 
 
 @contextlib.contextmanager
@@ -246,19 +259,12 @@ def traceable(network: nn.Module) -> Iterator[None]:
 
     Their check of the state's shape takes the batch size as a Python number, which would fix it.
     """
-
-    def lenient(check: Callable[..., None]) -> Callable[..., None]:
-        def checked(x: Tensor, hx: Any, batch_sizes: Tensor | Lengths | None) -> None:
-            if not isinstance(batch_sizes, Lengths):
-                check(x, hx, batch_sizes)
-
-        return checked
-
     layers = [module for module in network.modules() if isinstance(module, nn.RNNBase)]
     before = len(_NETWORKS)
+
     try:
         for layer in layers:
-            vars(layer)["check_forward_args"] = lenient(layer.check_forward_args)
+            vars(layer)["check_forward_args"] = _without_lengths(layer.check_forward_args)
         _NETWORKS.append(network)
         yield
     finally:
@@ -267,8 +273,18 @@ def traceable(network: nn.Module) -> Iterator[None]:
             vars(layer).pop("check_forward_args", None)
 
 
+def _without_lengths(check: Callable[..., None]) -> Callable[..., None]:
+    """The check of a layer's arguments, which passes all calls with a `Lengths`."""
+
+    def checked(x: Tensor, hx: Any, batch_sizes: Tensor | Lengths | None) -> None:
+        if not isinstance(batch_sizes, Lengths):
+            check(x, hx, batch_sizes)
+
+    return checked
+
+
 class Padded(NamedTuple):
-    """A packed sequence among a network's arguments, as a file takes it.
+    """A packed sequence among a network's arguments, in the form that a file takes.
 
     Shapes: data (batch, time, ...), lengths int64 (batch,).
     """
@@ -278,31 +294,36 @@ class Padded(NamedTuple):
 
 
 def padded_arguments(arguments: Any, time: int) -> Any:
-    """Arguments with every packed sequence in them padded, to `time` steps or more."""
+    """The arguments with every packed sequence in them padded to at least `time` steps."""
 
-    def pad(value: Any) -> Any:
-        if not isinstance(value, PackedSequence):
-            return value
+    def pad(value: PackedSequence) -> Padded:
         longest = max(time, len(value.batch_sizes))
         return Padded(*pad_packed_sequence(value, batch_first=True, total_length=longest))
 
-    return pytree.tree_map(pad, arguments, is_leaf=lambda value: isinstance(value, PackedSequence))
+    return _map_only(PackedSequence, pad, arguments)
 
 
 def packed_arguments(arguments: Any) -> Any:
-    """The arguments as the network itself takes them."""
+    """The arguments with every `Padded` in them packed, as the network itself takes them."""
 
-    def pack(value: Any) -> Any:
-        if not isinstance(value, Padded):
-            return value
+    def pack(value: Padded) -> PackedSequence:
         return pack_padded_sequence(*value, batch_first=True, enforce_sorted=False)
 
-    return pytree.tree_map(pack, arguments, is_leaf=lambda value: isinstance(value, Padded))
+    return _map_only(Padded, pack, arguments)
+
+
+def _map_only(kind: type, function: Callable[..., Any], tree: Any) -> Any:
+    """The tree with a function applied to all values of a kind."""
+
+    def is_kind(value: object) -> bool:
+        return isinstance(value, kind)
+
+    return pytree.tree_map_only(kind, function, tree, is_leaf=is_kind)
 
 
 @dataclass(frozen=True)
 class _Pack:
-    """One packing: what it made, of how many steps, and how it sorted the rows."""
+    """One packing: its batch_sizes, its number of steps, and how it sorted the rows."""
 
     batch_sizes: Tensor
     time: int
@@ -311,9 +332,9 @@ class _Pack:
 
 
 class Packs:
-    """What PyTorch itself packs: keeps the padding's length, which packing forgets.
+    """Records what PyTorch packs, since PyTorch forgets the length of the padded batch.
 
-    With `cut`, unpacking is PyTorch's own: as long as the longest row.
+    With `cut`, unpacking is PyTorch's: as long as the longest row.
     """
 
     def __init__(self, cut: bool = False) -> None:
@@ -325,47 +346,51 @@ class Packs:
         if func is PACK:
             data, batch_sizes = func(*args)
             if isinstance(batch_sizes, Tensor):
-                frame = _packing_frame()
-                order = None if frame is None else frame.f_locals.get("sorted_indices")
-                time = args[0].shape[1 if args[2] else 0]
-                self._packs.append(_Pack(batch_sizes, time, args[2], order))
+                self._record(batch_sizes, args, _packing_frame())
             return data, batch_sizes
+
         pack = self._find(args[1])
         if pack is not None and not self._cut:
             args = (*args[:4], max(args[4], pack.time))
         return func(*args)
 
+    def _record(self, batch_sizes: Tensor, args: tuple[Any, ...], frame: FrameType | None) -> None:
+        """Records a packing with the arguments (x, lengths, batch_first)."""
+        x, batch_first = args[0], args[2]
+        order = None if frame is None else frame.f_locals.get("sorted_indices")
+        time = x.shape[1 if batch_first else 0]
+        self._packs.append(_Pack(batch_sizes, time, batch_first, order))
+
     def padded_results(self, results: Any) -> Any:
         """A network's results: for every packed sequence the padded batch and its lengths.
 
-        Batch and time stand in the order in which they did when they were packed.
+        Batch and time have the order that they had when they were packed.
         """
 
-        def pad(value: Any) -> Any:
-            if not isinstance(value, PackedSequence):
-                return value
+        def pad(value: PackedSequence) -> tuple[Tensor, Tensor]:
             sizes: Any = value.batch_sizes
             pack = sizes if isinstance(sizes, Lengths) else self._find(sizes)
             return pad_packed_sequence(value, batch_first=pack is not None and pack.batch_first)
 
-        return pytree.tree_map(
-            pad, results, is_leaf=lambda value: isinstance(value, PackedSequence)
-        )
+        return _map_only(PackedSequence, pad, results)
 
     def sort(self, states: tuple[Tensor, ...], batch_sizes: object) -> tuple[Tensor, ...]:
-        """States of rows in their own order -> in the order of the packed data."""
+        """States with rows in their own order -> in the order of the packed data."""
         pack = self._find(batch_sizes)
         if pack is None or pack.order is None:
             return states
+
         return tuple(state.index_select(1, pack.order) for state in states)
 
     def unsort(self, states: tuple[Tensor, ...], batch_sizes: object) -> tuple[Tensor, ...]:
-        """States of rows in the order of the packed data -> in their own order."""
+        """States with rows in the order of the packed data -> in their own order."""
         pack = self._find(batch_sizes)
         if pack is None or pack.order is None:
             return states
+
         inverse = torch.argsort(pack.order)
         return tuple(state.index_select(1, inverse) for state in states)
 
     def _find(self, batch_sizes: object) -> _Pack | None:
+        """The packing that made these batch_sizes."""
         return next((pack for pack in self._packs if pack.batch_sizes is batch_sizes), None)

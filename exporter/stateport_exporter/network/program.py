@@ -1,6 +1,6 @@
 """A straight-line program of PyTorch operators, in which a loop over time is one operation.
 
-Values have numbers: first the program's inputs, then what its operations give, in order.
+Values have numbers: first the program's inputs, then the results of its operations, in order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx, nn
 
-#: PyTorch's recurrent layers under the names by which others see them being called.
+#: PyTorch's recurrent operators -> the public functions that a `TorchFunctionMode` sees.
 _SEEN_AS: Final = {
     torch.ops.aten.lstm.input: torch.lstm,
     torch.ops.aten.gru.input: torch.gru,
@@ -29,7 +29,7 @@ _SEEN_AS: Final = {
 
 @dataclass(frozen=True)
 class Ref:
-    """The value with this number; `part` says which of an operation's several results."""
+    """The value with this number; `part` selects one of an operation's several results."""
 
     value: int
     part: int | None = None
@@ -69,9 +69,9 @@ class Op:
 
 @dataclass(frozen=True)
 class Program:
-    """Operations in order, and what of their results is returned.
+    """Operations in order, and the operands that are returned.
 
-    `structure` is the pytree that the outputs are the leaves of, where they are.
+    `structure` is the pytree whose leaves are the outputs, if they have one.
     """
 
     inputs: int
@@ -83,19 +83,23 @@ class Program:
         return self
 
     def run(
-        self, given: Sequence[Any], time: int | torch.SymInt = 0, *, seen: bool = False
+        self, inputs: Sequence[Any], time: int | torch.SymInt = 0, *, seen: bool = False
     ) -> list[Any]:
-        """The outputs for these inputs; `seen` calls recurrent layers by their public names."""
-        results: list[Any] = (self._seen if seen else self._plain)(*given, time)
+        """The outputs for these inputs; with `seen`, recurrent layers are called as functions.
+
+        A `TorchFunctionMode` sees these functions, but not PyTorch's operators behind them.
+        """
+        function = self._seen if seen else self._plain
+        results: list[Any] = function(*inputs, time)
         return results
 
     @cached_property
     def _plain(self) -> Callable[..., list[Any]]:
-        return _compiled(self, {})
+        return _compile_program(self, {})
 
     @cached_property
     def _seen(self) -> Callable[..., list[Any]]:
-        return _compiled(self, _SEEN_AS)
+        return _compile_program(self, _SEEN_AS)
 
 
 @dataclass(frozen=True)
@@ -121,49 +125,77 @@ class Body:
         return results[: self.states], results[self.states :]
 
 
-def _compiled(program: Program, instead: Mapping[Any, Any]) -> Callable[..., list[Any]]:
+def _compile_program(program: Program, substitutes: Mapping[Any, Any]) -> Callable[..., list[Any]]:
     """The program as one Python function of its inputs and the number of time steps."""
-    graph, root = fx.Graph(), nn.Module()
-    values: dict[int, fx.Node] = {
-        number: graph.placeholder(f"input_{number}") for number in range(program.inputs)
-    }
-    time = graph.placeholder("time")
-
-    def value(operand: Any) -> Any:
-        if isinstance(operand, Ref):
-            found = values[operand.value]
-            if operand.part is None:
-                return found
-            return graph.call_function(operator.getitem, (found, operand.part))
-        if isinstance(operand, Slice):
-            source, index = value(operand.source), value(operand.index)
-            if operand.keep:
-                return graph.call_function(torch.narrow, (source, operand.dim, index, 1))
-            return graph.call_function(torch.select, (source, operand.dim, index))
-        if isinstance(operand, LinearInTime):
-            multiple = graph.call_function(operator.mul, (time, operand.factor))
-            return graph.call_function(operator.add, (multiple, operand.offset))
-        if isinstance(operand, tuple):
-            return [value(item) for item in operand]
-        if operand is torch.float32:  # float64 where the whole network computes in it
-            return graph.call_function(torch.get_default_dtype)
-        if isinstance(operand, Body):
-            name = f"body_{len(vars(root))}"
-            setattr(root, name, operand)
-            return graph.get_attr(name)
-        return operand
-
+    writer = _GraphWriter(program.inputs, substitutes)
     for op in program.ops:
-        kwargs = {name: value(operand) for name, operand in op.kwargs}
-        args = tuple(value(operand) for operand in op.args)
-        values[op.result] = graph.call_function(instead.get(op.target, op.target), args, kwargs)
-    graph.output([value(operand) for operand in program.outputs])
-    function: Callable[..., list[Any]] = fx.GraphModule(root, graph).forward
+        writer.add(op)
+    outputs = [writer.write(operand) for operand in program.outputs]
+    writer.graph.output(outputs)
+
+    function: Callable[..., list[Any]] = fx.GraphModule(writer.root, writer.graph).forward
     return function
 
 
+class _GraphWriter:
+    """Writes operations into an fx graph, with `substitutes` in place of some functions."""
+
+    def __init__(self, inputs: int, substitutes: Mapping[Any, Any]) -> None:
+        self.graph = fx.Graph()
+        self.root = nn.Module()
+        self._substitutes = substitutes
+        self._values: dict[int, fx.Node] = {
+            number: self.graph.placeholder(f"input_{number}") for number in range(inputs)
+        }
+        self._time = self.graph.placeholder("time")
+
+    def add(self, op: Op) -> None:
+        """Writes a call."""
+        kwargs = {name: self.write(operand) for name, operand in op.kwargs}
+        args = tuple(self.write(operand) for operand in op.args)
+        target = self._substitutes.get(op.target, op.target)
+        self._values[op.result] = self.graph.call_function(target, args, kwargs)
+
+    def write(self, operand: Any) -> Any:
+        """Writes what an operand needs; returns what a call takes in its place."""
+        if isinstance(operand, Ref):
+            return self._write_ref(operand)
+        if isinstance(operand, Slice):
+            return self._write_slice(operand)
+        if isinstance(operand, LinearInTime):
+            multiple = self.graph.call_function(operator.mul, (self._time, operand.factor))
+            return self.graph.call_function(operator.add, (multiple, operand.offset))
+        if isinstance(operand, tuple):
+            return [self.write(item) for item in operand]
+        if operand is torch.float32:  # float64 where the whole network computes in it
+            return self.graph.call_function(torch.get_default_dtype)
+        if isinstance(operand, Body):
+            return self._write_body(operand)
+
+        return operand
+
+    def _write_ref(self, ref: Ref) -> fx.Node:
+        value = self._values[ref.value]
+        if ref.part is None:
+            return value
+
+        return self.graph.call_function(operator.getitem, (value, ref.part))
+
+    def _write_slice(self, part: Slice) -> fx.Node:
+        source, index = self.write(part.source), self.write(part.index)
+        if part.keep:
+            return self.graph.call_function(torch.narrow, (source, part.dim, index, 1))
+
+        return self.graph.call_function(torch.select, (source, part.dim, index))
+
+    def _write_body(self, body: Body) -> fx.Node:
+        name = f"body_{len(vars(self.root))}"
+        setattr(self.root, name, body)
+        return self.graph.get_attr(name)
+
+
 def refs(operand: Any) -> Iterator[Ref]:
-    """The values that an operand is made of."""
+    """The values in an operand."""
     if isinstance(operand, Ref):
         yield operand
     elif isinstance(operand, Slice):
@@ -174,7 +206,7 @@ def refs(operand: Any) -> Iterator[Ref]:
 
 
 def slices(operand: Any) -> Iterator[Slice]:
-    """The slices among the operands, outermost first."""
+    """The slices in an operand, outermost first."""
     if isinstance(operand, Slice):
         yield operand
         yield from slices(operand.source)
@@ -189,17 +221,19 @@ def operands(op: Op) -> tuple[Any, ...]:
 
 
 def exchange(operand: Any, change: Callable[[Ref | Slice], Any]) -> Any:
-    """The operand with every value and slice in it exchanged for what `change` makes of it."""
+    """The operand with `change` applied to every value and slice in it."""
     if isinstance(operand, Ref | Slice):
         return change(operand)
     if isinstance(operand, tuple):
         return tuple(exchange(item, change) for item in operand)
+
     return operand
 
 
 def exchange_all(op: Op, change: Callable[[Ref | Slice], Any]) -> Op:
-    """The operation with its operands exchanged."""
+    """The operation with `change` applied to every value and slice in its operands."""
     kwargs = tuple((name, exchange(value, change)) for name, value in op.kwargs)
+
     return replace(op, args=exchange(op.args, change), kwargs=kwargs)
 
 
@@ -209,6 +243,7 @@ def renumber(operand: Any, numbers: Mapping[int, int]) -> Any:
     def change(item: Ref | Slice) -> Any:
         if isinstance(item, Slice):
             return replace(item, source=change(item.source))
+
         return Ref(numbers[item.value], item.part)
 
     return exchange(operand, change)

@@ -1,6 +1,6 @@
-"""What the author calls the results of forward: by keys and fields, or by variables returned.
+"""Names of the results of forward: keys and fields, or the variables that it returns.
 
-A tuple has no names for what is in it. The return statement often has: `return y, k, v`. These
+A tuple has no names for its items, but the return statement often has: `return y, k, v`. These
 names only break ties between results that are alike, so code that cannot be read does no harm.
 """
 
@@ -16,50 +16,63 @@ Path = tuple[str, ...]
 
 
 def named_results(function: Callable[..., Any], paths: Sequence[Path]) -> tuple[Path, ...]:
-    """The paths of results, where a variable's name stands for its place in the return statement.
+    """The paths of results, with names of variables in place of positions.
 
-    ("1", "0") becomes ("state", "0") where the function ends in `return y, state`. A result that no
-    name tells of keeps its path.
+    ("1", "0") becomes ("state", "0") where the function ends in `return y, state`. A path does not
+    change if the results already have names, or if there is no variable, or several.
     """
-    statements = list(_returns(function))
-    return tuple(_named(path, statements) for path in paths)
+    expressions = list(_returned_expressions(function))
+    return tuple(_named_path(path, expressions) for path in paths)
 
 
-def _named(path: Path, statements: Sequence[ast.expr]) -> Path:
-    if any(not key.isdigit() for key in path):
+def _named_path(path: Path, expressions: Sequence[ast.expr]) -> Path:
+    if not all(key.isdigit() for key in path):
         return path
-    names = {name for value in statements if (name := _followed(value, path)) is not None}
-    return names.pop() if len(names) == 1 else path
+
+    named_paths = set()
+    for expression in expressions:
+        named_path = _path_from_variable(expression, path)
+        if named_path is not None:
+            named_paths.add(named_path)
+    return named_paths.pop() if len(named_paths) == 1 else path
 
 
-def _followed(value: ast.expr, path: Path) -> Path | None:
-    """The variable at a place of a returned expression, and the rest of the way into it."""
+def _path_from_variable(expression: ast.expr, path: Path) -> Path | None:
+    """The variable that a path leads to in an expression, and the rest of the path inside it."""
     for depth, key in enumerate(path):
-        if not isinstance(value, ast.Tuple | ast.List):
-            return _variable(value, path[depth:])
-        if int(key) >= len(value.elts) or any(isinstance(e, ast.Starred) for e in value.elts):
+        if not isinstance(expression, ast.Tuple | ast.List):
+            return _variable_path(expression, path[depth:])
+
+        # Behind a starred item the positions are unknown.
+        is_starred = any(isinstance(item, ast.Starred) for item in expression.elts)
+        if is_starred or int(key) >= len(expression.elts):
             return None
-        value = value.elts[int(key)]
-    return _variable(value, ())
+        expression = expression.elts[int(key)]
+
+    return _variable_path(expression, ())
 
 
-def _variable(value: ast.expr, rest: Path) -> Path | None:
-    if isinstance(value, ast.Name):
-        return (value.id, *rest)
-    return (value.attr, *rest) if isinstance(value, ast.Attribute) else None
+def _variable_path(expression: ast.expr, rest: Path) -> Path | None:
+    if isinstance(expression, ast.Name):
+        return (expression.id, *rest)
+    if isinstance(expression, ast.Attribute):
+        return (expression.attr, *rest)
+
+    return None
 
 
-def _returns(function: Callable[..., Any]) -> Iterator[ast.expr]:
-    """The expressions that a function returns, its inner functions left out."""
+def _returned_expressions(function: Callable[..., Any]) -> Iterator[ast.expr]:
+    """The expressions that a function returns, without those of its inner functions."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError):  # typed in, or generated
         return
+
     functions = [part for part in tree.body if isinstance(part, ast.FunctionDef)]
-    todo: list[ast.AST] = [*functions[0].body] if functions else []
-    while todo:
-        node = todo.pop()
+    waiting: list[ast.AST] = [*functions[0].body] if functions else []
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Return) and node.value is not None:
             yield node.value
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
-            todo.extend(ast.iter_child_nodes(node))
+            waiting.extend(ast.iter_child_nodes(node))

@@ -1,4 +1,4 @@
-"""The loop over time as a function: what `nn.LSTM` is to `torch.lstm`."""
+"""The loop over time as a function, as `torch.lstm` is one for `nn.LSTM`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ def scan(
 ) -> tuple[Tensor, ...]:
     """Runs the step along the first axis of the sequences.
 
-    Returns the last states, and every output of the steps stacked along a new first axis. A
-    `TorchFunctionMode` sees the call as one.
+    A `TorchFunctionMode` sees the whole loop as one call.
+
+    Returns:
+        the last states, then every output of the steps, stacked along a new first axis.
+
+    Raises:
+        ValueError: the sequences have no step.
     """
     tensors = (*states, *sequences, *invariants)
     if has_torch_function(tensors):
@@ -28,12 +33,15 @@ def scan(
             scan, tensors, body, states, sequences, invariants
         )
         return result
+
     if len(sequences[0]) == 0:
         raise ValueError("a loop without a single step, which ONNX Runtime's Scan cannot run")
+
     current: Sequence[Tensor] = states
     steps: list[list[Tensor]] = []
     for number in range(len(sequences[0])):
         slices = [sequence[number] for sequence in sequences]
         current, outputs = body.step(current, slices, invariants)
         steps.append(outputs)
+
     return (*current, *(torch.stack(outputs) for outputs in zip(*steps, strict=True)))

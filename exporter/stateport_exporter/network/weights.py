@@ -144,14 +144,14 @@ def _read_safetensors(path: Path) -> object:
 
 def _read_torch(path: Path) -> object:
     with opened(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about pickles that it is about to refuse
+        warnings.simplefilter("ignore")  # PyTorch warns of pickles before it refuses them
         try:
             zipped = file.peek(4).startswith(b"PK\x03\x04")
             _check_pickles([*_pickles(file)] if zipped else [file] * _OLD_PICKLES)
             file.seek(0)
             with torch.serialization.safe_globals(_HARMLESS):
                 return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # PyTorch's unpickler ends in every way that Python has
+        except Exception as error:  # PyTorch's unpickler may raise anything
             raise TargetError(
                 f"{path} holds no plain weights, and stateport unpickles nothing else "
                 f"({type(error).__name__}: {shown(str(error))}). {_SAVE}"
@@ -159,10 +159,10 @@ def _read_torch(path: Path) -> object:
 
 
 def _pickles(file: BufferedReader) -> Iterator[bytes]:
-    """The pickles in a file whose parts are held against its size: PyTorch stores them as they are.
+    """The pickles in a zip file, which PyTorch stores without compression.
 
     Raises:
-        ValueError: the parts would be larger than the file.
+        ValueError: a part is compressed, or the parts would be larger than the file.
     """
     size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
@@ -171,16 +171,17 @@ def _pickles(file: BufferedReader) -> Iterator[bytes]:
             raise ValueError("its parts are compressed")
         if sum(part.file_size for part in parts) > size:
             raise ValueError("its parts are larger than the file")
+
         for part in parts:
             if part.filename.endswith(".pkl"):
                 yield archive.read(part)
 
 
 def _check_pickles(pickles: Sequence[IO[bytes] | bytes]) -> None:
-    """Looks at pickles, and runs nothing of them. A file that comes again has the next one.
+    """Reads pickles without running them. A file that is listed twice gives its next pickle.
 
     Raises:
-        ValueError: they have more steps than are taken, or make room for bytes without end.
+        ValueError: they have too many steps, or reserve memory for a bytearray of any size.
     """
     steps = 0
     for pickle in pickles:

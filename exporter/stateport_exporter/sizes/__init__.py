@@ -1,1 +1,1 @@
-"""The sizes at which a network may do otherwise than where it was tried."""
+"""Sizes at which a network may behave differently than at those that were tried."""

@@ -1,8 +1,8 @@
-"""The sizes at which a network may do otherwise: tried as well, or kept away by the contract.
+"""Sizes at which a network may behave differently: they are tried as well, or limits exclude them.
 
-A graph follows the way that forward took at the sizes that it was traced at. Where a comparison
-turns at another size, PyTorch's answers there are recorded too, and the file is held against them.
-Where PyTorch fails, or nobody can try it, the contract has a limit.
+A graph takes the way that forward took at the sizes that it was traced at. Where a comparison turns
+at another size, PyTorch's answers there are recorded too, and the file is checked against them.
+Where PyTorch fails, or the sizes are too large to run, the contract gets a limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stateport.parity.vectors import Case
 
 from ..errors import ExportError
 from ..loops import results_in_float64, same_in_float64
-from ..network.blame import Line
+from ..network.blame import Line, at_line
 from ..network.example import Example
 from ..network.isolation import float64_copy, unchanged_globals
 from ..vectors.cases import BATCHES, case_at, usual_times
@@ -31,26 +31,30 @@ from .comparisons import STEP, Comparison, Turn, compared, largest_mentioned, tu
 
 Sizes = Mapping[str, int]
 
-#: Parameters times steps that are run; and the most steps, for what is computed for every pair of
-#: steps has to fit into memory.
+#: Parameters times steps that are run.
 _WORK: Final = 20_000_000_000
+#: The bounds of the number of steps that are run. What forward computes for every pair of steps
+#: has to fit into memory.
 _FEWEST_STEPS, _MOST_STEPS = 2049, 4097
-#: So many steps of a loop are looked at.
+#: The number of steps of a loop in which comparisons are looked for.
 _ASKED_STEPS: Final = 3
-#: A loop is run over so many steps at least, and so many times the numbers that its code mentions.
+#: The least number of steps that a loop is run over, and the factor of the largest number that its
+#: code mentions.
 _LONG, _TIMES = 256, 8
-#: A network that compares so much is refused.
+#: A network that turns at more sizes is refused.
 _MOST_SIZES: Final = 64
-#: So many rows and steps together no call has: there PyTorch asks how it counts elements.
+#: Rows times steps that no call has. PyTorch compares with such numbers to choose its counters.
 _HUGE: Final = 10**8
 
 
 @dataclass
 class Beyond:
-    """What lies beyond the usual sizes.
+    """The cases and limits at sizes beyond the usual ones.
 
-    `cases` are to be recorded as well, `lines` are the author's that decide there; `limits` are the
-    largest sizes of axes in one call.
+    Attributes:
+        cases: the cases that are recorded as well.
+        lines: sizes at which the network turns, each with the author's line that decides it.
+        limits: the largest sizes of axes in one call, for the contract.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -58,7 +62,7 @@ class Beyond:
     limits: dict[str, int] = field(default_factory=dict)
 
     def limit(self, axis: str, most: int) -> None:
-        """Keeps an axis from becoming larger."""
+        """Limits an axis to `most`, or to a lower limit that it has already."""
         self.limits[axis] = min(most, self.limits.get(axis, most))
 
     def allows(self, case: Case) -> bool:
@@ -75,87 +79,138 @@ def look_beyond(
 ) -> Beyond:
     """Runs the network at the sizes at which its comparisons turn.
 
-    `guards` are comparisons that are known already; `ask` tells what the author's code compares at
-    given sizes. It is asked again wherever one turns: behind it may stand others.
+    Args:
+        network: the network.
+        contract: its contract.
+        guards: comparisons that are known already.
+        ask: gives the comparisons that the author's code makes at some sizes. It is called again
+            at every size at which one turns, as the other branch may compare more.
 
     Raises:
-        ExportError: too many sizes would have to be tried, or one of two axes is out of reach.
+        ExportError: too many sizes would have to be tried, or some depend on several axes and are
+            too large to run.
     """
-    usual, multiple = network.example.sizes, contract.streaming.chunk_multiple
-    tried: dict[str, tuple[int, ...]] = {axis: (size,) for axis, size in usual.items()}
-    tried["batch"] += BATCHES
-    tried["time"] = (usual["time"], *usual_times(contract))
-    beyond, seen = Beyond(), set[tuple[tuple[str, int], ...]]()
+    return _Search(network, contract, ask).run(guards)
 
-    def runs(sizes: Sizes) -> bool:
-        return answers(sizes) is not None
 
-    def answers(sizes: Sizes) -> Answers | None:
+class _Search:
+    """Follows comparisons to the sizes at which they turn, and runs the network there."""
+
+    def __init__(
+        self, network: Network, contract: Contract, ask: Callable[[Sizes], Iterable[Comparison]]
+    ) -> None:
+        self._network = network
+        self._contract = contract
+        self._ask = ask
+        self._usual = network.example.sizes
+        self._multiple = contract.streaming.chunk_multiple
+        self._seen: set[tuple[tuple[str, int], ...]] = set()
+        self._beyond = Beyond()
+
+    def run(self, guards: Sequence[Comparison]) -> Beyond:
+        tried: dict[str, tuple[int, ...]] = {axis: (size,) for axis, size in self._usual.items()}
+        tried["batch"] += BATCHES
+        tried["time"] = (self._usual["time"], *usual_times(self._contract))
+
+        waiting = [*self._ask(self._usual), *guards]
+        while waiting:
+            comparison = waiting.pop(0)
+            for turn in _with_next(turns(comparison, tried, self._multiple), self._multiple):
+                if self._is_new(turn):
+                    waiting += self._try_sizes(turn)
+
+        beyond = self._beyond
+        # A limit may have been found after cases that exceed it.
+        beyond.cases = [case for case in beyond.cases if beyond.allows(case)]
+        return beyond
+
+    def _is_new(self, turn: Turn) -> bool:
+        """Whether the network has all axes of a turn, and was not run at its sizes yet."""
+        key = tuple(sorted(turn.sizes.items()))
+        if key in self._seen or not self._network.example.axes >= turn.sizes.keys():
+            return False
+
+        self._seen.add(key)
+        if len(self._seen) > _MOST_SIZES:
+            raise _too_many(self._network.module.network, turn.line)
+        return True
+
+    def _try_sizes(self, turn: Turn) -> Iterable[Comparison]:
+        """Records a case or a limit; returns what the network compares at these sizes."""
+        network, contract = self._network, self._contract
+        if turn.size > reach(network.module, turn.axis):
+            _limit_untried(self._beyond, turn, network.module.network)
+            return []
+
+        answers = self._answers(turn.sizes)
+        if answers is not None:
+            case = case_at(network, contract, turn.sizes)
+            _check_shapes(network.module.network, contract, case, answers, turn)
+            self._beyond.cases.append(case)
+            if turn.line is not None:
+                self._beyond.lines.append(f"{_describe_sizes(turn.sizes)} ({turn.line})")
+            return self._ask({**self._usual, **turn.sizes})
+
+        usual_size = self._usual[turn.axis]
+        if turn.size > usual_size:
+            self._beyond.limit(turn.axis, _largest_size(turn, usual_size, self._runs))
+        return []
+
+    def _runs(self, sizes: Sizes) -> bool:
+        return self._answers(sizes) is not None
+
+    def _answers(self, sizes: Sizes) -> Answers | None:
+        """PyTorch's answers at these sizes; None if it fails."""
+        network, contract = self._network, self._contract
         with unchanged_globals(seed=0), torch.no_grad(), contextlib.suppress(ExportError):
             return run_reference(network, contract, case_at(network, contract, sizes))
-        return None
 
-    waiting = [*ask(usual), *guards]
-    while waiting:
-        found = turns(waiting.pop(0), tried, multiple)
-        for turn in _with_next(found, multiple):
-            key = tuple(sorted(turn.sizes.items()))
-            if key in seen or not network.example.axes >= turn.sizes.keys():
-                continue
-            seen.add(key)
-            if len(seen) > _MOST_SIZES:
-                raise _too_many(network.module.network, turn.line)
-            if turn.size > reach(network.module, turn.axis):
-                leave(beyond, turn, network.module.network)
-            elif (answer := answers(turn.sizes)) is not None:
-                case = case_at(network, contract, turn.sizes)
-                _check_shapes(network.module.network, contract, case, answer, turn)
-                beyond.cases.append(case)
-                if turn.line is not None:
-                    beyond.lines.append(f"{described(turn.sizes)} ({turn.line})")
-                waiting += ask({**usual, **turn.sizes})
-            elif turn.size > usual[turn.axis]:
-                beyond.limit(turn.axis, largest(turn, usual[turn.axis], runs))
-    beyond.cases = [case for case in beyond.cases if beyond.allows(case)]
-    return beyond
+        return None
 
 
 def _check_shapes(
     network: nn.Module, contract: Contract, case: Case, answers: Answers, turn: Turn
 ) -> None:
-    """Refuses results that have not the shapes that the contract says."""
+    """Refuses results whose shapes are not those in the contract."""
     try:
         check_case(contract, replace(case, truth={n: rows.table for n, rows in answers.items()}))
     except ValueError as error:
-        where = f" ({turn.line})" if turn.line else ""
         raise ExportError(
-            f"{type(network).__qualname__} does otherwise at {described(turn.sizes)}{where}: "
-            f"{error}. Let it do the same at every size."
+            f"{type(network).__qualname__} behaves differently at {_describe_sizes(turn.sizes)}"
+            f"{at_line(turn.line)}: {error}. Let it do the same at every size."
         ) from error
 
 
-def _with_next(found: Iterable[Turn], multiple: int) -> Iterator[Turn]:
-    """Each turn, and the next size behind it: a slice ends at a size, and cuts from the next on."""
-    for turn in found:
+def _with_next(every_turn: Iterable[Turn], multiple: int) -> Iterator[Turn]:
+    """Each turn, and the size after it.
+
+    A slice of a fixed length, for example, ends at the turn and leaves steps out from the next size
+    on.
+    """
+    for turn in every_turn:
         yield turn
         step = multiple if turn.axis == "time" else 1
         yield replace(turn, sizes={**turn.sizes, turn.axis: turn.size + step})
 
 
 def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Example) -> Beyond:
-    """Holds a network with its loops rolled up against its author's where comparisons turn.
+    """Compares a network whose loops are rolled up with its author's where comparisons turn.
 
-    The numbers of steps are compared as sizes are. Not every number that counts steps is seen, so
-    that both are also run over more steps than any number that the author's code mentions, if that
-    can be done. Computed is in float64.
+    Comparisons of step numbers are followed as those of sizes are. Some numbers that count steps
+    are not seen. So both networks also run over more steps than any number that the author's code
+    mentions, if that is possible. All is computed in float64.
+
+    Args:
+        network: the author's network.
+        method: the name of the method that is run.
+        folded: the network with its loops rolled up.
+        example: its example.
 
     Raises:
         ExportError: the results differ at a size that can be tried.
     """
-    tried: dict[str, Sequence[int]] = {axis: (size,) for axis, size in example.sizes.items()}
-    tried |= {"batch": (1, 2, 3), "time": (1, 2, 3, 8, 13), STEP: range(13)}
     beyond, seen = Beyond(), set[int]()
-    author, other = float64_copy(network).eval(), float64_copy(folded).eval()
+    author, rolled = float64_copy(network).eval(), float64_copy(folded).eval()
 
     def runs(sizes: Sizes) -> bool:
         try:
@@ -164,80 +219,101 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
             return False
         return True
 
-    short = {**example.sizes, "time": _ASKED_STEPS}
-    steps = min(max(_LONG, _TIMES * largest_mentioned(network)) + 1, reach(network, "time"))
-    far = Turn("time", {"time": steps}, None, direct=False)
-    every = [
-        turn for one in compared(network, method, example, short) for turn in turns(one, tried)
-    ]
-    for turn in (*map(_in_steps, every), far):
+    for turn in _turns_of_loops(network, method, example):
         if turn.size in seen or not example.axes >= turn.sizes.keys():
             continue
+
         seen.add(turn.size)
+        usual_size = example.sizes[turn.axis]
         if turn.size > reach(network, turn.axis):
-            leave(beyond, turn, network)
+            _limit_untried(beyond, turn, network)
         elif not runs(turn.sizes):
-            if turn.size > example.sizes[turn.axis]:
-                beyond.limit(turn.axis, largest(turn, example.sizes[turn.axis], runs))
-        elif not same_in_float64(author, method, other, example, turn.sizes):
-            where = f" ({turn.line})" if turn.line else ""
-            raise ExportError(
-                f"The loop over time in {type(network).__qualname__} does not do the same in every "
-                f"step: at {described(turn.sizes)} the results differ from those of the step that "
-                f"it was seen to repeat{where}. Let every step do the same, or export one step of "
-                "it and loop outside."
-            )
+            if turn.size > usual_size:
+                beyond.limit(turn.axis, _largest_size(turn, usual_size, runs))
+        elif not same_in_float64(author, method, rolled, example, turn.sizes):
+            raise _unequal_steps(network, turn)
+
     return beyond
 
 
+def _turns_of_loops(network: nn.Module, method: str, example: Example) -> list[Turn]:
+    """Where comparisons of sizes and step numbers turn; last, a large number of steps."""
+    tried: dict[str, Sequence[int]] = {axis: (size,) for axis, size in example.sizes.items()}
+    tried |= {"batch": (1, 2, 3), "time": (1, 2, 3, 8, 13), STEP: range(13)}
+    short = {**example.sizes, "time": _ASKED_STEPS}
+    many = max(_LONG, _TIMES * largest_mentioned(network))
+    steps = min(many + 1, reach(network, "time"))
+
+    every_turn: list[Turn] = []
+    for comparison in compared(network, method, example, short):
+        every_turn += map(_in_steps, turns(comparison, tried))
+    return [*every_turn, Turn("time", {"time": steps}, None, direct=False)]
+
+
 def _in_steps(turn: Turn) -> Turn:
-    """Where the number of a step turns, so many and one more steps are run."""
+    """The turn with a number of steps in place of a step number: step 12 needs 13 steps."""
     if turn.axis != STEP:
         return turn
-    others = {axis: size for axis, size in turn.sizes.items() if axis != STEP}
-    return replace(turn, axis="time", sizes={**others, "time": turn.size + 1})
+
+    sizes = dict(turn.sizes)
+    del sizes[STEP]
+    return replace(turn, axis="time", sizes={**sizes, "time": turn.size + 1})
 
 
 def reach(network: nn.Module, axis: str) -> int:
-    """The largest size of an axis that a network of this size is run at."""
+    """The largest size of an axis at which a network of this size is run."""
     parameters = max(sum(parameter.numel() for parameter in network.parameters()), 1)
     most = max(_FEWEST_STEPS, min(_WORK // parameters, _MOST_STEPS))
     return most if axis in ("time", STEP) else most // 4
 
 
-def leave(beyond: Beyond, turn: Turn, network: nn.Module) -> None:
-    """Leaves what cannot be tried to the contract, whose limits the runtime keeps.
+def _limit_untried(beyond: Beyond, turn: Turn, network: nn.Module) -> None:
+    """Limits an axis to the sizes below a turn that is too large to run.
 
     Raises:
-        ExportError: it depends on several axes at once.
+        ExportError: the turn depends on several axes at once.
     """
     if prod(turn.sizes.values()) >= _HUGE and not turn.direct:
         return
+
     if len(turn.sizes) > 1:
-        where = f" ({turn.line})" if turn.line else ""
         raise ExportError(
-            f"{type(network).__qualname__} may do otherwise at {described(turn.sizes)}{where}, "
-            "which is too large to be tried. Let it do the same at every size."
+            f"{type(network).__qualname__} may behave differently at "
+            f"{_describe_sizes(turn.sizes)}{at_line(turn.line)}, which is too large to be tried. "
+            "Let it do the same at every size."
         )
+
     beyond.limit(turn.axis, turn.size - 1)
 
 
-def largest(turn: Turn, least: int, runs: Callable[[Sizes], bool]) -> int:
-    """The largest size of an axis that a network runs at, which it does at `least`."""
+def _largest_size(turn: Turn, least: int, runs: Callable[[Sizes], bool]) -> int:
+    """The largest size of an axis at which a network runs. It runs at `least`, not at the turn."""
     most, fails = least, turn.size
     while fails - most > 1:
         middle = (most + fails) // 2
-        most, fails = (middle, fails) if runs({**turn.sizes, turn.axis: middle}) else (most, middle)
+        if runs({**turn.sizes, turn.axis: middle}):
+            most = middle
+        else:
+            fails = middle
     return most
 
 
-def described(sizes: Sizes) -> str:
-    """Sizes as people write them: "batch 33, time 7"."""
+def _describe_sizes(sizes: Sizes) -> str:
+    """Sizes for messages: "batch 33, time 7"."""
     return ", ".join(f"{axis} {size}" for axis, size in sorted(sizes.items()))
+
+
+def _unequal_steps(network: nn.Module, turn: Turn) -> ExportError:
+    return ExportError(
+        f"The loop over time in {type(network).__qualname__} does not do the same in every "
+        f"step: at {_describe_sizes(turn.sizes)} the results differ from those of the step that "
+        f"it was seen to repeat{at_line(turn.line)}. Let every step do the same, or export one "
+        "step of it and loop outside."
+    )
 
 
 def _too_many(network: nn.Module, line: Line | None) -> ExportError:
     return ExportError(
         f"{type(network).__qualname__} compares sizes with too many others to try them all"
-        f"{f' ({line})' if line else ''}. Let it do the same at every size."
+        f"{at_line(line)}. Let it do the same at every size."
     )

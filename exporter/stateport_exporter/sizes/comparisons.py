@@ -1,9 +1,9 @@
-"""Which sizes a network compares with what, and where: seen by a run on tensors of symbolic sizes.
+"""The sizes that a network compares, and where: seen by a run on tensors of symbolic sizes.
 
-What is run at a few sizes says nothing of sizes at which forward would take another way. But every
-way is taken by a comparison, and on symbolic sizes PyTorch knows each one as an expression, as
-`time > 1000` or `Eq(Mod(time, 977), 0)`. Such an expression tells at which sizes it turns. The
-numbers of steps in loops over `range` and `enumerate` are symbolic as well.
+A run at a few sizes does not show the sizes at which forward would take another way. But it chooses
+every way by a comparison, and on symbolic sizes PyTorch knows each comparison as an expression, as
+`time > 1000` or `Eq(Mod(time, 977), 0)`. From the expression follow the sizes at which it turns.
+The step numbers of loops over `range` and `enumerate` are symbolic as well.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import FrameType
 from typing import Any, Final
 
@@ -30,23 +31,26 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils import _pytree as pytree
 
 from ..capture.recorders import opaque_layers
-from ..memory.kept import authored, constants_in, names_in, slots
+from ..memory.kept import authored, constants_in, names_in, replaced_builtins, slots
 from ..network.blame import Line, author_line, is_authors
 from ..network.example import Example
 from ..network.isolation import evaluation_twin, quiet, unchanged_globals
 
 Array = NDArray[Any]
 
-#: Up to here every size is looked at; beyond it powers of two.
+#: Up to this size every size is examined; beyond it only powers of two.
 _DENSE: Final = 1 << 14
 _GRID: Final[Array] = np.concatenate(
     [np.arange(1, _DENSE + 1), 2 ** np.arange(15, 41, dtype=np.int64)]
 )
-#: A larger number in the author's code counts no steps; and so many items of a list are looked at.
-_MOST_STEPS, _MOST_ITEMS = 1 << 20, 64
-#: The axis that the numbers of steps are sizes of.
+#: A number from here on in the author's code counts no steps.
+_MOST_STEPS: Final = 1 << 20
+#: The number of items of a container that are examined.
+_MOST_ITEMS: Final = 64
+_RELATIONS: Final = (sympy.core.relational.Relational, sympy.logic.boolalg.BooleanFunction)
+#: The axis whose sizes are step numbers.
 STEP: Final = "step"
-#: Where PyTorch has the operators of symbolic sizes.
+#: The files in which PyTorch has the operators of symbolic sizes.
 _OPERATORS: Final = frozenset(
     module.__file__ for module in (torch, sym_node, symbolic_shapes, recording)
 )
@@ -56,8 +60,11 @@ _OPERATORS: Final = frozenset(
 class Comparison:
     """A comparison of sizes, and the author's line that makes it.
 
-    `axes` are those that its symbols are the sizes of. `direct` says that the author's code itself
-    makes it, and not PyTorch on its behalf.
+    Attributes:
+        expression: a relation in sympy.
+        axes: the symbols in it -> the axes that they are the sizes of.
+        line: the author's line.
+        direct: whether the author's code itself compares, not PyTorch on its behalf.
     """
 
     expression: Any
@@ -66,7 +73,11 @@ class Comparison:
     direct: bool
 
     def holds(self, sizes: Mapping[str, Any]) -> Any:
-        """What it says at these sizes, each a number or an array; KeyError where nobody knows."""
+        """Whether it holds at these sizes, each a number or an array.
+
+        Raises:
+            KeyError: the expression has an operation that is not known here.
+        """
         with np.errstate(all="ignore"):
             values = {symbol: sizes[axis] for symbol, axis in self.axes.items()}
             return _value(self.expression, values)
@@ -74,7 +85,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Turn:
-    """The smallest sizes at which a comparison says what it says at none that are tried."""
+    """The smallest sizes at which a comparison has another outcome than at all tried sizes."""
 
     axis: str
     sizes: Mapping[str, int]
@@ -83,102 +94,139 @@ class Turn:
 
     @property
     def size(self) -> int:
-        """The size of the axis that turns."""
+        """The size of the axis along which it turns."""
         return self.sizes[self.axis]
 
 
 def turns(
     comparison: Comparison, tried: Mapping[str, Sequence[int]], multiple: int = 1
 ) -> Iterator[Turn]:
-    """Where it turns along each of its axes; `tried` has the sizes of each that are tried.
+    """Where a comparison turns along each of its axes.
 
-    Of time, multiples of a number of steps are looked at alone.
+    Args:
+        comparison: the comparison.
+        tried: the sizes of each axis that are tried anyway.
+        multiple: the number of steps of which time can only be a multiple.
     """
-    for axis in sorted({*comparison.axes.values()}):
-        others = {*comparison.axes.values()} - {axis}
-        for number in range(max((len(tried[name]) for name in others), default=1)):
-            fixed = {name: tried[name][number % len(tried[name])] for name in others}
-            size = _turn(comparison, fixed, axis, tried[axis], multiple)
+    axes = {*comparison.axes.values()}
+
+    for axis in sorted(axes):
+        for fixed in _fixed_sizes(axes - {axis}, tried):
+            size = _first_turn(comparison, fixed, axis, tried[axis], multiple)
             if size is not None:
                 yield Turn(axis, {**fixed, axis: size}, comparison.line, comparison.direct)
 
 
-def _turn(
+def _fixed_sizes(
+    axes: Iterable[str], tried: Mapping[str, Sequence[int]]
+) -> Iterator[dict[str, int]]:
+    """Sizes of some axes, so that each tried size of each axis occurs."""
+    count = max((len(tried[axis]) for axis in axes), default=1)
+    for number in range(count):
+        yield {axis: tried[axis][number % len(tried[axis])] for axis in axes}
+
+
+def _first_turn(
     comparison: Comparison,
     fixed: Mapping[str, int],
     axis: str,
     tried: Sequence[int],
     multiple: int,
 ) -> int | None:
-    """The first size at which it comes out as at no size that is tried, if there is one."""
+    """The first size at which the outcome is another than at all tried sizes, if there is one."""
     grid = _GRID * multiple if axis == "time" else _GRID
     try:
-        seen = {bool(comparison.holds({**fixed, axis: size})) for size in tried}
+        tried_outcomes = {bool(comparison.holds({**fixed, axis: size})) for size in tried}
         outcomes = np.broadcast_to(comparison.holds({**fixed, axis: grid}), grid.shape)
     except KeyError:  # an operation of PyTorch's that is not known here
         return None
-    others = np.flatnonzero(outcomes.astype(bool) != next(iter(seen)))
-    if len(seen) > 1 or not len(others):
+
+    turned = np.flatnonzero(outcomes.astype(bool) != next(iter(tried_outcomes)))
+    if len(tried_outcomes) > 1 or not len(turned):
         return None
-    after, before = int(grid[others[0]]), int(grid[max(others[0] - 1, 0)])
-    while others[0] >= _DENSE and after - before > 1:
+
+    first = turned[0]
+    after = int(grid[first])
+    if first < _DENSE:
+        return after
+
+    def is_turned(size: int) -> bool:
+        return bool(comparison.holds({**fixed, axis: size})) not in tried_outcomes
+
+    return _bisect(int(grid[first - 1]), after, is_turned)
+
+
+def _bisect(before: int, after: int, is_turned: Callable[[int], bool]) -> int:
+    """The first size that is turned, above `before`, which is not, and up to `after`, which is."""
+    while after - before > 1:
         middle = (before + after) // 2
-        turned = bool(comparison.holds({**fixed, axis: middle})) not in seen
-        before, after = (before, middle) if turned else (middle, after)
+        if is_turned(middle):
+            after = middle
+        else:
+            before = middle
     return after
 
 
 def compared(
     network: nn.Module, method: str, example: Example, sizes: Mapping[str, int]
 ) -> list[Comparison]:
-    """The comparisons of sizes that a network makes on its way at these sizes.
+    """The comparisons of sizes that a network makes when it runs at these sizes.
 
-    What it does that cannot be run so ends the list.
+    They end where forward does what tensors of symbolic sizes do not support.
     """
     arguments = example.make(sizes)
     leaves, structure = pytree.tree_flatten((arguments.args, arguments.kwargs))
-    asking = _Asking()
+    recorder = _RecordingShapes()
     with unchanged_globals(0), quiet(), torch.no_grad():
         twin = evaluation_twin(network)
         with (
-            FakeTensorMode(shape_env=asking, allow_non_fake_inputs=True),
+            FakeTensorMode(shape_env=recorder, allow_non_fake_inputs=True),
             enable_python_dispatcher(),
-            contextlib.suppress(Exception, SystemExit),  # it is run as it is elsewhere
-            _counted(twin, asking),
+            contextlib.suppress(Exception, SystemExit),  # another run shows whether forward fails
+            replaced_builtins(twin, _counting_functions(recorder)),
             opaque_layers(twin),
         ):
-            symbolic = {name: asking.size(name, sizes[name]) for name in sizes}
+            symbolic = {name: recorder.size(name, sizes[name]) for name in sizes}
             args, kwargs = pytree.tree_unflatten(_fake(leaves, example, symbolic), structure)
             getattr(twin, method)(*args, **kwargs)
-    return [*asking.asked.values()]
+
+    return [*recorder.comparisons.values()]
 
 
 def largest_mentioned(network: nn.Module) -> int:
-    """The largest number that the author's code mentions, itself or by an attribute or global.
+    """The largest number in the author's code, as a constant, an attribute or a global.
 
-    Lengths of lists and of tables are among them. Steps may be counted up to it unseen.
+    Lengths of lists and of tables count too. Code may count steps up to it without a comparison
+    that is seen.
     """
-    functions = [one for one in authored(network).functions if one.__name__ != "__init__"]
-    values = [value for one in functions for value in constants_in(one.__code__)]
-    names = {name for one in functions for name in names_in(one.__code__)}
+    functions = authored(network).functions
+    codes = [function.__code__ for function in functions if function.__name__ != "__init__"]
+    names = frozenset[str]().union(*map(names_in, codes))
+
+    values = list(chain.from_iterable(map(constants_in, codes)))
     values += [slot.value for slot in slots(network).values() if slot.key in names]
-    return max((_number(value) for value in values), default=0)
+    return max(map(_number, values), default=0)
 
 
 def _number(value: Any) -> int:
+    """A number of steps that a value may stand for; 0 if there is none."""
     if isinstance(value, int | float):
         return int(value) if abs(value) < _MOST_STEPS else 0
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return max(value.shape, default=0)
     if isinstance(value, list | tuple | set | dict):
-        return max([len(value), *(_number(each) for each in [*value][:_MOST_ITEMS])])
+        items = [*value][:_MOST_ITEMS]
+        return max([len(value), *map(_number, items)])
+
     return 0
 
 
 def _fake(
     leaves: Sequence[Any], example: Example, sizes: Mapping[str, torch.SymInt]
 ) -> Iterator[Any]:
+    """The leaves of the arguments, with empty tensors of symbolic sizes in place of tensors."""
     shapes = iter(example.leaves)
+
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             shape: Iterable[Any] = next(shapes).shape
@@ -187,17 +235,17 @@ def _fake(
             yield leaf
 
 
-class _Asking(ShapeEnv):
-    """Keeps every question about a size, and answers it as at the sizes at hand.
+class _RecordingShapes(ShapeEnv):
+    """Records every question about a size, and answers it for the sizes of this run.
 
-    PyTorch's own would fix a size that a loop runs over, and forget the questions behind that.
+    PyTorch's class would fix a size that a loop runs over, and forget the questions after that.
     """
 
     def __init__(self) -> None:
         super().__init__(specialize_zero_one=False, duck_shape=False)
         self.hints: dict[Any, Any] = {}
         self.axes: dict[Any, str] = {}
-        self.asked: dict[Any, Comparison] = {}
+        self.comparisons: dict[Any, Comparison] = {}
 
     def size(self, axis: str, size: int) -> Any:
         """A symbolic size of an axis."""
@@ -209,47 +257,50 @@ class _Asking(ShapeEnv):
         return self.create_symintnode(symbol, hint=size, source=source)
 
     def evaluate_expr(self, orig_expr: Any, *args: Any, **kwargs: Any) -> Any:
-        """What is asked: a relation, or a number that is wanted as it is."""
+        """The answer to a relation, or the value of an expression that is used as a number."""
         symbols = orig_expr.free_symbols
         if not symbols <= self.hints.keys():
             return super().evaluate_expr(orig_expr, *args, **kwargs)
+
         if symbols:
-            self._note(orig_expr)
+            self._record(orig_expr)
         return sympy.sympify(orig_expr.xreplace(self.hints))
 
-    def _note(self, expression: Any) -> None:
-        relations = [expression] if _is_relation(expression) else []
-        for part in sympy.preorder_traversal(expression):
-            if type(part).__name__ in ("Max", "Min"):
-                relations += [
-                    sympy.Le(part.args[0], other, evaluate=False) for other in part.args[1:]
-                ]
+    def _record(self, expression: Any) -> None:
         line, direct = author_line(), _is_direct()
-        for relation in relations:
+        for relation in _relations(expression):
             axes = {symbol: self.axes[symbol] for symbol in relation.free_symbols}
+            # Every step has another symbol, but its comparisons are the same.
             key = relation.xreplace({symbol: sympy.Symbol(axis) for symbol, axis in axes.items()})
-            self.asked.setdefault((key, line), Comparison(relation, axes, line, direct))
+            self.comparisons.setdefault((key, line), Comparison(relation, axes, line, direct))
 
 
-def _is_relation(expression: Any) -> bool:
-    kinds = (sympy.core.relational.Relational, sympy.logic.boolalg.BooleanFunction)
-    return isinstance(expression, kinds)
+def _relations(expression: Any) -> Iterator[Any]:
+    """The relations in an expression: itself, and those that choose a maximum or minimum."""
+    if isinstance(expression, _RELATIONS):
+        yield expression
+
+    for part in sympy.preorder_traversal(expression):
+        if type(part).__name__ in ("Max", "Min"):
+            first, *operands = part.args
+            for operand in operands:
+                yield sympy.Le(first, operand, evaluate=False)
 
 
 def _is_direct() -> bool:
-    """Whether the author's code itself asks, through nothing but the operators of a size."""
+    """Whether the author's code itself compares, only through the operators of a size."""
+    # The caller of `evaluate_expr`, which calls `_record`, which calls this.
     frame: FrameType | None = sys._getframe(3)
     while frame is not None and frame.f_code.co_filename in _OPERATORS:
         frame = frame.f_back
     return frame is not None and is_authors(frame.f_code.co_filename)
 
 
-@contextlib.contextmanager
-def _counted(network: nn.Module, asking: _Asking) -> Iterator[None]:
-    """`range`, `enumerate` and `len` give symbolic numbers wherever the author calls them."""
+def _counting_functions(recorder: _RecordingShapes) -> dict[str, Callable[..., Any]]:
+    """`range`, `enumerate` and `len` that give symbolic numbers."""
 
     def symbolic(number: int) -> Any:
-        return asking.size(STEP, number) if number >= 0 else number
+        return recorder.size(STEP, number) if number >= 0 else number
 
     def count(*bounds: Any) -> Iterator[Any]:
         return map(symbolic, range(*map(operator.index, bounds)))
@@ -260,27 +311,21 @@ def _counted(network: nn.Module, asking: _Asking) -> Iterator[None]:
     def length(value: Any) -> Any:
         return value.shape[0] if isinstance(value, Tensor) and value.ndim else len(value)
 
-    counting = {"range": count, "enumerate": count_items, "len": length}
-    replaced: list[tuple[dict[str, Any], str]] = []
-    try:
-        for function in authored(network).functions:
-            for name, other in counting.items():
-                names = function.__globals__
-                if name in names_in(function.__code__) and name not in names:
-                    names[name] = other
-                    replaced.append((names, name))
-        yield
-    finally:
-        for names, name in replaced:
-            del names[name]
+    return {"range": count, "enumerate": count_items, "len": length}
 
 
 def _value(expression: Any, values: Mapping[Any, Any]) -> Any:
-    """What an expression is for these values of its symbols; KeyError where nobody knows."""
+    """The value of an expression for these values of its symbols.
+
+    Raises:
+        KeyError: it has an operation that is not known here.
+    """
     if expression in values:
         return values[expression]
+
     if not expression.args:
         return bool(expression) if expression in (sympy.true, sympy.false) else float(expression)
+
     operands = [_value(operand, values) for operand in expression.args]
     return _OPERATIONS[type(expression).__name__](*operands)
 
@@ -289,7 +334,7 @@ def _every(operation: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return lambda *operands: functools.reduce(operation, operands)
 
 
-#: What PyTorch writes sizes with: sympy's operations and its own, by the names of their classes.
+#: The operations in expressions of sizes, by the names of their classes in sympy and PyTorch.
 _OPERATIONS: Final[dict[str, Callable[..., Any]]] = {
     "Add": _every(operator.add),
     "Mul": _every(operator.mul),

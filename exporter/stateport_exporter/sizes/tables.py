@@ -1,10 +1,10 @@
-"""Tables that are indexed by position: how long a sequence may be before one ends."""
+"""Finds the lengths at which a sequence exceeds a table that is indexed by position."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import sympy
 import torch
@@ -20,15 +20,13 @@ from ..network.explicit import Calls
 from ..network.isolation import evaluation_twin, unchanged_globals
 from .comparisons import Comparison
 
-_EMBEDDINGS: Final = (functional.embedding, torch.embedding)
-
 
 class _Indexing(TorchFunctionMode):
-    """Notes of every look into a table how many rows it has, and the largest row that is taken."""
+    """Records lookups in tables: the number of rows, the largest index and the author's line."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.looks: list[tuple[int, int, Line | None]] = []
+        self.lookups: list[tuple[int, int, Line | None]] = []
 
     def __torch_function__(
         self,
@@ -38,51 +36,71 @@ class _Indexing(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
-        for size, index in _looks(func, args):
-            if index.numel() and not index.is_floating_point() and index.dtype != torch.bool:
-                self.looks.append((size, int(index.max()), author_line()))
+        for size, index in _lookups(func, args):
+            is_integer = not index.is_floating_point() and index.dtype != torch.bool
+            if is_integer and index.numel():
+                self.lookups.append((size, int(index.max()), author_line()))
+
         return func(*args, **(kwargs or {}))
 
 
-def _looks(func: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[tuple[int, Tensor]]:
-    """The number of rows and the indices of each look into a table that a call is."""
-    if func in _EMBEDDINGS and len(args) >= 2:
-        table, index = (args[1], args[0]) if func is functional.embedding else args[:2]
-        yield table.shape[0], index
+def _lookups(func: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[tuple[int, Tensor]]:
+    """The number of rows and the indices of each lookup in a table that a call makes."""
+    if func is functional.embedding and len(args) >= 2:
+        yield args[1].shape[0], args[0]
+    elif func is torch.embedding and len(args) >= 2:
+        yield args[0].shape[0], args[1]
     elif func in (torch.index_select, Tensor.index_select) and len(args) == 3:
         yield args[0].shape[args[1]], args[2]
     elif func is Tensor.__getitem__:
-        keys = args[1] if isinstance(args[1], tuple) else (args[1],)
-        plain = [key for key in keys if key is not None]
-        if Ellipsis not in [key for key in plain if not isinstance(key, Tensor)]:
-            for size, key in zip(args[0].shape, plain, strict=False):
-                if isinstance(key, Tensor):
-                    yield size, key
+        yield from _lookups_of_item(args[0], args[1])
+
+
+def _lookups_of_item(table: Tensor, key: Any) -> Iterator[tuple[int, Tensor]]:
+    """The lookups of `table[key]`, where the positions of axes are known."""
+    keys = key if isinstance(key, tuple) else (key,)
+    keys = tuple(key for key in keys if key is not None)  # None adds an axis
+    if Ellipsis in [key for key in keys if not isinstance(key, Tensor)]:
+        return
+
+    for size, index in zip(table.shape, keys, strict=False):
+        if isinstance(index, Tensor):
+            yield size, index
 
 
 def ends_of_tables(network: nn.Module, method: str, example: Example) -> list[Comparison]:
     """Where a sequence is longer than a table that has a row for each of its positions.
 
-    Seen by two runs of different lengths, all of whose integers are the same.
+    The network runs at two lengths, with zeros for all integers of its arguments. Indices that are
+    larger in the longer run are positions.
     """
-    short = example.sizes["time"]
-    looks = []
-    for time in (short, 2 * short):
-        arguments = example.make({**example.sizes, "time": time})
-        args, kwargs = pytree.tree_map(_zeros, (arguments.args, arguments.kwargs))
-        indexing = _Indexing()
-        with unchanged_globals(0), unchanged_shared(network), torch.no_grad():
-            twin = evaluation_twin(network)
-            with contextlib.suppress(Exception), indexing:  # it may not take zeros
-                Calls({}).run(getattr(twin, method), args, kwargs)
-        looks.append(indexing.looks)
+    time = example.sizes["time"]
+    short = _run_lookups(network, method, example, time)
+    long = _run_lookups(network, method, example, 2 * time)
+
     ends = []
-    for (rows, first, line), (same, second, _) in zip(*looks, strict=False):
-        if rows == same and second > first:
-            longest = short + (rows - 1 - first) * short // (second - first)
-            time = sympy.Symbol("time")
-            ends.append(Comparison(sympy.Le(time, longest), {time: "time"}, line, direct=True))
+    for (rows, first, line), (same_rows, second, _) in zip(short, long, strict=False):
+        if rows == same_rows and second > first:
+            longest = time + (rows - 1 - first) * time // (second - first)
+            symbol = sympy.Symbol("time")
+            fits = sympy.Le(symbol, longest)
+            ends.append(Comparison(fits, {symbol: "time"}, line, direct=True))
     return ends
+
+
+def _run_lookups(
+    network: nn.Module, method: str, example: Example, time: int
+) -> list[tuple[int, int, Line | None]]:
+    """The lookups of a run: number of rows, largest index and the author's line of each."""
+    arguments = example.make({**example.sizes, "time": time})
+    args, kwargs = pytree.tree_map(_zeros, (arguments.args, arguments.kwargs))
+    indexing = _Indexing()
+    with unchanged_globals(0), unchanged_shared(network), torch.no_grad():
+        twin = evaluation_twin(network)
+        with contextlib.suppress(Exception), indexing:  # the network may not take zeros
+            Calls({}).run(getattr(twin, method), args, kwargs)
+
+    return indexing.lookups
 
 
 def _zeros(value: Any) -> Any:
