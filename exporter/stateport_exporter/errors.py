@@ -9,3 +9,11 @@ class ExportError(StateportError):
 
 class TargetError(ExportError):
     """The network, its weights or its example cannot be loaded."""
+
+
+class CheckError(ExportError):
+    """A new file failed its verification, or nothing is there to verify it against.
+
+    The message names the argument of the library that leaves verification out, `check=False`. A
+    command adds its own option.
+    """

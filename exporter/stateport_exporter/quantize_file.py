@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from stateport import Contract
 from stateport.contract import CONTRACT_KEY, PRECISION_KEY
-from stateport.files.writing import check_place, written_together
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import read_contract
 from stateport.parity.engine_report import EngineReport
@@ -22,9 +21,9 @@ from stateport.parity.vectors import Vectors, vectors_path
 from stateport.tune import Variant
 
 from .dtypes import KINDS
-from .errors import ExportError
+from .errors import CheckError, ExportError
 from .graph.serialization import save
-from .graph.verified_file import write_vectors
+from .graph.verified_file import check_paths, write_verified
 from .variants.float16 import port_names, to_float16
 from .variants.quantization import QuantizedOperator, product_in, quantize_graph, quantize_linear
 from .variants.quantized_products import Product, blockwise
@@ -38,8 +37,8 @@ BITS: Final = (8, 4)
 class QuantizeResult:
     """What `quantize` wrote, and what became of every operator with weights.
 
-    `report` is what verifying the file said, None where it was not done. `remarks` says where the
-    vectors beside the model were not recorded with it.
+    `report` is the result of verifying the file, None where it was not verified. `remarks` says so
+    if the vectors beside the model were not recorded with it.
     """
 
     path: Path
@@ -55,10 +54,11 @@ def quantize(
     bits: int = 8,
     check: bool = True,
 ) -> QuantizeResult:
-    """Makes a file with weights in 8 or 4 bits of a model's file. The contract stays the same.
+    """Writes a model's file again, with weights in 8 or 4 bits. The contract stays the same.
 
     The vectors beside the model are written beside the new file too, so that it can be verified by
-    itself; they name both. Its metadata say its precision, by which `verify` chooses the budget.
+    itself; they name both files. The new file's metadata hold its precision, by which `verify`
+    chooses the budget.
 
     Args:
         source: a model file with float32 weights, as `export` writes it.
@@ -66,114 +66,65 @@ def quantize(
         bits: 8: int8 weights with a scale for each column; each call quantises the values. 4: a
             scale for each block of 32 weights, and values in float32. Both are right on every
             processor: int8 weights keep within -64 to 64, so that no product saturates.
-        check: whether the file is verified on `ort-cpu` before it appears.
+        check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
+            installed. A file that is too far from PyTorch is then not written.
 
     Raises:
         FileError: a file cannot be read or written.
         ContractError: the file has no contract.
-        ExportError: nothing in it can be quantised, or it fails verification.
+        ExportError: nothing in it can be quantised, it has no vectors, or it fails verification.
     """
     source, path = Path(source), Path(path)
     if bits not in BITS:
         raise ExportError(f"bits is {bits!r}; 8 or 4 was expected.")
-    check_place(path)
-    check_place(vectors_path(path))
-    if path.exists() and path.samefile(source):
-        raise ExportError(f"{path} is the model itself; give the new file another name.")
-    file = read(source)
-    read_contract(file)
-    if PRECISION_KEY in file.metadata:
-        raise ExportError(
-            f"{source} is in {file.metadata[PRECISION_KEY]} already; quantise the file that "
-            "`stateport export` wrote."
-        )
+    check_paths(path, source)
+    _check_is_exported(source)
+
     recorded = vectors_path(source)
-    if check and not recorded.is_file():
-        raise ExportError(
-            f"There are no vectors {recorded}, against which the new file would be verified. "
-            "Copy them beside the model, or say --no-check."
+    has_vectors = recorded.is_file()
+    if check and not has_vectors:
+        raise CheckError(
+            f"There are no vectors {recorded} to verify the new file against. Copy them beside the "
+            "model, or write the file without verifying it: check=False."
         )
+
     model = ir.load(source)
     outcomes = quantize_graph(model, bits)
     if not any(outcome.form for outcome in outcomes):
         raise ExportError(f"{source} has nothing that can be quantised: {_reasons(outcomes)}.")
     model.metadata_props[PRECISION_KEY] = f"int{bits}"
-    vectors = Vectors.load(recorded) if recorded.is_file() else None
-    report, said = None, () if vectors is None else remarks(source, vectors)
-    with written_together(path) as folder:
-        save(model, folder / path.name)
-        if vectors is not None:
-            report = write_vectors(
-                folder / path.name,
-                vectors,
-                name=str(path),
-                check=check,
-                related=not said,
-                refusal=lambda worst: (
-                    "The quantised file is too far from PyTorch, so it was not written. "
-                    f"{worst} --no-check writes it anyway."
-                ),
-            )
-    return QuantizeResult(path, tuple(outcomes), report, said)
 
-
-def _reasons(outcomes: Sequence[QuantizedOperator]) -> str:
-    reasons = [f"{o.operator} {o.name!r}: {o.reason}" for o in outcomes]
-    return "; ".join(reasons) or "it has no recurrent or linear layer with stored weights"
+    vectors = Vectors.load(recorded) if has_vectors else None
+    notes = () if vectors is None else remarks(source, vectors)
+    report = write_verified(
+        model,
+        path,
+        lambda _: vectors,
+        check=check,
+        fault="The quantised file is too far from PyTorch",
+        advice="To write it anyway, pass check=False.",
+        related=not notes,
+    )
+    return QuantizeResult(path, tuple(outcomes), report, notes)
 
 
 def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Variant | str]:
-    """Writes what else of a model's file `stateport tune` may choose from, into a folder.
+    """Writes the other forms of a model that `stateport tune` may choose from, into a folder.
 
-    Gives variants, and of those that cannot be made the reason why.
+    Gives a variant for each form, or in words the reason why it cannot be made.
 
     Args:
         source: a model file.
         folder: where to write.
-        reduced: whether variants of reduced precision are wanted too.
+        reduced: whether variants of reduced precision are made too.
     """
-    model = read(source)
-    if PRECISION_KEY in model.metadata or "time" not in _axes(read_contract(model)):
+    outline = read(source)
+    if PRECISION_KEY in outline.metadata or not _has_time(read_contract(outline)):
         yield "the file has no time axis, or its precision is reduced already"
         return
 
-    def stepped(name: str, product: Product | None = None, bits: int = 0) -> Path:
-        step = _single_step(source, per_gate=product is None)
-        if product is not None:
-            quantize_linear(step, product)
-            step.metadata_props[PRECISION_KEY] = f"int{bits}"
-        return _written(step, folder / f"{name}.onnx")
-
-    def whole(name: str) -> Path:
-        network = ir.load(source)
-        quantize_graph(network, 8)
-        network.metadata_props[PRECISION_KEY] = "int8"
-        return _written(network, folder / f"{name}.onnx")
-
-    def half(name: str) -> Path:
-        network = ir.load(source)
-        # A variant has the model's own contract, so its inputs, outputs and states stay float32.
-        to_float16(network, port_names(read_contract(model), KINDS))
-        network.metadata_props[PRECISION_KEY] = "float16"
-        return _written(network, folder / f"{name}.onnx")
-
-    makers: dict[str, Callable[[str], Variant]] = {
-        "plain step": lambda name: Variant(name, step=stepped("step")),
-    }
-    if reduced:
-        makers |= {
-            "int8": lambda name: Variant(name, "int8", whole("int8")),
-            "int8, plain step": lambda name: Variant(
-                name, "int8", whole("int8"), stepped("int8.step", product_in(8), 8)
-            ),
-            "step in blocks of 8 bits": lambda name: Variant(
-                name, "int8", step=stepped("w8", blockwise(8), 8)
-            ),
-            "step in blocks of 4 bits": lambda name: Variant(
-                name, "int4", step=stepped("w4", blockwise(4), 4)
-            ),
-            "float16": lambda name: Variant(name, "float16", half("half"), engines=("ort-cuda",)),
-        }
+    forms = _Forms(source, folder)
+    makers = forms.float32() | (forms.reduced() if reduced else {})
     for name, make in makers.items():
         try:
             yield make(name)
@@ -181,15 +132,86 @@ def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Vari
             yield f"{name}: {error}"
 
 
-def _written(model: ir.Model, path: Path) -> Path:
-    save(model, path)
-    return path
+@dataclass(frozen=True)
+class _Forms:
+    """Functions that write one form of a model each, by the form's name."""
+
+    source: Path
+    folder: Path
+
+    def float32(self) -> dict[str, Callable[[str], Variant]]:
+        """The forms that compute in float32."""
+        return {"plain step": lambda name: Variant(name, step=self._write_step("step"))}
+
+    def reduced(self) -> dict[str, Callable[[str], Variant]]:
+        """The forms of reduced precision."""
+        return {
+            "int8": lambda name: Variant(name, "int8", self._write_int8()),
+            "int8, plain step": lambda name: Variant(
+                name, "int8", self._write_int8(), self._write_step("int8.step", product_in(8), 8)
+            ),
+            "step in blocks of 8 bits": lambda name: Variant(
+                name, "int8", step=self._write_step("w8", blockwise(8), 8)
+            ),
+            "step in blocks of 4 bits": lambda name: Variant(
+                name, "int4", step=self._write_step("w4", blockwise(4), 4)
+            ),
+            "float16": lambda name: Variant(
+                name, "float16", self._write_float16(), engines=("ort-cuda",)
+            ),
+        }
+
+    def _write_step(self, name: str, product: Product | None = None, bits: int = 0) -> Path:
+        """Writes the single step: in float32, or with quantised products."""
+        step = _single_step(self.source, per_gate=product is None)
+        if product is not None:
+            quantize_linear(step, product)
+            step.metadata_props[PRECISION_KEY] = f"int{bits}"
+        return self._write(step, name)
+
+    def _write_int8(self) -> Path:
+        network = ir.load(self.source)
+        quantize_graph(network, 8)
+        network.metadata_props[PRECISION_KEY] = "int8"
+        return self._write(network, "int8")
+
+    def _write_float16(self) -> Path:
+        network = ir.load(self.source)
+        # A variant has the model's own contract, so its inputs, outputs and states stay float32.
+        to_float16(network, port_names(read_contract(read(self.source)), KINDS))
+        network.metadata_props[PRECISION_KEY] = "float16"
+        return self._write(network, "half")
+
+    def _write(self, model: ir.Model, name: str) -> Path:
+        path = self.folder / f"{name}.onnx"
+        save(model, path)
+        return path
+
+
+def _check_is_exported(source: Path) -> None:
+    """Checks that a file has a contract, and weights in float32."""
+    outline = read(source)
+    read_contract(outline)
+
+    precision = outline.metadata.get(PRECISION_KEY)
+    if precision is not None:
+        raise ExportError(
+            f"{source} is in {precision} already; quantise the file that `stateport export` wrote."
+        )
+
+
+def _reasons(outcomes: Sequence[QuantizedOperator]) -> str:
+    """Why no operator was quantised."""
+    if not outcomes:
+        return "it has no recurrent or linear layer with stored weights"
+    return "; ".join(f"{each.operator} {each.name!r}: {each.reason}" for each in outcomes)
 
 
 def _single_step(source: Path, *, per_gate: bool) -> ir.Model:
     """The model's single step, with a contract in which time is 1."""
     model = ir.load(source)
     single_step(model, per_gate=per_gate)
+
     document = json.loads(model.metadata_props[CONTRACT_KEY])
     for kind in ("inputs", "outputs", "states"):
         for spec in document[kind]:
@@ -198,5 +220,6 @@ def _single_step(source: Path, *, per_gate: bool) -> ir.Model:
     return model
 
 
-def _axes(contract: Contract) -> set[object]:
-    return {axis for spec in contract.inputs for axis in spec.shape}
+def _has_time(contract: Contract) -> bool:
+    """Whether an input of the model has a time axis."""
+    return any("time" in spec.shape for spec in contract.inputs)

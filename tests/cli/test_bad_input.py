@@ -312,7 +312,7 @@ def test_a_network_that_does_not_say_what_it_takes(
 ) -> None:
     sizes = ("--arg", "input_size=3", "--arg", "hidden_size=4")
     outcome = command("export", "torch.nn:LSTM", "-o", "m.onnx", *sizes)
-    refused(outcome, "What LSTM.forward takes is not known. Say it with --example")
+    refused(outcome, "The arguments of LSTM.forward are not known. Describe each one: --example")
 
 
 @pytest.mark.parametrize(

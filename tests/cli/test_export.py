@@ -150,7 +150,7 @@ def test_what_looks_like_a_state_and_is_none_is_noted(command: Command, mixer: l
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert (
         "note: argument 'skip' and result '1' have the same shape, float32[batch, 3], and were not "
-        "taken as a state; --state skip=1 takes them, --no-state skip silences this."
+        "taken as a state; --state skip=1 makes them a state, --no-state skip hides this note."
     ) in outcome.stdout
     assert "state  " not in outcome.stdout
 
@@ -174,7 +174,11 @@ def test_states_may_be_declared(
         (["--state", "skip"], 2, "'skip' is not of the form INPUT=OUTPUT"),
         (["--state", "skip=1", "--state", "skip=2"], 2, "name 'skip' twice"),
         (["--state", "skip=1", "--no-state", "skip"], 2, "name 'skip' twice"),
-        (["--no-state", "skp"], 1, "There is no argument 'skp' to be a state, or not; there are x"),
+        (
+            ["--no-state", "skp"],
+            1,
+            "The declared argument 'skp' does not exist; the arguments are x",
+        ),
     ],
 )
 def test_states_that_are_declared_wrong(

@@ -56,5 +56,5 @@ def test_what_cannot_be_lifted_is_said_and_nothing_is_written(
 def test_a_file_with_a_contract_is_refused(
     command: Command, refused: Refused, out: Path, reference: Path
 ) -> None:
-    refused(command("lift", reference, "-o", "m.onnx"), "says itself what its states are")
+    refused(command("lift", reference, "-o", "m.onnx"), "has a contract that names its states")
     assert onnx.load(reference).metadata_props

@@ -381,14 +381,14 @@ def test_what_cannot_be_lifted_is_refused_and_nothing_is_written(
 
 def test_misuse_is_refused(tmp_path: Path, reference: Path) -> None:
     source = one_layer(tmp_path / "m.onnx")
-    with pytest.raises(ExportError, match="is the file itself; give the new one another name"):
+    with pytest.raises(ExportError, match="is the source itself; give the new file another name"):
         lift(source, source)
     with pytest.raises(FileError, match="there is no folder"):
         lift(source, tmp_path / "nowhere" / "l.onnx")
     (tmp_path / "bad.onnx").write_bytes(source.read_bytes()[:-100])
     with pytest.raises(FileError, match="is not a whole ONNX file"):
         lift(tmp_path / "bad.onnx", tmp_path / "l.onnx")
-    with pytest.raises(ExportError, match="says itself what its states are"):
+    with pytest.raises(ExportError, match="has a contract that names its states"):
         lift(reference, tmp_path / "l.onnx")
     with pytest.raises(InputError, match="no input 'sr' to hold a constant"):
         lift(source, tmp_path / "l.onnx", constants={"sr": 16000})

@@ -174,7 +174,7 @@ def test_each_row_ends_in_its_own_state(function: Forward, tmp_path: Path) -> No
     net = Packing(function).eval()
     model = stateport.load(export(net, (X, LENGTHS), tmp_path / "m.onnx").path)
     assert model.contract.streaming.reason is not None
-    assert "lstm is told the length of each row" in model.contract.streaming.reason
+    assert "lstm takes the length of each row" in model.contract.streaming.reason
     first, second = [2, 6, 1, 4], [1, 3, 5, 2]  # the file sorts nothing, so it takes any order
     _, state = model.run(arrays(first))
     outputs, state = model.run(arrays(second), state)

@@ -353,14 +353,17 @@ def test_results_are_called_by_the_variables_that_are_returned(
 @pytest.mark.parametrize(
     ("declared", "says"),
     [
-        ({"z": "h"}, "There is no argument 'z' to be a state, or not; there are mic, far, h"),
+        (
+            {"z": "h"},
+            "The declared argument 'z' does not exist; the arguments are mic, far, h",
+        ),
         (
             {"h": "z"},
-            r"There is no result 'z' to be a state; there are result 1, result 2, result 3 \(h\)",
+            r"The declared result 'z' does not exist; .* are result 1, result 2, result 3 \(h\)",
         ),
-        ({"h": 4}, "There is no result 4 to be a state"),
-        ({"h": True}, "There is no result True"),
-        ({"h": "9" * 5000}, "There is no result '9999"),
+        ({"h": 4}, "The declared result 4 does not exist"),
+        ({"h": True}, "The declared result True"),
+        ({"h": "9" * 5000}, "The declared result '9999"),
         ({"h": 3, "far": "h"}, r"Two states have result 3 \(h\) as their next value"),
         (
             {"wide": 1},

@@ -107,7 +107,7 @@ def test_what_cannot_be_quantised_is_refused_and_nothing_is_written(
         quantize(tmp_path / "q.onnx", tmp_path / "qq.onnx")
     with pytest.raises(ExportError, match="bits is 3; 8 or 4 was expected"):
         quantize(files["GRU"], tmp_path / "qq.onnx", bits=3)
-    with pytest.raises(ExportError, match="is the model itself; give the new file another name"):
+    with pytest.raises(ExportError, match="is the source itself; give the new file another name"):
         quantize(files["GRU"], files["GRU"])
     vectors_path(tmp_path / "q.onnx").unlink()
     alone = tmp_path / "alone.onnx"

@@ -20,16 +20,16 @@ MakeCall = Callable[[int, int, int], Callable[[], object]]
 def pytorch(
     target: str, arguments: Sequence[str], weights: Path | None, examples: Sequence[str]
 ) -> tuple[str, MakeCall]:
-    """What the network is called, and a maker of calls of it.
+    """The network's name, "PyTorch 2.9.0", and a maker of calls of it.
 
-    A call is the author's own forward, in evaluation and inference mode, on the same arguments
-    every time: what the state's values are does not change what it costs.
+    A call is the author's own forward, in evaluation and inference mode. It takes the same
+    arguments every time: the values of the state do not change what a call costs.
 
     Args:
         target: the network, as `stateport export` takes it.
         arguments: NAME=VALUE, for the target.
         weights: a file of weights for the network to take.
-        examples: what forward takes, as `stateport export` takes it.
+        examples: the arguments of forward, as `stateport export` takes them.
     """
     module = load_target(target, dict(parse_argument(text) for text in arguments))
     twin = evaluation_twin(module, share_parameters=weights is None)
@@ -38,13 +38,13 @@ def pytorch(
     example = Example(twin.forward, find_example(module, tuple(examples)))
 
     def make(streams: int, steps: int, threads: int) -> Callable[[], object]:
-        given = example.make({"batch": streams, "time": steps})
+        inputs = example.make({"batch": streams, "time": steps})
 
         def call() -> object:
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             with torch.inference_mode():
-                return twin(*given.args, **given.kwargs)
+                return twin(*inputs.args, **inputs.kwargs)
 
         return call
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,26 +12,51 @@ from stateport.cli.common import FILE
 from stateport.cli.output import progress, say
 
 from ..dtypes import DTYPES, KINDS
-from .options import find_example, parse_argument, parse_states
-from .said import say_contract
+from .options import NO_CHECK, find_example, no_check_in_errors, parse_argument, parse_states
+from .printing import say_contract
+
+if TYPE_CHECKING:
+    from ..export_module import ExportResult
+    from ..states.possible import PossibleState
 
 
 @click.command()
 @click.argument("target", metavar="TARGET")
-@click.option("-o", "--output", type=FILE, required=True, help="Write MODEL.onnx.")
+@click.option("-o", "--output", type=FILE, required=True, help="The file to write, MODEL.onnx.")
 @click.option(
     "--weights",
     type=FILE,
-    help="Weights: .safetensors, or .pt/.pth of plain tensors.",
+    help="Load these weights into the network: .safetensors, what torch.save wrote (.pt, .pth, "
+    ".bin, .ckpt, .pth.tar), or the index of several files, *.index.json. Nothing is unpickled but "
+    "tensors.",
 )
-@click.option("--arg", "arguments", multiple=True, metavar="NAME=VALUE", help="Passed to TARGET.")
+@click.option(
+    "--weights-key",
+    metavar="KEY",
+    help="The entry of a checkpoint that holds the weights, such as ema. By default the entry that "
+    "fits.",
+)
+@click.option(
+    "--strip-prefix",
+    metavar="PREFIX",
+    help="Take this from the front of the names of the weights. Weights without it are left out.",
+)
+@click.option(
+    "--arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Call TARGET with this argument. May be repeated.",
+)
 @click.option(
     "--example",
     "examples",
     multiple=True,
     metavar="NAME=SPEC",
-    help="An argument of forward, as float32[batch,time,5] or x.npy[batch,time,5]; "
-    "or, alone, file.py:function.",
+    help="Describe an argument of forward: its dtype and axes, float32[batch,time,5], or a file "
+    "with its values and axes, x.npy[batch,time,5]. Repeat it for each argument. Or name a "
+    "function of (batch, time) that returns all arguments: file.py:function. By default, the "
+    "network's method example_inputs is called.",
 )
 @click.option("--method", default="forward", show_default=True, help="The method to export.")
 @click.option(
@@ -38,19 +64,30 @@ from .said import say_contract
     "states",
     multiple=True,
     metavar="IN=OUT",
-    help="An argument that is a state, and the result that gives its next value: its key, its "
-    "variable in the return statement, or its number from 1. May be repeated.",
+    help="The argument IN is a state, and the result OUT is its next value. A result is named by "
+    "its key, by its variable in the return statement, or by its number, from 1. May be repeated.",
 )
 @click.option(
     "--no-state",
     "no_states",
     multiple=True,
     metavar="NAME",
-    help="An argument that is no state. May be repeated.",
+    help="The argument NAME is not a state. May be repeated.",
 )
-@click.option("--no-check", is_flag=True, help="Write the file even if it fails verification.")
-@click.option("--no-lift", is_flag=True, help="Leave states that forward hides where they are.")
-@click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
+@NO_CHECK
+@click.option(
+    "--no-lift",
+    is_flag=True,
+    help="Do not turn states that forward makes itself into inputs and outputs. Each call then "
+    "starts from those states again.",
+)
+@click.option(
+    "--opset",
+    type=click.IntRange(min=18),
+    default=20,
+    show_default=True,
+    help="The version of ONNX's operators.",
+)
 @click.option(
     "--dtype",
     type=click.Choice([*DTYPES]),
@@ -63,12 +100,21 @@ from .said import say_contract
     "--keep-float32",
     multiple=True,
     type=click.Choice(KINDS),
-    help="With --dtype float16: these stay float32. May be repeated.",
+    help="Keep these in float32, with --dtype float16. May be repeated.",
+)
+@click.option(
+    "--trace-time",
+    type=click.IntRange(min=3),
+    metavar="N",
+    help="Trace the network at this number of time steps. By default it follows from the "
+    "network's strides and kernels.",
 )
 def export(
     target: str,
     output: Path,
     weights: Path | None,
+    weights_key: str | None,
+    strip_prefix: str | None,
     arguments: tuple[str, ...],
     examples: tuple[str, ...],
     method: str,
@@ -79,61 +125,88 @@ def export(
     opset: int,
     dtype: str,
     keep_float32: tuple[str, ...],
+    trace_time: int | None,
 ) -> None:
     """Export TARGET, a PyTorch network, to ONNX with explicit state inputs and outputs.
 
-    TARGET is package.module:attribute or path/to/file.py:attribute: an nn.Module, or a callable
-    that returns one. Its code is run. PyTorch's own answers are written beside the model, for
-    `stateport verify`; where ONNX Runtime is installed, the file is verified before it appears.
+    TARGET is package.module:attribute or path/to/file.py:attribute. The attribute is an nn.Module,
+    or a callable that returns one. The command runs the code of that module or file.
+
+    The command also records PyTorch's own answers and writes them beside the model, for
+    `stateport verify`. If ONNX Runtime is installed, it verifies the new file against them first,
+    and writes nothing if the file differs from PyTorch.
     """
     if keep_float32 and DTYPES[dtype] == "float32":
         raise click.UsageError("--keep-float32 applies only with --dtype float16.")
+    if weights is None and (weights_key is not None or strip_prefix is not None):
+        raise click.UsageError("--weights-key and --strip-prefix apply only with --weights.")
     values = dict(parse_argument(text) for text in arguments)
     declared = parse_states(states, no_states)
-    with progress("Importing PyTorch") as doing:
-        from torch.jit import ScriptModule
 
-        from stateport.parity.reports.text import summary
+    with progress("Importing PyTorch") as show_step:
+        from torch.jit import ScriptModule
 
         from ..export_module import export as run_export
         from ..network.loading import find_target, make_network
 
-        doing(f"Loading {target}")
-        found = find_target(target)
-        module = make_network(target, found, values)
-        is_script = isinstance(module, ScriptModule)
+        show_step(f"Loading {target}")
+        attribute = find_target(target)
+        module = make_network(target, attribute, values)
         example = find_example(module, examples)
-        doing(f"Exporting {target}")
-        result = run_export(
-            module,
-            example,
-            output,
-            opset=opset,
-            weights=weights,
-            method=method,
-            states=declared,
-            lift=not no_lift,
-            check=not no_check,
-            dtype=dtype,
-            keep_float32=keep_float32,
-            origin={"target": target, "arguments": _noted(values)},
-        )
+
+        show_step(f"Exporting {target}")
+        with no_check_in_errors():
+            result = run_export(
+                module,
+                example,
+                output,
+                opset=opset,
+                weights=weights,
+                weights_key=weights_key,
+                strip_prefix=strip_prefix,
+                method=method,
+                states=declared,
+                lift=not no_lift,
+                check=not no_check,
+                dtype=dtype,
+                keep_float32=keep_float32,
+                trace_time=trace_time,
+                origin={"target": target, "arguments": _as_json_values(values)},
+            )
+
+    for note in result.notes:
+        say(f"note: {note}.")
     say_contract(result.contract, result.lifted)
     for pair in result.possible_states:
-        taking = f"; --state {pair.argument}={pair.result} takes them"
-        silencing = f", --no-state {pair.argument} silences this"
-        say(f"note: {pair}" + ("." if is_script else f"{taking}{silencing}."))
-    if weights is None and module is not found and next(module.parameters(), None) is not None:
+        _say_possible_state(pair, can_be_declared=not isinstance(module, ScriptModule))
+
+    was_constructed = weights is None and module is not attribute
+    if was_constructed and next(module.parameters(), None) is not None:
         say(f"The weights are those that {target} was constructed with; --weights loads others.")
+    _say_written(result)
+
+
+def _say_possible_state(pair: PossibleState, *, can_be_declared: bool) -> None:
+    if not can_be_declared:
+        say(f"note: {pair}.")
+        return
+    declare = f"--state {pair.argument}={pair.result} makes them a state"
+    hide = f"--no-state {pair.argument} hides this note"
+    say(f"note: {pair}; {declare}, {hide}.")
+
+
+def _say_written(result: ExportResult) -> None:
+    from stateport.parity.reports.text import summary
+
     say(f"Wrote {result.path} and {result.vectors.name}.")
     if result.report is None:
-        say(f"It has not been verified yet: stateport verify {result.path}")
+        say(f"The file has not been verified. To verify it: stateport verify {result.path}")
     else:
         say(*summary(result.report))
 
 
-def _noted(values: dict[str, object]) -> dict[str, object]:
-    """Values as JSON holds them; of sets, complex numbers and the like, what Python writes."""
+def _as_json_values(values: dict[str, object]) -> dict[str, object]:
+    """Values that JSON can hold; of sets, complex numbers and the like, what Python prints."""
     noted = dict(values)
     for name, value in values.items():
         try:

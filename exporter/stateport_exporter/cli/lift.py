@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stateport.cli.common import CONSTANTS, FILE, STATES, named_constants, named_states
 from stateport.cli.output import progress, say, show
 
-from .said import say_contract
+from .printing import say_contract
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..foreign.states import LiftedOperator
 
 
 @click.command()
 @click.argument("source", type=FILE, metavar="IN.onnx")
-@click.option("-o", "--output", type=FILE, required=True, help="Write OUT.onnx.")
+@click.option("-o", "--output", type=FILE, required=True, help="The file to write, OUT.onnx.")
 @STATES
 @CONSTANTS
 def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[str, ...]) -> None:
     """Make the hidden states of IN.onnx explicit inputs and outputs.
 
-    LSTM, GRU and RNN operators whose first state is absent, zero or constant get it from an input,
-    and give the last one to an output. The new file gets a contract and is held against the old
-    one, whole and in chunks. What was lifted is listed, and what was left, with the reason.
-    """
-    from rich.table import Table
+    An LSTM, GRU or RNN operator whose first state is absent, zero or constant gets its first state
+    from a new input, and gives its last state to a new output. The new file also gets a contract.
 
+    The command compares the new file with the old one, on whole sequences and on chunks, and
+    writes nothing if their answers differ. It lists every recurrent operator, with the reason
+    where it could not lift one.
+    """
     from stateport.parity.reports.text import summary
 
     from ..lift_file import lift as run_lift
@@ -34,16 +41,23 @@ def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[s
         result = run_lift(
             source, output, states=named_states(states), constants=named_constants(constants)
         )
-    grid = Table(box=None, pad_edge=False)
-    for heading in ("operator", "name", "what became of it"):
-        grid.add_column(heading, overflow="fold")
-    for one in result.outcomes:
-        grid.add_row(
-            one.operator, one.name, f"{one.what}: {one.reason}" if one.reason else one.what
-        )
-    show(grid)
+
+    _show_operators(result.outcomes)
     say_contract(result.contract, result.lifted)
     for pair in result.possible_states:
-        say(f"note: {pair}; --state {pair.argument}={pair.result} takes them.")
+        say(f"note: {pair}; --state {pair.argument}={pair.result} makes them a state.")
     say(f"Wrote {result.path} and {result.vectors.name}.")
     say(*summary(result.report))
+
+
+def _show_operators(operators: Iterable[LiftedOperator]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("operator", "name", "result"):
+        table.add_column(heading, overflow="fold")
+
+    for each in operators:
+        reason = f": {each.reason}" if each.reason else ""
+        table.add_row(each.operator, each.name, f"{each.what}{reason}")
+    show(table)

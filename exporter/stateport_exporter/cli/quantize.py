@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stateport.cli.common import FILE
 from stateport.cli.output import progress, say, show
 
+from .options import NO_CHECK, no_check_in_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..variants.quantization import QuantizedOperator
+
 
 @click.command()
 @click.argument("model", type=FILE, metavar="MODEL.onnx")
-@click.option("-o", "--output", type=FILE, required=True, help="Write OUT.onnx.")
-@click.option("--bits", type=click.Choice(["8", "4"]), default="8", show_default=True)
-@click.option("--no-check", is_flag=True, help="Write the file even if it fails verification.")
+@click.option("-o", "--output", type=FILE, required=True, help="The file to write, OUT.onnx.")
+@click.option(
+    "--bits",
+    type=click.Choice(["8", "4"]),
+    default="8",
+    show_default=True,
+    help="The width of the weights.",
+)
+@NO_CHECK
 def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
     """Make the weights of MODEL.onnx 8 or 4 bits wide, for ONNX Runtime on the CPU.
 
-    LSTM, GRU, RNN, loops and linear layers are quantised; what was not is listed with the reason.
-    The contract stays the same. The file is verified with a signal-to-noise budget, over chains of
-    thousands of steps, before it appears.
-    """
-    from rich.table import Table
+    The command quantises LSTM, GRU, RNN, loops and linear layers, and lists every operator with
+    weights, with the reason where it left one as it was. The contract stays the same.
 
+    If ONNX Runtime is installed, the command verifies the new file first, over sequences of
+    thousands of steps. It writes nothing if the signal-to-noise ratio is below the budget.
+    """
     from stateport.parity.reports.text import summary
 
     from ..quantize_file import quantize as run_quantize
 
-    with progress(f"Quantising {model}"):
+    with progress(f"Quantising {model}"), no_check_in_errors():
         result = run_quantize(model, output, bits=int(bits), check=not no_check)
-    grid = Table(box=None, pad_edge=False)
-    for heading in ("operator", "weights", "now"):
-        grid.add_column(heading, overflow="fold")
-    for one in result.outcomes:
-        grid.add_row(one.operator, one.name, one.form or f"as it was: {one.reason}")
-    show(grid)
+
+    _show_operators(result.outcomes)
     before, after = model.stat().st_size, output.stat().st_size
     say(f"{output}: {after:,} bytes, {after / before:.0%} of {before:,}")
     if result.report is not None:
         say(*summary(result.report))
     say(*result.remarks)
+
+
+def _show_operators(operators: Iterable[QuantizedOperator]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("operator", "weights", "now"):
+        table.add_column(heading, overflow="fold")
+
+    for each in operators:
+        table.add_row(each.operator, each.name, each.form or f"as it was: {each.reason}")
+    show(table)

@@ -7,6 +7,8 @@ from typing import Final
 
 import onnx_ir as ir
 
+from stateport.contract import Axis
+
 # Operators that move values without computing: a state is still the same state behind them. Their
 # first operand is the data (all operands, for Concat).
 MOVES: Final = frozenset(
@@ -15,52 +17,70 @@ MOVES: Final = frozenset(
 )
 # Operators that write the last operand into the first one.
 _WRITES: Final = frozenset({"ScatterElements", "ScatterND"})
+# Operators that take nothing but the size of their operand.
+_SIZES: Final = frozenset({"Shape", "Size"})
 
 
 def axes(value: ir.Value) -> list[str]:
-    """The sizes and names of a value's axes, as text."""
+    """The sizes and names of a value's axes, as text; empty where the shape is unknown."""
     return [str(dim) for dim in value.shape or ()]
 
 
+def shape_of(value: ir.Value) -> tuple[Axis, ...]:
+    """A size or a name for each axis of a value; empty where the shape is unknown."""
+    return tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())
+
+
+def dtype_of(value: ir.Value) -> str:
+    """The name of a value's dtype, "float32"; "unknown" where the graph does not have it."""
+    return "unknown" if value.dtype is None else value.dtype.numpy().name
+
+
+def same_kind(value: ir.Value, reference: ir.Value) -> bool:
+    """Whether two values have the same axes and the same dtype."""
+    return axes(value) == axes(reference) and value.dtype == reference.dtype
+
+
+def results_like(graph: ir.Graph, value: ir.Value, author: int) -> list[int]:
+    """The positions of the results that have the axes and dtype of an argument.
+
+    Only the author's own results count: the first `author` outputs of the graph.
+    """
+    results = enumerate(graph.outputs[:author])
+    return [position for position, result in results if same_kind(result, value)]
+
+
 def behind(value: ir.Value) -> Iterator[ir.Value]:
-    """A value and all that it is computed from; what only lends its size is left out."""
+    """A value and everything that it is computed from, without what only lends its size."""
 
-    def sources(current: ir.Value) -> Iterator[ir.Value | None]:
+    def operands(current: ir.Value) -> Iterable[ir.Value | None]:
         node = current.producer()
-        if node is not None and node.op_type not in ("Shape", "Size"):
-            yield from node.inputs
+        if node is None or node.op_type in _SIZES:
+            return ()
+        return node.inputs
 
-    return _reached(value, sources)
+    return _reachable(value, operands)
 
 
 def targets(graph: ir.Graph, value: ir.Value, moves: Container[str] = MOVES) -> list[ir.Value]:
-    """The graph's outputs that a value goes to, moved but not computed, whole or as a part.
+    """The graph's outputs that hold a value, or a part of it, moved but not computed.
 
     `moves` are the operators that count as moving.
     """
 
     def moved_to(current: ir.Value) -> Iterator[ir.Value]:
         for node, position in current.uses():
-            if node.op_type in moves and (position == 0 or node.op_type == "Concat"):
+            is_data = position == 0 or node.op_type == "Concat"
+            if is_data and node.op_type in moves:
                 yield from node.outputs
 
-    reached = set(_reached(value, moved_to))
-    return [output for output in graph.outputs if output in reached]
+    reachable = set(_reachable(value, moved_to))
+    return [output for output in graph.outputs if output in reachable]
 
 
-def _reached(
-    start: ir.Value, following: Callable[[ir.Value], Iterable[ir.Value | None]]
-) -> Iterator[ir.Value]:
-    """A value and, once each, all others that are reached from it step by step."""
-    seen: set[ir.Value] = set()
-    todo: list[ir.Value | None] = [start]
-    while todo:
-        current = todo.pop()
-        if current is None or current in seen:
-            continue
-        seen.add(current)
-        yield current
-        todo.extend(following(current))
+def parts(value: ir.Value) -> set[ir.Value]:
+    """The values that a value is put together from by moves alone; itself, if it is computed."""
+    return {part for part in _reachable(value, _moved_operands) if not _moved_operands(part)}
 
 
 def origin(value: ir.Value) -> ir.Value:
@@ -72,19 +92,29 @@ def origin(value: ir.Value) -> ir.Value:
     return value
 
 
-def parts(value: ir.Value) -> set[ir.Value]:
-    """The values that a value is put together from by moves alone; itself, where it is computed."""
-    return {part for part in _reached(value, _moved_from) if not _moved_from(part)}
+def _reachable(
+    start: ir.Value, neighbours: Callable[[ir.Value], Iterable[ir.Value | None]]
+) -> Iterator[ir.Value]:
+    """A value and, once each, all values that are reached from it step by step."""
+    seen: set[ir.Value] = set()
+    waiting: list[ir.Value | None] = [start]
+
+    while waiting:
+        current = waiting.pop()
+        if current is None or current in seen:
+            continue
+
+        seen.add(current)
+        yield current
+        waiting.extend(neighbours(current))
 
 
-def _moved_from(value: ir.Value) -> Sequence[ir.Value | None]:
+def _moved_operands(value: ir.Value) -> Sequence[ir.Value | None]:
     """The operands that a value was moved from; none where it was computed."""
     node = value.producer()
-    return () if node is None else _moved(node)
+    if node is None:
+        return ()
 
-
-def _moved(node: ir.Node) -> Sequence[ir.Value | None]:
-    """The operands that a node moves; none where it computes."""
     if node.op_type == "Concat":
         return node.inputs
     if node.op_type in MOVES:
@@ -92,12 +122,3 @@ def _moved(node: ir.Node) -> Sequence[ir.Value | None]:
     if node.op_type in _WRITES:
         return (node.inputs[0], node.inputs[-1])
     return ()
-
-
-def results_like(graph: ir.Graph, value: ir.Value, author: int) -> list[int]:
-    """The positions of the author's results that have the axes and dtype of an argument."""
-    return [
-        position
-        for position, output in enumerate(graph.outputs[:author])
-        if axes(output) == axes(value) and output.dtype == value.dtype
-    ]

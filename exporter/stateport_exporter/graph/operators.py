@@ -10,11 +10,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir import tape
 
+from .free_names import free_name
+
 
 class Operators:
     """Collects operators; their constants become initializers of the graph `home`.
 
-    Those are named after the layer: "encoder.lstm.l0.W".
+    Constants are named after the layer: "encoder.lstm.l0.W".
     """
 
     def __init__(self, home: ir.Graph, path: str = "") -> None:
@@ -50,48 +52,44 @@ class Operators:
         )
 
     def constant(self, array: NDArray[Any], name: str) -> ir.Value:
-        """An initializer of its own, with a name that is not taken yet."""
-        base = f"{self._path}.{name}" if self._path else name
-        names = [base, *(f"{base}.{n}" for n in range(2, len(self.home.initializers) + 3))]
-        free = next(name for name in names if name not in self.home.initializers)
+        """A new initializer; a number is added to its name where that is taken."""
+        path = f"{self._path}.{name}" if self._path else name
+        name_in_graph = free_name(path, self.home.initializers, ".")
+        return self._store(name_in_graph, np.asarray(array, order="C"))
+
+    def ints(self, numbers: Sequence[int]) -> ir.Value:
+        """A short list of integers, shared by all who need the same one."""
+        name = f"ints_{'_'.join(map(str, numbers)).replace('-', 'm')}"
+        if name not in self.home.initializers:
+            self._store(name, np.array(numbers, np.int64))
+        return self.home.initializers[name]
+
+    def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
+        """The values joined along an axis; a single value stays as it is."""
+        return values[0] if len(values) == 1 else self.op("Concat", values, axis=axis)
+
+    def split(self, value: ir.Value, parts: int, size: int) -> Sequence[ir.Value]:
+        """The value cut along axis 0 into `parts` of `size`; a single part stays as it is."""
+        if parts == 1:
+            return [value]
+        return self.ops("Split", [value, self.ints([size] * parts)], parts, axis=0)
+
+    def _store(self, name: str, array: NDArray[Any]) -> ir.Value:
         value = ir.Value(
-            name=free,
-            const_value=ir.tensor(np.asarray(array, order="C"), name=free),
+            name=name,
+            const_value=ir.tensor(array, name=name),
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             shape=ir.Shape(array.shape),
         )
         self.home.register_initializer(value)
         return value
 
-    def ints(self, numbers: Sequence[int]) -> ir.Value:
-        """A short list of integers, shared by all who need the same one."""
-        name = f"ints_{'_'.join(map(str, numbers)).replace('-', 'm')}"
-        if name not in self.home.initializers:
-            array = np.array(numbers, np.int64)
-            value = ir.Value(
-                name=name,
-                const_value=ir.tensor(array, name=name),
-                type=ir.TensorType(ir.DataType.INT64),
-                shape=ir.Shape(array.shape),
-            )
-            self.home.register_initializer(value)
-        return self.home.initializers[name]
-
-    def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
-        """The values joined along an axis; one alone stays as it is."""
-        return values[0] if len(values) == 1 else self.op("Concat", values, axis=axis)
-
-    def split(self, value: ir.Value, parts: int, size: int) -> Sequence[ir.Value]:
-        """The value cut along axis 0 into `parts` of `size`; one alone stays as it is."""
-        if parts == 1:
-            return [value]
-        return self.ops("Split", [value, self.ints([size] * parts)], parts, axis=0)
-
 
 class Writer(Operators):
     """Collects the operators that take the place of one node.
 
-    Constants of a node in the body of a loop belong into the graph around it, which is then `home`.
+    Where the node is in the body of a loop, its constants belong into the graph around the loop:
+    pass that as `home`.
     """
 
     def __init__(self, node: ir.Node, path: str = "", home: ir.Graph | None = None) -> None:
@@ -111,6 +109,7 @@ class Writer(Operators):
             new.shape, new.type = old.shape, old.type
             if old.is_graph_output():
                 new.name = old.name
+
         self.put()
         ir.convenience.replace_all_uses_with(
             self._node.outputs, outputs, replace_graph_outputs=True

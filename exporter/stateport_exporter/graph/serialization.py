@@ -20,15 +20,20 @@ def save(model: ir.Model, path: Path) -> None:
     """Writes a model, with more than 2 GB of weights in `model.onnx.data` beside it.
 
     Raises:
-        ExportError: what was made is not valid ONNX.
+        ExportError: the model is not valid ONNX.
     """
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    external = f"{path.name}.data" if weights > EXTERNAL_ABOVE else None
-    ir.save(model, path, external_data=external)
+    is_large = _weight_bytes(model.graph) > EXTERNAL_ABOVE
+    ir.save(model, path, external_data=f"{path.name}.data" if is_large else None)
+
     try:
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"The file that was made is not valid ONNX: {first_line(error)}. Please report this, "
-            "unless the file that it was made from is not valid either."
+            f"The new file is not valid ONNX: {first_line(error)}. Please report this, unless the "
+            "file that it was made from is not valid either."
         ) from error
+
+
+def _weight_bytes(graph: ir.Graph) -> int:
+    values = graph.initializers.values()
+    return sum(value.const_value.nbytes for value in values if value.const_value)

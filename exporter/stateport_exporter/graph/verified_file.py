@@ -1,4 +1,4 @@
-"""A finished file gets its vectors, and is held against them, before the two appear."""
+"""A finished file gets its vectors, is verified against them, and appears with them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,83 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from stateport import load
 from stateport.engines import status
+from stateport.files.writing import check_place, written_together
 from stateport.parity.engine_report import EngineReport, measure_model
 from stateport.parity.pair import digest
 from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
 
-from ..errors import ExportError
+from ..errors import CheckError, ExportError
+from .serialization import save
+
+
+def check_paths(path: Path, source: Path | None = None) -> None:
+    """Checks, before any work is done, that a file and its vectors may be written.
+
+    Raises:
+        FileError: there is no such folder, nobody may write there, or something else than a file
+            has one of the names.
+        ExportError: the file is `source`, from which the new one would be made.
+    """
+    check_place(path)
+    check_place(vectors_path(path))
+
+    if source is not None and path.exists() and path.samefile(source):
+        raise ExportError(f"{path} is the source itself; give the new file another name.")
+
+
+def write_verified(
+    model: ir.Model,
+    path: Path,
+    vectors_of: Callable[[Path], Vectors | None],
+    *,
+    check: bool,
+    fault: str,
+    advice: str,
+    related: bool = True,
+) -> EngineReport | None:
+    """Writes a model and its vectors, verifies the two, and lets them appear together, or neither.
+
+    Args:
+        model: the finished graph.
+        path: the file to write. Its weights and vectors are written beside it.
+        vectors_of: gives the vectors, for the file with the model, which is not at `path` yet;
+            None where there are none.
+        check: whether the file is verified on `ort-cpu`, where ONNX Runtime is installed.
+        fault: what is wrong if the file fails, in the first words of the error.
+        advice: what to do then, in the last words of the error.
+        related: as in `write_vectors`.
+
+    Returns:
+        What verifying the file gave, or None where it was not verified.
+
+    Raises:
+        CheckError: the file does not give the answers.
+        ExportError: the model is not valid ONNX.
+        FileError: a file cannot be written.
+    """
+
+    def refusal(measurement: str) -> str:
+        return f"{fault}, so it was not written. {measurement} {advice}"
+
+    with written_together(path) as folder:
+        file = folder / path.name
+        save(model, file)
+
+        vectors = vectors_of(file)
+        if vectors is None:
+            return None
+        return write_vectors(
+            file, vectors, name=str(path), check=check, refusal=refusal, related=related
+        )
 
 
 def write_vectors(
-    place: Path,
+    file: Path,
     vectors: Vectors,
     *,
     name: str,
@@ -25,29 +90,30 @@ def write_vectors(
     refusal: Callable[[str], str],
     related: bool = True,
 ) -> EngineReport | None:
-    """Writes vectors that name the file which they stand beside, and verifies the two.
+    """Writes vectors that name the file beside which they are written, and verifies the two.
 
-    It is called where the file is written, within `written_together`, so that an error keeps both
-    from appearing.
+    Call it within `written_together`, so that an error keeps both from appearing.
 
     Args:
-        place: the file, finished: its bytes are what the vectors will name.
+        file: the finished file: the vectors will name its bytes.
         vectors: the answers for it. Files that they name already, it was made of.
         name: what reports and errors call the file.
         check: whether it is verified on `ort-cpu`, where ONNX Runtime is installed.
-        refusal: what the error is, for a sentence on the worst measurement.
+        refusal: makes the error's text, from a sentence on the worst measurement.
         related: whether the vectors are known to belong to the file, or to what it was made of.
-            If not, they go on to name whatever they name, so that `measure_model` says it.
+            If not, they keep the names that they have, so that `measure_model` reports it.
 
     Raises:
-        ExportError: the file does not give the answers.
+        CheckError: the file does not give the answers.
     """
     if related:
-        vectors = replace(vectors, models=(*vectors.models, digest(place)))
-    vectors.save(vectors_path(place))
+        vectors = replace(vectors, models=(*vectors.models, digest(file)))
+    vectors.save(vectors_path(file))
+
     if not check or status("ort-cpu").problem is not None:
         return None
-    report = measure_model(load(place), vectors, name=name)
+
+    report = measure_model(load(file), vectors, name=name)
     if not report.passed:
-        raise ExportError(refusal(worst(report)))
+        raise CheckError(refusal(worst(report)))
     return report

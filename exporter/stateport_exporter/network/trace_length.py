@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from stateport.shown import shown
+
+from ..errors import ExportError
 from .example import Example
 from .isolation import unchanged_globals
 
@@ -22,6 +25,8 @@ from .isolation import unchanged_globals
 _LENGTHS: Final = (67, 1031, 4099)
 #: What has to be left of time behind every stride.
 _FEWEST_STEPS: Final = 3
+#: More takes too long to trace and to record.
+_MOST_STEPS: Final = 1 << 20
 
 
 class _Shapes(TorchFunctionMode):
@@ -46,7 +51,7 @@ class _Shapes(TorchFunctionMode):
         return result
 
 
-def at_trace_length(network: nn.Module, example: Example) -> Example:
+def at_trace_length(network: nn.Module, example: Example, trace_time: int | None = None) -> Example:
     """The example at the first length that leaves enough steps of time everywhere.
 
     Where none does, the example as it is.
@@ -54,7 +59,14 @@ def at_trace_length(network: nn.Module, example: Example) -> Example:
     Args:
         network: an `Explicit` network; it is run at several lengths.
         example: the example, at the usual length.
+        trace_time: the length, where the caller knows better.
+
+    Raises:
+        ExportError: `trace_time` is no number of steps, or the example has no time.
     """
+    if trace_time is not None:
+        _check_trace_time(trace_time, example)
+        return example.with_time(trace_time)
     if "time" not in example.axes:
         return example
 
@@ -63,6 +75,18 @@ def at_trace_length(network: nn.Module, example: Example) -> Example:
         if fewest is not None and fewest >= _FEWEST_STEPS:
             return candidate
     return example
+
+
+def _check_trace_time(trace_time: object, example: Example) -> None:
+    if type(trace_time) is not int or not _FEWEST_STEPS <= trace_time <= _MOST_STEPS:
+        raise ExportError(
+            f"trace_time is {shown(trace_time)}; a whole number of steps from {_FEWEST_STEPS} to "
+            f"{_MOST_STEPS} was expected."
+        )
+    if "time" not in example.axes:
+        raise ExportError(
+            f"trace_time is {trace_time}, but no argument of the example has an axis 'time'."
+        )
 
 
 def _longer_examples(example: Example) -> Iterator[Example]:

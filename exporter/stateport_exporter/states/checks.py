@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -18,15 +18,17 @@ from .hidden import Hidden
 
 #: A memory may show only some calls later, as a delay line does.
 _CALLS: Final = 8
+#: A state that is carried shows from the second call on, and one that is changed from the third.
+_RUNS: Final = 3
 #: ONNX's operators that draw random numbers.
-_CHANCE: Final = frozenset(
+_RANDOM: Final = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
     | {"Bernoulli", "Multinomial"}
 )
 
 
 def check_repeatable(explicit: Explicit, example: Example) -> None:
-    """Runs the network again and again on the same arguments and states.
+    """Runs the network several times on the same arguments and states.
 
     Raises:
         ExportError: it keeps something else from call to call than the states of its recurrent
@@ -34,71 +36,87 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
     """
     arguments = example.make(example.sizes)
     network = evaluation_twin(explicit.network)
-    before = dict(_kept(network))
+    before = dict(_attributes(network))
     first, *later = (_results(explicit, network, arguments, seed=1) for _ in range(_CALLS))
-    if not all(_same(first, other) for other in later):
-        changed = [name for name, value in _kept(network) if before.get(name) is not value]
-        changed = _no_states(explicit, network, arguments, changed) or changed
+
+    if not all(_same(first, results) for results in later):
+        changed = [name for name, value in _attributes(network) if before.get(name) is not value]
+        changed = _not_last_states(explicit, network, arguments, changed) or changed
         raise ExportError(
             "The network remembers something from call to call that is no state of a recurrent "
             f"layer ({', '.join(changed) or 'changed in place'}). In an ONNX file that would be "
             "lost: take it as an argument of forward and return the next one."
         )
-    if not _same(first, _results(explicit, evaluation_twin(explicit.network), arguments, seed=2)):
-        raise ExportError(
-            "The network draws random numbers, in evaluation mode too, so its results cannot be "
-            "checked. Leave them out, or take them as an argument of forward."
-        )
+
+    reseeded = _results(explicit, evaluation_twin(explicit.network), arguments, seed=2)
+    if not _same(first, reseeded):
+        raise _draws_random_numbers()
 
 
 def check_chance(model: ir.Model) -> None:
-    """Refuses a graph that draws random numbers, however seldom something depends on them.
+    """Refuses a graph that draws random numbers, however seldom a result depends on them.
 
     Raises:
-        ExportError: with what draws them.
+        ExportError: with the operator that draws them.
     """
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.op_type in _CHANCE:
-            raise ExportError(
-                f"The network draws random numbers ({node.op_type}), in evaluation mode too, so "
-                "its results cannot be checked. Leave them out, or take them as an argument of "
-                "forward."
-            )
+        if node.op_type in _RANDOM:
+            raise _draws_random_numbers(f" ({node.op_type})")
+
+
+def _draws_random_numbers(operator: str = "") -> ExportError:
+    return ExportError(
+        f"The network draws random numbers{operator}, in evaluation mode too, so its results "
+        "cannot be checked. Leave them out, or take them as an argument of forward."
+    )
 
 
 def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]) -> None:
-    """Checks that a state which is lifted is what the network itself would go on from.
+    """Checks that a state which is lifted is the one from which the network itself goes on.
 
-    The network runs three times on other inputs, as its author would run it. Each call of a layer
-    must start as the first time, or from where it ended the last time.
+    The network runs three times on different inputs, as its author would run it. Each call of a
+    layer must start as the first time, or from where it ended the last time.
 
     Raises:
         ExportError: the network changes its state between calls, or had one before it was exported.
     """
     network = evaluation_twin(explicit.network)
-    runs = []
-    for number in range(3):
-        arguments = example.make(example.sizes, seed=number + 1)
-        calls = Calls({})
-        with unchanged_globals(number), torch.no_grad():
-            calls.run(getattr(network, explicit.method), arguments.args, arguments.kwargs)
-        runs.append(calls)
-    for one in hidden:
-        starts = [list(run.firsts[one.call]) for run in runs]
-        ends = [[end.clone() for end in run.lasts[one.call]] for run in runs]
-        if all(_same(starts[0], start) for start in starts):
-            continue
-        if not all(_same(start, end) for start, end in zip(starts[1:], ends, strict=False)):
-            raise ExportError(
-                f"The network changes the state that it keeps between calls for {one.name!r} "
-                "(scales, masks or exchanges it). Take the state as an argument and return the "
-                "next one."
-            )
-        if any(value is not None for value in one.initial):
-            raise ExportError(
-                f"The network still holds the state of an earlier sequence for {one.name!r}. Reset "
-                "it before it is exported."
-            )
+    runs = [_run_as_author(explicit, network, example, number) for number in range(_RUNS)]
+
+    for layer in hidden:
+        starts = [list(run.firsts[layer.call]) for run in runs]
+        # Copies, because a network may change its states in place.
+        ends = [[end.clone() for end in run.lasts[layer.call]] for run in runs]
+        starts_the_same = all(_same(starts[0], start) for start in starts)
+        if not starts_the_same:
+            _check_goes_on(layer, starts, ends)
+
+
+def _run_as_author(explicit: Explicit, network: nn.Module, example: Example, number: int) -> Calls:
+    """Runs the network without states from outside; the calls of its layers."""
+    arguments = example.make(example.sizes, seed=number + 1)
+    calls = Calls({})
+    with unchanged_globals(number), torch.no_grad():
+        calls.run(getattr(network, explicit.method), arguments.args, arguments.kwargs)
+    return calls
+
+
+def _check_goes_on(
+    layer: Hidden, starts: Sequence[list[Tensor]], ends: Sequence[list[Tensor]]
+) -> None:
+    """Checks that a layer starts from where it ended in the run before, and first from zeros."""
+    pairs = zip(starts[1:], ends, strict=False)
+    if not all(_same(start, end) for start, end in pairs):
+        raise ExportError(
+            f"The network changes the state that it keeps between calls for {layer.name!r} "
+            "(scales, masks or exchanges it). Take the state as an argument and return the "
+            "next one."
+        )
+    if any(value is not None for value in layer.initial):
+        raise ExportError(
+            f"The network still holds the state of an earlier sequence for {layer.name!r}. Reset "
+            "it before it is exported."
+        )
 
 
 def check_default_start(
@@ -114,20 +132,23 @@ def check_default_start(
     optional = [name for name in dict.fromkeys(states) if example.defaults.get(name, ...) is None]
     if not optional:
         return
-    arguments = example.named(example.make(example.sizes))
-    zeros = pytree.tree_map(torch.zeros_like, {name: arguments.pop(name) for name in optional})
 
-    def results(given: dict[str, Any]) -> list[Tensor]:
+    arguments = example.named(example.make(example.sizes))
+    first_states = {name: arguments.pop(name) for name in optional}
+    zeros = pytree.tree_map(torch.zeros_like, first_states)
+
+    def results(named: Mapping[str, Any]) -> list[Tensor]:
         run = getattr(evaluation_twin(network), method)
         with unchanged_globals(1), torch.no_grad():
-            returned = Calls({}).run(run, (), given)
-        return [leaf for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+            returned = Calls({}).run(run, (), named)
+        return _tensors(returned)
 
     try:
-        without = results(arguments)
+        without_states = results(arguments)
     except Exception:  # it cannot be left out after all: h without c, for example
         return
-    if not _same(without, results({**arguments, **zeros})):
+
+    if not _same(without_states, results({**arguments, **zeros})):
         raise ExportError(
             f"Without {optional[0]!r}, forward starts from other values than zeros. Leave "
             f"{optional[0]!r} out of the example: the start is then lifted, and kept in the file."
@@ -135,7 +156,7 @@ def check_default_start(
 
 
 def check_padding(explicit: Explicit, example: Example, packed: Sequence[str]) -> None:
-    """Checks that results do not depend on how far rows are padded, beyond those steps themselves.
+    """Checks that only padding itself depends on how far rows are padded.
 
     `packed` are the layers that run over packed sequences.
 
@@ -147,30 +168,42 @@ def check_padding(explicit: Explicit, example: Example, packed: Sequence[str]) -
     """
     if not example.lengths:
         return
-    network, shapes = evaluation_twin(explicit.network), None
+    network = evaluation_twin(explicit.network)
+    layers = ", ".join(packed)
+    shapes = None
+
     for seed in range(_CALLS):
         arguments = example.make(example.sizes, seed, longest=2 + seed % 3)
         padded = _results(explicit, network, arguments, seed)
-        before, shapes = shapes or [r.shape for r in padded], [r.shape for r in padded]
-        if shapes != before:
+
+        shapes_before, shapes = shapes, [result.shape for result in padded]
+        if shapes_before and shapes_before != shapes:
             raise ExportError(
-                f"Behind {', '.join(packed)}, forward returns something whose size depends on the "
+                f"Behind {layers}, forward returns something whose size depends on the "
                 "lengths of rows, as the data of a packed sequence does. Return the packed "
                 "sequence itself, or unpack it first (pad_packed_sequence)."
             )
+
         try:
-            cut = _results(explicit, network, arguments, seed, cut=True)
+            short = _results(explicit, network, arguments, seed, cut=True)
         except Exception:  # noqa: S112  # the user's forward may raise anything
             continue
-        for result, short in zip(padded, cut, strict=True):
-            part = result[tuple(slice(size) for size in short.shape)]
-            if not torch.allclose(part, short, rtol=1e-3, atol=1e-5, equal_nan=True):
-                raise ExportError(
-                    f"Behind {', '.join(packed)}, forward computes with the padding after the "
-                    "longest row. PyTorch pads as far as that row, an ONNX file as far as its "
-                    "input goes, so the results differ. Pass total_length=x.size(1) to "
-                    "pad_packed_sequence, or leave the padding out with a mask."
-                )
+        if not _same_without_padding(padded, short):
+            raise ExportError(
+                f"Behind {layers}, forward computes with the padding after the "
+                "longest row. PyTorch pads as far as that row, an ONNX file as far as its "
+                "input goes, so the results differ. Pass total_length=x.size(1) to "
+                "pad_packed_sequence, or leave the padding out with a mask."
+            )
+
+
+def _same_without_padding(padded: Sequence[Tensor], short: Sequence[Tensor]) -> bool:
+    """Whether results are the same as far as `short` goes, which ends with the longest row."""
+    for result, reference in zip(padded, short, strict=True):
+        part = result[tuple(slice(size) for size in reference.shape)]
+        if not torch.allclose(part, reference, rtol=1e-3, atol=1e-5, equal_nan=True):
+            return False
+    return True
 
 
 def _results(
@@ -181,47 +214,58 @@ def _results(
     *,
     cut: bool = False,
 ) -> list[Tensor]:
-    given = _given(explicit, arguments)
+    """Copies of the results; with `cut`, unpacking is only as long as the longest row."""
+    calls = Calls(_first_states(explicit, arguments), cut=cut)
     run = getattr(network, explicit.method)
     with unchanged_globals(seed), torch.no_grad():
-        result = Calls(given, cut=cut).run(run, arguments.args, arguments.kwargs)
-    return [leaf.clone() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        returned = calls.run(run, arguments.args, arguments.kwargs)
+    return [tensor.clone() for tensor in _tensors(returned)]
 
 
-def _given(explicit: Explicit, arguments: Arguments) -> dict[int, tuple[Tensor, ...]]:
+def _first_states(explicit: Explicit, arguments: Arguments) -> dict[int, tuple[Tensor, ...]]:
     """The lifted states by call, without those of contexts: the network puts zeros there itself."""
     return dict(zip(explicit.lifted, arguments.states, strict=False))
 
 
-def _no_states(
+def _not_last_states(
     explicit: Explicit, network: nn.Module, arguments: Arguments, names: Sequence[str]
 ) -> list[str]:
-    """Those of the things that a network keeps that are not the last states of its layers."""
-    given = _given(explicit, arguments)
-    with unchanged_globals(1), torch.no_grad(), Calls(given) as calls:
+    """The attributes among `names` that hold something else than last states of layers."""
+    with unchanged_globals(1), torch.no_grad(), Calls(_first_states(explicit, arguments)) as calls:
         getattr(network, explicit.method)(*arguments.args, **arguments.kwargs)
-    lasts = [[state] for call in calls.lasts for state in call]
-    kept = dict(_kept(network))
-    return [
-        name
-        for name in names
-        if not all(
-            isinstance(leaf, Tensor) and any(_same([leaf], last) for last in lasts)
-            for leaf in pytree.tree_leaves(kept[name])
-        )
-    ]
+    last_states = [state for call in calls.lasts for state in call]
+
+    def is_last_state(leaf: object) -> bool:
+        if not isinstance(leaf, Tensor):
+            return False
+        return any(_same_values(leaf, state) for state in last_states)
+
+    attributes = dict(_attributes(network))
+    leaves = {name: pytree.tree_leaves(attributes[name]) for name in names}
+    return [name for name in names if not all(is_last_state(leaf) for leaf in leaves[name])]
 
 
-def _same(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) and all(
-        x.shape == y.shape and bool(torch.isclose(x, y, rtol=0, atol=0, equal_nan=True).all())
-        for x, y in zip(a, b, strict=True)
-    )
-
-
-def _kept(network: nn.Module) -> Iterator[tuple[str, object]]:
+def _attributes(network: nn.Module) -> Iterator[tuple[str, object]]:
     """What a module may keep things in: attributes and buffers, by their paths."""
     for path, module in network.named_modules():
-        for name, value in {**vars(module), **module._buffers}.items():
-            if not name.startswith("_") or name in module._buffers:
+        buffers = module._buffers
+        for name, value in {**vars(module), **buffers}.items():
+            if not name.startswith("_") or name in buffers:
                 yield (f"{path}.{name}" if path else name), value
+
+
+def _tensors(returned: object) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
+
+
+def _same(results: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
+    """Whether all tensors are equal; NaN counts as equal to NaN."""
+    if len(results) != len(reference):
+        return False
+    return all(_same_values(a, b) for a, b in zip(results, reference, strict=True))
+
+
+def _same_values(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    return bool(torch.isclose(a, b, rtol=0, atol=0, equal_nan=True).all())

@@ -1,11 +1,10 @@
-"""The places where a network needs steps of the call before; see `convolution_steps`."""
+"""Where a network needs steps of the call before; see `network.convolution_steps`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -17,18 +16,23 @@ from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis
 
+from ..graph.free_names import free_name
 from ..network.convolution_steps import Context, ConvolutionStates, Place
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
+from .start_values import differing_axis, one_row
+
+#: What a sequence starts from, with dynamic axes of size 1; None for zeros.
+Start = NDArray[Any] | None
 
 
 @dataclass(frozen=True)
 class ConvolutionContexts:
-    """What a network needs of former steps.
+    """The steps of the call before that a network needs.
 
     Attributes:
-        contexts: where.
+        contexts: the places in the network.
         leaves: the arguments that the states become.
         initial: the values that they start from, with a batch axis of size 1; None for zeros.
         multiple: by how much the network divides time on its way: a number of which every chunk
@@ -37,11 +41,11 @@ class ConvolutionContexts:
 
     contexts: tuple[Context, ...]
     leaves: tuple[Leaf, ...]
-    initial: tuple[NDArray[Any] | None, ...]
+    initial: tuple[Start, ...]
     multiple: int
 
     def without_contexts(self) -> ConvolutionContexts:
-        """The same, where every call starts anew."""
+        """The same for a network that gets no steps of the call before."""
         return replace(self, contexts=(), leaves=(), initial=())
 
 
@@ -49,171 +53,225 @@ NO_CONTEXTS: Final = ConvolutionContexts((), (), (), 1)
 
 
 def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
-    """Runs the network at several sizes, and sees which axis of what is time."""
+    """Runs the network at several sizes, and finds the places that need steps of the call before.
+
+    A size that changes with the length of the input shows which axis is time.
+    """
     time = example.sizes["time"]
-    base = _seen(explicit, example, {}, 0)
+    usual = _run_at(explicit, example, {}, 0)
     if "time" not in example.axes:
         return NO_CONTEXTS
-    longer = _seen(explicit, example, {"time": 4 * time}, 1)
-    others = {
-        axis: _seen(explicit, example, {axis: size + 1}, 1)
-        for axis, size in example.sizes.items()
-        if axis in example.axes - {"time"}
+
+    longer = _run_at(explicit, example, {"time": 4 * time}, 1)
+    wider = {
+        axis: _run_at(explicit, example, {axis: example.sizes[axis] + 1}, 1)
+        for axis in _other_axes(example)
     }
-    multiple = _division(base, longer)
-    contexts, leaves, initial = list[Context](), list[Leaf](), list[NDArray[Any] | None]()
-    if any(len(run.places) != len(base.places) for run in (longer, *others.values())):
+
+    multiple = _time_division(usual, longer)
+    counts = {len(run.places) for run in (usual, longer, *wider.values())}
+    if len(counts) > 1:  # it is not clear which place is which
         return replace(NO_CONTEXTS, multiple=multiple)
-    for number, place in enumerate(base.places):
-        axis = _time_axis(place, longer.places[number])
-        if axis is None:
+
+    contexts, leaves, initial = list[Context](), list[Leaf](), list[Start]()
+    for number, place in enumerate(usual.places):
+        at_other_sizes = {name: run.places[number] for name, run in wider.items()}
+        state = _state_at(place, longer.places[number], at_other_sizes)
+        if state is None:
             continue
-        like = {name: run.places[number] for name, run in others.items()}
-        shape = _axes(place, axis, like)
-        value = _first(place, shape, [longer.places[number], *like.values()])
-        if shape is None or value is _NOT_CONSTANT:
-            continue
-        names = [context.name for context in contexts]
-        context = Context(number, _name(place, names), axis, place.steps[axis])
-        contexts.append(context)
-        leaves.append(
-            Leaf(("context", f"{number}"), str(place.dtype).removeprefix("torch."), shape)
-        )
-        initial.append(value)
+
+        base = f"{place.path.replace('.', '_')}_{place.kind}".removeprefix("_")
+        name = free_name(base, [context.name for context in contexts], "_")
+        dtype = str(place.dtype).removeprefix("torch.")
+        contexts.append(Context(number, name, state.axis, place.steps[state.axis]))
+        leaves.append(Leaf(("context", f"{number}"), dtype, state.shape))
+        initial.append(state.start)
     return ConvolutionContexts(tuple(contexts), tuple(leaves), tuple(initial), multiple)
 
 
-_NOT_CONSTANT: Any = object()
+def _other_axes(example: Example) -> list[str]:
+    """The dynamic axes besides time."""
+    return [axis for axis in example.sizes if axis in example.axes and axis != "time"]
 
 
-def _seen(
+def _run_at(
     explicit: Explicit, example: Example, sizes: Mapping[str, int], seed: int
 ) -> ConvolutionStates:
-    arguments = _varied(example.make({**example.sizes, **sizes}, seed=seed))
+    """Runs the network with some sizes changed; what was seen of its convolutions."""
+    arguments = _without_constants(example.make({**example.sizes, **sizes}, seed=seed))
     with (
         unchanged_globals(seed),
         torch.no_grad(),
-        _paths(explicit.network, ConvolutionStates()) as frames,
+        _with_paths(explicit.network, ConvolutionStates()) as seen,
     ):
         explicit(*arguments)
-    return frames
+    return seen
 
 
-def _varied(arguments: Arguments) -> Arguments:
-    """The arguments with random numbers for zeros, which would look like padding of forward's own.
+def _without_constants(arguments: Arguments) -> Arguments:
+    """The arguments with random numbers in place of zeros and other constants.
 
-    A cache that the author takes as an argument is his to carry.
+    In forward, an argument of zeros would look like padding. But the author, who takes a cache as
+    an argument, carries it himself.
     """
 
-    def varied(leaf: Any) -> Any:
-        constant = isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() > 0
-        return (
-            torch.randn_like(leaf) if constant and bool((leaf == leaf.flatten()[0]).all()) else leaf
-        )
+    def with_noise(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.numel() == 0:
+            return leaf
+        is_constant = bool((leaf == leaf.flatten()[0]).all())
+        return torch.randn_like(leaf) if is_constant else leaf
 
     with unchanged_globals(len(arguments.args)):
-        made: Arguments = pytree.tree_map(varied, arguments)
-    return made
+        varied: Arguments = pytree.tree_map(with_noise, arguments)
+    return varied
 
 
 @contextlib.contextmanager
-def _paths(network: nn.Module, frames: ConvolutionStates) -> Iterator[ConvolutionStates]:
-    """Keeps `frames.path` the path of the module that runs."""
+def _with_paths(network: nn.Module, seen: ConvolutionStates) -> Iterator[ConvolutionStates]:
+    """Keeps `seen.path` the path of the module that runs."""
     paths = {id(module): path for path, module in network.named_modules()}
-    stack: list[str] = []
+    outer_paths: list[str] = []
 
     def enter(module: nn.Module, _: Any) -> None:
-        stack.append(frames.path)
-        frames.path = paths.get(id(module), frames.path)
+        outer_paths.append(seen.path)
+        seen.path = paths.get(id(module), seen.path)
 
     def leave(_module: nn.Module, _args: Any, _result: Any) -> None:
-        frames.path = stack.pop()
+        seen.path = outer_paths.pop()
 
     with contextlib.ExitStack() as hooks:
         hooks.callback(register_module_forward_pre_hook(enter).remove)
         hooks.callback(register_module_forward_hook(leave, always_call=True).remove)
-        with frames:
-            yield frames
+        with seen:
+            yield seen
+
+
+@dataclass(frozen=True)
+class _State:
+    """The state that a place in the network gets: its axis of time, its axes, and its start."""
+
+    axis: int
+    shape: tuple[Axis, ...]
+    start: Start
+
+
+def _state_at(place: Place, longer: Place, wider: Mapping[str, Place]) -> _State | None:
+    """The state for a place; None where no steps of the call before belong there.
+
+    `longer` is the same place in a longer run, and `wider` with one other axis longer by 1.
+    """
+    axis = _time_axis(place, longer)
+    if axis is None:
+        return None
+
+    shape = _state_axes(place, axis, wider)
+    if shape is None or not _starts_alike(place, shape, [longer, *wider.values()]):
+        return None
+    return _State(axis, shape, _start(place, shape))
 
 
 def _time_axis(place: Place, longer: Place) -> int | None:
-    """The axis that grows with time, if steps stand before it."""
+    """The axis that grows with time, if there are steps before the sequence along it."""
     if len(place.shape) != len(longer.shape) or place.kind != longer.kind:
         return None
-    pairs = zip(place.shape, longer.shape, strict=True)
-    grown = [axis for axis, (a, b) in enumerate(pairs) if a != b]
+
+    sizes = enumerate(zip(place.shape, longer.shape, strict=True))
+    grown = [axis for axis, (size, longer_size) in sizes if size != longer_size]
     if len(grown) != 1:
         return None
+
     steps = place.steps.get(grown[0], 0)
-    return grown[0] if steps and longer.steps.get(grown[0]) == steps else None
+    has_same_steps = longer.steps.get(grown[0]) == steps
+    return grown[0] if steps and has_same_steps else None
 
 
-def _axes(place: Place, time: int, others: Mapping[str, Place]) -> tuple[Axis, ...] | None:
+def _state_axes(place: Place, time: int, wider: Mapping[str, Place]) -> tuple[Axis, ...] | None:
     """The axes of the state: a size or a name for each; None where one is computed from a size."""
     shape: list[Axis] = [*place.shape]
     shape[time] = place.steps[time]
-    for name, other in others.items():
-        if len(other.shape) != len(place.shape):
+
+    for name, wider_place in wider.items():
+        if len(wider_place.shape) != len(place.shape):
             return None
-        for axis, (before, after) in enumerate(zip(place.shape, other.shape, strict=True)):
-            if before != after:
-                if after != before + 1 or axis == time or isinstance(shape[axis], str):
-                    return None
-                shape[axis] = name
+
+        for axis, (size, wider_size) in enumerate(zip(place.shape, wider_place.shape, strict=True)):
+            if wider_size == size:
+                continue
+            is_named_already = isinstance(shape[axis], str)
+            if wider_size != size + 1 or axis == time or is_named_already:
+                return None
+            shape[axis] = name
     return tuple(shape)
 
 
-def _first(
-    place: Place, shape: Sequence[Axis] | None, others: Sequence[Place]
-) -> NDArray[Any] | None:
-    """What a sequence starts from, with dynamic axes of size 1; None for zeros."""
-    if shape is None:
-        return None
+def _starts_alike(place: Place, shape: Sequence[Axis], runs: Sequence[Place]) -> bool:
+    """Whether every sequence starts from the same steps at this place, at all sizes."""
     if not isinstance(place.first, Tensor):
-        sizes = [1 if isinstance(axis, str) else axis for axis in shape]
-        first = np.full(sizes, place.first, str(place.dtype).removeprefix("torch."))
-        return first if place.first else None
-    value = _narrowed(place.first, shape)
-    for other in others:
-        again = _narrowed(other.first, shape) if isinstance(other.first, Tensor) else None
-        if value is None or again is None or not np.array_equal(value, again):
-            return _NOT_CONSTANT  # type: ignore[no-any-return]
-    return value if value is not None and value.any() else None
+        return True  # a number
+
+    value = place.first.numpy()
+    if differing_axis(value, shape) is not None:
+        return False
+    return all(_starts_from(one_row(value, shape), run, shape) for run in runs)
 
 
-def _narrowed(first: Tensor, shape: Sequence[Axis]) -> NDArray[Any] | None:
-    """A constant with its dynamic axes cut to one, if it is the same all along them."""
-    value: NDArray[Any] = first.numpy()
-    for axis, size in enumerate(shape):
-        if isinstance(size, str):
-            one = value.take([0], axis)
-            if not (value == one).all():
-                return None
-            value = one
-    return value
+def _starts_from(start: NDArray[Any], place: Place, shape: Sequence[Axis]) -> bool:
+    """Whether sequences start from these steps, for all rows, at a place."""
+    if not isinstance(place.first, Tensor):
+        return False
+    value = place.first.numpy()
+    is_same_for_all_rows = differing_axis(value, shape) is None
+    return is_same_for_all_rows and np.array_equal(start, one_row(value, shape))
 
 
-def _name(place: Place, taken: Sequence[str]) -> str:
-    base = f"{place.path.replace('.', '_')}_{place.kind}".removeprefix("_")
-    names = (base if number == 1 else f"{base}_{number}" for number in range(1, len(taken) + 2))
-    return next(name for name in names if name not in taken)
+def _start(place: Place, shape: Sequence[Axis]) -> Start:
+    """The steps that a sequence starts from; None for zeros."""
+    if isinstance(place.first, Tensor):
+        start = one_row(place.first.numpy(), shape)
+        return start if start.any() else None
+
+    if not place.first:
+        return None
+    sizes = [1 if isinstance(axis, str) else axis for axis in shape]
+    return np.full(sizes, place.first, str(place.dtype).removeprefix("torch."))
 
 
-def _division(base: ConvolutionStates, longer: ConvolutionStates) -> int:
-    """The product of all factors by which sequences get shorter on their way.
+def _time_division(usual: ConvolutionStates, longer: ConvolutionStates) -> int:
+    """The product of all factors by which sequences get shorter on their way."""
+    product = 1
+    runs = zip(usual.sizes, longer.sizes, strict=False)
+    for number, (shapes, longer_shapes) in enumerate(runs):
+        product *= _shortening(shapes, longer_shapes, usual.strides.get(number))
+    return product
 
-    What is no convolution and no pooling, a slice of every second step, says so by its sizes alone.
+
+_Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _shortening(shapes: _Shapes, longer: _Shapes, strides: Mapping[int, int] | None) -> int:
+    """By which factor one function makes sequences shorter.
+
+    Args:
+        shapes: of what the function was given, and of its result.
+        longer: the same in a longer run.
+        strides: of a convolution or pooling, by axis. Of another function, such as a slice of
+            every second step, only the sizes show the factor.
     """
-    factors = []
-    pairs = zip(base.sizes, longer.sizes, strict=False)
-    for number, ((given, made), (given2, made2)) in enumerate(pairs):
-        grown = {i: b - a for i, (a, b) in enumerate(zip(given, given2, strict=False)) if b != a}
-        after = [b - a for a, b in zip(made, made2, strict=False) if b != a]
-        if len(grown) != 1:
-            continue
-        ((axis, growth),) = grown.items()
-        if number in base.strides:
-            factors.append(base.strides[number].get(axis, 1))
-        elif len(after) == 1 and 0 < after[0] < growth:
-            factors.append(round(growth / after[0]))
-    return prod(factors)
+    growth = _growth(shapes[0], longer[0])
+    if len(growth) != 1:
+        return 1
+
+    ((axis, steps),) = growth.items()
+    if strides is not None:
+        return strides.get(axis, 1)
+
+    growth_of_result = [*_growth(shapes[1], longer[1]).values()]
+    if len(growth_of_result) == 1 and 0 < growth_of_result[0] < steps:
+        return round(steps / growth_of_result[0])
+    return 1
+
+
+def _growth(shape: Sequence[int], longer: Sequence[int]) -> dict[int, int]:
+    """By how much each axis is longer, for those that are."""
+    differences = (after - before for before, after in zip(shape, longer, strict=False))
+    return {axis: difference for axis, difference in enumerate(differences) if difference}

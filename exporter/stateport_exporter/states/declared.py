@@ -1,4 +1,4 @@
-"""What the caller says of states: `states={"past_k": "k", "mask": None}`, by name."""
+"""The states that the caller declares: `states={"past_k": "k", "mask": None}`, by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import onnx_ir as ir
 from stateport.contract import describe
 
 from ..errors import ExportError
-from ..graph.dataflow import axes
+from ..graph.dataflow import axes, dtype_of, same_kind
+from .names import Path, has_name
 
-Path = tuple[str, ...]
 #: The name of an argument -> the name, or the number from 1, of the result that gives its next
 #: value; None for an argument that is no state.
 Declared = Mapping[str, str | int | None]
@@ -28,71 +28,87 @@ def positions_of(
     """
     positions: dict[int, int | None] = {}
     for name, result in declared.items():
-        argument = _argument(name, arguments)
+        argument = _argument_position(name, arguments)
         if argument in positions:
             raise ExportError(f"The argument {name!r} is named twice among the states.")
-        positions[argument] = None if result is None else _result(result, results)
-        _check(graph, name, argument, result, positions[argument])
-    named = [result for result in positions.values() if result is not None]
-    for result in named:
-        if named.count(result) > 1:
-            raise ExportError(
-                f"Two states have {_shown(result, results[result])} as their next value. Name one "
-                "result for each."
-            )
+        if result is None:
+            positions[argument] = None
+            continue
+
+        position = _result_position(result, results)
+        _check_pair(name, graph.inputs[argument], result, graph.outputs[position])
+        positions[argument] = position
+
+    _check_distinct(positions, results)
     return positions
 
 
-def _argument(name: object, paths: Sequence[Path]) -> int:
-    fits = [i for i, path in enumerate(paths) if name in (".".join(path), "_".join(path))]
+def _argument_position(name: object, paths: Sequence[Path]) -> int:
+    fits = [position for position, path in enumerate(paths) if name in _path_names(path)]
     if len(fits) != 1:
         known = ", ".join(".".join(path) for path in paths)
         raise ExportError(
-            f"There is no argument {name!r} to be a state, or not; there are {known}."
+            f"The declared argument {name!r} does not exist; the arguments are {known}."
         )
     return fits[0]
 
 
-def _result(name: object, paths: Sequence[Path]) -> int:
-    known = ", ".join(_shown(i, path) for i, path in enumerate(paths))
-    fits = [i for i, path in enumerate(paths) if str(name) in _names(i, path)]
+def _result_position(name: object, paths: Sequence[Path]) -> int:
+    fits = [i for i, path in enumerate(paths) if str(name) in _result_names(i, path)]
+
     if not fits:
-        raise ExportError(f"There is no result {name!r} to be a state; there are {known}.")
+        known = ", ".join(_described_result(i, path) for i, path in enumerate(paths))
+        raise ExportError(f"The declared result {name!r} does not exist; the results are {known}.")
     if len(fits) > 1:
         numbers = " and ".join(str(i + 1) for i in fits)
-        raise ExportError(f"The results {numbers} are all called {name!r}. Say which by number.")
+        raise ExportError(f"The results {numbers} are all called {name!r}. Name one by its number.")
     return fits[0]
 
 
-def _names(position: int, path: Path) -> tuple[str, ...]:
-    """What a result may be called: by its number; by its path, if that is more than places."""
-    if all(key.isdigit() for key in path):
-        return (str(position + 1),)
-    return (str(position + 1), ".".join(path), "_".join(path))
+def _check_distinct(positions: Mapping[int, int | None], results: Sequence[Path]) -> None:
+    """Checks that no result is the next value of two states."""
+    seen: set[int] = set()
+    for position in positions.values():
+        if position is None:
+            continue
+
+        if position in seen:
+            result = _described_result(position, results[position])
+            raise ExportError(
+                f"Two states have {result} as their next value. Name one result for each."
+            )
+        seen.add(position)
 
 
-def _shown(position: int, path: Path) -> str:
-    named = any(not key.isdigit() for key in path)
-    return f"result {position + 1}" + (f" ({'.'.join(path)})" if named else "")
+def _result_names(position: int, path: Path) -> tuple[str, ...]:
+    """What a result may be called: its number, and its path if that is more than numbers."""
+    number = str(position + 1)
+    return (number, *_path_names(path)) if has_name(path) else (number,)
 
 
-def _check(graph: ir.Graph, name: str, argument: int, result: object, position: int | None) -> None:
-    given = graph.inputs[argument]
-    if position is None:
-        return
-    gives = graph.outputs[position]
-    if axes(given) != axes(gives) or given.dtype != gives.dtype:
+def _path_names(path: Path) -> tuple[str, str]:
+    """How a path may be written: "state.0" or "state_0"."""
+    return ".".join(path), "_".join(path)
+
+
+def _described_result(position: int, path: Path) -> str:
+    name = f" ({'.'.join(path)})" if has_name(path) else ""
+    return f"result {position + 1}{name}"
+
+
+def _check_pair(name: str, argument: ir.Value, result_name: object, result: ir.Value) -> None:
+    """Checks that an argument and a result can be one state."""
+    if not same_kind(argument, result):
         raise ExportError(
-            f"The argument {name!r} and the result {result!r} cannot be one state: the argument is "
-            f"{_described(given)}, the result {_described(gives)}."
+            f"The argument {name!r} and the result {result_name!r} cannot be one state: the "
+            f"argument is {_described_value(argument)}, the result {_described_value(result)}."
         )
-    if "time" in axes(given):
+    if "time" in axes(argument):
         raise ExportError(
-            f"The argument {name!r} cannot be a state: it is {_described(given)}, and time has "
-            "another size in every call."
+            f"The argument {name!r} cannot be a state: it is {_described_value(argument)}, and "
+            "time has another size in every call."
         )
 
 
-def _described(value: ir.Value) -> str:
-    dtype = "unknown" if value.dtype is None else value.dtype.numpy().name
-    return describe(dtype, axes(value))
+def _described_value(value: ir.Value) -> str:
+    return describe(dtype_of(value), axes(value))

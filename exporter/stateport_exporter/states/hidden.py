@@ -1,8 +1,8 @@
 """Lifting: the states that a network hides become explicit inputs and outputs.
 
 A recurrent layer that is called without a state, or with one that forward builds itself, starts
-every call anew. Its state is lifted: it becomes an argument of the network, and what forward built
-becomes the value that a sequence starts from.
+from the same state in every call. Its state is lifted: it becomes an argument of the network, and
+what forward built becomes the value that a sequence starts from.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from stateport.contract import Axis
 
 from ..capture.capture import Captured
 from ..errors import ExportError
+from ..graph.dataflow import shape_of
 from ..layers import Recurrent, find
 from ..network.example import Example, Leaf
 from ..network.explicit import Calls, Explicit, States
@@ -27,14 +28,18 @@ from ..network.isolation import unchanged_globals
 from .convolutions import ConvolutionContexts
 from .layer_states import check_sequence_axis, hidden_states
 from .row_lengths import sorts_itself
+from .start_values import differing_axis, one_row
 
 
 @dataclass(frozen=True)
 class Hidden:
     """The states of one call of a recurrent layer that the network makes itself.
 
-    `name` is the layer's; `leaves` are the arguments that the states become; `initial` the values
-    that forward makes, with a batch axis of size 1, or None for zeros.
+    Attributes:
+        call: the number of the call, in the order of forward.
+        name: the layer's path or kind.
+        leaves: the arguments that the states become.
+        initial: the values that forward makes, with a batch axis of size 1; None for zeros.
     """
 
     call: int
@@ -47,27 +52,42 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     """The states to lift in a graph that was captured without lifting.
 
     Raises:
-        ExportError: a state differs from row to row of a batch, or has an axis of its own.
+        ExportError: a state differs from row to row of a batch, or has an axis that no state can
+            have.
     """
     graph = captured.model.graph
     layers = find(graph)
     check_sequence_axis(layers)
-    hidden = [one for one in hidden_states(graph, layers) if not sorts_itself(one)]
+    hidden = [layer for layer in hidden_states(graph, layers) if not sorts_itself(layer)]
     if not hidden:
         return []
-    first, other = _firsts(explicit, example, 0), _firsts(explicit, example, 1)
-    found = [_hidden(layer, first[layer.call], example) for layer in hidden]
-    for layer, one in zip(hidden, found, strict=True):
-        if not _same_start(one, _hidden(layer, other[layer.call], example)):
+
+    usual = _first_states(explicit, example, 0)
+    larger = _first_states(explicit, example, 1)
+    states = [_hidden_of(layer, usual[layer.call], example) for layer in hidden]
+    for layer, state in zip(hidden, states, strict=True):
+        if not _same_start(state, _hidden_of(layer, larger[layer.call], example)):
             raise ExportError(
-                f"The first state of {layer.path or layer.kind!r} is not the same in every call: "
+                f"The first state of {_layer_name(layer)!r} is not the same in every call: "
                 "it changes with the size of the input, or by chance. Take it as an argument."
             )
-    return found
+    return states
 
 
-def _firsts(explicit: Explicit, example: Example, more: int) -> list[States]:
-    """The first states that the network makes, at the sizes that it is traced at or larger."""
+def make_explicit(
+    explicit: Explicit, example: Example, hidden: Sequence[Hidden], contexts: ConvolutionContexts
+) -> tuple[Explicit, Example]:
+    """The network and its example, with hidden states and those of contexts as arguments."""
+    calls = [each.call for each in hidden]
+    lifted = Explicit(explicit.network, explicit.method, calls, contexts.contexts)
+
+    leaves = [each.leaves for each in hidden]
+    leaves += [(leaf,) for leaf in contexts.leaves]
+    return lifted.eval(), example.with_lifted(leaves)
+
+
+def _first_states(explicit: Explicit, example: Example, more: int) -> list[States]:
+    """The first states that the network makes, by call, with every axis longer by `more`."""
     sizes = {axis: size + more for axis, size in example.sizes.items()}
     with unchanged_globals(seed=more), torch.no_grad(), Calls({}) as calls:
         explicit(*example.make(sizes, seed=more))
@@ -75,61 +95,59 @@ def _firsts(explicit: Explicit, example: Example, more: int) -> list[States]:
     return firsts
 
 
-def _same_start(a: Hidden, b: Hidden) -> bool:
-    return all(
-        (x is None and y is None) or (x is not None and y is not None and np.array_equal(x, y))
-        for x, y in zip(a.initial, b.initial, strict=True)
-    )
-
-
-def make_explicit(
-    explicit: Explicit, example: Example, hidden: Sequence[Hidden], found: ConvolutionContexts
-) -> tuple[Explicit, Example]:
-    """The network and its example with hidden states, and those of contexts, as arguments."""
-    calls = [one.call for one in hidden]
-    lifted = Explicit(explicit.network, explicit.method, calls, found.contexts)
-    leaves = [*(one.leaves for one in hidden), *((leaf,) for leaf in found.leaves)]
-    return lifted.eval(), example.with_lifted(leaves)
-
-
-def _hidden(layer: Recurrent, values: Sequence[torch.Tensor], example: Example) -> Hidden:
+def _hidden_of(layer: Recurrent, values: Sequence[torch.Tensor], example: Example) -> Hidden:
+    """The states of a layer, from the first ones (`values`) that forward made in one run."""
     leaves, initial = [], []
     for (letter, first, _), value in zip(layer.states, values, strict=True):
-        leaf = Leaf(
-            ("state", f"{layer.call}", letter),
-            str(value.dtype).removeprefix("torch."),
-            _axes(layer, first, value.ndim, example),
-        )
-        leaves.append(leaf)
-        initial.append(_initial(layer, leaf, value.numpy()))
-    return Hidden(layer.call, layer.path or layer.kind, tuple(leaves), tuple(initial))
+        dtype = str(value.dtype).removeprefix("torch.")
+        shape = _state_axes(layer, first, value.ndim, example)
+        leaves.append(Leaf(("state", f"{layer.call}", letter), dtype, shape))
+        initial.append(_initial_value(layer, shape, value.numpy()))
+    return Hidden(layer.call, _layer_name(layer), tuple(leaves), tuple(initial))
 
 
-def _axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) -> tuple[Axis, ...]:
+def _state_axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) -> tuple[Axis, ...]:
     """A first state's axes; a cell's has no layers in front, which its node in the graph has."""
-    assert first.shape is not None
-    dims = list(first.shape)[-rank:]
-    shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in dims)
+    shape = shape_of(first)[-rank:]
     for axis in shape:
-        if isinstance(axis, str) and (axis not in example.axes or axis == "time"):
+        if isinstance(axis, int):
+            continue
+        if axis == "time" or axis not in example.axes:
             raise ExportError(
-                f"The first state of {layer.path or layer.kind!r} has the shape {list(shape)}: its "
+                f"The first state of {_layer_name(layer)!r} has the shape {list(shape)}: its "
                 f"axis {axis!r} is none that a state can keep from call to call. Recurrent layers "
                 "must run over time, one row per sequence."
             )
     return shape
 
 
-def _initial(layer: Recurrent, leaf: Leaf, value: NDArray[Any]) -> NDArray[Any] | None:
+def _initial_value(
+    layer: Recurrent, shape: Sequence[Axis], value: NDArray[Any]
+) -> NDArray[Any] | None:
+    """The value with its dynamic axes cut to size 1; None for zeros."""
     if not value.any():
         return None
-    for position, axis in enumerate(leaf.shape):
-        if isinstance(axis, str):
-            first = value.take([0], position)
-            if not (value == first).all():
-                raise ExportError(
-                    f"The first state of {layer.path or layer.kind!r} differs along the axis "
-                    f"{axis!r}. Take it as an argument of forward."
-                )
-            value = first
-    return np.array(value)
+
+    axis = differing_axis(value, shape)
+    if axis is not None:
+        raise ExportError(
+            f"The first state of {_layer_name(layer)!r} differs along the axis "
+            f"{axis!r}. Take it as an argument of forward."
+        )
+    return one_row(value, shape)
+
+
+def _same_start(hidden: Hidden, reference: Hidden) -> bool:
+    """Whether two runs made the same first states."""
+    pairs = zip(hidden.initial, reference.initial, strict=True)
+    return all(_same_value(value, expected) for value, expected in pairs)
+
+
+def _same_value(value: NDArray[Any] | None, expected: NDArray[Any] | None) -> bool:
+    if value is None or expected is None:
+        return value is None and expected is None
+    return np.array_equal(value, expected)
+
+
+def _layer_name(layer: Recurrent) -> str:
+    return layer.path or layer.kind

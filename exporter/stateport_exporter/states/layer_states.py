@@ -12,12 +12,13 @@ import onnx_ir as ir
 from ..capture.capture import Captured
 from ..errors import ExportError
 from ..graph.dataflow import MOVES, axes, behind, results_like, targets
+from ..graph.free_names import free_name
 from ..layers import Recurrent
+from .names import Path, has_name
 
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).
 _MASKS: Final = frozenset({"Mul", "Where"})
-Path = tuple[str, ...]
-_STATE: Final = {"h": "hidden state", "c": "cell state"}
+_LONG_NAMES: Final = {"h": "hidden state", "c": "cell state"}
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,7 @@ def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurren
 
     They are absent, zeros, constants or parameters, made inside forward: states to be lifted.
     """
-    return [
-        layer for layer in layers if not any(_depends(graph, first) for _, first, _ in layer.states)
-    ]
+    return [layer for layer in layers if not _dependencies_of_layer(graph, layer)]
 
 
 def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
@@ -51,18 +50,25 @@ def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
         ExportError: the axis has another name, so chunks of it would go unchecked.
     """
     for layer in layers:
-        named = axes(layer.x)
-        axis = named[layer.time] if named else "time"
-        if axis != "time" and axis.isidentifier():
+        names = axes(layer.x)
+        axis = names[layer.time] if names else "time"
+        is_single_step = not axis.isidentifier()  # a size
+        if axis != "time" and not is_single_step:
             raise ExportError(
-                f"{_capital(layer)} runs over the axis {axis!r}. Call the axis that it runs over "
-                "'time' in the example; if that is the rows of a batch, batch_first is wrong."
+                f"{_capitalized(layer)} runs over the axis {axis!r}. Call the axis that it runs "
+                "over 'time' in the example; if that is the rows of a batch, batch_first is wrong."
             )
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The states of layers that inputs and outputs carry, and what layers that start there give."""
+    """The states of layers that inputs and outputs carry.
+
+    Attributes:
+        inputs: for each input, the roles of the states that it carries: {"h0"}.
+        outputs: the same for each output.
+        ends: for each input, all results of the layers that start from it.
+    """
 
     inputs: Mapping[ir.Value, set[str]]
     outputs: Mapping[ir.Value, set[str]]
@@ -77,12 +83,14 @@ def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[
     """
     roles = Roles(defaultdict(set), defaultdict(set), defaultdict(list))
     for layer, prefix in zip(layers, _prefixes(layers), strict=True):
-        firsts = {value for _, first, _ in layer.states for value in _dependencies(graph, first)}
-        if _starts_inside(graph, layer) or (firsts and firsts.issubset(declared)):
+        firsts = _dependencies_of_layer(graph, layer)
+        is_declared = bool(firsts) and firsts.issubset(declared)
+        if is_declared or _starts_inside(graph, layer):
             continue
+
         for letter, first, last in layer.states:
             role = f"{prefix}{letter}0"
-            source = _source(layer, letter, spine(graph, first))
+            source = _only_source(layer, letter, _held_inputs(graph, first))
             roles.inputs[source].add(role)
             roles.ends[source].extend(layer.node.outputs)
             for output in targets(graph, last):
@@ -93,26 +101,72 @@ def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[
 def pairs_of_layers(
     graph: ir.Graph, captured: Captured, own: int, roles: Roles, declared: Mapping[int, int | None]
 ) -> list[StatePair]:
-    """The states of recurrent layers: of the first `own` inputs, and of those that are lifted."""
-    named = [any(not key.isdigit() for key in path) for path in captured.output_paths]
+    """The states of recurrent layers: of the first `own` inputs, and of those that are lifted.
+
+    Raises:
+        ExportError: several results may give the next value of an argument.
+    """
+    author = len(captured.output_paths)
+
     pairs = []
     for position, value in enumerate(graph.inputs):
         if value not in roles.inputs or position in declared:
             continue
-        role, path = roles.inputs[value], captured.input_paths[position]
-        fits = results_like(graph, value, len(named))
-        fits = [i for i in fits if i not in declared.values()]
+
+        alike = results_like(graph, value, author)
+        free = [result for result in alike if result not in declared.values()]
         following: int | None
         if position >= own:
-            following = _next_of_lifted(graph, role, roles.outputs, fits, named)
+            following = _next_of_lifted(graph, roles, value, free, captured.output_paths)
         else:
-            same = [i for i in fits if roles.outputs.get(graph.outputs[i]) == role]
-            # Another layer's last state is that layer's own, though it is computed from this.
-            computed = [i for i in fits if not roles.outputs.get(graph.outputs[i], role) - role]
-            following = _next_of_argument(graph, path, same, computed, roles.ends[value])
+            following = _next_of_argument(graph, roles, value, free, captured.input_paths[position])
+
         if following is not None:
-            pairs.append(StatePair(position, following, min(role) if len(role) == 1 else None))
+            pairs.append(StatePair(position, following, _only_role(roles.inputs[value])))
     return pairs
+
+
+def first_state_inputs(graph: ir.Graph, layer: Recurrent) -> list[ir.Value]:
+    """The graph's inputs that a layer's first states hold, moved or masked, but not computed."""
+    return [value for _, first, _ in layer.states for value in _held_inputs(graph, first)]
+
+
+def _held_inputs(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
+    """The graph's inputs that a value holds, moved or masked on the way, but not computed."""
+    node = value.producer()
+    if node is None:
+        is_state = value in graph.inputs and "time" not in axes(value)
+        return [value] if is_state else []
+
+    sources: dict[ir.Value, None] = {}  # a set that keeps the order
+    for operand in _data_operands(node, value):
+        sources |= dict.fromkeys(_held_inputs(graph, operand))
+    return [*sources]
+
+
+def _data_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
+    """The operands that a node moves, or clears with a mask; none where it computes."""
+    if node.op_type in _MASKS:
+        return _unmasked_operands(node, result)
+    if node.op_type not in MOVES:
+        return []
+
+    operands = node.inputs if node.op_type == "Concat" else node.inputs[:1]
+    return [operand for operand in operands if operand is not None]
+
+
+def _unmasked_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
+    """The operands of a mask that have the shape of the result; the mask itself is spread over it.
+
+    The first operand of `Where` is its condition.
+    """
+    operands = node.inputs[1:] if node.op_type == "Where" else node.inputs
+
+    unmasked = []
+    for operand in operands:
+        if operand is not None and axes(operand) == axes(result):
+            unmasked.append(operand)
+    return unmasked
 
 
 def _starts_inside(graph: ir.Graph, layer: Recurrent) -> bool:
@@ -121,107 +175,124 @@ def _starts_inside(graph: ir.Graph, layer: Recurrent) -> bool:
     Such a state, a decoder's for example, is no state of the network: nothing is carried from call
     to call.
     """
-    if any(spine(graph, first) for _, first, _ in layer.states):
+    if first_state_inputs(graph, layer):
         return False
-    reached = {value for _, first, _ in layer.states for value in _dependencies(graph, first)}
-    return not reached or any("time" in axes(value) for value in reached)
+    sources = _dependencies_of_layer(graph, layer)
+    return not sources or any("time" in axes(value) for value in sources)
+
+
+def _dependencies_of_layer(graph: ir.Graph, layer: Recurrent) -> set[ir.Value]:
+    """The graph's inputs on whose values a layer's first states depend."""
+    firsts = (first for _, first, _ in layer.states)
+    return {value for first in firsts for value in _dependencies(graph, first)}
+
+
+def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
+    """The graph's inputs on whose values (not only sizes) a value depends."""
+    return (source for source in behind(value) if source in graph.inputs)
 
 
 def _prefixes(layers: Sequence[Recurrent]) -> list[str]:
     """What comes before h0 and c0: nothing, or the layer's path; a repeated one is counted."""
     if len(layers) == 1:
         return [""]
-    prefixes: list[str] = []
+
+    names: list[str] = []
     for layer in layers:
         path = layer.path.replace(".", "_") or layer.kind.lower()
-        prefix, number = f"{path}_", 1
-        while prefix in prefixes:
-            number += 1
-            prefix = f"{path}_{number}_"
-        prefixes.append(prefix)
-    return prefixes
+        names.append(free_name(path, names, "_"))
+    return [f"{name}_" for name in names]
 
 
-def _depends(graph: ir.Graph, value: ir.Value) -> bool:
-    return any(True for _ in _dependencies(graph, value))
-
-
-def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
-    """The graph's inputs on whose values (not only sizes) a value depends."""
-    return (behind for behind in behind(value) if behind in graph.inputs)
-
-
-def _source(layer: Recurrent, letter: str, sources: Sequence[ir.Value]) -> ir.Value:
+def _only_source(layer: Recurrent, letter: str, sources: Sequence[ir.Value]) -> ir.Value:
     """The graph's input that a layer's first state comes from, moved or masked, not computed."""
     if len(sources) == 1:
         return sources[0]
-    what = _STATE.get(letter, "state")
+
+    state = _LONG_NAMES.get(letter, "state")
     raise ExportError(
-        f"{_capital(layer)} starts from a {what} that forward computes from its arguments, so what "
-        "it would be in the next call is unclear. Pass the state itself, in one tensor: "
+        f"{_capitalized(layer)} starts from a {state} that forward computes from its arguments, so "
+        "what it would be in the next call is unclear. Pass the state itself, in one tensor: "
         f"{layer.path or 'layer'}(x, state)."
     )
 
 
-def spine(graph: ir.Graph, value: ir.Value) -> list[ir.Value]:
-    """The graph's inputs that a value is, but for moves, and masks on the way."""
-    node = value.producer()
-    if node is None:
-        return [value] if value in graph.inputs and "time" not in axes(value) else []
-    operands: Sequence[ir.Value | None] = ()
-    if node.op_type in MOVES:
-        operands = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    elif node.op_type in _MASKS:
-        # The state has the shape of the result; a mask is spread over it, or is a condition.
-        values = node.inputs[1:] if node.op_type == "Where" else node.inputs
-        operands = [v for v in values if v is not None and axes(v) == axes(value)]
-    found = [v for operand in operands if operand is not None for v in spine(graph, operand)]
-    return list(dict.fromkeys(found))
-
-
 def _next_of_lifted(
-    graph: ir.Graph,
-    roles: set[str],
-    outputs: Mapping[ir.Value, set[str]],
-    like: Sequence[int],
-    named: Sequence[bool],
+    graph: ir.Graph, roles: Roles, value: ir.Value, alike: Sequence[int], results: Sequence[Path]
 ) -> int:
-    """The output that gives a lifted state.
+    """The output that gives the next value of a lifted state.
 
-    That is the author's own where forward returns it as PyTorch's layers do, behind the output:
-    `return y, state`. A result with a name, or the only one, stays a result, and so does one of
-    another shape: `like` are the author's results that have the state's.
+    It is a result of the author's where forward returns it as PyTorch's layers do, behind the
+    output: `return y, state`. A result with a name, or the only one, stays a result, and so does
+    one of another shape: `alike` are the author's results with the shape of the state.
     """
-    fits = [i for i, output in enumerate(graph.outputs) if outputs.get(output) == roles]
-    own = [i for i in fits if i > 0 and i in like and not named[i]]
-    return own[0] if len(own) == 1 else next(i for i in fits if i >= len(named))
+    fits = _holding_last_state(graph, roles, value)
+    behind_output = [i for i in fits if i > 0 and i in alike]
+    unnamed = [i for i in behind_output if not has_name(results[i])]
+    if len(unnamed) == 1:
+        return unnamed[0]
+
+    # Behind the author's results are the last states of every layer.
+    return next(i for i in fits if i >= len(results))
 
 
 def _next_of_argument(
-    graph: ir.Graph,
-    path: Path,
-    same: Sequence[int],
-    fits: Sequence[int],
-    ends: Sequence[ir.Value],
+    graph: ir.Graph, roles: Roles, value: ir.Value, alike: Sequence[int], path: Path
 ) -> int | None:
-    """The author's result that gives the next state of an argument; None where there is none.
+    """The author's result that gives the next value of an argument; None where there is none.
 
-    `same` are the results that are this state, moved; else one of `fits` that is computed from
-    what the layer gives (scaled, masked, normalised) serves, if it is the only one of its shape.
+    That is a result that holds the layer's last state, moved. If there is none, it is the only
+    result of its shape that is computed from what the layer gives: scaled, masked or normalised.
+    `alike` are the results with the shape of the argument.
     """
-    distinct = {id(graph.outputs[i]): i for i in reversed(same)}
-    if not distinct:
-        computed = [i for i in fits if not set(ends).isdisjoint(behind(graph.outputs[i]))]
-        distinct = {i: i for i in computed}
-    if len(distinct) > 1:
-        candidates = ", ".join(f"result {i + 1}" for i in sorted(distinct.values()))
+    holding = [i for i in _holding_last_state(graph, roles, value) if i in alike]
+    candidates = _distinct_outputs(graph, holding)
+    if not candidates:
+        candidates = _computed_from_layer(graph, roles, value, alike)
+
+    if len(candidates) > 1:
+        listed = ", ".join(f"result {i + 1}" for i in sorted(candidates))
         raise ExportError(
             f"The argument {'.'.join(path)!r} holds a state, and the result that gives the next "
-            f"one is not clear: {candidates}. Return exactly one of its shape."
+            f"one is not clear: {listed}. Return exactly one of its shape."
         )
-    return next(iter(distinct.values()), None)
+    return candidates[0] if candidates else None
 
 
-def _capital(layer: Recurrent) -> str:
+def _holding_last_state(graph: ir.Graph, roles: Roles, value: ir.Value) -> list[int]:
+    """The outputs that hold the last state of the layer that starts from `value`, moved."""
+    outputs = enumerate(graph.outputs)
+    return [i for i, output in outputs if roles.outputs.get(output) == roles.inputs[value]]
+
+
+def _distinct_outputs(graph: ir.Graph, positions: Iterable[int]) -> list[int]:
+    """Of outputs that are the same value, the first."""
+    distinct: dict[ir.Value, int] = {}
+    for position in positions:
+        distinct.setdefault(graph.outputs[position], position)
+    return [*distinct.values()]
+
+
+def _computed_from_layer(
+    graph: ir.Graph, roles: Roles, value: ir.Value, alike: Sequence[int]
+) -> list[int]:
+    """The results that are computed from what the layer gives that starts from `value`."""
+    layer_results = set(roles.ends[value])
+
+    computed = []
+    for i in alike:
+        output = graph.outputs[i]
+        # Another layer's last state is that layer's own, though it is computed from this one.
+        is_of_another_layer = roles.outputs.get(output, set()) - roles.inputs[value]
+        if not is_of_another_layer and not layer_results.isdisjoint(behind(output)):
+            computed.append(i)
+    return computed
+
+
+def _only_role(roles: set[str]) -> str | None:
+    return min(roles) if len(roles) == 1 else None
+
+
+def _capitalized(layer: Recurrent) -> str:
     text = str(layer)
     return text[0].upper() + text[1:]

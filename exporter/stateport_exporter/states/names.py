@@ -1,10 +1,11 @@
-"""What names tell of states. They break ties between what data flow and shapes leave open."""
+"""What names show of states. They break ties that data flow and shapes leave open."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
+#: The way to an argument or a result: parameter, keys, fields, and positions from 0.
 Path = tuple[str, ...]
 
 #: What people call states: h, hx, h_0, c, cx, hidden, prev_state, mem, carry, conv_cache, ...
@@ -13,10 +14,10 @@ _STATE: Final = re.compile(
     r"|past|cache|buffer|history|fifo|delay",
     re.IGNORECASE,
 )
-#: And what they call nothing else.
+#: Names that nothing but a state has.
 _ONLY_STATE: Final = re.compile(r"(^|_)(h|hx)(\d*|_.*)$|hid|state|carry|cache", re.IGNORECASE)
-#: Words for what a network is fed. `return audio, video, h` names its results after its arguments,
-#: and only h is a state.
+#: Names of the signals that a network is fed. `return audio, video, h` names its results after its
+#: arguments, and only h is a state.
 _SIGNALS: Final = frozenset({
     "x", "y", "z", "audio", "video", "image", "img", "frame", "frames", "wave", "waveform", "wav",
     "signal", "sound", "speech", "noise", "noisy", "mic", "far", "near", "left", "right", "obs",
@@ -24,15 +25,20 @@ _SIGNALS: Final = frozenset({
     "tgt", "target", "text", "token", "tokens", "ids", "cond", "condition", "speaker", "style",
     "embedding", "emb", "action", "reward",
 })  # fmt: skip
-#: Words that say of a value only whether it comes before or after the step.
+#: Words that show only whether a value comes before or after the step.
 _TIMES: Final = frozenset({
     "new", "next", "n", "present", "updated", "update", "cur", "curr", "current", "now", "out",
     "output", "o", "past", "prev", "previous", "last", "old", "in", "input", "i", "init", "initial",
 })  # fmt: skip
 
 
+def has_name(path: Path) -> bool:
+    """Whether a result has a key, a field or a variable's name, and not only positions."""
+    return any(not key.isdigit() for key in path)
+
+
 def is_like_a_state(path: Path) -> bool:
-    """Whether an argument stands in a container, or has a name that states have."""
+    """Whether an argument is in a container, or has a name that states have."""
     return len(path) > 1 or _STATE.search(path[0]) is not None
 
 
@@ -42,41 +48,49 @@ def is_surely_a_state(path: Path) -> bool:
 
 
 def is_like_a_signal(path: Path) -> bool:
-    """Whether an argument is called as what a network is fed."""
+    """Whether an argument has a name of the signals that a network is fed."""
     return not is_like_a_state(path) and not _SIGNALS.isdisjoint(_words(path[0]))
 
 
 def are_one(argument: Path, result: Path) -> bool:
-    """Whether the names of an argument and of a result say that these are one thing.
+    """Whether an argument and a result have names of the same thing, before and after a step.
 
     past_k and k, h0 and hn, state and new_state, ("state", "0") and ("state", "0").
     """
-    if all(key.isdigit() for key in result):
+    if not has_name(result):
         return False
     if argument == result:
         return True
-    ends = [_key(path[-1:]) for path in (argument, result) if not path[-1].isdigit()]
-    if len(ends) == 2 and len(result) == 1 and _same(*ends):
+
+    if _same(_timeless(argument), _timeless(result)):
         return True
-    return _same(_key(argument), _key(result))
+
+    # ("state", "h") and "h": the last key alone, if it is a name.
+    are_names = not argument[-1].isdigit() and not result[-1].isdigit()
+    is_single = len(result) == 1
+    return are_names and is_single and _same(_timeless(argument[-1:]), _timeless(result))
 
 
 def _same(argument: Path, result: Path) -> bool:
+    """Whether two lists of words, without those for before and after, name the same thing."""
     if not argument or not result:
         return False
-    last = (*argument[:-1], f"{argument[-1]}n")  # h0 and hn, state and stateN
-    counted = result[:-1] == argument and result[-1].isdigit()  # h and h2
-    return counted or result in (argument, last)
+    if result == argument:
+        return True
+
+    with_n = (*argument[:-1], f"{argument[-1]}n")  # h0 and hn, state and stateN
+    is_numbered = result[:-1] == argument and result[-1].isdigit()  # h and h2
+    return result == with_n or is_numbered
 
 
-def _key(path: Path) -> Path:
-    """The words of a path that say what it is, without those that say when."""
+def _timeless(path: Path) -> Path:
+    """The words of a path that name the thing, without those for before and after the step."""
     words: list[str] = []
     for key in path:
         if key.isdigit():
             words.append(key)
         else:
-            words += [word for word in _words(key) if word not in _TIMES and word != "0"]
+            words += [word for word in _words(key) if word != "0" and word not in _TIMES]
     return tuple(words)
 
 

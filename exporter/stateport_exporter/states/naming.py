@@ -1,10 +1,10 @@
-"""Names, order and the contract: the last touch before the file is written."""
+"""Names, order and the contract: the last changes before the file is written."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from stateport.contract import (
     INITIAL_PREFIX,
     ORIGIN_KEY,
     ArraySpec,
-    Axis,
     Contract,
     StateSpec,
     Streaming,
@@ -24,9 +23,9 @@ from stateport.contract import (
 
 from ..capture.capture import Captured
 from ..errors import ExportError
+from ..graph.dataflow import dtype_of, shape_of
 from .layer_states import StatePair
-
-Path = tuple[str, ...]
+from .names import Path
 
 
 def stamp(
@@ -37,22 +36,14 @@ def stamp(
     A name that the author gave is kept: an argument of forward, a key of a returned dict. The
     others are x, h0, c0 -> y, hn, cn. States sort into the same order by their inputs' names as by
     their outputs' names, which Triton relies on.
+
+    Raises:
+        ExportError: two inputs or outputs would have the same name.
     """
     _give_every_output_a_value(graph)
-    paths = [*captured.output_paths, *[()] * (len(graph.outputs) - len(captured.output_paths))]
-    roles = {state.input: state.name for state in states}
-    inputs: list[str] = []
-    for position, path in enumerate(captured.input_paths):
-        name = _input_name(path, roles.get(position))
-        inputs.append(f"state_{name}" if name in inputs else name)
-    given = [_given_name(paths[state.output]) for state in states]
-    next_names = _next_names([inputs[state.input] for state in states], given, inputs)
-    named = {state.output: name for state, name in zip(states, next_names, strict=True)}
-    plain = [i for i in range(len(paths)) if i not in named]
-    outputs = [
-        named[i] if i in named else _output_name(path, plain.index(i), len(plain))
-        for i, path in enumerate(paths)
-    ]
+
+    inputs = _input_names(captured.input_paths, states)
+    outputs = _output_names(graph, captured.output_paths, states, inputs)
     _rename(graph, [*graph.inputs, *graph.outputs], [*inputs, *outputs])
     return inputs, outputs
 
@@ -72,33 +63,32 @@ def contract_from_graph(
     initial: Container[str],
     lengths: Container[ir.Value] = (),
 ) -> Contract:
-    """The contract of a stamped graph.
+    """The contract of a graph that `stamp` named.
 
-    `whole_only` says why it cannot stream, if it cannot; `lengths` are the inputs that hold the
-    lengths of rows along time.
+    Args:
+        graph: the graph.
+        states: its states.
+        whole_only: why it cannot stream, in words; None if it may.
+        initial: the inputs of states whose first values are in the file.
+        lengths: the inputs that hold the lengths of rows along time.
     """
-    outputs = {graph.inputs[state.input]: graph.outputs[state.output] for state in states}
-    taken = {*outputs, *outputs.values()}
-    return Contract(
-        inputs=tuple(
-            replace(_array_spec(value), lengths_of="time" if value in lengths else None)
-            for value in graph.inputs
-            if value not in taken
-        ),
-        outputs=tuple(_array_spec(value) for value in graph.outputs if value not in taken),
-        states=tuple(
-            StateSpec(
-                _name(value),
-                _name(outputs[value]),
-                _dtype(value),
-                _shape(value),
-                "file" if _name(value) in initial else "zeros",
-            )
-            for value in graph.inputs
-            if value in outputs
-        ),
-        streaming=Streaming(whole_only is None, whole_only),
-    )
+    next_values = {graph.inputs[state.input]: graph.outputs[state.output] for state in states}
+    is_state = {*next_values, *next_values.values()}
+
+    inputs = []
+    for value in graph.inputs:
+        if value not in is_state:
+            lengths_of = "time" if value in lengths else None
+            inputs.append(replace(_array_spec(value), lengths_of=lengths_of))
+    outputs = [_array_spec(value) for value in graph.outputs if value not in is_state]
+
+    specs = []
+    for value in graph.inputs:
+        if value in next_values:
+            specs.append(_state_spec(value, next_values[value], initial))
+
+    streaming = Streaming(whole_only is None, whole_only)
+    return Contract(tuple(inputs), tuple(outputs), tuple(specs), streaming)
 
 
 def write_metadata(model: ir.Model, contract: Contract, origin: Mapping[str, object]) -> None:
@@ -108,86 +98,145 @@ def write_metadata(model: ir.Model, contract: Contract, origin: Mapping[str, obj
     make the same input give different bytes elsewhere.
     """
     for graph in model.graphs():
-        graph.metadata_props.clear()
-        for value in graph.inputs:
-            value.metadata_props.clear()
-        for node in graph:
-            node.metadata_props.clear()
-            node.doc_string = None
-            for value in node.outputs:
-                value.metadata_props.clear()
+        _clear_metadata(graph)
     model.metadata_props.clear()
+
     model.producer_name = "stateport"
     model.producer_version = str(origin["stateport"])
     model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
     model.metadata_props[CONTRACT_KEY] = contract.to_json()
 
 
+def _clear_metadata(graph: ir.Graph) -> None:
+    graph.metadata_props.clear()
+    for value in graph.inputs:
+        value.metadata_props.clear()
+
+    for node in graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _input_names(paths: Sequence[Path], states: Iterable[StatePair]) -> list[str]:
+    """The names of the arguments; "state_" comes before one that is taken."""
+    roles = {state.input: state.name for state in states}
+    names: list[str] = []
+    for position, path in enumerate(paths):
+        name = _input_name(path, roles.get(position))
+        names.append(f"state_{name}" if name in names else name)
+    return names
+
+
 def _input_name(path: Path, role: str | None) -> str:
-    if role is not None and len(path) > 1:  # its place in a tuple says less than its role
+    is_in_container = len(path) > 1
+    if role is not None and is_in_container:  # its position in a tuple says less than its role
         return role
     return "_".join(path)
 
 
-def _output_name(path: Path, index: int, count: int) -> str:
-    return _given_name(path) or ("y" if count == 1 else f"y{index + 1}")
+def _output_names(
+    graph: ir.Graph, paths: Sequence[Path], states: Sequence[StatePair], inputs: Sequence[str]
+) -> list[str]:
+    """The names of all outputs, of which the author's are the first."""
+    count = len(graph.outputs)
+    author_names = [_author_name(path) for path in paths]
+    author_names += [""] * (count - len(paths))
+    names = _state_output_names(states, inputs, author_names)
+
+    plain = [position for position in range(count) if position not in names]
+    for number, position in enumerate(plain, start=1):
+        usual = "y" if len(plain) == 1 else f"y{number}"
+        names[position] = author_names[position] or usual
+    return [names[position] for position in range(count)]
 
 
-def _given_name(path: Path) -> str:
+def _state_output_names(
+    states: Sequence[StatePair], inputs: Sequence[str], author_names: Sequence[str]
+) -> dict[int, str]:
+    """The names of the outputs that give states, by position."""
+    state_inputs = [inputs[state.input] for state in states]
+    state_outputs = [author_names[state.output] for state in states]
+    names = _next_names(state_inputs, state_outputs, inputs)
+
+    positions = (state.output for state in states)
+    return dict(zip(positions, names, strict=True))
+
+
+def _author_name(path: Path) -> str:
     """The keys and fields on the way to a result; empty where there are only positions."""
     return "_".join(key for key in path if not key.isdigit())
 
 
-def _next_names(inputs: Sequence[str], given: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """The author's names, or h0 -> hn, hidden -> hidden_n; a prefix where that sorts otherwise."""
-    usual = [f"{n[:-1]}n" if n.endswith("0") else f"{n}_n" for n in inputs]
-    names = [g if g and g not in taken else u for g, u in zip(given, usual, strict=True)]
-    if [n for _, n in sorted(zip(inputs, names, strict=True))] != sorted(names):
-        names = [f"next_{n}" for n in inputs]
-    return names
+def _next_names(
+    inputs: Sequence[str], author_names: Sequence[str], taken: Collection[str]
+) -> list[str]:
+    """The names of the states' outputs, so that they sort into the order of their inputs' names.
+
+    They are the author's names, or h0 -> hn, hidden -> hidden_n. Where those sort otherwise, a
+    prefix takes their place.
+    """
+    names = []
+    for name, author_name in zip(inputs, author_names, strict=True):
+        usual = f"{name[:-1]}n" if name.endswith("0") else f"{name}_n"
+        is_free = author_name != "" and author_name not in taken
+        names.append(author_name if is_free else usual)
+
+    in_order_of_inputs = [name for _, name in sorted(zip(inputs, names, strict=True))]
+    if in_order_of_inputs == sorted(names):
+        return names
+    return [f"next_{name}" for name in inputs]
 
 
 def _give_every_output_a_value(graph: ir.Graph) -> None:
-    """An output that is an input, or stands twice, gets a value of its own: names are unique."""
+    """Copies an output that is an input, an initializer or another output: names are unique."""
     seen: set[ir.Value] = set(graph.inputs)
     for position, value in enumerate(graph.outputs):
         if value in seen or value.is_initializer():
-            node = ir.node("Identity", [value])
-            node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
-            graph.append(node)
-            graph.outputs[position] = node.outputs[0]
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type
+            graph.append(copy)
+            graph.outputs[position] = copy.outputs[0]
         seen.add(graph.outputs[position])
 
 
 def _rename(graph: ir.Graph, values: Sequence[ir.Value], names: Sequence[str]) -> None:
+    """Gives values these names; other values that have one of them get another name."""
     for name, count in Counter(names).items():
         if count > 1:
             raise ExportError(
                 f"Two inputs or outputs would both be called {name!r}. Name the arguments of "
                 "forward differently, or return a dict with other keys."
             )
-    wanted = set(names)
-    inner = [v for node in graph for v in node.outputs if v not in set(values)]
-    for value in [*inner, *graph.initializers.values()]:
-        if value.name in wanted:
+
+    taken = set(names)
+    for value in list(_inner_values(graph, set(values))):
+        if value.name in taken:
             value.name = f"inner_{value.name}"
     for value, name in zip(values, names, strict=True):
         value.name = name
 
 
+def _inner_values(graph: ir.Graph, ports: Container[ir.Value]) -> Iterator[ir.Value]:
+    """What nodes compute, without the graph's outputs, and its initializers."""
+    for node in graph:
+        for value in node.outputs:
+            if value not in ports:
+                yield value
+    yield from graph.initializers.values()
+
+
 def _array_spec(value: ir.Value) -> ArraySpec:
-    return ArraySpec(_name(value), _dtype(value), _shape(value))
+    return ArraySpec(_name(value), dtype_of(value), shape_of(value))
+
+
+def _state_spec(value: ir.Value, next_value: ir.Value, initial: Container[str]) -> StateSpec:
+    name = _name(value)
+    start = "file" if name in initial else "zeros"
+    return StateSpec(name, _name(next_value), dtype_of(value), shape_of(value), start)
 
 
 def _name(value: ir.Value) -> str:
     assert value.name is not None
     return value.name
-
-
-def _dtype(value: ir.Value) -> str:
-    assert value.dtype is not None
-    return value.dtype.numpy().name
-
-
-def _shape(value: ir.Value) -> tuple[Axis, ...]:
-    return tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())

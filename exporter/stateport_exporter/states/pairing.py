@@ -12,16 +12,15 @@ from ..capture.capture import Captured
 from ..errors import ExportError
 from ..graph.dataflow import axes, origin
 from ..layers import Recurrent
-from .layer_states import StatePair, pairs_of_layers, roles_of, spine
+from .layer_states import Roles, StatePair, first_state_inputs, pairs_of_layers, roles_of
+from .names import Path
 from .pairs import NAMED, SHAPED, SURE, Matches, Port, match
 from .possible import alike
-
-Path = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for.
+    """Which arguments and results the caller wants as states.
 
     Attributes:
         declared: by the positions of arguments, the position of the result that gives the next
@@ -41,15 +40,15 @@ class States:
 
     Attributes:
         pairs: the states.
-        left: arguments and results that look like a pair.
-        others: levels for which other pairs would be taken; empty for a single step, where nothing
-            can be tried.
-        unclear: what could not be told, in words; None where all could.
+        possible: arguments and results that look like a pair.
+        other_levels: levels for which other pairs would be taken; empty for a single step, where
+            nothing can be tried.
+        unclear: what could not be decided, in words; None where everything could.
     """
 
     pairs: list[StatePair]
-    left: tuple[tuple[Port, Port], ...]
-    others: tuple[tuple[str, ...], ...]
+    possible: tuple[tuple[Port, Port], ...]
+    other_levels: tuple[tuple[str, ...], ...]
     unclear: str | None
 
 
@@ -63,70 +62,171 @@ def find_states(
 ) -> States:
     """Pairs the inputs and outputs that carry states from one call into the next.
 
-    Those of recurrent layers are found by following the data to and from the layers; those that are
-    left by `pairs`. The last `lifted` inputs are states that forward makes itself; the outputs
-    behind the author's own are the last states of every layer, which serve for those. The last ones
-    of both belong to `contexts`, one each, of these names. An argument that a layer starts from is
-    a state only where forward returns the next one; else it is an ordinary input.
+    An argument that a layer starts from is a state only where forward returns the next one; else it
+    is an ordinary input.
+
+    Args:
+        graph: the graph. Behind the author's own outputs it has the last states of every layer, and
+            then those of `contexts`.
+        layers: its recurrent layers. Their states are found by following the data to and from them;
+            those of other arguments by `pairs`.
+        captured: what the author calls inputs and outputs.
+        lifted: the number of inputs, at the end, that take states that forward makes itself.
+        wish: what the caller wants.
+        contexts: the names of the states of convolutions, for the last inputs and outputs.
 
     Raises:
-        ExportError: a layer's first state is computed from an argument; or which arguments and
-            results of a single step are states cannot be told.
+        ExportError: a layer's first state is computed from an argument; or it is not clear which
+            arguments and results of a single step are states.
     """
-    author, own = len(captured.output_paths), len(captured.input_paths) - lifted
+    author = len(captured.output_paths)
+    own = len(captured.input_paths) - lifted
     paths = captured.input_paths[:own]
-    roles = roles_of(graph, layers, {graph.inputs[position] for position in wish.declared})
-    pairs = [StatePair(i, o, None) for i, o in wish.declared.items() if o is not None]
-    pairs += pairs_of_layers(graph, captured, own, roles, wish.declared)
-    end_in, end_out = (len(ports) - len(contexts) for ports in (graph.inputs, graph.outputs))
-    pairs += [StatePair(end_in + i, end_out + i, name) for i, name in enumerate(contexts)]
-
     results = [Port(i, path, graph.outputs[i]) for i, path in enumerate(wish.names)]
-    arguments = [p for p in _arguments(graph, paths, pairs) if p.position not in wish.declared]
-    matches = match(
-        [port for port in arguments if port.value not in roles.inputs],
-        [port for port in _unused(results, pairs) if port.value not in roles.outputs],
-        alone=author == 1,
-    )
-    stepwise = not any("time" in axes(value) for value in graph.inputs)
-    if matches.unclear and stepwise:
+
+    # What the caller, layers and convolutions leave no doubt about.
+    declared_inputs = {graph.inputs[position] for position in wish.declared}
+    roles = roles_of(graph, layers, declared_inputs)
+    pairs = _declared_pairs(wish)
+    pairs += pairs_of_layers(graph, captured, own, roles, wish.declared)
+    pairs += _context_pairs(graph, contexts)
+
+    # What data flow, shapes and names show of the rest.
+    arguments = _open_arguments(graph, paths, pairs, wish)
+    matches = _match_others(arguments, _open_results(results, pairs), roles, alone=author == 1)
+    is_single_step = not any("time" in axes(value) for value in graph.inputs)
+    if is_single_step and matches.unclear:
         raise ExportError(matches.unclear[0])
     pairs += [StatePair(i, o, None) for i, o in matches.of(wish.levels)]
+
     pairs.sort(key=lambda pair: pair.input)
-    _check(graph, pairs, captured.input_paths, own)
+    _check_distinct_outputs(graph, pairs, captured.input_paths)
+    _check_inputs(graph, pairs, captured.input_paths, own)
 
-    arguments = [p for p in _arguments(graph, paths, pairs) if p.position not in wish.declared]
-    left = tuple(alike(arguments, _unused(results, pairs)))
-    others = () if stepwise else _other_levels(matches, wish.levels)
+    arguments = _open_arguments(graph, paths, pairs, wish)
+    possible = tuple(alike(arguments, _open_results(results, pairs)))
+    other_levels = () if is_single_step else _other_levels(matches, wish.levels)
     pairs = _leave_an_output(graph, pairs, author)
-    return States(pairs, left, others, " ".join(matches.unclear) or None)
+    return States(pairs, possible, other_levels, " ".join(matches.unclear) or None)
 
 
-def _unused(results: Iterable[Port], pairs: Iterable[StatePair]) -> list[Port]:
+def drop_spare_outputs(
+    graph: ir.Graph, states: Sequence[StatePair], author: int
+) -> tuple[list[StatePair], list[int]]:
+    """Drops the last states of layers that no state needs, in place.
+
+    `author` is the number of the author's own results, which stay. Returns the states, and the
+    positions of the outputs that stayed.
+    """
+    needed = {*range(author), *(state.output for state in states)}
+    staying = [position for position in range(len(graph.outputs)) if position in needed]
+    graph.outputs[:] = [graph.outputs[position] for position in staying]
+
+    return [replace(state, output=staying.index(state.output)) for state in states], staying
+
+
+def why_whole_only(layers: Iterable[Recurrent]) -> str | None:
+    """Why the network needs whole sequences, whatever measuring shows."""
+    for layer in layers:
+        name = _layer_name(layer)
+        if layer.bidirectional:
+            return f"{name} is bidirectional: its backward half needs the whole sequence"
+        if layer.lengths is not None:
+            return f"{name} takes the length of each row, which is unknown for a chunk"
+    return None
+
+
+def why_not_carried(
+    graph: ir.Graph, layers: Iterable[Recurrent], states: Iterable[StatePair]
+) -> str | None:
+    """Why a layer's state is not carried from call to call; None where all are carried."""
+    carried = {graph.inputs[state.input] for state in states}
+
+    for layer in layers:
+        name = _layer_name(layer)
+        sources = first_state_inputs(graph, layer)
+        if not sources:
+            return f"{name} starts every call from a state that is made in the call itself"
+        if not carried.issuperset(sources):
+            return f"{name} starts from an argument, and its last state is not returned"
+    return None
+
+
+def _layer_name(layer: Recurrent) -> str:
+    return layer.path or layer.kind.lower()
+
+
+def _declared_pairs(wish: Wish) -> list[StatePair]:
+    """The states that the caller declares."""
+    pairs = []
+
+    for argument, result in wish.declared.items():
+        if result is not None:
+            pairs.append(StatePair(argument, result, None))
+    return pairs
+
+
+def _context_pairs(graph: ir.Graph, names: Sequence[str]) -> list[StatePair]:
+    """The states of convolutions: the last inputs and the last outputs."""
+    first_input = len(graph.inputs) - len(names)
+    first_output = len(graph.outputs) - len(names)
+    return [
+        StatePair(first_input + number, first_output + number, name)
+        for number, name in enumerate(names)
+    ]
+
+
+def _match_others(
+    arguments: Sequence[Port], results: Sequence[Port], roles: Roles, *, alone: bool
+) -> Matches:
+    """Matches arguments and results that carry no layer's state."""
+    other_arguments = [port for port in arguments if port.value not in roles.inputs]
+    other_results = [port for port in results if port.value not in roles.outputs]
+    return match(other_arguments, other_results, alone=alone)
+
+
+def _open_arguments(
+    graph: ir.Graph, paths: Sequence[Path], pairs: Iterable[StatePair], wish: Wish
+) -> list[Port]:
+    """The author's arguments that are no states and not declared.
+
+    The first argument that is no state is what the network is fed.
+    """
+    states = {pair.input for pair in pairs}
+    positions = [position for position in range(len(paths)) if position not in states]
+
+    ports = []
+    for position in positions:
+        path = paths[position]
+        leads = path[0] == paths[positions[0]][0]
+        if position not in wish.declared:
+            ports.append(Port(position, path, graph.inputs[position], leads))
+    return ports
+
+
+def _open_results(results: Iterable[Port], pairs: Iterable[StatePair]) -> list[Port]:
+    """The results that are no state's next value."""
     used = {pair.output for pair in pairs}
     return [result for result in results if result.position not in used]
 
 
-def _arguments(graph: ir.Graph, paths: Sequence[Path], pairs: Iterable[StatePair]) -> list[Port]:
-    """The author's arguments that are no states; the first of them is what the network is fed."""
-    states = {pair.input for pair in pairs}
-    rest = [i for i in range(len(paths)) if i not in states]
-    return [Port(i, paths[i], graph.inputs[i], paths[i][0] == paths[rest[0]][0]) for i in rest]
-
-
 def _other_levels(matches: Matches, levels: Collection[str]) -> tuple[tuple[str, ...], ...]:
     """The other choices of levels, each with pairs that no choice before it has."""
-    seen, others = [matches.of(levels)], []
+    tried = [matches.of(levels)]
+    choices = []
+
     for choice in ((SURE, NAMED, SHAPED), (SURE,), ()):
         pairs = matches.of(choice)
-        if pairs not in seen:
-            seen.append(pairs)
-            others.append(choice)
-    return tuple(others)
+        if pairs not in tried:
+            tried.append(pairs)
+            choices.append(choice)
+    return tuple(choices)
 
 
-def _check(graph: ir.Graph, pairs: Sequence[StatePair], paths: Sequence[Path], own: int) -> None:
-    """Checks that every state has an output of its own, and axes whose sizes inputs tell."""
+def _check_distinct_outputs(
+    graph: ir.Graph, pairs: Sequence[StatePair], paths: Sequence[Path]
+) -> None:
+    """Checks that no result is the next value of two states."""
     for first, second in itertools.combinations(pairs, 2):
         if graph.outputs[first.output] is graph.outputs[second.output]:
             raise ExportError(
@@ -134,72 +234,73 @@ def _check(graph: ir.Graph, pairs: Sequence[StatePair], paths: Sequence[Path], o
                 f"{'.'.join(paths[second.input])!r} hold two states, but one result, result "
                 f"{second.output + 1}, would be the next of both. Return one for each."
             )
+
+
+def _check_inputs(
+    graph: ir.Graph, pairs: Sequence[StatePair], paths: Sequence[Path], own: int
+) -> None:
+    """Checks that an input remains, and that inputs have every axis of the states.
+
+    The first `own` inputs are the author's arguments.
+    """
     states = {pair.input for pair in pairs}
-    rest = [value for i, value in enumerate(graph.inputs) if i not in states]
+    rest = [value for position, value in enumerate(graph.inputs) if position not in states]
     if pairs and not rest:
         raise ExportError(
             "All arguments would be states, so the file would have no input: "
-            f"{', '.join(map('.'.join, paths[:own]))}. Say which is none: states={{'name': None}}, "
-            "or --no-state name."
+            f"{', '.join(map('.'.join, paths[:own]))}. Declare one that is no state: "
+            "states={'name': None}, or --no-state name."
         )
+
     known = {axis for value in rest for axis in axes(value)}
     for pair in pairs:
-        for axis in axes(graph.inputs[pair.input]):
-            if not axis.isdigit() and axis not in known:
-                raise ExportError(
-                    f"The state {'.'.join(paths[pair.input])!r} has the axis {axis!r}, which no "
-                    "input has, so that a sequence has nothing to start from. Give it a fixed size "
-                    "in the example."
-                )
+        unknown = _first_unknown_axis(graph.inputs[pair.input], known)
+        if unknown is not None:
+            raise ExportError(
+                f"The state {'.'.join(paths[pair.input])!r} has the axis {unknown!r}, which no "
+                "input has, so that a sequence has nothing to start from. Give it a fixed size "
+                "in the example."
+            )
+
+
+def _first_unknown_axis(state: ir.Value, known: Collection[str]) -> str | None:
+    """The first axis of a state whose size neither the graph nor an input gives."""
+    for axis in axes(state):
+        is_fixed = axis.isdigit()
+        if not is_fixed and axis not in known:
+            return axis
+    return None
 
 
 def _leave_an_output(graph: ir.Graph, pairs: list[StatePair], author: int) -> list[StatePair]:
-    """Where all results are states, as a cell's are, the first that can stays an output as well."""
-    if not {pair.output for pair in pairs} >= set(range(author)):
+    """Where all results are states, as a cell's are, the first that can stays an output as well.
+
+    A result can stay where the same value is among the last states behind the author's results.
+    """
+    state_outputs = {pair.output for pair in pairs}
+    if not state_outputs.issuperset(range(author)):
         return pairs
+
     origins = [origin(output) for output in graph.outputs]
-    for kept in range(author):
-        spare = next((i for i in range(author, len(origins)) if origins[i] is origins[kept]), None)
+    for result in range(author):
+        spare = _first_same(origins, result, range(author, len(origins)))
         if spare is not None:
-            return [replace(p, output=spare) if p.output == kept else p for p in pairs]
+            return [_with_output(pair, result, spare) for pair in pairs]
+
     raise ExportError(
         "All results of forward are states, so the file would have no output. Return the output as "
         "well, in front of them."
     )
 
 
-def drop_spare_outputs(
-    graph: ir.Graph, states: Sequence[StatePair], author: int
-) -> tuple[list[StatePair], list[int]]:
-    """Drops the last states that no state needs; returns the states, and the positions kept."""
-    needed = {state.output for state in states}
-    kept = [i for i in range(len(graph.outputs)) if i < author or i in needed]
-    graph.outputs[:] = [graph.outputs[i] for i in kept]
-    return [replace(state, output=kept.index(state.output)) for state in states], kept
+def _with_output(pair: StatePair, output: int, spare: int) -> StatePair:
+    """The same state, from the output `spare` if it is from `output`."""
+    return replace(pair, output=spare) if pair.output == output else pair
 
 
-def why_whole_only(layers: Iterable[Recurrent]) -> str | None:
-    """Why the network needs whole sequences, whatever measuring shows."""
-    for layer in layers:
-        if layer.bidirectional:
-            name = layer.path or layer.kind.lower()
-            return f"{name} is bidirectional: its backward half needs the whole sequence"
-        if layer.lengths is not None:
-            name = layer.path or layer.kind.lower()
-            return f"{name} is told the length of each row, which chunks of it have not"
-    return None
-
-
-def why_not_carried(
-    graph: ir.Graph, layers: Iterable[Recurrent], states: Iterable[StatePair]
-) -> str | None:
-    """Why a layer's state is not carried from call to call, where one is not."""
-    carried = {graph.inputs[state.input] for state in states}
-    for layer in layers:
-        name = layer.path or layer.kind.lower()
-        sources = [value for _, first, _ in layer.states for value in spine(graph, first)]
-        if not sources:
-            return f"{name} starts every call from a state that is made in the call itself"
-        if not carried.issuperset(sources):
-            return f"{name} starts from an argument, and its last state is not returned"
+def _first_same(values: Sequence[ir.Value], position: int, candidates: Iterable[int]) -> int | None:
+    """The first of some positions that has the same value as another position."""
+    for candidate in candidates:
+        if values[candidate] is values[position]:
+            return candidate
     return None

@@ -1,9 +1,9 @@
-"""Which arguments and results are one state, where no recurrent layer says so.
+"""Which arguments and results are one state, where no recurrent layer shows it.
 
-An argument may be a state where a result has its axes and dtype and is computed from it. That a
-result holds a part of the argument itself, as a window that moves on does, shows that it is the
-next value. Otherwise nothing in the data tells a state from a second signal that goes through the
-network: the names of the author decide, and where these say nothing either, the caller.
+An argument may be a state where a result has its axes and dtype and is computed from it. A result
+that holds a part of the argument itself, as a window that moves on does, is its next value.
+Otherwise nothing in the data tells a state from a second signal that goes through the network: the
+author's names decide, and where they show nothing either, the caller does.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from typing import Final
 import onnx_ir as ir
 
 from ..graph.dataflow import axes, behind, origin, parts
-from .names import are_one, is_like_a_signal, is_like_a_state, is_surely_a_state
+from .names import (
+    Path,
+    are_one,
+    has_name,
+    is_like_a_signal,
+    is_like_a_state,
+    is_surely_a_state,
+)
 
-Path = tuple[str, ...]
 #: The position of an argument, and that of the result which gives its next value.
 Pair = tuple[int, int]
 
-#: How sure a pair is: by its data flow or both its names; by the argument's name; by shape alone.
+#: How sure a pair is: by its data flow or by both names; by the argument's name; by shape alone.
 SURE: Final = "sure"
 NAMED: Final = "named"
 SHAPED: Final = "shaped"
@@ -30,9 +36,13 @@ SHAPED: Final = "shaped"
 
 @dataclass(frozen=True)
 class Port:
-    """An argument or a result: its position, what the author calls it, and its value.
+    """An argument or a result.
 
-    `leads` says of an argument that it is (in) the first parameter of forward.
+    Attributes:
+        position: its position among all arguments, or among all results.
+        path: what the author calls it.
+        value: its value in the graph.
+        leads: of an argument, whether it is (in) the first parameter of forward.
     """
 
     position: int
@@ -46,8 +56,7 @@ class Port:
     @property
     def called(self) -> str:
         """What the caller calls a result: its name, or its number, from 1."""
-        named = any(not key.isdigit() for key in self.path)
-        return ".".join(self.path) if named else str(self.position + 1)
+        return ".".join(self.path) if has_name(self.path) else str(self.position + 1)
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -56,7 +65,7 @@ class Port:
 
     @cached_property
     def sources(self) -> frozenset[ir.Value]:
-        """All that a result is computed from."""
+        """Everything that a result is computed from."""
         return frozenset(behind(self.value))
 
     @cached_property
@@ -65,9 +74,13 @@ class Port:
         return frozenset(parts(self.value))
 
 
+#: The results that may give the next value of each argument, by the argument's position.
+Options = Mapping[int, Sequence[Port]]
+
+
 @dataclass
 class Matches:
-    """Pairs by how sure they are, and in words what could not be told."""
+    """Pairs by how sure they are, and in words what is not clear."""
 
     pairs: dict[str, list[Pair]] = field(default_factory=lambda: {SURE: [], NAMED: [], SHAPED: []})
     unclear: list[str] = field(default_factory=list)
@@ -80,73 +93,25 @@ class Matches:
 def match(arguments: Sequence[Port], results: Sequence[Port], *, alone: bool) -> Matches:
     """Pairs arguments with results of the same axes and dtype.
 
-    `alone` says that forward gives nothing but one result, which is what the network is for: names
-    that only agree do not make it a state.
+    `alone` says that forward gives a single result, which is the purpose of the network: it is no
+    state because its name is that of an argument.
     """
     matches = Matches()
-    distinct = _distinct(results)
-    options = {a.position: _options(a, distinct, arguments) for a in arguments}
-    if alone:
-        unlike = [a for a in arguments if not is_like_a_state(a.path)]
-        options |= {a.position: _moved(options[a.position], a) for a in unlike}
-    sure = matches.pairs[SURE] = _sure(arguments, options)
+    options: Options = _all_options(arguments, results, alone=alone)
+    matches.pairs[SURE] = _sure_pairs(arguments, options)
 
-    arguments = [a for a in arguments if a.position not in dict(sure)]
-    leading = {a.path[0] for a in arguments if a.leads} or {a.path[0] for a in arguments[:1]}
-    arguments = [a for a in arguments if a.path[0] not in leading]
-    taken = {result for _, result in sure}
-    first = min((r.position for r in results if r.position not in taken), default=0)
-    for kind in dict.fromkeys(argument.kind for argument in arguments):
-        of_kind = [a for a in arguments if a.kind == kind]
-        left = {
-            a.position: [r for r in options[a.position] if r.position not in taken] for a in of_kind
-        }
-        _match_kind(of_kind, left, first, matches)
-    _check_first(first, arguments, results, matches)
+    # The first parameter that is no state is what the network is fed.
+    paired = {argument for argument, _ in matches.pairs[SURE]}
+    candidates = _behind_leading(_without(arguments, paired))
+    taken = {result for _, result in matches.pairs[SURE]}
+    first = min((result.position for result in _without(results, taken)), default=0)
+    options = _options_without(options, taken)
+
+    for of_kind in _by_kind(candidates):
+        _match_kind(of_kind, options, first, matches)
+
+    _take_back_first_result(first, candidates, results, matches)
     return matches
-
-
-def _distinct(results: Iterable[Port]) -> list[Port]:
-    """Of results that are the same value the last one: `return h, h` gives output and state."""
-    return sorted(
-        {origin(result.value): result for result in results}.values(), key=lambda r: r.position
-    )
-
-
-def _match_kind(
-    arguments: Sequence[Port], options: Mapping[int, Sequence[Port]], first: int, matches: Matches
-) -> None:
-    """Pairs arguments of one kind in their order: those that have names of states, and the rest."""
-    named = [a for a in arguments if is_like_a_state(a.path)]
-    pairs, problem = _in_order(named, options, first)
-    matches.pairs[NAMED] += pairs
-    matches.unclear += [] if problem is None else [problem]
-
-    # The first result is what the network is for.
-    taken = {first, *(result for _, result in pairs)}
-    left = {i: [r for r in fits if r.position not in taken] for i, fits in options.items()}
-    rest = [a for a in arguments if a not in named and left[a.position]]
-    pairs, _ = _in_order(rest, left, first)
-    matches.pairs[SHAPED] += pairs
-    matches.unclear += [_doubtful(a, left[a.position]) for a in rest]
-
-
-def _options(argument: Port, results: Iterable[Port], arguments: Iterable[Port]) -> list[Port]:
-    """The results that may give an argument's next value.
-
-    They are computed from it, or have its name, or are another argument unchanged, as in a line of
-    delays; but they are not the argument itself again.
-    """
-    if "time" in argument.kind:
-        return []
-    others = [{other.value} for other in arguments if other is not argument]
-    return [
-        result
-        for result in results
-        if result.kind == argument.kind
-        and result.parts != {argument.value}
-        and (agree(argument, result) or result.parts in others)
-    ]
 
 
 def agree(argument: Port, result: Port) -> bool:
@@ -154,57 +119,176 @@ def agree(argument: Port, result: Port) -> bool:
     return argument.value in result.sources or are_one(argument.path, result.path)
 
 
-def _sure(arguments: Iterable[Port], options: Mapping[int, Sequence[Port]]) -> list[Pair]:
-    """The pairs that flow, or both names, tell; each result for one argument alone."""
-    claims: dict[int, list[int]] = {}
+def _all_options(
+    arguments: Sequence[Port], results: Sequence[Port], *, alone: bool
+) -> dict[int, list[Port]]:
+    """For each argument, the results that may give its next value."""
+    distinct = _distinct_results(results)
+
+    all_options = {}
     for argument in arguments:
-        result = _certain(argument, options[argument.position])
-        if result is not None:
-            claims.setdefault(result.position, []).append(argument.position)
-    return sorted((of[0], result) for result, of in claims.items() if len(of) == 1)
+        options = _options(argument, distinct, arguments)
+        if alone and not is_like_a_state(argument.path):
+            options = _holding_a_part(argument, options)
+        all_options[argument.position] = options
+    return all_options
 
 
-def _moved(results: Iterable[Port], argument: Port) -> list[Port]:
+def _distinct_results(results: Iterable[Port]) -> list[Port]:
+    """Of results that are the same value the last one: `return h, h` gives output and state."""
+    by_value = {origin(result.value): result for result in results}
+    return sorted(by_value.values(), key=lambda result: result.position)
+
+
+def _options(argument: Port, results: Iterable[Port], arguments: Iterable[Port]) -> list[Port]:
+    """The results that may give an argument's next value."""
+    if "time" in argument.kind:
+        return []
+
+    other_arguments = [{port.value} for port in arguments if port is not argument]
+
+    options = []
+    for result in results:
+        # The argument itself, unchanged, is no next value.
+        if result.kind != argument.kind or result.parts == {argument.value}:
+            continue
+
+        # In a line of delays, the next value of an argument is another argument, unchanged.
+        if agree(argument, result) or result.parts in other_arguments:
+            options.append(result)
+    return options
+
+
+def _holding_a_part(argument: Port, results: Iterable[Port]) -> list[Port]:
     """The results that hold a part of an argument."""
     return [result for result in results if argument.value in result.parts]
 
 
-def _certain(argument: Port, options: Sequence[Port]) -> Port | None:
-    named = [result for result in options if are_one(argument.path, result.path)]
-    named = [result for result in named if argument.path == result.path] or named
-    moved = _moved(options, argument)
+def _sure_pairs(arguments: Iterable[Port], options: Options) -> list[Pair]:
+    """The pairs that data flow or both names show; no result that two arguments claim."""
+    claims: dict[int, list[int]] = {}
+    for argument in arguments:
+        result = _sure_result(argument, options[argument.position])
+        if result is not None:
+            claims.setdefault(result.position, []).append(argument.position)
+
+    pairs = []
+    for result_position, argument_positions in claims.items():
+        if len(argument_positions) == 1:
+            pairs.append((argument_positions[0], result_position))
+    return sorted(pairs)
+
+
+def _sure_result(argument: Port, options: Sequence[Port]) -> Port | None:
+    """The one result that surely gives an argument's next value; None where there is none."""
+    is_fed = argument.leads and not is_surely_a_state(argument.path)
+    if is_fed:
+        return None
+
+    named = _of_same_name(argument, options)
+    moved = _holding_a_part(argument, options)
     if len(moved) > 1:
         moved = [result for result in moved if result in named]
-    certain = moved or ([] if is_like_a_signal(argument.path) else named)
-    if argument.leads and not (is_surely_a_state(argument.path) and certain):
-        return None
-    return certain[0] if len(certain) == 1 else None
+
+    sure = moved
+    if not moved and not is_like_a_signal(argument.path):
+        sure = named
+    return sure[0] if len(sure) == 1 else None
 
 
-def _in_order(
-    arguments: Sequence[Port], options: Mapping[int, Sequence[Port]], first: int
+def _of_same_name(argument: Port, results: Iterable[Port]) -> list[Port]:
+    """The results with an argument's name: with exactly that, or else with one that agrees."""
+    agreeing = [result for result in results if are_one(argument.path, result.path)]
+    exact = [result for result in agreeing if argument.path == result.path]
+    return exact or agreeing
+
+
+def _without(ports: Iterable[Port], positions: Collection[int]) -> list[Port]:
+    """The arguments or results that are not at these positions."""
+    return [port for port in ports if port.position not in positions]
+
+
+def _options_without(options: Options, positions: Collection[int]) -> Options:
+    """The options without the results at these positions."""
+    return {argument: _without(results, positions) for argument, results in options.items()}
+
+
+def _by_kind(arguments: Iterable[Port]) -> list[list[Port]]:
+    """The arguments in groups of the same axes and dtype."""
+    groups: dict[tuple[object, ...], list[Port]] = {}
+    for argument in arguments:
+        groups.setdefault(argument.kind, []).append(argument)
+    return [*groups.values()]
+
+
+def _behind_leading(arguments: Sequence[Port]) -> list[Port]:
+    """The arguments without the leading parameter: the marked one, or else the first."""
+    leading = {argument.path[0] for argument in arguments if argument.leads}
+    if not leading:
+        leading = {argument.path[0] for argument in arguments[:1]}
+    return [argument for argument in arguments if argument.path[0] not in leading]
+
+
+def _match_kind(arguments: Sequence[Port], options: Options, first: int, matches: Matches) -> None:
+    """Pairs arguments of one kind in their order: those that have names of states, and the rest.
+
+    `first` is the position of the first result that is in no sure pair.
+    """
+    named = [argument for argument in arguments if is_like_a_state(argument.path)]
+    pairs, problem = _pair_in_order(named, options, first)
+    matches.pairs[NAMED] += pairs
+    if problem is not None:
+        matches.unclear.append(problem)
+
+    # The first result is the purpose of the network.
+    taken = {first, *(result for _, result in pairs)}
+    remaining = _options_without(options, taken)
+    unnamed = [argument for argument in arguments if argument not in named]
+    rest = [argument for argument in unnamed if remaining[argument.position]]
+
+    pairs, _ = _pair_in_order(rest, remaining, first)
+    matches.pairs[SHAPED] += pairs
+    matches.unclear += [_doubtful(each, remaining[each.position]) for each in rest]
+
+
+def _pair_in_order(
+    arguments: Sequence[Port], options: Options, first: int
 ) -> tuple[list[Pair], str | None]:
-    """Pairs arguments with results in their order; or says why it cannot.
+    """Pairs arguments with results in their order; or says in words why it cannot.
 
     Where there are more results than arguments, the first of all results, at the position `first`,
     is the output, as in `return output, state`.
     """
-    fits = sorted({r.position: r for a in arguments for r in options[a.position]}.items())
-    if len(fits) > len(arguments) and fits[0][0] == first:
-        fits = fits[1:]
-    results = [result for _, result in fits]
+    results = _all_results(arguments, options)
+    if len(results) > len(arguments) and results[0].position == first:
+        results = results[1:]
     if not results:
         return [], None
-    in_order = len(results) == len(arguments) and all(
-        result in options[argument.position]
-        for argument, result in zip(arguments, results, strict=True)
-    )
-    if in_order:
-        return [(a.position, r.position) for a, r in zip(arguments, results, strict=True)], None
-    return [], _unclear(arguments, results)
+
+    if not _fit_in_order(arguments, results, options):
+        return [], _unclear(arguments, results)
+    pairs = zip(arguments, results, strict=True)
+    return [(argument.position, result.position) for argument, result in pairs], None
 
 
-def _check_first(
+def _all_results(arguments: Iterable[Port], options: Options) -> list[Port]:
+    """The results that may give the next value of any of the arguments, in their order."""
+    results: dict[int, Port] = {}
+    for argument in arguments:
+        for result in options[argument.position]:
+            results[result.position] = result
+    return [results[position] for position in sorted(results)]
+
+
+def _fit_in_order(arguments: Sequence[Port], results: Sequence[Port], options: Options) -> bool:
+    """Whether each result may give the next value of the argument at the same position."""
+    if len(results) != len(arguments):
+        return False
+    pairs = zip(arguments, results, strict=True)
+    return all(result in options[argument.position] for argument, result in pairs)
+
+
+def _take_back_first_result(
     first: int, arguments: Sequence[Port], results: Sequence[Port], matches: Matches
 ) -> None:
     """Takes back a pair with the first result, where only the argument's name speaks for it.
@@ -212,32 +296,41 @@ def _check_first(
     Where all results are states, as a cell's are, it is one of them.
     """
     taken = {result for _, result in matches.of((SURE, NAMED))}
-    if taken >= {result.position for result in results}:
+    if taken.issuperset(result.position for result in results):
         return
-    for pair in [pair for pair in matches.pairs[NAMED] if pair[1] == first]:
-        matches.pairs[NAMED].remove(pair)
-        argument = next(a for a in arguments if a.position == pair[0])
-        result = next(r for r in results if r.position == first)
-        matches.unclear.append(_unclear([argument], [result]))
+
+    for pair in list(matches.pairs[NAMED]):
+        argument_position, result_position = pair
+        if result_position == first:
+            matches.pairs[NAMED].remove(pair)
+            argument = _at(argument_position, arguments)
+            matches.unclear.append(_unclear([argument], [_at(first, results)]))
+
+
+def _at(position: int, ports: Iterable[Port]) -> Port:
+    return next(port for port in ports if port.position == position)
 
 
 def _unclear(arguments: Sequence[Port], results: Sequence[Port]) -> str:
+    """Why arguments that look like states are in no pair, and what to do."""
     names = ", ".join(map(str, arguments))
-    called = f"argument {names} looks like a state"
+    subject = f"argument {names} looks like a state"
     if len(arguments) > 1:
-        called = f"arguments {names} look like states"
+        subject = f"arguments {names} look like states"
+
     if len(results) < len(arguments):
         return (
-            f"The {called}, and only {len(results)} of the results could be the next ones "
+            f"The {subject}, and only {len(results)} of the results could be the next ones "
             f"({_listed(results)}). {_advice(arguments, results)}"
         )
     return (
-        f"The {called}, and which result gives the next one is not clear: {_listed(results)}. "
+        f"The {subject}, and which result gives the next one is not clear: {_listed(results)}. "
         f"{_advice(arguments, results)}"
     )
 
 
 def _doubtful(argument: Port, results: Sequence[Port]) -> str:
+    """Why it is not clear that an argument is a state, and what to do."""
     have = "has" if len(results) == 1 else "have"
     return (
         f"Whether the argument {argument} is a state is not clear: {_listed(results)} {have} its "
@@ -245,16 +338,18 @@ def _doubtful(argument: Port, results: Sequence[Port]) -> str:
     )
 
 
-def _listed(results: Sequence[Port]) -> str:
-    return ", ".join(
-        f"result {r.position + 1}" + ("" if r.called.isdigit() else f" ({r.called})")
-        for r in results
-    )
+def _listed(results: Iterable[Port]) -> str:
+    return ", ".join(map(_described, results))
+
+
+def _described(result: Port) -> str:
+    name = f" ({result.called})" if has_name(result.path) else ""
+    return f"result {result.position + 1}{name}"
 
 
 def _advice(arguments: Sequence[Port], results: Sequence[Port]) -> str:
     name, result = ".".join(arguments[0].path), results[0].called
     return (
-        f"Say which: states={{{name!r}: {result!r}}} makes it a state, states={{{name!r}: None}} "
-        f"does not (--state {name}={result}, --no-state {name})."
+        f"Declare it: states={{{name!r}: {result!r}}} makes it a state, states={{{name!r}: None}} "
+        f"does not (on the command line, --state {name}={result} or --no-state {name})."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stateport.contract import Axis, describe
 
+from ..graph.dataflow import dtype_of, shape_of
 from .names import is_surely_a_state
 from .pairs import Port, agree
 
@@ -16,8 +17,11 @@ from .pairs import Port, agree
 class PossibleState:
     """An argument and a result that look like a state, and were not taken as one.
 
-    Both are called as `states` of `export` takes them. They have this dtype, and this shape: a size
-    or the name of an axis for each dimension.
+    Attributes:
+        argument: the argument, as `states` of `export` takes it.
+        result: the result, as `states` of `export` takes it.
+        dtype: the dtype of both, "float32".
+        shape: the shape of both: a size or the name of an axis for each dimension.
     """
 
     argument: str
@@ -33,24 +37,24 @@ class PossibleState:
 
 
 def alike(arguments: Sequence[Port], results: Sequence[Port]) -> Iterator[tuple[Port, Port]]:
-    """The pairs that may be taken for states, of arguments and results that are none so far.
+    """The pairs that may be states, of arguments and results that are none so far.
 
     The first argument is what the network is fed, unless it has a name that only states have.
     """
     for argument, result in itertools.product(arguments, results):
-        through = argument.leads and not is_surely_a_state(argument.path)
-        if argument.kind != result.kind or "time" in argument.kind or through:
+        is_input = argument.leads and not is_surely_a_state(argument.path)
+        if is_input or "time" in argument.kind:
             continue
-        if agree(argument, result):
+        if argument.kind == result.kind and agree(argument, result):
             yield argument, result
 
 
-def possible_states(left: Iterable[tuple[Port, Port]]) -> tuple[PossibleState, ...]:
-    """Pairs that were not taken, in the words of `export`."""
-    possible = []
-    for argument, result in left:
-        value = argument.value
-        dtype = "unknown" if value.dtype is None else value.dtype.numpy().name
-        shape = tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())
-        possible.append(PossibleState(".".join(argument.path), result.called, dtype, shape))
-    return tuple(possible)
+def possible_states(pairs: Iterable[tuple[Port, Port]]) -> tuple[PossibleState, ...]:
+    """Pairs that were not taken as states, named as `export` takes them."""
+    return tuple(_possible_state(argument, result) for argument, result in pairs)
+
+
+def _possible_state(argument: Port, result: Port) -> PossibleState:
+    name = ".".join(argument.path)
+    value = argument.value
+    return PossibleState(name, result.called, dtype_of(value), shape_of(value))

@@ -15,7 +15,7 @@ from ..network.explicit import Calls, Explicit
 from ..network.isolation import evaluation_twin, unchanged_globals
 
 # Operators whose first result holds nothing but numbers that their first operand holds.
-_KEEPS: Final = frozenset(
+_MOVES: Final = frozenset(
     {"Cast", "Expand", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Squeeze"}
     | {"TopK", "Transpose", "Unsqueeze"}
 )
@@ -29,47 +29,52 @@ def packed(captured: Captured) -> list[Recurrent]:
 
 
 def with_row_lengths(explicit: Explicit, example: Example, captured: Captured) -> Example:
-    """The example, with the lengths of rows that the network packs told from other arguments.
+    """The example, in which those arguments are known that hold the lengths of rows.
 
     Raises:
         ExportError: a layer's lengths are no argument, so nothing would check that they fit.
     """
     graph = captured.model.graph
-    positions = {
-        graph.inputs.index(_source(graph, layer, layer.lengths))
-        for layer in packed(captured)
-        if layer.lengths is not None
-    }
+    positions = set()
+    for layer in packed(captured):
+        assert layer.lengths is not None
+        positions.add(graph.inputs.index(_lengths_source(graph, layer, layer.lengths)))
     if not positions:
         return example
-    anyhow = example.with_lengths(positions, descending=False)
-    return example.with_lengths(positions, descending=_wants_sorted(explicit, anyhow))
+
+    in_any_order = example.with_lengths(positions, descending=False)
+    return example.with_lengths(positions, descending=_needs_sorted(explicit, in_any_order))
 
 
 def sorts_itself(layer: Recurrent) -> bool:
     """Whether forward itself sorts the rows that it packs: no state of them keeps its place."""
     value = layer.lengths
     node = None if value is None else value.producer()
-    while node is not None and _keeps(node) and node.inputs[0] is not None:
+    while node is not None and _moves_lengths(node) and node.inputs[0] is not None:
         if node.op_type in _SORTS:
             return True
         node = node.inputs[0].producer()
     return False
 
 
-def _source(graph: ir.Graph, layer: Recurrent, lengths: ir.Value) -> ir.Value:
+def _lengths_source(graph: ir.Graph, layer: Recurrent, lengths: ir.Value) -> ir.Value:
     """The graph's input that a layer's lengths are taken from; never computed."""
     _check_time(layer)
-    value, node = lengths, lengths.producer()
+    value = lengths
+    node = value.producer()
+
     while node is not None:
         operand = node.inputs[0] if node.inputs else None
-        if node.outputs[0] is not value or operand is None or not _keeps(node):
+        is_first_result = node.outputs[0] is value
+        if operand is None or not is_first_result or not _moves_lengths(node):
             raise ExportError(
                 f"The lengths of {layer} are computed in forward ({node.op_type}), so that "
                 "nothing could check them before they reach the engine. Take the lengths "
                 "themselves as an argument of forward."
             )
-        value, node = operand, operand.producer()
+        value = operand
+        node = value.producer()
+
     if value not in graph.inputs:
         raise ExportError(
             f"The lengths of {layer} are fixed in forward. Take them as an argument of forward, "
@@ -83,31 +88,37 @@ def _source(graph: ir.Graph, layer: Recurrent, lengths: ir.Value) -> ir.Value:
     return value
 
 
-def _keeps(node: ir.Node) -> bool:
-    return node.op_type in _KEEPS or _is_at_least_one(node)
+def _moves_lengths(node: ir.Node) -> bool:
+    """Whether a node gives the same lengths again: all or some of them, in some order."""
+    return node.op_type in _MOVES or _is_at_least_one(node)
 
 
 def _is_at_least_one(node: ir.Node) -> bool:
-    """Whether it is lengths.clamp(min=1), which no length that is allowed is changed by."""
-    if node.op_type not in ("Clip", "Max") or len(node.inputs) != 2 or node.inputs[1] is None:
+    """Whether it is lengths.clamp(min=1), which changes no length that is allowed."""
+    if node.op_type not in ("Clip", "Max") or len(node.inputs) != 2:
         return False
+    if node.inputs[1] is None:
+        return False
+
     bound = ir.convenience.get_const_tensor(node.inputs[1])
     return bound is not None and bool((bound.numpy() <= 1).all())
 
 
 def _check_time(layer: Recurrent) -> None:
+    """Checks that a layer with lengths runs over the axis that the lengths are checked against."""
     x = layer.node.inputs[0]
     assert x is not None
     assert x.shape is not None
+
     axis = str(x.shape[0])
     if axis != "time":
         raise ExportError(
-            f"With lengths of its own for each row, {layer} runs over the axis {axis!r}. The "
-            "lengths can only be checked where that is the axis 'time' of the example."
+            f"The rows of {layer} have lengths, but it runs over the axis {axis!r}. Lengths can "
+            "only be checked along the axis 'time': call the axis that in the example."
         )
 
 
-def _wants_sorted(explicit: Explicit, example: Example) -> bool:
+def _needs_sorted(explicit: Explicit, example: Example) -> bool:
     """Whether the network takes lengths in decreasing order alone (enforce_sorted=True)."""
     network = evaluation_twin(explicit.network)
     for seed in range(_DRAWS):
@@ -119,6 +130,6 @@ def _wants_sorted(explicit: Explicit, example: Example) -> bool:
         except RuntimeError as error:
             if "sorted in decreasing order" in str(error):
                 return True
-        except Exception:  # noqa: S110  # of other failures the run itself will tell
+        except Exception:  # noqa: S110  # the run itself reports other failures
             pass
     return False

@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""Lines that several commands print."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from stateport.contract import Contract
 
 
 def say_contract(contract: Contract, lifted: Collection[str]) -> None:
-    """Prints the inputs, outputs and states of a model, and whether it can stream."""
+    """Prints the inputs, outputs and states of a model, and whether it can stream.
+
+    `lifted` are the inputs of states that the source kept to itself.
+    """
     for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
         for spec in specs:
             say(f"{kind:7} {spec}")
     for state in contract.states:
-        how = f", lifted, starts from {state.initial}" if state.input in lifted else ""
-        say(f"{'state':7} {state}{how}")
+        start = f", lifted, starts from {state.initial}" if state.input in lifted else ""
+        say(f"{'state':7} {state}{start}")
+
     streaming = contract.streaming
     if not streaming.ok:
         say(f"It cannot stream: {streaming.reason}.")
     elif streaming.chunk_multiple > 1:
-        say(f"It streams in chunks of multiples of {streaming.chunk_multiple} steps.")
+        say(f"It streams in chunks whose length is a multiple of {streaming.chunk_multiple} steps.")

@@ -1,0 +1,120 @@
+"""What the caller of `export` passes, checked before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import onnx
+import torch
+from torch import nn
+
+from ..dtypes import DTYPES, KINDS
+from ..errors import ExportError
+
+OLDEST_OPSET: Final = 18
+
+
+def check_arguments(module: object, opset: int, method: str) -> None:
+    """Checks that there is a network with a method to export, and that its opset is known.
+
+    Raises:
+        ExportError: one of them cannot be used.
+    """
+    if not isinstance(module, nn.Module):
+        raise ExportError(
+            f"{type(module).__qualname__} is not a torch.nn.Module; pass the network itself."
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        return  # it is exported in another way, which has other checks
+
+    _check_parts(module)
+    _check_method(module, method)
+    _check_opset(opset)
+
+
+def checked_dtype(dtype: str, keep_float32: Collection[str]) -> str:
+    """The dtype's full name, "float32" or "float16".
+
+    Raises:
+        ExportError: the dtype is unknown, or `keep_float32` does not fit.
+    """
+    if dtype not in DTYPES:
+        raise ExportError(f"dtype is {dtype!r}; 'float32' or 'float16' was expected.")
+
+    if keep_float32 and DTYPES[dtype] == "float32":
+        raise ExportError(
+            "keep_float32 applies only with dtype='float16'; this export writes float32 alone."
+        )
+
+    unknown = {*keep_float32} - {*KINDS}
+    if unknown:
+        raise ExportError(
+            f"keep_float32 names {min(unknown)!r}; it takes any of {', '.join(KINDS)}."
+        )
+    return DTYPES[dtype]
+
+
+def check_parameters(module: nn.Module) -> None:
+    """Checks that all parameters and buffers are float32, and have their values on the CPU.
+
+    Raises:
+        ExportError: one of them is of another dtype or on another device.
+    """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ExportError(
+                f"{name!r} is {str(tensor.dtype).removeprefix('torch.')}; float32 was expected. "
+                "Convert the network first: module.float()."
+            )
+        if tensor.device.type == "meta":
+            raise ExportError(
+                f"{name!r} is on the device meta, where it has no values. Make the network on the "
+                "CPU, or give it memory first and load its weights: module.to_empty(device='cpu')."
+            )
+        if tensor.device.type != "cpu":
+            raise ExportError(
+                f"{name!r} is on the device {tensor.device}; the CPU was expected. "
+                "Move the network first: module.cpu()."
+            )
+
+
+def check_script_options(**is_set: bool) -> None:
+    """Checks that nothing is asked for that cannot be done with TorchScript.
+
+    Args:
+        is_set: for each option of `export`, whether the caller gave it another value than usual.
+
+    Raises:
+        ExportError: one of them is set.
+    """
+    for option, is_unusual in is_set.items():
+        if is_unusual:
+            raise ExportError(f"A TorchScript module is exported as it is; leave out {option!r}.")
+
+
+def _check_parts(module: nn.Module) -> None:
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise ExportError(
+            "A part of the network is TorchScript, which PyTorch's exporter cannot look into. Pass "
+            "the nn.Module that it was made from, or make all of it TorchScript."
+        )
+
+
+def _check_method(module: nn.Module, method: str) -> None:
+    name = type(module).__qualname__
+    if not callable(getattr(module, method, None)):
+        raise ExportError(f"{name} has no method {method!r}.")
+    if method == "forward" and type(module).forward is nn.Module.forward:
+        raise ExportError(
+            f"{name} has no forward. Say which method to export, for example method='step'."
+        )
+
+
+def _check_opset(opset: int) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ExportError(
+            f"Opset {opset} is not among {OLDEST_OPSET} to {newest}, which the installed onnx "
+            f"{onnx.__version__} knows."
+        )

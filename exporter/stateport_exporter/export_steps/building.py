@@ -1,0 +1,229 @@
+"""The network with its states in the open: a finished graph, tried in chunks.
+
+What is measured decides: the contract says that a network streams where chunks give what the whole
+sequence gives. Where they do not, other choices of states are tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from stateport import Contract
+from stateport.contract import Streaming
+
+from ..capture.capture import Captured, capture
+from ..graph.opset import NEWEST_CAPTURED
+from ..loops import check_memory
+from ..memory.check import check_kept
+from ..network.example import Example
+from ..network.explicit import Explicit
+from ..network.isolation import unchanged_globals
+from ..network.returned import named_results
+from ..sizes.shortest import shortest_time
+from ..states.checks import (
+    check_carried,
+    check_chance,
+    check_default_start,
+    check_padding,
+    check_repeatable,
+)
+from ..states.convolutions import ConvolutionContexts
+from ..states.declared import Declared, positions_of
+from ..states.hidden import make_explicit
+from ..states.pairing import Wish
+from ..states.possible import PossibleState
+from ..states.row_lengths import packed
+from ..streaming.measure import measure_streaming
+from ..vectors.torch_reference import Network
+from .finishing import FinishedGraph, finish_graph
+from .tracing import TracedNetwork
+
+
+@dataclass(frozen=True)
+class BuiltNetwork:
+    """A finished graph, the network that it is compared with, and what it promises.
+
+    Attributes:
+        captured: the graph, written in ONNX.
+        network: the same network in PyTorch, as a function of named arrays.
+        contract: what the graph promises, with streaming as measured.
+        lifted: the inputs of the states that the author's network makes itself.
+        reason: why chunks may differ from the whole, if a reason is seen.
+        possible: arguments and results that may be states and were not taken as such.
+        other_levels: levels of sureness at which other pairs would be states.
+    """
+
+    captured: Captured
+    network: Network
+    contract: Contract
+    lifted: tuple[str, ...]
+    reason: str | None
+    possible: tuple[PossibleState, ...]
+    other_levels: tuple[tuple[str, ...], ...]
+
+
+def build_network(
+    traced: TracedNetwork, contexts: ConvolutionContexts, opset: int, declared: Declared
+) -> BuiltNetwork:
+    """Builds the network with the states that let it be fed in chunks, if any do.
+
+    Raises:
+        ExportError: the network keeps or does something that a graph cannot; or `declared` names
+            something that does not exist or does not fit.
+    """
+    captured = traced.captured
+    names = named_results(getattr(traced.twin, traced.method), captured.output_paths)
+    positions = positions_of(declared, captured.model.graph, captured.input_paths, names)
+    wish = Wish(positions, names)
+
+    first = _build_and_measure(traced, contexts, opset, wish)
+    if first.contract.streaming.ok:
+        return first
+
+    for levels in first.other_levels:
+        retried = _build_and_measure(
+            traced, contexts, opset, replace(wish, levels=levels), is_retry=True
+        )
+        if retried.contract.streaming.ok:
+            return retried
+
+    if contexts.contexts:
+        return _build_for_whole_sequences(traced, contexts, opset, wish, first)
+    return first
+
+
+@dataclass(frozen=True)
+class _Unmeasured:
+    """A finished graph whose streaming has not been measured."""
+
+    captured: Captured
+    network: Network
+    finished: FinishedGraph
+
+    def with_streaming(self, streaming: Streaming, reason: str | None) -> BuiltNetwork:
+        """The network with what was measured, and with the reason if it cannot stream."""
+        contract = self.finished.contract
+        may_stream = contract.streaming.ok
+        if may_stream and not streaming.ok and reason is not None:
+            streaming = replace(streaming, reason=reason)
+
+        return BuiltNetwork(
+            self.captured,
+            self.network,
+            _with_shortest_time(self.network, replace(contract, streaming=streaming)),
+            self.finished.lifted,
+            reason,
+            self.finished.possible,
+            # Where a layer needs the whole sequence, no choice of states changes that.
+            self.finished.other_levels if may_stream else (),
+        )
+
+
+def _with_shortest_time(network: Network, contract: Contract) -> Contract:
+    """The contract with the shortest sequence that the network takes, if it is not the usual."""
+    shortest = shortest_time(network, contract)
+    if shortest == contract.streaming.chunk_multiple:
+        return contract
+    return replace(contract, minimums=(("time", shortest),))
+
+
+def _build_and_measure(
+    traced: TracedNetwork,
+    contexts: ConvolutionContexts,
+    opset: int,
+    wish: Wish,
+    *,
+    is_retry: bool = False,
+) -> BuiltNetwork:
+    """Builds the network, and tries whether chunks give what the whole sequence gives.
+
+    `is_retry` says that the network was built before, with other choices of states.
+    """
+    built = _build(traced, contexts, opset, wish, recapture=is_retry, check_memory_too=not is_retry)
+    reason = built.finished.reason
+    streaming = measure_streaming(built.network, built.finished.contract, reason, contexts.multiple)
+    return built.with_streaming(streaming, reason)
+
+
+def _build_for_whole_sequences(
+    traced: TracedNetwork,
+    contexts: ConvolutionContexts,
+    opset: int,
+    wish: Wish,
+    before: BuiltNetwork,
+) -> BuiltNetwork:
+    """Builds a network that takes whole sequences alone, and so needs no steps of a call before.
+
+    `before` is the network with such steps, for which chunks were tried in vain.
+    """
+    built = _build(
+        traced, contexts.without_contexts(), opset, wish, recapture=False, check_memory_too=False
+    )
+    reason = before.reason or built.finished.reason
+    return built.with_streaming(before.contract.streaming, reason)
+
+
+def _build(
+    traced: TracedNetwork,
+    contexts: ConvolutionContexts,
+    opset: int,
+    wish: Wish,
+    *,
+    recapture: bool,
+    check_memory_too: bool,
+) -> _Unmeasured:
+    """Makes hidden states and contexts explicit, checks them, and finishes the graph.
+
+    Args:
+        traced: the author's network.
+        contexts: what its convolutions need of a call before.
+        opset: the opset to write.
+        wish: which arguments and results are to be states.
+        recapture: whether the graph in `traced` is finished already, and cannot be used again.
+        check_memory_too: whether to check that the network keeps nothing else from call to call.
+    """
+    explicit, sample, captured = traced.explicit, traced.sample, traced.captured
+    has_lifted_states = bool(traced.hidden or contexts.contexts)
+    if has_lifted_states:
+        explicit, sample = make_explicit(explicit, sample, traced.hidden, contexts)
+    if has_lifted_states or recapture:
+        captured = capture(explicit, sample, min(opset, NEWEST_CAPTURED))
+
+    _check_states(traced, explicit, sample, captured)
+    if check_memory_too:
+        _check_nothing_else_kept(traced, explicit, sample)
+
+    finished = finish_graph(captured, opset, traced.hidden, contexts, sample.lengths, wish)
+    check_default_start(traced.twin, traced.method, sample, finished.state_parameters)
+    network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
+    return _Unmeasured(captured, network, finished)
+
+
+def _check_states(
+    traced: TracedNetwork, explicit: Explicit, sample: Example, captured: Captured
+) -> None:
+    """Checks that the network's results depend on nothing but its arguments and states."""
+    if traced.rolled is not None:
+        calls = [each.call for each in traced.hidden]
+        check_memory(traced.twin, traced.method, traced.rolled, sample, calls)
+
+    check_repeatable(explicit, sample)
+    check_chance(captured.model)
+    check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
+    check_carried(explicit, sample, traced.hidden)
+
+
+def _check_nothing_else_kept(traced: TracedNetwork, explicit: Explicit, sample: Example) -> None:
+    """Checks that the network keeps nothing from call to call but the states that are lifted."""
+    arguments = sample.make(sample.sizes)
+    if traced.rolled is None:
+        first_states = dict(zip(explicit.lifted, arguments.states, strict=False))
+        check_kept(traced.twin, traced.method, sample, first_states)
+        return
+
+    with unchanged_globals(seed=1), torch.no_grad():
+        _, lasts = Explicit(traced.rolled).eval()(arguments.args, arguments.kwargs, ())
+    lifted = [state for each in traced.hidden for state in lasts[each.call]]
+    check_kept(traced.twin, traced.method, sample, {}, lifted)

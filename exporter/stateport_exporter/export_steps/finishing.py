@@ -1,0 +1,153 @@
+"""A captured graph gets its states and names, and its layers are written in ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from stateport import Contract
+
+from ..capture.capture import Captured
+from ..capture.recorders import DOMAIN
+from ..graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
+from ..graph.transposes import fold_transposes
+from ..layers import Recurrent, expand, find
+from ..states.convolutions import ConvolutionContexts
+from ..states.hidden import Hidden
+from ..states.layer_states import StatePair
+from ..states.naming import contract_from_graph, stamp, store_initial
+from ..states.pairing import (
+    States,
+    Wish,
+    drop_spare_outputs,
+    find_states,
+    why_not_carried,
+    why_whole_only,
+)
+from ..states.possible import PossibleState, possible_states
+from ..streaming.reasons import why_tied
+
+
+@dataclass(frozen=True)
+class FinishedGraph:
+    """What is known of a finished graph.
+
+    Attributes:
+        contract: what it promises, before streaming is measured.
+        reason: why chunks may differ from the whole, in words; None if no reason is seen.
+        inputs: the names of all inputs, in the order of the flattened arguments.
+        results: the name of every result, in the order of the flattened results; None for a result
+            that the graph does not have.
+        initial: the first values of states that do not start from zeros, by the input's name.
+        lifted: the inputs of the states that the network makes itself.
+        state_parameters: the parameters of the method that take a state.
+        possible: arguments and results that may be states and were not taken as such.
+        other_levels: levels of sureness at which other pairs would be states.
+    """
+
+    contract: Contract
+    reason: str | None
+    inputs: tuple[str, ...]
+    results: tuple[str | None, ...]
+    initial: Mapping[str, NDArray[Any]]
+    lifted: tuple[str, ...]
+    state_parameters: tuple[str, ...]
+    possible: tuple[PossibleState, ...]
+    other_levels: tuple[tuple[str, ...], ...]
+
+
+def finish_graph(
+    captured: Captured,
+    opset: int,
+    hidden: Sequence[Hidden],
+    contexts: ConvolutionContexts,
+    lengths: Collection[int],
+    wish: Wish,
+) -> FinishedGraph:
+    """Gives a captured graph its states and names, and writes its layers in ONNX, in place.
+
+    Args:
+        captured: the graph.
+        opset: the opset to write.
+        hidden: the states of layers that are lifted.
+        contexts: the states of convolutions that are lifted.
+        lengths: the positions of inputs that hold the lengths of rows.
+        wish: which arguments and results are to be states.
+    """
+    graph = captured.model.graph
+    result_count = len(graph.outputs)
+    layers = find(graph)
+    starts = [value for each in hidden for value in each.initial] + [*contexts.initial]
+
+    # Which inputs and outputs are one state. Layers must still be whole for that.
+    names = [context.name for context in contexts.contexts]
+    states = find_states(graph, layers, captured, len(starts), wish, names)
+    possible = possible_states(states.possible)
+    whole_only = why_whole_only(layers)
+    reason = _why_chunks_may_differ(graph, layers, states)
+    pairs, positions = drop_spare_outputs(graph, states.pairs, len(captured.output_paths))
+
+    # The graph is only ONNX from here on.
+    _write_in_onnx(captured, layers, opset)
+    inputs, outputs = stamp(graph, captured, pairs)
+    names_of_results = dict(zip(positions, outputs, strict=True))
+
+    # What is lifted comes last among the inputs.
+    lifted_inputs = inputs[len(inputs) - len(starts) :]
+    initial = _initial_values(lifted_inputs, starts)
+    store_initial(graph, initial)
+    input_names = [inputs[pair.input] for pair in pairs]
+    rows = [graph.inputs[position] for position in lengths]
+
+    return FinishedGraph(
+        contract=contract_from_graph(graph, pairs, whole_only, initial, rows),
+        reason=reason,
+        inputs=tuple(inputs),
+        results=tuple(names_of_results.get(position) for position in range(result_count)),
+        initial=initial,
+        lifted=tuple(name for name in input_names if name in lifted_inputs),
+        state_parameters=_state_parameters(captured, pairs, len(starts)),
+        possible=possible,
+        other_levels=states.other_levels,
+    )
+
+
+def _why_chunks_may_differ(
+    graph: ir.Graph, layers: Sequence[Recurrent], states: States
+) -> str | None:
+    """The first reason that the graph shows, in words."""
+    return why_not_carried(graph, layers, states.pairs) or why_tied(graph) or states.unclear
+
+
+def _write_in_onnx(captured: Captured, layers: list[Recurrent], opset: int) -> None:
+    """Writes layers in ONNX's operators, and declares the opset."""
+    model = captured.model
+    expand(model.graph, layers, captured.loops, min(opset, NEWEST_CAPTURED))
+    model.graph.opset_imports.pop(DOMAIN, None)
+
+    raise_opset(model, opset)
+    lower_ir_version(model)
+    fold_transposes(model)
+
+
+def _initial_values(
+    inputs: Sequence[str], starts: Sequence[NDArray[Any] | None]
+) -> dict[str, NDArray[Any]]:
+    """The first values of the lifted states that do not start from zeros."""
+    named = zip(inputs, starts, strict=True)
+    return {name: value for name, value in named if value is not None}
+
+
+def _state_parameters(
+    captured: Captured, pairs: Sequence[StatePair], lifted: int
+) -> tuple[str, ...]:
+    """The parameters of the author's method that take a state.
+
+    The last `lifted` inputs are no arguments of the method.
+    """
+    own = len(captured.input_paths) - lifted
+    return tuple(captured.input_paths[pair.input][0] for pair in pairs if pair.input < own)

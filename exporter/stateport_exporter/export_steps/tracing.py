@@ -1,0 +1,95 @@
+"""The author's network, captured as a graph, and the states that it makes itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..capture.capture import Captured, capture, check_runs, longer
+from ..capture.refusals import FixedTimeError
+from ..errors import ExportError
+from ..graph.opset import NEWEST_CAPTURED
+from ..loops import RolledNetwork, roll_loops
+from ..network.example import Example
+from ..network.explicit import Explicit
+from ..network.trace_length import at_trace_length
+from ..states.hidden import Hidden, find_hidden
+from ..states.row_lengths import with_row_lengths
+
+
+@dataclass(frozen=True)
+class TracedNetwork:
+    """A network as its author wrote it, captured as a graph.
+
+    Attributes:
+        twin: the author's network, in evaluation mode.
+        method: the method that is exported.
+        explicit: the network that was captured: the author's, or `rolled`.
+        sample: the arguments, at sizes that the network takes.
+        captured: the graph, with recurrent layers kept whole.
+        hidden: the states that the network makes itself, and that are to be lifted.
+        rolled: the network with its loops over time rolled up; None where it has no such loops.
+    """
+
+    twin: nn.Module
+    method: str
+    explicit: Explicit
+    sample: Example
+    captured: Captured
+    hidden: Sequence[Hidden]
+    rolled: RolledNetwork | None
+
+
+def trace_network(
+    twin: nn.Module,
+    method: str,
+    example: Example,
+    opset: int,
+    *,
+    lift: bool,
+    trace_time: int | None = None,
+) -> TracedNetwork:
+    """Captures a network, and finds the states that it makes itself, if they are to be lifted.
+
+    `trace_time` is the number of time steps to trace at. By default it follows from the network.
+
+    Raises:
+        ExportError: the network fails, or cannot be captured.
+    """
+    explicit: Explicit = Explicit(twin, method).eval()
+    rolled = None
+    opset = min(opset, NEWEST_CAPTURED)
+    example = at_trace_length(explicit, example, trace_time)
+
+    try:
+        sample, captured = _capture_at_some_length(explicit, example, opset)
+    except FixedTimeError as error:
+        # A Python loop over time fixes its length. Rolled up, it is a layer like any other.
+        rolled = roll_loops(twin, method, example, error)
+        explicit = Explicit(rolled).eval()
+        sample, captured = example, capture(explicit, example, opset)
+
+    sample = with_row_lengths(explicit, sample, captured)
+    check_runs(explicit, sample)
+    hidden = find_hidden(explicit, sample, captured) if lift else []
+    return TracedNetwork(twin, method, explicit, sample, captured, hidden, rolled)
+
+
+def _capture_at_some_length(
+    explicit: Explicit, example: Example, opset: int
+) -> tuple[Example, Captured]:
+    """Captures a network at the usual length, or at a greater one if it does not take that."""
+    try:
+        return example, capture(explicit, example, opset)
+    except FixedTimeError:
+        raise
+    except ExportError:
+        longer_example = longer(explicit, example)
+        if longer_example is not None:
+            # Where this fails too, the first error is the one to show.
+            with contextlib.suppress(ExportError):
+                return longer_example, capture(explicit, longer_example, opset)
+        raise
