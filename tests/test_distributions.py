@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import stateport_exporter
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 import stateport
+import stateport_exporter
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("runtime", "exporter")

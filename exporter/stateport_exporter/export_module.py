@@ -25,6 +25,7 @@ from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
 from .capture.capture import Captured
+from .errors import ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
     check_arguments,
@@ -48,6 +49,7 @@ from .network.isolation import (
     usual_settings,
 )
 from .network.weights import load_weights
+from .network.wrappers import unwrap_parts, unwrapped
 from .sizes.beyond import Beyond
 from .states.convolutions import NO_CONTEXTS, find_contexts
 from .states.declared import Declared
@@ -145,6 +147,7 @@ def export(
             `states` names something that does not exist or does not fit.
         FileError: the files cannot be written.
     """
+    module = unwrapped(module)
     check_arguments(module, opset, method)
     dtype = checked_dtype(dtype, keep_float32)
     path = Path(path)
@@ -165,6 +168,7 @@ def export(
 
         # The author's network, as a graph in which recurrent layers are still whole.
         twin = evaluation_twin(module, share_parameters=weights is None)
+        unwrap_parts(twin)
         changes = _load(twin, weights, weights_key, strip_prefix)
         sample = Example(getattr(twin, method), example)
         traced = trace_network(twin, method, sample, opset, lift=lift, trace_time=trace_time)

@@ -22,6 +22,7 @@ from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Explicit
 from ..network.isolation import quiet
+from .fixed_batch import why_fixed_batch
 from .recorders import Loop, opaque_layers
 from .refusals import why_not
 from .signature import (
@@ -187,7 +188,8 @@ def _trace(
         except ExportError:
             raise
         except (Exception, SystemExit) as error:  # the user's forward may raise anything
-            raise why_not(module.network, example, error) from error
+            fixed = why_fixed_batch(module, example, error)
+            raise fixed or why_not(module.network, example, error) from error
 
     return program, loops, narrowed
 

@@ -26,9 +26,9 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
     if frozen:
         return _size_error(frozen[1])(
             f"{name} cannot take any size of the axis {frozen[1]!r}: its forward fixes it "
-            f"(traced at {example.sizes.get(frozen[1])}). A Python loop over that axis, int() of "
-            "a size, or a comparison of sizes does that. Rewrite it with tensor operations."
-            f"{leftovers(module)}"
+            f"(traced at {example.sizes.get(frozen[1])}). A Python loop over that axis, len(x), "
+            "int() of a size, or a comparison of sizes does that. Take sizes as x.shape[0], and "
+            f"use tensor operations in place of loops and comparisons.{leftovers(module)}"
         )
 
     violated = re.search(r"Constraints violated \((\w+)\).*?\n\s*- (.*)", text)

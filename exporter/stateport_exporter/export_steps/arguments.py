@@ -11,6 +11,7 @@ from torch import nn
 
 from ..dtypes import DTYPES, KINDS
 from ..errors import ExportError
+from ..network.quantized import check_not_quantized
 
 OLDEST_OPSET: Final = 18
 
@@ -99,6 +100,7 @@ def _check_parts(module: nn.Module) -> None:
             "A part of the network is TorchScript, which PyTorch's exporter cannot look into. Pass "
             "the nn.Module that it was made from, or make all of it TorchScript."
         )
+    check_not_quantized(module)
 
 
 def _check_method(module: nn.Module, method: str) -> None:

@@ -13,6 +13,7 @@ from ..capture.refusals import FixedTimeError
 from ..errors import ExportError
 from ..graph.opset import NEWEST_CAPTURED
 from ..loops import RolledNetwork, roll_loops
+from ..network.chance import check_no_chance
 from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.trace_length import at_trace_length
@@ -63,6 +64,7 @@ def trace_network(
     rolled = None
     opset = min(opset, NEWEST_CAPTURED)
     example = at_trace_length(explicit, example, trace_time)
+    check_no_chance(explicit, example)
 
     try:
         sample, captured = _capture_at_some_length(explicit, example, opset)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from stateport.errors import in_words
 
@@ -238,8 +239,9 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
 def _copy(module: Module, memo: Mapping[int, object]) -> Module:
     # A logger belongs to the process, not to the network, and some cannot be copied.
     loggers = {id(logger): logger for logger in _loggers_in(module)}
+    computed = {id(tensor): tensor.detach().clone() for tensor in _computed_in(module)}
     try:
-        return copy.deepcopy(module, {**memo, **loggers})
+        return copy.deepcopy(module, {**memo, **loggers, **computed})
     except (Exception, SystemExit) as error:  # whatever a __deepcopy__ or an attribute raises
         raise ExportError(
             f"{type(module).__qualname__} cannot be copied ({in_words(error)}), so it cannot be "
@@ -253,3 +255,14 @@ def _loggers_in(module: nn.Module) -> Iterator[logging.Logger]:
         for value in vars(part).values():
             if isinstance(value, logging.Logger):
                 yield value
+
+
+def _computed_in(module: nn.Module) -> Iterator[Tensor]:
+    """Tensors in attributes that were computed from parameters, which PyTorch does not copy.
+
+    A weight under weight_norm or pruning of old is one. It is computed again in every forward.
+    """
+    for part in module.modules():
+        for tensor in pytree.tree_leaves([*vars(part).values()]):
+            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                yield tensor

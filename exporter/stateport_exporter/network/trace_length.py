@@ -6,7 +6,6 @@ and 1 as constants (pytorch#157621), so that a graph traced there would hold for
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -113,8 +112,10 @@ def _fewest_steps(network: nn.Module, example: Example) -> int | None:
 
 def _shapes_at(network: nn.Module, example: Example, time: int) -> list[tuple[int, ...]] | None:
     arguments = example.make({**example.sizes, "time": time})
-    with unchanged_globals(seed=0), torch.no_grad(), contextlib.suppress(Exception, SystemExit):
-        with _Shapes() as seen:
+    seen = _Shapes()
+    try:
+        with unchanged_globals(seed=0), torch.no_grad(), seen:
             network(*arguments)
-        return seen.shapes
-    return None
+    except (Exception, SystemExit):  # the user's forward may raise anything
+        return None
+    return seen.shapes

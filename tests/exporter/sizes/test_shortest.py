@@ -47,7 +47,8 @@ class Deviation(nn.Module):
         self.rnn = nn.LSTM(3, 3, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rnn(x)[0].std(1)
+        deviation: Tensor = self.rnn(x)[0].std(1)
+        return deviation
 
 
 class Differences(nn.Module):
@@ -58,11 +59,14 @@ class Differences(nn.Module):
         self.rnn = nn.LSTM(3, 3, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rnn(x[:, 1:] - x[:, :-1])[0].mean(1)
+        mean: Tensor = self.rnn(x[:, 1:] - x[:, :-1])[0].mean(1)
+        return mean
 
 
 class Spectrum(nn.Module):
     """A short-time Fourier transform without padding."""
+
+    window: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +126,10 @@ def test_the_shortest_length_stands_in_the_contract(
     contract = exported(network, example, tmp_path).contract
     assert contract.minimums == (("time", shortest),)
 
-    model, rest = load(tmp_path / "m.onnx"), example.shape[2:]
+    model, rest = (
+        load(tmp_path / "m.onnx"),
+        [size for size in example.shape if isinstance(size, int)],
+    )
     for time in (shortest, shortest + 1, 3 * shortest):
         check_against_pytorch(network, tmp_path / "m.onnx", (2, time, *rest))
     with pytest.raises(InputError, match=rf"'time' is {shortest - 1} .*at least {shortest}"):
