@@ -3,15 +3,16 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.ao import quantization
 
 from stateport_exporter import ExportError, Spec, export
 
 X = Spec("float32", "batch", "time", 3)
+quantization: Any = torch.ao.quantization  # has no type information
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch.ao announces its own end
 
 

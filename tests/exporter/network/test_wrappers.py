@@ -64,7 +64,7 @@ def weight_norm(net: Net) -> nn.Module:
 
 
 def pruned(net: Net) -> nn.Module:
-    prune.l1_unstructured(net.conv, "weight", amount=0.3)
+    prune.l1_unstructured(net.conv, "weight", amount=0.3)  # type: ignore[no-untyped-call]
     return net
 
 
