@@ -12,8 +12,8 @@ PLAIN: Final = (np.ndarray, np.memmap)
 
 #: The end of the message that refuses an array of another class.
 ADVICE: Final = (
-    "a plain NumPy array was expected, because only its numbers are used. If only they matter, "
-    "pass numpy.asarray(x); for a masked array, x.filled(value) replaces the masked elements."
+    "a plain NumPy array was expected, because everything but the numbers would be lost. Pass "
+    "numpy.asarray(x) to use the numbers alone, or x.filled(value) to fill a masked array."
 )
 
 

@@ -64,8 +64,8 @@ class Parity:
             vectors: the file with the recorded answers; by default the one beside the model.
             atol: an absolute bound on errors, in place of a multiple of PyTorch's own float32
                 error.
-            rtol: a relative bound, likewise.
-            snr: the least signal-to-noise ratio in decibels, likewise.
+            rtol: a relative bound, in the same way.
+            snr: the lowest signal-to-noise ratio in decibels, in the same way.
 
         Returns:
             The verdict, and what was measured on each engine.

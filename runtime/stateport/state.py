@@ -55,6 +55,7 @@ class State(Mapping[str, NDArray[Any]]):
         """A state of arrays that nobody else refers to, which are not copied."""
         state = cls.__new__(cls)
         state._arrays = arrays
+
         for array in arrays.values():
             array.setflags(write=False)
         return state
@@ -124,12 +125,14 @@ def _check_array(name: object, array: object) -> None:
     """Checks that a name and a value can be part of a state."""
     if not isinstance(name, str) or not name:
         raise StateError(f"A state is named {name!r}; the name of a model's input was expected.")
+
     if not isinstance(array, np.ndarray):
         raise StateError(
             f"State {name!r} is a {type(array).__qualname__}; a NumPy array was expected."
         )
     if is_special(array):
         raise StateError(f"State {name!r} is {kind_of(array)}; {ADVICE}")
+
     if array.dtype.name not in DTYPES or not array.dtype.isnative:
         raise StateError(
             f"State {name!r} is an array of {array.dtype}; an array of numbers in this machine's "

@@ -51,7 +51,7 @@ class Stream:
         # The names of the only input and the only output, if there is one of each.
         self._single = (contract.inputs[0].name, contract.outputs[0].name) if is_single else None
         self._buffers = _Sequence(contract, engine, {})
-        self._quick: BoundStep | None = None  # for chunks like the last one
+        self._bound_step: BoundStep | None = None  # for chunks of the last one's shape and dtype
         self._owner = SingleOwner("stream")
 
     def __call__(self, x: Array) -> Any:
@@ -76,18 +76,18 @@ class Stream:
         else:
             owner.take_over(this_call)
         try:
-            quick = self._quick
+            bound = self._bound_step
             if (
-                quick is not None
+                bound is not None
                 and type(x) is np.ndarray
-                and x.shape == quick.shape
-                and x.dtype is quick.dtype
+                and x.shape == bound.shape
+                and x.dtype is bound.dtype
             ):
-                quick.input[...] = x
+                bound.input[...] = x
                 buffers = self._buffers
                 turn = buffers.turn
-                quick.calls[turn]()
-                y = quick.output.copy()
+                bound.calls[turn]()
+                y = bound.output.copy()
                 buffers.turn = 1 - turn
                 return y
             return self._feed(x)
@@ -107,7 +107,7 @@ class Stream:
                 cache_bounded(self._buffers.checked, x.shape, x.dtype, _MAX_CHECKED)
 
         if x.shape in self._buffers.checked:
-            self._quick = self._buffers.quick(x.shape)
+            self._bound_step = self._buffers.quick(x.shape)
         return outputs[0] if len(outputs) == 1 else self._named(outputs)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -154,18 +154,18 @@ class Stream:
     @owned
     def reset(self) -> None:
         """Discards the state: the next chunk begins a new sequence, with any batch size."""
-        self._quick = None
+        self._bound_step = None
         self._buffers.live = False
 
     def __copy__(self) -> Stream:
-        """Another stream, which goes on from the same state."""
-        other = Stream(self._contract, self._engine, self._initial)
+        """Another stream that continues from the same state."""
+        copy = Stream(self._contract, self._engine, self._initial)
         if self._buffers.live:
-            other.restore(self.state)
-        return other
+            copy.restore(self.state)
+        return copy
 
     def __deepcopy__(self, memo: object) -> Stream:
-        """Another stream, which goes on from the same state."""
+        """Another stream that continues from the same state."""
         return self.__copy__()
 
     def __reduce__(self) -> NoReturn:
@@ -217,7 +217,7 @@ class Stream:
     def _begin(self, sequence: _Sequence) -> None:
         """Makes a sequence the current one. Its state must have been written."""
         if sequence is not self._buffers:
-            self._quick = None
+            self._bound_step = None
         sequence.live = True
         self._buffers = sequence
 

@@ -137,12 +137,12 @@ def test_inputs_that_are_no_arrays_by_name_are_refused(model: Model, inputs: Any
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        (None, "a NoneType came"),
-        ([], "a list came"),
-        ([("h0", ONES)], "a list came"),
-        (ONES, "a numpy.ndarray came"),
-        ("h0", "a str came"),
-        (3, "a int came"),
+        (None, "is made of a NoneType; a dict"),
+        ([], "is made of a list; a dict"),
+        ([("h0", ONES)], "is made of a list; a dict"),
+        (ONES, "is made of a numpy.ndarray; a dict"),
+        ("h0", "is made of a str; a dict"),
+        (3, "is made of a int; a dict"),
         ({1: ONES}, "named 1"),
         ({None: ONES}, "named None"),
         ({"": ONES}, "named ''"),

@@ -23,6 +23,7 @@ def table(bench: Bench, sign: str = "█") -> Table:
         sign: the character that bars are drawn with.
     """
     grid = Table(box=SIMPLE_HEAD, title=bench.model, title_justify="left", title_style="bold")
+
     grid.add_column("load")
     grid.add_column("on")
     for heading in ("threads", "us per call", "p50", "p99", "steps/s"):
@@ -42,12 +43,15 @@ def table(bench: Bench, sign: str = "█") -> Table:
 def _cells(result: Result, sign: str) -> list[str]:
     times = result.times
     numbers = (times.median, times.latency(0.5), times.latency(0.99))
+    microseconds = [f"{number * 1e6:,.1f}" for number in numbers]
+
     # The shortest bar has one character; one above the limit is cut at 100 %.
     bar = sign * max(round(min(result.share, 1.0) * _BAR), 1)
+
     return [
         result.name,
         str(result.threads),
-        *(f"{number * 1e6:,.1f}" for number in numbers),
+        *microseconds,
         f"{result.steps_per_second:,.0f}",
         f"{bar:<{_BAR}} {result.share:.0%}",
         "" if result.against is None else str(result.against),
@@ -62,6 +66,7 @@ def notes(bench: Bench, cores: int) -> list[str]:
         cores: how many cores the machine has.
     """
     lines = [_ceilings_line(ceilings, bench.work) for ceilings in bench.ceilings]
+
     if bench.busy is not None and bench.busy > cores - 0.5:
         lines.append(
             f"The machine was busy before this began (load {bench.busy:.1f} on {cores} cores): "

@@ -127,15 +127,18 @@ def main() -> None:
 
 
 def _bandwidth(nbytes: int) -> float:
-    side = int(np.sqrt(max(nbytes, _SMALLEST) / 4))
-    matrix, vector = np.ones((side, side), np.float32), np.ones(side, np.float32)
+    side = int(np.sqrt(max(nbytes, _SMALLEST) / 4))  # 4 bytes per float32
+    matrix = np.ones((side, side), np.float32)
+    vector = np.ones(side, np.float32)
     out = np.empty(side, np.float32)
+
     return matrix.nbytes / _shortest_time(lambda: np.matmul(matrix, vector, out=out))
 
 
 def _peak() -> float:
     matrix = np.ones((_PRODUCT, _PRODUCT), np.float32)
     out = np.empty_like(matrix)
+
     return 2 * _PRODUCT**3 / _shortest_time(lambda: np.matmul(matrix, matrix, out=out))
 
 

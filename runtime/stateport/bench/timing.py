@@ -143,6 +143,7 @@ def _seconds_per_call(call: Call, count: int) -> float:
 def _nanoseconds_of_calls(call: Call, count: int) -> list[int]:
     """The time of each of `count` calls."""
     times = []
+
     for _ in range(count):
         begin = perf_counter_ns()
         call()

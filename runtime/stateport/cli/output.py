@@ -34,7 +34,8 @@ _own_stdouts: list[TextIO] = []
 def say(*lines: str, err: bool = False) -> None:
     """Prints each text on a separate line, on stdout or on stderr."""
     stream = _stream(err=err)
-    _write("".join(f"{_safe_text(line, stream)}\n" for line in lines), stream)
+    safe_lines = [f"{_safe_text(line, stream)}\n" for line in lines]
+    _write("".join(safe_lines), stream)
 
 
 def say_json(document: Any) -> None:

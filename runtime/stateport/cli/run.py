@@ -120,7 +120,7 @@ def run(
 
 
 def _check_outputs(output: Path | None, state_out: Path | None) -> None:
-    """Refuses names of files that cannot be written as they are, before anything is read."""
+    """Refuses an output file of another format, or with the name of the state's file."""
     if output is None:
         return
 
@@ -199,7 +199,7 @@ def _split_chunks(
     lengths = [arrays[name].shape[axis] for name, axis in time_axes.items()]
     length = max(lengths, default=1)
 
-    # An empty array is one chunk, which the model refuses; so are lengths that differ.
+    # There is at least one call, in which the model refuses empty arrays.
     for start in range(0, max(length, 1), chunk):
         inputs = dict(arrays)
         for name, axis in time_axes.items():
@@ -228,7 +228,7 @@ def _time_axes(contract: Contract, arrays: Mapping[str, Array]) -> dict[str, int
 def _write_results(
     outputs: Mapping[str, Array], output: Path | None, state: State, state_out: Path | None
 ) -> None:
-    """Writes the files that were asked for: both, or neither if one of them fails."""
+    """Writes the requested files: all of them, or none if one fails."""
     writers: dict[Path, Callable[[Path], None]] = {}
     if output is not None:
         writers[output] = lambda part: write_npz(part, outputs)

@@ -108,19 +108,19 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
     "--atol",
     type=click.FloatRange(min=0),
     metavar="ERROR",
-    help="The largest absolute error allowed, in place of 8 times the error of PyTorch's float32.",
+    help="Replace the default bound: the largest absolute error allowed.",
 )
 @click.option(
     "--rtol",
     type=click.FloatRange(min=0),
     metavar="ERROR",
-    help="The largest relative error allowed, likewise.",
+    help="Replace the default bound: the largest relative error allowed.",
 )
 @click.option(
     "--snr",
     type=Finite(min=0, min_open=True),
     metavar="DB",
-    help="The lowest signal-to-noise ratio allowed, in decibels, likewise.",
+    help="Replace the default bound: the lowest signal-to-noise ratio allowed, in decibels.",
 )
 @click.option(
     "--locate", is_flag=True, help="Find the first node with wrong values, and write it as a file."
@@ -171,9 +171,9 @@ def verify(
     runs in a separate process. With several engines, each also continues the sequences of every
     other one from the saved state.
 
-    An error may be up to 8 times the error that PyTorch makes in float32. A model of lower
-    precision is judged by a signal-to-noise ratio instead. The exit code is 1 if an error is
-    larger.
+    By default an error may be up to 8 times the error that PyTorch makes in float32, and a model of
+    lower precision must reach a signal-to-noise ratio. --atol and --rtol allow errors up to
+    ATOL + RTOL * |answer| instead. The exit code is 1 if an error is larger.
     """
     _check_bounds(atol, rtol, snr)
     _check_plan_options(plan, engines, locate=locate)
