@@ -1,6 +1,6 @@
 """The reference implementation in the `onnx` package, in NumPy (`onnx-reference`).
 
-It is slow and says what the operators mean: an opinion apart from every engine's kernels.
+It is slow, and shares no kernels with any other engine: it defines what the operators mean.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def open_engine(
     no_lengths(name, file)
     try:
         evaluator = onnx.reference.ReferenceEvaluator(str(file.path.resolve()))
-    except Exception as error:  # whatever a graph makes it stumble over
+    except Exception as error:  # a graph may make it fail in any way
         raise failure(
             f"onnx's reference cannot load {file.path}: {_reason(error)}", error
         ) from error
@@ -61,7 +61,7 @@ class OnnxReferenceEngine(HostEngine):
                 answers = self._evaluator.run([*outputs], {**inputs})
         except Exception as error:
             raise failure(f"onnx's reference failed: {_reason(error)}", error) from error
-        # An output may be an input handed on, or a number of NumPy's.
+        # Copied, because an output may be an input itself, or a NumPy scalar.
         return [np.array(answer, order="C") for answer in answers]
 
 

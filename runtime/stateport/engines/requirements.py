@@ -1,4 +1,4 @@
-"""What an engine has not: its library, options, more threads, the lengths of rows."""
+"""Checks that engines share: the library is installed, and the engine has what is asked for."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from ..model_file.onnx_outline import OnnxFile
 
 
 def library(name: str, module: str, extra: str) -> ModuleType:
-    """The library of an engine.
+    """Imports the library of an engine.
+
+    Args:
+        name: the engine's name.
+        module: the module to import.
+        extra: the extra of stateport that installs the library.
 
     Raises:
-        EngineUnavailable: it is not installed.
-        EngineError: it is, and cannot be imported.
+        EngineUnavailable: the library is not installed.
+        EngineError: the library is installed and cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -35,7 +40,7 @@ def library(name: str, module: str, extra: str) -> ModuleType:
 
 
 def no_options(name: str, options: Mapping[str, object]) -> None:
-    """Refuses options where an engine has none.
+    """Refuses all options, for an engine without options.
 
     Raises:
         InputError: there are some.
@@ -45,17 +50,17 @@ def no_options(name: str, options: Mapping[str, object]) -> None:
 
 
 def one_thread(name: str, threads: int | None) -> None:
-    """Refuses more threads where an engine has one.
+    """Refuses more than one thread, for an engine that computes in one.
 
     Raises:
-        InputError: there are more.
+        InputError: `threads` is more than one.
     """
     if threads is not None and threads > 1:
         raise InputError(f"{name} computes in one thread; threads={threads} was asked for.")
 
 
 def no_lengths(name: str, file: OnnxFile) -> None:
-    """Refuses networks that take the lengths of rows, where an engine ignores them.
+    """Refuses networks that take the lengths of rows, for an engine that ignores them.
 
     OpenVINO, tract and onnx's reference do not read `sequence_lens` of the recurrent operators: the
     states of shorter rows would be those after their padding.
@@ -64,7 +69,10 @@ def no_lengths(name: str, file: OnnxFile) -> None:
         EngineError: the network takes lengths.
     """
     text = file.metadata.get(CONTRACT_KEY)
-    for spec in Contract.from_json(text).inputs if text else ():
+    if not text:
+        return
+
+    for spec in Contract.from_json(text).inputs:
         if spec.lengths_of is not None:
             raise EngineError(
                 f"{name} ignores the lengths of rows ({spec.name!r}), and would give wrong states "
