@@ -47,6 +47,7 @@ class PoolBuffers(StreamBuffers):
         self._write_changes()
         buffers = PoolBuffers(self._contract, self._engine, rows, self._scratch)
         common = slice(min(rows, self.rows))
+
         for name, array in self._current.items():
             region = (slice(None),) * self._axes[name] + (common,)
             buffers._current[name][region] = array[region]
@@ -98,6 +99,7 @@ class PoolBuffers(StreamBuffers):
         for name, array in step.before.items():
             # The rows are checked already; without "clip", `take` makes one more copy.
             self._current[name].take(rows, self._axes[name], array, "clip")
+
         for buffer, array in zip(step.inputs, inputs, strict=True):
             buffer[...] = array
 
@@ -117,6 +119,7 @@ class PoolBuffers(StreamBuffers):
         ins, outs = self._chunk_buffers(axis_sizes(specs, shapes))
         before, after = self._state_buffers("before", rows), self._state_buffers("after", rows)
         call = self._bind_call(ins, outs, before, after)
+
         return _PartialStep([*ins.values()], [*outs.values()], before, after, call)
 
     def _state_buffers(self, role: str, rows: int) -> Buffers:

@@ -49,6 +49,7 @@ class StreamBuffers:
         self._contract = contract
         self._engine = engine
         self.shapes = shapes
+
         # The next step starts from the set at `turn`.
         self._states: tuple[_Buffers, _Buffers] = (self._zeros(), self._zeros())
         self.turn = 0
@@ -106,6 +107,7 @@ class StreamBuffers:
             outputs = [quick.output.copy()]
         else:
             outputs = [buffer.copy() for buffer in bound.outputs]
+
         self.turn = 1 - turn
         return outputs
 
@@ -135,6 +137,7 @@ class StreamBuffers:
         if len(ins) == len(outs) == 1:
             (array,), (in_,), (out,) = inputs, ins.values(), outs.values()
             quick = BoundStep(array.shape, array.dtype, in_, out, calls)
+
         return _Bound([*ins.values()], [*outs.values()], calls, quick)
 
     def _chunk_buffers(self, sizes: Mapping[str, int]) -> tuple[_Buffers, _Buffers]:
@@ -162,6 +165,7 @@ class StreamBuffers:
         turn = 1 - self.turn
         for state in contract.states:
             put(self._engine, state.output, results[state.output], self._states[turn][state.input])
+
         self.turn = turn
         return [results[spec.name] for spec in contract.outputs]
 

@@ -96,6 +96,7 @@ def check_threads(threads: object) -> None:
     """
     if threads is None:
         return
+
     if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
         raise InputError(
             f"threads is {threads!r}; a whole number from 1 to {MOST_THREADS} was expected."
@@ -124,6 +125,7 @@ def _engine_module(name: object) -> Any:
             f"The engine is a {type(name).__qualname__}; its name was expected, one of "
             f"{', '.join(engine_names())}."
         )
+
     if name in _BUILT_IN:
         return importlib.import_module(f".{_BUILT_IN[name]}", __name__)
 
@@ -132,6 +134,7 @@ def _engine_module(name: object) -> Any:
         raise EngineUnavailable(
             f"There is no engine {name!r}; known are {', '.join(engine_names())}."
         )
+
     try:
         return entry.load()
     except Exception as error:  # another distribution's code may raise anything

@@ -51,6 +51,7 @@ class EngineChoice:
         if self.options:
             options = ",".join(f"{option}={value}" for option, value in self.options.items())
             text += f":{options}"
+
         if self.python is not None:
             text += f" in {self.python}"
         return text
@@ -68,6 +69,7 @@ def choices(text: str) -> tuple[EngineChoice, ...]:
     choice = EngineChoice.parse(text)
     if choice.name == "all":
         raise InputError("'all' takes no options; name the engine that has them.")
+
     if choice.name not in engine_names():
         known = ", ".join(engine_names())
         raise InputError(f"There is no engine {choice.name!r}; known are {known}, and all.")

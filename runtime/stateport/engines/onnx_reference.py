@@ -31,6 +31,7 @@ def open_engine(
     one_thread(name, threads)
     onnx = _onnx(name)
     no_lengths(name, file)
+
     try:
         evaluator = onnx.reference.ReferenceEvaluator(str(file.path.resolve()))
     except Exception as error:  # a graph may make it fail in any way

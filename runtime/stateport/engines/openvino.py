@@ -80,6 +80,7 @@ class OpenVinoEngine:
             results = [np.array(request.get_tensor(name).data) for name in outputs]
         except Exception as error:
             raise _failure(error) from error
+
         self._idle.put(request)
         return results
 
@@ -141,6 +142,7 @@ def _read_precision(name: str, options: Mapping[str, object]) -> str:
     precision = options.get("precision", "float32")
     if isinstance(precision, str):
         precision = _FULL_NAMES.get(precision, precision)
+
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(
             f"precision is {precision!r}; {' or '.join(map(repr, PRECISIONS))} was expected."

@@ -62,6 +62,7 @@ def open_engine(
         newer = too_new(file, str(error), ort.__version__)
         if newer is not None:
             raise EngineError(newer) from error
+
         advice = " Networks with loops or branches need graphs=False." if graphs else ""
         raise failure(
             f"ONNX Runtime cannot load {file.path}: {_reason(error)}{advice}", error
@@ -74,6 +75,7 @@ def open_engine(
             f"{provider}, but it does not come up. CUDA 13, cuDNN 9 and a driver for them are "
             "needed; `stateport doctor` says more."
         )
+
     return OrtEngine(ort, session, name, device, graphs=graphs)
 
 
@@ -107,12 +109,14 @@ class OrtEngine:
         self.name = name
         self.precision = "float32"
         self.version = f"onnxruntime {ort.__version__}"
+
         # On the host, buffers of all sizes share their memory; on CUDA each size has separate
         # buffers.
         self.max_bound_calls = 1024 if name == "ort-cpu" else 32
         self._ort = ort
         self._session = session
         self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)
+
         # Each bound call is a separate CUDA graph. A session with graphs may not run in two threads
         # at once. The lock is reentrant, because a signal handler may step another stream.
         self._graphs = count(1) if graphs else None
@@ -205,6 +209,7 @@ def _read_options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
         raise InputError(
             f"device is {device!r}; the number of a GPU was expected, 0 for the first."
         )
+
     if type(graphs) is not bool:
         raise InputError(f"graphs is {graphs!r}; True or False was expected.")
     return device, graphs
@@ -238,6 +243,7 @@ def _import_ort(name: str) -> ModuleType:
 
     if name == "ort-cuda" and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # loads the CUDA libraries that are installed as wheels
+
     return ort
 
 

@@ -29,6 +29,7 @@ def library(name: str, module: str, extra: str) -> ModuleType:
         top = module.partition(".")[0]
         if error.name not in (module, top):
             raise EngineError(f"{name}: {top} is installed and needs {error.name!r}.") from error
+
         raise EngineUnavailable(
             f"{name} needs {top}, which is not installed. Install it: pip install "
             f"'stateport[{extra}]'."

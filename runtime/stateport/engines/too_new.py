@@ -30,4 +30,5 @@ def too_new(file: OnnxFile, message: str, version: str) -> str | None:
             f"{file.opsets.get(opset[1])}. Export it with --opset {opset[2]}, or install a newer "
             "ONNX Runtime."
         )
+
     return None

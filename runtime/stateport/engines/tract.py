@@ -62,6 +62,7 @@ class TractEngine(HostEngine):
             model = tract.onnx().load(self._path)
         except Exception as error:  # tract has an exception class, and may raise others
             raise failure(f"tract cannot load {self._path}: {_reason(error)}", error) from error
+
         with suppress(Exception):
             self._open_graph = model.into_model().into_runnable()
 
@@ -81,6 +82,7 @@ class TractEngine(HostEngine):
         model = self._tract.onnx().load(self._path)
         for number, (shape, dtype) in enumerate(sizes):
             model.set_input_fact(number, ",".join([*map(str, shape), _dtype(dtype)]))
+
         for number in range(len(self._outputs)):
             model.set_output_fact(number, None)  # the file's shapes have symbols
         return model.into_model().into_runnable()

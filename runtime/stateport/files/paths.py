@@ -39,12 +39,14 @@ def usable_path(path: str | PathLike[str]) -> Path:
 
     if b"\0" in encoded:
         raise FileError(f"{shown(str(path))} can be no file's name: it holds a NUL character.")
+
     longest = max(map(len, encoded.split(b"/")))
     if longest > _LONGEST_NAME or len(encoded) > _LONGEST_PATH:
         raise FileError(
             f"{shown(str(path))} can be no file's name: it is longer than {_LONGEST_NAME} bytes "
             f"between two slashes, or than {_LONGEST_PATH} in all."
         )
+
     return usable
 
 
@@ -67,6 +69,7 @@ def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[Buffered
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
             raise FileError(f"{usable} is {kind}; {what} was expected.")
+
         with usable.open("rb") as file:
             yield file
     except OSError as error:

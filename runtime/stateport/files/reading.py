@@ -73,6 +73,7 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     if "\\ud" in text.lower():
         # Encoding fails on one half of a surrogate pair, which is no character.
         json.dumps(document, ensure_ascii=False).encode()
+
     return document
 
 
@@ -218,6 +219,7 @@ def _parse_entry(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
     """The dtype and shape of one array."""
     if not isinstance(entry, dict):
         raise ValueError(f"{shown(name)} is no object")
+
     dtype, shape = entry.get("dtype"), entry.get("shape")
     if not isinstance(dtype, str) or not isinstance(shape, list):
         raise ValueError(f"{shown(name)} has no dtype and shape")
@@ -242,6 +244,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
                 f"{path} holds {shown(name)} as {shown(dtype)}, which NumPy has no numbers for; "
                 f"{', '.join(_DTYPES)} are read."
             )
+
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             # Only the names that were checked are read: the file may have been replaced since.
@@ -250,6 +253,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
     except safetensors.SafetensorError as error:
         raise FileError(f"{path} is not a safetensors file: {error}.") from error
+
     return arrays, header.metadata
 
 
@@ -264,6 +268,7 @@ def read_npy(path: str | PathLike[str]) -> NDArray[Any]:
         warnings.simplefilter("ignore")  # Python warns of literals in a header
         if file.read(4) == b"PK\x03\x04":
             raise FileError(f"{path} holds several arrays; a .npy file with one was expected.")
+
         file.seek(0)
         try:
             _check_npy(file)

@@ -134,6 +134,7 @@ def _move_back(moves: Sequence[Move], backups: Sequence[Path | None]) -> None:
     for (part, target), backup in zip(moves, backups, strict=True):
         if part.exists():  # it was not moved yet
             continue
+
         if backup is None:
             target.unlink(missing_ok=True)
         else:
@@ -189,6 +190,7 @@ def _lock_file(file: IO[bytes]) -> bool:
     """Locks the file if no other process has; returns whether this process has the lock now."""
     if fcntl is None:
         return True
+
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -48,6 +48,7 @@ def written_each(*paths: Path) -> Iterator[list[Path]]:
         for path, target in zip(paths, targets, strict=True):
             folder = stack.enter_context(staging(target))
             parts.append(folder / path.name)
+
         yield parts
         swap(list(zip(parts, targets, strict=True)))
 
@@ -99,9 +100,11 @@ def _check_target(path: Path, target: Path) -> None:
         raise FileError(f"{path} is a circle of symbolic links. Give another name.")
     if not target.parent.is_dir():
         raise FileError(f"{path} cannot be written: there is no folder {target.parent}. Create it.")
+
     if target.exists() and not target.is_file():
         kind = "a folder" if target.is_dir() else "no regular file"
         raise FileError(f"{path} could not be written: it is {kind}. Give the name of a file.")
+
     if not os.access(target.parent, os.W_OK | os.X_OK):
         raise FileError(
             f"{path} could not be written: Permission denied in the folder {target.parent}."

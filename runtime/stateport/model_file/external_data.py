@@ -100,6 +100,7 @@ def read_span(path: Path, span: Span, nbytes: int) -> bytes:
         target = file_beside(path, span.name)
     except ValueError as error:
         raise FileError(f"{path} keeps weights in {shown(span.name)}, which {error}.") from error
+
     with opened(target) as file:
         file.seek(span.offset)
         return file.read(nbytes)

@@ -102,6 +102,7 @@ def _check_declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]
                 f"{before!r} and {after!r} cannot be one state: the input is {inputs[before]}, the "
                 f"output {outputs[after]}."
             )
+
         if [*states.values()].count(after) > 1:
             raise InputError(f"The output {after!r} is named as the next value of two states.")
     return dict(states)
@@ -110,6 +111,7 @@ def _check_declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]
 def _check_exists(file: OnnxFile, name: str, specs: Mapping[str, ArraySpec], what: str) -> None:
     if name in specs:
         return
+
     raise InputError(
         f"{file.path} has no {what} {name!r} to be a state; it has "
         f"{', '.join(map(str, specs.values())) or 'none'}."
@@ -128,6 +130,7 @@ def match_state_names(file: OnnxFile) -> dict[str, str]:
     claimed = [name for names in certain.values() for name in names]
     unique = len(claimed) == len(certain) == len({*claimed})
     leaves_signal = _leaves_signal(file, certain)
+
     # Of several pairs that leave no signal, it is unknown which one is the signal.
     signal_among_pairs = not leaves_signal and len(certain) > 1
 
@@ -139,8 +142,10 @@ def match_state_names(file: OnnxFile) -> dict[str, str]:
             f"{file.path} carries no contract, and its names tell several things: "
             f"{'; '.join(candidates)}. {_ADVICE}"
         )
+
     if not leaves_signal:
         return {}
+
     return {name: names[0] for name, names in certain.items()}
 
 
@@ -160,6 +165,7 @@ def _read_names(file: OnnxFile) -> tuple[dict[str, list[str]], dict[str, list[st
     claimed = {name for names in certain.values() for name in names}
     sequences = {spec.name for spec in file.inputs if _is_sequence(spec)}
     possible = {}
+
     for name, names in general.items():
         is_settled = name in certain or name in sequences or claimed.intersection(names)
         if not is_settled and _leaves_signal(file, {**certain, name: names}):

@@ -117,6 +117,7 @@ def read(path: Path) -> OnnxFile:
                 raise FileError(f"{path} is empty; an ONNX file was expected. Export it again.")
             # It is not closed explicitly: the traceback of an error may refer to views into it.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
         outline = _Outline()
         outline.read_model(memoryview(data))
         result = outline.result(path, len(data))
@@ -307,6 +308,7 @@ class _Outline:
         self.count_message()
         operator, domain = "", ""
         first_input: int | memoryview | None = None
+
         for number, value in Fields(data):
             if number == 1:
                 first_input = value if first_input is None else first_input
@@ -319,6 +321,7 @@ class _Outline:
 
         if operator == "Gather" and first_input is not None:
             self.tables.add(text_of(first_input))
+
         self.operators[operator if domain in ("", "ai.onnx") else f"{domain}::{operator}"] += 1
 
     def read_attribute(self, data: memoryview, depth: int) -> None:

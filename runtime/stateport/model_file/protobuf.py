@@ -48,10 +48,12 @@ class Fields:
             if wire == _VARINT:
                 yield key >> 3, value
                 continue
+
             if wire not in _BYTES:
                 raise MalformedError(f"a field has the unknown wire type {wire}")
             if value > end - at:
                 raise MalformedError(f"a field claims {value} bytes where {end - at} are left")
+
             at += value
             yield key >> 3, data[at - value : at]
 

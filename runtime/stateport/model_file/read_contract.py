@@ -45,6 +45,7 @@ def read_contract(file: OnnxFile) -> Contract:
     contract = Contract.from_json(text)
     _compare_specs(file, "input", (*contract.inputs, *contract.state_inputs), file.inputs)
     _compare_specs(file, "output", (*contract.outputs, *contract.state_outputs), file.outputs)
+
     for state in contract.states:
         if state.initial == "file":
             _check_initial(file, state)
@@ -72,6 +73,7 @@ def _compare_specs(
         has_it, lacks_it = "contract", "graph"
         if name in in_graph:
             has_it, lacks_it = lacks_it, has_it
+
         raise ContractError(
             f"{file.path}: the {has_it} has an {what} {name!r} that the {lacks_it} has not. "
             "Export the network again."

@@ -155,6 +155,7 @@ def signal(truths: list[Array]) -> float:
     values = np.concatenate([np.zeros(0), *finite])
     if not values.size:
         return 0.0
+
     with np.errstate(over="ignore"):  # numbers that no float32 reaches have an infinite square
         return float(np.sqrt(np.mean(values**2)))
 

@@ -143,6 +143,7 @@ def measure_model(
             f"The vectors are not those of {name}: the two have different contracts. "
             "Export the model again, which writes both."
         )
+
     try:
         check_vectors(vectors)
         bound = bound_for(vectors, model.precision, wanted)
@@ -189,11 +190,13 @@ def _default_bound(vectors: Vectors, precision: str) -> RequestedBound | None:
     """The bound for a precision; None where multiples of the floor are the bound."""
     if precision in BUDGETS:
         return SignalToNoise(BUDGETS[precision])
+
     if precision != "float32":
         raise FileError(
             f"The file says that it computes in {precision!r}; float32, {', '.join(BUDGETS)} "
             "are known. Give a bound: --snr, or --atol and --rtol."
         )
+
     if vectors.truth != "float64":
         return Tolerance(*FALLBACK)
     return None
@@ -291,6 +294,7 @@ def _measure(
     if table.shape != truth.shape:
         problem = f"{table.shape} values came where {truth.shape} were recorded"
         return Measurement(case.name, spec.name, problem=problem)
+
     if not len(table):  # x[:, 1:] of a single step
         return Measurement(case.name, spec.name, sum(case.chunks) - 1, 0.0, None, 0.0)
 

@@ -35,6 +35,7 @@ def hand_over(model: Model, case: Case, folder: Path) -> None:
     for name, calls in answers.items():
         for number, array in enumerate(calls):
             arrays[_key(number, name)] = np.array(array, order="C")  # safetensors takes no strides
+
     safetensors.numpy.save_file(arrays, folder / _ANSWERS)
     state.save(folder / _STATE)
 

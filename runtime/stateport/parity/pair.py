@@ -45,6 +45,7 @@ def remarks(model: Path, vectors: Vectors) -> tuple[str, ...]:
     """
     if not vectors.models:
         return (f"The vectors do not say which file they were recorded with: {model} or another.",)
+
     try:
         if digest(model) in vectors.models:
             return ()

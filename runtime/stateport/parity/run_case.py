@@ -46,6 +46,7 @@ def run_case(
     case = fitted(model, case)
     if state is None and case.initial:
         state = State(case.initial)
+
     answers: Answers = {spec.name: [] for spec in results(model.contract)}
     calls = islice(call_inputs(model.contract, case), first, last)
 

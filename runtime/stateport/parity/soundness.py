@@ -52,6 +52,7 @@ def check_vectors(vectors: Vectors) -> None:
     steps = max(sum(case.chunks) for case in vectors.cases)
     _check_floors(vectors.floor, {spec.name for spec in specs}, steps)
     _check_cases(vectors)
+
     for spec in specs:
         _check_recorded(spec, vectors)
     _check_trace(vectors)
@@ -69,6 +70,7 @@ def _check_trace(vectors: Vectors) -> None:
     trace = vectors.trace
     if trace is None:
         return
+
     names = {case.name for case in vectors.cases}
     if trace.case not in names:
         raise ValueError(f"their trace is of the unknown case {shown(trace.case)}")
@@ -83,6 +85,7 @@ def _check_floors(floor: Mapping[str, Array], names: set[str], steps: int) -> No
                 f"the floor of {shown(name)} is {describe(array.dtype, array.shape)}; "
                 f"float64 for each of {steps} steps was expected"
             )
+
         if not (np.isfinite(array).all() and (array >= 0).all()):
             raise ValueError(f"the floor of {shown(name)} is negative, or no number")
 
@@ -111,6 +114,7 @@ def check_case(contract: Contract, case: Case) -> None:
     _check_names("truth", case.truth, {spec.name for spec in specs})
     for name in case.kept.keys() - case.truth.keys():
         raise ValueError(f"elements of {shown(name)} are kept, which is not in the contract")
+
     for spec in specs:
         _check_truth(spec, case)
 
@@ -135,6 +139,7 @@ def _check_chunks(contract: Contract, case: Case) -> None:
     """Refuses chunks that a stream of the network does not take."""
     if not any("time" in spec.shape for spec in contract.inputs):
         return
+
     multiple = contract.streaming.chunk_multiple
     for chunk in case.chunks:
         if chunk % multiple:

@@ -119,6 +119,7 @@ class Vectors:
         trace = None
         if self.trace is not None:
             trace = {"case": self.trace.case, "nodes": dict(self.trace.nodes)}
+
         document = {
             "version": VERSION,
             "models": list(self.models),
@@ -170,6 +171,7 @@ class Vectors:
                 f"{path} holds no vectors that this stateport reads ({error}). Export the model "
                 "again."
             ) from error
+
         return vectors
 
     @classmethod
@@ -221,6 +223,7 @@ def _read_case(entry: Any, number: str, groups: Mapping[str, Mapping[str, Array]
     for size in (*sizes.values(), *chunks):
         if type(size) is not int or not 0 < size < SIZE_LIMIT:
             raise ValueError(f"a size or a chunk is {shown(size)}; a number above 0 was expected")
+
     if not chunks:
         raise ValueError("a case has no calls")
 
@@ -272,6 +275,7 @@ def call_inputs(contract: Contract, case: Case) -> Iterator[dict[str, Array]]:
                 inputs[name] = np.asarray(array[number])
             else:
                 inputs[name] = array[*before, start:end]
+
         yield inputs
         start = end
 
@@ -347,6 +351,7 @@ def differences(values: Array, truth: Array) -> Array:
     """|values - truth|, element by element; infinite where only one of the two is finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         off: Array = np.abs(values.astype(np.float64) - truth)
+
     if np.isfinite(off).all():
         return off
 

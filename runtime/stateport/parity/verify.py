@@ -73,6 +73,7 @@ def verify(
     path = path_of(path)
     plan = None if plan is None else path_of(plan)
     here = list(_choose_engines(engines, plan))
+
     # A link is not resolved: an interpreter finds its environment by the name of its link.
     interpreters = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
     elsewhere = [

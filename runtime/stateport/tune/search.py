@@ -146,6 +146,7 @@ def tune(
         progress("making variants")
         variants: list[Variant] = []
         notes: list[str] = []
+
         for variant in make_variants(model, folder, reduced=wanted.snr is not None):
             if isinstance(variant, str):
                 notes.append(variant)
@@ -161,7 +162,9 @@ def tune(
         if not any(trial.passed for trial in tuned.trials):
             reason = tuned.trials[0].verdict if tuned.trials else "none is possible here."
             raise StateportError(f"No plan for {model} passes. The quickest: {reason}")
+
         _write_plan(path, tuned)
+
     return tuned
 
 
@@ -261,6 +264,7 @@ class _Search:
             if trial.times is None:
                 yield trial
                 continue
+
             if passed:
                 yield replace(trial, verdict="slower")
                 continue

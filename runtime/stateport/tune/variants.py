@@ -49,5 +49,6 @@ def make_variants(model: Path, folder: Path, *, reduced: bool) -> Iterator[Varia
     makers = [entry.load() for entry in entry_points(group=GROUP)]
     if not makers:
         yield "other ways to write a step need the exporter: pip install stateport-exporter"
+
     for make in makers:
         yield from make(model, folder, reduced=reduced)

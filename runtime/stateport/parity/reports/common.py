@@ -82,6 +82,7 @@ def _reasons(row: EngineVerdict) -> list[str]:
     first = place(row)
     if first is not None:
         lines.append(first)
+
     for measurement in worst_by_kind(row.report.measurements).values():
         if not measurement.passed:
             lines.append(sentence(measurement, row.report.bound))

@@ -76,9 +76,11 @@ class _Plane(NamedTuple):
         """The errors that have a line of the grid, and their text."""
         if self.infinite:
             yield math.inf, "inf"
+
         every = math.ceil((self.high - self.low) / _TICKS)
         for power in range(self.high, self.low - 1, -every):
             yield 10.0**power, f"1e{power}"
+
         if self.zero:
             yield 0.0, "0"
 
@@ -157,6 +159,7 @@ def _plane(drawn: Sequence[Line]) -> _Plane:
     for line in drawn:
         errors += line.curve.errors
         floors += line.curve.floors
+
     values = [*errors, *floors, *(FLOOR_FACTOR * floor for floor in floors)]
 
     positive = [value for value in values if 0 < value < math.inf] or [1.0]

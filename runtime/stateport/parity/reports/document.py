@@ -49,6 +49,7 @@ def _engine(row: EngineVerdict) -> dict[str, Any]:
     report = row.report
     if report is None:
         return {**head, "measurements": []}
+
     return {
         **head,
         "engine_version": report.engine_version,

@@ -28,6 +28,7 @@ def commands(matrix: Matrix) -> Iterator[str]:
 
     for line in matrix.remarks:
         yield _command("notice", matrix.model, line)
+
     for line in matrix.grown:
         yield _command("error", f"{matrix.model} against the baseline", line)
 

@@ -40,6 +40,7 @@ def render(matrix: Matrix) -> str:
 
     for element in (*root, root):
         _count_outcomes(element)
+
     ElementTree.indent(root, " ")
     text = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
@@ -84,8 +85,10 @@ def _facts(row: EngineVerdict) -> dict[str, str]:
 
     for name in ("engine_version", "precision", "truth", "bound", "steps"):
         facts[name] = str(getattr(report, name))
+
     for name, value in report.environment.items():
         facts[f"environment.{name}"] = value
+
     for name, value in report.made_with.items():
         facts[f"made_with.{name}"] = value
     return facts

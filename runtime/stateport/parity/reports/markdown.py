@@ -33,6 +33,7 @@ def render(matrix: Matrix) -> str:
     ]
     if matrix.carried:
         parts += ["### Streams carried from one engine to another", _carried(matrix)]
+
     parts += _section("What failed", failed(matrix))
     parts += _section("Not run", not_run(matrix))
     parts += _section("Notes", notes(matrix))
@@ -78,6 +79,7 @@ def _carried(matrix: Matrix) -> str:
 def _pair(carried: CarriedStream | None) -> str:
     if carried is None:
         return ""
+
     shown_verdict = _VERDICTS[carried.status]
     if not carried.measurements:
         return shown_verdict

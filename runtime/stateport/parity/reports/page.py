@@ -67,6 +67,7 @@ def _sections(matrix: Matrix) -> Iterable[str]:
     yield _listed("Notes", notes(matrix))
     if matrix.carried:
         yield _section("Streams carried from one engine to another", _carried(matrix))
+
     yield _curves(matrix)
 
     details = [_engine(row.report, str(row.choice)) for row in matrix.rows if row.report]
@@ -225,6 +226,7 @@ def _table(label: str, headings: Iterable[str], rows: Iterable[str], numbers: Se
     for heading in headings:
         right = _RIGHT if heading in numbers else ""
         head += f'<th scope="col"{right}>{_name(heading)}</th>'
+
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{_text(label)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"

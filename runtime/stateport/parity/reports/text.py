@@ -31,8 +31,10 @@ def table(report: EngineReport) -> Table:
     grid = _titled(f"{report.model} on {report.engine} ({report.engine_version})")
     grid.add_column("case", overflow="fold")
     grid.add_column("output", overflow="fold")
+
     for heading in ("error", "floor", "SNR" if reduced else "x floor", "step"):
         grid.add_column(heading, justify="right")
+
     grid.add_column("verdict")
 
     for worst in _worst_of_cases(report.measurements):
@@ -45,6 +47,7 @@ def table(report: EngineReport) -> Table:
             "" if worst.step is None else str(worst.step),
             _VERDICTS["passed" if worst.passed else "failed"],
         )
+
     return grid
 
 
@@ -54,8 +57,10 @@ def grid(matrix: Matrix) -> Table:
     grid = _titled(matrix.model)
     grid.add_column("engine", overflow="fold")
     grid.add_column("version", overflow="fold")
+
     for heading in headings:
         grid.add_column(heading, justify="right", overflow="fold")
+
     grid.add_column("verdict")
 
     for row in matrix.rows:
@@ -70,6 +75,7 @@ def carried_grid(matrix: Matrix) -> Table:
     targets, rows = pairs(matrix)
     grid = _titled("Streams carried from one engine to another")
     grid.add_column("from", overflow="fold")
+
     for target in targets:
         grid.add_column(f"to {target}", overflow="fold")
 
@@ -110,6 +116,7 @@ def summary(report: EngineReport) -> list[str]:
         text = f"PASS: {len(cases)} cases"
     else:
         text = f"FAIL: {len(failed)} of {len(cases)} cases"
+
     text += f" on {report.engine}, up to {report.steps} chained steps{_worst_error(report)}."
     return [*_problems(report), text]
 
@@ -126,6 +133,7 @@ def _worst_error(report: EngineReport) -> str:
     shares = [m.share for m in report.measurements if m.share is not None]
     if not shares:
         return ""
+
     worst = max(shares)
     amount = f"{worst:.0%} of" if worst < 10 else f"{worst:.1e} times"
     return f"; the worst error is {amount} what is allowed ({report.bound}, {report.truth} truth)"

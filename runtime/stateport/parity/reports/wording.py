@@ -74,6 +74,7 @@ def sentence(measurement: Measurement, bound: str) -> str:
     case, output, step = measurement.case, measurement.output, measurement.step
     if measurement.problem is not None:
         return f"{case}, {output}: {measurement.problem.rstrip('.')}."
+
     if measurement.snr is not None:
         return (
             f"{case}: the truth of {output} is {decibels(measurement.snr)} above the error at "
@@ -130,8 +131,10 @@ def verdict(matrix: Matrix) -> str:
     if matrix.carried:
         carried = sum(stream.status == "passed" for stream in matrix.carried)
         text += f", and {carried} of {len(matrix.carried)} streams carried between them"
+
     if matrix.grown:
         text += "; errors grew since the baseline"
+
     if matrix.missing:
         required = "required, and " if matrix.required else ""
         text += f"; {required}not installed: {', '.join(matrix.missing)}"

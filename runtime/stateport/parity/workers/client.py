@@ -74,6 +74,7 @@ def ask(
             ending = f"{_describe_exit(code)}{_last_line(errors)}"
             died = f"It took its process down ({doing}): {ending}."
             messages.append({"died": died, "while": doing})
+
     return messages
 
 
@@ -142,6 +143,7 @@ def _read_messages(process: subprocess.Popen[str], limit: float) -> Iterator[dic
         line = lines.get(timeout=limit)
         if line is None:
             return
+
         if line.startswith(MARK):
             with suppress(ValueError):  # cut off: the process ended while it wrote
                 yield parse_json(line.removeprefix(MARK), finite=False)

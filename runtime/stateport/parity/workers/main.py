@@ -102,6 +102,7 @@ def _verify_model(
 
     if job.locate is not None and not report.passed:
         _locate_fault(job, model, vectors, report, Path(job.locate), send)
+
     send(doing="ending")
 
 
