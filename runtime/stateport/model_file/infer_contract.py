@@ -68,29 +68,46 @@ def infer_contract(
         ContractError: the names match no pairing of states, or more than one.
         InputError: `states` names what the file lacks, or what does not fit.
     """
-    pairs = match_state_names(file) if states is None else _check_declared(file, states)
-    if states is None and not pairs:
+    pairs = _matched_states(file) if states is None else _declared_states(file, states)
+    ports_of_states = {*pairs, *pairs.values()}
+    state_inputs = [spec for spec in file.inputs if spec.name in pairs]
+    renamed = _batch_axes(state_inputs) | (axes or {})
+
+    inputs = []
+    for spec in _without(file.inputs, ports_of_states):
+        inputs.append(_name_input_axes(spec, renamed))
+
+    state_specs = []
+    for spec in state_inputs:
+        state_specs.append(_state_spec(spec, pairs[spec.name], renamed))
+
+    outputs = []
+    known = _named_axes(inputs, state_specs)
+    for spec in _without(file.outputs, ports_of_states):
+        outputs.append(_name_output_axes(spec, renamed, known))
+
+    contract = Contract(tuple(inputs), tuple(outputs), tuple(state_specs))
+    return replace(contract, streaming=streaming_of(file, contract))
+
+
+def _without(specs: Iterable[ArraySpec], names: Container[str]) -> list[ArraySpec]:
+    """The inputs or outputs that do not have these names."""
+    return [spec for spec in specs if spec.name not in names]
+
+
+def _matched_states(file: OnnxFile) -> dict[str, str]:
+    """The states by the names of the file; there has to be one."""
+    pairs = match_state_names(file)
+    if not pairs:
         raise ContractError(
             f"{file.path} carries no contract, and no names of its inputs "
             f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) tell which are a "
             f"state. {_ADVICE} states={{}} says that it has none."
         )
-
-    state_inputs = [spec for spec in file.inputs if spec.name in pairs]
-    signal_inputs = [spec for spec in file.inputs if spec.name not in {*pairs, *pairs.values()}]
-    signal_outputs = [spec for spec in file.outputs if spec.name not in {*pairs, *pairs.values()}]
-    renamed = _batch_axes(state_inputs) | (axes or {})
-
-    inputs = tuple(_name_input_axes(spec, renamed) for spec in signal_inputs)
-    state_specs = tuple(_state_spec(spec, pairs[spec.name], renamed) for spec in state_inputs)
-    known = _named_axes(inputs, state_specs)
-    outputs = tuple(_name_output_axes(spec, renamed, known) for spec in signal_outputs)
-
-    contract = Contract(inputs, outputs, state_specs)
-    return replace(contract, streaming=streaming_of(file, contract))
+    return pairs
 
 
-def _check_declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
+def _declared_states(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
     """The states that the caller declared, if the file has them."""
     inputs = {spec.name: spec for spec in file.inputs}
     outputs = {spec.name: spec for spec in file.outputs}
@@ -162,15 +179,25 @@ def _read_names(file: OnnxFile) -> tuple[dict[str, list[str]], dict[str, list[st
         if name in certain or _STATE.search(name):
             certain[name] = list(dict.fromkeys([*certain.get(name, ()), *names]))
 
-    claimed = {name for names in certain.values() for name in names}
-    sequences = {spec.name for spec in file.inputs if _is_sequence(spec)}
     possible = {}
-
     for name, names in general.items():
-        is_settled = name in certain or name in sequences or claimed.intersection(names)
-        if not is_settled and _leaves_signal(file, {**certain, name: names}):
+        is_settled = name in certain or _is_claimed(names, certain)
+        if not is_settled and _may_be_state(file, name, names, certain):
             possible[name] = names
     return certain, possible
+
+
+def _is_claimed(names: Iterable[str], pairs: Mapping[str, Iterable[str]]) -> bool:
+    """Whether one of these outputs belongs to a pair."""
+    return any(set(names).intersection(outputs) for outputs in pairs.values())
+
+
+def _may_be_state(
+    file: OnnxFile, name: str, names: Iterable[str], certain: Mapping[str, Iterable[str]]
+) -> bool:
+    """Whether an input may be a state with these outputs, beside the certain ones."""
+    is_sequence = any(spec.name == name and _is_sequence(spec) for spec in file.inputs)
+    return not is_sequence and _leaves_signal(file, {**certain, name: names})
 
 
 def _candidates(

@@ -226,8 +226,11 @@ class _Outline:
             elif number == 25:
                 self.read_function(bytes_of(value))
 
-        is_complete = self.ir_version > 0 and self.graphs == 1 and self.opsets
-        if not is_complete:
+        self.check_complete()
+
+    def check_complete(self) -> None:
+        """Refuses a file without the parts that every ONNX file has."""
+        if self.ir_version <= 0 or self.graphs != 1 or not self.opsets:
             raise MalformedError("it has no IR version, no graph or no opset")
 
     def result(self, path: Path, nbytes: int) -> OnnxFile:
