@@ -9,20 +9,12 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
-from ..engines import engine_names, status
+from ..engines import engine_names, facts, status
 from .output import say_json, show
 
-_PACKAGES: Final = (
-    "stateport",
-    "stateport-exporter",
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tract",
-    "torch",
-    "onnx",
-)
+#: The packages whose versions are shown before and after those of the engines.
+_FIRST_PACKAGES: Final = ("stateport", "stateport-exporter", "numpy")
+_LAST_PACKAGES: Final = ("torch",)
 
 
 @click.command(short_help="Report which engines work here.")
@@ -37,7 +29,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     document: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _package_version(name) for name in _PACKAGES},
+        "packages": {name: _package_version(name) for name in _packages()},
         "engines": engines,
     }
 
@@ -50,6 +42,14 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     ctx.exit(0 if some_work else 1)
 
 
+def _packages() -> list[str]:
+    """The packages whose versions are shown, each once."""
+    packages = [*_FIRST_PACKAGES]
+    for name in engine_names():
+        packages += facts(name).packages
+    return list(dict.fromkeys([*packages, *_LAST_PACKAGES]))
+
+
 def _describe_engine(name: str) -> dict[str, Any]:
     result = status(name)
     return {
@@ -57,6 +57,7 @@ def _describe_engine(name: str) -> dict[str, Any]:
         "works": result.problem is None,
         "version": result.version,
         "problem": result.problem,
+        "install": facts(name).install or None,
     }
 
 

@@ -6,24 +6,27 @@ docs/engines.md.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
 from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..model_file.onnx_outline import OnnxFile
-from .base import Arrays, Buffer, Buffers, Engine, HostEngine
+from .base import Arrays, Buffer, Buffers, Engine, EngineFacts, HostEngine
 
 __all__ = [
     "Arrays",
     "Buffer",
     "Buffers",
     "Engine",
+    "EngineFacts",
     "HostEngine",
     "Status",
     "engine_names",
+    "facts",
     "open_engine",
     "status",
 ]
@@ -33,8 +36,8 @@ GROUP: Final = "stateport.engines"
 #: The most threads that a caller may ask for. Engines start any number, which can exhaust memory.
 MOST_THREADS: Final = 1024
 
-# Name -> the module here that has `open_engine` and `status`. Modules are imported on demand, so
-# that `import stateport` loads no engine.
+# Name -> the module here that has `open_engine`, `status` and `facts`. Modules are imported on
+# demand, so that `import stateport` loads no engine.
 _BUILT_IN: Final = {
     "ort-cpu": "ort",
     "ort-cuda": "ort",
@@ -84,7 +87,13 @@ def open_engine(
         InputError: the engine has no such option, or cannot use as many threads.
     """
     check_threads(threads)
-    engine: Engine = _engine_module(name).open_engine(name, file, threads, options)
+    module = _engine_module(name)
+    most = facts(name).most_threads
+    if threads is not None and most is not None and threads > most:
+        limit = "one thread" if most == 1 else f"at most {most} threads"
+        raise InputError(f"{name} computes in {limit}; threads={threads} was asked for.")
+
+    engine: Engine = module.open_engine(name, file, threads, options)
     return engine
 
 
@@ -118,8 +127,33 @@ def status(name: str) -> Status:
     return result
 
 
+def facts(name: str) -> EngineFacts:
+    """The facts about an engine, whether it works here or not.
+
+    They are the defaults of `EngineFacts` if the engine's module does not define `facts`, or cannot
+    be loaded.
+    """
+    engine_facts = EngineFacts()
+    with contextlib.suppress(EngineUnavailable):
+        module = _engine_module(name)
+        if hasattr(module, "facts"):
+            engine_facts = module.facts(name)
+
+    if engine_facts.packages:
+        return engine_facts
+    return replace(engine_facts, packages=_distribution_of(name))
+
+
+def _distribution_of(name: str) -> tuple[str, ...]:
+    """The name of the distribution that adds an engine; empty where it is unknown."""
+    entry = _plugins().get(name)
+    if entry is None or entry.dist is None:
+        return ()
+    return (entry.dist.name,)
+
+
 def _engine_module(name: object) -> Any:
-    """The module with an engine's `open_engine` and `status`."""
+    """The module with an engine's `open_engine` and `status`, and maybe `facts`."""
     if not isinstance(name, str):
         raise InputError(
             f"The engine is a {type(name).__qualname__}; its name was expected, one of "

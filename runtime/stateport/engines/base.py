@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,34 @@ Arrays = Mapping[str, NDArray[Any]]
 #: (`device_array.DeviceArray`).
 Buffer = Any
 Buffers = Mapping[str, Buffer]
+
+
+@dataclass(frozen=True)
+class EngineFacts:
+    """What is known of an engine before a file is loaded into it.
+
+    Attributes:
+        packages: the distributions on PyPI whose versions `stateport doctor` shows; by default the
+            one that adds the engine.
+        install: the command that installs the engine's library; empty where there is none.
+        most_threads: the most threads that a call can use; None if any number.
+        precisions: by the precision in which operators stored as float32 are computed, the options
+            that ask for it. `stateport tune` tries each.
+        step_graphs: whether two graphs can work on the same buffers, so that a plan of `tune` may
+            have a separate graph for single steps. Only engines in the host's memory can.
+        for_speed: whether `tune` tries the engine by default. False for a reference that is slow.
+    """
+
+    packages: tuple[str, ...] = ()
+    install: str = ""
+    most_threads: int | None = None
+    precisions: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"float32": {}})
+    step_graphs: bool = False
+    for_speed: bool = True
+
+    def can_use(self, threads: int) -> bool:
+        """Whether a call can use this number of threads."""
+        return self.most_threads is None or threads <= self.most_threads
 
 
 class Engine(Protocol):

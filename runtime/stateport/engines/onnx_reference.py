@@ -8,27 +8,33 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
-from .base import Arrays, HostEngine
+from .base import Arrays, EngineFacts, HostEngine
 from .failure import failure
-from .requirements import library, no_lengths, no_options, one_thread
+from .requirements import library, no_lengths, no_options
+
+_FACTS: Final = EngineFacts(
+    packages=("onnx",),
+    install="pip install 'stateport[onnx-reference]'",
+    most_threads=1,
+    for_speed=False,
+)
 
 
 def open_engine(
     name: str,
     file: OnnxFile,
-    threads: int | None,
+    threads: int | None,  # noqa: ARG001
     options: Mapping[str, object],
 ) -> OnnxReferenceEngine:
     """Loads a file; see `stateport.engines.open_engine`. There are no options."""
     no_options(name, options)
-    one_thread(name, threads)
     onnx = _onnx(name)
     no_lengths(name, file)
 
@@ -39,6 +45,11 @@ def open_engine(
             f"onnx's reference cannot load {file.path}: {_reason(error)}", error
         ) from error
     return OnnxReferenceEngine(onnx, evaluator)
+
+
+def facts(name: str) -> EngineFacts:  # noqa: ARG001
+    """The facts about the engine."""
+    return _FACTS
 
 
 def status(name: str) -> Status:
@@ -67,7 +78,7 @@ class OnnxReferenceEngine(HostEngine):
 
 
 def _onnx(name: str) -> ModuleType:
-    library(name, "onnx.reference", "onnx-reference")
+    library(name, "onnx.reference", _FACTS.install)
     return importlib.import_module("onnx")
 
 

@@ -14,13 +14,19 @@ from numpy.typing import NDArray
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
-from .base import Arrays, Buffer, Buffers
+from .base import Arrays, Buffer, Buffers, EngineFacts
 from .failure import failure
 from .requirements import library, no_lengths
 
 #: The values of the option `precision` -> OpenVINO's names for them. By default OpenVINO computes
 #: in bf16 where the processor can, which loses three decimal digits; so it always gets a precision.
 PRECISIONS: Final = {"float32": "f32", "bfloat16": "bf16"}
+_FACTS: Final = EngineFacts(
+    packages=("openvino",),
+    install="pip install 'stateport[openvino]'",
+    precisions={"float32": {}, "bfloat16": {"precision": "bfloat16"}},
+    step_graphs=True,
+)
 #: OpenVINO's own names are accepted, too.
 _FULL_NAMES: Final = {short: name for name, short in PRECISIONS.items()}
 #: A float32 number that bfloat16, with its 8 bits of mantissa, rounds to 1.
@@ -50,6 +56,11 @@ def open_engine(
     except Exception as error:  # mostly RuntimeError, but its frontend raises others
         raise failure(f"OpenVINO cannot load {file.path}: {_reason(error)}", error) from error
     return OpenVinoEngine(openvino, compiled, computed_precision(precision))
+
+
+def facts(name: str) -> EngineFacts:  # noqa: ARG001
+    """The facts about the engine."""
+    return _FACTS
 
 
 def status(name: str) -> Status:
@@ -152,7 +163,7 @@ def _read_precision(name: str, options: Mapping[str, object]) -> str:
 
 def _import_openvino(name: str) -> ModuleType:
     """OpenVINO, if it has the CPU device that this engine runs on."""
-    openvino = library(name, "openvino", "openvino")
+    openvino = library(name, "openvino", _FACTS.install)
     if "CPU" not in _core(openvino).available_devices:
         raise EngineUnavailable(
             f"{name} runs on OpenVINO's CPU device, and OpenVINO {openvino.__version__} has none "

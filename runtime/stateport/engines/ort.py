@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
-from .base import Arrays, Buffer, Buffers
+from .base import Arrays, Buffer, Buffers, EngineFacts
 from .device_array import DeviceArray
 from .failure import failure
 from .requirements import library
 from .too_new import too_new
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
-_EXTRAS: Final = {"ort-cpu": "cpu", "ort-cuda": "gpu"}
+_FACTS: Final = {
+    "ort-cpu": EngineFacts(
+        packages=("onnxruntime",), install="pip install 'stateport[cpu]'", step_graphs=True
+    ),
+    "ort-cuda": EngineFacts(packages=("onnxruntime-gpu",), install="pip install 'stateport[gpu]'"),
+}
 _WHEELS: Final = ("onnxruntime", "onnxruntime-gpu")
 
 #: The number of a call that is neither captured as a CUDA graph nor replayed.
@@ -90,6 +95,11 @@ def _session_settings(ort: ModuleType, name: str, file: OnnxFile, threads: int |
         # they crash the process or leave operators without a kernel (onnxruntime#26717, #32186).
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return settings
+
+
+def facts(name: str) -> EngineFacts:
+    """The facts about the engine."""
+    return _FACTS[name]
 
 
 def status(name: str) -> Status:
@@ -230,15 +240,15 @@ def _import_ort(name: str) -> ModuleType:
         raise EngineUnavailable(
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the "
             "other. Remove both (pip uninstall onnxruntime onnxruntime-gpu), then install one: "
-            f"pip install 'stateport[{_EXTRAS[name]}]'."
+            f"{_FACTS[name].install}."
         )
 
-    ort = library(name, "onnxruntime", _EXTRAS[name])
+    ort = library(name, "onnxruntime", _FACTS[name].install)
     if _PROVIDERS[name] not in ort.get_available_providers():
         raise EngineUnavailable(
             f"{name} needs the GPU build of ONNX Runtime; the CPU build {ort.__version__} is "
             f"installed. Replace it: pip uninstall onnxruntime, then "
-            f"pip install 'stateport[{_EXTRAS[name]}]'. To run on the CPU, say engine='ort-cpu'."
+            f"{_FACTS[name].install}. To run on the CPU, say engine='ort-cpu'."
         )
 
     if name == "ort-cuda" and hasattr(ort, "preload_dlls"):

@@ -11,13 +11,13 @@ from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..model_file.onnx_outline import OnnxFile
 
 
-def library(name: str, module: str, extra: str) -> ModuleType:
+def library(name: str, module: str, install: str) -> ModuleType:
     """Imports the library of an engine.
 
     Args:
         name: the engine's name.
         module: the module to import.
-        extra: the extra of stateport that installs the library.
+        install: the command that installs the library.
 
     Raises:
         EngineUnavailable: the library is not installed.
@@ -31,8 +31,7 @@ def library(name: str, module: str, extra: str) -> ModuleType:
             raise EngineError(f"{name}: {top} is installed and needs {error.name!r}.") from error
 
         raise EngineUnavailable(
-            f"{name} needs {top}, which is not installed. Install it: pip install "
-            f"'stateport[{extra}]'."
+            f"{name} needs {top}, which is not installed. Install it: {install}."
         ) from error
     except Exception as error:
         raise EngineError(
@@ -48,16 +47,6 @@ def no_options(name: str, options: Mapping[str, object]) -> None:
     """
     for option in sorted(options):
         raise InputError(f"{name} has no option {option!r}; it takes none.")
-
-
-def one_thread(name: str, threads: int | None) -> None:
-    """Refuses more than one thread, for an engine that computes in one.
-
-    Raises:
-        InputError: `threads` is more than one.
-    """
-    if threads is not None and threads > 1:
-        raise InputError(f"{name} computes in one thread; threads={threads} was asked for.")
 
 
 def no_lengths(name: str, file: OnnxFile) -> None:

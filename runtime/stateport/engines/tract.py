@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
-from .base import Arrays, HostEngine
+from .base import Arrays, EngineFacts, HostEngine
 from .failure import failure
-from .requirements import library, no_lengths, no_options, one_thread
+from .requirements import library, no_lengths, no_options
 
+_FACTS: Final = EngineFacts(
+    packages=("tract",), install="pip install 'stateport[tract]'", most_threads=1
+)
 #: NumPy's name of a dtype -> tract's, where tract's is not the first letter and the bits.
 _DTYPES: Final = {"bool": "bool"}
 #: The sets of input sizes for which a prepared graph is cached.
@@ -27,20 +30,24 @@ _MOST_SIZES: Final = 64
 def open_engine(
     name: str,
     file: OnnxFile,
-    threads: int | None,
+    threads: int | None,  # noqa: ARG001
     options: Mapping[str, object],
 ) -> TractEngine:
     """Loads a file; see `stateport.engines.open_engine`. There are no options."""
     no_options(name, options)
-    one_thread(name, threads)
-    tract = library(name, "tract", "tract")
+    tract = library(name, "tract", _FACTS.install)
     no_lengths(name, file)
     return TractEngine(tract, file)
 
 
+def facts(name: str) -> EngineFacts:  # noqa: ARG001
+    """The facts about the engine."""
+    return _FACTS
+
+
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library."""
-    library(name, "tract", "tract")
+    library(name, "tract", _FACTS.install)
     return Status(name, _version(), None)
 
 

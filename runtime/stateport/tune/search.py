@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Final
 
 from ..bench.timing import ROUNDS, SECONDS, Times, measure
 from ..bench.workload import Workload, step_call
-from ..engines import engine_names, status
+from ..engines import EngineFacts, engine_names, facts, status
 from ..errors import EngineError, InputError, StateportError
 from ..files.writing import written_together
 from ..model import Model, load
@@ -22,15 +21,6 @@ from ..parity.reports.wording import worst
 from ..parity.vectors import Vectors
 from ..plan import Plan, PlanFile, sha256
 from .variants import Variant, make_variants
-
-#: The options under which an engine is tried, and the precision that each gives.
-_OPTIONS: Final[Mapping[str, Sequence[tuple[dict[str, object], str]]]] = {
-    "openvino": (({}, "float32"), ({"precision": "bfloat16"}, "bfloat16")),
-}
-#: The engines that work in the host's memory, so that two graphs can share a stream's buffers.
-_HOST: Final = ("ort-cpu", "openvino")
-#: The engines that compute in one thread.
-_ONE_THREAD: Final = ("tract", "onnx-reference")
 
 
 @dataclass(frozen=True)
@@ -169,8 +159,8 @@ def tune(
 
 
 def _working_engines() -> list[str]:
-    """The engines that work here, except the reference, which is written to be read, not fast."""
-    names = [name for name in engine_names() if name != "onnx-reference"]
+    """The engines that work here, except those that are slow by design."""
+    names = [name for name in engine_names() if facts(name).for_speed]
     return [name for name in names if status(name).problem is None]
 
 
@@ -198,14 +188,15 @@ class _Search:
 
     def _ways_to_run(
         self, variant: Variant, engines: Sequence[str], threads: Sequence[int]
-    ) -> Iterator[tuple[str, dict[str, object], int, int]]:
+    ) -> Iterator[tuple[str, Mapping[str, object], int, int]]:
         """The engines, options, numbers of threads and chunk lengths that fit a variant."""
         chunks = list(self._chunks_of(variant))
         for engine in engines:
-            if not _can_run(engine, variant):
+            engine_facts = facts(engine)
+            if not _can_run(engine, engine_facts, variant):
                 continue
-            counts = [count for count in threads if count == 1 or engine not in _ONE_THREAD]
-            for options in self._options_of(engine):
+            counts = [count for count in threads if engine_facts.can_use(count)]
+            for options in self._options_of(engine_facts):
                 yield from product([engine], [options], counts, chunks)
 
     def _chunks_of(self, variant: Variant) -> Iterator[int]:
@@ -216,9 +207,9 @@ class _Search:
             if chunk == 1 or not single_steps_only:
                 yield chunk
 
-    def _options_of(self, engine: str) -> Iterator[dict[str, object]]:
+    def _options_of(self, engine_facts: EngineFacts) -> Iterator[Mapping[str, object]]:
         """The options under which an engine is tried; without a budget, only those of float32."""
-        for options, precision in _OPTIONS.get(engine, (({}, "float32"),)):
+        for precision, options in engine_facts.precisions.items():
             if precision == "float32" or self.wanted.snr is not None:
                 yield options
 
@@ -290,11 +281,10 @@ class _SameAsFloat32Error(Exception):
     """A plan asks for a precision that this processor lacks, so that it runs in float32."""
 
 
-def _can_run(engine: str, variant: Variant) -> bool:
+def _can_run(engine: str, engine_facts: EngineFacts, variant: Variant) -> bool:
     """Whether an engine can run a variant at all."""
     is_for_engine = not variant.engines or engine in variant.engines
-    # Two graphs share a stream's buffers only where both work in the host's memory.
-    return is_for_engine and (variant.step is None or engine in _HOST)
+    return is_for_engine and (variant.step is None or engine_facts.step_graphs)
 
 
 def _plan_file(path: Path | None) -> PlanFile | None:
