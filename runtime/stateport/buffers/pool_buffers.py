@@ -123,7 +123,7 @@ class PoolBuffers(StreamBuffers):
         return _PartialStep([*ins.values()], [*outs.values()], before, after, call)
 
     def _state_buffers(self, role: str, rows: int) -> Buffers:
-        """Buffers for the states of so many rows, by the names of the state inputs."""
+        """Buffers for the states of this number of rows, by the names of the state inputs."""
         sizes = {"batch": rows}
         return {spec.name: self._scratch.buffer(role, spec, sizes) for spec in self._state_specs}
 

@@ -168,7 +168,7 @@ def check_shape(shape: Iterable[object]) -> None:
         elements *= max(size, 1)
 
     if elements > _MOST_ELEMENTS:
-        raise ValueError(f"the shape {shown(sizes)}; no array has so many elements")
+        raise ValueError(f"the shape {shown(sizes)}; no array has that many elements")
 
 
 class Header(NamedTuple):
@@ -193,7 +193,7 @@ def read_header(path: Path) -> Header:
         length = int.from_bytes(file.read(8), "little")
         if length > MOST_JSON:
             raise FileError(
-                f"{path} is not a safetensors file: its header is said to have {length} bytes."
+                f"{path} is not a safetensors file: its header claims to have {length} bytes."
             )
         content = file.read(length)
 

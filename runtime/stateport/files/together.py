@@ -26,7 +26,7 @@ from ..errors import FileError
 
 try:
     import fcntl
-except ImportError:  # Windows: writers of one path are not kept apart there
+except ImportError:  # Windows, where writers of one path are not synchronized
     fcntl = None  # type: ignore[assignment]
 
 #: The file that is locked while several files are moved in a folder. It exists only meanwhile.

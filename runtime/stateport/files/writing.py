@@ -34,14 +34,16 @@ def written_atomically(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def written_each(*paths: Path) -> Iterator[list[Path]]:
-    """Like `written_atomically`, for several files that appear together, wherever they are."""
+    """Like `written_atomically`, for several files that appear together, in any folders."""
     if not paths:
         yield []
         return
 
     targets = [_checked_target(path) for path in paths]
     if len({*targets}) < len(targets):
-        raise FileError(f"{paths[-1]} stands for several files at once. Give each another name.")
+        raise FileError(
+            f"{paths[-1]} is the path of several files at once. Give each another name."
+        )
 
     with _as_file_error(paths[-1]), contextlib.ExitStack() as stack:
         parts = []

@@ -39,7 +39,7 @@ def span_of(entries: Mapping[str, str], nbytes: int, *, exact: bool) -> Span:
     offset = _read_number(entries, "offset", 0)
     length = _read_number(entries, "length", nbytes if exact else 0)
     if exact and length != nbytes:
-        raise ValueError(f"{nbytes} bytes, and is said to lie in {length}")
+        raise ValueError(f"{nbytes} bytes, but a length of {length}")
     return Span(entries.get("location", ""), offset, offset + length)
 
 

@@ -20,7 +20,7 @@ _TIME: Final = re.compile(
     re.IGNORECASE,
 )
 
-_ADVICE: Final = "Say which they are: states={'input': 'output'}, or --state input=output."
+_ADVICE: Final = "Declare them: states={'input': 'output'}, or --state input=output."
 
 #: Names of a state's input and output: a pattern for the input, and forms for the output.
 _PAIRS: Final = (
@@ -101,8 +101,8 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
     if not pairs:
         raise ContractError(
             f"{file.path} carries no contract, and no names of its inputs "
-            f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) tell which are a "
-            f"state. {_ADVICE} states={{}} says that it has none."
+            f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) match a pairing of "
+            f"states. {_ADVICE} states={{}} says that it has none."
         )
     return pairs
 
@@ -156,8 +156,8 @@ def match_state_names(file: OnnxFile) -> dict[str, str]:
             f"{name!r} with {_either(names)}" for name, names in {**certain, **possible}.items()
         ]
         raise ContractError(
-            f"{file.path} carries no contract, and its names tell several things: "
-            f"{'; '.join(candidates)}. {_ADVICE}"
+            f"{file.path} carries no contract, and its names match more than one pairing of "
+            f"states: {'; '.join(candidates)}. {_ADVICE}"
         )
 
     if not leaves_signal:

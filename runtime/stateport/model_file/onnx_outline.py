@@ -259,7 +259,9 @@ class _Outline:
         """Counts a part of the file, and refuses the file if there are too many for its size."""
         self.messages += 1
         if self.messages > self.most_messages:
-            raise MalformedError(f"more than {self.most_messages} parts are in so few bytes")
+            raise MalformedError(
+                f"it has more than {self.most_messages} parts, too many for its size"
+            )
 
     def read_function(self, data: memoryview) -> None:
         """Reads a FunctionProto: only its nodes."""
@@ -404,7 +406,7 @@ def _check_ports(specs: list[ArraySpec]) -> tuple[ArraySpec, ...]:
 def _add_entry(entries: dict[str, str], value: int | memoryview) -> None:
     key, text = entry_of(value)
     if key in entries:
-        raise MalformedError(f"the place of a weight says {shown(key)} twice")
+        raise MalformedError(f"the external data of a weight have {shown(key)} twice")
     entries[key] = text
 
 

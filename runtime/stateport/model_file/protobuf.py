@@ -71,14 +71,14 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
 def bytes_of(value: int | memoryview) -> memoryview:
     """The bytes of a field that is a text or a message."""
     if isinstance(value, int):
-        raise MalformedError("a number stands where a text or message should")
+        raise MalformedError("a number is where a text or a message should be")
     return value
 
 
 def int_of(value: int | memoryview) -> int:
     """A field as a signed integer of 64 bits."""
     if not isinstance(value, int):
-        raise MalformedError("a message stands where a number should")
+        raise MalformedError("a message is where a number should be")
     return value - (1 << 64) if value >= 1 << 63 else value
 
 

@@ -48,7 +48,7 @@ def main() -> None:
     except StateportError as error:
         send(error=str(error))
     except Exception as error:  # a bug here must not look like a fault of the engine
-        send(error=f"{type(error).__name__}: {error} (a fault of stateport).")
+        send(error=f"{type(error).__name__}: {error} (this is a bug in stateport).")
 
 
 def _end_with_the_parent() -> None:
