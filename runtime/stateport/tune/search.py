@@ -240,8 +240,8 @@ class _Search:
     def _prepare_call(self, plan: Plan) -> Callable[[], object]:
         """One call of the load under a plan, made once already."""
         loaded = self._load(plan)
-        asked = plan.options.get("precision")
-        if asked and loaded.precision == "float32":
+        asked = _asked_precision(plan)
+        if asked != "float32" and loaded.precision == "float32":
             raise _SameAsFloat32Error(f"this processor has no {asked}: the same as float32")
 
         call = step_call(loaded, Workload(self.wanted.streams, plan.chunk))
@@ -285,6 +285,14 @@ def _can_run(engine: str, engine_facts: EngineFacts, variant: Variant) -> bool:
     """Whether an engine can run a variant at all."""
     is_for_engine = not variant.engines or engine in variant.engines
     return is_for_engine and (variant.step is None or engine_facts.step_graphs)
+
+
+def _asked_precision(plan: Plan) -> str:
+    """The precision that the options of a plan ask the engine for."""
+    for precision, options in facts(plan.engine).precisions.items():
+        if options == plan.options:
+            return precision
+    return "float32"
 
 
 def _plan_file(path: Path | None) -> PlanFile | None:

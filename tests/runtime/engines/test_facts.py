@@ -106,7 +106,7 @@ def test_tune_tries_its_precisions_within_a_budget(
     reference: Path, tmp_path: Path, abacus: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stateport.tune.variants.entry_points", lambda **_: [])
-    name = abacus('precisions={"float32": {}, "bfloat16": {"precision": "bfloat16"}}')
+    name = abacus('precisions={"float32": {}, "bfloat16": {"fast": True}}')
     exact = tuned(reference, tmp_path / "exact.json", name)
     assert [trial.plan.options for trial in on(exact.trials, name)] == [{}, {}]
     budgeted = tuned(reference, tmp_path / "budgeted.json", name, snr=20.0)
