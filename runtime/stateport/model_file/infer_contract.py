@@ -71,22 +71,17 @@ def infer_contract(
     pairs = _matched_states(file) if states is None else _declared_states(file, states)
     ports_of_states = {*pairs, *pairs.values()}
     state_inputs = [spec for spec in file.inputs if spec.name in pairs]
-    renamed = _batch_axes(state_inputs) | (axes or {})
+    renamed = {**_batch_axes(state_inputs), **(axes or {})}
 
-    inputs = []
-    for spec in _without(file.inputs, ports_of_states):
-        inputs.append(_name_input_axes(spec, renamed))
+    signals = _without(file.inputs, ports_of_states)
+    inputs = tuple(_name_input_axes(spec, renamed) for spec in signals)
+    state_specs = tuple(_state_spec(spec, pairs[spec.name], renamed) for spec in state_inputs)
 
-    state_specs = []
-    for spec in state_inputs:
-        state_specs.append(_state_spec(spec, pairs[spec.name], renamed))
-
-    outputs = []
     known = _named_axes(inputs, state_specs)
-    for spec in _without(file.outputs, ports_of_states):
-        outputs.append(_name_output_axes(spec, renamed, known))
+    signals = _without(file.outputs, ports_of_states)
+    outputs = tuple(_name_output_axes(spec, renamed, known) for spec in signals)
 
-    contract = Contract(tuple(inputs), tuple(outputs), tuple(state_specs))
+    contract = Contract(inputs, outputs, state_specs)
     return replace(contract, streaming=streaming_of(file, contract))
 
 
@@ -288,9 +283,10 @@ def _state_spec(spec: ArraySpec, output: str, renamed: Mapping[str, str]) -> Sta
 
 def _named_axes(inputs: Iterable[ArraySpec], states: Iterable[StateSpec]) -> set[str]:
     """The names of axes that inputs and states have: before a call, these have sizes."""
+    shapes = [*(spec.shape for spec in inputs), *(state.shape for state in states)]
     axes: set[str] = set()
-    for spec in (*inputs, *states):
-        axes.update(axis for axis in spec.shape if isinstance(axis, str))
+    for shape in shapes:
+        axes.update(axis for axis in shape if isinstance(axis, str))
     return axes
 
 

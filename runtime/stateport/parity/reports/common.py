@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..engine_report import Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .wording import place, precision_note, reason, sentence, worst_by_kind
 
@@ -13,7 +14,7 @@ _Entry = tuple[str, list[str]]
 
 def explained(matrix: Matrix) -> str:
     """A text that explains the numbers of the matrix."""
-    measurements = []
+    measurements: list[Measurement] = []
     for report in matrix.reports:
         measurements += report.measurements
 
