@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,9 +89,9 @@ def test_more_threads_than_an_engine_can_use_are_refused(reference: Path, abacus
 def test_tune_tries_it_as_its_facts_say(
     reference: Path, tmp_path: Path, abacus: Install, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def variants(*_: object, **__: object) -> Iterator[Variant]:
+    def variants(_: Path, folder: Path, **__: object) -> Iterator[Variant]:
         yield Variant("as exported")
-        yield Variant("step alone", step=reference)
+        yield Variant("step alone", step=Path(shutil.copy(reference, folder)))
 
     monkeypatch.setattr("stateport.tune.search.make_variants", variants)
     name = abacus("most_threads=1, step_graphs=True")
