@@ -1,1 +1,1 @@
-"""Buffers of an engine in which live sequences keep their states from call to call."""
+"""Buffers of an engine that store the states of live sequences between calls."""

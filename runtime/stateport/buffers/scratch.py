@@ -1,4 +1,4 @@
-"""Memory that buffers of all sizes share, because one call alone uses it at a time."""
+"""Memory that buffers of all sizes share, because only one call at a time uses it."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ _NOTHING: Final = np.zeros(0, np.uint8)
 
 
 class Scratch:
-    """Buffers that are in use during a call alone, so that those of all sizes share their memory.
+    """Buffers that are in use only during a call, so that buffers of all sizes share memory.
 
-    On a device, each has memory of its own.
+    On a device, each buffer has separate memory.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._shared = isinstance(engine.zeros((1,), np.uint8), np.ndarray)
-        self._whole: dict[tuple[str, str], Buffer] = {}
+        self._memory: dict[tuple[str, str], Buffer] = {}
 
     def buffer(self, role: str, spec: ArraySpec, sizes: Mapping[str, int]) -> Buffer:
-        """A buffer for an array in this role; those of another role or name are elsewhere."""
+        """A buffer for an array in a role; other roles and names have other memory."""
         shape, dtype = resolve(spec.shape, sizes), np.dtype(spec.dtype)
         if not self._shared:
             return zeros(self._engine, shape, spec.dtype)
+
         needed = prod(shape) * dtype.itemsize
-        whole = self._whole.get((role, spec.name), _NOTHING)
-        if len(whole) < needed:
-            # Calls that are bound to the memory before this one keep it, and go on working.
-            whole = zeros(self._engine, (max(needed, 2 * len(whole)),), "uint8")
-            self._whole[role, spec.name] = whole
-        return whole[:needed].view(dtype).reshape(shape)
+        memory = self._memory.get((role, spec.name), _NOTHING)
+        if len(memory) < needed:
+            # Calls that are bound to the previous memory keep it alive, and remain valid.
+            memory = zeros(self._engine, (max(needed, 2 * len(memory)),), "uint8")
+            self._memory[role, spec.name] = memory
+        return memory[:needed].view(dtype).reshape(shape)

@@ -15,20 +15,20 @@ from ..engines.base import answers, put, zeros
 from .scratch import Scratch
 
 _Buffers = dict[str, Buffer]
-_K = TypeVar("_K", bound=Hashable)
-_T = TypeVar("_T")
+_Key = TypeVar("_Key", bound=Hashable)
+_Call = TypeVar("_Call")
 
 
 class StreamBuffers:
-    """One live sequence, whose state lies twice in buffers of the engine.
+    """One live sequence, with two sets of engine buffers for its state.
 
-    A step reads one and writes the other, and the two swap roles: a state is never copied. For
-    chunk sizes seen before, every buffer is there and bound already, so that a step copies the
-    input in, runs, and copies the output out. Those of the last new sizes are kept, as many as
-    the engine says.
+    A step reads one set and writes the other, and the two swap roles: a state is never copied. For
+    chunk sizes that came before, all buffers exist and are bound already, so that a step copies the
+    input in, runs, and copies the output out. The buffers of the last new sizes are cached, up to
+    the engine's `max_bound_calls`.
 
-    It has one owner. A call that an exception ends, at any point, leaves the state as it was: the
-    swap is one assignment, and comes last.
+    Only one thread may use it at a time. A call that an exception ends, at any point, leaves the
+    state as it was: the swap is one assignment, and comes last.
     """
 
     def __init__(
@@ -38,18 +38,29 @@ class StreamBuffers:
         shapes: Mapping[str, tuple[int, ...]],
         scratch: Scratch | None = None,
     ) -> None:
-        """The states are zeros of these shapes; a scratch may be shared with earlier buffers."""
+        """Makes the states: zeros.
+
+        Args:
+            contract: the network's contract.
+            engine: the engine with the network's graph.
+            shapes: by state input, the state's shape.
+            scratch: memory for inputs and outputs, which earlier buffers of the engine may share.
+        """
         self._contract = contract
         self._engine = engine
         self.shapes = shapes
-        # Of the two, the one at `turn` is what the next step starts from.
+
+        # The next step starts from the set at `turn`.
         self._states: tuple[_Buffers, _Buffers] = (self._zeros(), self._zeros())
         self.turn = 0
         self._scratch = scratch or Scratch(engine)
         self._bound: dict[Hashable, _Bound | None] = {}
 
     def write(self, state: Arrays) -> None:
-        """Replaces the state by a copy of one of these shapes, keyed by the state inputs' names."""
+        """Replaces the state by a copy of this one, which is keyed by the state inputs' names.
+
+        Its arrays must have the shapes that the buffers were made with.
+        """
         turn = 1 - self.turn
         for name, buffer in self._states[turn].items():
             buffer[...] = state[name]
@@ -61,14 +72,18 @@ class StreamBuffers:
 
     @property
     def _current(self) -> _Buffers:
-        """What the next step starts from."""
+        """The buffers that the next step starts from."""
         return self._states[self.turn]
 
     def step(self, inputs: Sequence[NDArray[Any]], shapes: Hashable) -> list[NDArray[Any]]:
-        """Runs one chunk, the contract's inputs in order, and keeps the next state.
+        """Runs one chunk, and stores the next state.
 
-        `shapes` is another for inputs of other shapes, so that what is prepared can be found.
-        Returns the contract's outputs, in order; they are the caller's to keep.
+        Args:
+            inputs: the contract's inputs, in order.
+            shapes: the key for the shapes of the inputs; inputs of other shapes need another key.
+
+        Returns:
+            The contract's outputs, in order: copies that the caller owns.
         """
         # Every microsecond here counts: the engine needs less than ten for a small network.
         bound = self._bound.get(shapes)
@@ -77,46 +92,53 @@ class StreamBuffers:
                 cache_bounded(self._bound, shapes, self._bind(inputs), self._engine.max_bound_calls)
                 return self.step(inputs, shapes)
             return self._step_unbound(inputs)
+
         quick = bound.quick
         if quick is not None:
             quick.input[...] = inputs[0]
         else:
             for buffer, array in zip(bound.inputs, inputs, strict=True):
                 buffer[...] = array
+
         turn = self.turn
         bound.calls[turn]()
+
         if quick is not None:
             outputs = [quick.output.copy()]
         else:
             outputs = [buffer.copy() for buffer in bound.outputs]
+
         self.turn = 1 - turn
         return outputs
 
     def quick(self, shapes: Hashable) -> BoundStep | None:
-        """What a step of these shapes needs, where one array goes in and one comes out."""
+        """The bound step of these shapes; None where more than one array goes in or comes out."""
         bound = self._bound.get(shapes)
         return None if bound is None else bound.quick
 
     def _bind(self, inputs: Sequence[NDArray[Any]]) -> _Bound | None:
-        """Buffers for chunks of this size, bound for both directions of the ping-pong.
+        """Buffers for chunks of this size, bound for both roles of the two sets of states.
 
         None where the size of an output is not known before the call.
         """
         contract = self._contract
         shapes = {s.name: x.shape for s, x in zip(contract.inputs, inputs, strict=True)}
         try:
-            taken, given = self._chunk_buffers(axis_sizes(contract.inputs, shapes))
+            ins, outs = self._chunk_buffers(axis_sizes(contract.inputs, shapes))
         except KeyError:
             return None
+
+        first, second = self._states
         calls = [
-            self._call(taken, given, before, after)
-            for before, after in (self._states, self._states[::-1])
+            self._bind_call(ins, outs, first, second),
+            self._bind_call(ins, outs, second, first),
         ]
         quick = None
-        if len(taken) == len(given) == 1:
-            (x,), (input_,), (output,) = inputs, taken.values(), given.values()
-            quick = BoundStep(x.shape, x.dtype, input_, output, calls)
-        return _Bound([*taken.values()], [*given.values()], calls, quick)
+        if len(ins) == len(outs) == 1:
+            (array,), (in_,), (out,) = inputs, ins.values(), outs.values()
+            quick = BoundStep(array.shape, array.dtype, in_, out, calls)
+
+        return _Bound([*ins.values()], [*outs.values()], calls, quick)
 
     def _chunk_buffers(self, sizes: Mapping[str, int]) -> tuple[_Buffers, _Buffers]:
         """Buffers for the inputs and the outputs of a chunk of these sizes."""
@@ -126,22 +148,24 @@ class StreamBuffers:
             {s.name: self._scratch.buffer("out", s, sizes) for s in contract.outputs},
         )
 
-    def _call(
-        self, taken: _Buffers, given: _Buffers, before: _Buffers, after: _Buffers
+    def _bind_call(
+        self, ins: _Buffers, outs: _Buffers, before: _Buffers, after: _Buffers
     ) -> Callable[[], None]:
-        """A call of the engine on these very arrays."""
-        nexts = {state.output: after[state.input] for state in self._contract.states}
-        return self._engine.bind({**taken, **before}, {**given, **nexts})
+        """A call of the engine on these very arrays; the states are by the state inputs' names."""
+        states_after = {state.output: after[state.input] for state in self._contract.states}
+        return self._engine.bind({**ins, **before}, {**outs, **states_after})
 
     def _step_unbound(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """A step for which the engine allocates the outputs."""
         contract = self._contract
         named = {s.name: x for s, x in zip(contract.inputs, inputs, strict=True)}
-        wanted = [s.name for s in (*contract.outputs, *contract.state_outputs)]
-        results = answers(self._engine, {**named, **self.read()}, wanted)
+        names = [s.name for s in (*contract.outputs, *contract.state_outputs)]
+        results = answers(self._engine, {**named, **self.read()}, names)
+
         turn = 1 - self.turn
         for state in contract.states:
             put(self._engine, state.output, results[state.output], self._states[turn][state.input])
+
         self.turn = turn
         return [results[spec.name] for spec in contract.outputs]
 
@@ -152,10 +176,10 @@ class StreamBuffers:
 
 @dataclass(frozen=True, slots=True)
 class BoundStep:
-    """What a step of one array in and one out needs, for its owner to do it in as little as it can.
+    """A step with one array in and one out, for callers that do it themselves without overhead.
 
-    It is good for arrays of this `shape` and `dtype` alone:
-    `input` takes the chunk, `calls` at the buffers' `turn` runs it, and `output` has the answer.
+    It takes arrays of this `shape` and `dtype` only. The chunk is copied to `input`, the call of
+    `calls` at the buffers' `turn` runs it, and `output` has the answer.
     """
 
     shape: tuple[int, ...]
@@ -167,16 +191,16 @@ class BoundStep:
 
 @dataclass(frozen=True)
 class _Bound:
-    """Buffers for chunks of one size, and a call for each direction of the ping-pong."""
+    """Buffers for chunks of one size, and a call for each `turn`."""
 
     inputs: list[Buffer]
     outputs: list[Buffer]
     calls: list[Callable[[], None]]
-    quick: BoundStep | None  # the same, where one array goes in and one comes out
+    quick: BoundStep | None  # the same step, if one array goes in and one comes out
 
 
-def cache_bounded(calls: dict[_K, _T], key: _K, call: _T, most: int) -> _T:
-    """Keeps a call for inputs of these shapes; of more than so many, the oldest one goes."""
+def cache_bounded(calls: dict[_Key, _Call], key: _Key, call: _Call, most: int) -> _Call:
+    """Caches a call and returns it; of more than `most` calls, the oldest ones are removed."""
     calls[key] = call
     while len(calls) > most:  # more than one, where an exception came between these lines
         del calls[next(iter(calls))]

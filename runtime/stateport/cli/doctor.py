@@ -1,4 +1,4 @@
-"""`stateport doctor`: what works on this machine, and why the rest does not."""
+"""`stateport doctor`: which engines work on this machine, and why the others do not."""
 
 from __future__ import annotations
 
@@ -9,20 +9,12 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
-from ..engines import engine_names, status
+from ..engines import engine_names, facts, status
 from .output import say_json, show
 
-_PACKAGES: Final = (
-    "stateport",
-    "stateport-exporter",
-    "numpy",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tract",
-    "torch",
-    "onnx",
-)
+#: The packages whose versions are shown before and after those of the engines.
+_FIRST_PACKAGES: Final = ("stateport", "stateport-exporter", "numpy")
+_LAST_PACKAGES: Final = ("torch",)
 
 
 @click.command(short_help="Report which engines work here.")
@@ -33,38 +25,60 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     The exit code is 1 when no engine works.
     """
-    packages = {name: _version(name) for name in _PACKAGES}
-    statuses = [status(name) for name in engine_names()]
+    engines = [_describe_engine(name) for name in engine_names()]
     document: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": packages,
-        "engines": [
-            {"name": s.name, "works": s.problem is None, "version": s.version, "problem": s.problem}
-            for s in statuses
-        ],
+        "packages": {name: _package_version(name) for name in _packages()},
+        "engines": engines,
     }
+
     if as_json:
         say_json(document)
     else:
-        _show(document)
-    ctx.exit(0 if any(s.problem is None for s in statuses) else 1)
+        _show_document(document)
+
+    some_work = any(engine["works"] for engine in engines)
+    ctx.exit(0 if some_work else 1)
 
 
-def _show(document: dict[str, Any]) -> None:
+def _packages() -> list[str]:
+    """The packages whose versions are shown, each once."""
+    packages = [*_FIRST_PACKAGES]
+    for name in engine_names():
+        packages += facts(name).packages
+    return list(dict.fromkeys([*packages, *_LAST_PACKAGES]))
+
+
+def _describe_engine(name: str) -> dict[str, Any]:
+    result = status(name)
+    return {
+        "name": result.name,
+        "works": result.problem is None,
+        "version": result.version,
+        "problem": result.problem,
+        "install": facts(name).install or None,
+    }
+
+
+def _show_document(document: dict[str, Any]) -> None:
     grid = Table(box=None, show_header=False, pad_edge=False)
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")
+
     grid.add_row("Python", f"{document['python']} on {document['platform']}")
     for name, number in document["packages"].items():
         grid.add_row(name, number or "not installed")
+
     for engine in document["engines"]:
-        says = f"works: {engine['version']}" if engine["works"] else f"no: {engine['problem']}"
-        grid.add_row(engine["name"], says)
+        if engine["works"]:
+            grid.add_row(engine["name"], f"works: {engine['version']}")
+        else:
+            grid.add_row(engine["name"], f"no: {engine['problem']}")
     show(grid)
 
 
-def _version(package: str) -> str | None:
+def _package_version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:

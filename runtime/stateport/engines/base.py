@@ -1,9 +1,10 @@
-"""What an engine is: the small protocol between stateport and whatever executes the graph."""
+"""The protocol that every engine implements, and a base class for engines in the host's memory."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,14 +15,42 @@ from ..errors import EngineError
 
 Arrays = Mapping[str, NDArray[Any]]
 
-#: Where an engine computes: an array of NumPy, or one on a device that is used like it
-#: (`device.DeviceArray`).
+#: Memory in which an engine computes: a NumPy array, or an array on a device that is used like one
+#: (`device_array.DeviceArray`).
 Buffer = Any
 Buffers = Mapping[str, Buffer]
 
 
+@dataclass(frozen=True)
+class EngineFacts:
+    """What is known of an engine before a file is loaded into it.
+
+    Attributes:
+        packages: the distributions on PyPI whose versions `stateport doctor` shows; by default the
+            one that adds the engine.
+        install: the command that installs the engine's library; empty where there is none.
+        most_threads: the most threads that a call can use; None if any number.
+        precisions: by the precision in which operators stored as float32 are computed, the options
+            that ask for it. `stateport tune` tries each.
+        step_graphs: whether two graphs can work on the same buffers, so that a plan of `tune` may
+            have a separate graph for single steps. Only engines in the host's memory can.
+        for_speed: whether `tune` tries the engine by default. False for a reference that is slow.
+    """
+
+    packages: tuple[str, ...] = ()
+    install: str = ""
+    most_threads: int | None = None
+    precisions: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"float32": {}})
+    step_graphs: bool = False
+    for_speed: bool = True
+
+    def can_use(self, threads: int) -> bool:
+        """Whether a call can use this number of threads."""
+        return self.most_threads is None or threads <= self.most_threads
+
+
 class Engine(Protocol):
-    """One loaded graph. It is thread-safe and holds no state of a sequence."""
+    """One loaded graph. It is thread-safe and stores no state of a sequence."""
 
     name: str
     version: str
@@ -30,7 +59,7 @@ class Engine(Protocol):
     lower one that the caller chose and that this processor has."""
 
     max_bound_calls: int
-    """How many bound calls one sequence may cache; each takes memory."""
+    """How many bound calls one sequence may cache; each call takes memory."""
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once on all of its inputs, states among them."""
@@ -39,18 +68,18 @@ class Engine(Protocol):
         """A buffer of zeros in the memory where the engine computes."""
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
-        """A call on these very buffers, states among them, to be made as often as needed.
+        """A call on these very buffers, states among them, which may be made any number of times.
 
-        It reads the inputs and writes the outputs where they are. No output may be an input. It has
-        one owner.
+        It reads the inputs and writes the outputs in place. No output may be an input. Only one
+        thread at a time may make the call.
         """
 
 
 def zeros(engine: Engine, shape: Sequence[int], dtype: str) -> Buffer:
-    """A buffer of the engine's.
+    """A buffer of the engine, filled with zeros.
 
     Raises:
-        EngineError: there is no memory for it.
+        EngineError: there is not enough memory.
     """
     try:
         return engine.zeros(shape, dtype)
@@ -62,10 +91,10 @@ def zeros(engine: Engine, shape: Sequence[int], dtype: str) -> Buffer:
 
 
 def answers(engine: Engine, inputs: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Runs the graph once, and gives its answers by name.
+    """Runs the graph once; returns its answers by name.
 
     Raises:
-        EngineError: the engine failed, or gave another number of answers.
+        EngineError: the engine failed, or gave fewer or more answers than `outputs`.
     """
     results = engine.run(inputs, outputs)
     if len(results) != len(outputs):
@@ -77,10 +106,10 @@ def answers(engine: Engine, inputs: Arrays, outputs: Sequence[str]) -> dict[str,
 
 
 def put(engine: Engine, name: str, answer: NDArray[Any], buffer: Buffer) -> None:
-    """Copies an answer into the buffer for it.
+    """Copies the answer to the output `name` into its buffer.
 
     Raises:
-        EngineError: it has another shape or dtype.
+        EngineError: the answer has another shape or dtype than the buffer.
     """
     if answer.shape != buffer.shape or answer.dtype != buffer.dtype:
         raise EngineError(
@@ -91,7 +120,7 @@ def put(engine: Engine, name: str, answer: NDArray[Any], buffer: Buffer) -> None
 
 
 class HostEngine(ABC):
-    """An engine that computes in the host's memory; `run` is all it needs."""
+    """An engine that computes in the host's memory; a subclass defines `run` only."""
 
     name: str
     version: str
@@ -104,21 +133,21 @@ class HostEngine(ABC):
 
         Args:
             inputs: by name, every input of the graph; checked against the contract already.
-            outputs: the names of those that are wanted.
+            outputs: the names of the outputs to return.
 
         Returns:
-            An array for each name, in their order, which nobody changes afterwards.
+            An array for each name, in their order, which the engine does not change afterwards.
 
         Raises:
             EngineError: the engine failed.
         """
 
     def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
-        """An array of NumPy."""
+        """A NumPy array."""
         return np.zeros(shape, dtype)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
-        """A run whose answers are copied to where they belong."""
+        """A call of `run` that copies the answers into the outputs."""
 
         def bound() -> None:
             for name, answer in answers(self, inputs, [*outputs]).items():

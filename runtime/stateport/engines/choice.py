@@ -1,4 +1,4 @@
-"""An engine with its options, as a person writes it: `openvino:precision=bfloat16`."""
+"""An engine with its options, as people write it: `openvino:precision=bfloat16`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import engine_names
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine, its options, and the Python interpreter that is to run it.
+    """An engine, its options, and the Python interpreter that runs it.
 
     Attributes:
         name: as `stateport.load` takes it.
@@ -32,41 +32,52 @@ class EngineChoice:
             InputError: the text has another form.
         """
         name, colon, rest = text.partition(":")
+        if not colon:
+            return cls(name)
+
         options: dict[str, object] = {}
-        for part in rest.split(",") if colon else ():
+        for part in rest.split(","):
             option, equals, value = part.partition("=")
             if not (name and option and equals and value):
                 raise InputError(
                     f"{text!r} is no engine with options; NAME:OPTION=VALUE,OPTION=VALUE was "
                     "expected, such as openvino:precision=bfloat16."
                 )
-            options[option.strip()] = _value(value.strip())
+            options[option.strip()] = _read_value(value.strip())
         return cls(name, options)
 
     def __str__(self) -> str:
-        options = ",".join(f"{option}={value}" for option, value in self.options.items())
-        text = f"{self.name}:{options}" if options else self.name
-        return text if self.python is None else f"{text} in {self.python}"
+        text = self.name
+        if self.options:
+            options = ",".join(f"{option}={value}" for option, value in self.options.items())
+            text += f":{options}"
+
+        if self.python is not None:
+            text += f" in {self.python}"
+        return text
 
 
 def choices(text: str) -> tuple[EngineChoice, ...]:
-    """The engine that a person names, or all that are known for `all`.
+    """The engine that a text names; for `all`, every known engine.
 
     Raises:
         InputError: the text has another form, or there is no such engine.
     """
     if text == "all":
         return tuple(EngineChoice(name) for name in engine_names())
+
     choice = EngineChoice.parse(text)
     if choice.name == "all":
         raise InputError("'all' takes no options; name the engine that has them.")
+
     if choice.name not in engine_names():
         known = ", ".join(engine_names())
         raise InputError(f"There is no engine {choice.name!r}; known are {known}, and all.")
     return (choice,)
 
 
-def _value(text: str) -> object:
+def _read_value(text: str) -> object:
+    """A bool, a whole number or a float where the text is one, else the text."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

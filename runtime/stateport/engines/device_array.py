@@ -16,10 +16,10 @@ Array = NDArray[Any]
 
 
 class DeviceArray:
-    """Used as the buffers use an array of NumPy: filled, copied, its rows taken and put.
+    """An array on a device, with the few operations of a NumPy array that buffers use.
 
-    `array[...] = x` copies to the device and `copy()` back. What touches some rows alone takes the
-    whole array through the host's memory.
+    `array[...] = x` copies to the device, and `copy()` back to the host. Reading or writing some
+    rows alone copies the whole array through the host's memory.
     """
 
     def __init__(
@@ -27,8 +27,8 @@ class DeviceArray:
     ) -> None:
         self.shape = tuple(shape)
         self.dtype = np.dtype(dtype)
-        #: What the engine is bound to; it stays the same for as long as the array lives.
         try:
+            #: The OrtValue that the engine is bound to; the same one as long as the array lives.
             self.value: Any = ort.OrtValue.ortvalue_from_shape_and_type(
                 [*shape], self.dtype, *device
             )
@@ -43,24 +43,25 @@ class DeviceArray:
         return np.array(self.value.numpy())
 
     def take(self, rows: Array, axis: int, out: Any = None, mode: Any = "raise") -> Any:
-        """The rows along an axis, as NumPy's."""
-        found = self.copy().take(rows, axis, mode=mode)
+        """The rows along an axis, as `numpy.ndarray.take` returns them."""
+        taken = self.copy().take(rows, axis, mode=mode)
         if out is None:
-            return found
-        out[...] = found
+            return taken
+        out[...] = taken
         return out
 
     def __getitem__(self, key: Any) -> Array:
         part: Array = self.copy()[key]
         return part
 
-    def __setitem__(self, key: Any, given: Any) -> None:
-        array = given.copy() if isinstance(given, DeviceArray) else given
+    def __setitem__(self, key: Any, value: Any) -> None:
+        array = value.copy() if isinstance(value, DeviceArray) else value
         if isinstance(key, EllipsisType):
             whole = np.broadcast_to(array, self.shape)
         else:
             whole = self.copy()
             whole[key] = array
+
         if whole.size:
-            # It copies bytes: the dtype has to be right already.
+            # update_inplace copies bytes: the dtype has to be right already.
             self.value.update_inplace(np.ascontiguousarray(whole, self.dtype))

@@ -1,4 +1,4 @@
-"""What an engine's library raised, told from what a signal's handler raised meanwhile."""
+"""Errors of an engine's library, distinguished from errors that a signal handler raised."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from ..errors import EngineError
 
 
 def failure(message: str, error: Exception) -> EngineError:
-    """The error of ours for one of a library's.
+    """An EngineError with this message for an error that came out of an engine's library.
 
     Raises:
-        Exception: `error` itself, where a signal's handler raised it. Handlers run between any two
-            instructions of Python, those of the library among them; their errors are the caller's.
+        Exception: `error` itself if a signal handler raised it. Python runs handlers between any
+            two instructions, also inside the library; their errors belong to the caller.
     """
-    if _by_a_handler(error.__traceback__):
+    if _is_raised_by_handler(error.__traceback__):
         raise error
     return EngineError(message)
 
 
-def _by_a_handler(traceback: TracebackType | None) -> bool:
-    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
-    codes = {_code(handler) for handler in handlers if callable(handler)}
+def _is_raised_by_handler(traceback: TracebackType | None) -> bool:
+    codes = _codes_of_handlers()
     while traceback is not None:
         if traceback.tb_frame.f_code in codes:
             return True
@@ -31,8 +30,17 @@ def _by_a_handler(traceback: TracebackType | None) -> bool:
     return False
 
 
+def _codes_of_handlers() -> set[CodeType | None]:
+    codes = set()
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler):
+            codes.add(_code(handler))
+    return codes
+
+
 def _code(handler: Callable[..., object]) -> CodeType | None:
-    """The code of a function, of a method, or of what else can be called."""
+    """The code of a function, a method, or another callable; None if it is not in Python."""
     function = getattr(handler, "func", handler)  # of a functools.partial
     if not hasattr(function, "__code__") and not hasattr(function, "__func__"):
         function = type(function).__call__

@@ -14,19 +14,25 @@ from numpy.typing import NDArray
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
-from .base import Arrays, Buffer, Buffers
+from .base import Arrays, Buffer, Buffers, EngineFacts
 from .failure import failure
 from .requirements import library, no_lengths
 
-#: What the option `precision` may be -> OpenVINO's name for it. It would pick bf16 by itself where
-#: the machine has it, which loses three decimal digits; so float32 is said unless asked otherwise.
+#: The values of the option `precision` -> OpenVINO's names for them. By default OpenVINO computes
+#: in bf16 where the processor can, which loses three decimal digits; so it always gets a precision.
 PRECISIONS: Final = {"float32": "f32", "bfloat16": "bf16"}
-#: A number of float32 that bfloat16, with its 8 bits of mantissa, rounds to 1.
-_NOT_IN_BFLOAT16: Final = 1 + 2**-12
-#: Enough rows and columns for every kernel that OpenVINO may choose in bfloat16.
-_PROBE_SIZE: Final = 64
-#: OpenVINO's own names are taken too.
+_FACTS: Final = EngineFacts(
+    packages=("openvino",),
+    install="pip install 'stateport[openvino]'",
+    precisions={"float32": {}, "bfloat16": {"precision": "bfloat16"}},
+    step_graphs=True,
+)
+#: OpenVINO's own names are accepted, too.
 _FULL_NAMES: Final = {short: name for name, short in PRECISIONS.items()}
+#: A float32 number that bfloat16, with its 8 bits of mantissa, rounds to 1.
+_NOT_IN_BFLOAT16: Final = 1 + 2**-12
+#: Rows and columns of a small product: enough for every kernel that OpenVINO has for bfloat16.
+_PROBE_SIZE: Final = 64
 
 
 def open_engine(
@@ -35,10 +41,11 @@ def open_engine(
     threads: int | None,
     options: Mapping[str, object],
 ) -> OpenVinoEngine:
-    """Loads a file; see `stateport.engines.open_engine`. The one option is `precision`."""
-    precision = _precision(name, options)
-    openvino = _require(name)
+    """Loads a file; see `stateport.engines.open_engine`. The only option is `precision`."""
+    precision = _read_precision(name, options)
+    openvino = _import_openvino(name)
     no_lengths(name, file)
+
     settings = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "INFERENCE_NUM_THREADS": 1 if threads is None else threads,
@@ -46,21 +53,26 @@ def open_engine(
     }
     try:
         compiled = _core(openvino).compile_model(str(file.path.resolve()), "CPU", settings)
-    except Exception as error:  # RuntimeError mostly, and what its frontend raises
+    except Exception as error:  # mostly RuntimeError, but its frontend raises others
         raise failure(f"OpenVINO cannot load {file.path}: {_reason(error)}", error) from error
     return OpenVinoEngine(openvino, compiled, computed_precision(precision))
 
 
+def facts(name: str) -> EngineFacts:  # noqa: ARG001
+    """The facts about the engine."""
+    return _FACTS
+
+
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library and asking for its devices."""
-    return Status(name, _version(_require(name)), None)
+    return Status(name, _version(_import_openvino(name)), None)
 
 
 class OpenVinoEngine:
     """A graph in OpenVINO. Each thread that calls it borrows an infer request, or makes one."""
 
     name = "openvino"
-    max_bound_calls = 32  # each is an infer request, with memory for all that stands between
+    max_bound_calls = 32  # each is an infer request, with memory for all intermediate values
 
     def __init__(self, openvino: ModuleType, compiled: Any, precision: str) -> None:
         self.version = _version(openvino)
@@ -79,25 +91,26 @@ class OpenVinoEngine:
             results = [np.array(request.get_tensor(name).data) for name in outputs]
         except Exception as error:
             raise _failure(error) from error
+
         self._idle.put(request)
         return results
 
     def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
-        """An array of NumPy: it computes in the host's memory."""
+        """A NumPy array: OpenVINO computes in the host's memory."""
         return np.zeros(shape, dtype)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
-        """An infer request of its own, which works in the arrays themselves."""
-        # A shared tensor does not keep its array alive.
-        held = {**inputs, **outputs}
+        """A new infer request, which works in the arrays themselves."""
+        arrays = {**inputs, **outputs}
         try:
             request = self._compiled.create_infer_request()
-            for name, array in held.items():
+            for name, array in arrays.items():
                 request.set_tensor(name, self._tensor(array, shared_memory=True))
-        except Exception as error:  # an output that is an input has no tensor of its own
+        except Exception as error:  # an output that is an input cannot be bound
             raise failure(f"OpenVINO cannot bind its arrays: {_reason(error)}", error) from error
 
-        def bound(_held: object = held) -> None:
+        # A shared tensor does not keep its array alive: the default argument does.
+        def bound(_arrays: object = arrays) -> None:
             try:
                 request.infer()
             except Exception as error:
@@ -114,10 +127,10 @@ class OpenVinoEngine:
 
 @cache
 def computed_precision(precision: str) -> str:
-    """The precision that OpenVINO really computes in on this processor when asked for `precision`.
+    """The precision in which OpenVINO computes on this processor when asked for `precision`.
 
     `precision` is only a hint to OpenVINO: without instructions for bfloat16 it computes in
-    float32. So a small product is computed whose values bfloat16 cannot hold.
+    float32. This is measured by a small product of values that bfloat16 cannot represent.
     """
     import openvino
     from openvino import opset13 as ops
@@ -133,12 +146,14 @@ def computed_precision(precision: str) -> str:
     return "float32" if np.array_equal(answer, values) else precision
 
 
-def _precision(name: str, options: Mapping[str, object]) -> str:
+def _read_precision(name: str, options: Mapping[str, object]) -> str:
     for option in sorted({*options} - {"precision"}):
         raise InputError(f"{name} has no option {option!r}; it takes precision.")
+
     precision = options.get("precision", "float32")
     if isinstance(precision, str):
         precision = _FULL_NAMES.get(precision, precision)
+
     if not isinstance(precision, str) or precision not in PRECISIONS:
         raise InputError(
             f"precision is {precision!r}; {' or '.join(map(repr, PRECISIONS))} was expected."
@@ -146,8 +161,9 @@ def _precision(name: str, options: Mapping[str, object]) -> str:
     return precision
 
 
-def _require(name: str) -> ModuleType:
-    openvino = library(name, "openvino", "openvino")
+def _import_openvino(name: str) -> ModuleType:
+    """OpenVINO, if it has the CPU device that this engine runs on."""
+    openvino = library(name, "openvino", _FACTS.install)
     if "CPU" not in _core(openvino).available_devices:
         raise EngineUnavailable(
             f"{name} runs on OpenVINO's CPU device, and OpenVINO {openvino.__version__} has none "
@@ -158,12 +174,12 @@ def _require(name: str) -> ModuleType:
 
 @cache
 def _core(openvino: ModuleType) -> Any:
-    """The one core of this process, which lives as long as that.
+    """The only core of this process, which lives as long as the process.
 
-    A core's CPU plugin gives its thread a stack for handlers of signals, and puts back the one
-    before when it goes (SigAltStackSetup in OpenVINO's intel_cpu/src/plugin.cpp). With two cores,
-    that may be the other one's, which is freed by then; and the next signal, such as Ctrl-C, ends
-    the process.
+    A core's CPU plugin installs a stack for signal handlers in its thread, and restores the
+    previous stack when the core is deleted (SigAltStackSetup in OpenVINO's
+    intel_cpu/src/plugin.cpp). With two cores, the previous stack may belong to the second core and
+    be freed already; then the next signal, such as Ctrl-C, ends the process.
     """
     return openvino.Core()
 
@@ -177,6 +193,6 @@ def _failure(error: Exception) -> EngineError:
 
 
 def _reason(error: Exception) -> str:
-    """The last line of what OpenVINO says, which starts with places in its own sources."""
+    """The last two lines of OpenVINO's message; before them are positions in its own sources."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[-2:]) if lines else type(error).__name__

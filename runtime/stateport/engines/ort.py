@@ -16,20 +16,25 @@ from numpy.typing import NDArray
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
-from .base import Arrays, Buffer, Buffers
+from .base import Arrays, Buffer, Buffers, EngineFacts
 from .device_array import DeviceArray
 from .failure import failure
 from .requirements import library
 from .too_new import too_new
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
-_EXTRAS: Final = {"ort-cpu": "cpu", "ort-cuda": "gpu"}
+_FACTS: Final = {
+    "ort-cpu": EngineFacts(
+        packages=("onnxruntime",), install="pip install 'stateport[cpu]'", step_graphs=True
+    ),
+    "ort-cuda": EngineFacts(packages=("onnxruntime-gpu",), install="pip install 'stateport[gpu]'"),
+}
 _WHEELS: Final = ("onnxruntime", "onnxruntime-gpu")
 
-#: The number of no CUDA graph: such a call is neither captured nor replayed.
+#: The number of a call that is neither captured as a CUDA graph nor replayed.
 _NO_GRAPH: Final = -1
 
-#: One thread is the default: a step of a recurrent network is too small to share out, and services
+#: One thread is the default: a step of a recurrent network is too small to be divided, and services
 #: scale by streams (docs/performance.md).
 DEFAULT_THREADS: Final = 1
 
@@ -44,45 +49,62 @@ def open_engine(
 
     `ort-cuda` takes the options `device` and `graphs`.
     """
-    device, graphs = _options(name, options)
-    ort = _require(name)
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = DEFAULT_THREADS if threads is None else threads
-    settings.inter_op_num_threads = 1
-    settings.log_severity_level = 4  # what matters comes as an exception, not on stderr
-    if name == "ort-cpu" and any(weight.dtype == "float16" for weight in file.weights):
-        # It computes these in float32, between casts. Its fusions do not know that, and take the
-        # process down or leave operators without a kernel (onnxruntime#26717, #32186).
-        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    device, graphs = _read_options(name, options)
+    ort = _import_ort(name)
+    settings = _session_settings(ort, name, file, threads)
     provider = _PROVIDERS[name]
     provider_options = _cuda_options(device, graphs=graphs) if name == "ort-cuda" else {}
+
     try:
-        # ONNX Runtime's own check of external data takes the folder of the path that it is given.
+        # Resolved, because ONNX Runtime looks for external data in the folder of this path.
         session = ort.InferenceSession(
             str(file.path.resolve()),
             settings,
             providers=[(provider, provider_options)],
-            enable_fallback=0,  # it would print, and try other providers by itself
+            enable_fallback=0,  # otherwise it prints, and tries other providers by itself
         )
-    except Exception as error:  # its exceptions share no base but this
-        if (newer := too_new(file, str(error), ort.__version__)) is not None:
+    except Exception as error:  # ONNX Runtime's exceptions share no base but this
+        newer = too_new(file, str(error), ort.__version__)
+        if newer is not None:
             raise EngineError(newer) from error
+
         advice = " Networks with loops or branches need graphs=False." if graphs else ""
         raise failure(
             f"ONNX Runtime cannot load {file.path}: {_reason(error)}{advice}", error
         ) from error
-    if session.get_providers()[0] != provider:  # it falls back to the CPU with a mere warning
+
+    # A provider that does not start is replaced by the CPU's, with no more than a warning.
+    if session.get_providers()[0] != provider:
         raise EngineUnavailable(
             f"{name} could not start on this machine: ONNX Runtime {ort.__version__} has "
             f"{provider}, but it does not come up. CUDA 13, cuDNN 9 and a driver for them are "
             "needed; `stateport doctor` says more."
         )
+
     return OrtEngine(ort, session, name, device, graphs=graphs)
+
+
+def _session_settings(ort: ModuleType, name: str, file: OnnxFile, threads: int | None) -> Any:
+    settings = ort.SessionOptions()
+    settings.intra_op_num_threads = DEFAULT_THREADS if threads is None else threads
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 4  # errors are raised, so that nothing is printed on stderr
+
+    if name == "ort-cpu" and any(weight.dtype == "float16" for weight in file.weights):
+        # On the CPU, float16 operators run in float32, between casts. Some fusions ignore that:
+        # they crash the process or leave operators without a kernel (onnxruntime#26717, #32186).
+        settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return settings
+
+
+def facts(name: str) -> EngineFacts:
+    """The facts about the engine."""
+    return _FACTS[name]
 
 
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library and asking for its providers."""
-    ort = _require(name)
+    ort = _import_ort(name)
     if name == "ort-cuda":
         _try_cuda(ort)
     return Status(name, f"onnxruntime {ort.__version__}", None)
@@ -97,13 +119,16 @@ class OrtEngine:
         self.name = name
         self.precision = "float32"
         self.version = f"onnxruntime {ort.__version__}"
-        # On the host, buffers share their memory; on CUDA each size has its own.
+
+        # On the host, buffers of all sizes share their memory; on CUDA each size has separate
+        # buffers.
         self.max_bound_calls = 1024 if name == "ort-cpu" else 32
         self._ort = ort
         self._session = session
         self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)
-        # Each bound call is a CUDA graph of its own; a session of them may not run in two threads.
-        # A signal's handler may step another stream: its thread has the lock already.
+
+        # Each bound call is a separate CUDA graph. A session with graphs may not run in two threads
+        # at once. The lock is reentrant, because a signal handler may step another stream.
         self._graphs = count(1) if graphs else None
         self._alone = RLock()
 
@@ -118,16 +143,14 @@ class OrtEngine:
         return result
 
     def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
-        """An array of NumPy, or on CUDA one in the memory of the GPU."""
+        """A NumPy array; on CUDA, an array in the memory of the GPU."""
         if self._device[0] == "cpu":
             return np.zeros(shape, dtype)
         return DeviceArray(self._ort, shape, dtype, self._device)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
-        """Nothing is copied: the engine works in the buffers themselves."""
+        """A call in which the engine works in the buffers themselves, without copies."""
         session, binding = self._session, self._session.io_binding()
-        # An OrtValue shares its array's memory, so the arrays have to live as long as the call.
-        held = (dict(inputs), dict(outputs))
         try:
             for name, buffer in inputs.items():
                 binding.bind_ortvalue_input(name, self._value(buffer))
@@ -136,7 +159,11 @@ class OrtEngine:
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
             raise _failure(error) from error
 
-        def bound(_held: object = held) -> None:
+        # An OrtValue shares its array's memory and does not keep the array alive: the default
+        # argument does, as long as the call lives.
+        buffers = (dict(inputs), dict(outputs))
+
+        def bound(_buffers: object = buffers) -> None:
             try:
                 session.run_with_iobinding(binding)
             except Exception as error:  # ONNX Runtime's exceptions share no base but this
@@ -144,12 +171,13 @@ class OrtEngine:
 
         if self._graphs is None:
             return bound
+
         # The first call captures the graph, for which it runs several times. That changes nothing,
-        # because no output is an input (onnxruntime#32243); but the graph holds these addresses, so
-        # that every bound call needs a number of its own (onnxruntime-genai#2446).
+        # because no output is an input (onnxruntime#32243). The graph contains these addresses, so
+        # that every bound call needs a separate number (onnxruntime-genai#2446).
         options = self._options(next(self._graphs))
 
-        def replayed(_held: object = held) -> None:
+        def replayed(_buffers: object = buffers) -> None:
             try:
                 with self._alone:
                     session.run_with_iobinding(binding, options)
@@ -179,45 +207,53 @@ def _reason(error: Exception) -> str:
     return text.removeprefix("[ONNXRuntimeError] : ")
 
 
-def _options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
+def _read_options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
+    """The values of `device` and `graphs`."""
     known = ("device", "graphs") if name == "ort-cuda" else ()
     for option in sorted({*options} - {*known}):
         takes = " and ".join(known) or "none"
         raise InputError(f"{name} has no option {option!r}; it takes {takes}.")
+
     device, graphs = options.get("device", 0), options.get("graphs", False)
     if type(device) is not int or device < 0:
         raise InputError(
             f"device is {device!r}; the number of a GPU was expected, 0 for the first."
         )
+
     if type(graphs) is not bool:
         raise InputError(f"graphs is {graphs!r}; True or False was expected.")
     return device, graphs
 
 
 def _cuda_options(device: int, *, graphs: bool) -> dict[str, str]:
-    """The provider's options. TF32, which it would use by itself, loses three decimal digits."""
+    """The provider's options. Its default, TF32, loses three decimal digits and is switched off."""
     options = {"device_id": str(device), "use_tf32": "0"}
-    return {**options, "enable_cuda_graph": "1"} if graphs else options
+    if graphs:
+        options["enable_cuda_graph"] = "1"
+    return options
 
 
-def _require(name: str) -> ModuleType:
+def _import_ort(name: str) -> ModuleType:
     """ONNX Runtime, in the build that the engine needs."""
-    wheels = [wheel for wheel in _WHEELS if _installed(wheel)]
+    wheels = [wheel for wheel in _WHEELS if _is_installed(wheel)]
     if len(wheels) > 1:
         raise EngineUnavailable(
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the "
             "other. Remove both (pip uninstall onnxruntime onnxruntime-gpu), then install one: "
-            f"pip install 'stateport[{_EXTRAS[name]}]'."
+            f"{_FACTS[name].install}."
         )
-    ort = library(name, "onnxruntime", _EXTRAS[name])
+
+    ort = library(name, "onnxruntime", _FACTS[name].install)
     if _PROVIDERS[name] not in ort.get_available_providers():
         raise EngineUnavailable(
             f"{name} needs the GPU build of ONNX Runtime; the CPU build {ort.__version__} is "
             f"installed. Replace it: pip uninstall onnxruntime, then "
-            f"pip install 'stateport[{_EXTRAS[name]}]'. To run on the CPU, say engine='ort-cpu'."
+            f"{_FACTS[name].install}. To run on the CPU, say engine='ort-cpu'."
         )
+
     if name == "ort-cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # finds the CUDA libraries that wheels brought
+        ort.preload_dlls()  # loads the CUDA libraries that are installed as wheels
+
     return ort
 
 
@@ -229,7 +265,7 @@ def _try_cuda(ort: ModuleType) -> None:
         raise EngineUnavailable(f"ort-cuda does not come up: {_reason(error)}") from error
 
 
-def _installed(wheel: str) -> bool:
+def _is_installed(wheel: str) -> bool:
     try:
         importlib.metadata.distribution(wheel)
     except importlib.metadata.PackageNotFoundError:

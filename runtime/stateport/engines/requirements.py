@@ -1,4 +1,4 @@
-"""What an engine has not: its library, options, more threads, the lengths of rows."""
+"""Checks that engines share: the library is installed, and the engine has what is asked for."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..model_file.onnx_outline import OnnxFile
 
 
-def library(name: str, module: str, extra: str) -> ModuleType:
-    """The library of an engine.
+def library(name: str, module: str, install: str) -> ModuleType:
+    """Imports the library of an engine.
+
+    Args:
+        name: the engine's name.
+        module: the module to import.
+        install: the command that installs the library.
 
     Raises:
-        EngineUnavailable: it is not installed.
-        EngineError: it is, and cannot be imported.
+        EngineUnavailable: the library is not installed.
+        EngineError: the library is installed and cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -24,9 +29,9 @@ def library(name: str, module: str, extra: str) -> ModuleType:
         top = module.partition(".")[0]
         if error.name not in (module, top):
             raise EngineError(f"{name}: {top} is installed and needs {error.name!r}.") from error
+
         raise EngineUnavailable(
-            f"{name} needs {top}, which is not installed. Install it: pip install "
-            f"'stateport[{extra}]'."
+            f"{name} needs {top}, which is not installed. Install it: {install}."
         ) from error
     except Exception as error:
         raise EngineError(
@@ -35,7 +40,7 @@ def library(name: str, module: str, extra: str) -> ModuleType:
 
 
 def no_options(name: str, options: Mapping[str, object]) -> None:
-    """Refuses options where an engine has none.
+    """Refuses all options, for an engine without options.
 
     Raises:
         InputError: there are some.
@@ -44,18 +49,8 @@ def no_options(name: str, options: Mapping[str, object]) -> None:
         raise InputError(f"{name} has no option {option!r}; it takes none.")
 
 
-def one_thread(name: str, threads: int | None) -> None:
-    """Refuses more threads where an engine has one.
-
-    Raises:
-        InputError: there are more.
-    """
-    if threads is not None and threads > 1:
-        raise InputError(f"{name} computes in one thread; threads={threads} was asked for.")
-
-
 def no_lengths(name: str, file: OnnxFile) -> None:
-    """Refuses networks that take the lengths of rows, where an engine ignores them.
+    """Refuses networks that take the lengths of rows, for an engine that ignores them.
 
     OpenVINO, tract and onnx's reference do not read `sequence_lens` of the recurrent operators: the
     states of shorter rows would be those after their padding.
@@ -64,7 +59,10 @@ def no_lengths(name: str, file: OnnxFile) -> None:
         EngineError: the network takes lengths.
     """
     text = file.metadata.get(CONTRACT_KEY)
-    for spec in Contract.from_json(text).inputs if text else ():
+    if not text:
+        return
+
+    for spec in Contract.from_json(text).inputs:
         if spec.lengths_of is not None:
             raise EngineError(
                 f"{name} ignores the lengths of rows ({spec.name!r}), and would give wrong states "

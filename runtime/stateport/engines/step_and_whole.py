@@ -12,10 +12,10 @@ from .base import Arrays, Buffer, Buffers, Engine
 
 
 class StepAndWhole:
-    """An engine that has a graph of its own for calls in which time is 1.
+    """An engine that has a separate graph for calls in which time is 1.
 
-    Both work in the host's memory, on the same arrays, so that a sequence goes from one to the
-    other without its state being moved.
+    Both graphs work in the host's memory, on the same arrays, so that a sequence changes from one
+    graph to the other without a copy of its state.
     """
 
     def __init__(self, contract: Contract, whole: Engine, step: Engine) -> None:

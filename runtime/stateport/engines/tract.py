@@ -14,38 +14,45 @@ from numpy.typing import NDArray
 
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
-from .base import Arrays, HostEngine
+from .base import Arrays, EngineFacts, HostEngine
 from .failure import failure
-from .requirements import library, no_lengths, no_options, one_thread
+from .requirements import library, no_lengths, no_options
 
-#: What tract calls a dtype -> where it differs from its kind and bits.
+_FACTS: Final = EngineFacts(
+    packages=("tract",), install="pip install 'stateport[tract]'", most_threads=1
+)
+#: NumPy's name of a dtype -> tract's, where tract's is not the first letter and the bits.
 _DTYPES: Final = {"bool": "bool"}
-#: So many sets of input sizes are kept prepared.
-_SHAPES: Final = 64
+#: The sets of input sizes for which a prepared graph is cached.
+_MOST_SIZES: Final = 64
 
 
 def open_engine(
     name: str,
     file: OnnxFile,
-    threads: int | None,
+    threads: int | None,  # noqa: ARG001
     options: Mapping[str, object],
 ) -> TractEngine:
     """Loads a file; see `stateport.engines.open_engine`. There are no options."""
     no_options(name, options)
-    one_thread(name, threads)
-    tract = library(name, "tract", "tract")
+    tract = library(name, "tract", _FACTS.install)
     no_lengths(name, file)
     return TractEngine(tract, file)
 
 
+def facts(name: str) -> EngineFacts:  # noqa: ARG001
+    """The facts about the engine."""
+    return _FACTS
+
+
 def status(name: str) -> Status:
     """Whether the engine works here, by loading the library."""
-    library(name, "tract", "tract")
+    library(name, "tract", _FACTS.install)
     return Status(name, _version(), None)
 
 
 class TractEngine(HostEngine):
-    """A graph in tract: with its sizes left open, or where tract cannot, once for each sizes."""
+    """A graph in tract: with open sizes, or where tract cannot do that, prepared for each size."""
 
     name = "tract"
 
@@ -55,37 +62,41 @@ class TractEngine(HostEngine):
         self._path = str(file.path.resolve())
         self._inputs = [spec.name for spec in file.inputs]
         self._outputs = [spec.name for spec in file.outputs]
-        self._fixed = lru_cache(_SHAPES)(self._prepare)
-        self._open = None
+        self._graph_of_sizes = lru_cache(_MOST_SIZES)(self._prepare)
+        self._open_graph = None
+
         try:
             model = tract.onnx().load(self._path)
-        except Exception as error:  # its own class, and no promise that it is the only one
+        except Exception as error:  # tract has an exception class, and may raise others
             raise failure(f"tract cannot load {self._path}: {_reason(error)}", error) from error
+
         with suppress(Exception):
-            self._open = model.into_model().into_runnable()
+            self._open_graph = model.into_model().into_runnable()
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once; every array is new."""
         arrays = [np.ascontiguousarray(inputs[name]) for name in self._inputs]
         try:
             sizes = tuple((array.shape, array.dtype.name) for array in arrays)
-            answers = (self._open or self._fixed(sizes)).run(arrays)
+            answers = (self._open_graph or self._graph_of_sizes(sizes)).run(arrays)
             named = dict(zip(self._outputs, answers, strict=True))
             return [np.array(named[name].to_numpy()) for name in outputs]
         except Exception as error:
             raise failure(f"tract failed: {_reason(error)}", error) from error
 
-    def _prepare(self, facts: tuple[tuple[tuple[int, ...], str], ...]) -> Any:
+    def _prepare(self, sizes: tuple[tuple[tuple[int, ...], str], ...]) -> Any:
+        """The graph for inputs of these shapes and dtypes."""
         model = self._tract.onnx().load(self._path)
-        for number, (shape, dtype) in enumerate(facts):
+        for number, (shape, dtype) in enumerate(sizes):
             model.set_input_fact(number, ",".join([*map(str, shape), _dtype(dtype)]))
+
         for number in range(len(self._outputs)):
-            model.set_output_fact(number, None)  # what the file says has symbols
+            model.set_output_fact(number, None)  # the file's shapes have symbols
         return model.into_model().into_runnable()
 
 
 def _dtype(name: str) -> str:
-    """`float32` -> `f32`."""
+    """The name of a dtype in tract: `float32` -> `f32`."""
     return _DTYPES.get(name) or f"{name[0]}{np.dtype(name).itemsize * 8}"
 
 
@@ -96,6 +107,7 @@ def _version() -> str:
 def _reason(error: Exception) -> str:
     """The first and the last cause, without the trace of Rust functions behind them."""
     text = str(error).partition("Stack backtrace")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if line != "Caused by:"]
-    return ": ".join(dict.fromkeys([*lines[:1], *lines[-1:]])) or type(error).__name__
+    lines = [line.strip() for line in text.splitlines()]
+    causes = [line for line in lines if line not in ("", "Caused by:")]
+    first_and_last = dict.fromkeys([*causes[:1], *causes[-1:]])
+    return ": ".join(first_and_last) or type(error).__name__

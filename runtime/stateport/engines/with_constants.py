@@ -1,4 +1,4 @@
-"""An engine some of whose inputs are the same in every call, such as a sampling rate."""
+"""An engine with some inputs that are the same in every call, such as a sampling rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Arrays, Buffer, Buffers, Engine
 
 
 class ConstantInputs:
-    """Gives an engine these inputs in every call."""
+    """An engine that adds these inputs to every call."""
 
     def __init__(self, engine: Engine, constants: Mapping[str, NDArray[Any]]) -> None:
         self.name = engine.name
@@ -27,11 +27,11 @@ class ConstantInputs:
         return self._engine.run({**inputs, **self._constants}, outputs)
 
     def zeros(self, shape: Sequence[int], dtype: Any) -> Buffer:
-        """A buffer of the engine's."""
+        """A buffer of the engine, filled with zeros."""
         return self._engine.zeros(shape, dtype)
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
-        """A call on these buffers, and on the constants'."""
+        """A call on these buffers and on those of the constants."""
         return self._engine.bind({**inputs, **self._buffers}, outputs)
 
     def _buffer(self, array: NDArray[Any]) -> Buffer:

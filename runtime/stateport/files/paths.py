@@ -1,4 +1,4 @@
-"""Paths that come from outside: held against what a file can be called before they are used."""
+"""Paths that come from outside, which are checked before they are used."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LONGEST_PATH: Final = 4095
 
 
 def usable_path(path: str | PathLike[str]) -> Path:
-    """The path, if a file can be called that.
+    """The path, if a file can have this name.
 
     Raises:
-        FileError: it is no text, or holds what no path can hold, or is too long.
+        FileError: it is no text, contains a character that no path can contain, or is too long.
     """
     try:
         usable = Path(path)
@@ -39,20 +39,26 @@ def usable_path(path: str | PathLike[str]) -> Path:
 
     if b"\0" in encoded:
         raise FileError(f"{shown(str(path))} can be no file's name: it holds a NUL character.")
+
     longest = max(map(len, encoded.split(b"/")))
     if longest > _LONGEST_NAME or len(encoded) > _LONGEST_PATH:
         raise FileError(
             f"{shown(str(path))} can be no file's name: it is longer than {_LONGEST_NAME} bytes "
             f"between two slashes, or than {_LONGEST_PATH} in all."
         )
+
     return usable
 
 
 @contextlib.contextmanager
 def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[BufferedReader]:
-    """Opens a regular file to be read; `what` is what people call such a file.
+    """Opens a regular file for reading.
 
     Pipes and devices are refused: they can make a reader wait, or read, for ever.
+
+    Args:
+        path: the file.
+        what: the kind of file that is expected, for messages: "an ONNX file".
 
     Raises:
         FileError: there is no such file, it is a folder, a pipe or a device, or cannot be read.
@@ -63,6 +69,7 @@ def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[Buffered
         if not stat.S_ISREG(mode):
             kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
             raise FileError(f"{usable} is {kind}; {what} was expected.")
+
         with usable.open("rb") as file:
             yield file
     except OSError as error:
@@ -70,13 +77,14 @@ def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[Buffered
 
 
 def file_beside(file: Path, name: str) -> Path:
-    """The file that another one names, in its own folder or below.
+    """The file that another file names, in the folder of that file or below.
 
-    `file` is followed if it is a link: what it names stands beside the real file.
+    If `file` is a link, it is followed: the files that it names are beside the real file.
 
     Raises:
         ValueError: the name is no file's, leads out of the folder, also by a link, or there is no
-            such file. The message goes on from the name: "lies outside its own folder".
+            such file. The message continues a sentence after the name: "lies outside its own
+            folder".
     """
     try:
         folder, usable = file.resolve().parent, usable_path(name)

@@ -1,7 +1,6 @@
-"""Reading what somebody else wrote: JSON, safetensors and .npy, bounded before it is used.
+"""Reads JSON, safetensors and .npy files from outside, and checks their form and their size.
 
-Nothing is ever unpickled. What is read here is sound in its form alone; what it means is checked by
-whoever asked for it.
+Nothing is ever unpickled. What the contents mean is checked by the caller.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from .paths import opened
 
 _T = TypeVar("_T")
 
-#: Bytes of a JSON text. Those that stateport writes have some hundred thousand at most.
+#: The most bytes of a JSON text. Those that stateport writes have some hundred thousand.
 MOST_JSON: Final = 16 << 20
-#: Lists and objects within one another in a JSON text.
+#: The deepest nesting of lists and objects in a JSON text.
 DEEPEST: Final = 64
-#: Dimensions of an array: NumPy before 2.0 takes no more.
+#: The most dimensions of an array: NumPy before 2.0 takes no more.
 MOST_DIMENSIONS: Final = 32
 
 _MOST_DIGITS: Final = 20  # all integers of 64 bits
 _MOST_ELEMENTS: Final = 1 << 58  # of 16 bytes each, what NumPy can count
-#: A text in JSON, or what is left of the file where it does not end.
+#: A string in JSON, or the rest of the file where a string does not end.
 _TEXT: Final = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 #: safetensors' names of dtypes that NumPy has -> NumPy's.
 _DTYPES: Final = {
@@ -48,7 +47,7 @@ _DTYPES: Final = {
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
-    """The value that a JSON text says.
+    """The value of a JSON text.
 
     Args:
         text: the text.
@@ -56,27 +55,30 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
             Python writes and reads them.
 
     Raises:
-        ValueError: it is no JSON, too long, nested too deeply, names a key twice, or holds an
+        ValueError: it is no JSON, too long, nested too deeply, names a key twice, or contains an
             integer of more than 64 bits.
     """
     if len(text) > MOST_JSON:
         raise ValueError(f"it has more than {MOST_JSON} characters")
     if _depth(text) > DEEPEST:
         raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
     document = json.loads(
         text,
-        object_pairs_hook=_object,
-        parse_int=_integer,
-        parse_float=_finite if finite else None,
-        parse_constant=_constant if finite else None,
+        object_pairs_hook=_parse_object,
+        parse_int=_parse_integer,
+        parse_float=_parse_finite if finite else None,
+        parse_constant=_refuse_constant if finite else None,
     )
-    if "\\ud" in text.lower():  # half of a character that takes two: no text at all
+    if "\\ud" in text.lower():
+        # Encoding fails on one half of a surrogate pair, which is no character.
         json.dumps(document, ensure_ascii=False).encode()
+
     return document
 
 
 def read_json(path: Path) -> Any:
-    """The value that a JSON file says.
+    """The value of a JSON file.
 
     Raises:
         FileError: the file cannot be read.
@@ -88,18 +90,22 @@ def read_json(path: Path) -> Any:
 
 
 def _depth(text: str) -> int:
-    """How deep lists and objects stand within one another, up to the first place that is wrong."""
+    """The deepest nesting of lists and objects, without parsing; 0 if it cannot exceed `DEEPEST`.
+
+    It is right up to the first syntax error.
+    """
     if text.count("[") + text.count("{") <= DEEPEST:
         return 0
-    brackets = np.frombuffer(_TEXT.sub("", text).encode(errors="replace"), np.uint8)
-    steps = np.zeros(len(brackets), np.int8)
+
+    characters = np.frombuffer(_TEXT.sub("", text).encode(errors="replace"), np.uint8)
+    steps = np.zeros(len(characters), np.int8)
     for opening, closing in (b"[]", b"{}"):
-        steps[brackets == opening] = 1
-        steps[brackets == closing] = -1
+        steps[characters == opening] = 1
+        steps[characters == closing] = -1
     return int(np.cumsum(steps, dtype=np.int32).max(initial=0))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
         (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
@@ -107,28 +113,28 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def _integer(digits: str) -> int:
+def _parse_integer(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
         raise ValueError(f"it holds an integer of {len(digits)} digits")
     return int(digits)
 
 
-def _finite(digits: str) -> float:
+def _parse_finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise ValueError(f"the number {shown(digits)} is too large")
     return number
 
 
-def _constant(name: str) -> float:
+def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
 
 
 def value_of(entry: Any, key: str, kind: type[_T]) -> _T:
-    """What an object of JSON says under a key.
+    """The value under a key of a JSON object.
 
     Raises:
-        ValueError: it is no object, or says nothing of that kind there.
+        ValueError: `entry` is no object, or has no value of that type under the key.
     """
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
@@ -137,7 +143,7 @@ def value_of(entry: Any, key: str, kind: type[_T]) -> _T:
 
 
 def texts_of(entry: Any, key: str) -> dict[str, str]:
-    """The texts by name that an object of JSON says under a key, as `value_of`."""
+    """The object of texts under a key of a JSON object; raises like `value_of`."""
     texts = value_of(entry, key, dict)
     for name, text in texts.items():
         if not isinstance(text, str):
@@ -146,7 +152,7 @@ def texts_of(entry: Any, key: str) -> dict[str, str]:
 
 
 def check_shape(shape: Iterable[object]) -> None:
-    """Holds the shape of an array against what an array can have.
+    """Refuses a shape that no array can have.
 
     Raises:
         ValueError: too many dimensions, a size that is none, or more elements than can be counted.
@@ -154,19 +160,23 @@ def check_shape(shape: Iterable[object]) -> None:
     sizes = [*shape]
     if len(sizes) > MOST_DIMENSIONS:
         raise ValueError(f"{len(sizes)} dimensions; an array has at most {MOST_DIMENSIONS}")
+
     elements = 1
     for size in sizes:
         if type(size) is not int or not 0 <= size < 1 << 63:
             raise ValueError(f"a dimension of {shown(size)}; a size was expected")
         elements *= max(size, 1)
+
     if elements > _MOST_ELEMENTS:
-        raise ValueError(f"the shape {shown(sizes)}; no array has so many elements")
+        raise ValueError(f"the shape {shown(sizes)}; no array has that many elements")
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of itself: dtype and shape by name, and other people's texts.
+    """The header of a safetensors file.
 
-    The dtypes have safetensors' own names: "F32".
+    Attributes:
+        arrays: by name, the dtype, by safetensors' own name such as "F32", and the shape.
+        metadata: the texts that the writer added, by name.
     """
 
     arrays: dict[str, tuple[str, tuple[int, ...]]]
@@ -183,42 +193,49 @@ def read_header(path: Path) -> Header:
         length = int.from_bytes(file.read(8), "little")
         if length > MOST_JSON:
             raise FileError(
-                f"{path} is not a safetensors file: its header is said to have {length} bytes."
+                f"{path} is not a safetensors file: its header claims to have {length} bytes."
             )
         content = file.read(length)
+
     try:
-        return _header(parse_json(content.decode()))
+        return _parse_header(parse_json(content.decode()))
     except ValueError as error:
         raise FileError(f"{path} is not a safetensors file: in its header, {error}.") from error
 
 
-def _header(document: Any) -> Header:
+def _parse_header(document: Any) -> Header:
     if not isinstance(document, dict):
         raise ValueError("there is no object")
+
     metadata = document.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("the metadata are no texts")
 
-    arrays = {}
-    for name, entry in document.items():
-        if not isinstance(entry, dict):
-            raise ValueError(f"{shown(name)} is no object")
-        dtype, shape = entry.get("dtype"), entry.get("shape")
-        if not isinstance(dtype, str) or not isinstance(shape, list):
-            raise ValueError(f"{shown(name)} has no dtype and shape")
-        try:
-            check_shape(shape)
-        except ValueError as error:
-            raise ValueError(f"{shown(name)} has {error}") from error
-        arrays[name] = (dtype, tuple(shape))
+    arrays = {name: _parse_entry(name, entry) for name, entry in document.items()}
     return Header(arrays, metadata)
+
+
+def _parse_entry(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
+    """The dtype and shape of one array."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"{shown(name)} is no object")
+
+    dtype, shape = entry.get("dtype"), entry.get("shape")
+    if not isinstance(dtype, str) or not isinstance(shape, list):
+        raise ValueError(f"{shown(name)} has no dtype and shape")
+
+    try:
+        check_shape(shape)
+    except ValueError as error:
+        raise ValueError(f"{shown(name)} has {error}") from error
+    return dtype, tuple(shape)
 
 
 def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of a safetensors file by name, and its metadata.
 
     Raises:
-        FileError: the file cannot be read, is not whole, or holds what NumPy has no numbers for.
+        FileError: the file cannot be read, is not whole, or has a dtype that NumPy lacks.
     """
     header = read_header(path)
     for name, (dtype, _) in header.arrays.items():
@@ -227,14 +244,16 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
                 f"{path} holds {shown(name)} as {shown(dtype)}, which NumPy has no numbers for; "
                 f"{', '.join(_DTYPES)} are read."
             )
+
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            # Of the names that were checked, and no others: the file may be another by now.
+            # Only the names that were checked are read: the file may have been replaced since.
             arrays = {name: file.get_tensor(name) for name in header.arrays}
     except OSError as error:
         raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
     except safetensors.SafetensorError as error:
         raise FileError(f"{path} is not a safetensors file: {error}.") from error
+
     return arrays, header.metadata
 
 
@@ -242,13 +261,14 @@ def read_npy(path: str | PathLike[str]) -> NDArray[Any]:
     """Reads one array of numbers from a .npy file.
 
     Raises:
-        FileError: the file cannot be read, is cut off, holds anything but numbers, or several
+        FileError: the file cannot be read, is cut off, contains anything but numbers, or several
             arrays, or is no .npy.
     """
     with opened(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's own, of the literals in a header
+        warnings.simplefilter("ignore")  # Python warns of literals in a header
         if file.read(4) == b"PK\x03\x04":
             raise FileError(f"{path} holds several arrays; a .npy file with one was expected.")
+
         file.seek(0)
         try:
             _check_npy(file)
@@ -263,22 +283,25 @@ def read_npy(path: str | PathLike[str]) -> NDArray[Any]:
 
 
 def _check_npy(file: BufferedReader) -> None:
+    """Refuses a .npy file with anything but numbers, or with fewer than its header promises."""
     version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):  # 3.0 is for records whose fields have Unicode names
+    if version == (1, 0):
+        read_array_header = np.lib.format.read_array_header_1_0
+    elif version == (2, 0):
+        read_array_header = np.lib.format.read_array_header_2_0
+    else:  # 3.0 is for records whose fields have Unicode names
         raise ValueError(f"it has version {version[0]}.{version[1]}, where 1.0 or 2.0 is read")
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
+
     try:
-        shape, _, dtype = read(file)
-    except Exception as error:  # it is read as Python's literals, which fails in many ways
+        shape, _, dtype = read_array_header(file)
+    except Exception as error:  # NumPy parses it as a Python literal, which fails in many ways
         raise ValueError(f"its header: {type(error).__name__}: {shown(str(error))}") from error
 
     check_shape(shape)
     if dtype.kind not in "biufc":
         raise ValueError(f"it holds {shown(dtype)}, where numbers were expected")
-    wanted, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
-    if wanted > there:
-        raise ValueError(f"it says that it has {wanted} bytes of numbers, and has {there}")
+
+    promised = math.prod(shape) * dtype.itemsize
+    present = os.fstat(file.fileno()).st_size - file.tell()
+    if promised > present:
+        raise ValueError(f"it says that it has {promised} bytes of numbers, and has {present}")

@@ -1,9 +1,9 @@
-"""The contract of a file that carries none: as its caller says, or as its own names tell."""
+"""The contract of a file that carries none, from the caller's pairs of states or from names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +12,7 @@ from ..errors import ContractError, InputError
 from .foreign.streaming import streaming_of
 from .onnx_outline import OnnxFile
 
-#: What other exporters call the two axes that have a meaning here.
+#: The names that other exporters give the two axes that have a meaning here.
 _BATCH: Final = re.compile(r"(batch(_?size)?|bs?|n)", re.IGNORECASE)
 _TIME: Final = re.compile(
     r"(time(_?steps?)?|seq(uence)?(_?len(gth)?)?|len(gth)?|[lt]|(num_?|n_?)?(frames|samples|steps)"
@@ -20,9 +20,9 @@ _TIME: Final = re.compile(
     re.IGNORECASE,
 )
 
-_ADVICE: Final = "Say which they are: states={'input': 'output'}, or --state input=output."
+_ADVICE: Final = "Declare them: states={'input': 'output'}, or --state input=output."
 
-#: How the input and the output of a state are named: a pattern, and what its output is called then.
+#: Names of a state's input and output: a pattern for the input, and forms for the output.
 _PAIRS: Final = (
     (r"(.*?)_?0", (r"\1n", r"\1_n")),  # h0 -> hn, h_0 -> h_n
     (r"(.+)", (r"\1N", r"\1n", r"\1_n", r"\1_next", r"next_\1")),
@@ -33,7 +33,7 @@ _PAIRS: Final = (
     (r"prev_(.+)", (r"\1", r"next_\1", r"new_\1")),
     (r"(.+)_prev", (r"\1", r"\1_next", r"\1_new")),
 )
-#: Names that only say what goes in and what comes out: a signal may have them as well as a state.
+#: The same for names that only say "in" and "out": a signal may have them as well as a state.
 _IN_AND_OUT: Final = (
     (r"(.+)", (r"\1_out", r"out_\1")),
     (r"(.+)_in", (r"\1_out",)),
@@ -43,7 +43,7 @@ _IN_AND_OUT: Final = (
     (r"(.+)_i", (r"\1_o",)),
     (r"i_(.+)", (r"o_\1",)),
 )
-#: What is called that is no signal.
+#: Names that states have, and signals do not.
 _STATE: Final = re.compile(
     r"(^|_)[hcs]x?\d*(_|$)|hid|state|mem|carry|cell|prev|past|recur|lstm|gru|rnn|cache|buf|hist|ctx"
     r"|context|fifo|delay",
@@ -60,115 +60,160 @@ def infer_contract(
 
     Args:
         file: the file.
-        states: the output that gives the next value of each input that is a state; by default as
-            the names tell: h0 and hn, state and stateN, past_x and present_x, x_in and x_out.
-        axes: what is known of the file's names of axes: {"s27": "time"}.
+        states: by state input, the output that gives its next value; by default matched by names:
+            h0 and hn, state and stateN, past_x and present_x, x_in and x_out.
+        axes: new names for axes of the file: {"s27": "time"}.
 
     Raises:
-        ContractError: no names tell, or they tell several things.
-        InputError: `states` names what there is not, or what does not fit.
+        ContractError: the names match no pairing of states, or more than one.
+        InputError: `states` names what the file lacks, or what does not fit.
     """
-    pairs = match_state_names(file) if states is None else _declared(file, states)
-    if states is None and not pairs:
-        raise ContractError(
-            f"{file.path} carries no contract, and no names of its inputs "
-            f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) tell which are a "
-            f"state. {_ADVICE} states={{}} says that it has none."
-        )
-    taken = {*pairs, *pairs.values()}
-    renamed = _axes_of_states(spec for spec in file.inputs if spec.name in pairs)
-    renamed |= axes or {}
-    inputs = [_named(spec, renamed) for spec in file.inputs if spec.name not in taken]
-    known = {axis for spec in inputs for axis in spec.shape if isinstance(axis, str)}
-    found = tuple(
-        StateSpec(spec.name, pairs[spec.name], spec.dtype, _shape_of_state(spec, renamed))
-        for spec in file.inputs
-        if spec.name in pairs
-    )
-    known |= {axis for state in found for axis in state.shape if isinstance(axis, str)}
-    outputs = [_named(spec, renamed, known) for spec in file.outputs if spec.name not in taken]
-    contract = Contract(tuple(inputs), tuple(outputs), found)
+    pairs = _matched_states(file) if states is None else _declared_states(file, states)
+    ports_of_states = {*pairs, *pairs.values()}
+    state_inputs = [spec for spec in file.inputs if spec.name in pairs]
+    renamed = {**_batch_axes(state_inputs), **(axes or {})}
+
+    signals = _without(file.inputs, ports_of_states)
+    inputs = tuple(_name_input_axes(spec, renamed) for spec in signals)
+    state_specs = tuple(_state_spec(spec, pairs[spec.name], renamed) for spec in state_inputs)
+
+    known = _named_axes(inputs, state_specs)
+    signals = _without(file.outputs, ports_of_states)
+    outputs = tuple(_name_output_axes(spec, renamed, known) for spec in signals)
+
+    contract = Contract(inputs, outputs, state_specs)
     return replace(contract, streaming=streaming_of(file, contract))
 
 
-def _declared(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
+def _without(specs: Iterable[ArraySpec], names: Container[str]) -> list[ArraySpec]:
+    """The inputs or outputs that do not have these names."""
+    return [spec for spec in specs if spec.name not in names]
+
+
+def _matched_states(file: OnnxFile) -> dict[str, str]:
+    """The states by the names of the file; there has to be one."""
+    pairs = match_state_names(file)
+    if not pairs:
+        raise ContractError(
+            f"{file.path} carries no contract, and no names of its inputs "
+            f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) match a pairing of "
+            f"states. {_ADVICE} states={{}} says that it has none."
+        )
+    return pairs
+
+
+def _declared_states(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
+    """The states that the caller declared, if the file has them."""
     inputs = {spec.name: spec for spec in file.inputs}
     outputs = {spec.name: spec for spec in file.outputs}
-    for given, gives in states.items():
-        for name, there, what in ((given, inputs, "input"), (gives, outputs, "output")):
-            if name not in there:
-                raise InputError(
-                    f"{file.path} has no {what} {name!r} to be a state; it has "
-                    f"{', '.join(map(str, there.values())) or 'none'}."
-                )
-        if not _fits(inputs[given], outputs[gives]):
+    for before, after in states.items():
+        _check_exists(file, before, inputs, "input")
+        _check_exists(file, after, outputs, "output")
+        if not _fits(inputs[before], outputs[after]):
             raise InputError(
-                f"{given!r} and {gives!r} cannot be one state: the input is {inputs[given]}, the "
-                f"output {outputs[gives]}."
+                f"{before!r} and {after!r} cannot be one state: the input is {inputs[before]}, the "
+                f"output {outputs[after]}."
             )
-        if [*states.values()].count(gives) > 1:
-            raise InputError(f"The output {gives!r} is named as the next value of two states.")
+
+        if [*states.values()].count(after) > 1:
+            raise InputError(f"The output {after!r} is named as the next value of two states.")
     return dict(states)
 
 
+def _check_exists(file: OnnxFile, name: str, specs: Mapping[str, ArraySpec], what: str) -> None:
+    if name in specs:
+        return
+
+    raise InputError(
+        f"{file.path} has no {what} {name!r} to be a state; it has "
+        f"{', '.join(map(str, specs.values())) or 'none'}."
+    )
+
+
 def match_state_names(file: OnnxFile) -> dict[str, str]:
-    """The states that the names of a file's inputs and outputs tell of; empty where they do not.
+    """The states that the names of a file's inputs and outputs match; empty if they match none.
 
     A pair that is the file's only real input, or its only output, is no state.
 
     Raises:
-        ContractError: they tell several things.
+        ContractError: the names match more than one pairing of states.
     """
-    sure, perhaps = _readings(file)
-    claimed = [name for names in sure.values() for name in names]
-    several = len(claimed) > len(sure) or len({*claimed}) < len(claimed)
-    alone = not _leaves_a_signal(file, sure)
-    if several or perhaps or (alone and len(sure) > 1):
-        pairs = {**sure, **perhaps}
-        candidates = "; ".join(f"{name!r} with {_either(names)}" for name, names in pairs.items())
+    certain, possible = _read_names(file)
+    claimed = [name for names in certain.values() for name in names]
+    unique = len(claimed) == len(certain) == len({*claimed})
+    leaves_signal = _leaves_signal(file, certain)
+
+    # Of several pairs that leave no signal, it is unknown which one is the signal.
+    signal_among_pairs = not leaves_signal and len(certain) > 1
+
+    if not unique or possible or signal_among_pairs:
+        candidates = [
+            f"{name!r} with {_either(names)}" for name, names in {**certain, **possible}.items()
+        ]
         raise ContractError(
-            f"{file.path} carries no contract, and its names tell several things: {candidates}. "
-            f"{_ADVICE}"
+            f"{file.path} carries no contract, and its names match more than one pairing of "
+            f"states: {'; '.join(candidates)}. {_ADVICE}"
         )
-    return {} if alone else {name: names[0] for name, names in sure.items()}
+
+    if not leaves_signal:
+        return {}
+
+    return {name: names[0] for name, names in certain.items()}
 
 
-def _readings(file: OnnxFile) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """What names say is a state; and what they say of a state and of a signal alike."""
-    sure, general = _candidates(file, _PAIRS), _candidates(file, _IN_AND_OUT)
+def _read_names(file: OnnxFile) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """What the names say of states.
+
+    Returns:
+        By input, the outputs with which it is a state for certain; and by input, the outputs with
+        which it is a state or a signal.
+    """
+    certain = _candidates(file, _PAIRS)
+    general = _candidates(file, _IN_AND_OUT)
     for name, names in general.items():
-        if name in sure or _STATE.search(name):
-            sure[name] = [*sure.get(name, ()), *(n for n in names if n not in sure.get(name, ()))]
-    claimed = {name for names in sure.values() for name in names}
-    sequences = {spec.name for spec in file.inputs if _is_sequence(spec)}
-    perhaps = {
-        name: names
-        for name, names in general.items()
-        if not (name in sure or name in sequences or claimed.intersection(names))
-        and _leaves_a_signal(file, {**sure, name: names})
-    }
-    return sure, perhaps
+        if name in certain or _STATE.search(name):
+            certain[name] = list(dict.fromkeys([*certain.get(name, ()), *names]))
+
+    possible = {}
+    for name, names in general.items():
+        is_settled = name in certain or _is_claimed(names, certain)
+        if not is_settled and _may_be_state(file, name, names, certain):
+            possible[name] = names
+    return certain, possible
+
+
+def _is_claimed(names: Iterable[str], pairs: Mapping[str, Iterable[str]]) -> bool:
+    """Whether one of these outputs belongs to a pair."""
+    return any(set(names).intersection(outputs) for outputs in pairs.values())
+
+
+def _may_be_state(
+    file: OnnxFile, name: str, names: Iterable[str], certain: Mapping[str, Iterable[str]]
+) -> bool:
+    """Whether an input may be a state with these outputs, beside the certain ones."""
+    is_sequence = any(spec.name == name and _is_sequence(spec) for spec in file.inputs)
+    return not is_sequence and _leaves_signal(file, {**certain, name: names})
 
 
 def _candidates(
     file: OnnxFile, patterns: Iterable[tuple[str, tuple[str, ...]]]
 ) -> dict[str, list[str]]:
-    """By the input that may be a state, the outputs that may give its next value."""
+    """By each input that may be a state, the outputs that may give its next value."""
     outputs = {spec.name: spec for spec in file.outputs}
-    found = {
-        spec.name: [
-            name for name in _following(spec.name, outputs, patterns) if _fits(spec, outputs[name])
-        ]
-        for spec in file.inputs
-    }
-    return {name: names for name, names in found.items() if names}
+    candidates = {}
+    for spec in file.inputs:
+        matching = _matching_outputs(spec.name, outputs, patterns)
+        names = [name for name in matching if _fits(spec, outputs[name])]
+        if names:
+            candidates[spec.name] = names
+    return candidates
 
 
-def _leaves_a_signal(file: OnnxFile, pairs: Mapping[str, Iterable[str]]) -> bool:
-    """Whether something goes in and comes out beside these states; a number is no signal."""
+def _leaves_signal(file: OnnxFile, pairs: Mapping[str, Iterable[str]]) -> bool:
+    """Whether the file has inputs and outputs beside these states; a number is no signal."""
     taken = {name for names in pairs.values() for name in names}
-    inputs = [spec for spec in file.inputs if spec.name not in pairs and not _is_number(spec)]
-    return bool(inputs) and any(spec.name not in taken for spec in file.outputs)
+    has_input = any(spec.name not in pairs and not _is_number(spec) for spec in file.inputs)
+    return has_input and any(spec.name not in taken for spec in file.outputs)
 
 
 def _is_number(spec: ArraySpec) -> bool:
@@ -176,87 +221,121 @@ def _is_number(spec: ArraySpec) -> bool:
 
 
 def _is_sequence(spec: ArraySpec) -> bool:
-    """Whether the axes of an array are those of a signal: time is one, or two have no size."""
-    open_ = [str(axis) for axis in spec.shape if not _fixed(axis)]
-    return len(open_) > 1 or any(_TIME.fullmatch(axis) for axis in open_)
+    """Whether an array has the axes of a signal: one is time, or two are open."""
+    open_axes = _open_axes(spec)
+    return len(open_axes) > 1 or any(_TIME.fullmatch(str(axis)) for axis in open_axes)
 
 
-def _following(
-    name: str, outputs: Iterable[str], patterns: Iterable[tuple[str, tuple[str, ...]]]
-) -> Iterator[str]:
-    """The outputs that may give the next value of an input, by their names."""
-    there, seen = {*outputs}, set[str]()
+def _open_axes(spec: ArraySpec) -> list[Axis]:
+    """The axes whose size the file leaves open."""
+    return [axis for axis in spec.shape if not _is_fixed(axis)]
+
+
+def _matching_outputs(
+    name: str, outputs: Container[str], patterns: Iterable[tuple[str, tuple[str, ...]]]
+) -> list[str]:
+    """The outputs whose names match that of an input, so that they may give its next value."""
+    matching: list[str] = []
     for pattern, forms in patterns:
         match = re.fullmatch(pattern, name)
-        for form in forms if match else ():
-            assert match is not None
-            other = match.expand(form)
-            if other in there and other != name and other not in seen:
-                seen.add(other)
-                yield other
+        if match is not None:
+            matching += [match.expand(form) for form in forms]
+    return [output for output in dict.fromkeys(matching) if output in outputs and output != name]
 
 
-def _fits(given: ArraySpec, gives: ArraySpec) -> bool:
+def _fits(before: ArraySpec, after: ArraySpec) -> bool:
     """Whether an output may be the next value of an input, as far as the file says."""
-    if given.dtype != gives.dtype:
+    if before.dtype != after.dtype:
         return False
-    if not gives.shape or not given.shape:  # the file does not say
+    if not after.shape or not before.shape:  # the file does not say
         return True
-    return len(given.shape) == len(gives.shape) and all(
-        a == b or not _fixed(a) or not _fixed(b)
-        for a, b in zip(given.shape, gives.shape, strict=True)
-    )
+    if len(before.shape) != len(after.shape):
+        return False
+
+    for axis, next_axis in zip(before.shape, after.shape, strict=True):
+        if _is_fixed(axis) and _is_fixed(next_axis) and axis != next_axis:
+            return False
+    return True
 
 
-def _fixed(axis: Axis) -> bool:
+def _is_fixed(axis: Axis) -> bool:
     return isinstance(axis, int)
 
 
-def _axes_of_states(states: Iterable[ArraySpec]) -> dict[str, str]:
-    """Of a state all axes but one have a size; that one is the batch, whatever it is called."""
+def _batch_axes(states: Iterable[ArraySpec]) -> dict[str, str]:
+    """New names for axes: the only open axis of a state is the batch, whatever its name."""
     renamed = {}
     for spec in states:
-        open_ = [axis for axis in spec.shape if not _fixed(axis)]
-        if len(open_) == 1:
-            renamed[str(open_[0])] = "batch"
+        open_axes = _open_axes(spec)
+        if len(open_axes) == 1:
+            renamed[str(open_axes[0])] = "batch"
     return renamed
 
 
-def _shape_of_state(spec: ArraySpec, renamed: Mapping[str, str]) -> tuple[Axis, ...]:
-    open_ = [place for place, axis in enumerate(spec.shape) if not _fixed(axis)]
-    if len(open_) == 1:
-        return tuple(axis if _fixed(axis) else "batch" for axis in spec.shape)
-    return _named(spec, renamed).shape
-
-
-def _named(spec: ArraySpec, renamed: Mapping[str, str], known: set[str] | None = None) -> ArraySpec:
-    """A spec whose axes are called batch and time where they are that.
-
-    Of an output (`known` are the axes that have sizes) a name that no input has tells nothing.
-    """
-    shape: list[Axis] = []
-    for place, axis in enumerate(spec.shape):
-        if _fixed(axis):
-            shape.append(axis)
-        elif axis != "?":
-            shape.append(_common(str(axis), renamed))
-        else:
-            shape.append(f"{spec.name} axis {place}")
-    nameless = [p for p, axis in enumerate(spec.shape) if axis == "?"]
-    if known is None:
-        if nameless[:1] == [0] and "batch" in renamed.values() and "batch" not in shape:
-            shape[nameless.pop(0)] = "batch"
-        if len(nameless) == 1 and "time" not in shape:
-            shape[nameless[0]] = "time"
+def _state_spec(spec: ArraySpec, output: str, renamed: Mapping[str, str]) -> StateSpec:
+    """The state of an input, whose next value an output gives."""
+    if len(_open_axes(spec)) == 1:
+        shape = tuple(axis if _is_fixed(axis) else "batch" for axis in spec.shape)
     else:
-        shape = [
-            axis if isinstance(axis, int) or axis in known else f"{spec.name} axis {place}"
-            for place, axis in enumerate(shape)
-        ]
+        shape = _name_input_axes(spec, renamed).shape
+    return StateSpec(spec.name, output, spec.dtype, shape)
+
+
+def _named_axes(inputs: Iterable[ArraySpec], states: Iterable[StateSpec]) -> set[str]:
+    """The names of axes that inputs and states have: before a call, these have sizes."""
+    shapes = [*(spec.shape for spec in inputs), *(state.shape for state in states)]
+    axes: set[str] = set()
+    for shape in shapes:
+        axes.update(axis for axis in shape if isinstance(axis, str))
+    return axes
+
+
+def _name_input_axes(spec: ArraySpec, renamed: Mapping[str, str]) -> ArraySpec:
+    """An input or a state whose axes are called batch and time where they are that."""
+    shape = _rename_axes(spec, renamed)
+    nameless = [number for number, axis in enumerate(spec.shape) if axis == "?"]
+
+    # A first axis without a name is the batch, if the states have one; then a single one is time.
+    first_is_nameless = nameless[:1] == [0]
+    if first_is_nameless and "batch" in renamed.values() and "batch" not in shape:
+        shape[nameless.pop(0)] = "batch"
+    if len(nameless) == 1 and "time" not in shape:
+        shape[nameless[0]] = "time"
     return replace(spec, shape=tuple(shape))
 
 
-def _common(axis: str, renamed: Mapping[str, str]) -> str:
+def _name_output_axes(spec: ArraySpec, renamed: Mapping[str, str], known: set[str]) -> ArraySpec:
+    """An output whose axes are called batch and time where they are that.
+
+    A name that is not among the `known` ones, those of inputs and states, says nothing of a size.
+    """
+    shape: list[Axis] = []
+    for number, axis in enumerate(_rename_axes(spec, renamed)):
+        has_size = isinstance(axis, int) or axis in known
+        shape.append(axis if has_size else _nameless_axis(spec, number))
+    return replace(spec, shape=tuple(shape))
+
+
+def _rename_axes(spec: ArraySpec, renamed: Mapping[str, str]) -> list[Axis]:
+    """The axes of an array with their new names; each axis without a name gets a separate one."""
+    shape: list[Axis] = []
+    for number, axis in enumerate(spec.shape):
+        if _is_fixed(axis):
+            shape.append(axis)
+        elif axis == "?":
+            shape.append(_nameless_axis(spec, number))
+        else:
+            shape.append(_common_name(str(axis), renamed))
+    return shape
+
+
+def _nameless_axis(spec: ArraySpec, number: int) -> str:
+    """A name for an axis that has none."""
+    return f"{spec.name} axis {number}"
+
+
+def _common_name(axis: str, renamed: Mapping[str, str]) -> str:
+    """`batch` or `time` for the names that other exporters give these axes; else the name."""
     if axis in renamed:
         return renamed[axis]
     if "batch" not in renamed.values() and _BATCH.fullmatch(axis):

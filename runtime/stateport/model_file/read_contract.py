@@ -14,10 +14,10 @@ from .onnx_outline import OnnxFile
 
 
 def find_contract(file: OnnxFile, states: Mapping[str, str] | None = None) -> Contract:
-    """The contract in a file; or of one that has none, what `states` or its names say.
+    """The contract in a file; of a file without one, the contract by `states` or by its names.
 
     Raises:
-        ContractError: as `read_contract`; or its names do not tell.
+        ContractError: as `read_contract`; or the names match no pairing of states.
         InputError: `states` are given for a file with a contract, or do not fit.
     """
     if states is not None:
@@ -30,10 +30,10 @@ def find_contract(file: OnnxFile, states: Mapping[str, str] | None = None) -> Co
 
 
 def read_contract(file: OnnxFile) -> Contract:
-    """The contract in a file, held against the graph's own inputs and outputs.
+    """The contract in a file, compared with the graph's own inputs and outputs.
 
     Raises:
-        ContractError: there is none, or names, dtypes or axes are not those of the graph.
+        ContractError: there is none, or its names, dtypes or axes are not those of the graph.
     """
     text = file.metadata.get(CONTRACT_KEY)
     if text is None:
@@ -41,9 +41,11 @@ def read_contract(file: OnnxFile) -> Contract:
             f"{file.path} carries no contract (metadata key {CONTRACT_KEY!r}), so which of its "
             "inputs are states is unknown. Export the network with `stateport export`."
         )
+
     contract = Contract.from_json(text)
-    _compare(file, "input", (*contract.inputs, *contract.state_inputs), file.inputs)
-    _compare(file, "output", (*contract.outputs, *contract.state_outputs), file.outputs)
+    _compare_specs(file, "input", (*contract.inputs, *contract.state_inputs), file.inputs)
+    _compare_specs(file, "output", (*contract.outputs, *contract.state_outputs), file.outputs)
+
     for state in contract.states:
         if state.initial == "file":
             _check_initial(file, state)
@@ -51,38 +53,47 @@ def read_contract(file: OnnxFile) -> Contract:
 
 
 def _check_initial(file: OnnxFile, state: StateSpec) -> None:
-    wanted = tuple(1 if isinstance(axis, str) else axis for axis in state.shape)
-    found = file.initial.get(state.input)
-    if found is None or found.shape != wanted or found.dtype != np.dtype(state.dtype):
+    """Refuses a file without the first values that the contract promises for a state."""
+    shape = tuple(1 if isinstance(axis, str) else axis for axis in state.shape)
+    initial = file.initial.get(state.input)
+    if initial is None or initial.shape != shape or initial.dtype != np.dtype(state.dtype):
         raise ContractError(
             f"{file.path}: the contract says that the state {state.input!r} starts from values in "
-            f"the file, but {describe(state.dtype, wanted)} is not there. Export the network again."
+            f"the file, but {describe(state.dtype, shape)} is not there. Export the network again."
         )
 
 
-def _compare(
-    file: OnnxFile, what: str, promised: tuple[ArraySpec, ...], found: tuple[ArraySpec, ...]
+def _compare_specs(
+    file: OnnxFile, what: str, promised: tuple[ArraySpec, ...], actual: tuple[ArraySpec, ...]
 ) -> None:
-    want, have = ({spec.name: spec for spec in specs} for specs in (promised, found))
-    for name in sorted(want.keys() ^ have.keys()):
-        holder, other = ("contract", "graph") if name in want else ("graph", "contract")
+    """Compares the inputs, or the outputs, of a contract with those of its graph."""
+    in_contract = {spec.name: spec for spec in promised}
+    in_graph = {spec.name: spec for spec in actual}
+    for name in sorted(in_contract.keys() ^ in_graph.keys()):
+        has_it, lacks_it = "contract", "graph"
+        if name in in_graph:
+            has_it, lacks_it = lacks_it, has_it
+
         raise ContractError(
-            f"{file.path}: the {holder} has an {what} {name!r} that the {other} has not. "
+            f"{file.path}: the {has_it} has an {what} {name!r} that the {lacks_it} has not. "
             "Export the network again."
         )
-    for name in sorted(want):
-        if want[name].dtype != have[name].dtype or not _same_axes(want[name], have[name]):
+
+    for name in sorted(in_contract):
+        spec, graph_spec = in_contract[name], in_graph[name]
+        if spec.dtype != graph_spec.dtype or not _has_axes(graph_spec, spec):
             raise ContractError(
-                f"{file.path}: the contract promises the {what} {want[name]}, but the graph has "
-                f"{have[name]}. Export the network again."
+                f"{file.path}: the contract promises the {what} {spec}, but the graph has "
+                f"{graph_spec}. Export the network again."
             )
 
 
-def _same_axes(promised: ArraySpec, found: ArraySpec) -> bool:
+def _has_axes(actual: ArraySpec, promised: ArraySpec) -> bool:
     """Whether the graph leaves open what the contract does; it need not know its own shapes."""
-    if not found.shape:
+    if not actual.shape:
         return True
-    return len(promised.shape) == len(found.shape) and all(
-        not isinstance(have, int) or have == want
-        for want, have in zip(promised.shape, found.shape, strict=True)
-    )
+    if len(promised.shape) != len(actual.shape):
+        return False
+
+    pairs = zip(promised.shape, actual.shape, strict=True)
+    return all(axis == size for axis, size in pairs if isinstance(size, int))

@@ -1,4 +1,4 @@
-"""What an error may be: multiples of the floor, a tolerance, or a signal-to-noise budget."""
+"""Bounds on errors: multiples of the floor, a tolerance, or a signal-to-noise ratio."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ Array = NDArray[Any]
 #: A float32 engine may lose this many times what PyTorch itself loses in float32. Engines sum in
 #: another order and approximate tanh and sigmoid; docs/parity.md has the measurements behind it.
 FLOOR_FACTOR: Final = 8.0
-#: The bounds where truth could only be had in float32, and there is no floor to go by.
+#: atol and rtol where the truth is known in float32 only, so that there is no floor.
 FALLBACK: Final = (1e-5, 1e-4)
 
-#: The error is averaged over so many rows at a time, so that nothing hides in a long sequence.
+#: The rows of one window of the noise: short, so that nothing hides in a long sequence.
 WINDOW: Final = 64
 
 
 class Compared(NamedTuple):
-    """One output of one case.
+    """The answers to one output of one case, and the truth.
 
-    Answers and truth are (rows, elements); errors and floors are, by row, the largest error and
-    what PyTorch itself loses up to there.
+    Attributes:
+        name: the output's name.
+        table: (rows, elements), the answers.
+        truth: (rows, elements).
+        errors: (rows,), the largest error of each row.
+        floors: (rows,), what PyTorch itself loses up to each row.
     """
 
     name: str
@@ -39,17 +43,17 @@ class Compared(NamedTuple):
 
 
 class Bound(Protocol):
-    """What an error may be."""
+    """The largest error that passes."""
 
     def shares(self, compared: Compared) -> Array:
-        """Each row's error as a share of what is allowed there."""
+        """(rows,): each row's error as a share of what is allowed there."""
 
     def snr(self, share: float) -> float | None:
-        """The signal-to-noise ratio that a share says, where it is one."""
+        """The signal-to-noise ratio of a share, in decibels; None where the bound is no ratio."""
 
 
 class Floor:
-    """Multiples of what PyTorch itself loses."""
+    """A bound in multiples of the floor, which is what PyTorch itself loses."""
 
     def shares(self, compared: Compared) -> Array:
         """Each row's error as a share of what is allowed there."""
@@ -79,6 +83,7 @@ class Tolerance:
         """Each row's error as a share of what is allowed there."""
         table, truth = compared.table, compared.truth
         allowed = self.atol + self.rtol * np.abs(np.nan_to_num(truth))
+
         shares: Array = _ratio(differences(table, truth), allowed).max(axis=1, initial=0.0)
         return shares
 
@@ -92,7 +97,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class SignalToNoise:
-    """So many decibels must the truth be above the error, in place of the floor."""
+    """The least signal-to-noise ratio in decibels, in place of multiples of the floor."""
 
     snr: float
 
@@ -101,17 +106,17 @@ class SignalToNoise:
             raise InputError(f"snr is {self.snr}; a positive number of decibels was expected.")
 
 
-#: What a caller may want in place of stateport's own bound.
+#: A bound that the caller chose in place of stateport's own.
 RequestedBound = Tolerance | SignalToNoise
 
 
 def requested_bound(
     atol: float | None = None, rtol: float | None = None, snr: float | None = None
 ) -> RequestedBound | None:
-    """The bound that these numbers say; None where they are all left out.
+    """The bound with these numbers; None where all are left out.
 
     Raises:
-        InputError: a number cannot be a bound, or they say two.
+        InputError: a number cannot be a bound, or the numbers are two bounds.
     """
     if atol is None and rtol is None:
         return None if snr is None else SignalToNoise(snr)
@@ -124,8 +129,8 @@ def requested_bound(
 class Budget:
     """A signal-to-noise ratio in decibels, for reduced precision.
 
-    The signal is the root mean square of an output's truth over all cases; the noise that of the
-    error in every window of `WINDOW` rows.
+    The signal is the root mean square of an output's truth over all cases. The noise is the root
+    mean square of the error in each window of `WINDOW` rows.
     """
 
     decibels: float
@@ -137,7 +142,7 @@ class Budget:
         return _ratio(noise(compared.table, compared.truth), np.array(allowed))
 
     def snr(self, share: float) -> float:
-        """What is left above the budget, and the budget."""
+        """The signal-to-noise ratio in decibels."""
         return self.decibels - decibels(share, 1.0) if share > 0 else float("inf")
 
     def __str__(self) -> str:
@@ -147,29 +152,40 @@ class Budget:
 def signal(truths: list[Array]) -> float:
     """The root mean square of the truth of one output over all cases."""
     finite = [truth[np.isfinite(truth)].astype(np.float64) for truth in truths]
-    values = np.concatenate([np.zeros(0), *(part.ravel() for part in finite)])
+    values = np.concatenate([np.zeros(0), *finite])
+    if not values.size:
+        return 0.0
+
     with np.errstate(over="ignore"):  # numbers that no float32 reaches have an infinite square
-        return float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+        return float(np.sqrt(np.mean(values**2)))
 
 
 def noise(table: Array, truth: Array) -> Array:
     """For each row, the root mean square of the error in the window of rows that ends with it.
 
-    Both are (rows, elements); an error that is no number is infinite. The first rows have a window
-    that begins with the first.
+    Args:
+        table: (rows, elements), the answers.
+        truth: (rows, elements).
+
+    Returns:
+        (rows,) float64. An error that is no number counts as infinite. The windows of the first
+        rows begin with the first row, so that they are shorter.
     """
     with np.errstate(over="ignore"):
         squares = differences(table, truth) ** 2
-        row = squares.mean(axis=1) if squares.shape[1] else np.zeros(len(squares))
-    means = np.empty_like(row)
-    for number in range(len(row)):
-        means[number] = row[max(0, number + 1 - WINDOW) : number + 1].mean()
-    result: Array = np.sqrt(means)
+        row_means = squares.mean(axis=1) if squares.shape[1] else np.zeros(len(squares))
+
+    window_means = np.empty_like(row_means)
+    for number in range(len(row_means)):
+        start = max(0, number + 1 - WINDOW)
+        window_means[number] = row_means[start : number + 1].mean()
+
+    result: Array = np.sqrt(window_means)
     return result
 
 
 def decibels(signal_rms: float, noise_rms: float) -> float:
-    """20 log10(signal / noise): infinite without noise."""
+    """20 log10(signal / noise) from the root mean squares of both; infinite without noise."""
     if noise_rms == 0.0:
         return float("inf")
     if not np.isfinite(noise_rms) or signal_rms == 0.0:
@@ -178,7 +194,7 @@ def decibels(signal_rms: float, noise_rms: float) -> float:
 
 
 def _ratio(error: Array, allowed: Array) -> Array:
-    """Error / allowed, where no error at all is fine even if none is allowed."""
+    """Error / allowed, and 0 where the error is 0, even if no error is allowed."""
     with np.errstate(divide="ignore", invalid="ignore"):
         shares: Array = np.divide(error, allowed, out=np.zeros_like(error), where=error != 0.0)
     return shares

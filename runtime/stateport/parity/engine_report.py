@@ -33,18 +33,19 @@ from .vectors import Case, Vectors, results, row_errors, rows
 Array = NDArray[Any]
 
 
-#: So long is a case whose errors are kept as a curve, and of so many points is it.
+#: The steps from which on a case gets a curve of its errors, and the most points of that curve.
 _LONG: Final = 1024
 _POINTS: Final = 128
 
-_KIND: Final = attrgetter("shape", "dtype")
+_SHAPE_AND_DTYPE: Final = attrgetter("shape", "dtype")
 
 
 @dataclass(frozen=True)
 class ErrorCurve:
-    """An output's error along a case.
+    """An output's error along a case, by stretch of steps.
 
-    By stretch of steps: its first step, the largest error in it, what PyTorch itself loses there.
+    For each stretch: its first step, the largest error in it, and the floor there, which is what
+    PyTorch itself loses.
     """
 
     steps: tuple[int, ...]
@@ -54,7 +55,7 @@ class ErrorCurve:
 
 @dataclass(frozen=True)
 class Measurement:
-    """How far one output, or state, of one case is from the truth.
+    """The error of one output, or state, of one case.
 
     Attributes:
         case: the case's name.
@@ -64,9 +65,9 @@ class Measurement:
             None where there was nothing to compare.
         floor: what PyTorch in float32 loses up to that step.
         share: the error as a share of what is allowed there; at most 1 passes.
-        snr: for reduced precision, decibels of the truth above the error in the worst window.
+        snr: for reduced precision, the signal-to-noise ratio of the worst window, in decibels.
         problem: why nothing could be compared: a wrong shape or dtype, an engine that failed.
-        first_off: the first step that is off by more than is allowed.
+        first_off: the first step whose error is more than is allowed.
         curve: for a long case, how the error grows.
     """
 
@@ -129,8 +130,8 @@ def measure_model(
         model: the model, loaded into the engine to be judged.
         vectors: the answers that were recorded beside it.
         name: what the report calls the model.
-        wanted: a bound of the caller's; by default multiples of the floor, and for reduced
-            precision the decibels of that.
+        wanted: the caller's bound; by default multiples of the floor, or for reduced precision the
+            signal-to-noise ratio in `BUDGETS`.
         progress: is called with each case's name before it runs.
 
     Raises:
@@ -142,6 +143,7 @@ def measure_model(
             f"The vectors are not those of {name}: the two have different contracts. "
             "Export the model again, which writes both."
         )
+
     try:
         check_vectors(vectors)
         bound = bound_for(vectors, model.precision, wanted)
@@ -149,10 +151,12 @@ def measure_model(
             check_floor(vectors)
     except ValueError as error:
         raise FileError(f"The vectors of {name} prove nothing: {error}.") from error
+
     measurements: list[Measurement] = []
     for case in vectors.cases:
         progress(case.name)
         measurements.extend(judge_case(model, vectors, case, bound))
+
     return EngineReport(
         model=name,
         engine=model.engine,
@@ -168,33 +172,47 @@ def measure_model(
 
 
 def bound_for(vectors: Vectors, precision: str, wanted: RequestedBound | None) -> Bound:
-    """What an error may be: as the caller says, or by the precision that the model computes in.
+    """The bound on errors: the caller's, or the default for the precision of the model.
 
     Raises:
-        FileError: the precision is none that is known.
+        FileError: the precision is unknown.
     """
     if wanted is None:
-        if precision != "float32" and precision not in BUDGETS:
-            raise FileError(
-                f"The file says that it computes in {precision!r}; float32, {', '.join(BUDGETS)} "
-                "are known. Give a bound: --snr, or --atol and --rtol."
-            )
-        if precision in BUDGETS:
-            wanted = SignalToNoise(BUDGETS[precision])
-        elif vectors.truth != "float64":
-            wanted = Tolerance(*FALLBACK)
+        wanted = _default_bound(vectors, precision)
+    if wanted is None:
+        return Floor()
     if isinstance(wanted, SignalToNoise):
         return Budget(wanted.snr, _signals(vectors))
-    return Floor() if wanted is None else wanted
+    return wanted
+
+
+def _default_bound(vectors: Vectors, precision: str) -> RequestedBound | None:
+    """The bound for a precision; None where multiples of the floor are the bound."""
+    if precision in BUDGETS:
+        return SignalToNoise(BUDGETS[precision])
+
+    if precision != "float32":
+        raise FileError(
+            f"The file says that it computes in {precision!r}; float32, {', '.join(BUDGETS)} "
+            "are known. Give a bound: --snr, or --atol and --rtol."
+        )
+
+    if vectors.truth != "float64":
+        return Tolerance(*FALLBACK)
+    return None
 
 
 def _signals(vectors: Vectors) -> dict[str, float]:
-    names = [spec.name for spec in results(vectors.contract)]
-    return {name: signal([case.truth[name] for case in vectors.cases]) for name in names}
+    """By output and state output, the root mean square of the truth."""
+    signals = {}
+    for spec in results(vectors.contract):
+        truths = [case.truth[spec.name] for case in vectors.cases]
+        signals[spec.name] = signal(truths)
+    return signals
 
 
 def _same_but_for_precision(contract: Contract, model: Model) -> bool:
-    """Whether the vectors are the model's; one of float16 may have float16 where they do not."""
+    """Whether the vectors are the model's; a float16 model may have float16 for their float32."""
     if model.precision == "float16":
         theirs = model.contract.to_json().replace('"float16"', '"float32"')
         return theirs == contract.to_json()
@@ -202,7 +220,7 @@ def _same_but_for_precision(contract: Contract, model: Model) -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Where the measurement was made."""
+    """The Python, NumPy and platform of this process."""
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -212,7 +230,7 @@ def environment() -> dict[str, str]:
 
 
 def judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iterator[Measurement]:
-    """Runs one case and holds every output and state against the truth."""
+    """Runs one case and compares every output and state with the truth."""
     specs = results(model.contract)
     try:
         answers, _ = run_case(model, case)
@@ -220,13 +238,14 @@ def judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iter
         for spec in specs:
             yield Measurement(case.name, spec.name, problem=str(error))
         return
+
     yield from compare(model.contract, vectors, case, answers, bound)
 
 
 def compare(
     contract: Contract, vectors: Vectors, case: Case, answers: Answers, bound: Bound
 ) -> Iterator[Measurement]:
-    """Holds all answers to a case against the truth."""
+    """Compares all answers to a case with the truth."""
     for spec in results(contract):
         problem = _wrong_kind(spec, case, answers[spec.name])
         if problem is None:
@@ -237,22 +256,26 @@ def compare(
 
 
 def _wrong_kind(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> str | None:
-    """What is wrong with dtype or shape, which are compared before any value."""
-    # Thousands of calls have few kinds of answers.
-    keys = zip(map(_KIND, answers), case.chunks, strict=True)
-    for (_, chunk), answer in dict(zip(keys, answers, strict=True)).items():
+    """A sentence on a wrong dtype or shape, which are compared before any value; or None."""
+    # Thousands of calls have few kinds of answers: one of each kind is compared.
+    kinds = zip(map(_SHAPE_AND_DTYPE, answers), case.chunks, strict=True)
+    for (_, chunk), answer in dict(zip(kinds, answers, strict=True)).items():
         sizes = {**case.sizes, "time": chunk}
         shape = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape]
-        fits = len(shape) == answer.ndim and all(
-            want == got or isinstance(want, str)
-            for want, got in zip(shape, answer.shape, strict=True)
-        )
-        if not fits or answer.dtype != np.dtype(spec.dtype):
+        if answer.dtype != np.dtype(spec.dtype) or not _fits_shape(answer, shape):
             return (
                 f"{describe(answer.dtype, answer.shape)} came where "
                 f"{describe(spec.dtype, shape)} was promised"
             )
     return None
+
+
+def _fits_shape(answer: Array, shape: Sequence[int | str]) -> bool:
+    """Whether an answer has this shape; an axis without a size, a `str`, has any."""
+    if len(shape) != answer.ndim:
+        return False
+    pairs = zip(shape, answer.shape, strict=True)
+    return all(isinstance(expected, str) or expected == size for expected, size in pairs)
 
 
 def _measure(
@@ -264,18 +287,22 @@ def _measure(
 ) -> Measurement:
     table, steps = rows(spec, case, answers)
     truth = case.truth[spec.name]
-    kept = case.kept.get(spec.name)
-    if kept is not None and kept[-1] < table.shape[1]:
-        table = _kept(table, kept)
+    elements = case.kept.get(spec.name)
+    if elements is not None and elements[-1] < table.shape[1]:
+        table = _recorded_elements(table, elements)
+
     if table.shape != truth.shape:
         problem = f"{table.shape} values came where {truth.shape} were recorded"
         return Measurement(case.name, spec.name, problem=problem)
+
     if not len(table):  # x[:, 1:] of a single step
         return Measurement(case.name, spec.name, sum(case.chunks) - 1, 0.0, None, 0.0)
+
     compared = Compared(spec.name, table, truth, row_errors(table, truth), floor[steps])
     shares = bound.shares(compared)
     worst = int(np.argmax(shares))
-    off = np.flatnonzero(~(shares <= 1.0))
+    off = np.flatnonzero(~(shares <= 1.0))  # NaN is off, too
+
     return Measurement(
         case=case.name,
         output=spec.name,
@@ -290,16 +317,18 @@ def _measure(
 
 
 def _curve(compared: Compared, steps: Array) -> ErrorCurve:
-    """The largest error and the floor in each of some stretches of steps."""
-    bounds = np.linspace(0, len(steps), min(_POINTS, len(steps)), endpoint=False).astype(int)
-    errors, floors = (np.maximum.reduceat(a, bounds) for a in (compared.errors, compared.floors))
-    return ErrorCurve(tuple(steps[bounds].tolist()), tuple(errors.tolist()), tuple(floors.tolist()))
+    """The largest error and floor in each of at most `_POINTS` stretches of steps."""
+    starts = np.linspace(0, len(steps), min(_POINTS, len(steps)), endpoint=False).astype(int)
+    errors = np.maximum.reduceat(compared.errors, starts)
+    floors = np.maximum.reduceat(compared.floors, starts)
+    return ErrorCurve(tuple(steps[starts].tolist()), tuple(errors.tolist()), tuple(floors.tolist()))
 
 
-def _kept(table: Array, kept: Array) -> Array:
-    """The recorded elements of each row, and whether all the others are numbers at all."""
-    part = table[:, kept]
+def _recorded_elements(table: Array, elements: Array) -> Array:
+    """The recorded elements of each row; all NaN in a row where only others are not finite."""
+    recorded = table[:, elements]
     if table.dtype.kind == "f":
         broken = ~np.isfinite(table).all(axis=1, keepdims=True)
-        part = np.where(broken & np.isfinite(part).all(axis=1, keepdims=True), np.nan, part)
-    return part
+        looks_fine = np.isfinite(recorded).all(axis=1, keepdims=True)
+        recorded = np.where(broken & looks_fine, np.nan, recorded)
+    return recorded

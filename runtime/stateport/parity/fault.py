@@ -1,4 +1,4 @@
-"""Where a file or an engine goes wrong first; it takes the exporter to find out."""
+"""The first node at which a file or an engine goes wrong; the exporter locates it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ GROUP: Final = "stateport.locators"
 
 @dataclass(frozen=True)
 class LocatedFault:
-    """The first node whose answer is not what it should be.
+    """The first node whose answer is wrong.
 
     Attributes:
-        fault: whose it is: "file", where the graph is not the one that was exported; "engine",
-            where the graph is right and the engine does not compute it.
+        fault: "file" where the graph is not the one that was exported; "engine" where the graph is
+            right and the engine does not compute it.
         node: the node's name.
-        operator: what it computes: "LSTM".
+        operator: the node's operator, such as "LSTM".
         output: the name of the value that is off.
-        case: the case in whose call it was found.
+        case: the case in whose call the value is off.
         step: the first step that is off in that call; None where the value has no steps.
-        error: how far it is off.
-        allowed: how far it may be.
-        file: the node alone as an ONNX file, with vectors; None where it cannot stand alone.
+        error: the largest absolute error of the value.
+        allowed: the largest error that passes.
+        file: an ONNX file with this node alone, with vectors beside it; None where the node cannot
+            run alone.
     """
 
     fault: str
@@ -44,15 +45,16 @@ class LocatedFault:
     file: str | None = None
 
     def __str__(self) -> str:
-        where = "" if self.step is None else f" at step {self.step}"
-        whose = {
+        verdict = {
             "file": "The file is not what was exported",
             "engine": "The file is right, the engine is not",
         }[self.fault]
+        step = "" if self.step is None else f" at step {self.step}"
         alone = "" if self.file is None else f" The node alone: {self.file}, with vectors."
+
         return (
-            f"{whose}: the first value to be off is {self.output!r} of the {self.operator} node "
-            f"{self.node!r}, {self.error:.1e}{where} of {self.case}, where {self.allowed:.1e} is "
+            f"{verdict}: the first value to be off is {self.output!r} of the {self.operator} node "
+            f"{self.node!r}, {self.error:.1e}{step} of {self.case}, where {self.allowed:.1e} is "
             f"allowed.{alone}"
         )
 
@@ -62,14 +64,15 @@ Locate = Callable[[Path, Model, dict[str, Any], Vectors, EngineReport, Path], Lo
 
 
 def locator() -> Locate:
-    """The function that locates, from the exporter.
+    """The exporter's function that locates a fault.
 
     Raises:
         StateportError: the exporter is not installed here.
     """
     for entry in entry_points(group=GROUP):
-        found: Locate = entry.load()
-        return found
+        locate: Locate = entry.load()
+        return locate
+
     raise StateportError(
         "To locate a difference takes graph work, which belongs to the exporter; it is not "
         "installed here. Install it: pip install stateport-exporter."

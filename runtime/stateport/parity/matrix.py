@@ -1,4 +1,4 @@
-"""One file on many engines, each in a process of its own, and streams carried between them."""
+"""One file on many engines, each in a separate process, and streams carried between them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EngineVerdict:
-    """What became of one engine.
+    """The verdict on one engine.
 
     Attributes:
         choice: the engine, its options and its interpreter.
-        report: what was measured; None where nothing was.
+        report: the measurements; None where nothing was measured.
         problem: why nothing was measured.
-        available: whether the engine is there at all.
-        located: the first node that is off, where that was asked for.
-        not_located: why there is none.
-        not_handed_over: why others could not go on from its state, where they could not.
+        available: whether the engine is installed and works here.
+        located: the first node that is off, if the caller asked for it.
+        not_located: why no node was located.
+        not_handed_over: why other engines could not continue from its state.
     """
 
     choice: EngineChoice
@@ -56,12 +56,12 @@ class EngineVerdict:
 
 @dataclass(frozen=True)
 class CarriedStream:
-    """A stream that began on one engine and went on with another.
+    """A stream that began on one engine and was continued on another.
 
     Attributes:
         source: the engine of the first half.
         target: the engine of the second half.
-        measurements: how far the whole sequence is from the truth, by output.
+        measurements: for each output, the error of the whole sequence.
         problem: why nothing was measured.
     """
 
@@ -86,9 +86,10 @@ class Matrix:
         model: the model's file.
         rows: the engines.
         carried: the streams that went from one engine to another.
-        grown: the errors that grew since an earlier report.
-        required: whether an engine that is not here is a failure.
-        remarks: what has to be known of the file and the vectors; mostly nothing.
+        grown: a line for each engine whose errors grew since an earlier report.
+        required: whether an engine that is not installed is a failure.
+        remarks: notes on the file and the vectors, for example that they were not written together;
+            mostly none.
     """
 
     model: str
@@ -108,17 +109,19 @@ class Matrix:
         """Whether all engines that ran passed, at least one, and nothing else went wrong."""
         ran = [row for row in self.rows if row.status != "not run"]
         parts: list[EngineVerdict | CarriedStream] = [*ran, *self.carried]
-        wrong = self.grown or (self.required and self.missing)
-        return bool(ran) and not wrong and all(part.status == "passed" for part in parts)
+        all_passed = all(part.status == "passed" for part in parts)
+
+        lacks_required = self.required and bool(self.missing)
+        return bool(ran) and all_passed and not self.grown and not lacks_required
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The engines that are not here."""
+        """The engines that are not installed here."""
         return tuple(str(row.choice) for row in self.rows if row.status == "not run")
 
     @property
     def reports(self) -> tuple[EngineReport, ...]:
-        """What was measured."""
+        """The reports of the engines that were measured."""
         return tuple(row.report for row in self.rows if row.report is not None)
 
 
@@ -134,28 +137,28 @@ def run_matrix(
     limit: float = TIME_LIMIT,
     progress: Progress = lambda _: None,
 ) -> Matrix:
-    """Verifies a model on every engine, and carries a stream from each to each.
+    """Verifies a model on every engine, and carries a stream from each engine to each.
 
     Args:
         model: the model's file.
         vectors: the recorded answers' file.
         choices: the engines; one that comes twice is run once.
-        plan: a plan of `stateport tune`, which says the engine in place of `choices`' one.
-        wanted: a bound in place of stateport's own.
+        plan: a plan of `stateport tune`, whose engine replaces the names in `choices`.
+        wanted: a bound that replaces stateport's own.
         locate: whether to look for the first node that is off, and to write it beside the model.
-        require: whether an engine that is not here is a failure.
+        require: whether an engine that is not installed is a failure.
         limit: the seconds that an engine may take over one case.
-        progress: is called with what is being done.
+        progress: is called with a text before each part of the work.
 
     Raises:
-        FileError: the vectors cannot be read; there is no such interpreter; or somebody else wrote
-            the model or the vectors in the meantime.
+        FileError: the vectors cannot be read; there is no such interpreter; or another process
+            wrote the model or the vectors in the meantime.
     """
     choices = list({str(choice): choice for choice in choices}.values())
     standing = Standing([model, vectors])
-    # Once here, so that what is wrong with them is one error and not one per engine.
+    # The vectors are read here once, so that a fault in them is one error, not one per engine.
     recorded = Vectors.load(vectors)
-    said = remarks(model, recorded)
+    notes = remarks(model, recorded)
     stateful = handover_case(recorded) is not None
     job = {
         "model": str(model.resolve()),
@@ -163,44 +166,52 @@ def run_matrix(
         "plan": None if plan is None else str(plan.resolve()),
         "wanted": {} if wanted is None else asdict(wanted),
     }
+
     with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
-        places = [Path(folder) / str(number) for number in range(len(choices))]
+        states = [Path(folder) / str(number) for number in range(len(choices))]
         several = len(choices) > 1 and stateful
         rows = tuple(
-            _row(
+            _verify_engine(
                 job,
                 choice,
                 limit,
                 progress,
-                hand_over=str(place) if several else None,
+                hand_over=str(state) if several else None,
                 locate=str(_node_file(model, choice)) if locate else None,
             )
-            for choice, place in zip(choices, places, strict=True)
+            for choice, state in zip(choices, states, strict=True)
         )
-        carried = tuple(_carried(job, rows, places, limit, progress)) if several else ()
+        carried = tuple(_carry_streams(job, rows, states, limit, progress)) if several else ()
+
     standing.check()  # each engine has read the files by itself
-    return Matrix(str(model), rows, carried, required=require, remarks=said)
+    return Matrix(str(model), rows, carried, required=require, remarks=notes)
 
 
-def _row(
+def _verify_engine(
     job: Mapping[str, Any],
     choice: EngineChoice,
     limit: float,
     progress: Progress,
     **more: str | None,
 ) -> EngineVerdict:
-    told = _told(_job(job, choice, **more), choice, limit, progress)
-    answer = {name: value for message in told for name, value in message.items()}
+    messages = _ask(_job(job, choice, **more), choice, limit, progress)
+    answer: dict[str, Any] = {}
+    for message in messages:
+        answer.update(message)
+
     if "unavailable" in answer:
         return EngineVerdict(choice, problem=answer["unavailable"], available=False)
+
     died = answer.get("died")
-    if "report" not in answer or (died and answer["while"] != LOCATING):
+    # An engine that dies while a fault is located has been measured before.
+    died_early = died and answer["while"] != LOCATING
+    if "report" not in answer or died_early:
         return EngineVerdict(choice, problem=answer.get("error") or died or _NO_ANSWER)
-    located = LocatedFault(**answer["located"]) if "located" in answer else None
+
     return EngineVerdict(
         choice,
         report_from_json(answer["report"]),
-        located=located,
+        located=LocatedFault(**answer["located"]) if "located" in answer else None,
         not_located=answer.get("not_located") or died,
         not_handed_over=answer.get("not_handed_over"),
     )
@@ -212,56 +223,64 @@ def _node_file(model: Path, choice: EngineChoice) -> Path:
     return model.resolve().with_name(f"{model.stem}.{engine}.node.onnx")
 
 
-def _carried(
+def _carry_streams(
     job: Mapping[str, Any],
     rows: Sequence[EngineVerdict],
-    places: Sequence[Path],
+    states: Sequence[Path],
     limit: float,
     progress: Progress,
 ) -> Iterator[CarriedStream]:
-    """Every engine goes on from the state of every other one."""
+    """Continues on every engine the streams that all the other engines began."""
     for target in rows:
         if target.report is None:
             continue
+
         sources = {
-            str(place): source
-            for place, source in zip(places, rows, strict=True)
+            str(state): source
+            for state, source in zip(states, rows, strict=True)
             if source is not target and source.report is not None
         }
         if sources:
-            yield from _onto(job, target, sources, limit, progress)
+            yield from _continue_on(job, target, sources, limit, progress)
 
 
-def _onto(
+def _continue_on(
     job: Mapping[str, Any],
     target: EngineVerdict,
     sources: Mapping[str, EngineVerdict],
     limit: float,
     progress: Progress,
 ) -> Iterator[CarriedStream]:
-    precisions = {
-        place: row.report.precision
-        for place, row in sources.items()
-        if row.report is not None and row.not_handed_over is None
-    }
-    told = _told(_job(job, target.choice, take_over=precisions), target.choice, limit, progress)
-    found = {message["carried"]: message for message in told if "carried" in message}
-    died = next((message["died"] for message in told if "died" in message), _NO_ANSWER)
-    for place, source in sources.items():
-        message = found.get(place, {"problem": source.not_handed_over or died})
+    """Continues on one engine the streams of others; `sources` are by the folder of their state."""
+    job_on_target = _job(job, target.choice, take_over=_handed_over(sources))
+    messages = _ask(job_on_target, target.choice, limit, progress)
+
+    answers = {message["carried"]: message for message in messages if "carried" in message}
+    died = next((message["died"] for message in messages if "died" in message), _NO_ANSWER)
+    for state, source in sources.items():
+        answer = answers.get(state, {"problem": source.not_handed_over or died})
+        measurements = [measurement_from_json(part) for part in answer.get("measurements", ())]
         yield CarriedStream(
-            str(source.choice),
-            str(target.choice),
-            tuple(measurement_from_json(part) for part in message.get("measurements", ())),
-            message.get("problem"),
+            str(source.choice), str(target.choice), tuple(measurements), answer.get("problem")
         )
 
 
-def _told(job: Job, choice: EngineChoice, limit: float, progress: Progress) -> list[dict[str, Any]]:
-    def said(doing: str) -> None:
+def _handed_over(sources: Mapping[str, EngineVerdict]) -> dict[str, str]:
+    """By the folder of a state, the precision in which its engine computed."""
+    precisions = {}
+    for state, row in sources.items():
+        if row.report is not None and row.not_handed_over is None:
+            precisions[state] = row.report.precision
+    return precisions
+
+
+def _ask(job: Job, choice: EngineChoice, limit: float, progress: Progress) -> list[dict[str, Any]]:
+    """What the process that does the job answers."""
+
+    def report_progress(doing: str) -> None:
         progress(f"{choice}: {doing}")
 
-    return ask(job, python=choice.python, limit=limit, progress=said)
+    return ask(job, python=choice.python, limit=limit, progress=report_progress)
 
 
 def _job(job: Mapping[str, Any], choice: EngineChoice, **more: Any) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -30,7 +30,7 @@ def run_case(
     """Runs a case's calls from `first` on, and before `last`.
 
     Args:
-        model: the model, in the engine that is asked.
+        model: the model, loaded into an engine.
         case: the recorded calls.
         first: the number of the first call, counted from 0.
         last: the number of the call to stop before; by default all are made.
@@ -46,29 +46,62 @@ def run_case(
     case = fitted(model, case)
     if state is None and case.initial:
         state = State(case.initial)
+
     answers: Answers = {spec.name: [] for spec in results(model.contract)}
-    # A call of a small network takes some ten microseconds, and there are thousands.
-    keep = {name: given.append for name, given in answers.items()}
-    states = [(spec.input, keep[spec.output]) for spec in model.contract.states]
-    stream = model.stream() if case.through == "stream" else None
-    if stream is not None and state is not None:
+    calls = islice(call_inputs(model.contract, case), first, last)
+
+    if case.through == "stream":
+        return answers, _run_through_stream(model, calls, state, answers)
+    return answers, _run_through_model(model, calls, state, answers)
+
+
+def _run_through_stream(
+    model: Model, calls: Iterable[dict[str, Array]], state: State | None, answers: Answers
+) -> State:
+    stream = model.stream()
+    if state is not None:
         stream.restore(state)
-    for inputs in islice(call_inputs(model.contract, case), first, last):
-        if stream is not None:
-            outputs = stream.run(inputs)
-            after = stream._buffers.read()  # as stream.state, but for the value around it
-        else:
-            outputs, state = model.run(inputs, state)
-            after = state._arrays
+
+    record = _recorder(model, answers)
+    for inputs in calls:
+        outputs = stream.run(inputs)
+        record(outputs, stream._buffers.read())  # the arrays of `stream.state`, without a State
+    return stream.state
+
+
+def _run_through_model(
+    model: Model, calls: Iterable[dict[str, Array]], state: State | None, answers: Answers
+) -> State | None:
+    record = _recorder(model, answers)
+    for inputs in calls:
+        outputs, state = model.run(inputs, state)
+        record(outputs, state._arrays)
+    return state
+
+
+def _recorder(
+    model: Model, answers: Answers
+) -> Callable[[Mapping[str, Array], Mapping[str, Array]], None]:
+    """A function that adds the outputs and the states of one call to the answers."""
+    # A call of a small network takes some ten microseconds, and there are thousands: all that can
+    # be looked up is looked up before.
+    append = {name: arrays.append for name, arrays in answers.items()}
+    states = [(spec.input, append[spec.output]) for spec in model.contract.states]
+
+    def record(outputs: Mapping[str, Array], after: Mapping[str, Array]) -> None:
         for name, array in outputs.items():
-            keep[name](array)
-        for name, keep_state in states:
-            keep_state(after[name])
-    return answers, state if stream is None else stream.state
+            append[name](array)
+        for name, append_state in states:
+            append_state(after[name])
+
+    return record
 
 
 def fitted(model: Model, case: Case) -> Case:
-    """In the model's dtypes: to round what is fed is part of what a float16 model loses."""
+    """The case with its arrays in the model's dtypes.
+
+    The rounding of the inputs is a part of what a float16 model loses.
+    """
     specs = (*model.contract.inputs, *model.contract.state_inputs)
     dtypes = {spec.name: spec.dtype for spec in specs}
 

@@ -1,14 +1,13 @@
-"""Whether vectors are sound: what they hold fits their contract, and says something.
+"""Whether vectors are sound: their arrays fit their contract, and there is something to compare.
 
-Vectors are held against a model by what they are, so that anything that is wrong with them is said
-of them, and not of an engine that cannot take it. And there is something to compare: vectors that
-every answer would pass are refused.
+Vectors are checked before a model runs on them, so that a fault in them is reported as theirs, and
+not as an engine's. Vectors that every answer would pass are refused, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-#: Of longer rows only so many elements are kept that no truth is larger than this.
+#: The most elements of one truth: of longer rows only some elements are recorded.
 MOST_ELEMENTS: Final = 1 << 20
 
-#: What an engine may lose is a few times the floor. So a floor that is more than an eighth of the
-#: largest value at its lowest, or so many times that value at its highest, allows anything.
+#: An engine may lose a few times the floor. So any answer would pass a floor whose lowest value is
+#: more than this share of the largest value, or whose highest is more than this multiple of it.
 _LOWEST_SHARE: Final = 1 / 8
 _HIGHEST_SHARE: Final = 1000.0
 #: Values below this count as this large: what is zero in float64 may be off by that in float32.
@@ -52,25 +51,41 @@ def check_vectors(vectors: Vectors) -> None:
 
     steps = max(sum(case.chunks) for case in vectors.cases)
     _check_floors(vectors.floor, {spec.name for spec in specs}, steps)
-    for case in vectors.cases:
-        try:
-            check_case(contract, case)
-        except ValueError as error:
-            raise ValueError(f"in the case {shown(case.name)}, {error}") from error
+    _check_cases(vectors)
+
     for spec in specs:
         _check_recorded(spec, vectors)
-    if vectors.trace is not None and vectors.trace.case not in {c.name for c in vectors.cases}:
-        raise ValueError(f"their trace is of the unknown case {shown(vectors.trace.case)}")
+    _check_trace(vectors)
+
+
+def _check_cases(vectors: Vectors) -> None:
+    for case in vectors.cases:
+        try:
+            check_case(vectors.contract, case)
+        except ValueError as error:
+            raise ValueError(f"in the case {shown(case.name)}, {error}") from error
+
+
+def _check_trace(vectors: Vectors) -> None:
+    trace = vectors.trace
+    if trace is None:
+        return
+
+    names = {case.name for case in vectors.cases}
+    if trace.case not in names:
+        raise ValueError(f"their trace is of the unknown case {shown(trace.case)}")
 
 
 def _check_floors(floor: Mapping[str, Array], names: set[str], steps: int) -> None:
     _check_names("floor", floor, names)
+
     for name, array in floor.items():
         if array.dtype != np.float64 or array.ndim != 1 or len(array) < steps:
             raise ValueError(
                 f"the floor of {shown(name)} is {describe(array.dtype, array.shape)}; "
                 f"float64 for each of {steps} steps was expected"
             )
+
         if not (np.isfinite(array).all() and (array >= 0).all()):
             raise ValueError(f"the floor of {shown(name)} is negative, or no number")
 
@@ -92,123 +107,182 @@ def check_case(contract: Contract, case: Case) -> None:
         raise ValueError(f"calls go through {shown(case.through)}; model or stream was expected")
     if case.through == "stream" and not contract.streaming.ok:
         raise ValueError("calls go through a stream, which the contract rules out")
+
     _check_inputs(contract, case)
     _check_initial(contract, case)
+
     _check_names("truth", case.truth, {spec.name for spec in specs})
     for name in case.kept.keys() - case.truth.keys():
         raise ValueError(f"elements of {shown(name)} are kept, which is not in the contract")
+
     for spec in specs:
         _check_truth(spec, case)
 
 
 def _check_inputs(contract: Contract, case: Case) -> None:
     _check_names("input", case.inputs, {spec.name for spec in contract.inputs})
+
+    sizes = {**case.sizes, "time": sum(case.chunks)}
     for spec in contract.inputs:
         timed = "time" in spec.shape
-        sizes = {**case.sizes, "time": sum(case.chunks)}
+        # Without a time axis, the inputs of all calls are stacked.
         calls = () if timed else (len(case.chunks),)
-        _check_kind(spec, case.inputs[spec.name], calls, sizes)
+        _check_array(spec, case.inputs[spec.name], calls, sizes)
         if spec.lengths_of is not None and not timed:
             _check_lengths(spec, case)
+
+    if case.through == "stream":
+        _check_chunks(contract, case)
+
+
+def _check_chunks(contract: Contract, case: Case) -> None:
+    """Refuses chunks that a stream of the network does not take."""
+    if not any("time" in spec.shape for spec in contract.inputs):
+        return
+
     multiple = contract.streaming.chunk_multiple
-    if case.through == "stream" and any("time" in spec.shape for spec in contract.inputs):
-        for chunk in case.chunks:
-            if chunk % multiple:
-                raise ValueError(
-                    f"a stream is fed {chunk} steps, which is no multiple of {multiple}"
-                )
+    for chunk in case.chunks:
+        if chunk % multiple:
+            raise ValueError(f"a stream is fed {chunk} steps, which is no multiple of {multiple}")
 
 
 def _check_initial(contract: Contract, case: Case) -> None:
-    if case.initial:
-        _check_names("first state", case.initial, {spec.input for spec in contract.states})
-        for spec in contract.state_inputs:
-            _check_kind(spec, case.initial[spec.name], (), case.sizes)
+    if not case.initial:
+        return
+    _check_names("first state", case.initial, {spec.input for spec in contract.states})
+    for spec in contract.state_inputs:
+        _check_array(spec, case.initial[spec.name], (), case.sizes)
 
 
-def _check_kind(
+def _check_array(
     spec: ArraySpec, array: Array, calls: tuple[int, ...], sizes: Mapping[str, int]
 ) -> None:
+    """Refuses an array of another dtype or shape than its spec has at these sizes.
+
+    `calls` are the axes before those of the spec.
+    """
     axes = (sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape)
-    wanted = (*calls, *axes)
-    fits = len(wanted) == array.ndim and all(
-        size == axis or (isinstance(axis, str) and size > 0)
-        for axis, size in zip(wanted, array.shape, strict=True)
-    )
-    if not fits or array.dtype != np.dtype(spec.dtype):
+    shape = (*calls, *axes)
+    if array.dtype != np.dtype(spec.dtype) or not _fits_shape(array, shape):
         raise ValueError(
             f"{shown(spec.name)} is {describe(array.dtype, array.shape)}; "
-            f"{shown(describe(spec.dtype, wanted))} was expected"
+            f"{shown(describe(spec.dtype, shape))} was expected"
         )
 
 
+def _fits_shape(array: Array, shape: Sequence[int | str]) -> bool:
+    """Whether an array has this shape; an axis of unknown size, a `str`, has any but zero."""
+    if len(shape) != array.ndim:
+        return False
+
+    for axis, size in zip(shape, array.shape, strict=True):
+        fits = size > 0 if isinstance(axis, str) else size == axis
+        if not fits:
+            return False
+    return True
+
+
 def _check_lengths(spec: ArraySpec, case: Case) -> None:
-    """Engines trust the lengths of rows: the model would refuse those that do not fit."""
+    """Refuses lengths of rows that the model would refuse: engines do not check them."""
     assert spec.lengths_of is not None
-    longest = (
-        np.array(case.chunks).reshape(-1, *[1] * len(spec.shape))
-        if spec.lengths_of == "time"
-        else case.sizes.get(spec.lengths_of, SIZE_LIMIT)
-    )
+    longest: int | Array
+    if spec.lengths_of == "time":
+        longest = np.array(case.chunks).reshape(-1, *[1] * len(spec.shape))
+    else:
+        longest = case.sizes.get(spec.lengths_of, SIZE_LIMIT)
+
     lengths = case.inputs[spec.name]
     if ((lengths < 1) | (lengths > longest)).any():
         raise ValueError(f"{shown(spec.name)} holds lengths of rows that do not fit")
 
 
 def _check_truth(spec: ArraySpec, case: Case) -> None:
-    truth, kept = case.truth[spec.name], case.kept.get(spec.name)
-    kinds = "f" if spec.dtype.startswith("float") else "iub"
+    truth = case.truth[spec.name]
+    floating = spec.dtype.startswith("float")
+    kinds = "f" if floating else "iub"
     if truth.ndim != 2 or truth.dtype.kind not in kinds:
         raise ValueError(
             f"the truth of {shown(spec.name)} is {describe(truth.dtype, truth.shape)}; rows of "
-            f"{'floating-point numbers' if kinds == 'f' else 'integers'} were expected"
+            f"{'floating-point numbers' if floating else 'integers'} were expected"
         )
-    try:
-        rows, elements = _table(spec, case)
-    except KeyError:  # an axis whose size is not known before a call; it is compared then
-        rows, elements = len(truth), None
-    if kept is not None:
-        elements = _kept_elements(spec, kept, rows, elements)
-    if len(truth) != rows or truth.shape[1] != (truth.shape[1] if elements is None else elements):
+
+    rows, elements = _truth_size(spec, case)
+    fits = len(truth) == rows and elements in (None, truth.shape[1])
+    if not fits:
         raise ValueError(
             f"the truth of {shown(spec.name)} has the shape {truth.shape}; "
             f"{(rows, elements)} was expected"
         )
 
 
-def _table(spec: ArraySpec, case: Case) -> tuple[int, int]:
-    """How many rows of how many elements the answers to a case are; see `vectors.rows`.
+def _truth_size(spec: ArraySpec, case: Case) -> tuple[int, int | None]:
+    """The rows of a truth and the elements of each; None where these are known after a call only.
 
-    `KeyError` where the size of an axis is not known.
+    The engine's answers are compared with such a truth by their shape later.
+    """
+    rows: int
+    elements: int | None
+    try:
+        rows, elements = _table_size(spec, case)
+    except KeyError:
+        rows, elements = len(case.truth[spec.name]), None
+
+    recorded = case.kept.get(spec.name)
+    if recorded is not None:
+        elements = _recorded_elements(spec, recorded, rows, elements)
+    return rows, elements
+
+
+def _table_size(spec: ArraySpec, case: Case) -> tuple[int, int]:
+    """The rows of all answers to a case, and the elements of each; see `vectors.rows`.
+
+    Raises:
+        KeyError: the size of an axis is not known before a call.
     """
     counts = Counter(case.chunks)
     shapes = {chunk: resolve(spec.shape, {**case.sizes, "time": chunk}) for chunk in counts}
     axis = spec.time_axis
     if axis is None:
         return len(case.chunks), prod(shapes[case.chunks[0]])
-    others = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes.values()}
-    if len(others) == 1:
-        return sum(counts[chunk] * shapes[chunk][axis] for chunk in counts), prod(*others)
-    return sum(counts[chunk] * prod(shapes[chunk]) for chunk in counts), 1
+
+    shapes_beside_time = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes.values()}
+    if len(shapes_beside_time) == 1:
+        rows = sum(counts[chunk] * shape[axis] for chunk, shape in shapes.items())
+        return rows, prod(*shapes_beside_time)
+    # (time, time): every element is a row.
+    return sum(counts[chunk] * prod(shape) for chunk, shape in shapes.items()), 1
 
 
-def _kept_elements(spec: ArraySpec, kept: Array, rows: int, elements: int | None) -> int:
-    """How many elements of each row are kept."""
-    if kept.ndim != 1 or kept.dtype.kind not in "iu" or not len(kept):
+def _recorded_elements(spec: ArraySpec, recorded: Array, rows: int, elements: int | None) -> int:
+    """The number of recorded elements of each row.
+
+    Args:
+        spec: the output.
+        recorded: which elements of a row are recorded.
+        rows: the number of rows.
+        elements: the number of elements of a row, recorded or not; None where unknown.
+
+    Raises:
+        ValueError: `recorded` cannot be that.
+    """
+    if recorded.ndim != 1 or recorded.dtype.kind not in "iu" or not len(recorded):
         raise ValueError(f"no elements of {shown(spec.name)} are kept")
-    last = int(kept[-1]) if elements is None else elements - 1
-    if kept[0] < 0 or kept[-1] > last or (kept[1:] <= kept[:-1]).any():
+
+    last = int(recorded[-1]) if elements is None else elements - 1
+    in_range = recorded[0] >= 0 and recorded[-1] <= last
+    if not in_range or (recorded[1:] <= recorded[:-1]).any():
         raise ValueError(f"the elements of {shown(spec.name)} that are kept are not in order")
+
     least = min(max(MOST_ELEMENTS // max(rows, 1), 1), last + 1)
-    if len(kept) < least:
+    if len(recorded) < least:
         raise ValueError(
-            f"of {shown(spec.name)} {len(kept)} elements of each row are kept; {least} can be"
+            f"of {shown(spec.name)} {len(recorded)} elements of each row are kept; {least} can be"
         )
-    return len(kept)
+    return len(recorded)
 
 
 def _check_recorded(spec: ArraySpec, vectors: Vectors) -> None:
-    """An output of which nothing is recorded proves nothing."""
+    """Refuses vectors that record nothing, or no numbers, of an output."""
     if not any(case.truth[spec.name].size for case in vectors.cases):
         raise ValueError(f"nothing of {shown(spec.name)} is recorded: there is nothing to compare")
     if not [*_magnitudes(spec.name, vectors)]:
@@ -216,10 +290,10 @@ def _check_recorded(spec: ArraySpec, vectors: Vectors) -> None:
 
 
 def check_floor(vectors: Vectors) -> None:
-    """Checks that a bound of a few times the floor does not allow anything.
+    """Checks that a bound of a few times the floor does not allow any answer.
 
     Raises:
-        ValueError: it does, for an output.
+        ValueError: it allows any answer for an output.
     """
     for name, floor in vectors.floor.items():
         largest = max(_magnitudes(name, vectors))
@@ -232,7 +306,7 @@ def check_floor(vectors: Vectors) -> None:
 
 
 def _magnitudes(name: str, vectors: Vectors) -> Iterator[float]:
-    """The largest finite size of each case."""
+    """The largest finite absolute value of each case that has one."""
     for case in vectors.cases:
         truth = case.truth[name]
         finite = truth[np.isfinite(truth)]

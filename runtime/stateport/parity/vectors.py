@@ -3,8 +3,8 @@
 The file is safetensors; its metadata hold one JSON object under `stateport.vectors`. docs/parity.md
 describes it.
 
-Answers are kept as *rows*, along time for an output with an axis that grows with it, one per call
-for everything else, so that an error has a step at which it happened.
+Answers are stored as *rows*, so that every error has a step at which it happened: one row per step
+for an output with an axis that grows with time, one row per call for everything else.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ Array = NDArray[Any]
 VECTORS_KEY: Final = "stateport.vectors"
 VERSION: Final = 1
 
-#: What a case has arrays of.
+#: The fields of a case that hold arrays.
 _PARTS: Final = ("inputs", "initial", "truth", "kept")
 
 
 def vectors_path(model: Path) -> Path:
-    """Where the vectors of a model stand: `lstm.onnx` -> `lstm.vectors.safetensors`."""
+    """The file with the vectors of a model: `lstm.onnx` -> `lstm.vectors.safetensors`."""
     return model.with_name(f"{model.stem}.vectors.safetensors")
 
 
@@ -49,15 +49,15 @@ class Case:
     """One sequence of calls, from a first state.
 
     Attributes:
-        name: what people call it: "whole 2x64".
+        name: the name that people read: "whole 2x64".
         through: "model": every call takes the state that the last one returned; "stream": a
             `Stream` carries it.
         sizes: the sizes of the axes other than time.
         chunks: the steps of each call; 1 each for a network without a time axis.
         inputs: by name; whole along the time axis, or stacked per call where there is none.
         initial: the first state by name; empty for the contract's own.
-        truth: by output and state output, the float64 answers as rows (rows, kept elements).
-        kept: by name, which elements of a row are kept, where not all are.
+        truth: by output and state output, the answers as rows: (rows, recorded elements).
+        kept: by name, the indices of the recorded elements of a row, where not all are recorded.
     """
 
     name: str
@@ -77,11 +77,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Trace:
-    """What every node of the file gave when it was written, computed in float64.
+    """The value of every node of the file when it was written, computed in float64.
 
     Attributes:
-        case: the case whose first call it is.
-        nodes: by the name of a node, the names of its outputs; "" for one that is left out.
+        case: the case whose first call was traced.
+        nodes: by the name of a node, the names of its outputs; "" for an output that it leaves out.
         values: by name, float64 where the file has float32. The largest are left out.
     """
 
@@ -96,14 +96,14 @@ class Vectors:
 
     Attributes:
         contract: the contract of the model that they belong to.
-        truth: the dtype in which PyTorch gave the truth, "float64" or "float32".
+        truth: the dtype in which PyTorch computed the truth, "float64" or "float32".
         floor: by output and state output, (steps,) float64: the largest error of PyTorch in
             float32 against the truth up to that step, over all cases.
         cases: the cases.
         made_with: versions and platform of the recording.
-        trace: what the file's nodes gave, for `stateport verify --locate`; None where unknown.
+        trace: the values of the file's nodes, for `stateport verify --locate`; None where unknown.
         models: the SHA-256 (`pair.digest`) of the file that they were recorded with, and of files
-            that were made of it and verified against them. Empty where unknown.
+            that were derived from it and verified with these vectors. Empty where unknown.
     """
 
     contract: Contract
@@ -116,15 +116,10 @@ class Vectors:
 
     def save(self, path: Path) -> None:
         """Writes the vectors; the same vectors give the same bytes."""
-        arrays = {f"floor/{name}": array for name, array in self.floor.items()}
-        for number, case in enumerate(self.cases):
-            for part in _PARTS:
-                for name, array in getattr(case, part).items():
-                    arrays[f"{number}/{part}/{name}"] = np.ascontiguousarray(array)
         trace = None
         if self.trace is not None:
-            arrays |= {f"trace/{name}": array for name, array in self.trace.values.items()}
             trace = {"case": self.trace.case, "nodes": dict(self.trace.nodes)}
+
         document = {
             "version": VERSION,
             "models": list(self.models),
@@ -132,17 +127,24 @@ class Vectors:
             "contract": json.loads(self.contract.to_json()),
             "made_with": dict(self.made_with),
             "trace": trace,
-            "cases": [
-                {
-                    "name": case.name,
-                    "through": case.through,
-                    "sizes": dict(case.sizes),
-                    "chunks": list(case.chunks),
-                }
-                for case in self.cases
-            ],
+            "cases": [_describe_case(case) for case in self.cases],
         }
+
+        arrays = self._named_arrays()
         path.write_bytes(safetensors.numpy.save(arrays, {VECTORS_KEY: json.dumps(document)}))
+
+    def _named_arrays(self) -> dict[str, Array]:
+        """All arrays, by the names that they have in the file."""
+        arrays = {f"floor/{name}": array for name, array in self.floor.items()}
+        for number, case in enumerate(self.cases):
+            for part in _PARTS:
+                for name, array in getattr(case, part).items():
+                    arrays[f"{number}/{part}/{name}"] = np.ascontiguousarray(array)
+
+        if self.trace is not None:
+            for name, array in self.trace.values.items():
+                arrays[f"trace/{name}"] = array
+        return arrays
 
     @classmethod
     def load(cls, path: Path) -> Vectors:
@@ -158,6 +160,7 @@ class Vectors:
                 f"The vectors cannot be used: {error} `stateport export` writes them beside the "
                 "model; copy both."
             ) from error
+
         try:
             if VECTORS_KEY not in metadata:
                 raise ValueError(f"its metadata have no {VECTORS_KEY!r}")
@@ -168,6 +171,7 @@ class Vectors:
                 f"{path} holds no vectors that this stateport reads ({error}). Export the model "
                 "again."
             ) from error
+
         return vectors
 
     @classmethod
@@ -175,23 +179,35 @@ class Vectors:
         version = value_of(document, "version", int)
         if version is True or version != VERSION:
             raise ValueError(f"version {shown(version)}, not {VERSION}")
+
         entries = value_of(document, "cases", list)
-        groups = _grouped(arrays, len(entries))
+        groups = _group_arrays(arrays, len(entries))
         return cls(
             contract=Contract.from_document(document.get("contract")),
             truth=value_of(document, "truth", str),
             floor=groups["floor"],
-            cases=tuple(_case(entry, str(i), groups) for i, entry in enumerate(entries)),
+            cases=tuple(_read_case(entry, str(i), groups) for i, entry in enumerate(entries)),
             made_with=texts_of(document, "made_with"),
-            trace=_trace(document.get("trace"), groups["trace"]),
-            models=_digests(document.get("models", [])),
+            trace=_read_trace(document.get("trace"), groups["trace"]),
+            models=_read_digests(document.get("models", [])),
         )
 
 
-def _grouped(arrays: Mapping[str, Array], cases: int) -> defaultdict[str, dict[str, Array]]:
-    """The arrays by what stands before their own names: "floor", "0/inputs"."""
+def _describe_case(case: Case) -> dict[str, Any]:
+    """A case without its arrays, as the document has it."""
+    return {
+        "name": case.name,
+        "through": case.through,
+        "sizes": dict(case.sizes),
+        "chunks": list(case.chunks),
+    }
+
+
+def _group_arrays(arrays: Mapping[str, Array], cases: int) -> defaultdict[str, dict[str, Array]]:
+    """The arrays by the prefix of their names, such as "floor" or "0/inputs"."""
     groups: defaultdict[str, dict[str, Array]] = defaultdict(dict)
     known = {"floor", "trace", "came", *(f"{i}/{part}" for i in range(cases) for part in _PARTS)}
+
     for name, array in arrays.items():
         first, second, *_ = (*name.split("/", 2), "")
         group = first if first in known else f"{first}/{second}"
@@ -201,13 +217,16 @@ def _grouped(arrays: Mapping[str, Array], cases: int) -> defaultdict[str, dict[s
     return groups
 
 
-def _case(entry: Any, number: str, groups: Mapping[str, Mapping[str, Array]]) -> Case:
-    sizes, chunks = value_of(entry, "sizes", dict), value_of(entry, "chunks", list)
+def _read_case(entry: Any, number: str, groups: Mapping[str, Mapping[str, Array]]) -> Case:
+    sizes = value_of(entry, "sizes", dict)
+    chunks = value_of(entry, "chunks", list)
     for size in (*sizes.values(), *chunks):
         if type(size) is not int or not 0 < size < SIZE_LIMIT:
             raise ValueError(f"a size or a chunk is {shown(size)}; a number above 0 was expected")
+
     if not chunks:
         raise ValueError("a case has no calls")
+
     return Case(
         name=value_of(entry, "name", str),
         through=value_of(entry, "through", str),
@@ -217,50 +236,63 @@ def _case(entry: Any, number: str, groups: Mapping[str, Mapping[str, Array]]) ->
     )
 
 
-def _digests(document: Any) -> tuple[str, ...]:
-    if not isinstance(document, list) or not all(isinstance(digest, str) for digest in document):
+def _read_digests(document: Any) -> tuple[str, ...]:
+    if not _is_list_of_texts(document):
         raise ValueError(f"models is {shown(document)}; a list of digests was expected")
     return tuple(document)
 
 
-def _trace(document: Any, values: Mapping[str, Array]) -> Trace | None:
+def _read_trace(document: Any, values: Mapping[str, Array]) -> Trace | None:
     if document is None:
         return None
+
     nodes = {}
     for name, outputs in value_of(document, "nodes", dict).items():
-        if not isinstance(outputs, list) or not all(isinstance(o, str) for o in outputs):
+        if not _is_list_of_texts(outputs):
             raise ValueError(f"the outputs of the node {shown(name)} are {shown(outputs)}")
         nodes[name] = tuple(outputs)
     return Trace(value_of(document, "case", str), nodes, values)
 
 
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
 def results(contract: Contract) -> tuple[ArraySpec, ...]:
-    """Everything that is compared: the outputs, then the states."""
+    """The specs of everything that is compared: the outputs, then the states."""
     return (*contract.outputs, *contract.state_outputs)
 
 
 def call_inputs(contract: Contract, case: Case) -> Iterator[dict[str, Array]]:
-    """The inputs of each call of a case."""
-    cuts = [(spec.name, case.inputs[spec.name], _before_time(spec)) for spec in contract.inputs]
+    """The inputs of each call of a case, by name."""
+    arrays = [(spec.name, case.inputs[spec.name], _before_time(spec)) for spec in contract.inputs]
     start = 0
     for number, chunk in enumerate(case.chunks):
         end = start + chunk
-        yield {
-            name: np.asarray(array[number]) if before is None else array[*before, start:end]
-            for name, array, before in cuts
-        }
+        inputs = {}
+        for name, array, before in arrays:
+            if before is None:
+                inputs[name] = np.asarray(array[number])
+            else:
+                inputs[name] = array[*before, start:end]
+
+        yield inputs
         start = end
 
 
 def _before_time(spec: ArraySpec) -> tuple[slice, ...] | None:
-    """All of the axes before time, as an index; None where there is no time."""
-    return (slice(None),) * spec.shape.index("time") if "time" in spec.shape else None
+    """An index of all axes before time; None where there is no time."""
+    if "time" not in spec.shape:
+        return None
+    return (slice(None),) * spec.shape.index("time")
 
 
 class Rows(NamedTuple):
     """The answers of all calls to one output.
 
-    `table` is (rows, all other elements), `steps` the step, counted from 0, of each row.
+    Attributes:
+        table: (rows, elements), as `rows` arranges them.
+        steps: (rows,), the step of each row, counted from 0.
     """
 
     table: Array
@@ -268,42 +300,61 @@ class Rows(NamedTuple):
 
 
 def rows(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> Rows:
-    """The answers of all calls to one output as rows."""
-    axis, shape = spec.time_axis, answers[0].shape
+    """The answers of all calls to one output as rows.
+
+    Args:
+        spec: the output.
+        case: the case whose calls these are.
+        answers: the answer of each call.
+    """
     try:
-        if axis is None:
-            table = np.concatenate(answers) if shape else np.array(answers)
-            table, steps = table.reshape(len(answers), *shape), _at_ends(case, 1)
+        if spec.time_axis is None:
+            table, steps = _rows_of_calls(case, answers)
         else:
-            table = np.moveaxis(np.concatenate(answers, axis), axis, 0)
-            steps = np.arange(len(table))
-            if spec.shape[axis] != "time":
-                # Which element of "batch*time" is which step is not known: all are, by the end.
-                steps = _at_ends(case, [answer.shape[axis] for answer in answers])
-    except ValueError:  # (time, time): every element is a row of its own
+            table, steps = _rows_of_steps(spec, spec.time_axis, case, answers)
+    except ValueError:  # (time, time): every element becomes a row
         table = np.concatenate([answer.ravel() for answer in answers])
-        steps = _at_ends(case, [answer.size for answer in answers])
+        steps = _last_steps(case, [answer.size for answer in answers])
     return Rows(table.reshape(len(table), math.prod(table.shape[1:])), steps)
 
 
-def _at_ends(case: Case, counts: int | Sequence[int]) -> Array:
-    """For each call, its last step, so many times."""
+def _rows_of_calls(case: Case, answers: Sequence[Array]) -> Rows:
+    """One row per call, for an output without an axis that grows with time."""
+    shape = answers[0].shape
+    table = np.concatenate(answers) if shape else np.array(answers)
+    return Rows(table.reshape(len(answers), *shape), _last_steps(case, 1))
+
+
+def _rows_of_steps(spec: ArraySpec, axis: int, case: Case, answers: Sequence[Array]) -> Rows:
+    """One row per element of the axis that grows with time."""
+    table = np.moveaxis(np.concatenate(answers, axis), axis, 0)
+    if spec.shape[axis] == "time":
+        return Rows(table, np.arange(len(table)))
+    # Which element of "batch*time" belongs to which step is unknown: all are there at the end.
+    return Rows(table, _last_steps(case, [answer.shape[axis] for answer in answers]))
+
+
+def _last_steps(case: Case, counts: int | Sequence[int]) -> Array:
+    """The last step of each call, repeated by the count of that call."""
     steps: Array = np.repeat(np.array(case.ends) - 1, counts)
     return steps
 
 
 def row_errors(table: Array, truth: Array) -> Array:
-    """The largest difference in each row."""
-    # Rows are short: their maxima are found quicker when each column lies together.
+    """(rows,): the largest difference in each row of two (rows, elements) arrays."""
+    # Rows are short: numpy finds their maxima faster in column order.
     errors: Array = np.asfortranarray(differences(table, truth)).max(axis=1, initial=0.0)
     return errors
 
 
 def differences(values: Array, truth: Array) -> Array:
-    """|values - truth|, element by element; what is a number in one alone differs infinitely."""
+    """|values - truth|, element by element; infinite where only one of the two is finite."""
     with np.errstate(invalid="ignore", over="ignore"):
         off: Array = np.abs(values.astype(np.float64) - truth)
-    if not np.isfinite(off).all():
-        same = (values == truth) | (np.isnan(values) & np.isnan(truth))
-        off = np.where(same, 0.0, np.where(np.isfinite(off), off, np.inf))
-    return off
+
+    if np.isfinite(off).all():
+        return off
+
+    same = (values == truth) | (np.isnan(values) & np.isnan(truth))
+    finite_or_infinite = np.where(np.isfinite(off), off, np.inf)
+    return np.where(same, 0.0, finite_or_infinite)

@@ -72,12 +72,15 @@ def verify(
     """
     path = path_of(path)
     plan = None if plan is None else path_of(plan)
-    here = list(_chosen(engines, plan))
-    # Not resolved: by the name of its link an interpreter finds its environment.
-    places = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
-    elsewhere = [replace(choice, python=place) for place in places for choice in here]
+    here = list(_choose_engines(engines, plan))
+
+    # A link is not resolved: an interpreter finds its environment by the name of its link.
+    interpreters = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
+    elsewhere = [
+        replace(choice, python=interpreter) for interpreter in interpreters for choice in here
+    ]
     bound = requested_bound(atol, rtol, snr)
-    read_contract(read(path))  # state names that were only inferred promise nothing to verify
+    read_contract(read(path))  # a contract inferred from names promises nothing to verify
 
     return run_matrix(
         path,
@@ -92,10 +95,10 @@ def verify(
     )
 
 
-def _chosen(
+def _choose_engines(
     engines: str | Sequence[str | EngineChoice] | None, plan: Path | None
 ) -> Iterator[EngineChoice]:
-    """The engines that the caller names, or the plan, or the default."""
+    """The engines that the caller names, or the plan's, or the default."""
     if plan is not None:
         if engines is not None:
             raise InputError("A plan names its engine; give either engines or a plan.")
@@ -104,6 +107,7 @@ def _chosen(
         engines = [_DEFAULT]
     elif isinstance(engines, str):
         engines = [engines]
+
     if not engines:
         raise InputError("No engine is named; at least one name was expected, or 'all'.")
 

@@ -1,4 +1,4 @@
-"""Finding the quickest plan for a load, among those that pass verification. No PyTorch."""
+"""Finding the fastest plan for a load among those that pass verification. No PyTorch."""
 
 from .variants import Variant
 

@@ -1,4 +1,4 @@
-"""The search: make what is possible, measure it side by side, verify from the quickest on."""
+"""The search for a plan: lists what is possible, measures it, verifies from the fastest on."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import Final
 
 from ..bench.timing import ROUNDS, SECONDS, Times, measure
 from ..bench.workload import Workload, step_call
-from ..engines import engine_names, status
+from ..engines import EngineFacts, engine_names, facts, status
 from ..errors import EngineError, InputError, StateportError
 from ..files.writing import written_together
 from ..model import Model, load
@@ -22,25 +22,17 @@ from ..parity.vectors import Vectors
 from ..plan import Plan, PlanFile, sha256
 from .variants import Variant, make_variants
 
-#: The options under which an engine is tried, and the precision that they give.
-_OPTIONS: Final[Mapping[str, Sequence[tuple[dict[str, object], str]]]] = {
-    "openvino": (({}, "float32"), ({"precision": "bfloat16"}, "bfloat16")),
-}
-#: The engines that work in the host's memory, and can go from one graph to another between calls.
-_HOST: Final = ("ort-cpu", "openvino")
-#: Those that compute in one thread.
-_ONE_THREAD: Final = ("tract", "onnx-reference")
-
 
 @dataclass(frozen=True)
 class TuningGoal:
-    """What is asked for.
+    """The load, the goal and the budget of a search.
 
     Attributes:
         streams: how many live sequences step together.
-        chunks: the steps per call that the user can do with.
+        chunks: the steps per call that the caller can use.
         goal: "latency", the time of a call; or "throughput", the time of a core per step.
-        snr: the budget in decibels; None for float32, judged by the floor.
+        snr: the least signal-to-noise ratio in decibels; None for float32 alone, bounded by
+            multiples of the floor.
     """
 
     streams: int = 1
@@ -61,10 +53,10 @@ class Trial:
     """One plan that was tried.
 
     Attributes:
-        variant: what was run.
-        plan: how.
-        times: what it took; None where it could not run.
-        verdict: "pass", or in words why it was discarded, or not looked at.
+        variant: the variant that ran.
+        plan: how it ran.
+        times: the measured times; None where it could not run.
+        verdict: "pass", or in words why it was discarded or not verified.
     """
 
     variant: Variant
@@ -78,7 +70,7 @@ class Trial:
         return self.verdict == "pass"
 
     def cost(self, goal: str) -> float:
-        """What is to be as small as can be, in seconds."""
+        """The number of seconds that the search minimizes; infinite where it could not run."""
         if self.times is None:
             return float("inf")
         if goal == "latency":
@@ -88,7 +80,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was found: the trials, the quickest first; and what could not be tried, and why."""
+    """The result of a search.
+
+    Attributes:
+        wanted: the load, the goal and the budget.
+        trials: the plans that were tried, the fastest first.
+        notes: what could not be tried, and why.
+    """
 
     wanted: TuningGoal
     trials: tuple[Trial, ...]
@@ -96,7 +94,7 @@ class Tuned:
 
     @property
     def best(self) -> Trial:
-        """The quickest that passes."""
+        """The fastest trial that passes."""
         return next(trial for trial in self.trials if trial.passed)
 
 
@@ -112,154 +110,218 @@ def tune(
     seconds: float = SECONDS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Tuned:
-    """Finds the quickest plan for a load and writes it, with the files that it needs beside it.
+    """Finds the fastest plan for a load and writes it, with the files that it needs beside it.
 
-    Every plan that is possible here is measured, all in turns. Then, from the quickest on, each is
-    verified as it would run, until one passes.
+    Every plan that is possible here is measured, all in turns. Then the plans are verified as they
+    would run, from the fastest on, until one passes.
 
     Args:
         model: the model's file.
         vectors: the answers that were recorded beside it.
         path: the plan to write.
         wanted: the load, the goal and the budget.
-        engines: which to try; by default all that work here.
-        threads: how many threads per call to try.
-        rounds: how many turns each gets.
-        seconds: how long a turn is.
-        progress: is told what is being done.
+        engines: the engines to try; by default all that work here.
+        threads: the numbers of threads per call to try.
+        rounds: how many turns each plan gets.
+        seconds: the length of a turn.
+        progress: is called with a text before each part of the work.
 
     Raises:
         StateportError: none passes, the model as it is among them.
         InputError: the model has no such axes.
         FileError: a file cannot be read or written.
     """
-    notes: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="stateport-tune-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="stateport-tune-") as name:
+        folder = Path(name)
         progress("making variants")
         variants: list[Variant] = []
-        for made in make_variants(model, folder, reduced=wanted.snr is not None):
-            (notes if isinstance(made, str) else variants).append(made)  # type: ignore[arg-type]
-        digest = sha256(model)
-        with_files = [(v, (_file(v.whole), _file(v.step))) for v in variants]
-        candidates = [
-            Trial(variant, Plan(digest, engine, count, options, variant.name, *files, chunk))
-            for variant, files in with_files
-            for engine in engines or _working()
-            for options, precision in _OPTIONS.get(engine, (({}, "float32"),))
-            if wanted.snr is not None or precision == "float32"
-            if engine in _HOST or variant.step is None
-            if engine in variant.engines or not variant.engines
-            for count in threads
-            if count == 1 or engine not in _ONE_THREAD
-            for chunk in wanted.chunks
-            if variant.step is None or variant.whole is not None or chunk == 1
-        ]
-        trials = _measured(model, folder, candidates, wanted, rounds, seconds, progress)
+        notes: list[str] = []
+
+        for variant in make_variants(model, folder, reduced=wanted.snr is not None):
+            if isinstance(variant, str):
+                notes.append(variant)
+            else:
+                variants.append(variant)
+
+        search = _Search(model, folder, wanted, progress)
+        candidates = list(search.list_candidates(variants, engines or _working_engines(), threads))
+        trials = search.measure(candidates, rounds, seconds)
         trials.sort(key=lambda trial: trial.cost(wanted.goal))
-        trials = list(_verified(model, folder, vectors, trials, wanted, progress))
-        tuned = Tuned(wanted, tuple(trials), tuple(notes))
-        if not any(trial.passed for trial in trials):
-            reason = trials[0].verdict if trials else "none is possible here."
+        tuned = Tuned(wanted, tuple(search.verify(trials, vectors)), tuple(notes))
+
+        if not any(trial.passed for trial in tuned.trials):
+            reason = tuned.trials[0].verdict if tuned.trials else "none is possible here."
             raise StateportError(f"No plan for {model} passes. The quickest: {reason}")
-        _write(path, tuned)
+
+        _write_plan(path, tuned)
+
     return tuned
 
 
-def _working() -> list[str]:
-    """The engines that work here, but for the one that is made to be read and not to be quick."""
-    names = [name for name in engine_names() if name != "onnx-reference"]
+def _working_engines() -> list[str]:
+    """The engines that work here, except those that are slow by design."""
+    names = [name for name in engine_names() if facts(name).for_speed]
     return [name for name in names if status(name).problem is None]
 
 
-def _file(path: Path | None) -> PlanFile | None:
+@dataclass(frozen=True)
+class _Search:
+    """A search for the fastest plan; `folder` is for the files of variants and plans."""
+
+    model: Path
+    folder: Path
+    wanted: TuningGoal
+    progress: Callable[[str], None]
+
+    def list_candidates(
+        self, variants: Sequence[Variant], engines: Sequence[str], threads: Sequence[int]
+    ) -> Iterator[Trial]:
+        """Every plan that is possible here, not measured yet."""
+        model_digest = sha256(self.model)
+        for variant in variants:
+            whole, step = _plan_file(variant.whole), _plan_file(variant.step)
+            for engine, options, count, chunk in self._ways_to_run(variant, engines, threads):
+                yield Trial(
+                    variant,
+                    Plan(model_digest, engine, count, options, variant.name, whole, step, chunk),
+                )
+
+    def _ways_to_run(
+        self, variant: Variant, engines: Sequence[str], threads: Sequence[int]
+    ) -> Iterator[tuple[str, Mapping[str, object], int, int]]:
+        """The engines, options, numbers of threads and chunk lengths that fit a variant."""
+        chunks = list(self._chunks_of(variant))
+        for engine in engines:
+            engine_facts = facts(engine)
+            if not _can_run(engine, engine_facts, variant):
+                continue
+            counts = [count for count in threads if engine_facts.can_use(count)]
+            for options in self._options_of(engine_facts):
+                yield from product([engine], [options], counts, chunks)
+
+    def _chunks_of(self, variant: Variant) -> Iterator[int]:
+        """The chunk lengths that a variant is tried with."""
+        # A variant that has a file for single steps alone is no faster in longer chunks.
+        single_steps_only = variant.step is not None and variant.whole is None
+        for chunk in self.wanted.chunks:
+            if chunk == 1 or not single_steps_only:
+                yield chunk
+
+    def _options_of(self, engine_facts: EngineFacts) -> Iterator[Mapping[str, object]]:
+        """The options under which an engine is tried; without a budget, only those of float32."""
+        for precision, options in engine_facts.precisions.items():
+            if precision == "float32" or self.wanted.snr is not None:
+                yield options
+
+    def measure(self, candidates: Sequence[Trial], rounds: int, seconds: float) -> list[Trial]:
+        """The candidates with their times, or the reason why they cannot run."""
+        calls: dict[int, Callable[[], object]] = {}
+        failures: dict[int, str] = {}
+        for number, trial in enumerate(candidates):
+            self.progress(f"loading {trial.variant.name} on {trial.plan.engine}")
+            try:
+                calls[number] = self._prepare_call(trial.plan)
+            except EngineError as error:
+                failures[number] = f"cannot run: {error}"
+            except _SameAsFloat32Error as error:
+                failures[number] = str(error)
+
+        times = measure(
+            calls,
+            rounds=rounds,
+            seconds=seconds,
+            progress=lambda share: self.progress(f"measuring {len(calls)} plans: {share:.0%}"),
+        )
+        return [
+            replace(trial, times=times.get(number), verdict=failures.get(number, ""))
+            for number, trial in enumerate(candidates)
+        ]
+
+    def _prepare_call(self, plan: Plan) -> Callable[[], object]:
+        """One call of the load under a plan, made once already."""
+        loaded = self._load(plan)
+        asked = _asked_precision(plan)
+        if asked != "float32" and loaded.precision == "float32":
+            raise _SameAsFloat32Error(f"this processor has no {asked}: the same as float32")
+
+        call = step_call(loaded, Workload(self.wanted.streams, plan.chunk))
+        call()
+        return call
+
+    def verify(self, trials: Sequence[Trial], vectors: Vectors) -> Iterator[Trial]:
+        """The trials with their verdicts; those after the first that passes are not verified."""
+        passed = False
+        for trial in trials:
+            if trial.times is None:
+                yield trial
+                continue
+
+            if passed:
+                yield replace(trial, verdict="slower")
+                continue
+
+            self.progress(f"verifying {trial.variant.name} on {trial.plan.engine}")
+            report = measure_model(
+                self._load(trial.plan),
+                vectors,
+                name=trial.variant.name,
+                wanted=requested_bound(snr=self.wanted.snr),
+            )
+            passed = report.passed
+            yield replace(trial, verdict="pass" if passed else worst(report))
+
+    def _load(self, plan: Plan) -> Model:
+        """The model under a plan, loaded as users load it."""
+        path = self.folder / "plan.json"
+        plan.save(path)
+        return load(self.model, plan=path)
+
+
+class _SameAsFloat32Error(Exception):
+    """A plan asks for a precision that this processor lacks, so that it runs in float32."""
+
+
+def _can_run(engine: str, engine_facts: EngineFacts, variant: Variant) -> bool:
+    """Whether an engine can run a variant at all."""
+    is_for_engine = not variant.engines or engine in variant.engines
+    return is_for_engine and (variant.step is None or engine_facts.step_graphs)
+
+
+def _asked_precision(plan: Plan) -> str:
+    """The precision that the options of a plan ask the engine for."""
+    for precision, options in facts(plan.engine).precisions.items():
+        if options == plan.options:
+            return precision
+    return "float32"
+
+
+def _plan_file(path: Path | None) -> PlanFile | None:
     return None if path is None else PlanFile.of(path)
 
 
-def _measured(
-    model: Path,
-    folder: Path,
-    candidates: Sequence[Trial],
-    wanted: TuningGoal,
-    rounds: int,
-    seconds: float,
-    progress: Callable[[str], None],
-) -> list[Trial]:
-    calls: dict[str, Callable[[], object]] = {}
-    failed: dict[str, str] = {}
-    for number, trial in enumerate(candidates):
-        progress(f"loading {trial.variant.name} on {trial.plan.engine}")
-        try:
-            loaded = _load(model, folder, trial.plan)
-            if (asked := trial.plan.options.get("precision")) and loaded.precision == "float32":
-                failed[str(number)] = f"this processor has no {asked}: the same as float32"
-                continue
-            calls[str(number)] = step_call(loaded, Workload(wanted.streams, trial.plan.chunk))
-            calls[str(number)]()
-        except EngineError as error:
-            calls.pop(str(number), None)
-            failed[str(number)] = f"cannot run: {error}"
-    times = measure(
-        calls,
-        rounds=rounds,
-        seconds=seconds,
-        progress=lambda share: progress(f"measuring {len(calls)} plans: {share:.0%}"),
-    )
-    return [
-        replace(trial, times=times.get(str(number)), verdict=failed.get(str(number), ""))
-        for number, trial in enumerate(candidates)
-    ]
-
-
-def _verified(
-    model: Path,
-    folder: Path,
-    vectors: Vectors,
-    trials: Sequence[Trial],
-    wanted: TuningGoal,
-    progress: Callable[[str], None],
-) -> Iterator[Trial]:
-    found = False
-    for trial in trials:
-        if trial.times is None:
-            yield trial
-            continue
-        if found:
-            yield replace(trial, verdict="slower")
-            continue
-        progress(f"verifying {trial.variant.name} on {trial.plan.engine}")
-        loaded = _load(model, folder, trial.plan)
-        bound = requested_bound(snr=wanted.snr)
-        report = measure_model(loaded, vectors, name=trial.variant.name, wanted=bound)
-        found = report.passed
-        yield replace(trial, verdict="pass" if found else worst(report))
-
-
-def _load(model: Path, folder: Path, plan: Plan) -> Model:
-    """The model under a plan, as users load it."""
-    place = folder / "plan.json"
-    plan.save(place)
-    return load(model, plan=place)
-
-
-def _write(path: Path, tuned: Tuned) -> None:
+def _write_plan(path: Path, tuned: Tuned) -> None:
     """Writes the best plan, and its files beside it."""
     best = tuned.best
+    assert best.times is not None
+    measured = {
+        "streams": tuned.wanted.streams,
+        "time": best.plan.chunk,
+        "goal": tuned.wanted.goal,
+        "snr": tuned.wanted.snr,
+        "seconds": best.times.median,
+        "quartiles": list(best.times.quartiles),
+    }
+
     with written_together(path) as folder:
-        files: dict[str, PlanFile] = {}
-        for kind, file in (("whole", best.variant.whole), ("step", best.variant.step)):
-            if file is not None:
-                target = folder / f"{path.stem}.{kind}.onnx"
-                shutil.copyfile(file, target)
-                files[kind] = PlanFile.of(target)
-        assert best.times is not None
-        low, high = best.times.quartiles
-        measured = {
-            "streams": tuned.wanted.streams,
-            "time": best.plan.chunk,
-            "goal": tuned.wanted.goal,
-            "snr": tuned.wanted.snr,
-            "seconds": best.times.median,
-            "quartiles": [low, high],
-        }
-        replace(best.plan, measured=measured, **files).save(folder / path.name)  # type: ignore[arg-type]
+        whole = _copy_file(best.variant.whole, folder / f"{path.stem}.whole.onnx")
+        step = _copy_file(best.variant.step, folder / f"{path.stem}.step.onnx")
+        plan = replace(best.plan, measured=measured, whole=whole, step=step)
+        plan.save(folder / path.name)
+
+
+def _copy_file(file: Path | None, target: Path) -> PlanFile | None:
+    """Copies a file of a variant beside the plan; None where the model's own file is run."""
+    if file is None:
+        return None
+    shutil.copyfile(file, target)
+    return PlanFile.of(target)

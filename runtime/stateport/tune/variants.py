@@ -1,4 +1,4 @@
-"""What else than the model's own file can be run, as the exporter makes it."""
+"""Variants of a model: files that can run in its place, as the exporter makes them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Final
 
-#: The entry points that make variants: functions (model, folder, *, reduced) -> variants, and of
-#: those that cannot be made the reason why.
+#: The entry points that make variants: functions (model, folder, *, reduced) -> an iterator of
+#: variants, with a reason in place of each that cannot be made.
 GROUP: Final = "stateport.variants"
 
 
@@ -18,11 +18,11 @@ class Variant:
     """Files to run in place of the model's own.
 
     Attributes:
-        name: what it is, in words.
-        precision: in what it computes.
-        whole: the file for everything; None for the model's own.
-        step: the file for calls in which time is 1; None for the same as everything else.
-        engines: the engines that it is for; none named for all of them.
+        name: a description in words.
+        precision: the precision in which it computes.
+        whole: the file for all calls; None for the model's own.
+        step: the file for calls in which time is 1; None for the same as for all other calls.
+        engines: the engines that it is for; empty for all of them.
     """
 
     name: str
@@ -33,14 +33,22 @@ class Variant:
 
 
 def make_variants(model: Path, folder: Path, *, reduced: bool) -> Iterator[Variant | str]:
-    """The model as it is, and what installed packages make of it.
+    """The model as it is, and the variants that installed packages make of it.
 
-    Gives a reason, in words, in place of a variant that cannot be made.
+    Args:
+        model: the model's file.
+        folder: the folder for the files of the variants.
+        reduced: whether variants of reduced precision are made, too.
+
+    Yields:
+        A variant, or in place of a variant that cannot be made the reason, in words.
     """
     yield Variant("as exported")
+
+    makers: list[Callable[..., Iterator[Variant | str]]]
     makers = [entry.load() for entry in entry_points(group=GROUP)]
     if not makers:
         yield "other ways to write a step need the exporter: pip install stateport-exporter"
-    make: Callable[..., Iterator[Variant | str]]
+
     for make in makers:
         yield from make(model, folder, reduced=reduced)

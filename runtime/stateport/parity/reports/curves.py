@@ -15,12 +15,12 @@ from ..matrix import Matrix
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 366, 12, 206
 _VIEW: Final = "0 0 384 246"
 _TICKS: Final = 5
-#: Of so many powers of ten, the largest, is a chart at most.
+#: The most powers of ten in a chart; smaller errors are drawn at its lower edge.
 _DECADES: Final = 12
-#: So many marks are on a line.
+#: The number of marks on a line.
 _MARKS: Final = 5
 _COLOURS: Final = 6
-#: What tells lines apart where colours do not, drawn around (0, 0).
+#: The shapes of marks, which distinguish lines where colours do not: class, x, y.
 _SHAPES: Final = (
     '<circle class="{0}" cx="{1}" cy="{2}" r="3.4"/>',
     '<path class="{0}" d="M{1} {2}m-3.2-3.2h6.4v6.4h-6.4z"/>',
@@ -31,7 +31,7 @@ _SHAPES: Final = (
 
 
 class Line(NamedTuple):
-    """One engine's error along a case; the number is that of the engine."""
+    """One engine's error along a case; `number` is the engine's row in the matrix."""
 
     number: int
     engine: str
@@ -40,14 +40,15 @@ class Line(NamedTuple):
 
     @property
     def by_floor(self) -> bool:
-        """Whether the engine is judged by multiples of the floor, and not by something else."""
+        """Whether the engine is judged by multiples of the floor."""
         return self.bound == str(Floor())
 
 
 class _Plane(NamedTuple):
-    """Where steps and errors lie: powers of ten from `low` to `high`.
+    """The coordinates of steps, from 0 to `last`, and of errors, from 10**low to 10**high.
 
-    Below and above them is room for 0 and for what is infinite, where either occurs.
+    If `zero`, there is one more decade below for errors of 0; if `infinite`, one above for
+    infinite errors.
     """
 
     last: int
@@ -57,53 +58,75 @@ class _Plane(NamedTuple):
     infinite: bool
 
     def x(self, step: float) -> float:
+        """The x coordinate of a step."""
         return _LEFT + (_RIGHT - _LEFT) * step / max(self.last, 1)
 
     def y(self, value: float) -> float:
+        """The y coordinate of an error."""
         bottom, top = self.low - self.zero, self.high + self.infinite
-        power = float(top)
-        if math.isfinite(value):
-            power = max(math.log10(value), self.low) if value > 0 else bottom
+        if not math.isfinite(value):
+            power = float(top)
+        elif value > 0:
+            power = max(math.log10(value), self.low)
+        else:
+            power = bottom
         return _BOTTOM - (_BOTTOM - _TOP) * (power - bottom) / (top - bottom)
 
     def ticks(self) -> Iterator[tuple[float, str]]:
         """The errors that have a line of the grid, and their text."""
         if self.infinite:
             yield math.inf, "inf"
-        for power in range(self.high, self.low - 1, -math.ceil((self.high - self.low) / _TICKS)):
+
+        every = math.ceil((self.high - self.low) / _TICKS)
+        for power in range(self.high, self.low - 1, -every):
             yield 10.0**power, f"1e{power}"
+
         if self.zero:
             yield 0.0, "0"
 
 
 def lines(matrix: Matrix) -> dict[tuple[str, str], list[Line]]:
-    """Every engine's line, by output and the longest case that has a curve of it."""
-    found: dict[str, dict[str, list[Line]]] = {}
+    """Every engine's line, by output and by the longest case with a curve of that output."""
+    longest: dict[tuple[str, str], list[Line]] = {}
+    for output, cases in _lines_of_cases(matrix).items():
+        case = max(cases, key=lambda case: cases[case][0].curve.steps[-1])
+        longest[output, case] = cases[case]
+    return longest
+
+
+def _lines_of_cases(matrix: Matrix) -> dict[str, dict[str, list[Line]]]:
+    """By output and case, the line of every engine that has a curve there."""
+    lines_of: dict[str, dict[str, list[Line]]] = {}
     for number, row in enumerate(matrix.rows):
-        for one in row.report.measurements if row.report else ():
-            if row.report and one.curve and len(one.curve.steps) > 1:
-                line = Line(number, str(row.choice), row.report.bound, one.curve)
-                found.setdefault(one.output, {}).setdefault(one.case, []).append(line)
-    longest = {
-        output: max(cases, key=lambda case: cases[case][0].curve.steps[-1])
-        for output, cases in found.items()
-    }
-    return {(output, case): found[output][case] for output, case in longest.items()}
+        if row.report is None:
+            continue
+
+        for measurement in row.report.measurements:
+            curve = measurement.curve
+            if curve is not None and len(curve.steps) > 1:
+                cases = lines_of.setdefault(measurement.output, {})
+                line = Line(number, str(row.choice), row.report.bound, curve)
+                cases.setdefault(measurement.case, []).append(line)
+    return lines_of
 
 
 def legend(drawn: Iterable[Line]) -> str:
-    """What the lines are, as a list."""
+    """The names of the lines, as the items of a list."""
     engines = {line.number: line for line in drawn}
-    items = [("floor", "the floor: what PyTorch itself loses in float32", "")]
+    items = [_legend_item("floor", "the floor: what PyTorch itself loses in float32")]
     if any(line.by_floor for line in engines.values()):
-        items.append(("bound", f"allowed: {Floor()}", ""))
+        items.append(_legend_item("bound", f"allowed: {Floor()}"))
+
     for number, line in sorted(engines.items()):
-        other = "" if line.by_floor else f" (allowed: {line.bound})"
-        items.append((_colour(number), f"{line.engine}{other}", _mark(number, 16, 7)))
-    return "".join(
+        bound = "" if line.by_floor else f" (allowed: {line.bound})"
+        items.append(_legend_item(_colour(number), f"{line.engine}{bound}", _mark(number, 16, 7)))
+    return "".join(items)
+
+
+def _legend_item(style: str, text: str, mark: str = "") -> str:
+    return (
         f'<li><svg viewBox="0 0 32 14" aria-hidden="true"><path class="line {style}" d="M1 7H31"/>'
-        f"{mark}</svg><span>{escape(printable(said))}</span></li>"
-        for style, said, mark in items
+        f"{mark}</svg><span>{escape(printable(text))}</span></li>"
     )
 
 
@@ -111,28 +134,37 @@ def chart(output: str, case: str, drawn: Sequence[Line]) -> str:
     """The errors of one output along a case."""
     plane = _plane(drawn)
     label = escape(printable(f"Error of {output} along {case}"))
-    parts = [f'<svg viewBox="{_VIEW}" role="img" aria-label="{label}">', *_axes(plane)]
+    parts = [f'<svg viewBox="{_VIEW}" role="img" aria-label="{label}">', *_draw_axes(plane)]
+
     curve, floors = drawn[0].curve, drawn[0].curve.floors
     if any(floors):
         if any(line.by_floor for line in drawn):
             allowed = [FLOOR_FACTOR * floor for floor in floors]
             parts.append(_path("bound", plane, curve.steps, allowed))
         parts.append(_path("floor", plane, curve.steps, floors))
+
     for line in drawn:
         steps, errors = line.curve.steps, line.curve.errors
         parts.append(_path(_colour(line.number), plane, steps, errors))
-        for at in _marked(line.number, len(steps)):
-            parts.append(_mark(line.number, plane.x(steps[at]), plane.y(errors[at])))
+        for point in _marked_points(line.number, len(steps)):
+            parts.append(_mark(line.number, plane.x(steps[point]), plane.y(errors[point])))
+
     return "".join([*parts, "</svg>"])
 
 
 def _plane(drawn: Sequence[Line]) -> _Plane:
-    errors = [error for line in drawn for error in line.curve.errors]
-    floors = [floor for line in drawn for floor in line.curve.floors]
+    """The plane that has room for all errors, floors and bounds."""
+    errors: list[float] = []
+    floors: list[float] = []
+    for line in drawn:
+        errors += line.curve.errors
+        floors += line.curve.floors
+
     values = [*errors, *floors, *(FLOOR_FACTOR * floor for floor in floors)]
-    shown = [value for value in values if 0 < value < math.inf] or [1.0]
-    high = math.ceil(math.log10(max(shown)))
-    low = min(math.floor(math.log10(min(shown))), high - 1)
+
+    positive = [value for value in values if 0 < value < math.inf] or [1.0]
+    high = math.ceil(math.log10(max(positive)))
+    low = min(math.floor(math.log10(min(positive))), high - 1)
     return _Plane(
         last=max(line.curve.steps[-1] for line in drawn),
         low=max(low, high - _DECADES),
@@ -142,16 +174,18 @@ def _plane(drawn: Sequence[Line]) -> _Plane:
     )
 
 
-def _axes(plane: _Plane) -> Iterator[str]:
-    """Grid lines with their numbers, and what is on which axis."""
+def _draw_axes(plane: _Plane) -> Iterator[str]:
+    """Grid lines with their numbers, and the names of the axes."""
     for value, text in plane.ticks():
         y = plane.y(value)
         yield f'<path class="grid" d="M{_LEFT} {y:.1f}H{_RIGHT}"/>'
         yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+
     for step in _round_steps(plane.last):
         x = plane.x(step)
         yield f'<path class="grid" d="M{x:.1f} {_TOP}V{_BOTTOM + 4}"/>'
         yield f'<text x="{x:.1f}" y="{_BOTTOM + 18}" text-anchor="middle">{step}</text>'
+
     middle = (_LEFT + _RIGHT) / 2
     yield f'<text x="{middle}" y="{_BOTTOM + 36}" text-anchor="middle">step</text>'
     turned = f'transform="translate(10 {(_TOP + _BOTTOM) / 2}) rotate(-90)"'
@@ -159,28 +193,30 @@ def _axes(plane: _Plane) -> Iterator[str]:
 
 
 def _round_steps(last: int) -> range:
-    """0 and up to five round numbers above it."""
+    """0 and up to five round numbers above it, the largest at most `last`."""
     size = 10 ** max(len(str(last)) - 1, 0)
-    every = next(e for e in (size // 5, size // 2, size, 2 * size) if e and last <= 5 * e)
+    distances = (size // 5, size // 2, size, 2 * size)
+    every = next(distance for distance in distances if distance and last <= 5 * distance)
     return range(0, last + 1, every)
 
 
 def _path(style: str, plane: _Plane, steps: Iterable[int], values: Iterable[float]) -> str:
     points = zip(steps, values, strict=True)
-    way = "L".join(f"{plane.x(step):.1f} {plane.y(value):.1f}" for step, value in points)
-    return f'<path class="line {style}" d="M{way}"/>'
+    coordinates = "L".join(f"{plane.x(step):.1f} {plane.y(value):.1f}" for step, value in points)
+    return f'<path class="line {style}" d="M{coordinates}"/>'
 
 
 def _mark(number: int, x: float, y: float) -> str:
-    # The shapes are fewer than the colours, so that it is long until both come again.
+    # There are five shapes and six colours, so that a pair of both repeats after thirty lines.
     shape = _SHAPES[number % len(_SHAPES)]
     return shape.format(f"mark {_colour(number)}", f"{x:.1f}", f"{y:.1f}")
 
 
-def _marked(number: int, points: int) -> range:
-    """The points of a line that have a mark: others on each, as lines may lie on one another."""
+def _marked_points(number: int, points: int) -> range:
+    """The points of a line that have a mark: different ones on each line, as lines may overlap."""
     every = max(points // _MARKS, 1)
-    return range(number * every // _COLOURS % every, points, every)
+    first = number * every // _COLOURS % every
+    return range(first, points, every)
 
 
 def _colour(number: int) -> str:

@@ -20,7 +20,7 @@ def render(matrix: Matrix) -> str:
 
 
 def document(matrix: Matrix) -> dict[str, Any]:
-    """The whole report."""
+    """The whole report, in types that JSON has."""
     return {
         "version": VERSION,
         "model": matrix.model,
@@ -34,7 +34,7 @@ def document(matrix: Matrix) -> dict[str, Any]:
 
 
 def _engine(row: EngineVerdict) -> dict[str, Any]:
-    report = row.report
+    """One engine's entry."""
     head = {
         "engine": row.choice.name,
         "label": str(row.choice),
@@ -45,8 +45,11 @@ def _engine(row: EngineVerdict) -> dict[str, Any]:
         "located": None if row.located is None else dict(vars(row.located)),
         "not_located": row.not_located,
     }
+
+    report = row.report
     if report is None:
         return {**head, "measurements": []}
+
     return {
         **head,
         "engine_version": report.engine_version,

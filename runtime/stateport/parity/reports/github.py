@@ -13,27 +13,33 @@ from .wording import reason
 
 
 def commands(matrix: Matrix) -> Iterator[str]:
-    """One line for each engine and each carried stream that went wrong."""
+    """One line for each engine and each carried stream that failed, each remark and growth."""
     for row in matrix.rows:
-        if (why := reason(row)) is not None:
+        why = reason(row)
+        if why is not None:
             harmless = row.status == "not run" and not matrix.required
             level = "notice" if harmless else "error"
             yield _command(level, f"{matrix.model} on {row.choice}", why)
+
     for carried in matrix.carried:
-        if (why := reason(carried)) is not None:
+        why = reason(carried)
+        if why is not None:
             yield _command("error", f"{matrix.model}, {carried.source} to {carried.target}", why)
+
     for line in matrix.remarks:
         yield _command("notice", matrix.model, line)
+
     for line in matrix.grown:
         yield _command("error", f"{matrix.model} against the baseline", line)
 
 
 def _command(level: str, title: str, text: str) -> str:
-    return f"::{level} title={_escaped(title, '%:,')}::{_escaped(text, '%')}"
+    return f"::{level} title={_escape(title, '%:,')}::{_escape(text, '%')}"
 
 
-def _escaped(text: str, signs: str) -> str:
+def _escape(text: str, characters: str) -> str:
+    """The text with each of these characters as its number; `%` has to be the first of them."""
     text = printable(text)
-    for sign in signs:
-        text = text.replace(sign, f"%{ord(sign):02X}")
+    for character in characters:
+        text = text.replace(character, f"%{ord(character):02X}")
     return text

@@ -14,7 +14,7 @@ from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .common import status
 from .wording import place, sentence
 
-# What a test case may hold -> the count of it on the suites above.
+# The element that a test case may hold -> the attribute with its count on the suites above.
 _OUTCOMES: Final = {"failure": "failures", "error": "errors", "skipped": "skipped"}
 
 
@@ -23,39 +23,50 @@ def render(matrix: Matrix) -> str:
     stem = Path(matrix.model).stem
     root = Element("testsuites", name=printable(f"stateport verify {matrix.model}"))
     for row in matrix.rows:
-        _engine(_suite(root, str(row.choice)), matrix, row, f"{stem}.{row.choice}")
+        suite = _add_suite(root, str(row.choice))
+        _add_properties(suite, {**_facts(row), **_remarks(matrix)})
+        _fill_engine_suite(suite, matrix, row, f"{stem}.{row.choice}")
+
     if matrix.carried:
-        suite = _suite(root, "carried")
+        suite = _add_suite(root, "carried")
         for carried in matrix.carried:
-            _carried(suite, carried, f"{stem}.carried")
+            _add_carried_stream(suite, carried, f"{stem}.carried")
+
     if matrix.grown:
-        suite = _suite(root, "baseline")
+        suite = _add_suite(root, "baseline")
         for number, line in enumerate(matrix.grown, 1):
-            _outcome(_case(suite, f"{stem}.baseline", f"growth {number}"), "failure", line)
+            case = _add_case(suite, f"{stem}.baseline", f"growth {number}")
+            _add_outcome(case, "failure", line)
+
     for element in (*root, root):
-        _count(element)
+        _count_outcomes(element)
+
     ElementTree.indent(root, " ")
     text = ElementTree.tostring(root, encoding="unicode")
     return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
 
 
-def _engine(suite: Element, matrix: Matrix, row: EngineVerdict, classname: str) -> None:
-    _properties(suite, {**_facts(row), **_remarks(matrix)})
-    if row.report is not None:
-        for one in row.report.measurements:
-            case = _case(suite, classname, f"{one.case}: {one.output}")
-            _judged(case, one, row.report.bound, place(row))
+def _fill_engine_suite(suite: Element, matrix: Matrix, row: EngineVerdict, classname: str) -> None:
+    report = row.report
+    if report is None:
+        kind = "skipped" if status(matrix, row) == "not run" else "error"
+        _add_outcome(_add_case(suite, classname, "all cases"), kind, row.problem or "")
         return
-    kind = "skipped" if status(matrix, row) == "not run" else "error"
-    _outcome(_case(suite, classname, "all cases"), kind, row.problem or "")
+
+    for measurement in report.measurements:
+        case = _add_case(suite, classname, f"{measurement.case}: {measurement.output}")
+        _add_verdict(case, measurement, report.bound, place(row))
 
 
-def _carried(suite: Element, carried: CarriedStream, classname: str) -> None:
-    way = f"{carried.source} to {carried.target}"
-    for one in carried.measurements:
-        _judged(_case(suite, classname, f"{way}, {one.case}: {one.output}"), one, "more")
+def _add_carried_stream(suite: Element, carried: CarriedStream, classname: str) -> None:
+    engines = f"{carried.source} to {carried.target}"
+    for measurement in carried.measurements:
+        name = f"{engines}, {measurement.case}: {measurement.output}"
+        _add_verdict(_add_case(suite, classname, name), measurement, "more")
+
     if carried.status == "error":
-        _outcome(_case(suite, classname, way), "error", carried.problem or "Nothing was measured.")
+        problem = carried.problem or "Nothing was measured."
+        _add_outcome(_add_case(suite, classname, engines), "error", problem)
 
 
 def _remarks(matrix: Matrix) -> dict[str, str]:
@@ -67,47 +78,59 @@ def _facts(row: EngineVerdict) -> dict[str, str]:
     facts = {"engine": str(row.choice)}
     if row.choice.python is not None:
         facts["interpreter"] = row.choice.python
+
     report = row.report
     if report is None:
         return facts
+
     for name in ("engine_version", "precision", "truth", "bound", "steps"):
         facts[name] = str(getattr(report, name))
-    for prefix, values in (("environment", report.environment), ("made_with", report.made_with)):
-        facts.update({f"{prefix}.{name}": value for name, value in values.items()})
+
+    for name, value in report.environment.items():
+        facts[f"environment.{name}"] = value
+
+    for name, value in report.made_with.items():
+        facts[f"made_with.{name}"] = value
     return facts
 
 
-def _judged(case: Element, one: Measurement, bound: str, first: str | None = None) -> None:
-    if one.problem is not None:
-        _outcome(case, "error", sentence(one, bound), first)
-    elif not one.passed:
-        _outcome(case, "failure", sentence(one, bound), first)
+def _add_verdict(
+    case: Element, measurement: Measurement, bound: str, first_fault: str | None = None
+) -> None:
+    """Adds why a measurement did not pass; nothing if it passed."""
+    if measurement.problem is not None:
+        _add_outcome(case, "error", sentence(measurement, bound), first_fault)
+    elif not measurement.passed:
+        _add_outcome(case, "failure", sentence(measurement, bound), first_fault)
 
 
-def _suite(root: Element, name: str) -> Element:
+def _add_suite(root: Element, name: str) -> Element:
     return SubElement(root, "testsuite", name=printable(name))
 
 
-def _properties(suite: Element, facts: Mapping[str, str]) -> None:
+def _add_properties(suite: Element, facts: Mapping[str, str]) -> None:
     properties = SubElement(suite, "properties")
     for name, value in facts.items():
         SubElement(properties, "property", name=printable(name), value=printable(value))
 
 
-def _case(suite: Element, classname: str, name: str) -> Element:
+def _add_case(suite: Element, classname: str, name: str) -> Element:
     names = {"classname": printable(classname), "name": printable(name)}
     return SubElement(suite, "testcase", names)
 
 
-def _outcome(case: Element, kind: str, message: str, more: str | None = None) -> None:
+def _add_outcome(case: Element, kind: str, message: str, more: str | None = None) -> None:
     # Jenkins shows the message in its list, and the text on a case's own page.
     outcome = SubElement(case, kind, message=printable(message), type=kind)
-    outcome.text = "\n".join(printable(text) for text in (message, more) if text is not None)
+    lines = [message] if more is None else [message, more]
+    outcome.text = "\n".join(map(printable, lines))
 
 
-def _count(suite: Element) -> None:
+def _count_outcomes(suite: Element) -> None:
+    """Sets the counts of test cases and outcomes on a suite, or on the root."""
     cases = list(suite.iter("testcase"))
-    kinds = [outcome.tag for case in cases for outcome in case]
+    outcomes = [outcome.tag for case in cases for outcome in case]
+
     suite.set("tests", str(len(cases)))
     for kind, name in _OUTCOMES.items():
-        suite.set(name, str(sum(found == kind for found in kinds)))
+        suite.set(name, str(outcomes.count(kind)))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ...printable import printable
+from ..engine_report import Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .common import environments, explained, failed, not_run, notes, pairs, status
 from .wording import kinds, score, verdict, worst_by_kind, worst_of
@@ -17,9 +18,9 @@ _VERDICTS: Final = {
     "error": "**ERROR**",
     "required": "**not run**",
 }
-# HTML; what makes a link of an address, or a person of a name; and at the beginning, what makes a
-# heading, a list or a line of a text.
-_MEANT: Final = re.compile(r"[&<>@]|(?<=:)/(?=/)|(?<=www)\.|^[#+=-]|^\d+[.)]")
+# Characters with a meaning: those of HTML; those that turn an address into a link, or a name into
+# a mention; and at the beginning, those of a heading, a list or a rule.
+_MEANINGFUL: Final = re.compile(r"[&<>@]|(?<=:)/(?=/)|(?<=www)\.|^[#+=-]|^\d+[.)]")
 
 
 def render(matrix: Matrix) -> str:
@@ -32,10 +33,12 @@ def render(matrix: Matrix) -> str:
     ]
     if matrix.carried:
         parts += ["### Streams carried from one engine to another", _carried(matrix)]
+
     parts += _section("What failed", failed(matrix))
     parts += _section("Not run", not_run(matrix))
     parts += _section("Notes", notes(matrix))
     parts += _environment(matrix)
+
     return "\n\n".join(parts) + "\n"
 
 
@@ -47,14 +50,23 @@ def _matrix(matrix: Matrix) -> str:
 
 
 def _engine(matrix: Matrix, row: EngineVerdict, headings: Sequence[str]) -> list[str]:
-    said = _VERDICTS.get(status(matrix, row), row.status)
+    engine = _text(str(row.choice))
+    shown_verdict = _VERDICTS.get(status(matrix, row), row.status)
     report = row.report
     if report is None:
-        return [_text(str(row.choice)), "", *("" for _ in headings), "", said]
+        return [engine, "", *[""] * len(headings), "", shown_verdict]
+
     worst = worst_by_kind(report.measurements)
-    scores = [_bold(score(worst[h]), worst[h].passed) if h in worst else "" for h in headings]
-    engine, version, bound = map(_text, (str(row.choice), report.engine_version, report.bound))
-    return [engine, version, *scores, bound, said]
+    scores = [_score(worst.get(heading)) for heading in headings]
+    return [engine, _text(report.engine_version), *scores, _text(report.bound), shown_verdict]
+
+
+def _score(measurement: Measurement | None) -> str:
+    """The score, bold if it did not pass."""
+    if measurement is None:
+        return ""
+    text = score(measurement)
+    return text if measurement.passed else f"**{text}**"
 
 
 def _carried(matrix: Matrix) -> str:
@@ -67,19 +79,24 @@ def _carried(matrix: Matrix) -> str:
 def _pair(carried: CarriedStream | None) -> str:
     if carried is None:
         return ""
-    said = _VERDICTS[carried.status]
-    return f"{said} {score(worst_of(carried.measurements))}" if carried.measurements else said
+
+    shown_verdict = _VERDICTS[carried.status]
+    if not carried.measurements:
+        return shown_verdict
+    return f"{shown_verdict} {score(worst_of(carried.measurements))}"
 
 
 def _section(title: str, parts: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
     if not parts:
         return []
+
     lines = []
     for name, reasons in parts:
         if len(reasons) == 1:
             lines.append(f"- {_text(name)}: {_text(reasons[0])}")
         else:
-            lines += [f"- {_text(name)}:", *(f"  - {_text(line)}" for line in reasons)]
+            lines.append(f"- {_text(name)}:")
+            lines += [f"  - {_text(line)}" for line in reasons]
     return [f"### {title}", "\n".join(lines)]
 
 
@@ -87,10 +104,13 @@ def _environment(matrix: Matrix) -> list[str]:
     groups = environments(matrix)
     if not groups:
         return []
+
     lines = []
     for engines, facts in groups:
         lines.append(["measured on", _text(", ".join(engines))])
-        lines += [[_text(name), _text(value)] for name, value in facts.items()]
+        for name, value in facts.items():
+            lines.append([_text(name), _text(value)])
+
     table = _table(["environment", ""], ["---", "---"], lines)
     return ["<details><summary>Environment</summary>", table, "</details>"]
 
@@ -99,17 +119,13 @@ def _table(titles: Iterable[str], marks: Iterable[str], lines: Iterable[Iterable
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, marks, *lines))
 
 
-def _bold(text: str, passed: bool) -> str:
-    return text if passed else f"**{text}**"
-
-
 def _text(text: str) -> str:
-    """The text as it is, on one line: nothing in it is Markdown, HTML or the end of a cell."""
+    """The text on one line, escaped: nothing in it is Markdown, HTML or the end of a cell."""
     line = " ".join(printable(text).split())
-    escaped = _MEANT.sub(_entity, line)
+    escaped = _MEANINGFUL.sub(_escape_last, line)
     return re.sub(r"[\\`*_\[\]|~$]", r"\\\g<0>", escaped)
 
 
-def _entity(match: re.Match[str]) -> str:
-    """The last sign of a match by its number."""
+def _escape_last(match: re.Match[str]) -> str:
+    """The match with its last character as an HTML entity."""
     return f"{match[0][:-1]}&#{ord(match[0][-1])};"

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else: no script, no other file, no network."""
+"""The report as one HTML page that needs no script, no other file and no network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...printable import printable
 from ..engine_report import EngineReport, Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .common import environments, explained, failed, not_run, notes, pairs, status
-from .curves import chart, legend, lines
+from .curves import Line, chart, legend, lines
 from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
 
 _STYLE: Final = Path(__file__).with_name("page.css")
@@ -32,8 +32,9 @@ _SIGNS: Final = {
 def render(matrix: Matrix) -> str:
     """The whole page."""
     name = _text(Path(matrix.model).name)
-    said, style = ("PASS", "good") if matrix.passed else ("FAIL", "bad")
+    word, style = ("PASS", "good") if matrix.passed else ("FAIL", "bad")
     sections = "\n".join(_sections(matrix))
+
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -41,7 +42,7 @@ def render(matrix: Matrix) -> str:
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{said}: {name}</title>
+<title>{word}: {name}</title>
 <style>
 {_STYLE.read_text(encoding="utf-8")}</style>
 </head>
@@ -66,7 +67,9 @@ def _sections(matrix: Matrix) -> Iterable[str]:
     yield _listed("Notes", notes(matrix))
     if matrix.carried:
         yield _section("Streams carried from one engine to another", _carried(matrix))
+
     yield _curves(matrix)
+
     details = [_engine(row.report, str(row.choice)) for row in matrix.rows if row.report]
     if details:
         yield _section("Every case", "".join(details))
@@ -84,20 +87,23 @@ def _matrix(matrix: Matrix) -> str:
 
 
 def _row(matrix: Matrix, row: EngineVerdict, headings: Sequence[str]) -> str:
-    report = row.report
-    version = f"<small>{_text(report.engine_version)}</small>" if report else ""
-    worst = worst_by_kind(report.measurements) if report else {}
-    cells = [_scored(worst.get(heading)) for heading in headings]
-    allowed = f"<td>{_text(report.bound if report else '')}</td>"
+    version = bound = ""
+    worst: dict[str, Measurement] = {}
+    if row.report is not None:
+        version = f"<small>{_text(row.report.engine_version)}</small>"
+        worst = worst_by_kind(row.report.measurements)
+        bound = _text(row.report.bound)
+
     head = f'<th scope="row">{_name(str(row.choice))}{version}</th>'
-    return f"<tr>{head}{_verdict(status(matrix, row))}{''.join(cells)}{allowed}</tr>"
+    scores = "".join(_score_cell(worst.get(heading)) for heading in headings)
+    return f"<tr>{head}{_verdict(status(matrix, row))}{scores}<td>{bound}</td></tr>"
 
 
-def _scored(one: Measurement | None) -> str:
-    if one is None:
+def _score_cell(measurement: Measurement | None) -> str:
+    if measurement is None:
         return "<td></td>"
-    style, sign, word = _SIGNS["passed" if one.passed else "failed"]
-    return f'<td class="number {style}">{_sign(sign, word)} {_text(score(one))}</td>'
+    style, sign, word = _SIGNS["passed" if measurement.passed else "failed"]
+    return f'<td class="number {style}">{_sign(sign, word)} {_text(score(measurement))}</td>'
 
 
 def _verdict(status: str) -> str:
@@ -112,55 +118,59 @@ def _sign(sign: str, word: str) -> str:
 def _listed(title: str, parts: Sequence[tuple[str, Sequence[str]]]) -> str:
     if not parts:
         return ""
-    items = []
+
+    entries = []
     for name, reasons in parts:
-        said = "".join(f"<li>{_sentence(reason)}</li>" for reason in reasons)
-        items.append(f"<dt>{_text(name)}</dt><dd><ul>{said}</ul></dd>")
-    return _section(title, f'<dl class="reasons">{"".join(items)}</dl>')
+        items = "".join(f"<li>{_sentence(reason)}</li>" for reason in reasons)
+        entries.append(f"<dt>{_text(name)}</dt><dd><ul>{items}</ul></dd>")
+    return _section(title, f'<dl class="reasons">{"".join(entries)}</dl>')
 
 
 def _carried(matrix: Matrix) -> str:
-    targets, begun = pairs(matrix)
-    body = [
-        f'<tr><th scope="row">{_name(source)}</th>{"".join(map(_pair, streams))}</tr>'
-        for source, streams in begun
-    ]
+    targets, rows = pairs(matrix)
+    body = []
+    for source, streams in rows:
+        cells = "".join(map(_carried_cell, streams))
+        body.append(f'<tr><th scope="row">{_name(source)}</th>{cells}</tr>')
+
     headings = [f"to {target}" for target in targets]
     return _table("Carried streams", ["from", *headings], body, headings)
 
 
-def _pair(carried: CarriedStream | None) -> str:
+def _carried_cell(carried: CarriedStream | None) -> str:
     if carried is None:
         return "<td></td>"
     if carried.status == "error":
         return _verdict("error")
-    one = worst_of(carried.measurements)
-    return _scored(one)
+    return _score_cell(worst_of(carried.measurements))
 
 
 def _curves(matrix: Matrix) -> str:
-    drawn = lines(matrix)
-    if not drawn:
+    charts = lines(matrix)
+    if not charts:
         return ""
-    charts = "".join(
-        f"<figure><figcaption><b>{_text(output)}</b>, {_text(case)}</figcaption>"
-        f"{chart(output, case, part)}</figure>"
-        for (output, case), part in drawn.items()
-    )
-    names = legend(line for part in drawn.values() for line in part)
-    body = f'<ul class="legend">{names}</ul><div class="charts">{charts}</div>'
+
+    figures = []
+    drawn: list[Line] = []
+    for (output, case), lines_of_chart in charts.items():
+        drawn += lines_of_chart
+        caption = f"<figcaption><b>{_text(output)}</b>, {_text(case)}</figcaption>"
+        figures.append(f"<figure>{caption}{chart(output, case, lines_of_chart)}</figure>")
+
+    body = f'<ul class="legend">{legend(drawn)}</ul><div class="charts">{"".join(figures)}</div>'
     return _section("The error along the longest case", body)
 
 
 def _engine(report: EngineReport, label: str) -> str:
-    passed = sum(one.passed for one in report.measurements)
+    passed = sum(measurement.passed for measurement in report.measurements)
     style, sign, word = _SIGNS["passed" if report.passed else "failed"]
     count = f"{_sign(sign, word)} {passed} of {len(report.measurements)} pass"
     facts = (
         f"{report.engine_version}, {report.precision}; truth in {report.truth}, up to "
         f"{report.steps} chained steps; allowed: {report.bound}"
     )
-    body = [_measured(one) for one in report.measurements]
+
+    body = [_measurement_row(measurement) for measurement in report.measurements]
     table = _table(f"Cases on {label}", ["case", "output", *_NUMBERS, "verdict"], body, _NUMBERS)
     return (
         f'<details><summary>{_name(label)} <span class="{style}">{count}</span></summary>'
@@ -168,22 +178,24 @@ def _engine(report: EngineReport, label: str) -> str:
     )
 
 
-def _measured(one: Measurement) -> str:
-    head = f'<th scope="row">{_text(one.case)}</th><td>{_text(one.output)}</td>'
-    said = _verdict("passed" if one.passed else "failed")
-    if one.problem is not None:
-        problem = f'<td colspan="{len(_NUMBERS)}" class="problem">{_text(one.problem)}</td>'
-        return f"<tr>{head}{problem}{said}</tr>"
+def _measurement_row(measurement: Measurement) -> str:
+    head = f'<th scope="row">{_text(measurement.case)}</th><td>{_text(measurement.output)}</td>'
+    verdict_cell = _verdict("passed" if measurement.passed else "failed")
+    if measurement.problem is not None:
+        problem = _text(measurement.problem)
+        problem_cell = f'<td colspan="{len(_NUMBERS)}" class="problem">{problem}</td>'
+        return f"<tr>{head}{problem_cell}{verdict_cell}</tr>"
+
     cells = [
-        number(one.error),
-        number(one.floor),
-        multiple(one.multiple),
-        decibels(one.snr).removesuffix(" dB"),
-        _share(one.share),
-        "" if one.step is None else str(one.step),
+        number(measurement.error),
+        number(measurement.floor),
+        multiple(measurement.multiple),
+        decibels(measurement.snr).removesuffix(" dB"),
+        _share(measurement.share),
+        "" if measurement.step is None else str(measurement.step),
     ]
     numbers = "".join(f'<td class="number">{cell}</td>' for cell in cells)
-    return f"<tr>{head}{numbers}{said}</tr>"
+    return f"<tr>{head}{numbers}{verdict_cell}</tr>"
 
 
 def _share(share: float | None) -> str:
@@ -194,19 +206,27 @@ def _share(share: float | None) -> str:
 
 def _environment(matrix: Matrix) -> str:
     groups = []
-    for engines, facts in environments(matrix):
-        named = {"measured on": ", ".join(engines), **facts}
-        rows = (f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in named.items())
+    for engines, environment in environments(matrix):
+        facts = {"measured on": ", ".join(engines), **environment}
+        rows = (f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items())
         groups.append(f'<dl class="facts">{"".join(rows)}</dl>')
     return "".join(groups)
 
 
 def _table(label: str, headings: Iterable[str], rows: Iterable[str], numbers: Sequence[str]) -> str:
-    """A table that scrolls within itself, also with the keyboard; `numbers` stand on the right."""
-    head = "".join(
-        f'<th scope="col"{_RIGHT if heading in numbers else ""}>{_name(heading)}</th>'
-        for heading in headings
-    )
+    """A table that scrolls within itself, also with the keyboard.
+
+    Args:
+        label: what a screen reader calls it.
+        headings: the headings of its columns.
+        rows: its rows in HTML.
+        numbers: the headings of the columns that are aligned to the right.
+    """
+    head = ""
+    for heading in headings:
+        right = _RIGHT if heading in numbers else ""
+        head += f'<th scope="col"{right}>{_name(heading)}</th>'
+
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{_text(label)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -218,10 +238,10 @@ def _text(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """A name that may be broken where its parts end, as `openvino:precision=bfloat16`."""
+    """A name that may break between its parts, such as `openvino:precision=bfloat16`."""
     return re.sub(r"(?<=\w)[:=,/](?=\w)", r"\g<0><wbr>", _text(text))
 
 
 def _sentence(text: str) -> str:
-    """A sentence whose numbers stay whole: `1.3e-07` has a hyphen, and lines end at hyphens."""
+    """A sentence whose numbers do not break: browsers break lines at the hyphen of `1.3e-07`."""
     return re.sub(r"\d\.\de[-+]\d+", r'<span class="whole">\g<0></span>', _text(text))

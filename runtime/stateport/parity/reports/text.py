@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +16,7 @@ from .common import pairs
 from .wording import cell, decibels, kinds, multiple, number, place, precision_note, reason, verdict
 
 _PROBLEMS_SHOWN: Final = 3
-# Only what has a colour is a `Text`; all else is a `str`, which is shown as it is.
+# Only what has a colour is a `Text`; a `str` is shown as it is.
 _VERDICTS: Final = {
     "passed": Text("pass", "green"),
     "failed": Text("FAIL", "bold red"),
@@ -26,61 +26,82 @@ _VERDICTS: Final = {
 
 
 def table(report: EngineReport) -> Table:
-    """One row per case, its worst output; of a case that fails, every output that does."""
+    """One row per case, with its worst output; of a case that fails, each output that fails."""
+    reduced = any(m.snr is not None for m in report.measurements)
     grid = _titled(f"{report.model} on {report.engine} ({report.engine_version})")
     grid.add_column("case", overflow="fold")
     grid.add_column("output", overflow="fold")
-    reduced = any(m.snr is not None for m in report.measurements)
+
     for heading in ("error", "floor", "SNR" if reduced else "x floor", "step"):
         grid.add_column(heading, justify="right")
+
     grid.add_column("verdict")
-    for shown in _worst(report.measurements):
-        said = _VERDICTS["passed" if shown.passed else "failed"]
-        numbers = [
-            number(shown.error),
-            number(shown.floor),
-            decibels(shown.snr) if reduced else multiple(shown.multiple),
-        ]
-        step = "" if shown.step is None else str(shown.step)
-        grid.add_row(shown.case, shown.output, *numbers, step, said)
+
+    for worst in _worst_of_cases(report.measurements):
+        grid.add_row(
+            worst.case,
+            worst.output,
+            number(worst.error),
+            number(worst.floor),
+            decibels(worst.snr) if reduced else multiple(worst.multiple),
+            "" if worst.step is None else str(worst.step),
+            _VERDICTS["passed" if worst.passed else "failed"],
+        )
+
     return grid
 
 
 def grid(matrix: Matrix) -> Table:
     """Engines down, kinds of cases across, the worst error in multiples of the floor."""
-    shown = _titled(matrix.model)
-    shown.add_column("engine", overflow="fold")
-    shown.add_column("version", overflow="fold")
     headings = kinds(matrix)
+    grid = _titled(matrix.model)
+    grid.add_column("engine", overflow="fold")
+    grid.add_column("version", overflow="fold")
+
     for heading in headings:
-        shown.add_column(heading, justify="right", overflow="fold")
-    shown.add_column("verdict")
+        grid.add_column(heading, justify="right", overflow="fold")
+
+    grid.add_column("verdict")
+
     for row in matrix.rows:
         cells = [cell(row, heading) for heading in headings]
         version = row.report.engine_version if row.report else ""
-        shown.add_row(str(row.choice), version, *cells, _VERDICTS[row.status])
-    return shown
+        grid.add_row(str(row.choice), version, *cells, _VERDICTS[row.status])
+    return grid
 
 
 def carried_grid(matrix: Matrix) -> Table:
-    """The engine that a stream began on down, the one that it went on with across."""
-    shown = _titled("Streams carried from one engine to another")
+    """The engine that a stream began on down, the engine that continued it across."""
     targets, rows = pairs(matrix)
-    shown.add_column("from", overflow="fold")
+    grid = _titled("Streams carried from one engine to another")
+    grid.add_column("from", overflow="fold")
+
     for target in targets:
-        shown.add_column(f"to {target}", overflow="fold")
-    for source, row in rows:
-        shown.add_row(source, *("" if c is None else _VERDICTS[c.status] for c in row))
-    return shown
+        grid.add_column(f"to {target}", overflow="fold")
+
+    for source, streams in rows:
+        cells = ["" if stream is None else _VERDICTS[stream.status] for stream in streams]
+        grid.add_row(source, *cells)
+    return grid
 
 
 def reasons(matrix: Matrix) -> list[str]:
-    """What went wrong, engine by engine and stream by stream, and the verdict as the last line."""
-    lines = [f"{row.choice}: {why}" for row in matrix.rows if (why := reason(row))]
-    lines += [f"{row.choice}: {where}" for row in matrix.rows if (where := place(row))]
-    lines += [f"{row.choice}: {note}" for row in matrix.rows if (note := precision_note(row))]
-    lines += [f"{c.source} to {c.target}: {why}" for c in matrix.carried if (why := reason(c))]
+    """What went wrong, by engine and by carried stream, and the verdict as the last line."""
+    rows = matrix.rows
+    lines = [
+        *_prefixed((str(row.choice), reason(row)) for row in rows),
+        *_prefixed((str(row.choice), place(row)) for row in rows),
+        *_prefixed((str(row.choice), precision_note(row)) for row in rows),
+        *_prefixed((f"{c.source} to {c.target}", reason(c)) for c in matrix.carried),
+    ]
     return [*lines, *matrix.remarks, *matrix.grown, verdict(matrix)]
+
+
+def _prefixed(lines: Iterable[tuple[str, str | None]]) -> Iterator[str]:
+    """The lines that are not empty, with their prefixes."""
+    for prefix, line in lines:
+        if line:
+            yield f"{prefix}: {line}"
 
 
 def _titled(title: str) -> Table:
@@ -89,35 +110,55 @@ def _titled(title: str) -> Table:
 
 def summary(report: EngineReport) -> list[str]:
     """The verdict in one line, below lines on what could not be compared at all."""
-    failed = len({m.case for m in report.measurements if not m.passed})
-    cases = len({m.case for m in report.measurements})
-    said = f"PASS: {cases} cases" if report.passed else f"FAIL: {failed} of {cases} cases"
-    said += f" on {report.engine}, up to {report.steps} chained steps"
+    cases = {m.case for m in report.measurements}
+    failed = {m.case for m in report.measurements if not m.passed}
+    if report.passed:
+        text = f"PASS: {len(cases)} cases"
+    else:
+        text = f"FAIL: {len(failed)} of {len(cases)} cases"
+
+    text += f" on {report.engine}, up to {report.steps} chained steps{_worst_error(report)}."
+    return [*_problems(report), text]
+
+
+def _worst_error(report: EngineReport) -> str:
+    """The worst error and the bound, for the end of a sentence; empty if nothing was compared."""
     ratios = [m.snr for m in report.measurements if m.snr is not None]
     if ratios:
-        said += f"; the truth is {decibels(min(ratios))} above the error or more, "
-        said += f"{report.bound} was wanted ({report.precision}, {report.truth} truth)"
-        return [*_problems(report), f"{said}."]
+        return (
+            f"; the truth is {decibels(min(ratios))} above the error or more, "
+            f"{report.bound} was wanted ({report.precision}, {report.truth} truth)"
+        )
+
     shares = [m.share for m in report.measurements if m.share is not None]
-    if shares:
-        worst = max(shares)
-        much = f"{worst:.0%} of" if worst < 10 else f"{worst:.1e} times"
-        said += f"; the worst error is {much} what is allowed ({report.bound}, "
-        said += f"{report.truth} truth)"
-    return [*_problems(report), f"{said}."]
+    if not shares:
+        return ""
+
+    worst = max(shares)
+    amount = f"{worst:.0%} of" if worst < 10 else f"{worst:.1e} times"
+    return f"; the worst error is {amount} what is allowed ({report.bound}, {report.truth} truth)"
 
 
 def _problems(report: EngineReport) -> list[str]:
-    """What kept outputs from being compared; of many, the first few."""
-    found = [f"{m.case}, {m.output}: {m.problem}" for m in report.measurements if m.problem]
-    rest = len(found) - _PROBLEMS_SHOWN
-    return found[:_PROBLEMS_SHOWN] + [f"... and {rest} more like these."] * (rest > 0)
+    """Why outputs could not be compared; of many problems, the first few."""
+    problems = [f"{m.case}, {m.output}: {m.problem}" for m in report.measurements if m.problem]
+    rest = len(problems) - _PROBLEMS_SHOWN
+    if rest > 0:
+        return [*problems[:_PROBLEMS_SHOWN], f"... and {rest} more like these."]
+    return problems
 
 
-def _worst(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
-    for case in dict.fromkeys(m.case for m in measurements):
-        of_case = [m for m in measurements if m.case == case]
+def _worst_of_cases(measurements: Sequence[Measurement]) -> Iterator[Measurement]:
+    """Of each case, the measurements that failed, or else the worst."""
+    cases: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        cases.setdefault(measurement.case, []).append(measurement)
+
+    for of_case in cases.values():
         failed = [m for m in of_case if not m.passed]
-        if of_case and all(m.problem for m in of_case):
-            failed = [replace(failed[0], output="all")]
-        yield from failed or [max(of_case, key=lambda m: m.share or 0.0)]
+        if all(m.problem for m in of_case):
+            yield replace(failed[0], output="all")
+        elif failed:
+            yield from failed
+        else:
+            yield max(of_case, key=lambda m: m.share or 0.0)

@@ -1,7 +1,8 @@
-"""What all reports say alike: numbers, kinds of cases, and how far an output is off."""
+"""The wording that all reports share: numbers, kinds of cases, and sentences on errors."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -10,18 +11,20 @@ from ..matrix import CarriedStream, EngineVerdict, Matrix
 
 
 def number(value: float | None) -> str:
-    """`1.3e-07`."""
+    """`1.3e-07`; empty for None."""
     return "" if value is None else f"{value:.1e}"
 
 
 def decibels(value: float | None) -> str:
-    """`51.0 dB`."""
+    """`51.0 dB`; empty for None."""
     return "" if value is None else f"{value:.1f} dB"
 
 
 def multiple(value: float | None) -> str:
-    """`0.9`, of the floor."""
-    return "" if value is None else f"{value:.1f}" if value < 1000 else f"{value:.0e}"
+    """`0.9`, as a multiple of the floor; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.1f}" if value < 1000 else f"{value:.0e}"
 
 
 def kind(case: str) -> str:
@@ -36,56 +39,66 @@ def kinds(matrix: Matrix) -> list[str]:
 
 
 def worst_of(measurements: Iterable[Measurement]) -> Measurement:
-    """The one that could not be measured, or else has the largest share of what is allowed."""
+    """The measurement that failed to be made, or else has the largest share of its bound."""
     return max(measurements, key=_badness)
 
 
 def cell(row: EngineVerdict, heading: str) -> str:
-    """The worst error of an engine in cases of a kind: multiples of the floor, or decibels."""
-    one = worst_by_kind(row.report.measurements if row.report else ()).get(heading)
-    return "" if one is None else score(one)
+    """The worst error of an engine in cases of a kind: a multiple of the floor, or decibels."""
+    measurements = row.report.measurements if row.report else ()
+    worst = worst_by_kind(measurements).get(heading)
+    return "" if worst is None else score(worst)
 
 
 def worst_by_kind(measurements: Iterable[Measurement]) -> dict[str, Measurement]:
     """The worst measurement among the cases of each kind."""
     groups: dict[str, list[Measurement]] = {}
-    for one in measurements:
-        groups.setdefault(kind(one.case), []).append(one)
+    for measurement in measurements:
+        groups.setdefault(kind(measurement.case), []).append(measurement)
     return {heading: worst_of(group) for heading, group in groups.items()}
 
 
-def score(one: Measurement) -> str:
-    """How far an output is off, in a few signs."""
-    if one.problem is not None:
+def score(measurement: Measurement) -> str:
+    """The error of an output in a few characters."""
+    if measurement.problem is not None:
         return "problem"
-    if one.snr is not None:
-        return decibels(one.snr)
-    return multiple(one.multiple) if one.multiple is not None else number(one.error)
+    if measurement.snr is not None:
+        return decibels(measurement.snr)
+    if measurement.multiple is not None:
+        return multiple(measurement.multiple)
+    return number(measurement.error)
 
 
-def sentence(one: Measurement, bound: str) -> str:
-    """Which output is off, at which step, and how far."""
-    if one.problem is not None:
-        return f"{one.case}, {one.output}: {one.problem.rstrip('.')}."
-    if one.snr is not None:
+def sentence(measurement: Measurement, bound: str) -> str:
+    """A sentence on which output is off, at which step, and how far."""
+    case, output, step = measurement.case, measurement.output, measurement.step
+    if measurement.problem is not None:
+        return f"{case}, {output}: {measurement.problem.rstrip('.')}."
+
+    if measurement.snr is not None:
         return (
-            f"{one.case}: the truth of {one.output} is {decibels(one.snr)} above the error at "
-            f"step {one.step}, {bound} was wanted."
+            f"{case}: the truth of {output} is {decibels(measurement.snr)} above the error at "
+            f"step {step}, {bound} was wanted."
         )
-    first = "" if one.first_off in (None, one.step) else f" (off since step {one.first_off})"
-    floor = "" if one.floor is None else f", where PyTorch itself loses {number(one.floor)}"
-    return f"{one.case}: {one.output} is {number(one.error)} off at step {one.step}{first}{floor}."
+
+    first = floor = ""
+    if measurement.first_off not in (None, step):
+        first = f" (off since step {measurement.first_off})"
+    if measurement.floor is not None:
+        floor = f", where PyTorch itself loses {number(measurement.floor)}"
+    return f"{case}: {output} is {number(measurement.error)} off at step {step}{first}{floor}."
 
 
 def worst(report: EngineReport) -> str:
-    """The worst of a failed report in one sentence."""
+    """A sentence on the worst measurement of a failed report."""
     return sentence(worst_of(report.measurements), report.bound)
 
 
 def reason(part: EngineVerdict | CarriedStream) -> str | None:
-    """Why an engine or a carried stream did not pass."""
+    """Why an engine or a carried stream did not pass; None if it passed."""
     if part.problem is not None or part.status == "passed":
         return part.problem
+
     bound = "more"
     if isinstance(part, CarriedStream):
         measurements = part.measurements
@@ -96,14 +109,15 @@ def reason(part: EngineVerdict | CarriedStream) -> str | None:
 
 
 def place(row: EngineVerdict) -> str | None:
-    """Where an engine or a file goes wrong first, where that was looked for."""
+    """The first fault of an engine or a file, or why none was located; None if not asked for."""
     return str(row.located) if row.located is not None else row.not_located
 
 
 def precision_note(row: EngineVerdict) -> str | None:
-    """Says that an engine computed in float32 although a lower precision was asked for."""
+    """A note if an engine computed in float32 although a lower precision was asked for."""
     asked = row.choice.options.get("precision", "float32")
-    if row.report is None or row.report.precision != "float32" or asked in ("float32", "f32"):
+    asked_for_lower = asked not in ("float32", "f32")
+    if not asked_for_lower or row.report is None or row.report.precision != "float32":
         return None
     return f"This processor has no {asked}. The engine computed in float32 and was judged as that."
 
@@ -111,20 +125,24 @@ def precision_note(row: EngineVerdict) -> str | None:
 def verdict(matrix: Matrix) -> str:
     """The verdict in one line."""
     ran = [row for row in matrix.rows if row.status != "not run"]
-    fine = sum(row.status == "passed" for row in ran)
-    said = f"{'PASS' if matrix.passed else 'FAIL'}: {fine} of {len(ran)} engines pass"
+    passed = sum(row.status == "passed" for row in ran)
+    text = f"{'PASS' if matrix.passed else 'FAIL'}: {passed} of {len(ran)} engines pass"
+
     if matrix.carried:
-        whole = sum(carried.status == "passed" for carried in matrix.carried)
-        said += f", and {whole} of {len(matrix.carried)} streams carried between them"
+        carried = sum(stream.status == "passed" for stream in matrix.carried)
+        text += f", and {carried} of {len(matrix.carried)} streams carried between them"
+
     if matrix.grown:
-        said += "; errors grew since the baseline"
+        text += "; errors grew since the baseline"
+
     if matrix.missing:
-        said += "; required, and not installed: " if matrix.required else "; not installed: "
-        said += ", ".join(matrix.missing)
-    return f"{said}."
+        required = "required, and " if matrix.required else ""
+        text += f"; {required}not installed: {', '.join(matrix.missing)}"
+    return f"{text}."
 
 
-def _badness(one: Measurement) -> float:
-    if one.problem is not None or one.share is None or one.share != one.share:  # NaN
+def _badness(measurement: Measurement) -> float:
+    share = measurement.share
+    if measurement.problem is not None or share is None or math.isnan(share):
         return float("inf")
-    return one.share
+    return share

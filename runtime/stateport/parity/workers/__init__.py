@@ -1,1 +1,1 @@
-"""Engines are verified in processes of their own: who asks, who answers, and what they say."""
+"""Verifying an engine in a separate process: the process, its client, and their protocol."""

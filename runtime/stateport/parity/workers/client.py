@@ -1,4 +1,4 @@
-"""Asking a process of its own to verify an engine, with a limit on its silence."""
+"""Starting a process that verifies an engine, and reading its messages with a time limit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ...errors import FileError
 from ...files.reading import parse_json
 from .protocol import MARK, Job
 
-# The process takes this very stateport, whatever its interpreter has installed, and nothing else
-# from beside it: only NumPy, safetensors and the engine's own library are the other environment's.
+# The process imports this very stateport, whichever version its interpreter has installed, and no
+# other package from this environment: NumPy, safetensors and the engine's library are its own.
 _START: Final = """
 import importlib.util, sys
-place = sys.argv[1]
+folder = sys.argv[1]
 spec = importlib.util.spec_from_file_location(
-    "stateport", place + "/__init__.py", submodule_search_locations=[place])
+    "stateport", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["stateport"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
 from stateport.parity.workers.main import main
@@ -36,10 +36,7 @@ _PACKAGE: Final = Path(__file__).parents[2]
 def ask(
     job: Job, *, python: str | None, limit: float, progress: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """All that the process tells but what it is doing, which goes to `progress`.
-
-    One that crashes, hangs or ends with an error has `died` in its last message: how, and in
-    `while` what it was doing.
+    """Does a job in a new process.
 
     Args:
         job: what to do.
@@ -47,51 +44,51 @@ def ask(
         limit: the seconds that the process may be silent for.
         progress: is called with what the process is about to do.
 
+    Returns:
+        The messages of the process, except those on its progress. If it crashes, hangs or ends
+        with an error, the last message has `died`, which describes that, and `while`, which is
+        what it was doing.
+
     Raises:
         FileError: there is no such interpreter.
     """
-    told: list[dict[str, Any]] = []
+    messages: list[dict[str, Any]] = []
     doing = "starting"
-    with tempfile.TemporaryFile() as errors, _process(python, errors) as process:
+    with tempfile.TemporaryFile() as errors, _start_process(python, errors) as process:
         try:
-            _hand(process, job)
-            for message in _messages(process, limit):
+            _send_job(process, job)
+            for message in _read_messages(process, limit):
                 if "doing" in message:
                     doing = message["doing"]
                     progress(doing)
                 else:
-                    told.append(message)
-            code = process.wait(limit)  # its library may hang where it is unloaded
+                    messages.append(message)
+            code = process.wait(limit)  # an engine's library may hang while it is unloaded
         except (Empty, subprocess.TimeoutExpired):
-            said = f"It gave no sign of life for {limit:g} s ({doing}), and was stopped."
-            return [*told, {"died": said, "while": doing}]
+            died = f"It gave no sign of life for {limit:g} s ({doing}), and was stopped."
+            return [*messages, {"died": died, "while": doing}]
         finally:
-            process.kill()  # whatever happened here, nothing of it stays behind
+            process.kill()  # whatever happened here, the process must not outlive it
+
         if code:
-            said = f"It took its process down ({doing}): {_ending(code)}{_last(errors)}."
-            told.append({"died": said, "while": doing})
-    return told
+            ending = f"{_describe_exit(code)}{_last_line(errors)}"
+            died = f"It took its process down ({doing}): {ending}."
+            messages.append({"died": died, "while": doing})
+
+    return messages
 
 
-def _hand(process: subprocess.Popen[str], job: Job) -> None:
+def _send_job(process: subprocess.Popen[str], job: Job) -> None:
     assert process.stdin is not None
     try:
         process.stdin.write(job.to_json() + "\n")
-        process.stdin.flush()  # and it stays open for as long as somebody waits for the answer
-    except BrokenPipeError:  # it ended at once, which its answer shows, or its exit code
+        process.stdin.flush()  # not closed: the process ends when its stdin does
+    except BrokenPipeError:  # it ended at once, which its messages or its exit code show
         with suppress(BrokenPipeError):  # closing tries to write the rest, once
             process.stdin.close()
 
 
-def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
-    environment = dict(os.environ)
-    environment.pop("PYTHONIOENCODING", None)  # the two speak UTF-8, whatever people read
-    if python is None:
-        # What is importable here is there, whatever put it on the path.
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    else:
-        for name in ("PYTHONPATH", "PYTHONHOME"):
-            environment.pop(name, None)
+def _start_process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
     # -P: nothing is imported from the working directory.
     command = [python or sys.executable, "-P", "-c", _START, str(_PACKAGE)]
     try:
@@ -100,7 +97,7 @@ def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
-            env=environment,
+            env=_environment(python),
             text=True,
             encoding="utf-8",
         )
@@ -111,11 +108,25 @@ def _process(python: str | None, errors: IO[bytes]) -> subprocess.Popen[str]:
         ) from error
 
 
-def _messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str, Any]]:
-    """What the process tells, line by line; what else comes on its stdout is passed over.
+def _environment(python: str | None) -> dict[str, str]:
+    """The environment variables for a process of this interpreter, or of another."""
+    environment = dict(os.environ)
+    environment.pop("PYTHONIOENCODING", None)  # the messages are UTF-8, whatever people read
+    if python is None:
+        # Whatever is importable here is importable there.
+        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        return environment
+
+    for name in ("PYTHONPATH", "PYTHONHOME"):
+        environment.pop(name, None)
+    return environment
+
+
+def _read_messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str, Any]]:
+    """The messages of a process; other lines on its stdout are ignored.
 
     Raises:
-        Empty: it is silent for too long.
+        Empty: no line came within `limit` seconds.
     """
     assert process.stdout is not None
     lines: SimpleQueue[str | None] = SimpleQueue()
@@ -127,16 +138,18 @@ def _messages(process: subprocess.Popen[str], limit: float) -> Iterator[dict[str
         lines.put(None)
 
     Thread(target=read, daemon=True).start()
+
     while True:
         line = lines.get(timeout=limit)
         if line is None:
             return
+
         if line.startswith(MARK):
-            with suppress(ValueError):  # cut off: its process ended while it wrote
+            with suppress(ValueError):  # cut off: the process ended while it wrote
                 yield parse_json(line.removeprefix(MARK), finite=False)
 
 
-def _ending(code: int) -> str:
+def _describe_exit(code: int) -> str:
     """`SIGSEGV`, or the exit code."""
     try:
         return signal.Signals(-code).name
@@ -144,9 +157,11 @@ def _ending(code: int) -> str:
         return f"exit code {code}"
 
 
-def _last(errors: IO[bytes]) -> str:
-    """The last line on stderr, where there is one."""
+def _last_line(errors: IO[bytes]) -> str:
+    """The last line with text on stderr, in parentheses; empty where there is none."""
     errors.seek(0)
     lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
-    words = [line for line in lines if line]
-    return f" ({words[-1]})" if words else ""
+    for line in reversed(lines):
+        if line:
+            return f" ({line})"
+    return ""

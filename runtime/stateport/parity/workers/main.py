@@ -1,9 +1,14 @@
-"""A process that verifies one engine: it may crash, hang or be killed, and nobody else is harmed.
+"""A process that verifies one engine, so that a crash or a hang harms no other.
 
-It reads a `Job` from stdin and writes to stdout, a line each, `MARK` and a JSON object: `doing`,
-what it is about to do; `report`, `not_handed_over`, `located` or `not_located`; `carried` for each
-state that it went on from; `unavailable` or `error`. When stdin ends, whoever asked is gone, and so
-is it.
+It reads a `Job` from stdin and writes messages to stdout. Each message is a line: `MARK`, and a
+JSON object with one of these keys:
+
+- `doing`: what it is about to do;
+- `report`, `not_handed_over`, `located`, `not_located`: the results of a job;
+- `carried`, once for each state that it continued from;
+- `unavailable` or `error`: why there are no results.
+
+When stdin ends, the client is gone, and the process ends, too.
 """
 
 from __future__ import annotations
@@ -24,24 +29,26 @@ from ..engine_report import EngineReport, bound_for, measure_model
 from ..fault import locator
 from ..handover import hand_over, handover_case, take_over
 from ..vectors import Vectors
-from .protocol import LOCATING, MARK, Job, measurement_to_json
+from .protocol import LOCATING, MARK, Job, measurement_to_json, report_to_json
 
-Tell = Callable[..., None]
+#: Sends a message with these keys and values.
+Send = Callable[..., None]
 
 
 def main() -> None:
     """Does one job."""
-    tell = _channel()
+    send = _open_channel()
     job = Job.from_json(sys.stdin.readline())
     Thread(target=_end_with_the_parent, daemon=True).start()
+
     try:
-        _work(job, tell)
+        _do_job(job, send)
     except EngineUnavailable as error:
-        tell(unavailable=str(error))
+        send(unavailable=str(error))
     except StateportError as error:
-        tell(error=str(error))
-    except Exception as error:  # the last line of defence: it is not the engine that is to blame
-        tell(error=f"{type(error).__name__}: {error} (a fault of stateport).")
+        send(error=str(error))
+    except Exception as error:  # a bug here must not look like a fault of the engine
+        send(error=f"{type(error).__name__}: {error} (this is a bug in stateport).")
 
 
 def _end_with_the_parent() -> None:
@@ -49,73 +56,83 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def _channel() -> Tell:
-    """A way to tell; what engines print goes to stderr, also what their libraries do."""
+def _open_channel() -> Send:
+    """Takes stdout for messages; what engines and their libraries print goes to stderr."""
     stdout = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def tell(**message: object) -> None:
+    def send(**message: object) -> None:
         print(f"{MARK}{json.dumps(message)}", file=stdout, flush=True)
 
-    return tell
+    return send
 
 
-def _work(job: Job, tell: Tell) -> None:
-    tell(doing="loading")
+def _do_job(job: Job, send: Send) -> None:
+    send(doing="loading")
     options: dict[str, Any] = dict(job.options)
     model = load(Path(job.model), engine=job.engine, plan=job.plan, **options)
     vectors = Vectors.load(Path(job.vectors))
-    wanted = requested_bound(**job.wanted)
-    if job.take_over is not None:
-        _carry(job, model, vectors, wanted, tell)
-        return
-    found = measure_model(
+    bound = requested_bound(**job.wanted)
+
+    if job.take_over is None:
+        _verify_model(job, model, vectors, bound, send)
+    else:
+        _continue_streams(job, model, vectors, bound, send)
+
+
+def _verify_model(
+    job: Job, model: Model, vectors: Vectors, bound: RequestedBound | None, send: Send
+) -> None:
+    report = measure_model(
         model,
         vectors,
         name=job.model,
-        wanted=wanted,
-        progress=lambda case: tell(doing=case),
+        wanted=bound,
+        progress=lambda case: send(doing=case),
     )
-    tell(
-        report={**vars(found), "measurements": [measurement_to_json(m) for m in found.measurements]}
-    )
+    send(report=report_to_json(report))
+
     case = handover_case(vectors)
     if job.hand_over is not None and case is not None:
-        tell(doing=f"the first half of {case.name}")
+        send(doing=f"the first half of {case.name}")
         try:
             hand_over(model, case, Path(job.hand_over))
         except StateportError as error:
-            tell(not_handed_over=str(error))
-    if job.locate is not None and not found.passed:
-        _locate(job, model, vectors, found, tell)
-    tell(doing="ending")
+            send(not_handed_over=str(error))
+
+    if job.locate is not None and not report.passed:
+        _locate_fault(job, model, vectors, report, Path(job.locate), send)
+
+    send(doing="ending")
 
 
-def _locate(job: Job, model: Model, vectors: Vectors, found: EngineReport, tell: Tell) -> None:
-    assert job.locate is not None
-    tell(doing=LOCATING)
-    try:
-        place = Path(job.locate)
-        one = locator()(Path(job.model), model, dict(job.options), vectors, found, place)
-    except StateportError as error:
-        tell(not_located=str(error))
-    except Exception as error:  # whatever a graph, or its engine, makes the search stumble over
-        tell(not_located=f"The search failed: {in_words(error)}")
-    else:
-        tell(located=vars(one))
-
-
-def _carry(
-    job: Job, model: Model, vectors: Vectors, wanted: RequestedBound | None, tell: Tell
+def _locate_fault(
+    job: Job, model: Model, vectors: Vectors, report: EngineReport, node_file: Path, send: Send
 ) -> None:
+    send(doing=LOCATING)
+    try:
+        locate = locator()
+        fault = locate(Path(job.model), model, dict(job.options), vectors, report, node_file)
+    except StateportError as error:
+        send(not_located=str(error))
+    except Exception as error:  # a graph, or its engine, may make the search fail in any way
+        send(not_located=f"The search failed: {in_words(error)}")
+    else:
+        send(located=vars(fault))
+
+
+def _continue_streams(
+    job: Job, model: Model, vectors: Vectors, wanted: RequestedBound | None, send: Send
+) -> None:
+    """Continues from the states that other engines wrote."""
     case = handover_case(vectors)
     assert case is not None
     for folder, precision in (job.take_over or {}).items():
-        tell(doing=f"the second half of {case.name}")
+        send(doing=f"the second half of {case.name}")
         bound = bound_for(vectors, lowest(precision, model.precision), wanted)
         try:
-            found = take_over(model, vectors, case, Path(folder), bound)
+            measurements = take_over(model, vectors, case, Path(folder), bound)
         except StateportError as error:
-            tell(carried=folder, problem=str(error))
+            send(carried=folder, problem=str(error))
         else:
-            tell(carried=folder, measurements=[measurement_to_json(m) for m in found])
+            send(carried=folder, measurements=[measurement_to_json(m) for m in measurements])

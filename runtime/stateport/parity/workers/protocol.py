@@ -1,6 +1,6 @@
-"""What a process is asked to verify, and what it tells: JSON, one object per line.
+"""The messages between `client.py` and the process `main.py`: JSON, one object per line.
 
-`main.py` is the process, `client.py` asks it.
+A `Job` goes to the process; what comes back is described in `main.py`.
 """
 
 from __future__ import annotations
@@ -13,27 +13,28 @@ from typing import Any, Final
 from ...files.reading import parse_json
 from ..engine_report import EngineReport, ErrorCurve, Measurement
 
-#: What a line of a message begins with, because engines and environments print on stdout too.
+#: The prefix of every message: engines and environments print on stdout, too.
 MARK: Final = "stateport> "
-#: What a process says that it is doing while it looks for the first node that is off.
+#: The `doing` of a process that looks for the first node that is off.
 LOCATING: Final = "looking for the first node that is off"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One engine's work.
+    """What one process does with one engine.
 
     Attributes:
         model: the model's file.
         vectors: the recorded answers' file.
-        engine: the engine's name, None where a plan says it.
+        engine: the engine's name, None where the plan names it.
         options: the engine's options.
         plan: a plan's file.
         wanted: `atol` and `rtol`, or `snr`, in place of stateport's own bound.
-        hand_over: the folder for the state in the middle of a case, if others go on from it.
-        locate: the file for the first node that is off, if it is to be found.
-        take_over: folders with the states of other engines to go on from, and in what precision
-            those computed. A job that has some does nothing else.
+        hand_over: the folder for the state in the middle of a case, if other engines continue
+            from it.
+        locate: the file for the first node that is off, if it is to be located.
+        take_over: by the folder of a state that another engine wrote, the precision in which that
+            engine computed. A job that has some does nothing else.
     """
 
     model: str
@@ -57,21 +58,25 @@ class Job:
 
 
 def measurement_to_json(measurement: Measurement) -> dict[str, Any]:
-    """A measurement as JSON holds it."""
+    """A measurement in types that JSON has."""
     return asdict(measurement)
 
 
 def measurement_from_json(document: Mapping[str, Any]) -> Measurement:
-    """Reads what `plain` gave."""
+    """Reads what `measurement_to_json` gave."""
     curve = document["curve"]
-    return Measurement(**{**document, "curve": curve and ErrorCurve(**_tuples(curve))})
+    if curve:
+        curve = ErrorCurve(**{name: tuple(values) for name, values in curve.items()})
+    return Measurement(**{**document, "curve": curve})
+
+
+def report_to_json(report: EngineReport) -> dict[str, Any]:
+    """A report in types that JSON has."""
+    measurements = [measurement_to_json(measurement) for measurement in report.measurements]
+    return {**vars(report), "measurements": measurements}
 
 
 def report_from_json(document: Mapping[str, Any]) -> EngineReport:
-    """Reads a report that went through JSON."""
-    found = tuple(measurement_from_json(part) for part in document["measurements"])
-    return EngineReport(**{**document, "measurements": found})
-
-
-def _tuples(curve: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(values) for name, values in curve.items()}
+    """Reads what `report_to_json` gave."""
+    measurements = tuple(measurement_from_json(part) for part in document["measurements"])
+    return EngineReport(**{**document, "measurements": measurements})
