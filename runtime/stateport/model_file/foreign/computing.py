@@ -18,6 +18,7 @@ from .dims import (
     may_grow,
     time_of,
     with_axis,
+    without_axes,
 )
 from .moving import axes_of, time_alone
 from .nodes import Node
@@ -120,11 +121,12 @@ def _reduction(call: Call) -> Sequence[Value]:
 
     axes = axes_from_front(named_axes, len(dims))
     _check_along(call, value, axes, what)
-    if call.node.number("keepdims", 1):
-        result = [1 if axis in axes else dim for axis, dim in enumerate(dims)]
-    else:
-        result = [dim for axis, dim in enumerate(dims) if axis not in axes]
-    return [like(call, tuple(result))]
+    if not call.node.number("keepdims", 1):
+        return [like(call, without_axes(dims, axes))]
+
+    for axis in axes:
+        dims = with_axis(dims, axis, 1)
+    return [like(call, dims)]
 
 
 def _reduced_axes(call: Call) -> Dims | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
@@ -80,6 +80,11 @@ def axes_from_front(axes: Iterable[Dim], rank: int) -> set[int]:
 def with_axis(dims: Dims, axis: int, *replacement: Dim) -> Dims:
     """The dimensions with those of `replacement`, if any, in the position of one axis."""
     return (*dims[:axis], *replacement, *dims[axis + 1 :])
+
+
+def without_axes(dims: Dims, axes: Collection[int]) -> Dims:
+    """The dimensions of all other axes."""
+    return tuple(dim for axis, dim in enumerate(dims) if axis not in axes)
 
 
 def broadcast(shapes: Sequence[Dims | None]) -> Dims | None:

@@ -19,6 +19,7 @@ from .dims import (
     rest,
     time_of,
     with_axis,
+    without_axes,
 )
 from .nodes import Tensor
 from .walk import Call, Rule, like
@@ -117,8 +118,7 @@ def _squeeze(call: Call) -> Sequence[Value]:
     else:
         removed = {axis for axis, dim in enumerate(dims) if dim == 1}
 
-    remaining = [dim for axis, dim in enumerate(dims) if axis not in removed]
-    return [replace(value, dims=tuple(remaining))]
+    return [replace(value, dims=without_axes(dims, removed))]
 
 
 def _reshape(call: Call) -> Sequence[Value]:
@@ -136,18 +136,23 @@ def _check_order(call: Call, before: Dims | None, after: Dims | None) -> None:
 
     It does if the number of elements in front of the time axis changes.
     """
-    old_axis = time_of(before)
-    new_axis = time_of(after)
-    if before is None or after is None or old_axis is None or new_axis is None:
+    old_size = _size_before_time(before)
+    new_size = _size_before_time(after)
+    if old_size is None or new_size is None:
         return
-    if not before[old_axis] == after[new_axis] == "time":
-        return
-
-    old_front = rest(before[:old_axis], ())
-    new_front = rest(after[:new_axis], ())
-    is_known = old_front is not None and new_front is not None
-    if is_known and old_front != new_front:
+    if old_size != new_size:
         call.tie("mixes the steps of a call with its other axes")
+
+
+def _size_before_time(dims: Dims | None) -> Dim:
+    """The product of the dimensions in front of a time axis; None where it is unknown.
+
+    It is also None if the axis grows with time in another way, such as "batch*time".
+    """
+    axis = time_of(dims)
+    if dims is None or axis is None or dims[axis] != "time":
+        return None
+    return rest(dims[:axis], ())
 
 
 def _flatten(call: Call) -> Sequence[Value]:
@@ -370,8 +375,9 @@ def _pad(call: Call) -> Sequence[Value]:
     if time_of(dims) in padded:
         call.tie("pads time in each call")
 
-    result = [_padded_dim(dim) if axis in padded else dim for axis, dim in enumerate(dims)]
-    return [like(call, tuple(result), context=value.context)]
+    for axis in padded:
+        dims = with_axis(dims, axis, _padded_dim(dims[axis]))
+    return [like(call, dims, context=value.context)]
 
 
 def _padded_axes(call: Call, pads: Dims, rank: int) -> set[int]:
