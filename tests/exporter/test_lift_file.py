@@ -270,7 +270,7 @@ def test_a_layer_in_a_loop_has_a_state_for_each_round(tmp_path: Path, kind: str)
 
 def test_a_loop_of_any_number_of_rounds_is_left_with_the_reason(tmp_path: Path) -> None:
     source = loop(tmp_path / "m.onnx", "Loop", rounds="given")
-    with pytest.raises(ExportError, match="how often that goes round is not fixed"):
+    with pytest.raises(ExportError, match="does not fix the number of iterations"):
         lift(source, tmp_path / "l.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
@@ -284,7 +284,7 @@ def test_a_computed_first_state_is_left_and_the_others_are_lifted(tmp_path: Path
     assert [one.what for one in result.outcomes] == ["lifted", "left"]
     assert len(result.lifted) == 2
     reason = str(result.contract.streaming.reason)
-    assert "starts every call anew: its first state is computed" in reason
+    assert "does not carry its state to the next call: its initial state is computed" in reason
     check_same(source, result)
 
 
@@ -415,7 +415,7 @@ def test_a_lifted_file_that_differs_is_not_written(
         vectors.cases[0].truth["y"][0] += 1
         return vectors
 
-    monkeypatch.setattr("stateport_exporter.foreign.lifted_file.record_held", wrong)
+    monkeypatch.setattr("stateport_exporter.foreign.lifted_file.record_from_source", wrong)
     source = one_layer(tmp_path / "m.onnx")
     with pytest.raises(ExportError, match="does not give the answers of the one it came from"):
         lift(source, tmp_path / "l.onnx")

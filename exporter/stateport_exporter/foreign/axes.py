@@ -1,74 +1,114 @@
-"""Which axis of a graph's inputs is the batch and which is time, found by following sizes."""
+"""Which axis of a graph's inputs is the batch and which is time, from the graph's operators."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from .states import FIRSTS
+from .recurrent_operators import is_batch_first, is_recurrent
 
 
 def find_axes(model: ir.Model) -> dict[str, str]:
-    """What the names of axes mean: {"s27": "time", "x axis 0": "batch"}.
+    """Renames axes of the inputs to "batch" and "time", in place.
 
-    An axis without a name gets one. Then sizes are followed to the recurrent operators, which say
-    what theirs are. Shapes in between are made anew.
+    Axes without a name get one. Shape inference carries the names to the recurrent operators, which
+    define what their axes are.
+
+    Returns:
+        The names that are in use now, each with itself: {"time": "time"}.
     """
     for value in model.graph.inputs:
         _name_axes(value)
+    _infer_inner_shapes(model)
+
+    names = set(_symbolic_names(model.graph.inputs))
+    meanings = {
+        axis: meaning for axis, meaning in _recurrent_axes(model.graph).items() if axis in names
+    }
+    _rename_axes(model, meanings)
+    return {meaning: meaning for meaning in meanings.values()}
+
+
+def _name_axes(value: ir.Value) -> None:
+    """Gives names to the axes of a value that have neither a size nor a name."""
+    if value.shape is None:
+        return
+
+    dims = []
+    for axis, dim in enumerate(value.shape):
+        size = _known_size(dim)
+        dims.append(f"{value.name} axis {axis}" if size is None else size)
+    value.shape = ir.Shape(dims)
+
+
+def _known_size(dim: int | ir.SymbolicDim) -> int | str | None:
+    """The size or name of a dimension; None for those that mean any size: 0, -1, "" and "?"."""
+    size = dim if isinstance(dim, int) else dim.value
+    if isinstance(size, int):
+        return size if size > 0 else None
+    return None if size in ("", "?") else size
+
+
+def _infer_inner_shapes(model: ir.Model) -> None:
+    """Infers the shapes of all values between inputs and outputs, from those of the inputs."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
     ShapeInferencePass()(model)
+
+
+def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
+    """The names of the axes of recurrent operators' sequences: {"s27": "time"}.
+
+    If two operators disagree about a name, the first one counts.
+    """
     meanings: dict[str, str] = {}
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.op_type not in FIRSTS or node.domain not in ("", "ai.onnx"):
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        if not is_recurrent(node):
             continue
-        x, layout = node.inputs[0], node.attributes.get("layout")
+        x = node.inputs[0]
         if x is None or x.shape is None or len(x.shape) != 3:
             continue
-        batch_first = layout is not None and layout.as_int() == 1
-        names = ("batch", "time") if batch_first else ("time", "batch")
-        for dim, name in zip(x.shape, names, strict=False):
+
+        order = ("batch", "time") if is_batch_first(node) else ("time", "batch")
+        for dim, meaning in zip(x.shape, order, strict=False):
             if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                meanings.setdefault(str(dim.value), name)
-    given = {
-        str(dim.value)
-        for value in model.graph.inputs
-        for dim in value.shape or ()
-        if isinstance(dim, ir.SymbolicDim)
-    }
-    meanings = {axis: name for axis, name in meanings.items() if axis in given}
-    _rename(model, meanings)
-    return {name: name for name in meanings.values()}
+                meanings.setdefault(str(dim.value), meaning)
+    return meanings
 
 
-def _rename(model: ir.Model, meanings: dict[str, str]) -> None:
-    """Calls axes what they are, also in those that are computed from them."""
+def _symbolic_names(values: Iterable[ir.Value]) -> Iterable[str]:
+    for value in values:
+        for dim in value.shape or ():
+            if isinstance(dim, ir.SymbolicDim):
+                yield str(dim.value)
+
+
+def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
+    """Renames axes, also where they are part of an expression: "s27 + 1" becomes "time + 1"."""
     if not meanings:
         return
+
+    # The longest name first, so that no name hides a longer one that it begins.
     names = "|".join(re.escape(name) for name in sorted(meanings, key=len, reverse=True))
     pattern = re.compile(rf"(?<!\w)({names})(?!\w)")
-    made = (v for node in ir.traversal.RecursiveGraphIterator(model.graph) for v in node.outputs)
-    for value in (*model.graph.inputs, *made):
+
+    def renamed(dim: int | ir.SymbolicDim) -> int | str | ir.SymbolicDim:
+        if isinstance(dim, int) or dim.value is None:
+            return dim
+        return pattern.sub(lambda match: meanings[match[1]], str(dim.value))
+
+    for value in _all_values(model.graph):
         if value.shape is not None:
-            value.shape = ir.Shape(
-                dim
-                if isinstance(dim, int) or dim.value is None
-                else pattern.sub(lambda match: meanings[match[1]], str(dim.value))
-                for dim in value.shape
-            )
+            value.shape = ir.Shape(renamed(dim) for dim in value.shape)
 
 
-def _name_axes(value: ir.Value) -> None:
-    if value.shape is None:
-        return
-    dims: list[int | str] = []
-    for place, dim in enumerate(value.shape):
-        size = dim if isinstance(dim, int) else dim.value
-        known = size not in (None, "", "?", 0) and not (isinstance(size, int) and size < 0)
-        dims.append(size if known and size is not None else f"{value.name} axis {place}")
-    value.shape = ir.Shape(dims)
+def _all_values(graph: ir.Graph) -> Iterable[ir.Value]:
+    """The inputs of a graph, and the results of all nodes in it and in the graphs inside of it."""
+    yield from graph.inputs
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs

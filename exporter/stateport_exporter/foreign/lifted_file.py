@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Streaming
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, ArraySpec, Streaming
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.infer_contract import infer_contract
@@ -29,19 +29,14 @@ from ..graph.verified_file import write_vectors
 from ..states.naming import store_initial
 from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
+from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
-from .states import (
-    LiftedOperator,
-    explicit_pairs,
-    is_bidirectional,
-    lengths_of_rows,
-    lift_states,
-    recurrent_nodes,
-)
+from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
+from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
     Source,
+    free_axis_size,
     measure_source_streaming,
-    other_size,
     record_from_source,
     with_measured_outputs,
 )
@@ -53,9 +48,14 @@ Array = NDArray[Any]
 class LiftResult:
     """What `lift` wrote, and what became of every recurrent operator.
 
-    `lifted` are the inputs of the states that the file kept to itself; `report` is what holding it
-    against the old one said. `possible_states` are inputs and outputs that look like states and
-    were not taken as such.
+    Attributes:
+        path: the new file.
+        vectors: the file of its vectors.
+        contract: its contract.
+        lifted: the names of the inputs that were hidden states before.
+        outcomes: what became of each recurrent operator.
+        report: the comparison of the new file with the answers of its source.
+        possible_states: inputs and outputs that look like states but were not taken as states.
     """
 
     path: Path
@@ -76,121 +76,172 @@ def write_lifted(
     *,
     required: bool = True,
 ) -> LiftResult:
-    """Lifts a graph, holds it against where it came from, and writes it.
+    """Lifts the states of a graph, compares it with its source, and writes it.
 
     Args:
-        model: the graph.
-        known: the states that are its inputs and outputs already.
-        ask: makes what gives whole sequences' answers, for a contract.
-        path: the file to write.
-        origin: what to note in it about where it came from.
-        required: whether something has to be lifted.
+        model: the graph, which is changed in place.
+        known: the states that are inputs and outputs already, {input: output}.
+        ask: makes the function that gives the source's answers for whole sequences.
+        path: the file to write. Its vectors are written beside it.
+        origin: a note on where the file came from, which goes into its metadata.
+        required: whether at least one state has to be lifted.
+
+    Raises:
+        ExportError: no state can be lifted, although one is required; or the source's answers
+            cannot be had; or the new file gives others.
     """
     axes = find_axes(model)
     lifted, outcomes = lift_states(model, known)
     if required and not lifted:
-        raise ExportError(_nothing(outcomes))
+        raise ExportError(_why_nothing_lifted(outcomes))
+
     pairs = {**known, **explicit_pairs(model.graph, known)}
-    pairs |= {one.input: one.output for one in lifted}
-    initial = {one.input: one.initial for one in lifted if one.initial is not None}
+    pairs |= {state.input: state.output for state in lifted}
+    initial = _initial_values(lifted)
     store_initial(model.graph, initial)
+
     with written_together(path) as folder:
-        place = folder / path.name
-        save(model, place)
-        contract = _contract(read(place), pairs, axes, initial, lengths_of_rows(model.graph))
+        draft = folder / path.name
+        save(model, draft)
+        contract = _contract_of(read(draft), pairs, axes, initial, lengths_of_rows(model.graph))
         source = ask(contract)
 
-        def run(contract: Contract) -> Model:
-            return Model(contract, open_engine("ort-cpu", read(place), None, {}), initial)
+        def load(contract: Contract) -> Model:
+            return Model(contract, open_engine("ort-cpu", read(draft), None, {}), initial)
 
-        other = other_size(source, contract)
-        contract = with_measured_outputs(source, contract, other)
-        streaming = _streaming(model, outcomes, source, run(contract), other)
+        size = free_axis_size(source, contract)
+        contract = with_measured_outputs(source, contract, size)
+        streaming = _streaming_of(model, outcomes, source, load(contract), size)
         contract = replace(contract, streaming=streaming)
-        vectors = record_from_source(source, run(contract), other)
-        _say_shapes(model.graph, contract)
+        vectors = record_from_source(source, load(contract), size)
+
+        _declare_shapes(model.graph, contract)
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
-        save(model, place)
+        save(model, draft)
         report = write_vectors(
-            place,
-            replace(vectors, trace=trace(place, vectors)),
+            draft,
+            replace(vectors, trace=trace(draft, vectors)),
             name=str(path),
             check=True,
-            refusal=lambda said: (
-                "The lifted file does not give the answers of the one it came from, so it was not "
-                f"written. {said} Please report this file."
-            ),
+            refusal=_refusal,
         )
-    assert report is not None  # it was run on `ort-cpu` above
-    names = tuple(one.input for one in lifted)
-    left = tuple(_left(model.graph, contract))
-    return LiftResult(path, vectors_path(path), contract, names, tuple(outcomes), report, left)
+
+    assert report is not None  # `ort-cpu` is installed: the file has run on it above
+    return LiftResult(
+        path=path,
+        vectors=vectors_path(path),
+        contract=contract,
+        lifted=tuple(state.input for state in lifted),
+        outcomes=tuple(outcomes),
+        report=report,
+        possible_states=tuple(_possible_states(model.graph, contract)),
+    )
 
 
-def _left(graph: ir.Graph, contract: Contract) -> Iterator[PossibleState]:
-    """Inputs and outputs that look like states; the first input is what the file is fed."""
+def _refusal(worst: str) -> str:
+    """The error for a file that gives other answers; `worst` is a sentence on the largest error."""
+    return (
+        "The lifted file does not give the answers of the one it came from, so it was not "
+        f"written. {worst} Please report this file."
+    )
+
+
+def _initial_values(lifted: Sequence[Lifted]) -> dict[str, Array]:
+    """The initial values of states that do not start from zeros."""
+    return {state.input: state.initial for state in lifted if state.initial is not None}
+
+
+def _possible_states(graph: ir.Graph, contract: Contract) -> Iterator[PossibleState]:
+    """Inputs and outputs that look like states; the first input is the signal."""
     values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
-    for given, gives in itertools.product(contract.inputs[1:], contract.outputs):
-        alike = (given.dtype, given.shape) == (gives.dtype, gives.shape)
-        plain = given.time_axis is None and given.lengths_of is None
-        if alike and plain and values[given.name] in behind(values[gives.name]):
-            yield PossibleState(given.name, gives.name, given.dtype, given.shape)
+    for argument, result in itertools.product(contract.inputs[1:], contract.outputs):
+        if not _are_alike(argument, result):
+            continue
+        if values[argument.name] in behind(values[result.name]):
+            yield PossibleState(argument.name, result.name, argument.dtype, argument.shape)
 
 
-def _nothing(outcomes: Sequence[LiftedOperator]) -> str:
-    """Why there is nothing to lift."""
+def _are_alike(argument: ArraySpec, result: ArraySpec) -> bool:
+    """Whether an input and an output have the dtype and shape of one state."""
+    if argument.time_axis is not None or argument.lengths_of is not None:
+        return False
+    return (argument.dtype, argument.shape) == (result.dtype, result.shape)
+
+
+def _why_nothing_lifted(outcomes: Sequence[LiftedOperator]) -> str:
     if not outcomes:
         return "There is no LSTM, GRU or RNN in the file, so there is no state to lift."
     if all(outcome.what == "explicit" for outcome in outcomes):
         return (
-            "All its states are inputs and outputs already. Load it as it is, with "
-            "states={'input': 'output'} where the names do not tell."
+            "All its states are inputs and outputs already. Load the file as it is; if the names "
+            "of its states do not match, name them: states={'input': 'output'}."
         )
-    left = [f"{one.operator} {one.name!r}: {one.reason}" for one in outcomes if one.reason]
-    return f"There is nothing that can be lifted. {'; '.join(left)}."
+
+    reasons = [
+        f"{outcome.operator} {outcome.name!r}: {outcome.reason}"
+        for outcome in outcomes
+        if outcome.reason
+    ]
+    return f"There is nothing that can be lifted. {'; '.join(reasons)}."
 
 
-def _contract(
+def _contract_of(
     file: OnnxFile,
     pairs: Mapping[str, str],
     axes: Mapping[str, str],
     initial: Mapping[str, Array],
     lengths: Sequence[str],
 ) -> Contract:
+    """The contract of the new file.
+
+    Args:
+        file: the new file.
+        pairs: its states, {input: output}.
+        axes: the names of its axes that have a meaning.
+        initial: the initial values of states that do not start from zeros, by input.
+        lengths: the inputs that hold the lengths of rows.
+    """
     contract = infer_contract(file, pairs, axes)
-    return replace(
-        contract,
-        inputs=tuple(
-            replace(spec, lengths_of="time") if spec.name in lengths else spec
-            for spec in contract.inputs
-        ),
-        states=tuple(
-            replace(state, initial="file" if state.input in initial else "zeros")
-            for state in contract.states
-        ),
-    )
+
+    inputs = []
+    for spec in contract.inputs:
+        holds_lengths = spec.name in lengths
+        inputs.append(replace(spec, lengths_of="time") if holds_lengths else spec)
+
+    states = []
+    for state in contract.states:
+        start = "file" if state.input in initial else "zeros"
+        states.append(replace(state, initial=start))
+
+    return replace(contract, inputs=tuple(inputs), states=tuple(states))
 
 
-def _streaming(
-    model: ir.Model, outcomes: Sequence[LiftedOperator], source: Source, lifted: Model, other: int
+def _streaming_of(
+    model: ir.Model, outcomes: Sequence[LiftedOperator], source: Source, lifted: Model, size: int
 ) -> Streaming:
-    """Whether chunks give what the whole gives; if not, why, as far as the graph shows it."""
+    """Whether chunks give the same answers as whole sequences; if not, why."""
     for node, _ in recurrent_nodes(model.graph):
         if is_bidirectional(node):
             reason = f"{node.name} is bidirectional: its backward half needs the whole sequence"
             return Streaming(False, reason)
-        if len(node.inputs) > 4 and node.inputs[4] is not None:
-            reason = f"{node.name} is told the length of each row, which chunks of it have not"
+        if row_lengths(node) is not None:
+            reason = f"{node.name} takes the length of each row, which is unknown for a chunk"
             return Streaming(False, reason)
-    measured = measure_source_streaming(source, lifted, other)
+
+    measured = measure_source_streaming(source, lifted, size)
     if measured.ok:
         return measured
-    left = [f"{one.name} starts every call anew: {one.reason}" for one in outcomes if one.reason]
-    return replace(measured, reason=next(iter(left), why_tied(model.graph) or measured.reason))
+
+    # An operator of the graph says more than the measurement.
+    for outcome in outcomes:
+        if outcome.reason:
+            reason = f"{outcome.name} does not carry its state to the next call: {outcome.reason}"
+            return replace(measured, reason=reason)
+    return replace(measured, reason=why_tied(model.graph) or measured.reason)
 
 
-def _say_shapes(graph: ir.Graph, contract: Contract) -> None:
+def _declare_shapes(graph: ir.Graph, contract: Contract) -> None:
     """Gives the graph's inputs and outputs the axes of the contract."""
     specs = (*contract.inputs, *contract.outputs, *contract.state_inputs, *contract.state_outputs)
     shapes = {spec.name: spec.shape for spec in specs}

@@ -1,8 +1,8 @@
-"""TorchScript: through PyTorch's older exporter, which still reads it, and lifted in the graph.
+"""TorchScript: exported by PyTorch's older exporter, and lifted in the graph.
 
-What `torch.jit.script` or `torch.jit.trace` made has no Python code to look into, so nothing can be
-lifted in it: the older exporter writes its graph, and `foreign.states` lifts that. The file is
-compared with the module itself.
+What `torch.jit.script` or `torch.jit.trace` made has no Python code, so its states cannot be lifted
+in the module. The older exporter writes its graph, and `foreign.states` lifts them there. The file
+is compared with the module itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import inspect
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,15 +27,16 @@ from ..errors import ExportError
 from ..graph.opset import raise_opset
 from ..network.example import Example, ExampleLike
 from ..network.isolation import quiet
+from .arguments import explicit_pairs
 from .lifted_file import LiftResult, write_lifted
-from .states import explicit_pairs
 
 #: The newest opset that PyTorch's older exporter writes.
 _NEWEST: Final = 20
-#: Operators that write into a list or dict, besides those whose names end with "_".
+#: Operators that write into a list or dict. Other operators that write have names ending with "_".
 _WRITING: Final = frozenset(
     f"aten::{name}" for name in ("append", "extend", "insert", "pop", "clear", "remove")
 )
+_BRANCHING: Final = ("prim::If", "prim::Loop")
 
 
 def export_script(
@@ -45,37 +46,44 @@ def export_script(
     opset: int,
     origin: Mapping[str, object],
 ) -> LiftResult:
-    """Exports a TorchScript module; as `export`, but for what needs Python code to look into.
+    """Exports a TorchScript module, as `export` does, without the options that need Python code.
+
+    Args:
+        module: the module, which stays unchanged.
+        example: its arguments, or their specs.
+        path: the file to write. Its vectors are written beside it.
+        opset: the version of ONNX's operators to write.
+        origin: a note on where the file came from, which goes into its metadata.
 
     Raises:
-        ExportError: PyTorch's older exporter cannot write it, it remembers something from call to
-            call, or the file does not give its answers.
+        ExportError: PyTorch's older exporter cannot write the module; or the module remembers
+            something from call to call; or the file does not give its answers.
     """
-    network = _copy(module).eval()
-    sample = Example(_signed(network), example)
+    network = _copy_module(module).eval()
+    sample = Example(_forward_of(network), example)
     _check_repeatable(network, sample)
     _check_writes(network)
-    model = _captured(network, sample, opset)
-    pairs, results = _named(model.graph)
+    model = _to_onnx(network, sample, opset)
+    pairs, results = _name_results(model.graph)
 
     def whole(inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(zip(results, _run(network, sample, inputs), strict=True))
+        return dict(zip(results, _run_network(network, sample, inputs), strict=True))
 
     return write_lifted(model, pairs, lambda _: whole, path, origin, required=False)
 
 
-def _copy(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+def _copy_module(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that TorchScript is old
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
         torch.jit.save(module, buffer)
         buffer.seek(0)
         copy: torch.jit.ScriptModule = torch.jit.load(buffer, "cpu")  # type: ignore[no-untyped-call]
     return copy
 
 
-def _signed(module: torch.jit.ScriptModule) -> Any:
-    """Its forward, with a signature as Python's functions have one."""
+def _forward_of(module: torch.jit.ScriptModule) -> Any:
+    """The module's forward as a Python function with a signature."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return module(*args, **kwargs)
@@ -86,39 +94,40 @@ def _signed(module: torch.jit.ScriptModule) -> Any:
             f"compiles its layers with several, for packed sequences and plain ones. Script a "
             f"module that calls it, or pass the original nn.Module."
         )
+
     schema = module.forward.schema  # type: ignore[attr-defined]
-    forward.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter(
-                argument.name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=argument.default_value
-                if argument.has_default_value()
-                else inspect.Parameter.empty,
-            )
-            for argument in schema.arguments[1:]
-        ]
-    )
+    parameters = [_parameter_of(argument) for argument in schema.arguments[1:]]
+    forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return forward
 
 
-def _captured(network: torch.jit.ScriptModule, sample: Example, opset: int) -> ir.Model:
+def _parameter_of(argument: Any) -> inspect.Parameter:
+    """An argument of a TorchScript schema as Python's signatures have it."""
+    has_default = argument.has_default_value()
+    default = argument.default_value if has_default else inspect.Parameter.empty
+    return inspect.Parameter(
+        argument.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default
+    )
+
+
+def _to_onnx(network: torch.jit.ScriptModule, sample: Example, opset: int) -> ir.Model:
     arguments = sample.make(sample.sizes)
     if arguments.kwargs:
         raise ExportError("Arguments of a TorchScript module are given by position, in a tuple.")
-    names = ["_".join(leaf.path) for leaf in sample.leaves]
+
+    names = _argument_names(sample)
     axes = {
-        name: {place: axis for place, axis in enumerate(leaf.shape) if isinstance(axis, str)}
-        for name, leaf in zip(names, sample.leaves, strict=True)
+        name: _dynamic_axes(leaf.shape) for name, leaf in zip(names, sample.leaves, strict=True)
     }
     count = len(_tensors(network(*arguments.args)))
+
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "script.onnx"
+        path = Path(folder) / "script.onnx"
         try:
             torch.onnx.export(
                 network,
                 arguments.args,
-                place,
+                path,
                 dynamo=False,
                 input_names=names,
                 output_names=[f"result_{number}" for number in range(count)],
@@ -129,61 +138,87 @@ def _captured(network: torch.jit.ScriptModule, sample: Example, opset: int) -> i
             raise ExportError(
                 f"PyTorch's exporter for TorchScript could not write the module: {in_words(error)}"
             ) from error
-        model = ir.serde.deserialize_model(onnx.load(place))
+        model = ir.serde.deserialize_model(onnx.load(path))
+
     raise_opset(model, max(opset, model.graph.opset_imports[""]))
     return model
 
 
-def _named(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
-    """Gives the results names; returns the explicit states, and the names of all results."""
+def _argument_names(sample: Example) -> list[str]:
+    return ["_".join(leaf.path) for leaf in sample.leaves]
+
+
+def _dynamic_axes(shape: Sequence[int | str]) -> dict[int, str]:
+    """The axes that have a name, by number."""
+    return {axis: name for axis, name in enumerate(shape) if isinstance(name, str)}
+
+
+def _name_results(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
+    """Gives names to the results: y, or y1, y2, ...; and hn for the next value of h0.
+
+    Returns:
+        The explicit states, {input: output}, and the names of all results in order.
+    """
     results = list(graph.outputs)
-    found = explicit_pairs(graph, {})
-    nexts = {
-        gives: f"{name[:-1] if name.endswith('0') else f'{name}_'}n"
-        for name, gives in found.items()
-    }
-    plain = [value for value in results if value.name not in nexts]
+    pairs = explicit_pairs(graph, {})
+    state_names = {output: _next_name(argument) for argument, output in pairs.items()}
+    answers = [value for value in results if value.name not in state_names]
+
     for value in graph.outputs:
-        if value.name in nexts:
-            value.name = nexts[value.name]
-    for number, value in enumerate(plain, 1):
-        value.name = "y" if len(plain) == 1 else f"y{number}"
-    return (
-        {name: nexts[gives] for name, gives in found.items()},
-        [str(value.name) for value in results],
-    )
+        if value.name in state_names:
+            value.name = state_names[value.name]
+    for number, value in enumerate(answers, 1):
+        value.name = "y" if len(answers) == 1 else f"y{number}"
+
+    renamed_pairs = {argument: state_names[output] for argument, output in pairs.items()}
+    return renamed_pairs, [str(value.name) for value in results]
 
 
-def _run(network: torch.jit.ScriptModule, sample: Example, inputs: Mapping[str, Any]) -> list[Any]:
-    """The results for these inputs; arguments that are states are zeros."""
-    names = ["_".join(leaf.path) for leaf in sample.leaves]
-    sizes = {
-        axis: size
-        for name, leaf in zip(names, sample.leaves, strict=True)
-        if name in inputs
-        for axis, size in zip(leaf.shape, inputs[name].shape, strict=True)
-        if isinstance(axis, str)
-    }
-    arguments = sample.make(sizes)
+def _next_name(name: str) -> str:
+    """The name of a state's output: hn for h0, and cache_n for cache."""
+    return f"{name[:-1]}n" if name.endswith("0") else f"{name}_n"
+
+
+def _run_network(
+    network: torch.jit.ScriptModule, sample: Example, inputs: Mapping[str, Any]
+) -> list[Any]:
+    """The results for arrays of these names; arguments without an array are zeros."""
+    arguments = sample.make(_axis_sizes(sample, inputs))
     leaves, structure = pytree.tree_flatten(arguments.args)
-    given = iter(names)
-    for place, leaf in enumerate(leaves):
+
+    # Only tensors have a name; arguments may have other leaves.
+    names = iter(_argument_names(sample))
+    for position, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor):
-            name = next(given)
-            array = inputs.get(name)
-            leaves[place] = torch.zeros_like(leaf) if array is None else torch.from_numpy(array)
+            array = inputs.get(next(names))
+            leaves[position] = torch.zeros_like(leaf) if array is None else torch.from_numpy(array)
+
     with torch.no_grad():
         try:
-            made = network(*pytree.tree_unflatten(leaves, structure))
+            results = network(*pytree.tree_unflatten(leaves, structure))
         except Exception as error:  # the user's forward may raise anything
             raise ExportError(f"The module fails: {first_line(error)}") from error
-    return [tensor.numpy() for tensor in _tensors(made)]
+    return [tensor.numpy() for tensor in _tensors(results)]
+
+
+def _axis_sizes(sample: Example, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of the axes, by name, as the arrays of `inputs` have them."""
+    sizes: dict[str, int] = {}
+    for name, leaf in zip(_argument_names(sample), sample.leaves, strict=True):
+        if name not in inputs:
+            continue
+        for axis, size in zip(leaf.shape, inputs[name].shape, strict=True):
+            if isinstance(axis, str):
+                sizes[axis] = size
+    return sizes
 
 
 def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
     arguments = sample.make(sample.sizes)
     with torch.no_grad():
-        first, second = (_tensors(network(*arguments.args)) for _ in range(2))
+        first = _tensors(network(*arguments.args))
+        second = _tensors(network(*arguments.args))
+
     if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
         raise ExportError(
             "The module gives something else when it is called again: it keeps a state in an "
@@ -193,46 +228,76 @@ def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
 
 
 def _check_writes(network: torch.jit.ScriptModule) -> None:
-    """Refuses a module whose results depend on an attribute that it writes to, in whatever call."""
+    """Refuses a module whose results depend on an attribute that any call may change."""
     graph: Any = network.inlined_graph
-    nodes = [*_nodes(graph)]
-    paths = {node.output(): _path(node) for node in nodes if node.kind() == "prim::GetAttr"}
-    written = {_path(node) for node in nodes if node.kind() == "prim::SetAttr"}
+    nodes = list(_nodes_of(graph))
+    changing = _changing_values(nodes)
+
     for node in nodes:
-        if node.kind().endswith("_") or node.kind() in _WRITING:
-            written |= {paths[value] for value in [*node.inputs()][:1] if value in paths}
-    kept = {value: path for value, path in paths.items() if path in written}
-    for node in nodes:
-        path = next((kept[value] for value in node.inputs() if value in kept), None)
-        path = path or next(
-            (kept[v] for b in node.blocks() for v in b.outputs() if v in kept), None
-        )
+        path = _first_path(_used_values(node), changing)
         if path is None or node.kind() == "prim::SetAttr":
             continue
-        if node.kind() in ("prim::If", "prim::Loop") and any(v in kept for v in node.inputs()):
-            raise _writes(path)
-        kept.update(dict.fromkeys(node.outputs(), path))
-    for value in graph.outputs():
-        if value in kept:
-            raise _writes(kept[value])
+
+        # Which way it goes may change everything that it gives.
+        if node.kind() in _BRANCHING and _first_path(node.inputs(), changing) is not None:
+            raise _depends_on_writes(path)
+        changing.update(dict.fromkeys(node.outputs(), path))
+
+    path = _first_path(graph.outputs(), changing)
+    if path is not None:
+        raise _depends_on_writes(path)
 
 
-def _nodes(block: Any) -> Iterator[Any]:
-    """The nodes of a block, those of inner blocks before the node that these belong to."""
+def _changing_values(nodes: Sequence[Any]) -> dict[Any, str]:
+    """The values read from attributes that the module writes to, with the attributes' paths."""
+    paths = {
+        node.output(): _attribute_path(node) for node in nodes if node.kind() == "prim::GetAttr"
+    }
+    written = {_attribute_path(node) for node in nodes if node.kind() == "prim::SetAttr"}
+    for node in nodes:
+        if _writes_into_operand(node):
+            target = next(iter(node.inputs()), None)
+            if target in paths:
+                written.add(paths[target])
+    return {value: path for value, path in paths.items() if path in written}
+
+
+def _writes_into_operand(node: Any) -> bool:
+    """Whether a node changes its first operand in place."""
+    return bool(node.kind().endswith("_")) or node.kind() in _WRITING
+
+
+def _used_values(node: Any) -> Iterator[Any]:
+    """A node's operands, and the results of the blocks inside of it."""
+    yield from node.inputs()
+    for block in node.blocks():
+        yield from block.outputs()
+
+
+def _first_path(values: Iterable[Any], paths: Mapping[Any, str]) -> str | None:
+    """The path of the first value that has one."""
+    for value in values:
+        if value in paths:
+            return paths[value]
+    return None
+
+
+def _nodes_of(block: Any) -> Iterator[Any]:
+    """The nodes of a block; those of inner blocks come before the node that contains them."""
     for node in block.nodes():
         for inner in node.blocks():
-            yield from _nodes(inner)
+            yield from _nodes_of(inner)
         yield node
 
 
-def _path(node: Any) -> str:
-    """The attribute that a node reads or writes, from the module on."""
+def _attribute_path(node: Any) -> str:
+    """The path of the attribute that a node reads or writes: "encoder.count"."""
     owner = next(iter(node.inputs())).node()
-    begin = f"{_path(owner)}." if owner.kind() == "prim::GetAttr" else ""
-    return f"{begin}{node.s('name')}"
+    prefix = f"{_attribute_path(owner)}." if owner.kind() == "prim::GetAttr" else ""
+    return f"{prefix}{node.s('name')}"
 
 
-def _writes(path: str) -> ExportError:
+def _depends_on_writes(path: str) -> ExportError:
     return ExportError(
         f"The module's results depend on {path!r}, which it changes from call to call. An ONNX "
         "file would lose that: take it as an argument of forward and return the next one, or "

@@ -1,8 +1,9 @@
-"""Vectors from something that keeps its states to itself: an ONNX file, a TorchScript module.
+"""Vectors from a source that hides its states: an ONNX file, or a TorchScript module.
 
-It can be asked for whole sequences alone. What a sequence gives up to a step is its answer for that
-step, so chunks have a truth too. The states in between are those of the lifted file itself; they
-say nothing of it, but other engines can be held against them.
+Such a source can only be asked for whole sequences. Its answer for the first n steps is also what
+chunks have to give up to step n, so there are vectors for chunks too. The states between chunks
+come from the lifted file itself: they prove nothing about it, but other engines are compared with
+them.
 """
 
 from __future__ import annotations
@@ -25,266 +26,362 @@ from ..errors import ExportError
 from ..vectors.cases import BATCHES, CHAIN, RAGGED, TIMES
 
 Array = NDArray[Any]
-#: Gives the outputs of a whole sequence, from the initial state.
+#: Gives the outputs of a whole sequence, from the initial state, by name.
 Source = Callable[[Mapping[str, Array]], dict[str, Array]]
+#: The sizes of time, of the batch, and of axes that are neither ("free" ones).
+_Sizes = tuple[int, int, int]
 
-#: What chunks give may be so far from what the whole gives, relative to the largest, in float32.
+#: The largest difference between chunks and the whole, relative to the largest element, in float32.
 _SAME: Final = 1e-4
-#: Sizes that are tried for axes that are neither batch nor time, such as an image's width.
-_OTHERS: Final = (4, 16, 64, 256)
+#: Sizes that are tried for free axes, such as an image's width.
+_FREE_SIZES: Final = (4, 16, 64, 256)
 #: Chunks are tried as multiples of these.
 _MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
+#: The steps of chunks, before they are multiplied.
 _LONG: Final = (40, 32, 64)
-#: Outputs without time are asked for at the end of each call, so that long chains take long.
+_SHORT: Final = (40, *reversed(RAGGED))
+#: If an output has no time, the source is asked once for each call, so that chains take long.
 _SHORT_CHAIN: Final = 128
 
 
-def other_size(source: Source, contract: Contract) -> int:
-    """A size for axes that are neither batch nor time, that the source takes.
+def free_axis_size(source: Source, contract: Contract) -> int:
+    """A size for axes that are neither batch nor time, which the source takes.
 
     Raises:
-        ExportError: it takes none of those that are tried, and what it says.
+        ExportError: the source takes none of the sizes that are tried; with its last error.
     """
     reason = ""
-    for size in _OTHERS:
+    for size in _FREE_SIZES:
         try:
-            source(_case(contract, "whole", [64], 1, other=size).inputs)
+            source(_make_case(contract, "whole", [64], 1, free_size=size).inputs)
         except StateportError as error:
             reason = str(error)
-            continue
-        return size
+        else:
+            return size
+
     raise ExportError(
-        f"It takes nothing that was tried, so there is nothing to hold the new file against: "
+        f"It takes nothing that was tried, so there is nothing to compare the new file with: "
         f"{reason}"
     )
 
 
-def with_measured_outputs(source: Source, contract: Contract, other: int) -> Contract:
-    """The contract with the axes that outputs are seen to have.
+def with_measured_outputs(source: Source, contract: Contract, free_size: int) -> Contract:
+    """The contract, with the shapes of outputs as they have been measured.
 
-    Files need not say them, or say them wrong. An axis that is as long as the batch or as time at
-    every size that is tried is that.
+    Files need not declare them, or may declare them wrongly. An axis is the batch or time if it has
+    that size in every call that was tried.
     """
-    axes = {axis for spec in contract.inputs for axis in spec.shape}
-    batch, time = (2 if "batch" in axes else 1), (96 if "time" in axes else 64)
-    seen: dict[tuple[int, int, int], dict[str, Array]] = {}
-    for sizes in ((64, 1, other), (64, batch, other), (time, 1, other), (64, 1, 3 * other)):
-        with contextlib.suppress(StateportError):
-            case = _case(contract, "whole", [sizes[0]], sizes[1], other=sizes[2])
-            seen[sizes] = source(case.inputs)
-    return replace(
-        contract,
-        outputs=tuple(
-            replace(
-                spec,
-                shape=tuple(
-                    _measured(
-                        spec,
-                        place,
-                        {sizes: made[spec.name].shape[place] for sizes, made in seen.items()},
-                    )
-                    for place in range(next(iter(seen.values()))[spec.name].ndim)
-                ),
-            )
-            for spec in contract.outputs
-        ),
+    measured = _measure_shapes(source, contract, free_size)
+    _, first = next(iter(measured))
+
+    outputs = []
+    for spec in contract.outputs:
+        shape = []
+        for axis in range(len(first[spec.name])):
+            lengths = {sizes: shapes[spec.name][axis] for sizes, shapes in measured}
+            shape.append(_measured_axis(spec, axis, lengths))
+        outputs.append(replace(spec, shape=tuple(shape)))
+    return replace(contract, outputs=tuple(outputs))
+
+
+def _measure_shapes(
+    source: Source, contract: Contract, free_size: int
+) -> list[tuple[_Sizes, dict[str, tuple[int, ...]]]]:
+    """The shapes of all outputs at several sizes, without the sizes that the source refuses."""
+    axes = _input_axes(contract)
+    batch = 2 if "batch" in axes else 1
+    time = 96 if "time" in axes else 64
+
+    measured: dict[_Sizes, dict[str, tuple[int, ...]]] = {}
+    tried = (
+        (64, 1, free_size),
+        (64, batch, free_size),
+        (time, 1, free_size),
+        (64, 1, 3 * free_size),
     )
+    for sizes in tried:
+        steps, batch_size, free = sizes
+        with contextlib.suppress(StateportError):
+            case = _make_case(contract, "whole", [steps], batch_size, free_size=free)
+            outputs = source(case.inputs)
+            measured[sizes] = {name: array.shape for name, array in outputs.items()}
+    return list(measured.items())
 
 
-def _measured(spec: ArraySpec, place: int, lengths: Mapping[tuple[int, int, int], int]) -> Axis:
-    """What an axis is, from its length at several (time, batch, other)."""
-    said = spec.shape[place] if place < len(spec.shape) else "?"
+def _measured_axis(spec: ArraySpec, axis: int, lengths: Mapping[_Sizes, int]) -> Axis:
+    """What an axis of an output is, from its lengths at several sizes."""
     if len(lengths) > 1:
-        for number, name in ((1, "batch"), (0, "time")):
-            varied = len({sizes[number] for sizes in lengths}) > 1
-            if varied and all(sizes[number] == length for sizes, length in lengths.items()):
-                return name
-    if said == "?" or (isinstance(said, int) and {*lengths.values()} != {said}):
-        return f"{spec.name} axis {place}"
-    return said
+        if _follows(lengths, [batch for _, batch, _ in lengths]):
+            return "batch"
+        if _follows(lengths, [time for time, _, _ in lengths]):
+            return "time"
+
+    declared = spec.shape[axis] if axis < len(spec.shape) else "?"
+    is_wrong = isinstance(declared, int) and set(lengths.values()) != {declared}
+    if declared == "?" or is_wrong:
+        return f"{spec.name} axis {axis}"
+    return declared
 
 
-def measure_source_streaming(source: Source, model: Model, other: int) -> Streaming:
-    """Whether chunks give what the source gives for the whole, and of what multiple.
+def _follows(lengths: Mapping[_Sizes, int], sizes: Sequence[int]) -> bool:
+    """Whether the lengths are these sizes, which have to differ."""
+    return len(set(sizes)) > 1 and sizes == list(lengths.values())
 
-    `other` is the size of axes that are neither batch nor time.
+
+def measure_source_streaming(source: Source, model: Model, free_size: int) -> Streaming:
+    """Whether chunks give the source's answers for the whole, and which multiple they must be.
+
+    Args:
+        source: gives the answers for whole sequences.
+        model: the lifted file, which takes chunks.
+        free_size: the size of axes that are neither batch nor time.
     """
-    contract = model.contract
-    if not any("time" in spec.shape for spec in contract.inputs):
+    if not any("time" in spec.shape for spec in model.contract.inputs):
         return Streaming(False, "none of its inputs has an axis that is time")
-    first = None
+
+    first_problem = None
     for multiple in _MULTIPLES:
-        # Long ones first: what cuts off steps gives its recurrent layers none of a short chunk, and
-        # ONNX Runtime aborts the process where these are given a sequence of no steps.
-        for times in (_LONG, (40, *reversed(RAGGED))):
-            case = _case(contract, "ragged", [multiple * time for time in times], 2, other=other)
-            try:
-                problem = _difference(contract, source(case.inputs), _calls(model, case))
-            except StateportError as error:
-                problem = f"it cannot take short chunks: {error}"
-            if problem is not None:
-                first = first or problem
-                break
-        else:
+        problem = _chunk_problem(source, model, multiple, free_size)
+        if problem is None:
             return Streaming(True, None, multiple)
-    return Streaming(False, first)
+        first_problem = first_problem or problem
+    return Streaming(False, first_problem)
+
+
+def _chunk_problem(source: Source, model: Model, multiple: int, free_size: int) -> str | None:
+    """How chunks of a multiple differ from the whole; None if they do not."""
+    # Long chunks come first. A network that cuts off steps may have none left of a short chunk, and
+    # ONNX Runtime aborts the process if a recurrent operator gets a sequence of no steps.
+    for times in (_LONG, _SHORT):
+        chunks = [multiple * time for time in times]
+        case = _make_case(model.contract, "ragged", chunks, 2, free_size=free_size)
+        try:
+            problem = _difference(model.contract, source(case.inputs), _run_calls(model, case))
+        except StateportError as error:
+            problem = f"it cannot take short chunks: {error}"
+        if problem is not None:
+            return problem
+    return None
 
 
 def _difference(
     contract: Contract, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
 ) -> str | None:
+    """A sentence on the first output whose chunks differ from the whole; None if all agree."""
     for spec in contract.outputs:
-        axis, last = spec.time_axis, calls[-1][spec.name]
-        got = last if axis is None else np.concatenate([call[spec.name] for call in calls], axis)
-        want = whole[spec.name]
-        if got.shape != want.shape:
+        axis = spec.time_axis
+        expected = whole[spec.name]
+        if axis is None:
+            actual = calls[-1][spec.name]
+        else:
+            actual = np.concatenate([call[spec.name] for call in calls], axis)
+
+        if actual.shape != expected.shape:
             return f"measured: fed in chunks, {spec.name!r} has another length than of the whole"
-        scale = float(np.abs(want).max(initial=0.0)) if want.dtype.kind == "f" else 0.0
-        off = np.abs(got.astype(np.float64) - want.astype(np.float64)).max(initial=0.0)
-        if not off <= _SAME * max(scale, 1e-30):
-            return f"measured: fed in chunks, {spec.name!r} is {off:.1g} away from the whole"
+
+        error = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
+        # The negation refuses NaN too.
+        if not error <= _SAME * max(_scale_of(expected), 1e-30):
+            return f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from the whole"
     return None
 
 
-def record_from_source(source: Source, model: Model, other: int) -> Vectors:
+def _scale_of(array: Array) -> float:
+    """The largest absolute value; 0 for integers, which have to be equal."""
+    if array.dtype.kind != "f":
+        return 0.0
+    return float(np.abs(array).max(initial=0.0))
+
+
+def record_from_source(source: Source, model: Model, free_size: int) -> Vectors:
     """Asks the source for every case.
 
+    Args:
+        source: gives the answers for whole sequences.
+        model: the lifted file.
+        free_size: the size of axes that are neither batch nor time.
+
     Raises:
-        ExportError: it takes none of them.
+        ExportError: the source takes none of the cases; with its last error.
     """
-    answered, reason = list[Case](), ""
-    for case in _cases(model.contract, other):
+    answered: list[Case] = []
+    reason = ""
+    for case in _cases(model.contract, free_size):
         try:
-            answered.append(_answered(source, model, case))
+            answered.append(_with_truth(source, model, case))
         except StateportError as error:  # a size that the source does not take
             reason = str(error)
     if not answered:
         raise ExportError(f"The lifted file takes nothing that was tried: {reason}")
-    length = max(sum(case.chunks) for case in answered)
+
+    longest = max(sum(case.chunks) for case in answered)
     return Vectors(
         contract=model.contract,
         truth="float32",
-        floor={spec.name: np.zeros(length) for spec in results(model.contract)},
+        floor={spec.name: np.zeros(longest) for spec in results(model.contract)},
         cases=tuple(answered),
         made_with={"machine": platform.machine()},
     )
 
 
-def _answered(source: Source, model: Model, case: Case) -> Case:
-    """The case with its truth."""
+def _with_truth(source: Source, model: Model, case: Case) -> Case:
+    """The case, with what each step has to give."""
     contract = model.contract
     whole = source(case.inputs)
-    calls = _calls(model, case)
-    truths = _cut(source, contract, case, whole, calls)
-    tables = {
-        spec.name: rows(spec, case, truths.get(spec.name, [call[spec.name] for call in calls]))
-        for spec in results(contract)
-    }
-    truth = {name: table for name, (table, _) in tables.items()}
-    return replace(_per_call(contract, case), truth=truth)
+    calls = _run_calls(model, case)
+    expected = _expected_per_call(source, contract, case, whole, calls)
+
+    truth = {}
+    for spec in results(contract):
+        own_answers = [call[spec.name] for call in calls]
+        table, _ = rows(spec, case, expected.get(spec.name, own_answers))
+        truth[spec.name] = table
+    return replace(_with_inputs_per_call(contract, case), truth=truth)
 
 
-def _cut(
+def _expected_per_call(
     source: Source,
     contract: Contract,
     case: Case,
     whole: Mapping[str, Array],
     calls: Sequence[Mapping[str, Array]],
 ) -> dict[str, list[Array]]:
-    """What each call should give: the whole, cut where the calls end."""
-    truths: dict[str, list[Array]] = {}
-    timeless = [spec for spec in contract.outputs if spec.time_axis is None]
+    """What each call has to give, by output.
+
+    For outputs with time, it is a part of the whole. For others, it is the source's answer for the
+    sequence up to the end of the call.
+    """
+    expected: dict[str, list[Array]] = {}
+    timeless = []
     for spec in contract.outputs:
         axis = spec.time_axis
-        if axis is not None:
+        if axis is None:
+            timeless.append(spec.name)
+        else:
             ends = np.cumsum([call[spec.name].shape[axis] for call in calls])[:-1]
-            truths[spec.name] = np.split(whole[spec.name], ends, axis)
+            expected[spec.name] = np.split(whole[spec.name], ends, axis)
+
     if timeless:
-        so_far = [source(_first(contract, case.inputs, end)) for end in case.ends[:-1]]
-        for spec in timeless:
-            truths[spec.name] = [one[spec.name] for one in (*so_far, whole)]
-    return truths
+        so_far = [source(_first_steps(contract, case.inputs, end)) for end in case.ends[:-1]]
+        for name in timeless:
+            expected[name] = [outputs[name] for outputs in (*so_far, whole)]
+    return expected
 
 
-def _first(contract: Contract, inputs: Mapping[str, Array], end: int) -> dict[str, Array]:
-    return {
-        spec.name: inputs[spec.name].take(range(end), spec.shape.index("time"))
-        if "time" in spec.shape
-        else inputs[spec.name]
-        for spec in contract.inputs
-    }
+def _first_steps(contract: Contract, inputs: Mapping[str, Array], end: int) -> dict[str, Array]:
+    """The inputs, cut off at a step."""
+    first = {}
+    for spec in contract.inputs:
+        array = inputs[spec.name]
+        if "time" in spec.shape:
+            array = array.take(range(end), spec.shape.index("time"))
+        first[spec.name] = array
+    return first
 
 
-def _calls(model: Model, case: Case) -> list[dict[str, Array]]:
-    """What the lifted file gives call by call, the states after each among it."""
-    contract, found = model.contract, []
+def _run_calls(model: Model, case: Case) -> list[dict[str, Array]]:
+    """The lifted file's outputs for each call, with the states after it."""
+    contract = model.contract
+    calls = []
     state: State | None = None
-    for inputs in call_inputs(contract, _per_call(contract, case)):
-        outputs, after = model.run(inputs, state)
-        found.append({**outputs, **{s.output: after[s.input] for s in contract.states}})
-        state = after
-    return found
+    for inputs in call_inputs(contract, _with_inputs_per_call(contract, case)):
+        outputs, state = model.run(inputs, state)
+        next_states = {spec.output: state[spec.input] for spec in contract.states}
+        calls.append({**outputs, **next_states})
+    return calls
 
 
-def _per_call(contract: Contract, case: Case) -> Case:
-    """Inputs without time stand once for each call in a case."""
-    inputs = {
-        spec.name: case.inputs[spec.name]
-        if "time" in spec.shape
-        else np.stack([case.inputs[spec.name]] * len(case.chunks))
-        for spec in contract.inputs
-    }
+def _with_inputs_per_call(contract: Contract, case: Case) -> Case:
+    """The case, in which inputs without time are repeated for each call."""
+    inputs = {}
+    for spec in contract.inputs:
+        array = case.inputs[spec.name]
+        if "time" not in spec.shape:
+            array = np.stack([array] * len(case.chunks))
+        inputs[spec.name] = array
     return Case(case.name, case.through, case.sizes, case.chunks, inputs, {})
 
 
-def _cases(contract: Contract, other: int) -> Iterator[Case]:
-    def case(
-        name: str, chunks: Sequence[int], batch: int, through: str = "model", times: int = 1
-    ) -> Case:
-        return _case(contract, name, chunks, batch, through, other=times * other)
+def _cases(contract: Contract, free_size: int) -> Iterator[Case]:
+    """All cases that the vectors have: whole sequences, and chunks where the file streams."""
+    yield from _whole_cases(contract, free_size)
+    if contract.streaming.ok and contract.states:
+        yield from _chunked_cases(contract, free_size)
 
-    axes = {axis for spec in contract.inputs for axis in spec.shape}
+
+def _whole_cases(contract: Contract, free_size: int) -> Iterator[Case]:
+    axes = _input_axes(contract)
     multiple = contract.streaming.chunk_multiple
-    batches = BATCHES if "batch" in axes else (1,)
-    for batch in batches:
-        for time in TIMES if "time" in axes else (1,):
-            yield case("whole", [time * multiple], batch)
-        if {axis for axis in axes if isinstance(axis, str)} - {"batch", "time"}:
-            for times in (2, 3):
-                yield case(f"{times} times as wide", [64], batch, times=times)
-    if not contract.streaming.ok or not contract.states:
-        return
+    times = TIMES if "time" in axes else (1,)
+    has_free_axes = bool(axes - {"batch", "time"})
+
+    for batch in _batch_sizes(contract):
+        for time in times:
+            yield _make_case(contract, "whole", [time * multiple], batch, free_size=free_size)
+        if has_free_axes:
+            for factor in (2, 3):
+                name = f"{factor} times as wide"
+                yield _make_case(contract, name, [64], batch, free_size=factor * free_size)
+
+
+def _chunked_cases(contract: Contract, free_size: int) -> Iterator[Case]:
+    batches = _batch_sizes(contract)
     batch = batches[len(batches) // 2]
+    multiple = contract.streaming.chunk_multiple
     ragged = [time * multiple for time in RAGGED]
-    timeless = any(spec.time_axis is None for spec in contract.outputs)
-    chain = [multiple] * (_SHORT_CHAIN if timeless else CHAIN)
-    yield case("step by step", [multiple] * 64, batch, "stream")
-    yield case("ragged chunks", ragged, batch, "stream")
-    yield case("ragged calls", ragged, batch)
-    yield case("chain", chain, batch, "stream")
+    has_timeless_output = any(spec.time_axis is None for spec in contract.outputs)
+    chain_length = _SHORT_CHAIN if has_timeless_output else CHAIN
+
+    def chunked(name: str, chunks: Sequence[int], through: str) -> Case:
+        return _make_case(contract, name, chunks, batch, through, free_size=free_size)
+
+    yield chunked("step by step", [multiple] * 64, "stream")
+    yield chunked("ragged chunks", ragged, "stream")
+    yield chunked("ragged calls", ragged, "model")
+    yield chunked("chain", [multiple] * chain_length, "stream")
 
 
-def _case(
+def _batch_sizes(contract: Contract) -> Sequence[int]:
+    return BATCHES if "batch" in _input_axes(contract) else (1,)
+
+
+def _input_axes(contract: Contract) -> set[str]:
+    """The names of all axes of the inputs."""
+    names = set()
+    for spec in contract.inputs:
+        names.update(axis for axis in spec.shape if isinstance(axis, str))
+    return names
+
+
+def _make_case(
     contract: Contract,
     name: str,
     chunks: Sequence[int],
     batch: int,
     through: str = "model",
     *,
-    other: int,
+    free_size: int,
 ) -> Case:
-    axes = {axis for spec in contract.inputs for axis in spec.shape if isinstance(axis, str)}
-    sizes = {axis: batch if axis == "batch" else other for axis in axes - {"time"}}
+    """A case with random inputs, which depend only on the sizes."""
+    sizes = dict.fromkeys(_input_axes(contract) - {"time"}, free_size)
+    if "batch" in sizes:
+        sizes["batch"] = batch
+
     time = sum(chunks)
     random = np.random.default_rng(10_000 * batch + time)
-    inputs = {spec.name: _random(spec, {**sizes, "time": time}, random) for spec in contract.inputs}
+    all_sizes = {**sizes, "time": time}
+    inputs = {spec.name: _random_array(spec, all_sizes, random) for spec in contract.inputs}
     return Case(f"{name} {batch}x{time}", through, sizes, tuple(chunks), inputs, {})
 
 
-def _random(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
-    """Normal numbers; integers are 0 or 1, which every vocabulary has, or lengths that fit."""
+def _random_array(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
+    """Normal numbers; for integers, 0 and 1, which every vocabulary has, or lengths that fit."""
     shape = resolve(spec.shape, sizes)
     if np.dtype(spec.dtype).kind == "f":
         return random.standard_normal(shape).astype(spec.dtype)
-    low, high = (0, 2) if spec.lengths_of is None else (1, sizes[spec.lengths_of] + 1)
-    return np.asarray(random.integers(low, high, shape)).astype(spec.dtype)
+
+    if spec.lengths_of is None:
+        numbers = random.integers(0, 2, shape)
+    else:
+        numbers = random.integers(1, sizes[spec.lengths_of] + 1, shape)
+    return np.asarray(numbers).astype(spec.dtype)

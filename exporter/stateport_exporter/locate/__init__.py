@@ -1,1 +1,1 @@
-"""Which node of a file is wrong first."""
+"""Finding the first node of a file that is wrong."""

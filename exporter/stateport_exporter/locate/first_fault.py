@@ -1,8 +1,8 @@
-"""Which node is to blame, given what every node gives and what it should."""
+"""Which node of a graph is the first wrong one, from the values of all nodes and their truths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,24 @@ from stateport.parity.vectors import differences
 
 Array = NDArray[Any]
 
-#: The truths of a node's output, by its place among them; none where that is not known, two where
-#: what stood in this place then, and what has this name now, are not the same.
+#: The truths of a node's output, by the output's position. None where it is unknown; two where the
+#: output that was recorded in this position and the one that was recorded by this name differ.
 TruthsOf = Callable[[NodeProto, int], Sequence[Array]]
-#: How far a value may be off, by its name and its truth.
+#: The largest allowed difference of a value, by its name and its truth.
 Allowed = Callable[[str, Array], float]
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A node, its output that is off, and how far it is off."""
+    """A node with an output that is wrong.
+
+    Attributes:
+        node: the node.
+        output: the name of the output.
+        error: the largest absolute difference.
+        allowed: the largest one that is allowed.
+        step: the first step that is wrong; None where that cannot be seen.
+    """
 
     node: NodeProto
     output: str
@@ -34,54 +42,92 @@ class Suspect:
 
 def first_suspect(
     graph: GraphProto,
-    found: Mapping[str, Array],
+    computed: Mapping[str, Array],
     truths_of: TruthsOf,
     allowed: Allowed,
     *,
     known: Callable[[NodeProto], bool],
     steps: int,
 ) -> Suspect | None:
-    """The first node, in the order of the graph, whose output is off.
+    """The first node, in the order of the graph, with an output that is wrong.
 
-    If it takes a value from a node that was not in the graph when the truth was recorded, that node
-    is to blame: it stands between two that were neighbours.
+    If one of its operands comes from a node that was not in the graph when the truth was recorded,
+    that node is returned instead: somebody has put it between two others.
 
     Args:
         graph: the graph as it is.
-        found: what its nodes give, as far as it could be computed.
-        truths_of: what they should give.
-        allowed: how far each may be off.
-        known: whether a node was there when the truth was recorded.
+        computed: the values of its nodes, as far as they could be computed.
+        truths_of: what they should be.
+        allowed: their largest allowed differences.
+        known: whether a node was in the graph when the truth was recorded.
         steps: how many steps the call had.
     """
-    makers = {name: node for node in graph.node for name in node.output if name}
-    for node in graph.node:
-        for place, name in enumerate(node.output):
-            for truth in truths_of(node, place) if name in found else ():
-                limit = allowed(name, truth)
-                off = difference(found[name], truth)
-                if off.size and off.max() > limit:
-                    inputs = [makers[n] for n in node.input if n in makers]
-                    strangers = [maker for maker in inputs if not known(maker)]
-                    blamed = strangers[-1] if strangers and known(node) else node
-                    step = _first_step(off > limit, steps)
-                    return Suspect(blamed, name, float(off.max()), limit, step)
+    for node, name, truth in _recorded_outputs(graph, computed, truths_of):
+        limit = allowed(name, truth)
+        error = difference(computed[name], truth)
+        if error.size and error.max() > limit:
+            culprit = _culprit(graph, node, known)
+            step = _first_step(error > limit, steps)
+            return Suspect(culprit, name, float(error.max()), limit, step)
     return None
 
 
+def _recorded_outputs(
+    graph: GraphProto, computed: Mapping[str, Array], truths_of: TruthsOf
+) -> Iterator[tuple[NodeProto, str, Array]]:
+    """The outputs that could be computed, with each of their truths."""
+    for node in graph.node:
+        for position, name in enumerate(node.output):
+            if name in computed:
+                for truth in truths_of(node, position):
+                    yield node, name, truth
+
+
+def _culprit(graph: GraphProto, node: NodeProto, known: Callable[[NodeProto], bool]) -> NodeProto:
+    """The node that makes an output of `node` wrong: an unknown one in front of it, or itself."""
+    if not known(node):
+        return node
+
+    makers = _makers(graph)
+    culprit = node
+    for name in node.input:
+        if name in makers and not known(makers[name]):
+            culprit = makers[name]
+    return culprit
+
+
+def _makers(graph: GraphProto) -> dict[str, NodeProto]:
+    """The node that computes each value, by the value's name."""
+    makers = {}
+    for node in graph.node:
+        makers.update({name: node for name in node.output if name})
+    return makers
+
+
 def difference(value: Array, truth: Array) -> Array:
-    """The absolute difference, element by element; infinite where shapes or numbers are missing."""
+    """The absolute difference of each element.
+
+    It is infinite where the shapes differ, or where elements that are no numbers differ.
+    """
     if value.shape != truth.shape:
         return np.full(truth.shape or (1,), np.inf)
-    if value.dtype.kind not in "fiub" or truth.dtype.kind not in "fiub":
+    if not _is_numeric(value) or not _is_numeric(truth):
         return np.where(value == truth, 0.0, np.inf)
     return differences(value, truth)
 
 
-def _first_step(off: Array, steps: int) -> int | None:
-    """The first step of a value with one axis that is as long as the call has steps."""
-    axes = [axis for axis, size in enumerate(off.shape) if size == steps]
-    if steps < 2 or len(axes) != 1:
+def _is_numeric(array: Array) -> bool:
+    return array.dtype.kind in "fiub"
+
+
+def _first_step(wrong: Array, steps: int) -> int | None:
+    """The first wrong step; None where not exactly one axis is as long as the call has steps.
+
+    `wrong` has a boolean for each element.
+    """
+    time_axes = [axis for axis, size in enumerate(wrong.shape) if size == steps]
+    if steps < 2 or len(time_axes) != 1:
         return None
-    others = tuple(axis for axis in range(off.ndim) if axis != axes[0])
-    return int(np.flatnonzero(off.any(axis=others))[0])
+
+    others = tuple(axis for axis in range(wrong.ndim) if axis not in time_axes)
+    return int(np.flatnonzero(wrong.any(axis=others))[0])

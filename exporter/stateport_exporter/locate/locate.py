@@ -1,8 +1,8 @@
-"""`stateport verify --locate`: the first node, and the first step, that leave the truth.
+"""`stateport verify --locate`: the first node, and the first step, that differ from the truth.
 
-Two things can be wrong. If an engine does not give what its graph says, computed in float64, the
-engine is at fault, and the truth of every value is that graph's. Otherwise the graph is not the one
-that was exported, and the truth is the trace that was recorded then.
+Either the engine or the file can be wrong. The engine is wrong if it does not give what the file's
+graph gives in float64; then that graph is the truth of every value. Otherwise the graph is not the
+one that was exported, and the truth is the trace that was recorded at export.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from .single_node import write_node
 
 Array = NDArray[Any]
 
-#: In float64, a value that is off by more than this share of its largest element was not computed
-#: by the same graph.
+#: A value in float64 was not computed by the same graph if it differs by more than this share of
+#: its largest element.
 _SAME: Final = 1e-12
 
 
@@ -49,7 +49,14 @@ class _NotComputableError(Exception):
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a case: all its inputs, the state among them."""
+    """One call of a case.
+
+    Attributes:
+        case: the case.
+        start: the number of the call's first step in the case.
+        steps: how many steps the call has.
+        inputs: all inputs, with the states among them, by name.
+    """
 
     case: Case
     start: int
@@ -63,220 +70,316 @@ def locate(
     options: dict[str, Any],
     vectors: Vectors,
     report: EngineReport,
-    place: Path,
+    node_path: Path,
 ) -> LocatedFault:
-    """Finds the first node that is off, and writes it as a file of its own.
+    """Finds the first wrong node, and writes it as a file.
 
     Args:
         path: the model's file.
         model: the model, loaded into the engine that failed.
         options: the engine's options.
         vectors: the recorded answers.
-        report: what was measured.
-        place: where to write the node alone.
+        report: the measurements, of which at least one failed.
+        node_path: the file to write the node to.
 
     Raises:
-        StateportError: nothing can be said, and why.
+        StateportError: no node can be found, and why.
     """
     proto = onnx.load(path)
     call = _failing_call(path, model, vectors, report)
-    reason = "No call could be made at all"
-    if call is not None:
+    if call is None:
+        reason = "No call could be made at all"
+    else:
         try:
-            found = _in_engine(path, proto, model, options, call, place)
-            reason = "The engine gives what the graph in the file says, so the graph is at fault"
+            fault = _locate_in_engine(path, proto, model, options, call, node_path)
         except _NotComputableError as error:
-            found = None
             reason = f"onnx's reference cannot compute the graph ({error})"
-        if found is not None:
-            return found
+        else:
+            if fault is not None:
+                return fault
+            reason = "The engine gives what the graph in the file says, so the graph is at fault"
+
     if vectors.trace is None:
         raise StateportError(
             f"{reason}; and its vectors hold no trace of what was exported. Export the network "
             "again; float16 files and those of other operators than ONNX's own have none."
         )
-    return _in_file(path, proto, vectors, vectors.trace, place)
+    return _locate_in_file(path, proto, vectors, vectors.trace, node_path)
 
 
 def _failing_call(path: Path, model: Model, vectors: Vectors, report: EngineReport) -> _Call | None:
-    """The cheapest call that is off; None where no call could be made at all.
+    """The wrong call that is cheapest to repeat; None where no call could be made at all.
 
-    The state before it is the case's own, or what the engine itself had come to.
+    The state before the first call is the case's. Before later calls, it is the engine's.
     """
     failed = [m for m in report.measurements if m.first_off is not None]
     if not failed:
         return None
+
     cases = {case.name: case for case in vectors.cases}
-    one = min(failed, key=lambda m: (_number(cases[m.case], m.first_off), cases[m.case].chunks[0]))
-    case = fitted(model, cases[one.case])
-    number = _number(case, one.first_off)
+    cheapest = min(
+        failed, key=lambda m: (_call_number(cases[m.case], m.first_off), cases[m.case].chunks[0])
+    )
+    case = fitted(model, cases[cheapest.case])
+    number = _call_number(case, cheapest.first_off)
     if number == 0:
         return _Call(case, 0, case.chunks[0], first_call(path, model.contract, case))
+
     inputs = list(call_inputs(vectors.contract, case))[number]
-    state = dict(run_case(model, case, last=number)[1] or {})
-    return _Call(case, case.ends[number - 1], case.chunks[number], {**inputs, **state})
+    _, state = run_case(model, case, last=number)
+    start = case.ends[number - 1]
+    return _Call(case, start, case.chunks[number], {**inputs, **dict(state or {})})
 
 
-def _number(case: Case, step: int | None) -> int:
+def _call_number(case: Case, step: int | None) -> int:
     """The number of the call that a step belongs to."""
-    return next(n for n, end in enumerate(case.ends) if (step or 0) < end)
+    return next(number for number, end in enumerate(case.ends) if (step or 0) < end)
 
 
-def _in_engine(
+class _Reference:
+    """The values of a graph for one call, as onnx's reference computes them.
+
+    Attributes:
+        truth: the values, computed in float64.
+        rounded: the values, computed in the graph's own dtypes.
+        floors: what rounding to float32 alone costs, by value.
+
+    Raises:
+        _NotComputableError: onnx's reference cannot run the graph.
+    """
+
+    def __init__(self, proto: ModelProto, inputs: Mapping[str, Array], precision: str) -> None:
+        try:
+            self.truth = values(proto, inputs)
+            self.rounded = values(proto, inputs, double=False)
+        except Exception as error:  # the reference lacks an operator, or fails in one
+            raise _NotComputableError(in_words(error)) from error
+
+        self.floors = {name: _floor(self.truth[name], self.rounded[name]) for name in self.truth}
+        self._budget = BUDGETS.get(precision)  # in dB
+
+    def allowed(self, name: str, truth: Array) -> float:
+        """The largest allowed difference of a value."""
+        if self._budget is None or not truth.size:
+            return FLOOR_FACTOR * self.floors[name]
+
+        root_mean_square = float(np.sqrt(np.mean(np.square(truth.astype(float)))))
+        return root_mean_square * 10 ** (-self._budget / 20)
+
+    def truths_of(self, node: NodeProto, position: int) -> list[Array]:
+        """The truth of a node's output; none if the node leaves it out."""
+        name = node.output[position]
+        return [self.truth[name]] if name else []
+
+    def refutes(self, name: str, value: Array) -> bool:
+        """Whether a value differs from its truth by more than is allowed."""
+        truth = self.truth[name]
+        return bool((difference(value, truth) > self.allowed(name, truth)).any())
+
+
+def _locate_in_engine(
     path: Path,
     proto: ModelProto,
     model: Model,
     options: dict[str, Any],
     call: _Call,
-    place: Path,
+    node_path: Path,
 ) -> LocatedFault | None:
     """The first node that the engine computes wrongly; None if it computes what the file says."""
-    try:
-        truth = values(proto, call.inputs)
-        rounded = values(proto, call.inputs, double=False)
-    except Exception as error:  # an operator that onnx's reference has not, or stumbles over
-        raise _NotComputableError(in_words(error)) from error
-    floors = {name: _floor(truth[name], rounded[name]) for name in truth}
-    budget = BUDGETS.get(model.precision)
-
-    def allowed(name: str, value: Array) -> float:
-        if budget is not None and value.size:
-            return float(np.sqrt(np.mean(np.square(value.astype(float))))) * 10 ** (-budget / 20)
-        return FLOOR_FACTOR * floors[name]
-
-    engine = _Exposed(proto, path, model.engine, options, rounded)
+    reference = _Reference(proto, call.inputs, model.precision)
+    engine = _ExposingEngine(proto, path, model.engine, options, reference.rounded)
     outputs = [value.name for value in proto.graph.output]
-    came = engine.run(call.inputs, outputs)
-    if not any(_is_off(came[n], truth[n], allowed(n, truth[n])) for n in outputs):
+    answers = engine.run(call.inputs, outputs)
+    if not any(reference.refutes(name, answers[name]) for name in outputs):
         return None
-    names = [name for node in proto.graph.node for name in node.output if name]
-    for exposed in chain([names], _bisect(engine, call, names, truth, allowed)):
-        came = engine.run(call.inputs, exposed)
+
+    names = list(_computed_names(proto))
+    for exposed in chain([names], _bisect(engine, call, names, reference)):
+        answers = engine.run(call.inputs, exposed)
         suspect = first_suspect(
             proto.graph,
-            came,
-            lambda node, number: [truth[node.output[number]]] if node.output[number] else [],
-            allowed,
+            answers,
+            reference.truths_of,
+            reference.allowed,
             known=lambda _: True,
             steps=call.steps,
         )
         if suspect is not None:
-            return _as_located(
-                "engine", proto, suspect, call, truth, floors, {**rounded, **came}, place
-            )
+            truth, floors = reference.truth, reference.floors
+            came = {**reference.rounded, **answers}
+            return _as_located("engine", proto, suspect, call, truth, floors, came, node_path)
+
     raise StateportError("The engine is wrong, but no single value of its graph shows where.")
 
 
-def _bisect(
-    engine: _Exposed, call: _Call, names: Sequence[str], truth: Values, allowed: Any
-) -> Iterator[list[str]]:
-    """Where the fault goes away while all is exposed, the value that is off when alone.
+def _computed_names(proto: ModelProto) -> Iterator[str]:
+    """The values that the nodes compute, in order."""
+    for node in proto.graph.node:
+        yield from (name for name in node.output if name)
 
-    Engines fuse what nobody looks at. So one value is exposed at a time, and the first that is off
-    is found by halving.
+
+def _bisect(
+    engine: _ExposingEngine, call: _Call, names: Sequence[str], reference: _Reference
+) -> Iterator[list[str]]:
+    """The first value that is wrong if it alone is exposed, in a list; nothing if there is none.
+
+    Engines fuse nodes whose values nobody asks for. So the fault may go away while all values are
+    exposed.
     """
     low, high = 0, len(names)
     while low < high:
         middle = (low + high) // 2
         name = names[middle]
-        came = engine.run(call.inputs, [name])
-        if _is_off(came[name], truth[name], allowed(name, truth[name])):
+        answers = engine.run(call.inputs, [name])
+        if reference.refutes(name, answers[name]):
             high = middle
         else:
             low = middle + 1
+
     if low < len(names):
         yield [names[low]]
 
 
-class _Exposed:
-    """An engine that can be asked for any values of a graph."""
+class _ExposingEngine:
+    """An engine that gives any values of a graph.
+
+    Args:
+        proto: the graph.
+        path: its file.
+        engine: the engine's name.
+        options: the engine's options.
+        samples: arrays with the dtype of each value.
+    """
 
     def __init__(
-        self, proto: ModelProto, path: Path, name: str, options: dict[str, Any], like: Values
+        self,
+        proto: ModelProto,
+        path: Path,
+        engine: str,
+        options: dict[str, Any],
+        samples: Values,
     ) -> None:
-        self._proto, self._path, self._name, self._options = proto, path, name, options
-        self._like = like
+        self._proto = proto
+        self._path = path
+        self._engine = engine
+        self._options = options
+        self._samples = samples
 
     def run(self, inputs: Mapping[str, Array], names: Sequence[str]) -> Values:
         """The values of these names."""
-        model = onnx.ModelProto()
-        model.CopyFrom(self._proto)
-        there = {value.name for value in model.graph.output}
-        kinds = {name: self._like[name].dtype for name in names}
-        model.graph.output.extend(
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(kind), None)
-            for name, kind in kinds.items()
-            if name not in there
-        )
+        model = self._with_outputs(names)
         with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
-            place = Path(folder) / self._path.name
-            onnx.save(model, place)
-            engine = open_engine(self._name, read(place), None, self._options)
+            path = Path(folder) / self._path.name
+            onnx.save(model, path)
+            engine = open_engine(self._engine, read(path), None, self._options)
             return dict(zip(names, engine.run(inputs, names), strict=True))
 
+    def _with_outputs(self, names: Sequence[str]) -> ModelProto:
+        """A copy of the model that also has these values as outputs."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._proto)
+        outputs = {value.name for value in model.graph.output}
+        for name in dict.fromkeys(names):
+            if name not in outputs:
+                dtype = helper.np_dtype_to_tensor_dtype(self._samples[name].dtype)
+                info = helper.make_tensor_value_info(name, dtype, None)
+                model.graph.output.append(info)
+        return model
 
-def _in_file(
-    path: Path, proto: ModelProto, vectors: Vectors, trace: Trace, place: Path
+
+def _locate_in_file(
+    path: Path, proto: ModelProto, vectors: Vectors, trace: Trace, node_path: Path
 ) -> LocatedFault:
-    """The first node whose answer is not what the exported one gave."""
+    """The first node whose values are not those of the exported graph."""
     case = next(case for case in vectors.cases if case.name == trace.case)
     inputs = first_call(path, vectors.contract, case)
     call = _Call(case, 0, case.chunks[0], inputs)
-    found, broken = _as_far_as_possible(proto, inputs)
+    computed, failing_node = _compute_as_far_as_possible(proto, inputs)
 
-    def truths_of(node: NodeProto, number: int) -> list[Array]:
-        then = trace.nodes.get(node.name, ())[number : number + 1]
-        names = dict.fromkeys([*then, node.output[number]])
-        return [trace.values[name] for name in names if name in trace.values]
+    def truths_of(node: NodeProto, position: int) -> list[Array]:
+        return _traced_values(trace, node, position)
 
     suspect = first_suspect(
         proto.graph,
-        found,
+        computed,
         truths_of,
-        lambda _, truth: _SAME * max(1.0, float(np.abs(truth.astype(float)).max(initial=0.0))),
+        _allowed_in_float64,
         known=lambda node: node.name in trace.nodes,
         steps=call.steps,
     )
-    if suspect is None and broken is not None:
-        suspect = Suspect(broken, next(iter(broken.output), ""), float("inf"), 0.0, None)
+    if suspect is None and failing_node is not None:
+        output = next(iter(failing_node.output), "")
+        suspect = Suspect(failing_node, output, float("inf"), 0.0, None)
     if suspect is None:
         raise StateportError(
             "Every node gives what it gave when the file was exported, for the one call that was "
             "recorded. The fault shows only in other calls, or in no node: in names or outputs."
         )
-    node = suspect.node
-    truths = {name: truths_of(node, number) for number, name in enumerate(node.output)}
-    truth = {name: found[-1] for name, found in truths.items() if name and found}
+
+    truth = {}
+    for position, name in enumerate(suspect.node.output):
+        truths = truths_of(suspect.node, position)
+        if name and truths:
+            truth[name] = truths[-1]
     floors = {name: _floor(value, value.astype(np.float32)) for name, value in truth.items()}
+    came = _rounded_values(proto, inputs)
+    return _as_located("file", proto, suspect, call, truth, floors, came, node_path)
+
+
+def _traced_values(trace: Trace, node: NodeProto, position: int) -> list[Array]:
+    """The recorded values of a node's output.
+
+    They are those of the output that the node had in this position then, and of the value that has
+    the output's name now.
+    """
+    then = trace.nodes.get(node.name, ())[position : position + 1]
+    names = dict.fromkeys([*then, node.output[position]])
+    return [trace.values[name] for name in names if name in trace.values]
+
+
+def _allowed_in_float64(_: str, truth: Array) -> float:
+    largest = float(np.abs(truth.astype(float)).max(initial=0.0))
+    return _SAME * max(1.0, largest)
+
+
+def _rounded_values(proto: ModelProto, inputs: Mapping[str, Array]) -> Values:
+    """The graph's values in its own dtypes; none if it cannot be run."""
     try:
-        rounded = values(proto, inputs, double=False)
-    except Exception:  # what cannot be run whole cannot be run alone either
-        rounded = {}
-    return _as_located("file", proto, suspect, call, truth, floors, rounded, place)
+        return values(proto, inputs, double=False)
+    except Exception:  # then the node cannot be run either, and is not written
+        return {}
 
 
-def _as_far_as_possible(
+def _compute_as_far_as_possible(
     proto: ModelProto, inputs: Mapping[str, Array]
 ) -> tuple[Values, NodeProto | None]:
     """The values in float64, up to the first node that cannot be run; and that node."""
     try:
         return values(proto, inputs), None
-    except Exception:  # noqa: S110  # which node it is, is found below
+    except Exception:  # noqa: S110  # the search below finds the node
         pass
-    low, high = 0, len(proto.graph.node)  # so many nodes can be run; so many cannot
-    found: Values = dict(inputs)
+
+    # The first `low` nodes can be run, the first `high` nodes cannot.
+    low, high = 0, len(proto.graph.node)
+    computed: Values = dict(inputs)
     while high - low > 1:
         middle = (low + high) // 2
-        part = onnx.ModelProto()
-        part.CopyFrom(proto)
-        del part.graph.node[middle:]
-        del part.graph.output[:]
+        part = _first_nodes(proto, middle)
         try:
-            found = values(part, inputs)
+            computed = values(part, inputs)
             low = middle
         except Exception:
             high = middle
-    return found, proto.graph.node[low]
+    return computed, proto.graph.node[low]
+
+
+def _first_nodes(proto: ModelProto, count: int) -> ModelProto:
+    """The model up to a node, without outputs."""
+    part = onnx.ModelProto()
+    part.CopyFrom(proto)
+    del part.graph.node[count:]
+    del part.graph.output[:]
+    return part
 
 
 def _as_located(
@@ -287,14 +390,27 @@ def _as_located(
     truth: Values,
     floors: Mapping[str, float],
     came: Values,
-    place: Path,
+    node_path: Path,
 ) -> LocatedFault:
+    """The fault as it is reported; writes the node, if possible.
+
+    Args:
+        fault: what is wrong, "engine" or "file".
+        proto: the model.
+        suspect: the node, and its output that is wrong.
+        call: the call in which it is wrong.
+        truth: what the node's outputs should be.
+        floors: what rounding to float32 alone costs, by output.
+        came: the graph's values as they are.
+        node_path: the file to write the node to.
+    """
     node = suspect.node
-    given = {**came, **call.inputs}
+    operands = {**came, **call.inputs}
     written = False
     if all(name in came for name in node.output if name in truth):
         with suppress(FileError):  # the name of the node matters more than its file
-            written = write_node(proto, node, given, truth, floors, came, place)
+            written = write_node(proto, node, operands, truth, floors, came, node_path)
+
     step = None if suspect.step is None else call.start + suspect.step
     return LocatedFault(
         fault=fault,
@@ -305,18 +421,16 @@ def _as_located(
         step=step,
         error=suspect.error,
         allowed=suspect.allowed,
-        file=str(place) if written else None,
+        file=str(node_path) if written else None,
     )
 
 
 def _floor(truth: Array, rounded: Array) -> float:
-    """What float32 loses, and at least half a unit in the last place of the largest value."""
+    """What rounding to float32 costs: at least half an ulp of the largest value."""
     if truth.dtype.kind != "f" or not truth.size:
         return 0.0
-    off = difference(rounded, truth).max()
+
+    error = difference(rounded, truth).max()
     largest = np.abs(truth[np.isfinite(truth)]).max(initial=0.0)
-    return float(max(off, np.spacing(np.float32(largest)) / 2))
-
-
-def _is_off(value: Array, truth: Array, allowed: float) -> bool:
-    return bool((difference(value, truth) > allowed).any())
+    half_ulp = np.spacing(np.float32(largest)) / 2
+    return float(max(error, half_ulp))

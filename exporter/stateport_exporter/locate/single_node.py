@@ -1,9 +1,9 @@
-"""One node as a model of its own, with vectors: the smallest file that shows what went wrong."""
+"""One node as a model with vectors: the smallest file that shows the fault."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import safetensors.numpy
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from stateport.contract import CONTRACT_KEY, DTYPES, ArraySpec, Contract, Streaming
 from stateport.files.writing import written_together
@@ -25,95 +25,119 @@ Array = NDArray[Any]
 def write_node(
     model: ModelProto,
     node: NodeProto,
-    given: Mapping[str, Array],
+    operands: Mapping[str, Array],
     truth: Mapping[str, Array],
     floor: Mapping[str, float],
     answers: Mapping[str, Array],
     path: Path,
 ) -> bool:
-    """Writes a node alone, what it is given, and what it should answer.
+    """Writes a node as a model, with what it takes and what it should give.
 
     Args:
         model: the model that the node is part of.
         node: the node.
-        given: the values in the graph, by name.
+        operands: the values of the graph, by name.
         truth: what each of the node's outputs should be.
         floor: what rounding to float32 alone costs, by output.
-        answers: what came instead; kept beside the vectors, as `came/NAME`.
-        path: the ONNX file; vectors are written beside it.
+        answers: what each output was instead; it is stored in the vectors' file as `came/NAME`.
+        path: the ONNX file to write. The vectors are written beside it.
 
     Returns:
-        Whether the node can stand alone: all that it takes and gives is known, and of dtypes that
-        a contract can have.
+        Whether the node was written. It is not if an operand is unknown, if no truth is known, or
+        if one of these arrays has a dtype that a contract cannot have.
     """
-    constants = [i for i in model.graph.initializer if i.name in {*_taken(node)}]
-    named = {i.name for i in constants}
-    inputs = list(dict.fromkeys(name for name in _taken(node) if name not in named))
+    constants = _constants_of(model, node)
+    inputs = _input_names(node, constants)
     outputs = [name for name in node.output if name in truth]
-    if not outputs or not all(name in given for name in inputs):
+    if not outputs or not all(name in operands for name in inputs):
         return False
-    arrays = [*(given[name] for name in inputs), *(answers[name] for name in outputs)]
-    if any(array.dtype.name not in DTYPES for array in arrays):
+
+    input_arrays = {name: operands[name] for name in inputs}
+    output_arrays = {name: answers[name] for name in outputs}
+    if not _have_contract_dtypes([*input_arrays.values(), *output_arrays.values()]):
         return False
+
     contract = Contract(
-        inputs=tuple(_spec(name, given[name]) for name in inputs),
-        outputs=tuple(_spec(name, answers[name]) for name in outputs),
+        inputs=_specs_of(input_arrays),
+        outputs=_specs_of(output_arrays),
         streaming=Streaming(ok=False, reason="it is one node of a network"),
     )
-    vectors = _vectors(contract, given, truth, floor)
-    alone = _model(model, node, constants, contract)
+    vectors = _vectors_of(contract, operands, truth, floor)
+    node_model = _model_of(model, node, constants, contract)
+
     with written_together(path) as folder:
-        onnx.save(alone, folder / path.name)
-        place = folder / vectors_path(path).name
-        replace(vectors, models=(digest(folder / path.name),)).save(place)
-        _add(place, {f"came/{name}": answers[name] for name in outputs})
+        draft = folder / path.name
+        onnx.save(node_model, draft)
+        draft_vectors = folder / vectors_path(path).name
+        replace(vectors, models=(digest(draft),)).save(draft_vectors)
+        came = {f"came/{name}": array for name, array in output_arrays.items()}
+        _add_arrays(draft_vectors, came)
     return True
 
 
-def _taken(node: NodeProto) -> Iterator[str]:
-    """The values that a node takes, and those that its graphs take from around it."""
+def _constants_of(model: ModelProto, node: NodeProto) -> list[TensorProto]:
+    """The model's constants that a node takes."""
+    used = set(_used_names(node))
+    return [tensor for tensor in model.graph.initializer if tensor.name in used]
+
+
+def _input_names(node: NodeProto, constants: Sequence[TensorProto]) -> list[str]:
+    """The values that a node takes, each once, without constants."""
+    constant_names = {tensor.name for tensor in constants}
+    names = dict.fromkeys(_used_names(node))
+    return [name for name in names if name not in constant_names]
+
+
+def _used_names(node: NodeProto) -> Iterator[str]:
+    """The values that a node takes, and those that graphs inside of it take from outside."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
-            yield from _free(attribute.g)
+            yield from _captured_names(attribute.g)
 
 
-def _free(graph: GraphProto) -> Iterator[str]:
-    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    own |= {name for node in graph.node for name in node.output}
+def _captured_names(graph: GraphProto) -> Iterator[str]:
+    """The values that a graph takes from outside."""
+    own = {value.name for value in graph.input}
+    own |= {tensor.name for tensor in graph.initializer}
     for node in graph.node:
-        yield from (name for name in _taken(node) if name not in own)
+        own.update(node.output)
+
+    for node in graph.node:
+        yield from (name for name in _used_names(node) if name not in own)
     yield from (value.name for value in graph.output if value.name not in own)
 
 
-def _spec(name: str, array: Array) -> ArraySpec:
-    return ArraySpec(name, array.dtype.name, array.shape)
+def _have_contract_dtypes(arrays: Sequence[Array]) -> bool:
+    return all(array.dtype.name in DTYPES for array in arrays)
 
 
-def _model(
-    model: ModelProto, node: NodeProto, constants: list[onnx.TensorProto], contract: Contract
+def _specs_of(arrays: Mapping[str, Array]) -> tuple[ArraySpec, ...]:
+    return tuple(ArraySpec(name, array.dtype.name, array.shape) for name, array in arrays.items())
+
+
+def _model_of(
+    model: ModelProto, node: NodeProto, constants: Sequence[TensorProto], contract: Contract
 ) -> ModelProto:
-    def values(specs: tuple[ArraySpec, ...]) -> list[onnx.ValueInfoProto]:
-        return [
-            helper.make_tensor_value_info(
-                spec.name, helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)), spec.shape
-            )
-            for spec in specs
-        ]
-
-    graph = helper.make_graph(
-        [node], "node", values(contract.inputs), values(contract.outputs), constants
-    )
-    alone = helper.make_model(
+    """The node as a model with a contract, with the versions that `model` has."""
+    inputs = [_value_info(spec) for spec in contract.inputs]
+    outputs = [_value_info(spec) for spec in contract.outputs]
+    graph = helper.make_graph([node], "node", inputs, outputs, constants)
+    node_model = helper.make_model(
         graph, ir_version=model.ir_version, opset_imports=[*model.opset_import]
     )
-    helper.set_model_props(alone, {CONTRACT_KEY: contract.to_json()})
-    return alone
+    helper.set_model_props(node_model, {CONTRACT_KEY: contract.to_json()})
+    return node_model
 
 
-def _vectors(
+def _value_info(spec: ArraySpec) -> onnx.ValueInfoProto:
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
+    return helper.make_tensor_value_info(spec.name, dtype, spec.shape)
+
+
+def _vectors_of(
     contract: Contract,
-    given: Mapping[str, Array],
+    operands: Mapping[str, Array],
     truth: Mapping[str, Array],
     floor: Mapping[str, float],
 ) -> Vectors:
@@ -122,19 +146,20 @@ def _vectors(
         through="model",
         sizes={},
         chunks=(1,),
-        inputs={spec.name: given[spec.name][None] for spec in contract.inputs},
+        inputs={spec.name: operands[spec.name][None] for spec in contract.inputs},
         initial={},
         truth={spec.name: truth[spec.name].reshape(1, -1) for spec in contract.outputs},
     )
     floors = {spec.name: np.array([floor[spec.name]]) for spec in contract.outputs}
-    made = {"machine": platform.machine(), "from": "stateport verify --locate"}
-    return Vectors(contract, "float64", floors, (case,), made)
+    made_with = {"machine": platform.machine(), "from": "stateport verify --locate"}
+    return Vectors(contract, "float64", floors, (case,), made_with)
 
 
-def _add(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Adds arrays to a safetensors file and keeps its metadata."""
+def _add_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Adds arrays to a safetensors file, whose metadata stay."""
     with safetensors.safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
-    whole = {**safetensors.numpy.load_file(path), **arrays}
-    whole = {name: np.array(array, order="C") for name, array in whole.items()}
-    path.write_bytes(safetensors.numpy.save(whole, metadata))
+
+    all_arrays = {**safetensors.numpy.load_file(path), **arrays}
+    contiguous = {name: np.array(array, order="C") for name, array in all_arrays.items()}
+    path.write_bytes(safetensors.numpy.save(contiguous, metadata))

@@ -1,1 +1,1 @@
-"""What a graph that somebody else wrote says of itself, where it carries no contract."""
+"""What the graph of a file without a contract shows about feeding it in chunks."""

@@ -1,6 +1,6 @@
-"""The nodes of an ONNX file, and the small constants that say along which axes they work.
+"""The nodes of an ONNX file, and the small constants that hold shapes and axes.
 
-What `onnx_file` leaves out of its outline, for the files without a contract. The field numbers are
+`onnx_outline` leaves these out; only files without a contract need them. The field numbers are
 those of `onnx.proto` (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 """
 
@@ -17,23 +17,54 @@ import numpy as np
 
 from ..protobuf import Fields, MalformedError, bytes_of, int_of, ints_of, text_of
 
-#: More nodes than this are not looked through.
+#: Graphs with more nodes are not read.
 _MOST_NODES: Final = 20_000
-#: Graphs within graphs; real files have two or three.
+#: The deepest nesting of graphs that is read; real files have two or three levels.
 _DEEPEST: Final = 32
 #: Axes, shapes and pads have a few numbers.
 _MOST_NUMBERS: Final = 64
-#: TensorProto.DataType -> bytes.
+#: Fields of integers that are longer, in bytes, are not read.
+_LONGEST_FIELD: Final = 1024
+#: The bytes of an integer, by TensorProto.DataType: INT32 and INT64.
 _INTEGERS: Final = {6: 4, 7: 8}
+
+#: The fields of ModelProto, GraphProto, NodeProto, AttributeProto and TensorProto that are read.
+_MODEL_GRAPH: Final = 7
+
+_GRAPH_NODE: Final = 1
+_GRAPH_INITIALIZER: Final = 5
+_GRAPH_INPUT: Final = 11
+_GRAPH_OUTPUT: Final = 12
+
+_NODE_INPUT: Final = 1
+_NODE_OUTPUT: Final = 2
+_NODE_NAME: Final = 3
+_NODE_OPERATOR: Final = 4
+_NODE_ATTRIBUTE: Final = 5
+_NODE_DOMAIN: Final = 7
+_NODE_TEXTS: Final = (_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_DOMAIN)
+
+_ATTRIBUTE_NAME: Final = 1
+_ATTRIBUTE_INTEGER: Final = 3
+_ATTRIBUTE_TEXT: Final = 4
+_ATTRIBUTE_TENSOR: Final = 5
+_ATTRIBUTE_GRAPH: Final = 6
+_ATTRIBUTE_INTEGERS: Final = 8
+
+_TENSOR_DIMS: Final = 1
+_TENSOR_TYPE: Final = 2
+_TENSOR_INTEGERS: Final = (5, 7)  # int32_data and int64_data
+_TENSOR_NAME: Final = 8
+_TENSOR_RAW: Final = 9
 
 
 class TooManyNodesError(Exception):
-    """The graph is too large to be looked through."""
+    """The graph is too large to be read."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """The shape of a constant; and its numbers, where it is a short one of integers."""
+    """The shape of a constant, and its numbers if it is a short list of integers."""
 
     shape: tuple[int, ...]
     numbers: tuple[int, ...] | None
@@ -41,7 +72,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Node:
-    """One node. An operand that is left out has no name; operators of ONNX have no domain."""
+    """One node.
+
+    An operand that is left out has the name "". Operators outside of ONNX's own domain are
+    written as "domain::operator".
+    """
 
     operator: str
     name: str
@@ -53,29 +88,29 @@ class Node:
         return self.name or self.operator
 
     def number(self, name: str, default: int) -> int:
-        """An integer among the attributes."""
+        """The integer in an attribute; `default` where there is none."""
         value = self.attributes.get(name)
         return value if isinstance(value, int) else default
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """A list of integers among the attributes; empty where there is none."""
+        """The list of integers in an attribute; empty where there is none."""
         value = self.attributes.get(name)
         return value if isinstance(value, tuple) else ()
 
     def text(self, name: str, default: str) -> str:
-        """A text among the attributes."""
+        """The text in an attribute; `default` where there is none."""
         value = self.attributes.get(name)
         return value if isinstance(value, str) else default
 
     @property
     def graphs(self) -> list[Graph]:
-        """The branches of an If, the body of a loop."""
+        """The branches of an If, or the body of a loop."""
         return [value for value in self.attributes.values() if isinstance(value, Graph)]
 
 
 @dataclass
 class Graph:
-    """A graph: its nodes in order, and the names of what goes in and comes out."""
+    """A graph: its nodes in order, the names of its inputs and outputs, and its constants."""
 
     nodes: list[Node] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
@@ -87,19 +122,20 @@ Attribute = int | str | tuple[int, ...] | Graph | Tensor
 
 
 def read_nodes(path: Path) -> Graph:
-    """The graph in a file whose outline has been read.
+    """The graph in a file whose outline has been read already.
 
     Raises:
-        TooManyNodesError: it has more nodes than are looked through, or graphs nested too deeply.
+        TooManyNodesError: it has too many nodes, or graphs nested too deeply.
     """
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
     reader = _Reader()
     try:
         for number, value in Fields(memoryview(data)):
-            if number == 7:
+            if number == _MODEL_GRAPH:
                 return reader.graph(bytes_of(value), depth=0)
-    except MalformedError as error:  # it has been changed since
+    except MalformedError as error:  # the file has changed since its outline was read
         raise TooManyNodesError(str(error)) from None
     return Graph()
 
@@ -113,91 +149,116 @@ class _Reader:
     def graph(self, data: memoryview, depth: int) -> Graph:
         if depth > _DEEPEST:
             raise TooManyNodesError
+
         graph = Graph()
         for number, value in Fields(data):
-            if number == 1:
+            if number == _GRAPH_NODE:
                 graph.nodes.append(self.node(bytes_of(value), depth))
-            elif number == 5:
-                name, tensor = _tensor(bytes_of(value))
+            elif number == _GRAPH_INITIALIZER:
+                name, tensor = _read_tensor(bytes_of(value))
                 graph.constants[name] = tensor
-            elif number == 11:
-                graph.inputs.append(_name(bytes_of(value)))
-            elif number == 12:
-                graph.outputs.append(_name(bytes_of(value)))
+            elif number == _GRAPH_INPUT:
+                graph.inputs.append(_value_name(bytes_of(value)))
+            elif number == _GRAPH_OUTPUT:
+                graph.outputs.append(_value_name(bytes_of(value)))
         return graph
 
     def node(self, data: memoryview, depth: int) -> Node:
         self._count += 1
         if self._count > _MOST_NODES:
             raise TooManyNodesError
-        texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
+
+        texts: dict[int, list[str]] = {number: [] for number in _NODE_TEXTS}
         attributes: dict[str, Attribute] = {}
         for number, value in Fields(data):
             if number in texts:
                 texts[number].append(text_of(value))
-            elif number == 5:
+            elif number == _NODE_ATTRIBUTE:
                 name, attribute = self.attribute(bytes_of(value), depth)
                 if attribute is not None:
                     attributes[name] = attribute
-        operator, domain = "".join(texts[4][-1:]), "".join(texts[7][-1:])
+
+        operator = _last(texts[_NODE_OPERATOR])
+        domain = _last(texts[_NODE_DOMAIN])
         return Node(
             operator if domain in ("", "ai.onnx") else f"{domain}::{operator}",
-            "".join(texts[3][-1:]),
-            tuple(texts[1]),
-            tuple(texts[2]),
+            _last(texts[_NODE_NAME]),
+            tuple(texts[_NODE_INPUT]),
+            tuple(texts[_NODE_OUTPUT]),
             attributes,
         )
 
     def attribute(self, data: memoryview, depth: int) -> tuple[str, Attribute | None]:
-        name, numbers = "", list[int]()
+        name = ""
+        numbers: list[int] = []
         value: Attribute | None = None
+
         for number, content in Fields(data):
-            if number == 1:
+            if number == _ATTRIBUTE_NAME:
                 name = text_of(content)
-            elif number == 3:
+            elif number == _ATTRIBUTE_INTEGER:
                 value = int_of(content)
-            elif number == 4:
+            elif number == _ATTRIBUTE_TEXT:
                 value = str(bytes_of(content), "utf-8", "replace")
-            elif number == 5:
-                value = _tensor(bytes_of(content))[1]
-            elif number == 6:
+            elif number == _ATTRIBUTE_TENSOR:
+                _, value = _read_tensor(bytes_of(content))
+            elif number == _ATTRIBUTE_GRAPH:
                 value = self.graph(bytes_of(content), depth + 1)
-            elif number == 8 and len(numbers) < _MOST_NUMBERS:
+            elif number == _ATTRIBUTE_INTEGERS and len(numbers) < _MOST_NUMBERS:
                 numbers += ints_of(content, _MOST_NUMBERS)
+
         return name, tuple(numbers) if numbers else value
 
 
-def _tensor(data: memoryview) -> tuple[str, Tensor]:
-    name, kind, dims, numbers = "", 0, list[int](), list[int]()
+def _last(texts: Sequence[str]) -> str:
+    """The last text, which counts where a field is repeated; "" where it is absent."""
+    return texts[-1] if texts else ""
+
+
+def _read_tensor(data: memoryview) -> tuple[str, Tensor]:
+    """The name of a TensorProto, and what is kept of it."""
+    name = ""
+    kind = 0
+    dims: list[int] = []
+    numbers: list[int] = []
     raw = memoryview(b"")
+
     for number, value in Fields(data):
-        if number == 1:
+        if number == _TENSOR_DIMS:
             dims += ints_of(value, _MOST_NUMBERS)
-        elif number == 2:
+        elif number == _TENSOR_TYPE:
             kind = int_of(value)
-        elif number in (5, 7) and len(value if isinstance(value, memoryview) else b"") < 1024:
+        elif number in _TENSOR_INTEGERS and not _is_long(value):
             numbers += ints_of(value, _MOST_NUMBERS)
-        elif number == 8:
+        elif number == _TENSOR_NAME:
             name = text_of(value)
-        elif number == 9:
+        elif number == _TENSOR_RAW:
             raw = bytes_of(value)
+
     shape = tuple(dims[:_MOST_NUMBERS])
-    return name, Tensor(shape, _short(kind, shape, raw, numbers))
+    return name, Tensor(shape, _short_integers(kind, shape, raw, numbers))
 
 
-def _short(
+def _is_long(value: int | memoryview) -> bool:
+    return isinstance(value, memoryview) and len(value) >= _LONGEST_FIELD
+
+
+def _short_integers(
     kind: int, shape: Sequence[int], raw: memoryview, numbers: Sequence[int]
 ) -> tuple[int, ...] | None:
-    """The numbers of a short tensor of integers, which stand in one field or another."""
-    if kind not in _INTEGERS or len(shape) > 1 or not 0 <= prod(shape) <= _MOST_NUMBERS:
-        return None
+    """The elements of a tensor, from whichever field holds them; None if not a few integers."""
     count = prod(shape)
-    if len(raw) == count * _INTEGERS[kind] and not numbers:
-        return tuple(np.frombuffer(raw, f"<i{_INTEGERS[kind]}").tolist())
+    if kind not in _INTEGERS or len(shape) > 1 or not 0 <= count <= _MOST_NUMBERS:
+        return None
+
+    size = _INTEGERS[kind]
+    if len(raw) == count * size and not numbers:
+        return tuple(np.frombuffer(raw, f"<i{size}").tolist())
     return tuple(numbers) if len(numbers) == count else None
 
 
-def _name(data: memoryview) -> str:
+def _value_name(data: memoryview) -> str:
+    """The name in a ValueInfoProto."""
     for number, value in Fields(data):
         if number == 1:
             return text_of(value)

@@ -1,4 +1,4 @@
-"""What recurrent operators, loops and branches make of time."""
+"""What recurrent operators, loops and branches do to time."""
 
 from __future__ import annotations
 
@@ -6,156 +6,237 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from .dims import Dims, Value, grows, merged, time_of
-from .nodes import Graph
+from .dims import Dim, Dims, Value, grows, has_axis, merged, time_of, with_axis
+from .nodes import Graph, Node
 from .walk import Call, Rule, like
 
-#: Where each operator takes its first states.
-_FIRSTS: Final = {
-    "LSTM": (5, 6), "GRU": (5,), "RNN": (5,), "com.microsoft::DynamicQuantizeLSTM": (5, 6),
-}  # fmt: skip
-_ANEW: Final = "starts every call from a state that is made in the call itself"
+#: The positions of each operator's initial states among its operands.
+_INITIAL_STATES: Final = {
+    "LSTM": (5, 6),
+    "GRU": (5,),
+    "RNN": (5,),
+    "com.microsoft::DynamicQuantizeLSTM": (5, 6),
+}
+_ROW_LENGTHS: Final = 4
+_NOT_CARRIED: Final = "starts every call from a state that is made in the call itself"
 _BACKWARDS: Final = "runs backwards: it needs the whole sequence"
+_UNKNOWN_LOOP: Final = "may run over time in any way"
 
 
 def _recurrent(call: Call) -> Sequence[Value]:
-    node, x = call.node, call.value(0)
+    node = call.node
+    x = call.value(0)
     direction = node.text("direction", "forward").lower()
-    layout = node.number("layout", 0)
-    axis = 1 if layout else 0
-    over_time = x.dims is not None and len(x.dims) == 3 and grows(x.dims[axis])
-    if over_time or call.is_uncertain(x):
-        if direction == "bidirectional":
-            call.tie("is bidirectional: its backward half needs the whole sequence")
-        elif direction == "reverse":
-            call.tie(_BACKWARDS)
-    if over_time:
+    batch_first = node.number("layout", 0) != 0
+    runs_over_time = _runs_over_time(x.dims, batch_first)
+
+    if runs_over_time or call.is_uncertain(x):
+        _check_direction(call, direction)
+    if runs_over_time:
         call.walk.findings.recurs = True
-        if call.has(4):
-            call.tie("is told the length of each row, which chunks of it have not")
-        for place in _FIRSTS[node.operator]:
-            if not call.is_state(call.value(place)):
-                call.tie(_ANEW if not call.has(place) else _start(call, place))
+        _check_operands(call)
     elif call.is_uncertain(x):
         call.doubt("may run over time")
-    return _results(call, x.dims, 2 if direction == "bidirectional" else 1, layout)
+
+    directions = 2 if direction == "bidirectional" else 1
+    return _recurrent_results(call, x.dims, directions, batch_first)
 
 
-def _start(call: Call, place: int) -> str:
-    """Why a first state that is there is not carried."""
-    if call.value(place).origins:
-        return f"starts from {call.node.inputs[place]!r}, which depends on no state"
-    return _ANEW
+def _runs_over_time(dims: Dims | None, batch_first: bool) -> bool:
+    """Whether the sequence of a recurrent operator, (time, batch, features), is time itself."""
+    if dims is None or len(dims) != 3:
+        return False
+    return grows(dims[1 if batch_first else 0])
 
 
-def _results(call: Call, x: Dims | None, directions: int, layout: int) -> Sequence[Value]:
+def _check_direction(call: Call, direction: str) -> None:
+    if direction == "bidirectional":
+        call.tie("is bidirectional: its backward half needs the whole sequence")
+    elif direction == "reverse":
+        call.tie(_BACKWARDS)
+
+
+def _check_operands(call: Call) -> None:
+    """Notes row lengths, and initial states that no state of the file gives."""
+    if call.has(_ROW_LENGTHS):
+        call.tie("takes the length of each row, which is unknown for a chunk")
+
+    for position in _INITIAL_STATES[call.node.operator]:
+        if not call.is_state(call.value(position)):
+            call.tie(_why_not_carried(call, position))
+
+
+def _why_not_carried(call: Call, position: int) -> str:
+    """Why an initial state does not carry over from call to call."""
+    if call.has(position) and call.value(position).origins:
+        return f"starts from {call.node.inputs[position]!r}, which depends on no state"
+    return _NOT_CARRIED
+
+
+def _recurrent_results(
+    call: Call, x: Dims | None, directions: int, batch_first: bool
+) -> Sequence[Value]:
+    """The sequence of all states, and the last states."""
     if x is None or len(x) != 3:
         return [like(call, None)] * 3
-    hidden = call.node.attributes.get("hidden_size")
-    size = hidden if isinstance(hidden, int) else None
-    if layout:
-        batch, time = x[0], x[1]
-        return [
-            like(call, (batch, time, directions, size)),
-            *[like(call, (batch, directions, size))] * 2,
-        ]
-    time, batch = x[0], x[1]
-    return [
-        like(call, (time, directions, batch, size)),
-        *[like(call, (directions, batch, size))] * 2,
-    ]
+
+    attribute = call.node.attributes.get("hidden_size")
+    hidden = attribute if isinstance(attribute, int) else None
+    if batch_first:
+        batch, time, _ = x
+        sequence = like(call, (batch, time, directions, hidden))
+        last = like(call, (batch, directions, hidden))
+    else:
+        time, batch, _ = x
+        sequence = like(call, (time, directions, batch, hidden))
+        last = like(call, (directions, batch, hidden))
+    return [sequence, last, last]
 
 
-def _branches(call: Call) -> Sequence[Value]:
+def _if(call: Call) -> Sequence[Value]:
     results: list[Value] | None = None
-    for graph in call.node.graphs:
-        made = call.walk.graph(graph, call.scope)
-        if results is None or len(results) != len(made):
-            results = made
-            continue
-        results = [
-            Value(
-                merged(a.dims, b.dims),
-                a.origins | b.origins | call.origins,
-                a.content if a.content == b.content else None,
-            )
-            for a, b in zip(results, made, strict=True)
-        ]
+    for branch in call.node.graphs:
+        values = call.walk.graph(branch, call.scope)
+        if results is None or len(results) != len(values):
+            results = values
+        else:
+            pairs = zip(results, values, strict=True)
+            results = [_merged_value(call, a, b) for a, b in pairs]
     return results or ()
 
 
+def _merged_value(call: Call, a: Value, b: Value) -> Value:
+    """What is known about the result of one of two branches."""
+    content = a.content if a.content == b.content else None
+    return Value(merged(a.dims, b.dims), a.origins | b.origins | call.origins, content)
+
+
 def _scan(call: Call) -> Sequence[Value]:
-    node, body = call.node, _body(call)
+    node = call.node
+    body = _body(call)
     count = node.number("num_scan_inputs", 0)
-    if body is None or call.walk.opset < 9 or not 0 < count <= len(call.values):
-        return _opaque(call)
-    states, sequences = call.values[:-count], call.values[-count:]
+    is_valid = 0 < count <= len(call.values)
+    if body is None or not is_valid or call.walk.opset < 9:
+        return _unknown_loop(call)
+
+    states = call.values[:-count]
+    sequences = call.values[-count:]
     axes = node.numbers("scan_input_axes") or (0,) * count
-    over_time = False
-    slices = []
-    for sequence, axis in zip(sequences, axes, strict=False):
-        dims = sequence.dims
-        if dims and -len(dims) <= axis < len(dims):
-            over_time = over_time or grows(dims[axis])
-            place = axis % len(dims)
-            dims = (*dims[:place], *dims[place + 1 :])
-        elif call.is_fed(sequence):
-            call.doubt("may run over time")
-        slices.append(replace(like(call, dims), content=None))
-    if 1 in node.numbers("scan_input_directions") + node.numbers("scan_output_directions") and (
-        over_time or any(map(call.is_uncertain, sequences))
-    ):
+    scanned = list(zip(sequences, axes, strict=False))
+    steps = [_scanned_step(call, sequence, axis) for sequence, axis in scanned]
+    runs_over_time = any(_grows_along(sequence.dims, axis) for sequence, axis in scanned)
+
+    if _scans_backwards(node):
+        _check_backwards(call, sequences, runs_over_time)
+    if runs_over_time:
+        _check_scan_states(call, states)
+
+    results = _body_results(call, body, [*states, *steps])
+    length = "~time" if runs_over_time else None
+    return _scan_results(call, results, len(states), length)
+
+
+def _grows_along(dims: Dims | None, axis: int) -> bool:
+    if dims is None or not has_axis(dims, axis):
+        return False
+    return grows(dims[axis])
+
+
+def _scanned_step(call: Call, sequence: Value, axis: int) -> Value:
+    """One step of a scanned sequence: the sequence without the axis that is scanned."""
+    dims = sequence.dims
+    if dims is not None and has_axis(dims, axis):
+        dims = with_axis(dims, axis % len(dims))
+    elif call.is_fed(sequence):
+        call.doubt("may run over time")
+    return like(call, dims)
+
+
+def _scans_backwards(node: Node) -> bool:
+    read = node.numbers("scan_input_directions")
+    written = node.numbers("scan_output_directions")
+    return 1 in read or 1 in written
+
+
+def _check_backwards(call: Call, sequences: Sequence[Value], runs_over_time: bool) -> None:
+    if runs_over_time or any(map(call.is_uncertain, sequences)):
         call.tie(_BACKWARDS)
-    _check_starts(call, states, over_time)
-    made = _inside(call, body, [*(replace(v, content=None) for v in states), *slices])
-    time = ("~time",) if over_time else (None,)
-    axes = node.numbers("scan_output_axes") or (0,) * len(made)
-    results = [like(call, value.dims) for value in made[: len(states)]]
-    for value, axis in zip(made[len(states) :], axes, strict=False):
-        dims = value.dims
-        if dims is not None:
-            place = axis % (len(dims) + 1)
-            dims = (*dims[:place], *time, *dims[place:])
-        results.append(like(call, dims))
-    return results
 
 
-def _check_starts(call: Call, states: Sequence[Value], over_time: bool) -> None:
-    if over_time and states:
-        call.walk.findings.recurs = True
-        if not all(call.is_state(value) for value in states):
-            call.tie(_ANEW)
+def _check_scan_states(call: Call, states: Sequence[Value]) -> None:
+    """Notes states of a scan over time that no state of the file gives."""
+    if not states:
+        return
+
+    call.walk.findings.recurs = True
+    if not all(map(call.is_state, states)):
+        call.tie(_NOT_CARRIED)
+
+
+def _scan_results(call: Call, results: Sequence[Value], states: int, length: Dim) -> list[Value]:
+    """The last states, and the sequences that a scan stacks up from the steps of its body."""
+    stacked = results[states:]
+    axes = call.node.numbers("scan_output_axes") or (0,) * len(results)
+
+    values = [like(call, value.dims) for value in results[:states]]
+    for value, axis in zip(stacked, axes, strict=False):
+        values.append(like(call, _stacked_dims(value.dims, axis, length)))
+    return values
+
+
+def _stacked_dims(dims: Dims | None, axis: int, length: Dim) -> Dims | None:
+    """The dimensions of a sequence of steps, with the sequence along `axis`."""
+    if dims is None:
+        return None
+
+    position = axis % (len(dims) + 1)
+    return (*dims[:position], length, *dims[position:])
 
 
 def _loop(call: Call) -> Sequence[Value]:
     body = _body(call)
     if body is None:
-        return _opaque(call)
-    rounds = (call.value(0).content or (None,))[0]
-    carried = [replace(value, content=None, context=False) for value in call.values[2:]]
-    before = len(call.walk.findings.ties)
-    made = _inside(call, body, [Value((), counter=True), Value(()), *carried])
-    # How often it goes round may depend on time in a way that cannot be seen.
-    if grows(rounds) or (rounds is None and any(map(call.is_fed, call.values))) or _sees_time(call):
+        return _unknown_loop(call)
+
+    ties_before = len(call.walk.findings.ties)
+    iteration = Value((), counter=True)
+    condition = Value(())
+    carried = [replace(value, context=False) for value in call.values[2:]]
+    results = _body_results(call, body, [iteration, condition, *carried])
+
+    iterations = call.value(0).first
+    if _may_count_time(call, iterations):
         call.walk.findings.recurs = True
-        if len(call.walk.findings.ties) == before:
-            call.doubt("may run over time in any way")
-    results = [like(call, merged(a.dims, b.dims)) for a, b in zip(made[1:], carried, strict=False)]
-    first = "~time" if grows(rounds) or rounds is None else rounds
-    for value in made[1 + len(carried) :]:
-        results.append(like(call, None if value.dims is None else (first, *value.dims)))
-    return results
+        if len(call.walk.findings.ties) == ties_before:
+            call.doubt(_UNKNOWN_LOOP)
+
+    # The first result is the condition.
+    pairs = zip(results[1:], carried, strict=False)
+    values = [like(call, merged(after.dims, before.dims)) for after, before in pairs]
+
+    length = iterations
+    if iterations is None or grows(iterations):
+        length = "~time"
+    for value in results[1 + len(carried) :]:
+        values.append(like(call, _stacked_dims(value.dims, 0, length)))
+    return values
 
 
-def _sees_time(call: Call) -> bool:
-    return any(time_of(value.dims) is not None for value in call.values)
+def _may_count_time(call: Call, iterations: Dim) -> bool:
+    """Whether the number of iterations may depend on time, in ways that need not be visible."""
+    if grows(iterations) or any(time_of(value.dims) is not None for value in call.values):
+        return True
+    return iterations is None and call.depends_on_fed
 
 
-def _inside(call: Call, body: Graph, values: Sequence[Value]) -> list[Value]:
-    """What a body gives; all that it is fed, and sees around it, flows from round to round."""
+def _body_results(call: Call, body: Graph, values: Sequence[Value]) -> list[Value]:
+    """The results of a loop's body.
+
+    From iteration to iteration, each operand may change, and may come to depend on all others.
+    """
     origins = call.origins
-    fed = [replace(value, origins=value.origins | origins) for value in values]
-    bound = dict(zip(body.inputs, fed, strict=False))
+    arguments = [replace(value, content=None, origins=value.origins | origins) for value in values]
+    bound = dict(zip(body.inputs, arguments, strict=False))
     return call.walk.graph(body, call.scope.new_child(bound))
 
 
@@ -164,15 +245,15 @@ def _body(call: Call) -> Graph | None:
     return graphs[0] if len(graphs) == 1 else None
 
 
-def _opaque(call: Call) -> Sequence[Value]:
-    if any(call.is_fed(value) for value in call.values):
-        call.doubt("may run over time in any way")
+def _unknown_loop(call: Call) -> Sequence[Value]:
+    if call.depends_on_fed:
+        call.doubt(_UNKNOWN_LOOP)
     return ()
 
 
 RECURRING: Final[dict[str, Rule]] = {
-    **dict.fromkeys(_FIRSTS, _recurrent),
-    "If": _branches,
+    **dict.fromkeys(_INITIAL_STATES, _recurrent),
+    "If": _if,
     "Scan": _scan,
     "Loop": _loop,
 }

@@ -1,19 +1,19 @@
-"""Whether a file without a contract can be fed in chunks: told from its operators.
+"""Whether a file without a contract can be fed in chunks, as far as its operators show.
 
-Where the exporter runs whole sequences and chunks, the runtime has the graph alone. It follows the
-axis that grows with time through all operators. What surely ties the steps of a call together, a
-layer that runs backwards, a convolution without the steps before, a mean over time, is a no. A yes
-needs operators of which each is known to keep steps apart, and layers that start from states. All
-else is not known, and said so.
+The exporter compares whole sequences with chunks. The runtime has only the graph: it follows the
+axis that grows with time through all operators. The answer is no if an operator surely ties the
+steps of a call together: a layer that runs backwards, a convolution without the steps before, a
+mean over time. The answer is yes if every operator is known to keep steps apart, and every layer
+starts from a state. Otherwise the answer is that it is not known, with a reason.
 """
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from ...contract import Axis, Contract, Streaming
+from ...contract import ArraySpec, Axis, Contract, Streaming
 from ..onnx_outline import OnnxFile
 from .computing import COMPUTING
 from .dims import Value, time_of
@@ -26,69 +26,101 @@ _RULES: Final = {**MOVING, **COMPUTING, **RECURRING}
 
 
 def streaming_of(file: OnnxFile, contract: Contract) -> Streaming:
-    """What is known of feeding a file in chunks; `ok` is None where that is nothing sure.
+    """What the graph shows about feeding the file in chunks; `ok` is None where that is not known.
 
-    A file without an axis for time takes one step, or one window, in each call.
+    A file without a time axis takes one step, or one window, in each call.
     """
-    times = _times(contract)
+    times = _time_axes(contract)
     try:
-        findings, outputs = _walk(read_nodes(file.path), file, contract, times)
+        findings, outputs = _walk_graph(read_nodes(file.path), file, contract, times)
     except TooManyNodesError:
         return Streaming(None, "it has too many operators to be looked through")
-    per_step = any(spec.time_axis is not None for spec in contract.outputs) or any(
-        time_of(value.dims) is not None for value in outputs.values()
-    )
-    if times and findings.ties and (per_step or findings.recurs):
-        return Streaming(False, findings.ties[0])
-    reason = _left(contract, outputs)
-    if reason is None and times and findings.ties:
-        window = "each call gives one answer, so that it may be for one window"
-        reason = f"{window}: {findings.ties[0]}"
-    if reason is None and times and findings.doubts:
-        reason = findings.doubts[0]
+
+    # Without a time axis, there are no steps to tie together.
+    ties = findings.ties if times else []
+    doubts = findings.doubts if times else []
+    if ties and (findings.recurs or _answers_each_step(contract, outputs)):
+        return Streaming(False, ties[0])
+
+    reason = _unnamed_state(contract, outputs) or _first_doubt(ties, doubts)
     return Streaming() if reason is None else Streaming(None, reason)
 
 
-def _left(contract: Contract, outputs: Mapping[str, Value]) -> str | None:
-    """An input and an output that may be a state, beside those that are none."""
-    if len(contract.inputs) < 2 or len(contract.outputs) < 2:
-        return None
-    # The first ones are what the file is for.
-    for place, given in enumerate(contract.inputs[1:], 1):
-        for gives in contract.outputs[1:]:
-            alike = (given.dtype, given.shape) == (gives.dtype, gives.shape) and given.shape
-            hangs = outputs.get(gives.name, Value()).origins >> place & 1
-            if alike and hangs and given.time_axis is None:
+def _answers_each_step(contract: Contract, outputs: Mapping[str, Value]) -> bool:
+    """Whether an output has time, by the contract or as the walk has shown."""
+    if any(spec.time_axis is not None for spec in contract.outputs):
+        return True
+    return any(time_of(value.dims) is not None for value in outputs.values())
+
+
+def _first_doubt(ties: Sequence[str], doubts: Sequence[str]) -> str | None:
+    if ties:
+        window = "each call gives one answer, so that it may be for one window"
+        return f"{window}: {ties[0]}"
+    return doubts[0] if doubts else None
+
+
+def _unnamed_state(contract: Contract, outputs: Mapping[str, Value]) -> str | None:
+    """A sentence on an input and an output that may be a state, but are not in the contract."""
+    # The first input is the signal, and the first output is the answer.
+    for position, argument in enumerate(contract.inputs[1:], 1):
+        for result in contract.outputs[1:]:
+            origins = outputs.get(result.name, Value()).origins
+            depends = origins >> position & 1
+            if depends and _are_alike(argument, result):
                 return (
-                    f"its input {given.name!r} and its output {gives.name!r} are alike, and may be "
-                    "a state that has not been named"
+                    f"its input {argument.name!r} and its output {result.name!r} are alike, and "
+                    "may be a state that has not been named"
                 )
     return None
 
 
-def _times(contract: Contract) -> frozenset[str]:
-    """The axes that may be time: the one of that name, or all that are no batch and no state's."""
-    axes = {axis for spec in contract.inputs for axis in spec.shape if isinstance(axis, str)}
-    kept = {axis for state in contract.states for axis in state.shape}
-    return frozenset({"time"}) if "time" in axes else frozenset(axes - {"batch"} - kept)
+def _are_alike(argument: ArraySpec, result: ArraySpec) -> bool:
+    """Whether an input and an output have the dtype and shape of one state."""
+    if not argument.shape or argument.time_axis is not None:
+        return False
+    return (argument.dtype, argument.shape) == (result.dtype, result.shape)
 
 
-def _walk(
+def _time_axes(contract: Contract) -> frozenset[str]:
+    """The axes that may be time: "time"; without it, all that are not the batch or a state's."""
+    axes = _axis_names(contract.inputs)
+    if "time" in axes:
+        return frozenset({"time"})
+
+    return frozenset(axes - {"batch"} - _axis_names(contract.state_inputs))
+
+
+def _axis_names(specs: Iterable[ArraySpec]) -> set[str]:
+    names = set()
+    for spec in specs:
+        names.update(axis for axis in spec.shape if isinstance(axis, str))
+    return names
+
+
+def _walk_graph(
     graph: Graph, file: OnnxFile, contract: Contract, times: Collection[str]
 ) -> tuple[Findings, dict[str, Value]]:
-    def named(axis: Axis) -> Axis:
+    """Walks through the graph; returns the findings, and the values of the contract's outputs."""
+
+    def as_time(axis: Axis) -> Axis:
         return "time" if axis in times else axis
 
-    scope, fed, states = ChainMap[str, Value](), 0, 0
-    for place, spec in enumerate((*contract.inputs, *contract.state_inputs)):
-        dims = tuple(named(axis) for axis in spec.shape)
-        scope[spec.name] = Value(dims, 1 << place)
-        if place >= len(contract.inputs):
-            states |= 1 << place
+    scope = ChainMap[str, Value]()
+    fed = states = 0
+    for position, spec in enumerate((*contract.inputs, *contract.state_inputs)):
+        bit = 1 << position
+        dims = tuple(as_time(axis) for axis in spec.shape)
+        scope[spec.name] = Value(dims, bit)
+
+        if position >= len(contract.inputs):
+            states |= bit
         elif time_of(dims) is not None:
-            fed |= 1 << place
+            fed |= bit
+
     walk = Walk(_RULES, file.opsets.get("ai.onnx", 0), fed, states)
     results = walk.graph(graph, scope)
+
     names = {spec.name for spec in contract.outputs}
-    pairs = zip(graph.outputs, results, strict=True)
-    return walk.findings, {name: value for name, value in pairs if name in names}
+    values = dict(zip(graph.outputs, results, strict=True))
+    return walk.findings, {name: value for name, value in values.items() if name in names}

@@ -1,4 +1,4 @@
-"""Walking through a graph: what each node makes of time, and what ties steps together."""
+"""Walking through a graph: what each node does to time, and what ties steps together."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Final
 
 from .dims import MOST_DIMS, MOST_NUMBERS, Dims, Value, may_grow, time_of
 from .nodes import Graph, Node
-from .sizes import computed
+from .sizes import computed_sizes
 
 NOTHING: Final = Value()
-#: Makes values of a node's results, in their order; those that it leaves out are not known.
+#: Gives the values of a node's results, in their order. Nothing is known about those left out.
 Rule = Callable[["Call"], Sequence[Value]]
 
 
@@ -20,7 +20,7 @@ Rule = Callable[["Call"], Sequence[Value]]
 class Findings:
     """What ties a step to others of its call, and what may; in words, in the order of the nodes.
 
-    `recurs` says that a recurrent operator or a loop runs over time.
+    `recurs` is whether a recurrent operator or a loop runs over time.
     """
 
     ties: list[str] = field(default_factory=list)
@@ -30,44 +30,49 @@ class Findings:
 
 @dataclass(frozen=True)
 class Call:
-    """One node with the values that it is given.
+    """One node with the values of its operands.
 
     Attributes:
         node: the node.
         values: its operands, in order.
-        given: which of them are there; an operand that may be left out has no name.
+        present: which operands the node has; an optional one that it leaves out has no name.
         walk: what all nodes share.
-        scope: the values around it, by name.
+        scope: the values around the node, by name.
     """
 
     node: Node
     values: tuple[Value, ...]
-    given: tuple[bool, ...]
+    present: tuple[bool, ...]
     walk: Walk
     scope: ChainMap[str, Value]
 
-    def value(self, place: int) -> Value:
-        """An operand; nothing is known of one that is not there."""
-        return self.values[place] if place < len(self.values) else NOTHING
+    def value(self, position: int) -> Value:
+        """An operand; `NOTHING` where the node has none in this position."""
+        return self.values[position] if position < len(self.values) else NOTHING
 
-    def has(self, place: int) -> bool:
-        """Whether an operand is there."""
-        return place < len(self.given) and self.given[place]
+    def has(self, position: int) -> bool:
+        """Whether the node has an operand in this position."""
+        return position < len(self.present) and self.present[position]
 
     @property
     def origins(self) -> int:
-        """The inputs of the graph whose data the operands depend on."""
+        """The inputs of the graph whose data the operands depend on, as bits."""
         origins = 0
         for value in self.values:
             origins |= value.origins
         return origins
 
+    @property
+    def depends_on_fed(self) -> bool:
+        """Whether any operand depends on an input that has time."""
+        return bool(self.origins & self.walk.fed)
+
     def tie(self, what: str) -> None:
-        """Notes what ties the steps of a call together."""
+        """Notes that the node ties the steps of a call together, and how."""
         self.walk.findings.ties.append(f"{self.node} {what}")
 
     def doubt(self, what: str) -> None:
-        """Notes what may do so."""
+        """Notes that the node may tie the steps of a call together, and how."""
         self.walk.findings.doubts.append(f"{self.node} {what}")
 
     def is_fed(self, value: Value) -> bool:
@@ -79,16 +84,23 @@ class Call:
         return bool(value.origins & self.walk.states)
 
     def may_have_time(self, value: Value) -> bool:
-        """Whether a value has an axis that grows with time, as far as is known."""
+        """Whether a value has an axis that grows with time, or may have one."""
         return time_of(value.dims) is not None or self.is_uncertain(value)
 
     def is_uncertain(self, value: Value) -> bool:
-        """Whether it is not known if an axis of a value grows with time, or which does."""
+        """Whether it is unknown if an axis of a value grows with time, or which one does."""
         return may_grow(value.dims) and self.is_fed(value)
 
 
 class Walk:
-    """One walk through a graph; `fed` are the bits of inputs with time, `states` of states."""
+    """One walk through a graph.
+
+    Args:
+        rules: what operators do to time, by operator.
+        opset: the version of ONNX's operators.
+        fed: the bits of the inputs with time.
+        states: the bits of the states.
+    """
 
     def __init__(self, rules: Mapping[str, Rule], opset: int, fed: int, states: int) -> None:
         self.rules = rules
@@ -98,29 +110,43 @@ class Walk:
         self.findings = Findings()
 
     def graph(self, graph: Graph, scope: ChainMap[str, Value]) -> list[Value]:
-        """Walks through a graph whose inputs, and all that is around it, are in `scope`."""
+        """The values of a graph's outputs.
+
+        `scope` has the values of its inputs, and of everything around it.
+        """
         values = scope.new_child()
         for name, tensor in graph.constants.items():
             values[name] = Value(tensor.shape, content=tensor.numbers)
+
         for node in graph.nodes:
-            operands = tuple(values.get(name, NOTHING) for name in node.inputs)
-            call = Call(node, operands, tuple(name != "" for name in node.inputs), self, values)
-            results = self.results(call)
-            for place, name in enumerate(node.outputs):
-                known = place < len(results)
-                values[name] = bounded(results[place]) if known else Value(origins=call.origins)
+            self._evaluate(node, values)
         return [values.get(name, NOTHING) for name in graph.outputs]
 
+    def _evaluate(self, node: Node, values: ChainMap[str, Value]) -> None:
+        """Adds the values of a node's results to `values`."""
+        operands = tuple(values.get(name, NOTHING) for name in node.inputs)
+        present = tuple(name != "" for name in node.inputs)
+        call = Call(node, operands, present, self, values)
+
+        results = self.results(call)
+        for position, name in enumerate(node.outputs):
+            if position < len(results):
+                values[name] = bounded(results[position])
+            else:
+                values[name] = Value(origins=call.origins)
+
     def results(self, call: Call) -> Sequence[Value]:
-        """What one node gives."""
-        sizes = computed(call.node, call.values)
+        """The values of one node's results."""
+        sizes = computed_sizes(call.node, call.values)
         if sizes is not None:
             return [sizes]
-        return self.rules.get(call.node.operator, unknown)(call)
+
+        rule = self.rules.get(call.node.operator, unknown)
+        return rule(call)
 
 
 def bounded(value: Value) -> Value:
-    """The value, without what is longer than arrays and lists of sizes are."""
+    """The value, without dimensions or content that are too long to follow."""
     if value.dims is not None and len(value.dims) > MOST_DIMS:
         value = replace(value, dims=None)
     if value.content is not None and len(value.content) > MOST_NUMBERS:
@@ -129,8 +155,8 @@ def bounded(value: Value) -> Value:
 
 
 def unknown(call: Call) -> Sequence[Value]:
-    """An operator that nothing is known of."""
-    if any(call.is_fed(value) for value in call.values):
+    """The rule of operators without a rule."""
+    if call.depends_on_fed:
         call.doubt("may tie the steps of a call together")
     return ()
 

@@ -1,0 +1,56 @@
+"""ONNX's recurrent operators in a graph, in its branches and loops too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import onnx_ir as ir
+
+from .levels import Level
+
+#: The positions of each operator's initial states among its operands. The last states are the
+#: results after the first one, in the same order.
+INITIAL_STATES: Final = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+_ROW_LENGTHS: Final = 4
+
+
+def recurrent_nodes(
+    graph: ir.Graph, levels: tuple[Level, ...] = ()
+) -> Iterator[tuple[ir.Node, tuple[Level, ...]]]:
+    """The recurrent operators, each with the levels from the graph down to it."""
+    for node in list(graph):
+        if is_recurrent(node):
+            yield node, levels
+
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                body = attribute.as_graph()
+                yield from recurrent_nodes(body, (*levels, Level(node, body)))
+
+
+def is_recurrent(node: ir.Node) -> bool:
+    """Whether a node is a recurrent operator of ONNX's own."""
+    return node.op_type in INITIAL_STATES and node.domain in ("", "ai.onnx")
+
+
+def is_bidirectional(node: ir.Node) -> bool:
+    """Whether an operator runs both ways."""
+    direction = node.attributes.get("direction")
+    return direction is not None and direction.as_string() == "bidirectional"
+
+
+def is_batch_first(node: ir.Node) -> bool:
+    """Whether the first axis of an operator's sequence is the batch; by default, it is time."""
+    layout = node.attributes.get("layout")
+    return layout is not None and layout.as_int() != 0
+
+
+def operand(node: ir.Node, position: int) -> ir.Value | None:
+    """The operand in a position; None where the node leaves it out."""
+    return node.inputs[position] if position < len(node.inputs) else None
+
+
+def row_lengths(node: ir.Node) -> ir.Value | None:
+    """The operand that holds the length of each row; None where all rows are full."""
+    return operand(node, _ROW_LENGTHS)
