@@ -76,10 +76,12 @@ def find(graph: ir.Graph) -> list[Recurrent]:
 def _describe_layer(node: ir.Node) -> Recurrent:
     letters, _ = _KINDS[node.op_type]
     attribute = {name: a.as_int() for name, a in node.attributes.items()}
+
     states = tuple(
         (letter, _operand(node, position), node.outputs[position])
         for position, letter in enumerate(letters, start=1)
     )
+
     return Recurrent(
         node,
         attribute["call"],
@@ -95,10 +97,12 @@ def _describe_layer(node: ir.Node) -> Recurrent:
 def _describe_loop(node: ir.Node) -> Recurrent:
     count = node.attributes["states"].as_int()
     letters = ["h"] if count == 1 else [f"s{number + 1}_" for number in range(count)]
+
     states = tuple(
         (letter, _operand(node, position), node.outputs[position])
         for position, letter in enumerate(letters)
     )
+
     return Recurrent(
         node,
         node.attributes["call"].as_int(),

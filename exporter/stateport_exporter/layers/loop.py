@@ -89,6 +89,7 @@ def _give_outputs_own_values(step: ir.Graph) -> None:
     for position, value in enumerate(step.outputs):
         producer = value.producer()
         is_made_here = producer is not None and producer.graph is step
+
         if value in seen or not is_made_here:
             copy = ir.node("Identity", [value])
             copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type

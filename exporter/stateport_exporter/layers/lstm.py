@@ -80,9 +80,9 @@ def _first_steps(
 
 def _at_row_ends(writer: Writer, time: ir.Value, lengths: ir.Value, state: ir.Value) -> ir.Value:
     """(time, batch, features): the state (1, batch, features) at each row's last step, else 0."""
-    one = writer.op("Squeeze", [writer.ints([1])])
-    end = writer.op("Add", [writer.op("Squeeze", [time]), one])
-    steps = writer.op("Cast", [writer.op("Range", [one, end, one])], to=ir.DataType.INT32)
+    unit = writer.op("Squeeze", [writer.ints([1])])
+    end = writer.op("Add", [writer.op("Squeeze", [time]), unit])
+    steps = writer.op("Cast", [writer.op("Range", [unit, end, unit])], to=ir.DataType.INT32)
     steps = writer.op("Unsqueeze", [steps, writer.ints([1])])
 
     is_last = writer.op("Unsqueeze", [writer.op("Equal", [steps, lengths]), writer.ints([2])])

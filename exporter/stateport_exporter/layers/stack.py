@@ -88,6 +88,7 @@ def _write_layers(
     """Writes one layer after the other: the last one's output, and each state's last values."""
     directions = len(layers[0])
     split_states = [writer.split(value, len(layers), directions) for value in initial_states]
+
     last_states: list[Sequence[ir.Value]] = []
     for index, layer in enumerate(layers):
         initial = [parts[index] for parts in split_states]

@@ -27,7 +27,7 @@ Position = int
 #: Where an operand is in an operation: indices into nested tuples, and 0 for a slice's source.
 OperandPath = tuple[int, ...]
 #: Where an operand is in a step: the number of its operation in the block, and the path in it.
-OperandPlace = tuple[int, OperandPath]
+OperandKey = tuple[int, OperandPath]
 #: Where a value of a loop is computed: the number of the block, and of the operation in it.
 Location = tuple[int, int]
 
@@ -45,7 +45,7 @@ class Loop:
 
     blocks: list[Sequence[Position | None]]
     template: int
-    strides: dict[OperandPlace, int] = field(default_factory=dict)
+    strides: dict[OperandKey, int] = field(default_factory=dict)
 
     @property
     def start(self) -> Position:
@@ -158,7 +158,7 @@ class _Matcher:
         self.template = range(begin, begin + period)
         self.position_of = {op.result: position for position, op in enumerate(trace.ops)}
         #: As in `Loop`, for the slices of the template.
-        self.strides: dict[OperandPlace, int] = {}
+        self.strides: dict[OperandKey, int] = {}
 
     def blocks_after(self) -> list[Sequence[Position | None]]:
         """The blocks after the template that equal it. The last one may miss operations."""
@@ -232,6 +232,7 @@ class _Matcher:
         for (offset, path), stride in self.strides.items():
             part = operand_at(self.ops[self.begin + offset], path)
             size = self.trace.meta(part.source).shape[part.dim]
+
             first_index = part.index + stride * first
             last_index = first_index + stride * (count - 1)
             if min(first_index, last_index) < 0 or max(first_index, last_index) >= size:
@@ -264,7 +265,7 @@ class _Comparison:
         self.matcher = matcher
         self.candidate = candidate
         self.offset = offset
-        self.strides: dict[OperandPlace, int] = {}
+        self.strides: dict[OperandKey, int] = {}
 
     def is_same(self, expected: Any, actual: Any, path: OperandPath) -> bool:
         """Whether an operand has the role in its block that `expected` has in the template."""
@@ -291,9 +292,10 @@ class _Comparison:
             return False
         if not self.is_same(expected.source, actual.source, (*path, 0)):
             return False
+
         return self._is_regular(expected, actual, (self.offset, path))
 
-    def _is_regular(self, expected: Slice, actual: Slice, place: OperandPlace) -> bool:
+    def _is_regular(self, expected: Slice, actual: Slice, key: OperandKey) -> bool:
         """Whether the index grows by the same stride from block to block."""
         growth = index_of(actual) - index_of(expected)
         stride, rest = divmod(growth, self.candidate.distance)
@@ -302,8 +304,8 @@ class _Comparison:
         if stride != 0 and not self._is_from_outside(expected.source):
             return False
 
-        self.strides[place] = stride
-        return self.matcher.strides.get(place, stride) == stride
+        self.strides[key] = stride
+        return self.matcher.strides.get(key, stride) == stride
 
     def _is_same_value(self, expected: Ref, actual: Any) -> bool:
         matcher, candidate = self.matcher, self.candidate
@@ -400,8 +402,10 @@ def _count_states(trace: Unrolled, loop: Loop, locations: dict[int, Location]) -
     for position in loop.blocks[1]:
         if position is None:
             continue
+
         for ref in refs(operands(trace.ops[position])):
             location = locations.get(ref.value)
             if location is not None and location[0] == 0:
                 states.add(ref)
+
     return len(states)

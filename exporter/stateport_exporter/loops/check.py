@@ -44,6 +44,7 @@ def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Ex
             actual = _results(folded, "forward", arguments)
         except Exception as error:
             raise _refusal(name, time, f"it fails: {first_line(error)}") from error
+
         if not _all_close(expected, actual):
             raise _refusal(name, time, "the results differ")
 

@@ -51,6 +51,7 @@ class RolledNetwork(nn.Module):
             for number, leaf in enumerate(leaves)
             if "time" in leaf.shape
         )
+
         self.constant_names = tuple(constants)
         for number, name in enumerate(self.constant_names):
             self.register_buffer(f"constant_{number}", constants[name])
@@ -60,6 +61,7 @@ class RolledNetwork(nn.Module):
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         number, axis = self.time_at
         weights = [self._weight(name) for name in self.names]
+
         results = self.program.run([*tensors, *weights], tensors[number].shape[axis], seen=True)
         return pytree.tree_unflatten(results, self.program.structure)
 

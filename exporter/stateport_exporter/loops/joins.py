@@ -97,6 +97,7 @@ def _take_sequence(writer: OpWriter, run: Sequence[Slice]) -> Ref | Slice:
     """The part of its sequence that a run covers, in the order of the run."""
     tensor, axis = run[0].source, run[0].dim
     first, last = index_of(run[0]), index_of(run[-1])
+
     size = meta_of(tensor, writer.metas).shape[axis]
     if len(run) != size:
         tensor = writer.narrow(tensor, axis, min(first, last), len(run))

@@ -66,6 +66,7 @@ class Reader:
         self.parts_of: dict[fx.Node, list[Any]] = {}
         self.metas: dict[int, Any] = {}
         self.ops: list[Op] = []
+
         self._filled: dict[int, _Filled] = {}
         self._stacked: dict[int, Ref] = {}
         for number, node in enumerate(inputs):
@@ -120,6 +121,7 @@ class Reader:
                 steps.append(filled.written[index])
             else:
                 steps.append(self._slice(filled.before, filled.axis, index))
+
         return self._add(_aten.stack.default, (self.complete(tuple(steps)), filled.axis), meta)
 
     def _add(
@@ -149,6 +151,7 @@ class Reader:
             if index in filled.written:
                 return filled.written[index]
             source = filled.before
+
         return Slice(source, dim, index, keep)
 
     def _size_operands(self, shape: Sequence[int | str]) -> tuple[int | Ref | None, ...]:
@@ -226,6 +229,7 @@ class Reader:
         size = shape[dim]
         if not isinstance(index, int) or not isinstance(size, int):
             return False
+
         self.operand_of[node] = self._slice(self.operand(source), dim, index % size)
         return True
 
@@ -244,6 +248,7 @@ class Reader:
         first, stop, _ = slice(start, end).indices(size)
         if stop - first != 1:
             return False
+
         dim %= len(shape)
         self.operand_of[node] = self._slice(self.operand(source), dim, first, keep=True)
         return True
@@ -252,6 +257,7 @@ class Reader:
         """`x.unbind(1)`, or `for x_t in x`."""
         source, dim = _full_args(node)
         operand, shape = self.operand(source), _shape_of(source)
+
         dim %= len(shape)
         count = _known_size(shape[dim])
         self.parts_of[node] = [self._slice(operand, dim, index) for index in range(count)]

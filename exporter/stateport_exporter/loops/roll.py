@@ -195,10 +195,12 @@ class _Step:
         """
         last = len(self.loop.blocks) - 1
         states = self._results_of_block_before()
+
         results: dict[_StepResult, None] = {}
         for ref in used_after(self.trace, self.loop):
             if ref.value not in self.locations:
                 continue
+
             block, offset = self.locations[ref.value]
             result = _StepResult(offset, ref.part)
             is_last_state = block == last and result in states
@@ -326,6 +328,7 @@ class _ScanWriter:
             block, offset = step.locations[item.value]
             if offset in step.fixed:
                 return Ref(step.template[offset].result, item.part)
+
             result = _StepResult(offset, item.part)
             if result not in outputs:
                 return Ref(results.value, states.index(result))
@@ -349,6 +352,7 @@ class _ScanWriter:
             return None
         if meta.dtype != later_meta.dtype:
             return None
+
         if meta.shape == later_meta.shape:
             return initial
         if len(meta.shape) > len(later_meta.shape):
@@ -453,6 +457,7 @@ class _BodyWriter:
             self._body_operand(operand, offset, (position,))
             for position, operand in enumerate(operands(op))
         ]
+
         args, values = tuple(inner[: len(op.args)]), inner[len(op.args) :]
         names = [name for name, _ in op.kwargs]
         kwargs = tuple(zip(names, values, strict=True))
@@ -507,6 +512,7 @@ def _add_new(items: list[Any], item: Any) -> None:
 def _innermost_module(paths: Sequence[str]) -> str:
     """The path of the innermost module that all paths are in."""
     parts = [path.split(".") if path else [] for path in paths]
+
     common = []
     for names in zip(*parts, strict=False):
         if len(set(names)) > 1:

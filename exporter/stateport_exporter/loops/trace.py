@@ -75,6 +75,7 @@ class OpWriter:
         """Takes `length` steps of an axis, from `start` on."""
         shape, dtype = self._shape_and_dtype(tensor)
         shape[axis] = length
+
         meta = TensorMeta(tuple(shape), dtype)
         return self.add(torch.narrow, (tensor, axis, start, length), meta)
 

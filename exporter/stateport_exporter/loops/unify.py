@@ -56,6 +56,7 @@ def _unify_operands(short: Any, long: Any, times: tuple[int, int]) -> Any:
     """
     if type(short) is not type(long):
         raise _DifferenceError
+
     if isinstance(short, tuple):
         return _unify_tuples(short, long, times)
     if isinstance(short, Slice):
@@ -72,6 +73,7 @@ def _unify_tuples(
 ) -> tuple[Any, ...]:
     if len(short) != len(long):
         raise _DifferenceError
+
     pairs = zip(short, long, strict=True)
     return tuple(_unify_operands(first, second, times) for first, second in pairs)
 

@@ -35,7 +35,7 @@ def unroll(program: ExportedProgram) -> Unrolled:
         if node.op == "call_function":
             reader.read(node)
         elif node.op == "get_attr":
-            raise ExportError("its forward holds a block with a graph of its own")
+            raise ExportError("its forward has a block that is traced as a separate graph")
 
     outputs = _read_outputs(program, reader)
     ops = merge_concatenations(reader.ops, reader.metas)
@@ -58,6 +58,7 @@ def _input_nodes(
     for node in program.graph.nodes:
         if node.op != "placeholder":
             continue
+
         if specs[node.name].kind is not InputKind.USER_INPUT:
             weights.append(node)
         elif isinstance(node.meta.get("val"), Tensor):
@@ -81,4 +82,5 @@ def _read_outputs(program: ExportedProgram, reader: Reader) -> tuple[Any, ...]:
     for value, spec in zip(output.args[0], specs, strict=True):
         if spec.kind is OutputKind.USER_OUTPUT:
             operands.append(reader.operand(value))
+
     return tuple(reader.complete(operand) for operand in operands)

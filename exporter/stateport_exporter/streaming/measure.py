@@ -145,6 +145,7 @@ def _with_step_of(array: Array, source: Array, spec: ArraySpec, step: int) -> Ar
     """An array with one step taken from `source`."""
     if "time" not in spec.shape:
         return array
+
     index = (slice(None),) * spec.shape.index("time") + (step,)
     changed = array.copy()
     changed[index] = source[index]
@@ -168,7 +169,7 @@ def _difference(
         at_once = whole[spec.name].table
         last = chunked[spec.name].table[-len(at_once) :]
         if last.shape != at_once.shape:
-            return f"{spec.name!r} has another length than of the whole sequence"
+            return f"{spec.name!r} has another length than for the whole sequence"
 
         scale = float(np.abs(at_once).max(initial=0.0))
         error = float(row_errors(last, at_once).max(initial=0.0))

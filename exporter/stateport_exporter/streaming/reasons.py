@@ -127,6 +127,7 @@ def _reason_of_backward_slice(node: ir.Node) -> str | None:
 def _reason_of_flattening(node: ir.Node) -> str | None:
     if _time_axis(node.inputs[0]) is None:
         return None
+
     joined = filter(_TIME_WITH_FEATURES.fullmatch, _dim_texts(node.outputs[0]))
     return "flattens time into the features" if any(joined) else None
 
@@ -167,6 +168,7 @@ def _pads_at_end(pads: Sequence[int] | None, axis: int | None) -> str | None:
     """`pads` are those before each axis, then those after each axis."""
     if not pads or axis is None:
         return None
+
     steps = pads[axis + len(pads) // 2]
     if steps <= 0:
         return None
@@ -177,6 +179,7 @@ def _reason_of_window(node: ir.Node) -> str | None:
     size, stride = _time_window(node)
     if size <= stride or _has_context(node.inputs[0]):
         return None
+
     if node.op_type == "ConvTranspose":
         return f"gives outputs that overlap by {size - stride} steps, and keeps those at the end"
     spacing = f", every {stride}, without as many in front" if stride > 1 else ""
@@ -214,6 +217,7 @@ def _reason_of_slice(node: ir.Node) -> str | None:
 def _reason_of_gather(node: ir.Node) -> str | None:
     if _number(node, "axis", 0) != _time_axis(node.inputs[0]):
         return None
+
     index = _constant_ints(node.inputs[1])
     if index is None or len(index) != 1 or index[0] < 0:
         return None
@@ -287,6 +291,7 @@ def _time_slice(node: ir.Node) -> _TimeSlice:
     """What a `Slice` takes of time."""
     operands = [_constant_ints(value) for value in node.inputs[1:]]
     starts, _, axes, steps = [*operands, None, None][:4]
+
     time_axis, rank = _time_axis(node.inputs[0]), _rank(node.inputs[0])
     for position, axis in enumerate(axes or []):
         if axis % rank == time_axis:

@@ -126,6 +126,7 @@ def _rounded(array: NDArray[Any], name: str) -> NDArray[Any]:
             f"The weights {name!r} reach {largest:g}, and float16 ends at {_LARGEST:g}. "
             "Export the network in float32."
         )
+
     with np.errstate(over="ignore"):
         return array.astype(np.float16)
 

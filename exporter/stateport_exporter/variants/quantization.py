@@ -147,6 +147,7 @@ def _plain_matrix(node: ir.Node, weights: NDArray[Any]) -> NDArray[Any] | None:
     is_scaled = attribute.get("alpha", 1.0) != 1.0 or attribute.get("beta", 1.0) != 1.0
     if is_scaled or attribute.get("transA", 0):
         return None
+
     if weights.ndim != 2 or weights.dtype != np.float32:
         return None
     return weights.T if attribute.get("transB", 0) else weights

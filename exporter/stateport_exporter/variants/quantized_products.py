@@ -36,6 +36,7 @@ def int8(ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: s
     DynamicQuantizeMatMul.
     """
     weights, scale = quantized(matrix)
+
     operands: list[ir.Value | None] = [
         x,
         ops.constant(weights, f"{name}.int8"),
@@ -43,6 +44,7 @@ def int8(ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: s
         None,
         None if bias is None else ops.constant(bias, f"{name}.B"),
     ]
+
     return ops.own_ops("DynamicQuantizeMatMul", operands, 1)[0]
 
 

@@ -59,6 +59,7 @@ def _shape_of_one_step(value: ir.Value) -> ir.Shape:
     dims: list[int | ir.SymbolicDim] = []
     for dim in value.shape or ():
         name = "" if isinstance(dim, int) else str(dim.value)
+
         if "time" in name and name != "time":
             raise ExportError(
                 f"{value.name!r} has an axis of {name}, whose size for one step is not known."
@@ -140,6 +141,7 @@ def _keeps_order(node: ir.Node) -> bool:
     sizes = _known_sizes(required_operand(node, 0))
     if sizes is None:
         return False
+
     moved = [axis for axis in node.attributes["perm"].as_ints() if sizes[axis] != 1]
     return moved == sorted(moved)
 

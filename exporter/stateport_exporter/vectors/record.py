@@ -166,6 +166,7 @@ def _raise_floor(floor: Array, spec: ArraySpec, answer: Rows, truth: Array) -> N
     if spec.dtype.startswith("float"):
         largest = _finite_sizes(truth).max(axis=1, initial=0.0)
         least = largest * (np.finfo(np.float32).eps / 2)
+
     raised = np.where(np.isfinite(errors), np.maximum(errors, least), least)
     np.maximum.at(floor, answer.steps, raised)
 
@@ -176,6 +177,7 @@ def _with_truth(case: Case, answers: Answers) -> Case:
     elements: dict[str, Array] = {}
     for name, (table, _) in answers.items():
         truth[name] = table
+
         size = table.shape[1]
         most = max(MOST_ELEMENTS // max(len(table), 1), 1)
         if size > most:

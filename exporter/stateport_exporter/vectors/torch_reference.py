@@ -53,6 +53,7 @@ class Network:
         self.inputs = inputs
         self.results = results
         self.initial = initial
+
         self.dtype = torch.float32
         self._template, self._structure = pytree.tree_flatten(example.make(example.sizes))
 
@@ -67,6 +68,7 @@ class Network:
         """The same network with every parameter off by one unit in the last place of float32."""
         noisy = copy.copy(self)
         noisy.module = evaluation_twin(self.module, share_parameters=False)
+
         random = torch.Generator().manual_seed(seed)
         for parameter in noisy.module.parameters():
             sign = torch.randint(0, 2, parameter.shape, generator=random) * 2 - 1
