@@ -23,43 +23,49 @@ def values(model: ModelProto, inputs: Mapping[str, Array], *, double: bool = Tru
     Args:
         model: the model; it is not changed.
         inputs: all of its inputs, in the dtypes of the file.
-        double: in float64; otherwise in the file's own dtypes.
+        double: compute in float64 what the file has in float32.
 
     Raises:
-        Exception: whatever onnx's reference says of an operator that it does not have.
+        Exception: whatever onnx's reference raises, as for an operator that it does not have.
     """
-    wider = onnx.ModelProto()
-    wider.CopyFrom(model)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    arrays = dict(inputs)
     if double:
-        _widen(wider.graph)
-    names = [name for node in wider.graph.node for name in node.output if name]
-    given = {
-        name: array.astype(np.float64) if double and array.dtype == np.float32 else array
-        for name, array in inputs.items()
-    }
-    evaluator = ReferenceEvaluator(wider, new_ops=[*OPERATORS])
+        _widen_graph(copy.graph)
+        arrays = {name: _widen_array(array) for name, array in inputs.items()}
+
+    names = [name for node in copy.graph.node for name in node.output if name]
+    evaluator = ReferenceEvaluator(copy, new_ops=[*OPERATORS])
     with np.errstate(all="ignore"):
-        found = evaluator.run(names, given)
-    return {**dict(zip(names, map(np.asarray, found), strict=True)), **given}
+        results = evaluator.run(names, arrays)
+    return {**dict(zip(names, map(np.asarray, results), strict=True)), **arrays}
 
 
-def _widen(graph: GraphProto) -> None:
+def _widen_array(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype == np.float32 else array
+
+
+def _widen_graph(graph: GraphProto) -> None:
     """Turns all that is float32 into float64, in the graphs of its nodes too."""
     for tensor in graph.initializer:
         _widen_tensor(tensor)
+
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type == TensorProto.FLOAT:
             value.type.tensor_type.elem_type = TensorProto.DOUBLE
+
     for attribute, kind in _attributes(graph):
         if attribute.type == AttributeProto.TENSOR:
             _widen_tensor(attribute.t)
         elif attribute.type == AttributeProto.GRAPH:
-            _widen(attribute.g)
+            _widen_graph(attribute.g)
         elif kind == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = TensorProto.DOUBLE
 
 
 def _attributes(graph: GraphProto) -> Iterator[tuple[AttributeProto, str]]:
+    """The attributes of the graph's nodes, each with the operator that has it."""
     for node in graph.node:
         for attribute in node.attribute:
             yield attribute, node.op_type

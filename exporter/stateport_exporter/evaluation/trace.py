@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,8 +19,8 @@ from stateport.validation import initial_state
 
 from .float64 import Values, values
 
-#: A value of more elements is left out, and a larger file has no trace: it would take long to
-#: write, and be much of the vectors.
+#: Larger values are left out, and larger files have no trace: it would take long to write, and make
+#: the vectors large.
 _MOST_ELEMENTS: Final = 1 << 16
 _MOST_BYTES: Final = 256 << 20
 
@@ -32,38 +34,49 @@ def first_call(path: Path, contract: Contract, case: Case) -> Values:
 
 
 def trace(path: Path, vectors: Vectors) -> Trace | None:
-    """The trace of a file, on one of its cases; None where onnx's reference cannot run the file.
+    """The values of a file's nodes, on one of its cases, in float64.
 
-    It is PyTorch's truth that makes it one: a graph whose results differ from that has no trace.
+    None if onnx's reference cannot run the file, or its results are not PyTorch's.
     """
     case = min(vectors.cases, key=_unfitness)
     if len(case.chunks) > 1 or path.stat().st_size > _MOST_BYTES:
         return None
     try:
         model = onnx.load(path)
-        found = values(model, first_call(path, vectors.contract, case))
-    except Exception:  # an operator that onnx's reference has not, or stumbles over
+        evaluated = values(model, first_call(path, vectors.contract, case))
+    except Exception:  # an operator that onnx's reference lacks, or fails on
         return None
-    if not _is_truth(vectors, case, found):
+    if not _is_truth(vectors, case, evaluated):
         return None
+
     nodes = {node.name: tuple(node.output) for node in model.graph.node if node.name}
-    kept = {name for outputs in nodes.values() for name in outputs if name}
-    small = {
-        name: np.array(found[name], order="C")
-        for name in kept
-        if found[name].size <= _MOST_ELEMENTS and found[name].dtype.kind in "fiub"
-    }
-    return Trace(case.name, nodes, dict(sorted(small.items())))
+    return Trace(case.name, nodes, _small_outputs(nodes, evaluated))
+
+
+def _small_outputs(nodes: Mapping[str, tuple[str, ...]], evaluated: Values) -> Values:
+    """The nodes' outputs that are numbers and not too large, sorted by name."""
+    names = set(itertools.chain.from_iterable(nodes.values()))
+    small = {}
+    for name in sorted(names - {""}):
+        array = evaluated[name]
+        if array.size <= _MOST_ELEMENTS and array.dtype.kind in "fiub":
+            small[name] = np.array(array, order="C")
+    return small
 
 
 def _unfitness(case: Case) -> tuple[bool, bool, bool, int]:
-    """One call of a few steps and a few rows, from a state: there, what is crossed shows."""
+    """A sort key: best is one call of a few steps and a few rows, from a state other than zeros.
+
+    Such a case shows axes and steps that are mixed up.
+    """
     steps = sum(case.chunks)
-    several = all(size > 1 for size in case.sizes.values())
-    return len(case.chunks) > 1, not several or steps < 3, not case.initial, steps
+    has_single_row = any(size <= 1 for size in case.sizes.values())
+    return len(case.chunks) > 1, has_single_row or steps < 3, not case.initial, steps
 
 
-def _is_truth(vectors: Vectors, case: Case, found: Values) -> bool:
-    specs = results(vectors.contract)
-    answers = {spec.name: [found[spec.name].astype(spec.dtype)] for spec in specs}
-    return all(m.passed for m in compare(vectors.contract, vectors, case, answers, Floor()))
+def _is_truth(vectors: Vectors, case: Case, evaluated: Values) -> bool:
+    answers = {}
+    for spec in results(vectors.contract):
+        answers[spec.name] = [evaluated[spec.name].astype(spec.dtype)]
+    comparisons = compare(vectors.contract, vectors, case, answers, Floor())
+    return all(comparison.passed for comparison in comparisons)

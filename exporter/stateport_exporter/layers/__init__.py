@@ -24,10 +24,16 @@ LOOP: Final = "LOOP"
 class Recurrent:
     """One call of a recurrent layer in a captured graph, or a loop over time.
 
-    `call` is the number of the call, in the order of forward; `path` is the layer's place in the
-    module, "encoder.lstm"; `states` pairs the operand that takes a state with the result that gives
-    the next one, by the state's usual letter. It runs over the axis `time` of `x`; `lengths` is the
-    operand with the length of each row, where sequences are packed.
+    Attributes:
+        node: the opaque node that the call was captured as.
+        call: the number of the call, in the order of forward.
+        path: the layer's path in the author's module: "encoder.lstm".
+        states: for each state its usual letter, the operand that takes the state, and the result
+            that gives the next one.
+        x: the sequence.
+        time: the axis of `x` that is time.
+        bidirectional: whether it runs over the sequence in both directions.
+        lengths: the operand with the length of each row, where sequences are packed.
     """
 
     node: ir.Node
@@ -49,7 +55,7 @@ class Recurrent:
         return f"the {what} {self.path!r}" if self.path else f"the {what}"
 
 
-# kind -> (which letter its states have, how one layer of it is written)
+#: Kind -> the letters of its states, and what writes one layer of it.
 _KINDS: Final[dict[str, tuple[str, WriteLayer]]] = {
     "LSTM": ("hc", lstm.write_layer),
     "GRU": ("h", gru.write_layer),
@@ -60,24 +66,27 @@ _KINDS: Final[dict[str, tuple[str, WriteLayer]]] = {
 
 def find(graph: ir.Graph) -> list[Recurrent]:
     """The recurrent layers of a captured graph, in the order in which forward calls them."""
-    found = []
+    layers = []
     for node in graph:
         if node.domain == DOMAIN:
-            found.append(_loop(node) if node.op_type == LOOP else _layer(node))
-    return sorted(found, key=lambda layer: layer.call)
+            layers.append(_describe_loop(node) if node.op_type == LOOP else _describe_layer(node))
+    return sorted(layers, key=lambda layer: layer.call)
 
 
-def _layer(node: ir.Node) -> Recurrent:
+def _describe_layer(node: ir.Node) -> Recurrent:
     letters, _ = _KINDS[node.op_type]
     attribute = {name: a.as_int() for name, a in node.attributes.items()}
+
+    states = tuple(
+        (letter, _operand(node, position), node.outputs[position])
+        for position, letter in enumerate(letters, start=1)
+    )
+
     return Recurrent(
         node,
         attribute["call"],
         module_path(node),
-        tuple(
-            (letter, _operand(node, position), node.outputs[position])
-            for position, letter in enumerate(letters, start=1)
-        ),
+        states,
         _operand(node, 0),
         attribute["batch_first"],
         bool(attribute["bidirectional"]),
@@ -85,14 +94,20 @@ def _layer(node: ir.Node) -> Recurrent:
     )
 
 
-def _loop(node: ir.Node) -> Recurrent:
+def _describe_loop(node: ir.Node) -> Recurrent:
     count = node.attributes["states"].as_int()
     letters = ["h"] if count == 1 else [f"s{number + 1}_" for number in range(count)]
+
+    states = tuple(
+        (letter, _operand(node, position), node.outputs[position])
+        for position, letter in enumerate(letters)
+    )
+
     return Recurrent(
         node,
         node.attributes["call"].as_int(),
         _below_wrappers(node.attributes["path"].as_string()),
-        tuple((x, _operand(node, i), node.outputs[i]) for i, x in enumerate(letters)),
+        states,
         _operand(node, count),
         0,
         bidirectional=False,
@@ -109,32 +124,40 @@ def expand(graph: ir.Graph, layers: list[Recurrent], loops: Mapping[int, Loop], 
     """Writes every recurrent layer in ONNX, in place of its opaque node.
 
     `loops` are the steps of loops over time, by the number of the call.
+
+    Raises:
+        ExportError: a layer cannot be written in ONNX.
     """
     for layer in layers:
         if layer.node.op_type == LOOP:
             loop.write(layer.node, layer.path, capture_step(loops[layer.call], opset))
-            continue
-        letters, write_layer = _KINDS[layer.node.op_type]
-        write(layer.node, layer.path, len(letters), write_layer)
+        else:
+            letters, write_layer = _KINDS[layer.node.op_type]
+            write(layer.node, layer.path, len(letters), write_layer)
+
     if find(graph):
-        raise ExportError("A recurrent layer stands where it cannot be written in ONNX.")
+        raise ExportError("A recurrent layer is called where it cannot be written in ONNX.")
 
 
 def module_path(node: ir.Node) -> str:
     """The path of the module that made the node, from what PyTorch's exporter notes on it.
 
-    Beside a loop that was rolled up that is nothing; then the layer's weights say whose they are.
+    The exporter notes nothing in a network whose loops were rolled up. There the names of the
+    layer's weights give the path.
     """
     scopes: list[str] = ast.literal_eval(
         node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")
     )
     path = _below_wrappers(scopes[-2] if len(scopes) > 1 else "")
+    if path:
+        return path
+
     weights = (value.name or "" for value in node.inputs if value and value.is_initializer())
-    return path or _below_wrappers(next(weights, "").rpartition(".")[0])
+    return _below_wrappers(next(weights, "").rpartition(".")[0])
 
 
 def _below_wrappers(path: str) -> str:
-    """A path in the author's module, without the modules of ours around it."""
+    """A path in the author's module, without stateport's own modules around it."""
     while path == "network" or path.startswith("network."):
         path = path.removeprefix("network").removeprefix(".")
     return path

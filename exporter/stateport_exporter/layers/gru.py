@@ -28,7 +28,9 @@ def write_layer(
     states: Sequence[ir.Value],
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
     """One layer with the state h; see `stack.WriteLayer`."""
-    w, r = [d.w_ih for d in layer], [d.w_hh for d in layer]
+    w = [direction.w_ih for direction in layer]
+    r = [direction.w_hh for direction in layer]
+
     y, hn = writer.ops(
         "GRU",
         [x, *weights(writer, name, w, r, layer, _ORDER), lengths, states[0]],

@@ -15,63 +15,95 @@ from ..graph.operators import Writer
 def write(node: ir.Node, path: str, step: ir.Graph) -> None:
     """Replaces a captured loop by a `Scan` over its step.
 
-    What is the same in every step is not handed in: a body sees the values around it.
+    Values that are the same in every step are not operands: a body sees the values around it.
+
+    Args:
+        node: the captured loop.
+        path: the path of the module that loops.
+        step: the step's graph, which becomes the body.
     """
-    states, sequences = (node.attributes[name].as_int() for name in ("states", "sequences"))
+    states = node.attributes["states"].as_int()
+    sequences = node.attributes["sequences"].as_int()
     operands = [value for value in node.inputs if value is not None]
     moving = states + sequences
     writer = Writer(node, path)
-    _name_axes(step, operands, states, moving)
-    for inner, outer in zip(list(step.inputs)[moving:], operands[moving:], strict=True):
-        ir.convenience.replace_all_uses_with(inner, outer, replace_graph_outputs=True)
-    del step.inputs[moving:]
-    # The runtime wants other names inside than outside.
+
+    _rename_axes(step, operands, states, moving)
+    _use_outer_values(step, operands, moving)
+    # ONNX Runtime refuses names inside a body that the graph around it has too.
     prefix = f"step{node.attributes['call'].as_int()}"
-    for inner in list(step.initializers.values()):
-        assert inner.const_value is not None
-        assert inner.name is not None
-        outer = writer.constant(inner.const_value.numpy(), f"{prefix}.{inner.name}")
-        ir.convenience.replace_all_uses_with(inner, outer, replace_graph_outputs=True)
-        del step.initializers[inner.name]
-    _give_outputs_values(step)
-    for number, value in enumerate(_values(step)):
-        value.name = f"{prefix}.{number}"
-    for number, inner_node in enumerate(step):
-        inner_node.name = f"{prefix}.node{number}"
-    step.name = prefix
+    _move_weights_out(step, writer, prefix)
+    _give_outputs_own_values(step)
+    _rename_values(step, prefix)
+
     results = writer.ops(
         "Scan", operands[:moving], len(node.outputs), body=step, num_scan_inputs=sequences
     )
     writer.replace(results)
 
 
-def _name_axes(step: ir.Graph, operands: Sequence[ir.Value], states: int, moving: int) -> None:
-    """Calls the dynamic sizes in the step what they are called outside."""
+def _rename_axes(step: ir.Graph, operands: Sequence[ir.Value], states: int, moving: int) -> None:
+    """Gives the dynamic sizes in the step the names that they have outside."""
     names: dict[str, str] = {}
     for position, (inner, outer) in enumerate(zip(step.inputs, operands, strict=True)):
         is_sequence = states <= position < moving
-        outside = list(outer.shape or ())[1 if is_sequence else 0 :]
-        for dim, other in zip(inner.shape or (), outside, strict=True):
-            if not isinstance(dim, int):
-                names[str(dim.value)] = str(other if isinstance(other, int) else other.value)
+        outer_dims = list(outer.shape or ())[1 if is_sequence else 0 :]
+        for inner_dim, outer_dim in zip(inner.shape or (), outer_dims, strict=True):
+            if not isinstance(inner_dim, int):
+                names[str(inner_dim.value)] = _dim_text(outer_dim)
+
     for value in _values(step):
         if value.shape is not None:
-            value.shape = ir.Shape(
-                dim if isinstance(dim, int) else names.get(str(dim.value)) for dim in value.shape
-            )
+            value.shape = _renamed_shape(value.shape, names)
 
 
-def _give_outputs_values(step: ir.Graph) -> None:
-    """An output that is no operation's result, or stands twice, gets a value of its own."""
+def _dim_text(dim: int | ir.SymbolicDim) -> str:
+    return str(dim if isinstance(dim, int) else dim.value)
+
+
+def _renamed_shape(shape: ir.Shape, names: dict[str, str]) -> ir.Shape:
+    return ir.Shape(dim if isinstance(dim, int) else names.get(str(dim.value)) for dim in shape)
+
+
+def _use_outer_values(step: ir.Graph, operands: Sequence[ir.Value], moving: int) -> None:
+    """Replaces the step's inputs that are the same in every step by the values outside."""
+    invariants = list(step.inputs)[moving:]
+    for inner, outer in zip(invariants, operands[moving:], strict=True):
+        ir.convenience.replace_all_uses_with(inner, outer, replace_graph_outputs=True)
+    del step.inputs[moving:]
+
+
+def _move_weights_out(step: ir.Graph, writer: Writer, prefix: str) -> None:
+    """Moves the step's weights into the graph around it."""
+    for inner in list(step.initializers.values()):
+        assert inner.const_value is not None
+        assert inner.name is not None
+        outer = writer.constant(inner.const_value.numpy(), f"{prefix}.{inner.name}")
+        ir.convenience.replace_all_uses_with(inner, outer, replace_graph_outputs=True)
+        del step.initializers[inner.name]
+
+
+def _give_outputs_own_values(step: ir.Graph) -> None:
+    """Copies outputs that no operation of the step makes, and outputs that are returned twice."""
     seen: set[ir.Value] = set(step.inputs)
     for position, value in enumerate(step.outputs):
         producer = value.producer()
-        if value in seen or producer is None or producer.graph is not step:
+        is_made_here = producer is not None and producer.graph is step
+
+        if value in seen or not is_made_here:
             copy = ir.node("Identity", [value])
             copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type
             step.append(copy)
             step.outputs[position] = copy.outputs[0]
         seen.add(step.outputs[position])
+
+
+def _rename_values(step: ir.Graph, prefix: str) -> None:
+    for number, value in enumerate(_values(step)):
+        value.name = f"{prefix}.{number}"
+    for number, node in enumerate(step):
+        node.name = f"{prefix}.node{number}"
+    step.name = prefix
 
 
 def _values(step: ir.Graph) -> list[ir.Value]:

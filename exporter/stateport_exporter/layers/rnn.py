@@ -25,7 +25,9 @@ def _write_layer(
     *,
     activation: str,
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
-    w, r = [d.w_ih for d in layer], [d.w_hh for d in layer]
+    w = [direction.w_ih for direction in layer]
+    r = [direction.w_hh for direction in layer]
+
     y, hn = writer.ops(
         "RNN",
         [x, *weights(writer, name, w, r, layer, (0,)), lengths, states[0]],

@@ -45,30 +45,57 @@ WriteLayer = Callable[
 
 
 def write(node: ir.Node, path: str, states: int, write_layer: WriteLayer) -> None:
-    """Replaces one captured call by ONNX operators with the same values at its outputs."""
+    """Replaces one captured call by ONNX operators with the same values at its outputs.
+
+    Args:
+        node: the captured call.
+        path: the layer's path in the author's module.
+        states: the number of the layer's states.
+        write_layer: writes one layer of this kind.
+
+    Raises:
+        ExportError: weights are not constant.
+    """
     attribute = {name: a.as_int() for name, a in node.attributes.items()}
     directions = 2 if attribute["bidirectional"] else 1
     x, *operands = (value for value in node.inputs if value is not None)
     lengths = operands.pop() if attribute["has_lengths"] else None
-    firsts, weights = operands[:states], operands[states:]
-    layers = _layers(
-        weights, attribute["num_layers"], directions, bool(attribute["has_biases"]), path
-    )
+    initial_states, weights = operands[:states], operands[states:]
+    has_biases = bool(attribute["has_biases"])
+    layers = _layers(weights, attribute["num_layers"], directions, has_biases, path)
+
     writer = Writer(node, path)
     if lengths is not None:
         lengths = writer.op("Cast", [lengths], to=ir.DataType.INT32)
     if attribute["batch_first"]:
         x = writer.op("Transpose", [x], perm=[1, 0, 2])
-    first = [writer.split(value, len(layers), directions) for value in firsts]
-    lasts: list[Sequence[ir.Value]] = []
-    for index, layer in enumerate(layers):
-        parts = [split[index] for split in first]
-        y, last = write_layer(writer, f"l{index}", layer, x, lengths, parts)
-        x = _join_directions(writer, y, directions)
-        lasts.append(last)
+
+    x, last_states = _write_layers(writer, layers, x, lengths, initial_states, write_layer)
+
     if attribute["batch_first"]:
         x = writer.op("Transpose", [x], perm=[1, 0, 2])
-    writer.replace([x, *(writer.concat(parts, axis=0) for parts in zip(*lasts, strict=True))])
+    writer.replace([x, *(writer.concat(parts, axis=0) for parts in last_states)])
+
+
+def _write_layers(
+    writer: Writer,
+    layers: list[list[Direction]],
+    x: ir.Value,
+    lengths: ir.Value | None,
+    initial_states: Sequence[ir.Value],
+    write_layer: WriteLayer,
+) -> tuple[ir.Value, list[tuple[ir.Value, ...]]]:
+    """Writes one layer after the other: the last one's output, and each state's last values."""
+    directions = len(layers[0])
+    split_states = [writer.split(value, len(layers), directions) for value in initial_states]
+
+    last_states: list[Sequence[ir.Value]] = []
+    for index, layer in enumerate(layers):
+        initial = [parts[index] for parts in split_states]
+        y, last = write_layer(writer, f"l{index}", layer, x, lengths, initial)
+        x = _join_directions(writer, y, directions)
+        last_states.append(last)
+    return x, list(zip(*last_states, strict=True))
 
 
 def weights(
@@ -81,8 +108,8 @@ def weights(
 ) -> list[ir.Value | None]:
     """The operands W, R and B of ONNX's operators, with the gates in ONNX's order."""
     return [
-        writer.constant(np.stack([reorder(m, order) for m in w]), f"{name}.W"),
-        writer.constant(np.stack([reorder(m, order) for m in r]), f"{name}.R"),
+        writer.constant(np.stack([reorder(matrix, order) for matrix in w]), f"{name}.W"),
+        writer.constant(np.stack([reorder(matrix, order) for matrix in r]), f"{name}.R"),
         _biases(writer, name, layer, order),
     ]
 
@@ -93,7 +120,7 @@ def direction_of(layer: list[Direction]) -> str:
 
 
 def reorder(stacked: Array, order: Sequence[int]) -> Array:
-    """Gates stacked on axis 0, taken in another order."""
+    """Gates stacked on axis 0, in another order: `order` has the old index of each new gate."""
     gates = np.split(stacked, len(order))
     return np.concatenate([gates[index] for index in order])
 
@@ -103,9 +130,9 @@ def _biases(
 ) -> ir.Value | None:
     """(directions, 2 * g * hidden): the biases of the input, then those of the recurrence."""
     rows = [
-        np.concatenate([reorder(d.b_ih, order), reorder(d.b_hh, order)])
-        for d in layer
-        if d.b_ih is not None and d.b_hh is not None
+        np.concatenate([reorder(direction.b_ih, order), reorder(direction.b_hh, order)])
+        for direction in layer
+        if direction.b_ih is not None and direction.b_hh is not None
     ]
     return writer.constant(np.stack(rows), f"{name}.B") if rows else None
 
@@ -114,6 +141,7 @@ def _join_directions(writer: Writer, y: ir.Value, directions: int) -> ir.Value:
     """(time, directions, batch, features) -> (time, batch, directions * features)."""
     if directions == 1:
         return writer.op("Squeeze", [y, writer.ints([1])])
+
     y = writer.op("Transpose", [y], perm=[0, 2, 1, 3])
     return writer.op("Reshape", [y, writer.ints([0, 0, -1])])
 
@@ -121,25 +149,27 @@ def _join_directions(writer: Writer, y: ir.Value, directions: int) -> ir.Value:
 def _layers(
     values: Sequence[ir.Value], num_layers: int, directions: int, has_biases: bool, path: str
 ) -> list[list[Direction]]:
-    """The flat list of weights, as PyTorch orders it, by layer and direction."""
+    """The flat list of weights, in PyTorch's order, by layer and direction."""
     per_direction = len(values) // (num_layers * directions)
     has_projection = per_direction == (5 if has_biases else 3)
-    arrays = iter([_constant(value, path) for value in values])
+    arrays = iter([_constant_array(value, path) for value in values])
 
-    def direction() -> Direction:
+    def next_direction() -> Direction:
         w_ih, w_hh = next(arrays), next(arrays)
         b_ih, b_hh = (next(arrays), next(arrays)) if has_biases else (None, None)
-        return Direction(w_ih, w_hh, b_ih, b_hh, next(arrays) if has_projection else None)
+        w_hr = next(arrays) if has_projection else None
+        return Direction(w_ih, w_hh, b_ih, b_hh, w_hr)
 
-    return [[direction() for _ in range(directions)] for _ in range(num_layers)]
+    return [[next_direction() for _ in range(directions)] for _ in range(num_layers)]
 
 
-def _constant(weight: ir.Value, path: str) -> Array:
+def _constant_array(weight: ir.Value, path: str) -> Array:
     tensor = ir.convenience.get_const_tensor(weight)
     if tensor is None:
         raise ExportError(
             f"The weights of the recurrent layer {path!r} are computed from the network's inputs; "
             "ONNX's recurrent operators need constant ones. Make them parameters."
         )
+
     array: Array = tensor.numpy()
     return array

@@ -17,15 +17,17 @@ from ..network.example import Arguments, Example
 from ..network.explicit import Calls
 from ..network.isolation import computing_in, evaluation_twin, unchanged_globals
 
-#: Sizes other than those traced, odd and even; one step, because a loop may start in its own way.
+#: (batch, time) that were not traced, odd and even; one step, because a loop may start differently.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))
 _CALLS: Final = 3
-#: Of up to so many states is tried which ones are kept; of more, all or none.
-_MOST_KEPT: Final = 4
+#: Up to this number of states, every choice of remembered states is tried; above, all or none.
+_MOST_STATES_CHOSEN: Final = 4
 
 
 def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Example) -> None:
-    """Runs both at sizes that were not traced. Sizes that the author's network fails on are left.
+    """Compares both networks at sizes that were not traced.
+
+    Sizes at which the author's network fails are left out.
 
     Raises:
         ExportError: the results differ.
@@ -37,33 +39,37 @@ def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Ex
             expected = _results(evaluation_twin(network), method, arguments)
         except Exception:  # noqa: S112  # too short for it, perhaps; `record` runs all sizes again
             continue
+
         try:
-            answer = _results(folded, "forward", arguments)
+            actual = _results(folded, "forward", arguments)
         except Exception as error:
-            raise _other(name, time, f"it fails: {first_line(error)}") from error
-        if not _close(expected, answer):
-            raise _other(name, time, "the results differ")
+            raise _refusal(name, time, f"it fails: {first_line(error)}") from error
+
+        if not _all_close(expected, actual):
+            raise _refusal(name, time, "the results differ")
 
 
 def check_memory(
     network: nn.Module, method: str, folded: nn.Module, example: Example, lifted: Collection[int]
 ) -> None:
-    """Checks what the author's network remembers from call to call: lifted states, or nothing.
+    """Checks that the author's network remembers lifted states from call to call, or nothing.
 
-    `lifted` are the numbers of the calls whose states are lifted. The author's network may keep
-    some of them, and start the others anew in every call.
+    `lifted` are the numbers of the calls whose states are lifted. The author's network may remember
+    some of them, and start the others from their first values in every call.
 
     Raises:
-        ExportError: it goes on from something else.
+        ExportError: it remembers something else.
     """
     twin = evaluation_twin(network)
     calls = [example.make(example.sizes, seed=number + 1) for number in range(_CALLS)]
     expected = [_results(twin, method, arguments) for arguments in calls]
-    counts = range(len(lifted) + 1) if len(lifted) <= _MOST_KEPT else (0, len(lifted))
-    for kept in itertools.chain.from_iterable(itertools.combinations(lifted, n) for n in counts):
-        answers = _remembering(folded, calls, kept)
-        if all(_close(a, b) for a, b in zip(expected, answers, strict=True)):
+
+    for remembered in _choices_of_states(lifted):
+        answers = _remembering(folded, calls, remembered)
+        pairs = zip(expected, answers, strict=True)
+        if all(_all_close(before, after) for before, after in pairs):
             return
+
     raise ExportError(
         f"{type(network).__qualname__} remembers something from call to call, and does not simply "
         "go on from where its loop ended. Take the state as an argument and return the next one."
@@ -73,13 +79,15 @@ def check_memory(
 def results_in_float64(
     network: nn.Module, method: str, example: Example, sizes: Mapping[str, int], nudge: float = 0.0
 ) -> list[Tensor]:
-    """The results of a network in float64 at some sizes, with all numbers a little off by `nudge`.
+    """The results of a network in float64 at some sizes.
+
+    `nudge` is a relative change of every number that goes in.
 
     Raises:
         Exception: whatever the network raises.
     """
     arguments = example.make({**example.sizes, **sizes}, seed=1)
-    arguments = pytree.tree_map(lambda leaf: _exact(leaf, nudge), arguments)
+    arguments = pytree.tree_map(lambda leaf: _nudge_float(leaf, nudge), arguments)
     with computing_in(torch.float64):
         return _results(evaluation_twin(network), method, arguments)
 
@@ -87,35 +95,47 @@ def results_in_float64(
 def same_in_float64(
     network: nn.Module, method: str, folded: nn.Module, example: Example, sizes: Mapping[str, int]
 ) -> bool:
-    """Whether both give the same, as far as rounding can tell: they are computed in float64.
+    """Whether both networks give the same in float64, apart from rounding.
 
-    A network that amplifies differences gives something else by itself, once all is a little off.
+    A network that amplifies small differences counts as the same: its own results change as much
+    when its input changes a little.
     """
     expected = results_in_float64(network, method, example, sizes)
     try:
-        answer = results_in_float64(folded, "forward", example, sizes)
+        actual = results_in_float64(folded, "forward", example, sizes)
     except Exception:  # which the author's network does not raise
         return False
-    if _close(expected, answer):
+
+    if _all_close(expected, actual):
         return True
-    return not _close(expected, results_in_float64(network, method, example, sizes, 1e-12))
+    nudged = results_in_float64(network, method, example, sizes, 1e-12)
+    return not _all_close(expected, nudged)
 
 
-def _exact(leaf: Any, nudge: float) -> Any:
+def _choices_of_states(lifted: Collection[int]) -> Iterator[tuple[int, ...]]:
+    """The sets of states that the network may remember, the smallest first."""
+    counts: Iterable[int] = (0, len(lifted))
+    if len(lifted) <= _MOST_STATES_CHOSEN:
+        counts = range(len(lifted) + 1)
+    for count in counts:
+        yield from itertools.combinations(lifted, count)
+
+
+def _nudge_float(leaf: Any, nudge: float) -> Any:
     is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
     return leaf.double() * (1 + nudge) if is_float else leaf
 
 
 def _remembering(
-    folded: nn.Module, calls: Iterable[Arguments], kept: Collection[int]
+    folded: nn.Module, calls: Iterable[Arguments], remembered: Collection[int]
 ) -> Iterator[list[Tensor]]:
-    """The results of one call after the other, where the states of some go on."""
-    given: Mapping[int, tuple[Tensor, ...]] = {}
+    """The results of successive calls, where the states of some loops go on from call to call."""
+    firsts: Mapping[int, tuple[Tensor, ...]] = {}
     for arguments in calls:
-        with Calls(given) as recorded:
-            answer = _results(folded, "forward", arguments)
-        given = {call: recorded.lasts[call] for call in kept}
-        yield answer
+        with Calls(firsts) as recorded:
+            results = _results(folded, "forward", arguments)
+        firsts = {call: recorded.lasts[call] for call in remembered}
+        yield results
 
 
 def _results(module: nn.Module, method: str, arguments: Arguments) -> list[Tensor]:
@@ -124,18 +144,21 @@ def _results(module: nn.Module, method: str, arguments: Arguments) -> list[Tenso
     return [leaf.clone() for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
 
 
-def _close(a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(a) == len(b) and all(
-        x.shape == y.shape
-        and x.dtype == y.dtype
-        and torch.allclose(x, y, rtol=1e-4, atol=1e-5, equal_nan=True)
-        for x, y in zip(a, b, strict=True)
-    )
+def _all_close(expected: list[Tensor], actual: list[Tensor]) -> bool:
+    if len(expected) != len(actual):
+        return False
+    return all(_is_close(a, b) for a, b in zip(expected, actual, strict=True))
 
 
-def _other(name: str, time: int, how: str) -> ExportError:
+def _is_close(expected: Tensor, actual: Tensor) -> bool:
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return False
+    return torch.allclose(expected, actual, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _refusal(name: str, time: int, problem: str) -> ExportError:
     return ExportError(
         f"The loop over time in {name} does not do the same in every step: seen at two lengths and "
-        f"then run over {time} steps, {how}. Let every step do the same, or export one step of it "
-        "and loop outside."
+        f"then run over {time} steps, {problem}. Let every step do the same, or export one step of "
+        "it and loop outside."
     )

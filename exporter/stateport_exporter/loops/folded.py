@@ -19,11 +19,12 @@ from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
 from .check import check_folded
-from .roll import roll, take_last_states
+from .joins import take_last_states
+from .roll import roll
 from .unify import unify
 from .unroll import unroll
 
-#: The lengths that are traced; long enough to tell a loop's first and last step from the others.
+#: The lengths that are traced: enough steps to tell a loop's first and last step from the others.
 _TIMES: Final = (5, 6)
 
 
@@ -50,27 +51,30 @@ class RolledNetwork(nn.Module):
             for number, leaf in enumerate(leaves)
             if "time" in leaf.shape
         )
+
         self.constant_names = tuple(constants)
         for number, name in enumerate(self.constant_names):
             self.register_buffer(f"constant_{number}", constants[name])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the author's method returns for these arguments."""
-        given = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         number, axis = self.time_at
-        held = [self._held(name) for name in self.names]
-        results = self.program.run([*given, *held], given[number].shape[axis], seen=True)
+        weights = [self._weight(name) for name in self.names]
+
+        results = self.program.run([*tensors, *weights], tensors[number].shape[axis], seen=True)
         return pytree.tree_unflatten(results, self.program.structure)
 
-    def _held(self, name: str) -> Any:
+    def _weight(self, name: str) -> Any:
+        """A parameter, buffer or constant of the author's module."""
         if name in self.constant_names:
             return getattr(self, f"constant_{self.constant_names.index(name)}")
-        path, _, own = name.rpartition(".")
-        return getattr(self.get_submodule(path), own)
+        path, _, attribute = name.rpartition(".")
+        return getattr(self.get_submodule(path), attribute)
 
 
 class _Whole(nn.Module):
-    """The author's method, as a module of its own."""
+    """The author's method, as the forward of a module."""
 
     def __init__(self, network: nn.Module, method: str) -> None:
         super().__init__()
@@ -96,8 +100,8 @@ def roll_loops(
     `refusal` says why the network was not captured as it is.
 
     Raises:
-        ExportError: `refusal`, where it cannot be traced; or its loops do not do the same in every
-            step.
+        ExportError: `refusal`, where the network cannot be traced; or its loops do not do the same
+            in every step.
     """
     name = type(network).__qualname__
     try:
@@ -105,8 +109,8 @@ def roll_loops(
         short, long = (unroll(program) for program in programs)
         while roll(short, long):
             pass
-        for trace in (short, long):
-            take_last_states(trace)
+        take_last_states(short)
+        take_last_states(long)
         program = unify(short, long, (_TIMES[0], _TIMES[1]))
     except _UntraceableError as error:
         raise refusal from error
@@ -115,6 +119,7 @@ def roll_loops(
             f"{name} cannot take any number of time steps: {error}. Rewrite it with tensor "
             "operations, or export one step of it and loop outside it."
         ) from error
+
     folded = RolledNetwork(network, program, example.leaves, short.names, short.constants).eval()
     check_folded(network, method, folded, example)
     return folded
@@ -123,20 +128,27 @@ def roll_loops(
 def _trace(
     network: nn.Module, method: str, example: Example, time: int
 ) -> torch.export.ExportedProgram:
+    """The program of the author's method for one number of time steps.
+
+    Raises:
+        _UntraceableError: it has none.
+    """
     sizes = {**example.sizes, "time": time}
     arguments = example.make(sizes)
-    whole, given = _Whole(network, method).eval(), (arguments.args, arguments.kwargs)
+    whole = _Whole(network, method).eval()
+    operands = (arguments.args, arguments.kwargs)
 
     def export(dims: Mapping[str, Any]) -> torch.export.ExportedProgram:
         shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
             axes = enumerate(leaf.shape)
-            shapes[tensor] = {place: dims[str(axis)] for place, axis in axes if axis in dims}
-        return torch_export(whole, given, shapes.dynamic_shapes(whole, given))
+            shapes[tensor] = {number: dims[str(axis)] for number, axis in axes if axis in dims}
+        return torch_export(whole, operands, shapes.dynamic_shapes(whole, operands))
 
     with unchanged_globals(seed=0), unchanged_shared(network), quiet(), torch.no_grad():
         try:
-            program = with_named_axes([axis for axis in sizes if axis != "time"], export)
+            dynamic_axes = [axis for axis in sizes if axis != "time"]
+            program = with_named_axes(dynamic_axes, export)
             return functional(program)
         except Exception as error:  # the user's forward may raise anything
             raise _UntraceableError(

@@ -1,9 +1,9 @@
-"""Whether a network can be fed in chunks: tried, by holding chunks against the whole."""
+"""Whether a network can be fed in chunks: measured, by comparing chunks with the whole sequence."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -18,103 +18,142 @@ from ..network.isolation import unchanged_globals
 from ..vectors.cases import RAGGED, case_of, short_case
 from ..vectors.torch_reference import Answers, Array, Network, float64_reference, run_reference
 
-#: A network that can stream gives the same in float64 whole and in chunks, but for rounding.
-_SAME: Final = 1e-9
-#: Of so many inputs without time is tried what they are after the first call: 3 ways each.
+#: The largest relative difference between the whole sequence and chunks, for rounding in float64
+#: and in float32.
+_FLOAT64_TOLERANCE: Final = 1e-9
+_FLOAT32_TOLERANCE: Final = 1e-4
+#: Up to this number of inputs without time are tried as masks, in 3 ways each.
 _MOST_MASKS: Final = 3
 
 
 def measure_streaming(
     network: Network, contract: Contract, reason: str | None, multiple: int = 1
 ) -> Streaming:
-    """What the contract says of streaming, after trying: the same sequence whole and in chunks.
+    """What the contract says of streaming, after trying the same sequence whole and in chunks.
 
-    `because` is the reason to give where they differ, if one is known. Chunks are tried at every
-    divisor of `multiple`, the smallest first. An input without time may be the same in every call,
-    or a mask that is 0 (or 1) in all calls but the first.
+    Chunks are tried at every divisor of `multiple`, the smallest first. An input without time may
+    be the same in every call, or a mask that is 0 (or 1) in all calls but the first.
+
+    Args:
+        network: the network that is exported.
+        contract: its contract so far.
+        reason: the reason to give if the results differ; None for what was measured.
+        multiple: a number of steps of which every chunk may have to be a multiple.
     """
     if not contract.streaming.ok:
         return contract.streaming
     if "time" not in network.example.axes:
         return Streaming(reason is None, reason)
+
+    problem = None
     with unchanged_globals(seed=0), torch.no_grad():
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
-        problem = None
-        for divisor in (n for n in range(1, multiple + 1) if multiple % n == 0):
-            problem = _problem(truth, contract, divisor)
+        for divisor in _divisors(multiple):
+            problem = _problem_with_chunks(truth, contract, divisor)
             if problem is None:
                 lookahead = measure_delay(truth, contract, divisor)
                 return Streaming(True, None, divisor, lookahead)
     return Streaming(False, reason or problem)
 
 
-def _problem(truth: Network, contract: Contract, multiple: int) -> str | None:
-    """What is wrong with chunks of multiples of this, if anything is."""
-    # It ends in short ones: long ones would hide what a network forgets.
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _problem_with_chunks(truth: Network, contract: Contract, multiple: int) -> str | None:
+    """Why chunks of multiples of this number of steps do not do, None if they do."""
+    # The last chunks are short: long ones would hide what a network forgets.
     chunks = [multiple * time for time in (256, 142, *reversed(RAGGED))]
-    # Where batch and time are one axis, of several rows it is not clear which element is whose.
-    joined = {str(axis) for spec in contract.outputs for axis in spec.shape} - {"batch"}
-    batch = 1 if any("batch" in axis for axis in joined) else 2
+    batch = _rows_to_compare(contract)
     chunked = case_of(truth, contract, "ragged", chunks, batch)
     whole = case_of(truth, contract, "whole", [sum(chunks)], batch)
-    given = [spec.name for spec in contract.inputs if "time" not in spec.shape]
     at_once = run_reference(truth, contract, whole)
-    problems = []
-    for values in itertools.product((None, 0, 1), repeat=min(len(given), _MOST_MASKS)):
-        masks = {name: v for name, v in zip(given, values, strict=False) if v is not None}
+
+    tolerance = _FLOAT64_TOLERANCE if truth.dtype == torch.float64 else _FLOAT32_TOLERANCE
+    first_problem = None
+    for masks in _possible_masks(contract):
         try:
-            in_parts = run_reference(truth, contract, _masked_later(chunked, masks))
+            in_chunks = run_reference(truth, contract, _mask_later_calls(chunked, masks))
         except ExportError as failure:
             return f"it cannot take short chunks: {failure}"
-        same = _SAME if truth.dtype == torch.float64 else 1e-4
-        problem = _difference(contract, at_once, in_parts, same)
+
+        problem = _difference(contract, at_once, in_chunks, tolerance)
         if problem is None:
             return None
-        problems.append(problem)
-    return f"measured: fed in chunks, {problems[0]}"
+        first_problem = first_problem or problem
+    return f"measured: fed in chunks, {first_problem}"
+
+
+def _rows_to_compare(contract: Contract) -> int:
+    """The batch of the sequences that are compared."""
+    axes = {str(axis) for spec in contract.outputs for axis in spec.shape}
+    # If an axis joins batch and time, it is unknown which element belongs to which of several rows.
+    has_joined_axis = any("batch" in axis for axis in axes - {"batch"})
+    return 1 if has_joined_axis else 2
+
+
+def _possible_masks(contract: Contract) -> Iterator[dict[str, int]]:
+    """The values that inputs without time may have in later calls; none for those not named."""
+    names = [spec.name for spec in contract.inputs if "time" not in spec.shape][:_MOST_MASKS]
+    for values in itertools.product((None, 0, 1), repeat=len(names)):
+        pairs = zip(names, values, strict=True)
+        yield {name: value for name, value in pairs if value is not None}
 
 
 def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
-    """How many steps behind its own place in the input the last step is that an output needs.
+    """The largest number of future input steps that any output step depends on.
 
-    Each of `multiple` steps in a row is changed, and the first step of the outputs that then
-    differs tells which of them needed it. A step of an output that has half as many stands for two.
+    Each of `multiple` steps in a row is changed. The first output step that differs then depends on
+    the changed one. A step of an output with half as many steps counts as two.
     """
     outputs = [spec for spec in contract.outputs if spec.time_axis is not None]
     if multiple == 1 or not outputs:
         return 0  # what is right in chunks of one step depends on no later one
+
     time = multiple * 4
     base = case_of(truth, contract, "whole", [time], 1, "zeros")
-    before = run_reference(truth, contract, base)
-    other = case_of(truth, contract, "whole", [time + multiple], 1, "zeros")
-    found = 0
+    unchanged = run_reference(truth, contract, base)
+    source = case_of(truth, contract, "whole", [time + multiple], 1, "zeros")
+
+    delay = 0
     for step in range(multiple, 2 * multiple):
-        changed = {
-            spec.name: _with_step_of(base.inputs[spec.name], other.inputs[spec.name], spec, step)
+        inputs = {
+            spec.name: _with_step_of(base.inputs[spec.name], source.inputs[spec.name], spec, step)
             for spec in contract.inputs
         }
-        after = run_reference(truth, contract, replace(base, inputs=changed))
-        for spec in outputs:
-            errors = row_errors(after[spec.name].table, before[spec.name].table)
-            if (errors > 0).any():
-                place = int(np.argmax(errors > 0)) * time // len(errors)
-                found = max(found, step - place)
-    return found
+        changed = run_reference(truth, contract, replace(base, inputs=inputs))
+        delay = max(delay, _delay_at(step, time, outputs, unchanged, changed))
+    return delay
 
 
-def _with_step_of(one: Array, other: Array, spec: ArraySpec, step: int) -> Array:
-    """An array with one step of another one."""
+def _delay_at(
+    step: int, time: int, outputs: Sequence[ArraySpec], unchanged: Answers, changed: Answers
+) -> int:
+    """The number of steps from the first output step that changed to the changed input step."""
+    delay = 0
+    for spec in outputs:
+        errors = row_errors(changed[spec.name].table, unchanged[spec.name].table)
+        differs = errors > 0
+        if differs.any():
+            first = int(np.argmax(differs)) * time // len(errors)
+            delay = max(delay, step - first)
+    return delay
+
+
+def _with_step_of(array: Array, source: Array, spec: ArraySpec, step: int) -> Array:
+    """An array with one step taken from `source`."""
     if "time" not in spec.shape:
-        return one
-    at = (slice(None),) * spec.shape.index("time") + (step,)
-    changed = one.copy()
-    changed[at] = other[at]
+        return array
+
+    index = (slice(None),) * spec.shape.index("time") + (step,)
+    changed = array.copy()
+    changed[index] = source[index]
     return changed
 
 
-def _masked_later(case: Case, masks: Mapping[str, int]) -> Case:
-    """The case with inputs of these values in all calls but the first."""
+def _mask_later_calls(case: Case, masks: Mapping[str, int]) -> Case:
+    """The case with these values of inputs in all calls but the first."""
     inputs = dict(case.inputs)
     for name, value in masks.items():
         later = np.full_like(inputs[name][1:], value)
@@ -122,15 +161,19 @@ def _masked_later(case: Case, masks: Mapping[str, int]) -> Case:
     return replace(case, inputs=inputs)
 
 
-def _difference(contract: Contract, whole: Answers, chunked: Answers, same: float) -> str | None:
-    """How the answers to a sequence in chunks differ from those to the whole, if they do."""
+def _difference(
+    contract: Contract, whole: Answers, chunked: Answers, tolerance: float
+) -> str | None:
+    """How the answers to a sequence in chunks differ from those to the whole, None if not."""
     for spec in results(contract):
         at_once = whole[spec.name].table
         last = chunked[spec.name].table[-len(at_once) :]
         if last.shape != at_once.shape:
-            return f"{spec.name!r} has another length than of the whole sequence"
+            return f"{spec.name!r} has another length than for the whole sequence"
+
         scale = float(np.abs(at_once).max(initial=0.0))
         error = float(row_errors(last, at_once).max(initial=0.0))
-        if not error <= same * max(scale, 1e-30):
+        is_close = error <= tolerance * max(scale, 1e-30)  # False for NaN
+        if not is_close:
             return f"{spec.name!r} is {error:.1g} away from what the whole sequence gives"
     return None

@@ -1,193 +1,274 @@
 """What in a graph ties a step to others: the reasons why a network may not be fed in chunks.
 
-Whether it can is measured (`streaming`); this says why not, by the axes of what goes in and out of
-each operator. A reason that is found may do no harm, as a padding that is cut off again does not.
+Whether it can is measured (`measure`). This module says why not, from the axes of the operands and
+results of each operator. A reason alone proves nothing: padding that is cut off again does no harm.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
 from ..layers import module_path
 
 _TIME: Final = re.compile(r"\btime\b")
+_TIME_WITH_FEATURES: Final = re.compile(r"\d+\*time|time\*\d+")
 _REDUCTIONS: Final = {
     "ReduceMean": "mean", "ReduceSum": "sum", "ReduceMax": "maximum", "ReduceMin": "minimum",
     "ReduceProd": "product", "ReduceL1": "norm", "ReduceL2": "norm", "ReduceLogSumExp": "sum",
     "ReduceSumSquare": "sum of squares", "ReduceLogSum": "sum", "ArgMax": "maximum",
     "ArgMin": "minimum", "GlobalAveragePool": "mean", "GlobalMaxPool": "maximum",
 }  # fmt: skip
-#: Operators whose attribute `axis` is the one that they work along, and what they do along time.
+#: Operators that work along their attribute `axis`, and what they do along time.
 _ALONG: Final = {
     "Softmax": "a softmax over time", "LogSoftmax": "a softmax over time",
     "Hardmax": "a maximum over time", "LpNormalization": "a norm over time",
     "TopK": "the largest steps of the sequence",
 }  # fmt: skip
+_ATTENTION: Final = "multiplies steps with one another, as attention does"
+
+#: Says in what way a node ties a step to others, None if in none.
+_Rule = Callable[[ir.Node], str | None]
+
+
+class _TimeSlice(NamedTuple):
+    """What a `Slice` takes of time; None for what is not constant, or not given."""
+
+    start: int | None
+    step: int | None
+
+
+class _Window(NamedTuple):
+    """The number of steps that a window spans, and the steps from one window to the next."""
+
+    size: int
+    stride: int
 
 
 def why_tied(graph: ir.Graph) -> str | None:
     """The first thing that ties a step to others than those before it, or to the call's beginning.
 
-    Those that need the whole sequence come before those that need a few steps more.
+    What needs the whole sequence comes before what needs a few steps more.
     """
-    found: dict[int, str] = {}
-    for node in graph:
-        for rank, rules in enumerate(_RULES):
-            for rule in rules:
-                said = rule(node)
-                if said is not None and rank not in found:
-                    found[rank] = f"{module_path(node) or _own_name(node)} {said}"
-    return found[min(found)] if found else None
+    for rules in _RULES:
+        for node in graph:
+            rule = rules.get(node.op_type, _no_reason)
+            reason = rule(node)
+            if reason is not None:
+                return f"{module_path(node) or _given_name(node)} {reason}"
+    return None
 
 
-def _own_name(node: ir.Node) -> str:
-    """What a node is called, where no module says whose it is; PyTorch's exporter numbers them."""
+def _no_reason(_node: ir.Node) -> None:
+    """The rule for all other operators."""
+
+
+def _given_name(node: ir.Node) -> str:
+    """The name of a node that no module made, unless PyTorch's exporter numbered it."""
     return "forward" if not node.name or node.name.startswith("node_") else node.name
 
 
-def _reduction(node: ir.Node) -> str | None:
-    what = _REDUCTIONS.get(node.op_type)
-    if what is None or _time_axis(node.inputs[0]) is None:
+def _reason_of_reduction(node: ir.Node) -> str | None:
+    if _time_axis(node.inputs[0]) is None or _time_axis(node.outputs[0]) is not None:
         return None
-    return f"takes the {what} over time" if _time_axis(node.outputs[0]) is None else None
+    return f"takes the {_REDUCTIONS[node.op_type]} over time"
 
 
-def _along(node: ir.Node) -> str | None:
-    axis = _time_axis(node.inputs[0]) if node.inputs else None
-    if node.op_type not in _ALONG or axis is None:
-        return None
+def _reason_of_axis(node: ir.Node) -> str | None:
+    """Operators that work along one axis, if that is time."""
     default = 1 if node.op_type == "Hardmax" else -1
-    along = _number(node, "axis", default) % _rank(node.inputs[0])
-    return f"takes {_ALONG[node.op_type]}" if along == axis else None
+    axis = _axis_attribute(node, default)
+    return f"takes {_ALONG[node.op_type]}" if axis == _time_axis(node.inputs[0]) else None
 
 
-def _normalisation(node: ir.Node) -> str | None:
-    axis = _time_axis(node.inputs[0]) if node.inputs else None
-    if axis is None:
+def _reason_of_normalisation(node: ir.Node) -> str | None:
+    """Normalisations over an axis and all after it."""
+    return _normalises_from(_axis_attribute(node, -1), node)
+
+
+def _reason_of_channel_normalisation(node: ir.Node) -> str | None:
+    """Normalisations over all axes after batch and channels."""
+    return _normalises_from(2, node)
+
+
+def _normalises_from(first_axis: int, node: ir.Node) -> str | None:
+    time_axis = _time_axis(node.inputs[0])
+    if time_axis is None or time_axis < first_axis:
         return None
-    if node.op_type in ("LayerNormalization", "RMSNormalization"):
-        over = axis >= _number(node, "axis", -1) % _rank(node.inputs[0])
-    else:  # both are over all axes behind the channels, or groups of them
-        over = node.op_type in ("InstanceNormalization", "GroupNormalization") and axis > 1
-    return "normalises over time" if over else None
+    return "normalises over time"
 
 
-def _product(node: ir.Node) -> str | None:
-    if node.op_type not in ("MatMul", "Einsum", "Attention"):
-        return None
+def _reason_of_matmul(node: ir.Node) -> str | None:
+    left, right = node.inputs[:2]
+    axes = (_time_axis(left), _time_axis(right))
+    steps_by_steps = (_rank(left) - 2, _rank(right) - 1)
+    sum_over_steps = (_rank(left) - 1, _rank(right) - 2)
+    return _ATTENTION if axes in (steps_by_steps, sum_over_steps) else None
+
+
+def _reason_of_product(node: ir.Node) -> str | None:
+    """Products whose axes are not known: `Einsum` and `Attention`."""
     axes = [_time_axis(value) for value in node.inputs[:2]]
-    if None in axes:
+    return None if None in axes else _ATTENTION
+
+
+def _reason_of_reversal(node: ir.Node) -> str | None:
+    return None if _time_axis(node.inputs[0]) is None else "reverses time"
+
+
+def _reason_of_backward_slice(node: ir.Node) -> str | None:
+    part = _time_slice(node)
+    return "reverses time" if (part.step or 1) < 0 else None
+
+
+def _reason_of_flattening(node: ir.Node) -> str | None:
+    if _time_axis(node.inputs[0]) is None:
         return None
-    if node.op_type == "MatMul":
-        a, b = (_rank(value) for value in node.inputs[:2])
-        scores = axes[0] == a - 2 and axes[1] == b - 1  # (time, time)
-        if not scores and not (axes[0] == a - 1 and axes[1] == b - 2):
-            return None
-    return "multiplies steps with one another, as attention does"
+
+    joined = filter(_TIME_WITH_FEATURES.fullmatch, _dim_texts(node.outputs[0]))
+    return "flattens time into the features" if any(joined) else None
 
 
-def _reverse(node: ir.Node) -> str | None:
-    if node.op_type == "ReverseSequence" and _time_axis(node.inputs[0]) is not None:
-        return "reverses time"
-    cut = _cut(node)
-    return "reverses time" if cut is not None and cut[2] is not None and cut[2] < 0 else None
-
-
-def _flatten(node: ir.Node) -> str | None:
-    if node.op_type not in ("Reshape", "Flatten") or _time_axis(node.inputs[0]) is None:
+def _reason_of_counting(node: ir.Node) -> str | None:
+    if _time_axis(node.outputs[0]) is None:
         return None
-    joined = [text for text in _texts(node.outputs[0]) if _TIME.search(text)]
-    if any(re.fullmatch(r"\d+\*time|time\*\d+", text) for text in joined):
-        return "flattens time into the features"
-    return None
+    return "counts the steps from the beginning of each call"
 
 
-def _count(node: ir.Node) -> str | None:
-    grows = _time_axis(node.outputs[0]) is not None
-    if node.op_type in ("Range", "NonZero") and grows:
-        return "counts the steps from the beginning of each call"
-    if node.op_type == "CumSum" and grows:
-        return "sums up from the beginning of each call"
-    return None
-
-
-def _padding(node: ir.Node) -> str | None:
-    axis = _time_axis(node.inputs[0]) if node.inputs else None
-    ends = None
-    if node.op_type == "Pad" and axis is not None:
-        pads = _constant(node.inputs[1])
-        ends = None if pads is None else pads[axis + len(pads) // 2]
-    elif node.op_type in ("Conv", "MaxPool", "AveragePool") and axis is not None and axis > 1:
-        own = _numbers(node, "pads")
-        ends = own[axis - 2 + len(own) // 2] if own else 0
-    if not ends or ends < 0:
+def _reason_of_sum(node: ir.Node) -> str | None:
+    if _time_axis(node.outputs[0]) is None:
         return None
-    return f"pads {ends} {'step' if ends == 1 else 'steps'} on the right: it looks ahead"
+    return "sums up from the beginning of each call"
 
 
-def _window(node: ir.Node) -> str | None:
-    axis = _time_axis(node.inputs[0]) if node.inputs else None
-    if node.op_type not in ("Conv", "MaxPool", "AveragePool", "ConvTranspose") or not axis:
-        return None
-    place = axis - 2
-    kernel, stride = [*_numbers(node, "kernel_shape")], _numbers(node, "strides")
-    if not kernel and node.inputs[1] is not None and node.inputs[1].shape is not None:
-        kernel = [size for size in node.inputs[1].shape[2:] if isinstance(size, int)]
-    dilation = _numbers(node, "dilations")
-    if place < 0 or place >= len(kernel):
-        return None
-    size = (kernel[place] - 1) * (dilation[place] if dilation else 1) + 1
-    step = stride[place] if stride else 1
-    if size <= step or _has_context(node.inputs[0]):
-        return None
-    if node.op_type == "ConvTranspose":
-        return f"gives outputs that overlap by {size - step} steps, and keeps those at the end"
-    return (
-        f"looks at {size} steps at a time, every {step}, without as many in front: windows that "
-        "overlap two chunks are lost"
-        if step > 1
-        else f"looks at {size} steps at a time: windows that overlap two chunks are lost"
-    )
-
-
-def _slice(node: ir.Node) -> str | None:
-    cut = _cut(node)
-    if cut is not None and (cut[0] or 0) > 0:
-        return f"cuts off the first {cut[0]} steps of each call"
-    axis = _time_axis(node.inputs[0]) if node.inputs else None
-    if node.op_type == "Gather" and axis == _number(node, "axis", 0):
-        index = _constant(node.inputs[1])
-        if index is not None and len(index) == 1 and index[0] >= 0:
-            return f"takes step {index[0]} of each call"
-    return None
-
-
-def _joined(node: ir.Node) -> str | None:
-    if node.op_type != "Concat" or _time_axis(node.outputs[0]) is None:
-        return None
+def _reason_of_joining(node: ir.Node) -> str | None:
+    time_axis = _time_axis(node.outputs[0])
     axis = _number(node, "axis", 0) % _rank(node.outputs[0])
-    constant = any(value is not None and not _is_computed(value) for value in node.inputs)
-    if axis != _time_axis(node.outputs[0]) or not constant:
+    if axis != time_axis or all(map(_is_computed, filter(None, node.inputs))):
         return None
     return "joins steps of its own to the sequence in each call"
 
 
-#: What needs the whole sequence, depends on where a call begins, or looks a few steps further.
-_RULES: Final[Sequence[Sequence[Callable[[ir.Node], str | None]]]] = (
-    (_reduction, _along, _normalisation, _product, _reverse, _flatten),
-    (_count, _joined),
-    (_padding,),
-    (_window,),
-    (_slice,),
+def _reason_of_pad(node: ir.Node) -> str | None:
+    return _pads_at_end(_constant_ints(node.inputs[1]), _time_axis(node.inputs[0]))
+
+
+def _reason_of_own_padding(node: ir.Node) -> str | None:
+    """Convolutions and poolings, whose attribute `pads` is without batch and channels."""
+    axis = _time_axis(node.inputs[0])
+    if axis is None or axis < 2:
+        return None
+    return _pads_at_end(_numbers(node, "pads"), axis - 2)
+
+
+def _pads_at_end(pads: Sequence[int] | None, axis: int | None) -> str | None:
+    """`pads` are those before each axis, then those after each axis."""
+    if not pads or axis is None:
+        return None
+
+    steps = pads[axis + len(pads) // 2]
+    if steps <= 0:
+        return None
+    return f"pads {steps} {'step' if steps == 1 else 'steps'} on the right: it looks ahead"
+
+
+def _reason_of_window(node: ir.Node) -> str | None:
+    size, stride = _time_window(node)
+    if size <= stride or _has_context(node.inputs[0]):
+        return None
+
+    if node.op_type == "ConvTranspose":
+        return f"gives outputs that overlap by {size - stride} steps, and keeps those at the end"
+    spacing = f", every {stride}, without as many in front" if stride > 1 else ""
+    return f"looks at {size} steps at a time{spacing}: windows that overlap two chunks are lost"
+
+
+def _time_window(node: ir.Node) -> _Window:
+    """The window of a convolution or pooling over time; of one step if it has none."""
+    axis = _time_axis(node.inputs[0])
+    kernel = _kernel_shape(node)
+    if axis is None or axis - 2 not in range(len(kernel)):
+        return _Window(1, 1)
+
+    position = axis - 2  # the first two axes are batch and channels
+    ones = [1] * len(kernel)
+    stride = (_numbers(node, "strides") or ones)[position]
+    dilation = (_numbers(node, "dilations") or ones)[position]
+    return _Window((kernel[position] - 1) * dilation + 1, stride)
+
+
+def _kernel_shape(node: ir.Node) -> Sequence[int]:
+    """The sizes of a kernel, from its attribute or its weights; empty if unknown."""
+    sizes = _numbers(node, "kernel_shape")
+    weights = node.inputs[1] if len(node.inputs) > 1 else None
+    if sizes or weights is None or weights.shape is None:
+        return sizes
+    return [size for size in weights.shape[2:] if isinstance(size, int)]
+
+
+def _reason_of_slice(node: ir.Node) -> str | None:
+    start = _time_slice(node).start or 0
+    return f"cuts off the first {start} steps of each call" if start > 0 else None
+
+
+def _reason_of_gather(node: ir.Node) -> str | None:
+    if _number(node, "axis", 0) != _time_axis(node.inputs[0]):
+        return None
+
+    index = _constant_ints(node.inputs[1])
+    if index is None or len(index) != 1 or index[0] < 0:
+        return None
+    return f"takes step {index[0]} of each call"
+
+
+#: The rules of operators that need the whole sequence, that depend on where a call begins, and that
+#: look a few steps further.
+_RULES: Final[Sequence[Mapping[str, _Rule]]] = (
+    {
+        **dict.fromkeys(_REDUCTIONS, _reason_of_reduction),
+        **dict.fromkeys(_ALONG, _reason_of_axis),
+        "LayerNormalization": _reason_of_normalisation,
+        "RMSNormalization": _reason_of_normalisation,
+        "InstanceNormalization": _reason_of_channel_normalisation,
+        "GroupNormalization": _reason_of_channel_normalisation,
+        "MatMul": _reason_of_matmul,
+        "Einsum": _reason_of_product,
+        "Attention": _reason_of_product,
+        "ReverseSequence": _reason_of_reversal,
+        "Slice": _reason_of_backward_slice,
+        "Reshape": _reason_of_flattening,
+        "Flatten": _reason_of_flattening,
+    },
+    {
+        "Range": _reason_of_counting,
+        "NonZero": _reason_of_counting,
+        "CumSum": _reason_of_sum,
+        "Concat": _reason_of_joining,
+    },
+    {
+        "Pad": _reason_of_pad,
+        "Conv": _reason_of_own_padding,
+        "MaxPool": _reason_of_own_padding,
+        "AveragePool": _reason_of_own_padding,
+    },
+    {
+        "Conv": _reason_of_window,
+        "MaxPool": _reason_of_window,
+        "AveragePool": _reason_of_window,
+        "ConvTranspose": _reason_of_window,
+    },
+    {
+        "Slice": _reason_of_slice,
+        "Gather": _reason_of_gather,
+    },
 )
 
 
 def _has_context(value: ir.Value | None) -> bool:
-    """Whether steps of the call before, or padding, stand in front of a sequence."""
+    """Whether a sequence starts with steps of the call before, or with padding."""
     node = None if value is None else value.producer()
     while node is not None and node.op_type in ("Transpose", "Unsqueeze", "Squeeze", "Pad"):
         if node.op_type == "Pad":
@@ -197,7 +278,7 @@ def _has_context(value: ir.Value | None) -> bool:
 
 
 def _is_computed(value: ir.Value) -> bool:
-    """Whether a value depends on what the network is given, beyond its sizes."""
+    """Whether a value depends on more of the network's inputs than their sizes."""
     node = value.producer()
     if node is None:
         return value.is_graph_input()
@@ -206,35 +287,38 @@ def _is_computed(value: ir.Value) -> bool:
     return any(operand is not None and _is_computed(operand) for operand in node.inputs)
 
 
-def _cut(node: ir.Node) -> tuple[int | None, int | None, int | None] | None:
-    """Start, end and step of a slice of time, as far as they are constant."""
-    if node.op_type != "Slice":
-        return None
-    starts, ends, axes, steps = ([*map(_constant, node.inputs[1:]), None, None, None])[:4]
-    axis = _time_axis(node.inputs[0])
-    if axes is None or axis is None:
-        return None
-    rank = _rank(node.inputs[0])
-    places = [place for place, a in enumerate(axes) if a % rank == axis]
-    if not places:
-        return None
-    place = places[0]
-    return tuple(part[place] if part else None for part in (starts, ends, steps))  # type: ignore[return-value]
+def _time_slice(node: ir.Node) -> _TimeSlice:
+    """What a `Slice` takes of time."""
+    operands = [_constant_ints(value) for value in node.inputs[1:]]
+    starts, _, axes, steps = [*operands, None, None][:4]
+
+    time_axis, rank = _time_axis(node.inputs[0]), _rank(node.inputs[0])
+    for position, axis in enumerate(axes or []):
+        if axis % rank == time_axis:
+            start = starts[position] if starts else None
+            step = steps[position] if steps else None
+            return _TimeSlice(start, step)
+    return _TimeSlice(None, None)
 
 
 def _time_axis(value: ir.Value | None) -> int | None:
-    """The axis that grows with time, where there is exactly one."""
-    places = [i for i, text in enumerate(_texts(value)) if _TIME.search(text)]
-    return places[0] if len(places) == 1 else None
+    """The axis that grows with time, if exactly one does."""
+    axes = [axis for axis, text in enumerate(_dim_texts(value)) if _TIME.search(text)]
+    return axes[0] if len(axes) == 1 else None
 
 
-def _texts(value: ir.Value | None) -> list[str]:
+def _dim_texts(value: ir.Value | None) -> list[str]:
     shape = None if value is None else value.shape
     return [] if shape is None else [str(dim) for dim in shape]
 
 
 def _rank(value: ir.Value | None) -> int:
-    return len(_texts(value)) or 1
+    return len(_dim_texts(value)) or 1
+
+
+def _axis_attribute(node: ir.Node, default: int) -> int:
+    """The attribute `axis`, counted from the first axis of the operand."""
+    return _number(node, "axis", default) % _rank(node.inputs[0])
 
 
 def _number(node: ir.Node, name: str, default: int) -> int:
@@ -245,6 +329,6 @@ def _numbers(node: ir.Node, name: str) -> Sequence[int]:
     return node.attributes[name].as_ints() if name in node.attributes else ()
 
 
-def _constant(value: ir.Value | None) -> list[int] | None:
+def _constant_ints(value: ir.Value | None) -> list[int] | None:
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else [int(number) for number in tensor.numpy().ravel()]

@@ -21,10 +21,11 @@ MICROSOFT: Final = "com.microsoft"
 #: The largest weight in int8. ONNX Runtime multiplies values of 0 to 255 by weights and, on x86
 #: processors without VNNI, adds pairs of products in 16 bits, which saturate: vpmaddubsw in
 #: https://www.intel.com/content/www/us/en/docs/intrinsics-guide/index.html. 2 * 255 * 64 is the
-#: largest pair that fits, so weights up to 64 are right on every processor, for one bit of theirs.
+#: largest pair that fits, so products with weights up to 64 are right on every processor. That
+#: costs one of their bits.
 LARGEST_INT8: Final = 64
-#: So many weights of a column share a scale in `MatMulNBits`. With fewer, the error is smaller and
-#: the scales take more room.
+#: The number of weights of a column that share a scale in `MatMulNBits`. With fewer, the error is
+#: smaller and the scales take more room.
 BLOCK: Final = 32
 
 
@@ -35,6 +36,7 @@ def int8(ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: s
     DynamicQuantizeMatMul.
     """
     weights, scale = quantized(matrix)
+
     operands: list[ir.Value | None] = [
         x,
         ops.constant(weights, f"{name}.int8"),
@@ -42,6 +44,7 @@ def int8(ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: s
         None,
         None if bias is None else ops.constant(bias, f"{name}.B"),
     ]
+
     return ops.own_ops("DynamicQuantizeMatMul", operands, 1)[0]
 
 
@@ -57,7 +60,9 @@ def quantized(matrix: Array) -> tuple[Array, Array]:
 
 
 def blockwise(bits: int) -> Product:
-    """Weights in 8 or 4 bits, a scale for every `BLOCK` of a column; values stay float32.
+    """A product with weights in 8 or 4 bits and a scale for every `BLOCK` weights of a column.
+
+    Values stay float32.
 
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
     MatMulNBits.
@@ -67,37 +72,42 @@ def blockwise(bits: int) -> Product:
         ops: Operators, x: ir.Value, matrix: Array, bias: Array | None, name: str
     ) -> ir.Value:
         weights, scale = packed(matrix, bits)
+        stored_weights = ops.constant(weights, f"{name}.{bits}bits")
+        stored_scale = ops.constant(scale, f"{name}.scale")
         (y,) = ops.own_ops(
             "MatMulNBits",
-            [
-                x,
-                ops.constant(weights, f"{name}.{bits}bits"),
-                ops.constant(scale, f"{name}.scale"),
-            ],
+            [x, stored_weights, stored_scale],
             1,
             K=matrix.shape[0],
             N=matrix.shape[1],
             bits=bits,
             block_size=BLOCK,
-            accuracy_level=4,  # its products may be taken in int8, which is what makes it quick
+            accuracy_level=4,  # it may multiply in int8, which makes it fast
         )
-        return y if bias is None else ops.op("Add", [y, ops.constant(bias, f"{name}.B")])
+
+        if bias is None:
+            return y
+        return ops.op("Add", [y, ops.constant(bias, f"{name}.B")])
 
     return product
 
 
 def packed(matrix: Array, bits: int) -> tuple[Array, Array]:
-    """A matrix (in, out) in blocks of its columns: (out, blocks, bytes) and (out * blocks,).
+    """A float32 matrix (in, out) in blocks of its columns, and the scale of each block.
 
-    A weight w stands as round(w / scale) + 2^(bits-1). Of a block of 4 bits, the first of two
-    weights is the lower half of a byte.
+    A weight w is stored as round(w / scale) + 2^(bits-1). With 4 bits, two weights share a byte;
+    the first is in the lower half.
+
+    Returns:
+        The weights, uint8 (out, blocks, bytes), and the scales, float32 (out * blocks,).
     """
-    middle = 2 ** (bits - 1)
     rows, columns = matrix.shape
     blocks = -(-rows // BLOCK)
     padded = np.zeros((columns, blocks * BLOCK), np.float32)
     padded[:, :rows] = matrix.T
     padded = padded.reshape(columns, blocks, BLOCK)
+
+    middle = 2 ** (bits - 1)
     largest = np.abs(padded).max(axis=2, keepdims=True)
     scale = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(middle - 1)
     numbers = np.clip(np.rint(padded / scale) + middle, 0, 2 * middle - 1).astype(np.uint8)

@@ -24,41 +24,65 @@ CHAIN: Final = 2048
 def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Iterator[Case]:
     """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain.
 
-    `beyond` are further ones, of sizes at which the network may do otherwise. None has a call that
-    the contract's limits rule out.
+    Cases with a call that the contract's limits rule out are left out.
+
+    Args:
+        network: the network that is run.
+        contract: its contract.
+        beyond: further cases, of sizes at which the network may behave differently.
     """
-    limits = dict(contract.limits)
     for case in (*_usual_cases(network, contract), *beyond):
-        sizes = {**case.sizes, "time": max(case.chunks)}
-        if all(sizes.get(axis, 0) <= most for axis, most in limits.items()):
+        if _is_within_limits(case, contract):
             yield case
 
 
+def _is_within_limits(case: Case, contract: Contract) -> bool:
+    """Whether the contract allows all calls of a case."""
+    largest = {**case.sizes, "time": max(case.chunks)}
+    smallest = {**case.sizes, "time": min(case.chunks)}
+    return all(largest.get(axis, 0) <= limit for axis, limit in contract.limits) and all(
+        smallest.get(axis, minimum) >= minimum for axis, minimum in contract.minimums
+    )
+
+
 def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
-    axes, multiple = network.example.axes, contract.streaming.chunk_multiple
+    axes = network.example.axes
     batches = BATCHES if "batch" in axes else (1,)
     times = usual_times(contract) if "time" in axes else [1]
+
+    yield from _whole_sequences(network, contract, batches, times)
+    if "batch" in axes:
+        yield _permuted(network, contract, [times[len(times) // 2]])
+
+    if contract.states:
+        yield from _sequences_of_calls(network, contract, batches[len(batches) // 2])
+
+
+def _whole_sequences(
+    network: Network, contract: Contract, batches: Sequence[int], times: Sequence[int]
+) -> Iterator[Case]:
+    """Every batch with every number of steps; random and zero first states alternate."""
     for i, batch in enumerate(batches):
         for j, time in enumerate(times):
             start = "random" if (i + j) % 2 else "zeros"
             yield case_of(network, contract, "whole", [time], batch, start)
-    if "batch" in axes:
-        yield _permuted(network, contract, [times[len(times) // 2]])
-    if not contract.states:
-        return
-    batch = batches[len(batches) // 2]
+
+
+def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Iterator[Case]:
+    """Cases of many calls, for a network with states."""
     if not contract.streaming.ok:
         call = max(8, shortest_time_of(contract))
         yield case_of(network, contract, "chain of calls", [call] * (CHAIN // 8), batch)
         return
-    if "time" in axes:
-        ragged = [time * multiple for time in RAGGED]
-        steps = [multiple] * 64
-        yield case_of(network, contract, "step by step", steps, batch, through="stream")
+
+    has_time = "time" in network.example.axes
+    step = contract.streaming.chunk_multiple if has_time else 1
+    if has_time:
+        ragged = [time * step for time in RAGGED]
+        yield case_of(network, contract, "step by step", [step] * 64, batch, through="stream")
         yield case_of(network, contract, "ragged chunks", ragged, batch, through="stream")
         yield case_of(network, contract, "ragged calls", ragged, batch)
-    chain = [multiple if "time" in axes else 1] * CHAIN
-    yield case_of(network, contract, "chain", chain, batch, through="stream")
+    yield case_of(network, contract, "chain", [step] * CHAIN, batch, through="stream")
 
 
 def usual_times(contract: Contract) -> list[int]:
@@ -74,17 +98,23 @@ def shortest_time_of(contract: Contract) -> int:
 
 
 def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> Case:
-    """A whole sequence of these sizes; as long as the usual one, and of one row, by default."""
+    """A whole sequence of these sizes, from zeros.
+
+    The number of steps is the example's where `sizes` has none, and is rounded up to a multiple
+    that the contract allows. The batch is 1 where `sizes` has none.
+    """
     multiple, axes = contract.streaming.chunk_multiple, network.example.axes
     time = sizes.get("time", network.example.sizes["time"]) if "time" in axes else 1
-    time = -(-time // multiple) * multiple
-    others = {axis: size for axis, size in sizes.items() if axis not in ("batch", "time")}
-    name = ", ".join(["whole", *(f"{axis} {size}" for axis, size in others.items())])
-    return case_of(network, contract, name, [time], sizes.get("batch", 1), "zeros", sizes=others)
+    rounded_time = -(-time // multiple) * multiple
+
+    rest = {axis: size for axis, size in sizes.items() if axis not in ("batch", "time")}
+    name = ", ".join(["whole", *(f"{axis} {size}" for axis, size in rest.items())])
+    batch = sizes.get("batch", 1)
+    return case_of(network, contract, name, [rounded_time], batch, "zeros", sizes=rest)
 
 
 def short_case(network: Network, contract: Contract) -> Case:
-    """A case to try something on."""
+    """A case to try something on: the example's number of steps, in a batch of 2."""
     return case_of(network, contract, "whole", [network.example.sizes["time"]], 2)
 
 
@@ -98,15 +128,26 @@ def case_of(
     through: str = "model",
     sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> Case:
-    """A case; the same batch and number of steps give the same sequence, however it is cut.
+    """A case with drawn inputs.
 
-    `sizes` are those of axes that are neither batch nor time, where they are not the usual ones.
+    The same batch and number of steps give the same sequence, for all chunkings.
+
+    Args:
+        network: the network that is run.
+        contract: its contract.
+        name: the start of the case's name.
+        chunks: the number of steps of each call.
+        batch: the number of rows.
+        start: the first state, "random" or "zeros".
+        through: as in `Case`.
+        sizes: the sizes of axes other than batch and time that differ from the example's.
     """
     axes = network.example.axes
     usual = {**network.example.sizes, **sizes}
-    sizes = {a: n for a, n in usual.items() if a in axes and a != "time"}
+    sizes = {axis: size for axis, size in usual.items() if axis in axes and axis != "time"}
     if "batch" in axes:
         sizes["batch"] = batch
+
     seed = 10_000 * batch + sum(chunks)
     title = f"{name} {batch}x{sum(chunks)}"
     return Case(
@@ -124,22 +165,23 @@ def _inputs(
 ) -> dict[str, Array]:
     """Inputs as `Case` keeps them: whole along time, or one per call where there is no time."""
     if "time" in network.example.axes:
-        made = made_inputs(network, {**sizes, "time": sum(chunks)}, seed)
-        per_call = [made] * len(chunks)
+        whole = made_inputs(network, {**sizes, "time": sum(chunks)}, seed)
+        per_call = [whole] * len(chunks)
     else:
         per_call = [made_inputs(network, sizes, seed + call) for call in range(len(chunks))]
-    lengths = {spec.name for spec in contract.inputs if spec.lengths_of is not None}
-    return {
-        spec.name: _lengths(network.example, spec, sizes, chunks, seed)
-        if spec.name in lengths
-        else per_call[0][spec.name]
-        if "time" in spec.shape
-        else np.stack([call[spec.name] for call in per_call])
-        for spec in contract.inputs
-    }
+
+    inputs = {}
+    for spec in contract.inputs:
+        if spec.lengths_of is not None:
+            inputs[spec.name] = _row_lengths(network.example, spec, sizes, chunks, seed)
+        elif "time" in spec.shape:
+            inputs[spec.name] = per_call[0][spec.name]
+        else:
+            inputs[spec.name] = np.stack([arrays[spec.name] for arrays in per_call])
+    return inputs
 
 
-def _lengths(
+def _row_lengths(
     example: Example, spec: ArraySpec, sizes: Mapping[str, int], chunks: Sequence[int], seed: int
 ) -> Array:
     """The lengths of rows in each call, within its chunk: (calls, batch)."""
@@ -149,45 +191,56 @@ def _lengths(
 
 
 def made_inputs(network: Network, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """What the example gives, by name. A constant says nothing, so random numbers replace it."""
+    """The example's inputs at these sizes, by name.
+
+    A floating-point input of one repeated value tests nothing, so random numbers replace it.
+    """
     random = np.random.default_rng(seed)
-    arrays = [
-        tensor.numpy() for _, tensor in network.example.tensors(network.example.make(sizes, seed))
-    ]
-    return {
-        name: random.standard_normal(array.shape).astype(array.dtype)
-        if array.dtype.kind == "f" and array.size and (array == array.flat[0]).all()
-        else array
-        for name, array in zip(network.inputs, arrays, strict=True)
-    }
+    tensors = network.example.tensors(network.example.make(sizes, seed))
+    arrays = [tensor.numpy() for _, tensor in tensors]
+
+    inputs = {}
+    for name, array in zip(network.inputs, arrays, strict=True):
+        if _is_constant_float(array):
+            inputs[name] = random.standard_normal(array.shape).astype(array.dtype)
+        else:
+            inputs[name] = array
+    return inputs
+
+
+def _is_constant_float(array: Array) -> bool:
+    if array.dtype.kind != "f" or array.size == 0:
+        return False
+    return bool((array == array.flat[0]).all())
 
 
 def _random_state(contract: Contract, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
     random = np.random.default_rng(seed)
-    return {
-        s.input: (0.5 * random.standard_normal(resolve(s.shape, sizes))).astype(s.dtype)
-        for s in contract.states
-    }
+    states = {}
+    for spec in contract.states:
+        numbers = random.standard_normal(resolve(spec.shape, sizes))
+        states[spec.input] = (0.5 * numbers).astype(spec.dtype)
+    return states
 
 
 def _permuted(network: Network, contract: Contract, chunks: Sequence[int]) -> Case:
     """A case with the rows of its batch in reverse order."""
     case = case_of(network, contract, "whole", chunks, 5)
+    inputs = dict(case.inputs)
+    for spec in contract.inputs:
+        # Lengths that have to descend stay in their order.
+        if spec.lengths_of is None or not network.example.descending:
+            calls_axes = 0 if "time" in spec.shape else 1
+            inputs[spec.name] = _reverse_rows(inputs[spec.name], spec.shape, calls_axes)
 
-    def flip(array: Array, shape: Sequence[object], offset: int) -> Array:
-        if "batch" not in shape:
-            return array
-        return np.flip(array, list(shape).index("batch") + offset)
+    initial = {}
+    for state in contract.states:
+        initial[state.input] = _reverse_rows(case.initial[state.input], state.shape, 0)
+    return replace(case, name=f"reversed rows, {case.name}", inputs=inputs, initial=initial)
 
-    inputs = {
-        spec.name: flip(case.inputs[spec.name], spec.shape, 0 if "time" in spec.shape else 1)
-        for spec in contract.inputs
-        if spec.lengths_of is None or not network.example.descending
-    }
-    initial = {s.input: flip(case.initial[s.input], s.shape, 0) for s in contract.states}
-    return replace(
-        case,
-        name=f"reversed rows, {case.name}",
-        inputs={**case.inputs, **inputs},
-        initial=initial,
-    )
+
+def _reverse_rows(array: Array, shape: Sequence[object], calls_axes: int) -> Array:
+    """An array of this shape, after `calls_axes` axes of calls, with its rows reversed."""
+    if "batch" not in shape:
+        return array
+    return np.flip(array, list(shape).index("batch") + calls_axes)

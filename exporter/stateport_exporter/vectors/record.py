@@ -19,11 +19,12 @@ from ..network.isolation import unchanged_globals, use_onednn
 from .cases import all_cases, short_case
 from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
-#: Numbers beyond this count as too large for float32: on the way to them, sums are larger still.
+#: Numbers beyond this count as too large for float32: the sums that lead to them may be larger.
 _LARGEST: Final = 1e35
-_NUDGES: Final = 8
-#: Networks with more parameters are not copied for that.
-_MOST_NUDGED: Final = 10_000_000
+#: The number of copies of the network with parameters off by one unit in the last place, and the
+#: most parameters that a network has for it to be copied.
+_NOISY_COPIES: Final = 8
+_MOST_COPIED: Final = 10_000_000
 
 
 def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Vectors:
@@ -36,11 +37,12 @@ def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) ->
     """
     cases = list(all_cases(network, contract, beyond))
     with unchanged_globals(seed=0), torch.no_grad():
-        # A step is too small to share out, and one thread sums in the same order everywhere.
+        # One thread sums in the same order on every machine, and a step is too small for several.
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
-        answered = list(_answered(truth, contract, cases))
+        answered = list(_answered_cases(truth, contract, cases))
         floor = _floor(network, truth, contract, answered)
+
     return Vectors(
         contract=contract,
         truth=str(truth.dtype).removeprefix("torch."),
@@ -50,112 +52,136 @@ def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) ->
     )
 
 
-def _answered(
+def _answered_cases(
     truth: Network, contract: Contract, cases: Sequence[Case]
 ) -> Iterator[tuple[Case, Answers]]:
     """The cases with their answers, as far as these are numbers in float32.
 
-    Sequences too short for the network itself are left out. Where a network grows without bound, a
-    case ends before the call that would overflow.
+    Sequences that are too short for the network are left out. Where a network grows without bound,
+    a case ends before the call that would overflow.
     """
     traced = truth.example.sizes["time"]
     for case in cases:
+        is_short = sum(case.chunks) < traced
         try:
             answers = run_reference(truth, contract, case)
         except ExportError:
-            if len(case.chunks) > 1 or sum(case.chunks) >= traced:
-                raise
-            continue
-        calls = _calls_in_range(case, answers)
+            if len(case.chunks) == 1 and is_short:
+                continue
+            raise
+
+        calls = _count_calls_in_range(case, answers)
         if 0 < calls < len(case.chunks):
             case = _first_calls(contract, case, calls)
             answers = run_reference(truth, contract, case)
-        if calls or sum(case.chunks) <= traced:
+        if calls > 0 or sum(case.chunks) <= traced:
             yield case, answers
 
 
-def _calls_in_range(case: Case, answers: Answers) -> int:
-    """How many calls are made before one in which a number is beyond the range of float32."""
-    first = sum(case.chunks)
+def _count_calls_in_range(case: Case, answers: Answers) -> int:
+    """The number of calls before the first that gives a number beyond the range of float32."""
+    first_beyond = sum(case.chunks)
     for table, steps in answers.values():
-        size = np.abs(table.astype(np.float64), where=np.isfinite(table), out=np.zeros(table.shape))
-        beyond = (size > _LARGEST).any(axis=1)
+        absolute = _finite_sizes(table.astype(np.float64))
+        beyond = (absolute > _LARGEST).any(axis=1)
         if table.dtype.kind == "f" and beyond.any():
-            first = min(first, int(steps[beyond].min()))
-    return sum(end <= first for end in case.ends)
+            first_beyond = min(first_beyond, int(steps[beyond].min()))
+    return sum(end <= first_beyond for end in case.ends)
+
+
+def _finite_sizes(table: Array) -> Array:
+    """Absolute values, with 0 for infinity and NaN."""
+    return np.abs(table, where=np.isfinite(table), out=np.zeros(table.shape))
 
 
 def _first_calls(contract: Contract, case: Case, calls: int) -> Case:
-    """The case without the calls behind the first ones."""
-    before, time = sum(case.chunks), sum(case.chunks[:calls])
+    """The case cut off after its first calls."""
+    all_steps, steps = sum(case.chunks), sum(case.chunks[:calls])
     inputs = {}
     for spec in contract.inputs:
         array = case.inputs[spec.name]
-        axis, first = (spec.shape.index("time"), time) if "time" in spec.shape else (0, calls)
-        inputs[spec.name] = np.take(array, range(first), axis)
-    name = case.name.replace(f"x{before}", f"x{time}", 1)
+        if "time" in spec.shape:
+            inputs[spec.name] = np.take(array, range(steps), spec.shape.index("time"))
+        else:
+            inputs[spec.name] = np.take(array, range(calls), 0)
+
+    name = case.name.replace(f"x{all_steps}", f"x{steps}", 1)
     return replace(case, name=name, chunks=case.chunks[:calls], inputs=inputs)
 
 
 def _floor(
     network: Network, truth: Network, contract: Contract, answered: Sequence[tuple[Case, Answers]]
 ) -> dict[str, Array]:
-    """The largest error of PyTorch in float32 up to each step, over all cases.
+    """The largest error of PyTorch in float32 up to each step, over all cases: (steps,) float64.
 
     PyTorch has two implementations of an LSTM on the CPU, its own and oneDNN's, which round
-    differently; the worse of the two counts. Where both happen to be exact, half a unit in the
-    last place of the largest value so far is still owed to any other order of summation.
+    differently. The larger error counts. Where both happen to be exact, the floor is half a unit in
+    the last place of the largest value so far: any other order of summation may be off by that.
 
-    Where a network amplifies differences on its way, how far float32 is off depends on the luck of
-    single roundings. So the truth is also taken with every parameter off by one unit in its last
-    place, at random, a few times: an engine that is exact for such a network is right.
+    Where a network amplifies differences, the error of float32 depends on the luck of single
+    roundings. So a few copies of the network with every parameter off by one unit in its last place
+    count too: an engine that is exact for such a copy is right.
     """
-    small = sum(p.numel() for p in network.module.parameters()) <= _MOST_NUDGED
-    nudges = _NUDGES if small and truth is not network else 0
-    with_ulp_noise = [truth.with_ulp_noise(seed) for seed in range(nudges)]
+    copies = _noisy_copies(network, truth)
     length = max(sum(case.chunks) for case, _ in answered)
     floor = {spec.name: np.zeros(length) for spec in results(contract)}
+
     for case, exact in answered:
         runs = [(network, True), (network, False)]
-        if len(case.chunks) == 1:  # whole sequences are quick
-            runs += [(other, True) for other in with_ulp_noise]
+        if len(case.chunks) == 1:  # whole sequences run fast enough for all copies
+            runs += [(noisy, True) for noisy in copies]
         for run, onednn in runs:
             use_onednn(onednn)
             answers = run_reference(run, contract, case)
             for spec in results(contract):
                 _raise_floor(floor[spec.name], spec, answers[spec.name], exact[spec.name].table)
-    return {name: _smooth(np.maximum.accumulate(steps)) for name, steps in floor.items()}
+
+    return {name: _look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
 
 
-def _smooth(growing: Array) -> Array:
-    """The floor with a look ahead of an eighth of the way.
+def _noisy_copies(network: Network, truth: Network) -> list[Network]:
+    """Copies of the truth with every parameter off by one unit in its last place."""
+    parameters = sum(parameter.numel() for parameter in network.module.parameters())
+    if parameters > _MOST_COPIED or truth is network:
+        return []
+    return [truth.with_ulp_noise(seed) for seed in range(_NOISY_COPIES)]
+
+
+def _look_ahead(floor: Array) -> Array:
+    """The floor of each step taken an eighth of the steps so far later.
 
     In a network that amplifies small differences, errors grow exponentially. How large they are at
-    a given step depends on the very first roundings. An engine may be that much ahead of PyTorch.
+    a step depends on the very first roundings, so an engine's errors may be earlier than PyTorch's.
     Where errors do not grow, this changes nothing.
     """
-    steps = np.arange(len(growing))
-    smooth: Array = growing[np.minimum(steps + steps // 8, len(growing) - 1)]
-    return smooth
+    steps = np.arange(len(floor))
+    ahead: Array = floor[np.minimum(steps + steps // 8, len(floor) - 1)]
+    return ahead
 
 
 def _raise_floor(floor: Array, spec: ArraySpec, answer: Rows, truth: Array) -> None:
+    """Raises the floor, in place, to the errors of an answer."""
     errors = row_errors(answer.table, truth)
-    sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape))
-    largest = sizes.max(axis=1, initial=0.0)
-    owed = largest * (np.finfo(np.float32).eps / 2) if spec.dtype.startswith("float") else 0.0
-    worst = np.where(np.isfinite(errors), np.maximum(errors, owed), owed)
-    np.maximum.at(floor, answer.steps, worst)
+    least: Array | float = 0.0
+    if spec.dtype.startswith("float"):
+        largest = _finite_sizes(truth).max(axis=1, initial=0.0)
+        least = largest * (np.finfo(np.float32).eps / 2)
+
+    raised = np.where(np.isfinite(errors), np.maximum(errors, least), least)
+    np.maximum.at(floor, answer.steps, raised)
 
 
 def _with_truth(case: Case, answers: Answers) -> Case:
-    """The case with its truth; of very long rows, a random part."""
-    kept: dict[str, Array] = {}
-    truth = {name: table for name, (table, _) in answers.items()}
+    """The case with its truth. Of very long rows, random elements are kept."""
+    truth: dict[str, Array] = {}
+    elements: dict[str, Array] = {}
     for name, (table, _) in answers.items():
+        truth[name] = table
+
+        size = table.shape[1]
         most = max(MOST_ELEMENTS // max(len(table), 1), 1)
-        if table.shape[1] > most:
-            random = np.random.default_rng(table.shape[1])
-            kept[name] = np.sort(random.choice(table.shape[1], most, replace=False))
-            truth[name] = table[:, kept[name]]
-    return replace(case, truth=truth, kept=kept)
+        if size > most:
+            random = np.random.default_rng(size)
+            elements[name] = np.sort(random.choice(size, most, replace=False))
+            truth[name] = table[:, elements[name]]
+    return replace(case, truth=truth, kept=elements)

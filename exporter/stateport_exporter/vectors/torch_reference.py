@@ -29,9 +29,15 @@ Answers = dict[str, Rows]
 class Network:
     """The module as a function of named arrays, as the exported graph is one.
 
-    `inputs` and `results` are the graph's names, in the order of the flattened arguments and
-    results; a result that the graph has not is None. `initial` are the first values of states that
-    do not start from zeros, `dtype` is what the network computes in.
+    `dtype` is what the network computes in.
+
+    Args:
+        module: the author's module, with explicit states.
+        example: what its forward takes.
+        inputs: the graph's names of the flattened arguments, in order.
+        results: the graph's names of the flattened results, in order. None marks a result that the
+            graph does not return.
+        initial: the first values of states that do not start from zeros, by name.
     """
 
     def __init__(
@@ -47,44 +53,55 @@ class Network:
         self.inputs = inputs
         self.results = results
         self.initial = initial
+
         self.dtype = torch.float32
         self._template, self._structure = pytree.tree_flatten(example.make(example.sizes))
 
     def in_float64(self) -> Network:
         """The same network computing in float64."""
-        other = copy.copy(self)
-        other.module = float64_copy(self.module)
-        other.dtype = torch.float64
-        return other
+        double = copy.copy(self)
+        double.module = float64_copy(self.module)
+        double.dtype = torch.float64
+        return double
 
     def with_ulp_noise(self, seed: int) -> Network:
         """The same network with every parameter off by one unit in the last place of float32."""
-        other = copy.copy(self)
-        other.module = evaluation_twin(self.module, share_parameters=False)
+        noisy = copy.copy(self)
+        noisy.module = evaluation_twin(self.module, share_parameters=False)
+
         random = torch.Generator().manual_seed(seed)
-        for parameter in other.module.parameters():
+        for parameter in noisy.module.parameters():
             sign = torch.randint(0, 2, parameter.shape, generator=random) * 2 - 1
             parameter.mul_(1 + sign * torch.finfo(torch.float32).eps)
-        return other
+        return noisy
 
     def __call__(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """One call; floating-point arrays go in, and come out, in the network's dtype."""
-        given = iter([self._tensor(arrays[name]) for name in self.inputs])
-        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._template]
+        """One call: the inputs by name -> the results by name.
+
+        Floating-point inputs are converted to the network's dtype.
+        """
+        tensors = iter([self._to_tensor(arrays[name]) for name in self.inputs])
+        leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in self._template]
         arguments = pytree.tree_unflatten(leaves, self._structure)
+
         with computing_in(self.dtype):
             returned = pytree.tree_leaves(self.module(*arguments))
-        found = [leaf for leaf in returned if isinstance(leaf, Tensor)]
-        named = zip(self.results, found, strict=True)
+
+        results = [leaf for leaf in returned if isinstance(leaf, Tensor)]
+        named = zip(self.results, results, strict=True)
         return {name: tensor.numpy() for name, tensor in named if name is not None}
 
-    def _tensor(self, array: Array) -> Tensor:
+    def _to_tensor(self, array: Array) -> Tensor:
         tensor = torch.from_numpy(np.array(array))
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
 def run_reference(network: Network, contract: Contract, case: Case) -> Answers:
-    """The network's answers to a case, as rows; states after every call among them."""
+    """The network's answers to a case, as rows; those of states after every call.
+
+    Raises:
+        ExportError: the network fails.
+    """
     sizes = {"time": case.chunks[0], **case.sizes}
     state = dict(case.initial) or dict(initial_state(contract, network.initial, sizes))
     answers = []
@@ -96,18 +113,25 @@ def run_reference(network: Network, contract: Contract, case: Case) -> Answers:
                 f"The network fails on {case.name!r}, a size that it was not traced at: "
                 f"{first_line(error)}"
             ) from error
-        state = {s.input: answer[s.output] for s in contract.states}
+        state = {spec.input: answer[spec.output] for spec in contract.states}
         answers.append(answer)
-    collected = {spec.name: [a[spec.name] for a in answers] for spec in results(contract)}
-    return {spec.name: rows(spec, case, collected[spec.name]) for spec in results(contract)}
+
+    tables = {}
+    for spec in results(contract):
+        tables[spec.name] = rows(spec, case, [answer[spec.name] for answer in answers])
+    return tables
 
 
 def float64_reference(network: Network, contract: Contract, case: Case) -> Network:
-    """The network in float64 where it runs in that and answers in it, else as it is."""
+    """The network in float64; as it is if it cannot run, or does not answer, in float64."""
     try:
         double = network.in_float64()
         answers = run_reference(double, contract, case)
     except ExportError:
         return network
-    floats = [answers[s.name].table.dtype for s in results(contract) if s.dtype.startswith("float")]
-    return double if all(dtype == np.float64 for dtype in floats) else network
+
+    for spec in results(contract):
+        is_float = spec.dtype.startswith("float")
+        if is_float and answers[spec.name].table.dtype != np.float64:
+            return network
+    return double

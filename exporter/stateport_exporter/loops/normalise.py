@@ -1,0 +1,113 @@
+"""Making traces alike: one concatenation for one that grows, and constants before the loop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+
+from ..network.program import Op, Ref, Slice, exchange_all, operands, refs
+from .trace import meta_of
+
+_aten: Final = torch.ops.aten
+#: Operations that make tensors of one value, and the sizes of these tensors.
+_MAKERS: Final = (_aten.full.default, _aten.sym_size.int)
+
+
+def merge_concatenations(ops: Sequence[Op], metas: Mapping[int, Any]) -> list[Op]:
+    """The operations, with one concatenation in place of one that grows step by step.
+
+    `metas` describes the values, as in `Unrolled`.
+    """
+    merger = _Merger(ops, metas)
+    merged = [merger.merge(op) for op in ops]
+    return [op for op in merged if op.result not in merger.absorbed]
+
+
+class _Merger:
+    """Merges concatenations into those that use them.
+
+    Attributes:
+        absorbed: the results of the concatenations that are no longer needed.
+    """
+
+    def __init__(self, ops: Sequence[Op], metas: Mapping[int, Any]) -> None:
+        self.metas = metas
+        self.op_of = {op.result: op for op in ops}
+        self.absorbed: set[int] = set()
+        self.uses: Counter[int] = Counter()
+        for op in ops:
+            self.uses.update(ref.value for ref in refs(operands(op)))
+
+    def merge(self, op: Op) -> Op:
+        """A concatenation with the items of those that it continues, without empty ones."""
+        if op.target is not _aten.cat.default:
+            return op
+
+        items, dim = op.args[0], self._dim(op)
+        while (inner := self._continued(items[0], dim)) is not None:
+            self.absorbed.add(inner.result)
+            items = (*inner.args[0], *items[1:])
+        filled = tuple(item for item in items if not self._is_empty(item, dim))
+        return Op(op.result, op.target, (filled, dim), (), op.path)
+
+    def _continued(self, item: Any, dim: int) -> Op | None:
+        """The concatenation along the same axis that an item is, if nothing else uses it."""
+        if not isinstance(item, Ref) or item.value not in self.op_of:
+            return None
+        inner = self.op_of[item.value]
+        if inner.target is not _aten.cat.default or self.uses[inner.result] != 1:
+            return None
+        return inner if self._dim(inner) == dim else None
+
+    def _dim(self, op: Op) -> int:
+        dim: int = (*op.args, 0)[1]
+        return dim % len(self.metas[op.result].shape)
+
+    def _is_empty(self, item: Any, dim: int) -> bool:
+        if not isinstance(item, Ref):
+            return False
+        shape = meta_of(item, self.metas).shape
+        # PyTorch lets an empty vector stand for an empty tensor of any shape.
+        return shape == (0,) or (dim < len(shape) and shape[dim] == 0)
+
+
+def make_constants_first(ops: Sequence[Op]) -> list[Op]:
+    """The operations, with tensors of one value made once, and as early as possible.
+
+    A first state that is made where it is first needed would make the first step differ.
+    """
+    made: dict[Any, int] = {}
+    replacements: dict[int, int] = {}
+    ordered: list[Op] = []
+
+    def change(item: Ref | Slice) -> Any:
+        if isinstance(item, Slice):
+            return replace(item, source=change(item.source))
+        return Ref(replacements.get(item.value, item.value), item.part)
+
+    for original in ops:
+        op = exchange_all(original, change)
+        if op.target not in _MAKERS:
+            ordered.append(op)
+            continue
+
+        call = op.target, op.args, op.kwargs
+        if call in made:
+            replacements[op.result] = made[call]
+        else:
+            made[call] = op.result
+            ordered.insert(_earliest_index(op, ordered), op)
+    return ordered
+
+
+def _earliest_index(op: Op, ordered: Sequence[Op]) -> int:
+    """The index right after the last operation whose result `op` needs."""
+    needed = {ref.value for ref in refs(operands(op))}
+    for index in range(len(ordered) - 1, -1, -1):
+        if ordered[index].result in needed:
+            return index + 1
+    return 0

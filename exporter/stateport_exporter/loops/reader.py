@@ -1,0 +1,372 @@
+"""Reading the nodes of an exported program as operations.
+
+What is written in different ways is made alike: `x[:, t]`, `x.unbind(1)`, `for x_t in x`,
+`x[:, t:t+1]` and `x.split(1, 1)` all become slices, a tensor that is filled step by step becomes
+one stack of the steps, and everything that makes a tensor of one value becomes `torch.full`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, fx
+
+from ..errors import ExportError
+from ..network.program import Op, Ref, Slice
+from .trace import TensorMeta
+
+_aten: Final = torch.ops.aten
+_END: Final = 2**63 - 1
+#: Operators that return their operand unchanged, as long as gradients do not matter.
+_UNCHANGED: Final = (_aten.alias.default, _aten.detach.default, _aten.lift_fresh_copy.default)
+_CHECKS: Final = (
+    _aten._assert_scalar.default,
+    _aten._assert_tensor_metadata.default,
+    _aten.sym_constrain_range_for_size.default,
+    _aten.sym_constrain_range.default,
+)
+#: Operators that make a tensor of one value, and the value. That of empty tensors is arbitrary.
+_VALUES: Final[dict[Any, int]] = {
+    _aten.zeros.default: 0,
+    _aten.zeros_like.default: 0,
+    _aten.new_zeros.default: 0,
+    _aten.empty.memory_format: 0,
+    _aten.empty_like.default: 0,
+    _aten.new_empty.default: 0,
+    _aten.ones.default: 1,
+    _aten.ones_like.default: 1,
+    _aten.new_ones.default: 1,
+}
+#: Operators that make a tensor of one value, which is their last argument.
+_FILLS: Final = (_aten.full.default, _aten.full_like.default, _aten.new_full.default)
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """A tensor that is filled step by step: what it was before, and what is written at an index."""
+
+    before: Any
+    axis: int
+    written: Mapping[int, Any]
+
+
+class Reader:
+    """Turns FX nodes into operations, one after the other.
+
+    Args:
+        inputs: the nodes of the inputs, which get the first numbers.
+    """
+
+    def __init__(self, inputs: Sequence[fx.Node]) -> None:
+        self.operand_of: dict[fx.Node, Any] = {}
+        self.parts_of: dict[fx.Node, list[Any]] = {}
+        self.metas: dict[int, Any] = {}
+        self.ops: list[Op] = []
+
+        self._filled: dict[int, _Filled] = {}
+        self._stacked: dict[int, Ref] = {}
+        for number, node in enumerate(inputs):
+            self.operand_of[node] = Ref(number)
+            self.metas[number] = _node_meta(node)
+        self._next = self._inputs = len(inputs)
+
+    def read(self, node: fx.Node) -> None:
+        """Adds the operation of a node, if it needs one."""
+        if node.target in _CHECKS:
+            return
+
+        read_special = _SPECIAL.get(node.target)
+        if read_special is not None and read_special(self, node):
+            return
+
+        args, kwargs = self.operand(node.args), self.operand(node.kwargs)
+        self.operand_of[node] = self._add(
+            node.target, self.complete(args), _node_meta(node), kwargs, _module_path(node)
+        )
+
+    def operand(self, value: Any) -> Any:
+        """An argument of a node as an operand."""
+        if isinstance(value, fx.Node):
+            return self.operand_of[value]
+        if isinstance(value, list | tuple):
+            return tuple(self.operand(item) for item in value)
+        if isinstance(value, dict):
+            return {name: self.operand(item) for name, item in value.items()}
+        return value
+
+    def complete(self, operand: Any) -> Any:
+        """The operand, with one stack in place of each tensor that was filled step by step."""
+        if isinstance(operand, tuple):
+            return tuple(self.complete(item) for item in operand)
+        if isinstance(operand, Slice):
+            source = self.complete(operand.source)
+            return Slice(source, operand.dim, operand.index, operand.keep)
+        if not isinstance(operand, Ref) or operand.value not in self._filled:
+            return operand
+
+        if operand.value not in self._stacked:
+            self._stacked[operand.value] = self._stack_steps(operand.value)
+        return self._stacked[operand.value]
+
+    def _stack_steps(self, value: int) -> Ref:
+        """Stacks the steps of a filled tensor; those not written are taken from before."""
+        filled, meta = self._filled[value], self.metas[value]
+        steps = []
+        for index in range(meta.shape[filled.axis]):
+            if index in filled.written:
+                steps.append(filled.written[index])
+            else:
+                steps.append(self._slice(filled.before, filled.axis, index))
+
+        return self._add(_aten.stack.default, (self.complete(tuple(steps)), filled.axis), meta)
+
+    def _add(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        meta: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        path: str = "",
+    ) -> Ref:
+        """Adds an operation and returns its result."""
+        pairs = tuple((name, self.complete(value)) for name, value in (kwargs or {}).items())
+        self.ops.append(Op(self._next, target, args, pairs, path))
+        return self._describe_next(meta)
+
+    def _describe_next(self, meta: Any) -> Ref:
+        self.metas[self._next] = meta
+        self._next += 1
+        return Ref(self._next - 1)
+
+    def _slice(self, source: Any, dim: int, index: int, *, keep: bool = False) -> Any:
+        """A slice of a tensor. Of one that is filled step by step, what was written there."""
+        while not keep and isinstance(source, Ref) and source.value in self._filled:
+            filled = self._filled[source.value]
+            if filled.axis != dim:
+                break
+            if index in filled.written:
+                return filled.written[index]
+            source = filled.before
+
+        return Slice(source, dim, index, keep)
+
+    def _size_operands(self, shape: Sequence[int | str]) -> tuple[int | Ref | None, ...]:
+        """The sizes of a shape as operands; None for one that no input has."""
+        return tuple(size if isinstance(size, int) else self._read_size(size) for size in shape)
+
+    def _read_size(self, size: str) -> Ref | None:
+        """A dynamic size, read from the first input that has it."""
+        for number in range(self._inputs):
+            meta = self.metas[number]
+            if isinstance(meta, TensorMeta) and size in meta.shape:
+                args = (Ref(number), meta.shape.index(size))
+                return self._add(_aten.sym_size.int, args, size)
+        return None
+
+    # Each of the following reads the nodes of some operators. It returns False, for the node to be
+    # read as any other, where the node's arguments are not those that it knows.
+
+    def _read_constant(self, node: fx.Node) -> bool:
+        """`torch.zeros`, `zeros_like` and their kind: all become `torch.full`."""
+        value = _VALUES.get(node.target, node.args[-1])
+        meta = _node_meta(node)
+        sizes = self._size_operands(meta.shape)
+        if not isinstance(value, int | float) or None in sizes:
+            return False
+
+        kwargs = {"dtype": meta.dtype}
+        self.operand_of[node] = self._add(_aten.full.default, (sizes, value), meta, kwargs)
+        return True
+
+    def _read_sum(self, node: fx.Node) -> bool:
+        """`0 + x`, the first step of a sum, is made like the other steps: zeros + x."""
+        x, number = node.args
+        meta = _node_meta(node)
+        sizes = self._size_operands(meta.shape)
+        is_zero_plus = not isinstance(number, fx.Node) and number == 0
+        if not is_zero_plus or node.kwargs or None in sizes:
+            return False
+
+        zeros = self._add(_aten.full.default, (sizes, 0), meta, {"dtype": meta.dtype})
+        args = (zeros, self.complete(self.operand(x)))
+        self.operand_of[node] = self._add(node.target, args, meta, path=_module_path(node))
+        return True
+
+    def _read_part(self, node: fx.Node) -> bool:
+        """`parts[i]`: one of several results."""
+        source, index = _full_args(node)
+        if not isinstance(source, fx.Node) or not isinstance(index, int):
+            return False
+
+        if source in self.parts_of:
+            self.operand_of[node] = self.parts_of[source][index]
+        else:
+            self.operand_of[node] = Ref(self.operand_of[source].value, index)
+        return True
+
+    def _read_unchanged(self, node: fx.Node) -> bool:
+        """An operator that returns its operand."""
+        self.operand_of[node] = self.operand(node.args[0])
+        return True
+
+    def _read_copy(self, node: fx.Node) -> bool:
+        """`copy(a, b)` is b, where both have the same shape and dtype."""
+        target, value, _ = _full_args(node)
+        if _node_meta(target) != _node_meta(value):
+            return False
+        self.operand_of[node] = self.operand(value)
+        return True
+
+    def _read_select(self, node: fx.Node) -> bool:
+        """`x[:, t]`."""
+        source, dim, index = _full_args(node)
+        shape = _shape_of(source)
+        dim %= len(shape)
+        size = shape[dim]
+        if not isinstance(index, int) or not isinstance(size, int):
+            return False
+
+        self.operand_of[node] = self._slice(self.operand(source), dim, index % size)
+        return True
+
+    def _read_slice(self, node: fx.Node) -> bool:
+        """`x[:, t:t+1]`, and `x[:]`."""
+        source, dim, start, end, step = _full_args(node)
+        shape = _shape_of(source)
+        size = shape[dim]
+        if step != 1 or not isinstance(start, int | None):
+            return False
+        if _is_whole_axis(start, end, size):
+            return self._read_unchanged(node)
+        if not isinstance(size, int) or not isinstance(end, int | None):
+            return False
+
+        first, stop, _ = slice(start, end).indices(size)
+        if stop - first != 1:
+            return False
+
+        dim %= len(shape)
+        self.operand_of[node] = self._slice(self.operand(source), dim, first, keep=True)
+        return True
+
+    def _read_unbind(self, node: fx.Node) -> bool:
+        """`x.unbind(1)`, or `for x_t in x`."""
+        source, dim = _full_args(node)
+        operand, shape = self.operand(source), _shape_of(source)
+
+        dim %= len(shape)
+        count = _known_size(shape[dim])
+        self.parts_of[node] = [self._slice(operand, dim, index) for index in range(count)]
+        return True
+
+    def _read_split(self, node: fx.Node) -> bool:
+        """`x.split(1, dim)` and `x.chunk(n, dim)`, where every part has size 1."""
+        source, _, dim = _full_args(node)
+        parts = _node_meta(node)
+        dim %= len(_shape_of(source))
+        if any(part.shape[dim] != 1 for part in parts):
+            return False
+
+        operand, indices = self.operand(source), range(len(parts))
+        self.parts_of[node] = [self._slice(operand, dim, index, keep=True) for index in indices]
+        return True
+
+    def _read_select_scatter(self, node: fx.Node) -> bool:
+        """`x[:, t] = y`, as a new x."""
+        target, value, dim, index = _full_args(node)
+        shape = _shape_of(target)
+        dim %= len(shape)
+        size = shape[dim]
+        if not isinstance(index, int) or not isinstance(size, int):
+            return False
+
+        before = self.operand(target)
+        written: dict[int, Any] = {}
+        if isinstance(before, Ref) and before.value in self._filled:
+            filled = self._filled[before.value]
+            if filled.axis == dim:
+                before, written = filled.before, dict(filled.written)
+
+        written[index % size] = self.operand(value)
+        self._filled[self._next] = _Filled(before, dim, written)
+        self.operand_of[node] = self._describe_next(_node_meta(node))
+        return True
+
+    def _read_slice_scatter(self, node: fx.Node) -> bool:
+        """`x[:] = y` is y, where both have the same shape and dtype."""
+        target, value, dim, start, end, step = _full_args(node)
+        if step != 1 or not _is_whole_axis(start, end, _shape_of(target)[dim]):
+            return False
+        if _node_meta(target) != _node_meta(value):
+            return False
+        self.operand_of[node] = self.operand(value)
+        return True
+
+
+_SPECIAL: Final[dict[Any, Callable[[Reader, fx.Node], bool]]] = {
+    **dict.fromkeys(_UNCHANGED, Reader._read_unchanged),
+    **dict.fromkeys((*_VALUES, *_FILLS), Reader._read_constant),
+    operator.getitem: Reader._read_part,
+    _aten.add.Tensor: Reader._read_sum,
+    _aten.copy.default: Reader._read_copy,
+    _aten.select.int: Reader._read_select,
+    _aten.slice.Tensor: Reader._read_slice,
+    _aten.unbind.int: Reader._read_unbind,
+    _aten.split.Tensor: Reader._read_split,
+    _aten.split_with_sizes.default: Reader._read_split,
+    _aten.select_scatter.default: Reader._read_select_scatter,
+    _aten.slice_scatter.default: Reader._read_slice_scatter,
+}
+
+
+def _full_args(node: fx.Node) -> tuple[Any, ...]:
+    """A node's arguments by position, with defaults for those that are left out."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return node.args
+
+    arguments = node.target._schema.arguments[len(node.args) :]
+    rest = (node.kwargs.get(argument.name, argument.default_value) for argument in arguments)
+    return (*node.args, *rest)
+
+
+def _is_whole_axis(start: Any, end: Any, size: int | str) -> bool:
+    """Whether a slice from `start` to `end` takes an axis of this size as it is."""
+    if start not in (0, None):
+        return False
+    return end in (None, _END) or bool(end == size)
+
+
+def _known_size(size: int | str) -> int:
+    if not isinstance(size, int):
+        raise ExportError(f"its forward loops over the axis {size!r}, which is not time")
+    return size
+
+
+def _shape_of(node: fx.Node) -> tuple[int | str, ...]:
+    shape: tuple[int | str, ...] = _node_meta(node).shape
+    return shape
+
+
+def _node_meta(node: fx.Node) -> Any:
+    return _describe(node.meta["val"])
+
+
+def _describe(value: Any) -> Any:
+    """Describes a traced value as `Unrolled.metas` does."""
+    if isinstance(value, Tensor):
+        shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+        return TensorMeta(shape, value.dtype)
+    if isinstance(value, list | tuple):
+        return [_describe(item) for item in value]
+    return str(value)
+
+
+def _module_path(node: fx.Node) -> str:
+    """The module in which a node was called, below the network that is exported."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return paths[-1] if paths else ""

@@ -1,0 +1,125 @@
+"""A network traced at one number of time steps: a list of operations, with loops written out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..network.program import Op, Ref, Slice
+
+
+@dataclass(frozen=True)
+class TensorMeta:
+    """A tensor's shape and dtype. Dynamic sizes are text, the others are whole numbers."""
+
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+
+
+@dataclass
+class Unrolled:
+    """The operations of one trace, in the order in which forward called them.
+
+    Values have numbers. The inputs come first: the tensors among the arguments, then parameters and
+    constants by name.
+
+    Attributes:
+        arguments: the number of tensors among forward's arguments.
+        names: the names of the parameters and constants.
+        constants: the constants by name.
+        ops: the operations.
+        outputs: what forward returns, as operands.
+        structure: the pytree that the outputs are the leaves of.
+        metas: a description of every value: a `TensorMeta`, a list of them for several results, or
+            the text of a symbolic size.
+    """
+
+    arguments: int
+    names: list[str]
+    constants: dict[str, Tensor]
+    ops: list[Op]
+    outputs: tuple[Any, ...]
+    structure: Any
+    metas: dict[int, Any] = field(repr=False)
+
+    @property
+    def inputs(self) -> int:
+        """The number of inputs."""
+        return self.arguments + len(self.names)
+
+    def meta(self, operand: Ref | Slice) -> Any:
+        """Describes an operand, as `metas` describes values."""
+        return meta_of(operand, self.metas)
+
+
+class OpWriter:
+    """Writes operations with new results, and describes each result in `metas`."""
+
+    def __init__(self, metas: dict[int, Any]) -> None:
+        self.metas = metas
+        self.ops: list[Op] = []
+        self._next = max(metas) + 1
+
+    def add(self, target: Any, args: tuple[Any, ...], meta: Any) -> Ref:
+        """Adds one operation and returns its result."""
+        self.ops.append(Op(self._next, target, args))
+        self.metas[self._next] = meta
+        self._next += 1
+        return Ref(self._next - 1)
+
+    def narrow(self, tensor: Ref | Slice, axis: int, start: int, length: int) -> Ref:
+        """Takes `length` steps of an axis, from `start` on."""
+        shape, dtype = self._shape_and_dtype(tensor)
+        shape[axis] = length
+
+        meta = TensorMeta(tuple(shape), dtype)
+        return self.add(torch.narrow, (tensor, axis, start, length), meta)
+
+    def flip(self, tensor: Ref | Slice, axis: int) -> Ref:
+        """Reverses an axis."""
+        return self.add(torch.flip, (tensor, (axis,)), meta_of(tensor, self.metas))
+
+    def move_axis(self, tensor: Ref | Slice, source: int, target: int) -> Ref:
+        """Moves one axis."""
+        shape, dtype = self._shape_and_dtype(tensor)
+        shape.insert(target, shape.pop(source))
+        return self.add(torch.movedim, (tensor, source, target), TensorMeta(tuple(shape), dtype))
+
+    def unsqueeze(self, tensor: Ref | Slice, axis: int) -> Ref:
+        """Inserts an axis of size 1."""
+        shape, dtype = self._shape_and_dtype(tensor)
+        shape.insert(axis, 1)
+        return self.add(torch.unsqueeze, (tensor, axis), TensorMeta(tuple(shape), dtype))
+
+    def flatten(self, tensor: Ref | Slice, axis: int) -> Ref:
+        """Joins an axis and the one after it."""
+        shape, dtype = self._shape_and_dtype(tensor)
+        shape[axis : axis + 2] = [shape[axis] * shape[axis + 1]]
+        return self.add(torch.flatten, (tensor, axis, axis + 1), TensorMeta(tuple(shape), dtype))
+
+    def _shape_and_dtype(self, tensor: Ref | Slice) -> tuple[list[Any], torch.dtype]:
+        meta = meta_of(tensor, self.metas)
+        return list(meta.shape), meta.dtype
+
+
+def meta_of(operand: Ref | Slice, metas: Mapping[int, Any]) -> Any:
+    """Describes an operand, from the descriptions of all values."""
+    if isinstance(operand, Ref):
+        meta = metas[operand.value]
+        return meta if operand.part is None else meta[operand.part]
+
+    source = meta_of(operand.source, metas)
+    before = source.shape[: operand.dim]
+    sliced = (1,) if operand.keep else ()
+    after = source.shape[operand.dim + 1 :]
+    return TensorMeta((*before, *sliced, *after), source.dtype)
+
+
+def index_of(part: Slice) -> int:
+    """The index of a slice in a trace, where it does not depend on the number of time steps."""
+    assert isinstance(part.index, int)
+    return part.index
