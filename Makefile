@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check compat bench bench-quantization architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -21,8 +21,9 @@ $(READY): constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter hypothesis jsonschema junitparser \
-	    markdown-it-py mypy playwright pre-commit pytest pytest-xdist pyyaml ruff types-jsonschema types-PyYAML
+	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter furo hypothesis jsonschema junitparser \
+	    markdown-it-py mypy myst-parser playwright pre-commit pytest pytest-xdist pyyaml ruff sphinx \
+	    sphinxcontrib-mermaid types-jsonschema types-PyYAML
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
@@ -79,6 +80,9 @@ lint: $(READY)       ## check style and the boundary between runtime and exporte
 types: $(READY)      ## check types, strictly
 	$(BIN)/mypy
 
+docs: $(READY)       ## build the documentation site into build/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+
 wheels: $(READY)     ## build both wheels into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./runtime ./exporter
@@ -95,6 +99,9 @@ bench: $(READY)      ## measure stateport beside its peers and rewrite the page 
 
 bench-quantization: $(READY)  ## measure each form of quantised weights on this processor
 	$(BIN)/python -W ignore -m benchmarks.quantization
+
+api: $(READY)        ## write docs/api.md from the docstrings
+	$(BIN)/python docs/api.py
 
 architecture: $(READY)  ## draw the rooms and their arrows into docs/architecture.md
 	$(BIN)/python docs/rooms.py
