@@ -118,7 +118,7 @@ ALIASES: Final = {
     "NDArray[Any]": "Array",
     "Rows": "Array",
     "Axis": "int | str",
-    "Declared": "Mapping[str, str | None]",
+    "Declared": "Mapping[str, str | int | None]",
     "ExampleLike": "Callable[[int, int], Any] | Sequence[Any] | Mapping[str, Any] | Spec",
 }
 
