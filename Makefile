@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types wheels wheel-check compat bench bench-quantization architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -80,6 +80,9 @@ lint: $(READY)       ## check style and the boundary between runtime and exporte
 types: $(READY)      ## check types, strictly
 	$(BIN)/mypy
 
+docs: $(READY)       ## build the documentation site into build/docs
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
+
 wheels: $(READY)     ## build both wheels into dist/
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist ./runtime ./exporter
@@ -96,6 +99,9 @@ bench: $(READY)      ## measure stateport beside its peers and rewrite the page 
 
 bench-quantization: $(READY)  ## measure each form of quantised weights on this processor
 	$(BIN)/python -W ignore -m benchmarks.quantization
+
+api: $(READY)        ## write docs/api.md from the docstrings
+	$(BIN)/python docs/api.py
 
 architecture: $(READY)  ## draw the rooms and their arrows into docs/architecture.md
 	$(BIN)/python docs/rooms.py

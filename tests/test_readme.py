@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.documents import blocks, commands, commands_not_run, run_command, run_python
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,45 +20,23 @@ ELSEWHERE = {
 }
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Each `$ command` of the README with the lines of output below it."""
-    found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                found.append((line[2:], []))
-            else:
-                found[-1][1].append(line)
-    return found
-
-
-@pytest.fixture(scope="module")
-def environment() -> dict[str, str]:
-    (ROOT / "build").mkdir(exist_ok=True)
-    scripts = str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
-
-
 @pytest.mark.patterns
-def test_every_command_and_every_snippet(environment: dict[str, str]) -> None:
-    assert len(commands()) >= 7
-    for command, shown in commands():
-        result = subprocess.run(
-            shlex.split(command), cwd=ROOT, env=environment, capture_output=True, text=True
-        )
-        assert result.returncode == 0, (command, result.stderr)
-        for line in shown:
-            assert line in result.stdout, (command, result.stdout)
+def test_every_command_and_every_snippet() -> None:
+    (ROOT / "build").mkdir(exist_ok=True)
+    shown = [block for block in blocks(README) if block.language == "console"]
+    listed = [command for block in shown for command in commands(block.text)]
+    assert len(listed) >= 7
+    for command, lines in listed:
+        run_command(command, lines, ROOT)
     # Both write to build/, so they run one after the other.
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    snippets = [block.text for block in blocks(README) if block.language == "python"]
     assert len(snippets) == 2
     for snippet in snippets:
-        subprocess.run([sys.executable, "-c", snippet], cwd=ROOT, env=environment, check=True)
+        run_python(snippet, ROOT)
 
 
 def test_the_other_commands_run_elsewhere() -> None:
-    indented = re.findall(r"^    (\S.*?)(?:\s+#.*)?$", README, re.MULTILINE)
-    assert set(indented) == set(ELSEWHERE)
+    assert commands_not_run(README) == set(ELSEWHERE)
     for command, place in ELSEWHERE.items():
         text = (ROOT / place).read_text(encoding="utf-8")
         needed = command if command.startswith("make") else "stateport"
