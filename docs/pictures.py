@@ -248,8 +248,10 @@ xmlns="http://www.w3.org/2000/svg">
 def verify_table(model: Path, theme: Theme) -> str:
     """The table that `stateport verify` prints for the model, as SVG."""
     (row,) = verify(model).rows
-    if row.report is None or not row.report.passed:
-        raise SystemExit(f"The reference network does not pass: {row.problem}")
+    if row.report is None:
+        raise SystemExit(f"{model} was not verified: {row.problem}")
+    if not row.report.passed:
+        raise SystemExit(f"{model} does not pass: {text.summary(row.report)[-1]}")
     console = Console(record=True, file=io.StringIO(), width=_COLUMNS, force_terminal=True)
     console.print("[dim]$[/] stateport verify lstm.onnx", highlight=False)
     table = text.table(row.report)
