@@ -364,7 +364,7 @@ def joined_rows(path: Path) -> Path:
     [
         (nothing_recurrent, ExportError, "no LSTM, GRU or RNN in the file"),
         (all_explicit, ExportError, "All its states are inputs and outputs already"),
-        (ambiguous, ContractError, "match more than one pairing of states: 'h' with 'hn' or 'h_out'"),
+        (ambiguous, ContractError, "more than one pairing of states: 'h' with 'hn' or 'h_out'"),
         (joined_rows, ExportError, "nothing that can be lifted"),
     ],
 )

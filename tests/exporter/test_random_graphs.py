@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,42 +85,56 @@ def dense(build: Builder, x: str, weight: str) -> str:
     return str(build.op("Tanh", [build.op("MatMul", [x, weight])]))
 
 
+def twice(build: Builder, x: str, part: Part) -> str:
+    """One layer, called twice: its weights are shared."""
+    y = recurrent(build, x, part)
+    node = next(n for n in reversed(build.nodes) if n.op_type in ("LSTM", "GRU", "RNN"))
+    weights = (node.input[1], node.input[2])
+    if part.backwards:
+        return y
+    return build.recurrent(part.operator, y, SIZE, SIZE, first=part.first, weights=weights)
+
+
+def shaped(build: Builder, x: str) -> str:
+    flat = build.op("Reshape", [x, build.constant(np.array([0, 0, 2, SIZE // 2]))])
+    back = build.op("Transpose", [flat], perm=[0, 1, 3, 2])
+    return str(build.op("Reshape", [back, build.constant(np.array([0, 0, SIZE]))]))
+
+
+def centred(build: Builder, x: str) -> str:
+    axis = build.constant(np.array([0]))
+    return str(build.op("Sub", [x, build.op("ReduceMean", [x, axis], keepdims=1)]))
+
+
+def branched(build: Builder, x: str, part: Part, weight: str) -> str:
+    flag = build.op("Greater", [build.constant(np.array(part.rounds)), build.constant(np.array(1))])
+    choices = []
+    for number in range(2):
+        inner = build.inner()
+        last = recurrent(inner, x, part) if number else dense(inner, x, weight)
+        choices.append(build.branch(inner, last))
+    return str(build.op("If", [flag], then_branch=choices[0], else_branch=choices[1]))
+
+
+def unused(build: Builder, x: str) -> str:
+    """Something that nothing uses; the value behind it is the same."""
+    build.op("Relu", [x])
+    return x
+
+
 def added(build: Builder, x: str, part: Part, weight: str) -> str:
     """The value behind one more part; `weight` is shared by all who want it."""
-    one = build.constant(np.array([0]))
-    if part.kind == "recurrent":
-        return recurrent(build, x, part)
-    if part.kind == "twice":  # one layer, called twice: its weights are shared
-        y = recurrent(build, x, part)
-        node = next(n for n in reversed(build.nodes) if n.op_type in ("LSTM", "GRU", "RNN"))
-        weights = (node.input[1], node.input[2])
-        if part.backwards:
-            return y
-        return build.recurrent(part.operator, y, SIZE, SIZE, first=part.first, weights=weights)
-    if part.kind == "dense":
-        return dense(build, x, weight)
-    if part.kind == "shape":
-        flat = build.op("Reshape", [x, build.constant(np.array([0, 0, 2, SIZE // 2]))])
-        back = build.op("Transpose", [flat], perm=[0, 1, 3, 2])
-        return str(build.op("Reshape", [back, build.constant(np.array([0, 0, SIZE]))]))
-    if part.kind == "residual":
-        return str(build.op("Add", [x, recurrent(build, x, part)]))
-    if part.kind == "mean":
-        return str(build.op("Sub", [x, build.op("ReduceMean", [x, one], keepdims=1)]))
-    if part.kind == "branch":
-        flag = build.op(
-            "Greater", [build.constant(np.array(part.rounds)), build.constant(np.array(1))]
-        )
-        choices = []
-        for number in range(2):
-            inner = build.inner()
-            last = recurrent(inner, x, part) if number else dense(inner, x, weight)
-            choices.append(build.branch(inner, last))
-        return str(build.op("If", [flag], then_branch=choices[0], else_branch=choices[1]))
-    if part.kind == "loop":
-        return looped(build, x, part)
-    build.op("Relu", [x])  # something that nothing uses
-    return x
+    make: dict[str, Callable[[], str]] = {
+        "recurrent": lambda: recurrent(build, x, part),
+        "twice": lambda: twice(build, x, part),
+        "dense": lambda: dense(build, x, weight),
+        "shape": lambda: shaped(build, x),
+        "residual": lambda: str(build.op("Add", [x, recurrent(build, x, part)])),
+        "mean": lambda: centred(build, x),
+        "branch": lambda: branched(build, x, part, weight),
+        "loop": lambda: looped(build, x, part),
+    }
+    return make.get(part.kind, lambda: unused(build, x))()
 
 
 def looped(build: Builder, x: str, part: Part) -> str:

@@ -54,7 +54,11 @@ def test_what_the_caller_says_is_taken(tmp_path: Path) -> None:
     ("pairs", "extra", "says"),
     [
         ({"a": "b"}, (), "no names of its inputs"),
-        ({"h": "hn"}, ("h_out",), "match more than one pairing of states: 'h' with 'hn' or 'h_out'"),
+        (
+            {"h": "hn"},
+            ("h_out",),
+            "match more than one pairing of states: 'h' with 'hn' or 'h_out'",
+        ),
     ],
 )
 def test_names_that_tell_nothing_or_several_things_are_refused(
@@ -135,7 +139,9 @@ def test_a_signal_is_no_state_whatever_it_is_called(
 def test_names_that_may_mean_a_signal_or_a_state_are_asked_about(
     inputs: Ports, outputs: Ports
 ) -> None:
-    with pytest.raises(ContractError, match="its names match more than one pairing of states: ") as refusal:
+    with pytest.raises(
+        ContractError, match="its names match more than one pairing of states: "
+    ) as refusal:
         match_state_names(outline(inputs, outputs))
     assert "--state input=output" in str(refusal.value)
 
