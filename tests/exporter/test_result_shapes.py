@@ -33,7 +33,7 @@ class Shaped(nn.Module):
 
 @pytest.mark.patterns
 @pytest.mark.parametrize(
-    ("function", "shape", "because"),
+    ("function", "shape", "reason"),
     [
         (lambda y: y.reshape(-1, 4), ("batch*time", 4), None),
         (lambda y: y.repeat_interleave(2, 1), ("batch", "2*time", 4), None),
