@@ -155,7 +155,10 @@ def _copied_dim(dims: Dims | None, axis: int) -> Dim:
 
 
 def _left_dim(dims: Dims | None, others: Sequence[Dim]) -> Dim:
-    """The dimension that -1 stands for; if time is in no other dimension, time is in this one."""
+    """The dimension that -1 means.
+
+    Where it cannot be computed, it holds time if no other dimension does.
+    """
     left = rest(dims, others)
     if left is not None or time_of(dims) is None:
         return left

@@ -316,7 +316,7 @@ def _slices_of(call: Call) -> _Slices | None:
 
 
 def _sliced_dim(call: Call, dim: Dim, start: Dim, end: Dim, step: Dim) -> Dim:
-    """The length of a slice of an axis, in which the whole axis is itself."""
+    """The dimension of a slice; unchanged where the slice is the whole axis."""
     is_whole = start == 0 and step == 1 and _reaches_end(end)
     if is_whole:
         return dim
