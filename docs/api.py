@@ -218,7 +218,8 @@ def _methods(value: type) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 def _construction(name: str, value: Any) -> str:
     """The call that makes an object of a class."""
-    if is_dataclass(value) and value.__dataclass_params__.init:
+    parameters = getattr(value, "__dataclass_params__", None)
+    if parameters is not None and parameters.init:
         return _call(name, [_as_argument(field) for field in fields(value)], "")
     return _signature(name, value.__init__)
 

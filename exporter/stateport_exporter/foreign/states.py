@@ -253,7 +253,7 @@ def _row_count(node: ir.Node, batch_first: bool) -> int | ir.SymbolicDim | None:
 
 
 def _axis_names(values: Iterable[ir.Value]) -> set[str]:
-    names = set()
+    names: set[str] = set()
     for value in values:
         names.update(str(dim) for dim in value.shape or ())
     return names

@@ -347,7 +347,7 @@ def _batch_sizes(contract: Contract) -> Sequence[int]:
 
 def _input_axes(contract: Contract) -> set[str]:
     """The names of all axes of the inputs."""
-    names = set()
+    names: set[str] = set()
     for spec in contract.inputs:
         names.update(axis for axis in spec.shape if isinstance(axis, str))
     return names

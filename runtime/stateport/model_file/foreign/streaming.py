@@ -92,7 +92,7 @@ def _time_axes(contract: Contract) -> frozenset[str]:
 
 
 def _axis_names(specs: Iterable[ArraySpec]) -> set[str]:
-    names = set()
+    names: set[str] = set()
     for spec in specs:
         names.update(axis for axis in spec.shape if isinstance(axis, str))
     return names
