@@ -37,6 +37,8 @@ from .write_onnx import drop_idle_squeezes, write_onnx
 
 #: Factors of the usual length, tried until a network takes the product: powers of two, and what
 #: 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
+#: What stands before the names of an author's parameters, once for each wrapper.
+_WRAPPER: Final = "network."
 _FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
 
 
@@ -92,14 +94,23 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
 
 
 def _name_initializers(model: ir.Model) -> None:
-    """Gives parameters the names that they have in the author's module."""
-    for value in list(model.graph.initializers.values()):
-        if value.name is None:
-            continue
+    """Gives parameters the names that they have in the author's module.
 
-        # The author's module may be wrapped more than once.
-        while value.name.startswith("network."):
-            value.name = value.name.removeprefix("network.")
+    The author's module may be wrapped more than once. A part of it may be called `network` as well,
+    so that only the levels that all parameters share are taken off.
+    """
+    names = [name for name in model.graph.initializers if name.startswith(_WRAPPER)]
+    levels = min((_wrappers_before(name) for name in names), default=0)
+    # "network.weight" has to give up its name before "network.network.weight" takes it.
+    for name in sorted(names, key=_wrappers_before):
+        model.graph.initializers[name].name = name.removeprefix(_WRAPPER * levels)
+
+
+def _wrappers_before(name: str) -> int:
+    count = 0
+    while name.startswith(_WRAPPER * (count + 1)):
+        count += 1
+    return count
 
 
 def _guards(

@@ -60,7 +60,7 @@ def _lookups_of_item(table: Tensor, key: Any) -> Iterator[tuple[int, Tensor]]:
     """The lookups of `table[key]`, where the positions of axes are known."""
     keys = key if isinstance(key, tuple) else (key,)
     keys = tuple(key for key in keys if key is not None)  # None adds an axis
-    if Ellipsis in [key for key in keys if not isinstance(key, Tensor)]:
+    if any(key is Ellipsis for key in keys):  # `in` would compare arrays
         return
 
     for size, index in zip(table.shape, keys, strict=False):

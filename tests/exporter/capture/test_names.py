@@ -1,0 +1,48 @@
+"""Parameters keep their names, also where the author's own names look like a wrapper's."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from stateport import load
+from stateport_exporter import Spec, export
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+class Outer(nn.Module):
+    """Has a part that is called as stateport's own wrapper is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Inner()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+        self.lstm = nn.LSTM(3, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.lstm(self.network(x) @ self.weight)[0]
+        return hidden
+
+
+def test_a_part_that_is_called_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Outer().eval()
+    export(network, Spec("float32", "batch", "time", 3), tmp_path / "m.onnx")
+
+    names = {tensor.name for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    assert {"weight", "network.weight"} <= names
+
+    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(load(tmp_path / "m.onnx")(x)[0], expected, atol=2e-6)
