@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from .errors import ExportError
     from .export_module import ExportResult, export
     from .foreign.lifted_file import LiftResult
+    from .foreign.states import LiftedOperator
     from .lift_file import lift
     from .network.example import Spec
     from .quantize_file import QuantizeResult, quantize
     from .states.possible import PossibleState
+    from .variants.quantization import QuantizedOperator
 
 __version__ = "0.1.0"
 
@@ -24,8 +26,10 @@ __all__ = [
     "ExportError",
     "ExportResult",
     "LiftResult",
+    "LiftedOperator",
     "PossibleState",
     "QuantizeResult",
+    "QuantizedOperator",
     "Spec",
     "export",
     "lift",
@@ -37,5 +41,14 @@ __all__ = [
 __getattr__, __dir__ = _on_first_use(
     __name__,
     __all__,
-    ("errors", "quantize_file", "lift_file", "states.possible", "network.example", "export_module"),
+    (
+        "errors",
+        "variants.quantization",
+        "foreign.states",
+        "quantize_file",
+        "lift_file",
+        "states.possible",
+        "network.example",
+        "export_module",
+    ),
 )

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .parity.fault import LocatedFault
     from .parity.matrix import CarriedStream, EngineVerdict, Matrix
     from .parity.verify import verify
-    from .pool import Pool
+    from .pool import Pool, PoolStream
     from .state import State
     from .stream import Stream
 
@@ -58,6 +58,7 @@ __all__ = [
     "Measurement",
     "Model",
     "Pool",
+    "PoolStream",
     "State",
     "StateError",
     "StateSpec",

@@ -136,10 +136,7 @@ def export(
     `stateport verify`. If ONNX Runtime is installed, it verifies the new file against them first,
     and writes nothing if the file differs from PyTorch.
     """
-    if keep_float32 and DTYPES[dtype] == "float32":
-        raise click.UsageError("--keep-float32 applies only with --dtype float16.")
-    if weights is None and (weights_key is not None or strip_prefix is not None):
-        raise click.UsageError("--weights-key and --strip-prefix apply only with --weights.")
+    _check_options(dtype, keep_float32, weights, weights_key, strip_prefix)
     values = dict(parse_argument(text) for text in arguments)
     declared = parse_states(states, no_states)
 
@@ -174,16 +171,36 @@ def export(
                 origin={"target": target, "arguments": _as_json_values(values)},
             )
 
-    for note in result.notes:
-        say(f"note: {note}.")
-    say_contract(result.contract, result.lifted)
-    for pair in result.possible_states:
-        _say_possible_state(pair, can_be_declared=not isinstance(module, ScriptModule))
-
+    _say_result(result, can_be_declared=not isinstance(module, ScriptModule))
     was_constructed = weights is None and module is not attribute
     if was_constructed and next(module.parameters(), None) is not None:
         say(f"The weights are those that {target} was constructed with; --weights loads others.")
     _say_written(result)
+
+
+def _check_options(
+    dtype: str,
+    keep_float32: tuple[str, ...],
+    weights: Path | None,
+    weights_key: str | None,
+    strip_prefix: str | None,
+) -> None:
+    """Refuses options that have no effect without another one."""
+    if keep_float32 and DTYPES[dtype] == "float32":
+        raise click.UsageError("--keep-float32 applies only with --dtype float16.")
+
+    is_about_weights = weights_key is not None or strip_prefix is not None
+    if weights is None and is_about_weights:
+        raise click.UsageError("--weights-key and --strip-prefix apply only with --weights.")
+
+
+def _say_result(result: ExportResult, *, can_be_declared: bool) -> None:
+    """Prints what was done to the weights, the contract, and what may be a state."""
+    for note in result.notes:
+        say(f"note: {note}.")
+    say_contract(result.contract, result.lifted)
+    for pair in result.possible_states:
+        _say_possible_state(pair, can_be_declared=can_be_declared)
 
 
 def _say_possible_state(pair: PossibleState, *, can_be_declared: bool) -> None:

@@ -51,7 +51,14 @@ class Lifted:
 
 @dataclass(frozen=True)
 class LiftedOperator:
-    """What became of one recurrent operator: "lifted", "explicit", or "left" with the reason."""
+    """What became of one recurrent operator.
+
+    Attributes:
+        operator: "LSTM", "GRU" or "RNN".
+        name: the name of its node in the graph.
+        what: "lifted"; "explicit", where its states were inputs and outputs already; or "left".
+        reason: why it was left.
+    """
 
     operator: str
     name: str

@@ -121,6 +121,8 @@ def _file_rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
     origin = document["origin"]
     entries = origin if isinstance(origin, dict) else {"origin": origin}
+    if origin is None:
+        entries = {}
     for key, value in entries.items():
         yield f"  {key}", value if isinstance(value, str) else json.dumps(value)
 

@@ -1,0 +1,6 @@
+"""`python -m stateport` is the command `stateport`."""
+
+from .cli import main
+
+if __name__ == "__main__":
+    main()
