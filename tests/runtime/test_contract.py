@@ -128,6 +128,37 @@ def test_limits_that_are_none_are_refused(wrong: object, message: str) -> None:
         Contract.from_json(json.dumps(document))
 
 
+def test_minimums_are_said_where_there_are_some() -> None:
+    limited = replace(LSTM, minimums=(("time", 400),))
+    assert json.loads(limited.to_json())["minimums"] == {"time": 400}
+    assert Contract.from_json(limited.to_json()) == limited
+    assert "minimums" not in json.loads(LSTM.to_json())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "'minimums' must be an object"),
+        ({"time": "400"}, "'minimums' must give a size for each axis"),
+        ({"time": True}, "'minimums' must give a size for each axis"),
+        ({"time": 0}, "a size of at least 1"),
+        ({"frames": 4}, "limits the axis 'frames' to 4; it must be an axis of an input"),
+        ({"time": 701}, "'time' is at least 701 and at most 700"),
+    ],
+)
+def test_minimums_that_are_none_are_refused(wrong: object, message: str) -> None:
+    document = json.loads(LSTM.to_json()) | {"limits": {"time": 700}, "minimums": wrong}
+    with pytest.raises(ContractError, match=message):
+        Contract.from_json(json.dumps(document))
+
+
+def test_a_call_below_a_minimum_is_refused() -> None:
+    limited = replace(LSTM, minimums=(("time", 400),))
+    check_limits(limited, {"batch": 1, "time": 400})
+    with pytest.raises(InputError, match=r"'time' is 399 in this call; .*at least 400"):
+        check_limits(limited, {"batch": 1, "time": 399})
+
+
 def test_a_call_beyond_a_limit_is_refused() -> None:
     limited = replace(LSTM, limits=(("time", 700),))
     check_limits(limited, {"batch": 9, "time": 700})
