@@ -273,12 +273,12 @@ def test_weights_that_are_not_there(
     refused(command("export", LSTM, "-o", "m.onnx", "--weights", name), "could not be read")
 
 
-@pytest.mark.parametrize("name", ["w.bin", "w", "w.onnx"])
+@pytest.mark.parametrize("name", ["w.npz", "w", "w.onnx"])
 def test_weights_with_an_unknown_ending(
     command: Command, refused: Refused, out: Path, tmp_path: Path, name: str
 ) -> None:
     torch.save(state_dict(), tmp_path / name)
-    says = "weights are read from .safetensors, .pt and .pth"
+    says = "has an unknown ending; weights are read from .safetensors, from .pt, .pth"
     refused(command("export", LSTM, "-o", "m.onnx", "--weights", tmp_path / name), says)
 
 
