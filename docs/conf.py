@@ -16,6 +16,8 @@ ELSEWHERE: Final = {
     "contributing": ROOT / "CONTRIBUTING.md",
     "examples": ROOT / "examples" / "README.md",
 }
+#: The page that stands for the README, which is written for the repository.
+README: Final = ROOT / "README.md"
 #: The target of a link to a file: no address, no heading of the same page.
 _LINK: Final = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 
@@ -54,6 +56,8 @@ def on_site(target: Path) -> str:
     for name, path in ELSEWHERE.items():
         if target == path:
             return f"{name}.md"
+    if target == README:
+        return "index.md"
     if DOCS in target.parents:
         return str(target.relative_to(DOCS))
     return f"../{target.relative_to(ROOT)}"

@@ -17,3 +17,7 @@ class CheckError(ExportError):
     The message names the argument of the library that leaves verification out, `check=False`. A
     command adds its own option.
     """
+
+
+class InvalidModelError(ExportError):
+    """A new file is not valid ONNX. The cause is the error of ONNX's own checker."""

@@ -18,7 +18,7 @@ from ..graph.transposes import fold_transposes
 from ..layers import Recurrent, expand, find
 from ..states.convolutions import ConvolutionContexts
 from ..states.hidden import Hidden
-from ..states.layer_states import StatePair
+from ..states.layer_states import StatePair, runs_within_steps
 from ..states.naming import contract_from_graph, stamp, store_initial
 from ..states.pairing import (
     States,
@@ -81,14 +81,15 @@ def finish_graph(
     graph = captured.model.graph
     result_count = len(graph.outputs)
     layers = find(graph)
+    over_time = [layer for layer in layers if not runs_within_steps(layer)]
     starts = [value for each in hidden for value in each.initial] + [*contexts.initial]
 
     # Which inputs and outputs are one state. Layers must still be whole for that.
     names = [context.name for context in contexts.contexts]
     states = find_states(graph, layers, captured, len(starts), wish, names)
     possible = possible_states(states.possible)
-    whole_only = why_whole_only(layers)
-    reason = _why_chunks_may_differ(graph, layers, states)
+    whole_only = why_whole_only(over_time)
+    reason = _why_chunks_may_differ(graph, over_time, states)
     pairs, positions = drop_spare_outputs(graph, states.pairs, len(captured.output_paths))
 
     # The graph is only ONNX from here on.

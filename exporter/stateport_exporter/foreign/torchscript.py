@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from stateport.errors import first_line, in_words
 
-from ..errors import ExportError
+from ..errors import ExportError, InvalidModelError
 from ..graph.opset import raise_opset
 from ..network.example import Example, ExampleLike
 from ..network.isolation import quiet
@@ -69,7 +69,17 @@ def export_script(
     def whole(inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(results, _run_network(network, sample, inputs), strict=True))
 
-    return write_lifted(model, pairs, lambda _: whole, path, origin, required=False)
+    try:
+        return write_lifted(model, pairs, lambda _: whole, path, origin, required=False)
+    except InvalidModelError as error:  # of lists of tensors, for example
+        raise _refusal(error.__cause__ or error) from error
+
+
+def _refusal(error: BaseException) -> ExportError:
+    return ExportError(
+        f"PyTorch's exporter for TorchScript could not write the module: {in_words(error)}. Export "
+        "the nn.Module that it was scripted from: stateport writes its loops over time."
+    )
 
 
 def _copy_module(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
@@ -135,9 +145,7 @@ def _to_onnx(network: torch.jit.ScriptModule, sample: Example, opset: int) -> ir
                 opset_version=min(opset, _NEWEST),
             )
         except Exception as error:  # whatever PyTorch's exporter raises
-            raise ExportError(
-                f"PyTorch's exporter for TorchScript could not write the module: {in_words(error)}"
-            ) from error
+            raise _refusal(error) from error
         model = ir.serde.deserialize_model(onnx.load(path))
 
     raise_opset(model, max(opset, model.graph.opset_imports[""]))

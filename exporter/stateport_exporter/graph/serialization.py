@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from stateport.errors import first_line
 
-from ..errors import ExportError
+from ..errors import InvalidModelError
 
 #: Protocol Buffers cannot hold more than 2 GiB; beyond this, weights go to a file beside the model.
 EXTERNAL_ABOVE: Final = 1_800_000_000
@@ -20,7 +20,7 @@ def save(model: ir.Model, path: Path) -> None:
     """Writes a model, with more than 2 GB of weights in `model.onnx.data` beside it.
 
     Raises:
-        ExportError: the model is not valid ONNX.
+        InvalidModelError: the model is not valid ONNX.
     """
     is_large = _weight_bytes(model.graph) > EXTERNAL_ABOVE
     ir.save(model, path, external_data=f"{path.name}.data" if is_large else None)
@@ -28,7 +28,7 @@ def save(model: ir.Model, path: Path) -> None:
     try:
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(
+        raise InvalidModelError(
             f"The new file is not valid ONNX: {first_line(error)}. Please report this, unless the "
             "file that it was made from is not valid either."
         ) from error

@@ -26,7 +26,7 @@ from ..network.example import Example, Leaf
 from ..network.explicit import Calls, Explicit, States
 from ..network.isolation import unchanged_globals
 from .convolutions import ConvolutionContexts
-from .layer_states import check_sequence_axis, hidden_states
+from .layer_states import check_sequence_axis, hidden_states, runs_within_steps
 from .row_lengths import sorts_itself
 from .start_values import differing_axis, one_row
 
@@ -58,7 +58,7 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     graph = captured.model.graph
     layers = find(graph)
     check_sequence_axis(layers)
-    hidden = [layer for layer in hidden_states(graph, layers) if not sorts_itself(layer)]
+    hidden = [layer for layer in hidden_states(graph, layers) if _may_be_lifted(layer)]
     if not hidden:
         return []
 
@@ -72,6 +72,10 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
                 "it changes with the size of the input, or by chance. Take it as an argument."
             )
     return states
+
+
+def _may_be_lifted(layer: Recurrent) -> bool:
+    return not sorts_itself(layer) and not runs_within_steps(layer)
 
 
 def make_explicit(

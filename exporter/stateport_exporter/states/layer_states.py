@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,24 @@ def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurren
     return [layer for layer in layers if not _dependencies_of_layer(graph, layer)]
 
 
+def runs_within_steps(layer: Recurrent) -> bool:
+    """Whether a layer runs over another axis than time, with a row for each step of time.
+
+    Dual-path networks have such layers, over the frequencies of each frame for example. They see
+    one step each, so that they have nothing to carry to the next call.
+    """
+    names = axes(layer.x)
+    if len(names) < 3:
+        return False
+
+    rows = [name for axis, name in enumerate(names[:2]) if axis != layer.time]
+    return not _has_time(names[layer.time]) and any(_has_time(name) for name in rows)
+
+
+def _has_time(axis: str) -> bool:
+    return re.search(r"\btime\b", axis) is not None
+
+
 def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
     """Checks that layers run over an axis that is called "time", or over a single step.
 
@@ -50,6 +69,9 @@ def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
         ExportError: the axis has another name, so chunks of it would go unchecked.
     """
     for layer in layers:
+        if runs_within_steps(layer):
+            continue
+
         names = axes(layer.x)
         axis = names[layer.time] if names else "time"
         is_single_step = not axis.isidentifier()  # a size
