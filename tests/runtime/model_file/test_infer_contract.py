@@ -68,7 +68,7 @@ def test_names_that_tell_nothing_or_several_things_are_refused(
     with pytest.raises(ContractError) as refusal:
         stateport.load(path)
     assert says in str(refusal.value)
-    assert "Say which" in str(refusal.value)
+    assert "Declare them" in str(refusal.value)
     assert "--state input=output" in str(refusal.value)
 
 
