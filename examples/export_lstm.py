@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Exports an LSTM and looks at what was written. The other examples run its file.
 
 Needs: pip install stateport-exporter 'stateport[cpu]'

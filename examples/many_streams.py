@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs many live sequences in one batch: clients come and go, and send when they like.
 
 Needs: pip install 'stateport[cpu]', and lstm.onnx from export_lstm.py

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small HTTP service that keeps a stream for each client. It has no PyTorch.
 
 POST /CLIENT takes a chunk, a JSON list of steps of five numbers, and answers with the outputs.

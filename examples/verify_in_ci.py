@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fails a build when a model file no longer gives PyTorch's answers. PyTorch is not needed.
 
 Needs: pip install 'stateport[cpu]' pytest, and lstm.onnx with its vectors from export_lstm.py

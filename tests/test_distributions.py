@@ -53,3 +53,10 @@ def test_workflows_run_only_targets_that_the_makefile_has(workflow: Path) -> Non
         command = line.partition("- run: make ")[2]
         for target in command.split():
             assert f"\n{target}:" in makefile, f"{workflow.name} runs `make {target}`"
+
+
+def test_every_file_of_both_packages_names_its_license() -> None:
+    for folder in ("runtime/stateport", "exporter/stateport_exporter", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            first = path.read_text(encoding="utf-8").partition("\n")[0]
+            assert first in ("", "# SPDX-License-Identifier: Apache-2.0"), path

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Export recurrent PyTorch networks to ONNX, with their state as explicit inputs and outputs.
 
 >>> from stateport_exporter import Spec, export

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words for the precision of an exported file. The command and the function take the same."""
 
 from typing import Final

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exporter's branch of the error tree."""
 
 from stateport import StateportError

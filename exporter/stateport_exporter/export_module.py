@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`export`: a PyTorch network -> model.onnx and its vectors.
 
 The steps are in `export_steps`, in the order in which `export` calls them: check the arguments,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lift`: an ONNX file with hidden states -> the same file with explicit ones, and a contract."""
 
 from __future__ import annotations

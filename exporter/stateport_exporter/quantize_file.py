@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files made of a model's file: quantised ones, and its single step. Without PyTorch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run recurrent networks from ONNX files, with their state in your hands.
 
 >>> import stateport

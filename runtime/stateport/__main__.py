@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m stateport` is the command `stateport`."""
 
 from .cli import main

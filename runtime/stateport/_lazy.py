@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packages that import what they export on its first use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks of arguments that are not arrays."""
 
 from __future__ import annotations

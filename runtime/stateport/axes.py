@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The axes of a shape: sizes, names, and expressions of names such as "8*(time//8)"."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joins the chunks of several streams into batches, and splits batches into chunks.
 
 A chunk is an array without the batch axis.

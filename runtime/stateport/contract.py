@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contract: what a model file promises about its inputs, outputs and states.
 
 The ONNX file holds it in `metadata_props` under the key `stateport.contract`, as the JSON object

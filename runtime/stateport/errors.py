@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors that stateport raises.
 
 All are subclasses of `StateportError`::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model: one loaded network, `(x, state) -> (y, state)`, immutable and thread-safe."""
 
 from __future__ import annotations

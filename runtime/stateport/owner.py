@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refuses a call of a stream or a pool while another call of it runs."""
 
 from __future__ import annotations

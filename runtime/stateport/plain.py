@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain NumPy arrays, the only ones that are accepted."""
 
 from __future__ import annotations

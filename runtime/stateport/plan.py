@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The plan: the fastest way to run a model under a load, as `stateport tune` measured it."""
 
 from __future__ import annotations

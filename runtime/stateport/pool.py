@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pool: many sequences of one model that step together in one call of the engine."""
 
 from __future__ import annotations

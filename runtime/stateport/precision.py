@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The precisions that a model may compute in, and the error that each is allowed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes text from files harmless for terminals, build logs and reports.
 
 Anybody may have written the names in a model file. A terminal executes control characters. A build

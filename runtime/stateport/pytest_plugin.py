@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pytest plugin that compares a model with PyTorch's recorded answers.
 
 It comes with stateport, and pytest loads it by itself::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The roster: which stream has which row of a pool's buffers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shows values from outside in a message: on one line, and shortened."""
 
 from __future__ import annotations

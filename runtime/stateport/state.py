@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The state: the named arrays that one call returns and the next one takes."""
 
 from __future__ import annotations

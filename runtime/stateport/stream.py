@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stream: a sequence that is fed chunk by chunk and holds its state itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks arrays against a contract. Nothing is cast, reshaped or replaced silently."""
 
 from __future__ import annotations

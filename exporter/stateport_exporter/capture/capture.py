@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a module and its example to a graph in which every recurrent layer is still one node.
 
 PyTorch's exporter takes recurrent layers apart, and in doing so fixes the number of time steps,

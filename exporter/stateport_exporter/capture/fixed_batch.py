@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks that are made for one batch: a number in the code, or a buffer of that size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes one step of a loop over time as a graph."""
 
 from __future__ import annotations

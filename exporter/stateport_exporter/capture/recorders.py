@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Calls of recurrent layers, recorded as opaque nodes while a network is traced."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arguments and results of a captured program: their names and axes, and what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`torch.export`, without the errors of some of its versions."""
 
 from __future__ import annotations

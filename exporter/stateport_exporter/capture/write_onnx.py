@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes a traced program as an ONNX graph, by PyTorch's exporter."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network in PyTorch, to be timed beside its model by `stateport bench --against`."""
 
 from __future__ import annotations

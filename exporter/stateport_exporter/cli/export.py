@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport export`: a PyTorch network to ONNX. PyTorch is imported on use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport lift`: hidden states of an ONNX file become inputs and outputs."""
 
 from __future__ import annotations

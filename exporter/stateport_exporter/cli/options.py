@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options that several commands share: arguments, states, examples and `--no-check`."""
 
 from __future__ import annotations

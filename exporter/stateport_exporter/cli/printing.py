@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines that several commands print."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A graph in float64, node by node: what its values would be without the rounding of float32."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX's LSTM, GRU and RNN in NumPy, for onnx's reference: with all attributes and inputs.
 
 The formulas are those of https://onnx.ai/onnx/operators/. onnx's own implementations (1.23) ignore

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every node of a file gives, recorded when it is written, so that a fault can be located."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps of an export, in their order: `export` calls one after the other.
 
 `arguments` checks what the caller passes. `tracing` captures the author's network as a graph.

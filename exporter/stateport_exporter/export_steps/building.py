@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network with its states in the open: a finished graph, tried in chunks.
 
 What is measured decides: the contract says that a network streams where chunks give what the whole

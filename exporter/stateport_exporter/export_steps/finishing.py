@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A captured graph gets its states and names, and its layers are written in ONNX."""
 
 from __future__ import annotations

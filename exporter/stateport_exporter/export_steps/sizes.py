@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sizes at which a network may do something else than at those that it was traced at."""
 
 from __future__ import annotations

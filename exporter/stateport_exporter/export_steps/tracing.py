@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The author's network, captured as a graph, and the states that it makes itself."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs of a graph that recurrent operators start from, and inputs that hold row lengths."""
 
 from __future__ import annotations

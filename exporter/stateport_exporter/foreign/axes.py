@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which axis of a graph's inputs is the batch and which is time, from the graph's operators."""
 
 from __future__ import annotations

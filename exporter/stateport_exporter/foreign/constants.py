@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values of a graph that depend only on constants and sizes."""
 
 from __future__ import annotations

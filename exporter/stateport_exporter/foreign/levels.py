@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Graphs inside of nodes: taking a state into a branch or a loop's body, and out again."""
 
 from __future__ import annotations

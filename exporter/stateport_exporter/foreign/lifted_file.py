@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A graph whose states become inputs and outputs, compared with its source and written."""
 
 from __future__ import annotations

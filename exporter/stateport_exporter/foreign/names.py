@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names for the states that a graph gets as inputs and outputs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX's recurrent operators in a graph, in its branches and loops too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lifting in a graph: the states of ONNX's recurrent operators become inputs and outputs.
 
 `states.hidden` does this to a module; here it is done to files of other exporters. An initial state

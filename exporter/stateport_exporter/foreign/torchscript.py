@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TorchScript: exported by PyTorch's older exporter, and lifted in the graph.
 
 What `torch.jit.script` or `torch.jit.trace` made has no Python code, so its states cannot be lifted

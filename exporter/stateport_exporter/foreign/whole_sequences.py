@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vectors from a source that hides its states: an ONNX file, or a TorchScript module.
 
 Such a source can only be asked for whole sequences. Its answer for the first n steps is also what

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all work on graphs shares."""

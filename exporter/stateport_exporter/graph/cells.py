@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One step of ONNX's recurrent operators, written in plain ones.
 
 Sources: https://onnx.ai/onnx/operators/onnx__LSTM.html, onnx__GRU.html and onnx__RNN.html. A step

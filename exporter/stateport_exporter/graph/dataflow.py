@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Following the data in a graph: what a value is computed from, moved from, and what it is like."""
 
 from __future__ import annotations

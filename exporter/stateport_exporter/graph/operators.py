@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing ONNX operators in place of a node."""
 
 from __future__ import annotations

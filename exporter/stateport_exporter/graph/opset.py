@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Opsets newer than PyTorch's exporter writes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writing ONNX files, and checking that they are ONNX."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stored weights that are transposed in every call, or in every step of a loop."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A finished file gets its vectors, is verified against them, and appears with them."""
 
 from __future__ import annotations

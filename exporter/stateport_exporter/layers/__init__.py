@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How each kind of recurrent layer is written in ONNX: one file per kind."""
 
 from __future__ import annotations

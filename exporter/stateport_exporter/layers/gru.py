@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`nn.GRU` in ONNX: one `GRU` operator per layer.
 
 Sources: https://pytorch.org/docs/stable/generated/torch.nn.GRU.html and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A loop over time in ONNX: the operator `Scan`, with one step as its body.
 
 Source: https://onnx.ai/onnx/operators/onnx__Scan.html.

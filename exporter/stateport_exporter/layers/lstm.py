@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`nn.LSTM` in ONNX: one `LSTM` operator per layer.
 
 Sources: https://pytorch.org/docs/stable/generated/torch.nn.LSTM.html and

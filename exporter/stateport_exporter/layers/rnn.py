@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`nn.RNN` in ONNX: one `RNN` operator per layer, with tanh or relu.
 
 Sources: https://pytorch.org/docs/stable/generated/torch.nn.RNN.html and

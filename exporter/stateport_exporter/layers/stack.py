@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all recurrent layers share: stacked layers, two directions, batch first, several states.
 
 PyTorch runs `num_layers` layers in one call, with the states of all of them in one tensor

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding the first node of a file that is wrong."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which node of a graph is the first wrong one, from the values of all nodes and their truths."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport verify --locate`: the first node, and the first step, that differ from the truth.
 
 Either the engine or the file can be wrong. The engine is wrong if it does not give what the file's

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One node as a model with vectors: the smallest file that shows the fault."""
 
 from __future__ import annotations

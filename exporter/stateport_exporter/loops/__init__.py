@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loops over time: a network that steps in a Python `for` becomes one step, run by ONNX's `Scan`.
 
 `unroll` traces the network at two lengths, `roll` finds the step that each trace repeats, `unify`

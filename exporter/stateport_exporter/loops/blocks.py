@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding the step that a written-out loop repeats.
 
 The operations of a trace are in the order in which forward called them, so a loop over time is a

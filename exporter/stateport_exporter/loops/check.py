@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a network with its loops rolled up is still the author's network."""
 
 from __future__ import annotations

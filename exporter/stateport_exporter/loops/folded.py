@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network whose loops over time have been rolled up, as a module."""
 
 from __future__ import annotations

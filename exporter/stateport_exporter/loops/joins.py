@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stacks and concatenations of the steps of a sequence, and the last state of a loop.
 
 After a loop is rolled up, what used the result of each of its blocks uses a slice of a sequence.

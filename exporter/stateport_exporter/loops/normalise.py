@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Making traces alike: one concatenation for one that grows, and constants before the loop."""
 
 from __future__ import annotations

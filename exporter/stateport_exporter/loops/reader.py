@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading the nodes of an exported program as operations.
 
 What is written in different ways is made alike: `x[:, t]`, `x.unbind(1)`, `for x_t in x`,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rolling up a loop: one call of `scan` takes the place of the equal blocks of a trace.
 
 Three steps: `_Step` collects what goes into a block and comes out of it, `_ScanWriter` writes the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A network traced at one number of time steps: a list of operations, with loops written out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One program for any number of steps, from two traces of different lengths."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a program that was traced at one fixed number of time steps to a plain list of operations.
 
 `reader` reads the program, and makes slices and fills alike; `normalise` does so for concatenations

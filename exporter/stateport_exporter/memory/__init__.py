@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network keeps from call to call, and whether results depend on it."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks whether anything that a network keeps from call to call can ever change its results.
 
 That a few calls give the same results says nothing about the thousandth. But a later call can only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network keeps from call to call: everything that its author's code can write to.
 
 This is in attributes and buffers of its modules, in attributes of their classes, and in what the

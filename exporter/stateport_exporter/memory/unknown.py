@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Unknown values: what a network keeps from call to call, as it may be many calls later.
 
 An unknown value holds its value of now, so that forward can run on it. What is computed from it is

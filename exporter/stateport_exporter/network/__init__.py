@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The author's module: loaded, isolated, run, and made explicit."""

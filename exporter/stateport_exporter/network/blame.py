@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which part of a network caused an error: its layer, its author's line, its leftover tensors."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks that draw random numbers by Python's `random` or by NumPy.
 
 Such a draw leaves no node in a graph: PyTorch's exporter runs forward once, and keeps what was

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From what a training run wrote to the weights of the network, under the network's own names.
 
 Training scripts seldom write a plain `state_dict`. They put it beside the epoch and the optimizer,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Carries the former steps that a convolution over time needs, from call to call.
 
 A causal convolution pads its input on the left. At the beginning of a sequence the padding is

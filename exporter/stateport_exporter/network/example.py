@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arguments of a network's `forward`, in a form that can be made at any size.
 
 Parity is judged at many sizes, so one example tensor is not enough: an example says which dimension

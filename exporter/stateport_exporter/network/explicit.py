@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A module whose recurrent states are all arguments and results.
 
 Many networks call their LSTM without a state, or build one inside `forward`, and drop the last

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps changes from the caller: to modules, random generators, the process and PyTorch's flags."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the network that "module:attribute" names.
 
 A user's code is imported and run only here, because TARGET names it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packed sequences: rows of several lengths in one batch.
 
 PyTorch packs such a batch step by step and leaves shorter rows out. So the size of the data depends

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A straight-line program of PyTorch operators, in which a loop over time is one operation.
 
 Values have numbers: first the program's inputs, then the results of its operations, in order.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks that PyTorch quantised, or is about to: they are refused with what to export instead."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of the results of forward: keys and fields, or the variables that it returns.
 
 A tuple has no names for its items, but the return statement often has: `return y, k, v`. These

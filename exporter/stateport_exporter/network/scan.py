@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop over time as a function, as `torch.lstm` is one for `nn.LSTM`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dtype and axes of one argument of `forward`, as people write them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many time steps a network is traced at.
 
 A stride or a long kernel leaves few steps of a short sequence. PyTorch's exporter treats sizes of 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file of weights into a module: safetensors, or what `torch.save` wrote of plain tensors.
 
 Nothing is unpickled but what PyTorch's `weights_only` takes, and the size of the file is checked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The author's own network, out of what training wraps around it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sizes at which a network may behave differently: they are tried as well, or limits exclude them.
 
 A graph takes the way that forward took at the sizes that it was traced at. Where a comparison turns

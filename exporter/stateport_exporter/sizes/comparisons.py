@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sizes that a network compares, and where: seen by a run on tensors of symbolic sizes.
 
 A run at a few sizes does not show the sizes at which forward would take another way. But it chooses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shortest sequence that a network takes: a long kernel needs as many steps as it is long."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finds the lengths at which a sequence exceeds a table that is indexed by position."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a network gives the same results again, once its recurrent states are in the open."""
 
 from __future__ import annotations

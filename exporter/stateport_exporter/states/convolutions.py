@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where a network needs steps of the call before; see `network.convolution_steps`."""
 
 from __future__ import annotations

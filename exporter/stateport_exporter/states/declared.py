@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The states that the caller declares: `states={"past_k": "k", "mask": None}`, by name."""
 
 from __future__ import annotations

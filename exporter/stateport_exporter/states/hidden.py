@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lifting: the states that a network hides become explicit inputs and outputs.
 
 A recurrent layer that is called without a state, or with one that forward builds itself, starts

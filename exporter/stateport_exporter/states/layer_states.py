@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The states of recurrent layers: found by following the data to and from each layer."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What names show of states. They break ties that data flow and shapes leave open."""
 
 from __future__ import annotations

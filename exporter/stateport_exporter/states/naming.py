@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names, order and the contract: the last changes before the file is written."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which inputs and outputs of a graph are one state: declared, of a layer, or of a step."""
 
 from __future__ import annotations

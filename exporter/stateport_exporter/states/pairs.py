@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which arguments and results are one state, where no recurrent layer shows it.
 
 An argument may be a state where a result has its axes and dtype and is computed from it. A result

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arguments and results that look like states, and were not taken as such."""
 
 from __future__ import annotations

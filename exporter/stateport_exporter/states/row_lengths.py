@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of the graph's inputs are lengths of rows, found by following the data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The values that a state starts from, cut to one row: they have to be the same for all rows."""
 
 from __future__ import annotations

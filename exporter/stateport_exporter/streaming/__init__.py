@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a network can run chunk by chunk, and why not."""

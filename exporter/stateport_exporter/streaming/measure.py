@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a network can be fed in chunks: measured, by comparing chunks with the whole sequence."""
 
 from __future__ import annotations

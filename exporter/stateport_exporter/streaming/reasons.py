@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What in a graph ties a step to others: the reasons why a network may not be fed in chunks.
 
 Whether it can is measured (`measure`). This module says why not, from the axes of the operands and

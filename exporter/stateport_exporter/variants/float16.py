@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A graph in float16: its weights, its values, and those inputs and outputs that are not kept."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all other forms of a file share."""
 
 from __future__ import annotations

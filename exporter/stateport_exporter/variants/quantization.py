@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights in fewer bits: int8, or blocks of 4 bits.
 
 ONNX Runtime has a quantised LSTM and quantised products, but no quantised GRU or RNN. These become

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the product of a value and stored weights is written in ONNX Runtime's 8 or 4 bits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model's single step: the same network where time is 1, without recurrent operators.
 
 The kernels of ONNX's recurrent operators prepare for a sequence, which costs time when there is one

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's answers: on what a network is run, and what it gives."""

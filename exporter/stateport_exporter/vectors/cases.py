@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a network is run on: sizes that were not traced, first states, chunkings, long chains."""
 
 from __future__ import annotations

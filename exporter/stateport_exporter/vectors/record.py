@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vectors from PyTorch: the truth in float64, and what PyTorch itself loses in float32."""
 
 from __future__ import annotations

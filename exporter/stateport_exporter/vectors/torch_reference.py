@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The module as a function of named arrays, as the exported graph is one."""
 
 from __future__ import annotations

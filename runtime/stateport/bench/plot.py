@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The results of a benchmark as a picture: one self-contained SVG, for light and dark pages."""
 
 from __future__ import annotations

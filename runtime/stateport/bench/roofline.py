@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The roofline: the shortest time that a call can take on this machine.
 
 A call reads every weight at least once, and multiplies every weight by every row of every step. So

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures a model under several loads, engines and numbers of threads, against the roofline."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Timing several candidates side by side, in one process.
 
 Machines are noisy, so that only ratios are comparable. Therefore the candidates take turns: in each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The load that a model is measured under: how many streams, and how many steps in a call."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The buffers of a pool: the states of many sequences, one row each, in the engine's memory."""
 
 from __future__ import annotations

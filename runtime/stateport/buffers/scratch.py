@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory that buffers of all sizes share, because only one call at a time uses it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The buffers of one live sequence, in the memory in which its engine computes."""
 
 from __future__ import annotations

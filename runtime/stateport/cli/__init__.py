@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `stateport`: each command parses its options, calls the library once, and exits.
 
 Exit codes: 0 for success, 1 where a check or the work failed, 2 where the command line is wrong.

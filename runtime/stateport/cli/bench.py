@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport bench`: how fast a model is on this machine, and how fast it could be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport doctor`: which engines work on this machine, and why the others do not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport inspect`: the inputs, outputs, states and operators of a model file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything that a command prints is printed by this module.
 
 A text is printed on one line, made harmless by `stateport.printable`, and never interpreted as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport run`: run a model on arrays, in one call or chunk by chunk."""
 
 from __future__ import annotations

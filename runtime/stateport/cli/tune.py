@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport tune`: find the fastest plan for a load among those that pass verification."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The engines that can execute a graph, by name.
 
 Another distribution adds an engine by an entry point in the group `stateport.engines`; see

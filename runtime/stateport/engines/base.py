@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The protocol that every engine implements, and a base class for engines in the host's memory."""
 
 from __future__ import annotations

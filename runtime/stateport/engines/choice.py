@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An engine with its options, as people write it: `openvino:precision=bfloat16`."""
 
 from __future__ import annotations

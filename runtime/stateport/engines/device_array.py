@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An array in the memory of ONNX Runtime's device, for the buffers of streams and pools."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors of an engine's library, distinguished from errors that a signal handler raised."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The reference implementation in the `onnx` package, in NumPy (`onnx-reference`).
 
 It is slow, and shares no kernels with any other engine: it defines what the operators mean.

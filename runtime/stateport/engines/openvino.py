@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenVINO on the CPU (`openvino`)."""
 
 from __future__ import annotations

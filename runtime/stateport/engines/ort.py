@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime, on the CPU (`ort-cpu`) and on NVIDIA GPUs (`ort-cuda`)."""
 
 from __future__ import annotations

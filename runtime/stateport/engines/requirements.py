@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks that engines share: the library is installed, and the engine has what is asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two graphs of one network as one engine: one for single steps, one for everything else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recognizes files that are too new for the installed ONNX Runtime."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """tract, an engine in Rust (`tract`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An engine with some inputs that are the same in every call, such as a sampling rate."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Paths that come from outside, which are checked before they are used."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads JSON, safetensors and .npy files from outside, and checks their form and their size.
 
 Nothing is ever unpickled. What the contents mean is checked by the caller.

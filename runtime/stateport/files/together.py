@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that appear together: written to a temporary folder, then moved, all of them or none.
 
 A writer makes a folder beside the target, `.NAME.xxxxxxxx.part`, and writes there. When it is done,

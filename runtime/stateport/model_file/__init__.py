@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a model's file says, read without the `onnx` package."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """External data: weights of an ONNX file that are stored in another file beside it.
 
 https://onnx.ai/onnx/repo-docs/ExternalData.html

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contract of a file that carries none, from the caller's pairs of states or from names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an ONNX file says about itself, read without the `onnx` package.
 
 Only the outline is read: names, types, shapes, operators, metadata and the positions of the

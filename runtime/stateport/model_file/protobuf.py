@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Protocol Buffers' wire format (https://protobuf.dev/programming-guides/encoding/)."""
 
 from __future__ import annotations

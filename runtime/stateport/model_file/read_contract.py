@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contract in a model's file, compared with the file's graph."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether an engine gives PyTorch's answers: recorded vectors, comparison, report. No PyTorch."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors that grew since an earlier report by more than a factor."""
 
 from __future__ import annotations

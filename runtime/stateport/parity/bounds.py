@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bounds on errors: multiples of the floor, a tolerance, or a signal-to-noise ratio."""
 
 from __future__ import annotations

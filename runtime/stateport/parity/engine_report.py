@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running a model through its recorded cases and judging every output, state and step."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The first node at which a file or an engine goes wrong; the exporter locates it."""
 
 from __future__ import annotations

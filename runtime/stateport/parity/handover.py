@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sequence that begins on one engine and is continued on another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One file on many engines, each in a separate process, and streams carried between them."""
 
 from __future__ import annotations

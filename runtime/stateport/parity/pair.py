@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model and the vectors beside it: whether the two were written together."""
 
 from __future__ import annotations

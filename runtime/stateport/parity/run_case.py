@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running the calls of a recorded case on a model, and keeping every answer."""
 
 from __future__ import annotations

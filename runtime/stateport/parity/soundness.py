@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether vectors are sound: their arrays fit their contract, and there is something to compare.
 
 Vectors are checked before a model runs on them, so that a fault in them is reported as theirs, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Vectors: recorded inputs and PyTorch's answers to them, in a file beside the model.
 
 The file is safetensors; its metadata hold one JSON object under `stateport.vectors`. docs/parity.md

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`stateport.verify`: a model's file compared with PyTorch's recorded answers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search for a plan: lists what is possible, measures it, verifies from the fastest on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Variants of a model: files that can run in its place, as the exporter makes them."""
 
 from __future__ import annotations

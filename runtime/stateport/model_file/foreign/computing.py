@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What operators that compute do to time: by element, along axes, in windows, in products.
 
 The exporter gives the same reasons in the same words, from the graphs that it writes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shapes of a graph's values, in which the axis that grows with time is marked.
 
 A dimension is a size, a name, or None where it is unknown. The name of a dimension that grows with

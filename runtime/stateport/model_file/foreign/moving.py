@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What operators that move data, or compute sizes, do to time."""
 
 from __future__ import annotations

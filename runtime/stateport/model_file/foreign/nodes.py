@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nodes of an ONNX file, and the small constants that hold shapes and axes.
 
 `onnx_outline` leaves these out; only files without a contract need them. The field numbers are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What recurrent operators, loops and branches do to time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The short integer arrays from which a graph computes shapes, axes and pads.
 
 Their elements may be names of axes. PyTorch's exporters write `F.pad` and `view` as some ten nodes

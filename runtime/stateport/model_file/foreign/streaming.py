@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a file without a contract can be fed in chunks, as far as its operators show.
 
 The exporter compares whole sequences with chunks. The runtime has only the graph: it follows the

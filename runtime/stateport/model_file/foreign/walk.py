@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Walking through a graph: what each node does to time, and what ties steps together."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One matrix of verdicts, written for programs, build servers, reviewers and browsers."""
 
 from __future__ import annotations

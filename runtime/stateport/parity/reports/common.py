@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What reports share beyond their wording: groups of engines, and tables."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors along a long case, drawn as SVG: a chart per output, a line per engine."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report as JSON; docs/report.schema.json describes it."""
 
 from __future__ import annotations

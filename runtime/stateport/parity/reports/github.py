@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What went wrong as GitHub's workflow commands, which show up beside a build.
 
 The form is GitHub's: https://docs.github.com/actions/reference/workflow-commands-for-github-actions

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report as JUnit XML: a suite per engine, a test case per case and output."""
 
 from __future__ import annotations

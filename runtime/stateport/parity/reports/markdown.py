@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report as Markdown, for a pull request or the summary of a build."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report as one HTML page that needs no script, no other file and no network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The wording that all reports share: numbers, kinds of cases, and sentences on errors."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Verifying an engine in a separate process: the process, its client, and their protocol."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starting a process that verifies an engine, and reading its messages with a time limit."""
 
 from __future__ import annotations

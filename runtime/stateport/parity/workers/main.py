@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A process that verifies one engine, so that a crash or a hang harms no other.
 
 It reads a `Job` from stdin and writes messages to stdout. Each message is a line: `MARK`, and a

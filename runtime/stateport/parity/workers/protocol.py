@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The messages between `client.py` and the process `main.py`: JSON, one object per line.
 
 A `Job` goes to the process; what comes back is described in `main.py`.
