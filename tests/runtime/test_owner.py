@@ -220,7 +220,7 @@ def _library_call(model: Model) -> _Ringing:
     name = {
         "ort-cpu": "_session",
         "openvino": "_compiled",
-        "tract": "_open",
+        "tract": "_open_graph",
         "onnx-reference": "_evaluator",
     }[model.engine]
     ringing = _Ringing(getattr(engine, name))
