@@ -11,7 +11,10 @@ from typing import Any, Final
 #: The extras that one environment can hold together; `gpu` excludes `cpu`, and needs a GPU.
 EXTRAS: Final = ("cpu", "openvino", "tract", "onnx-reference")
 
-#: "onnxruntime>=1.20", or a bare name.
+#: The other distribution, of which the exporter takes the same minor version.
+_SIBLING: Final = "stateport>="
+
+#: "onnxruntime>=1.20".
 _REQUIREMENT: Final = re.compile(r"([A-Za-z0-9._-]+)\s*(?:>=\s*([0-9][0-9.]*))?")
 
 
@@ -23,8 +26,8 @@ def lowest_of(project: Path, extras: Iterable[str] = ()) -> dict[str, str]:
         extras: names of its optional dependencies.
 
     Returns:
-        Names of packages, and pins: {"numpy": "numpy==1.26"}. The project's own siblings, which
-        have no bound, are left out.
+        Names of packages, and pins: {"numpy": "numpy==1.26"}. The other distribution of this
+        project is left out.
 
     Raises:
         ValueError: a dependency has something else than one lower bound.
@@ -44,12 +47,13 @@ def pins(requirements: Iterable[str]) -> dict[str, str]:
     """
     found = {}
     for requirement in requirements:
+        if requirement.startswith(_SIBLING):
+            continue
         match = _REQUIREMENT.fullmatch(requirement.strip())
-        if match is None or (match[2] is None and match[1] != "stateport"):
+        if match is None or match[2] is None:
             raise ValueError(
                 f"{requirement!r} is no name with one lower bound, as numpy>=1.26; make compat "
                 "would not know what to try."
             )
-        if match[2] is not None:
-            found[match[1]] = f"{match[1]}=={match[2]}"
+        found[match[1]] = f"{match[1]}=={match[2]}"
     return found

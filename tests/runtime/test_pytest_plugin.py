@@ -180,7 +180,7 @@ def test_budget(parity):
 
 def test_the_marker_and_the_fixture_are_explained(run: Run) -> None:
     assert "@pytest.mark.parity(*engines, require=False): " in run("", "--markers").stdout
-    assert "Checks a model's file against PyTorch's" in run("", "--fixtures").stdout
+    assert "Compares a model with PyTorch's recorded answers" in run("", "--fixtures").stdout
 
 
 def test_loading_the_plugin_loads_nothing_heavy(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def finish_graph(
     graph = captured.model.graph
     result_count = len(graph.outputs)
     layers = find(graph)
-    over_time = [layer for layer in layers if not runs_within_steps(layer)]
+    over_time = layers_over_time(layers)
     starts = [value for each in hidden for value in each.initial] + [*contexts.initial]
 
     # Which inputs and outputs are one state. Layers must still be whole for that.

@@ -45,6 +45,11 @@ def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurren
     return [layer for layer in layers if not _dependencies_of_layer(graph, layer)]
 
 
+def layers_over_time(layers: Iterable[Recurrent]) -> list[Recurrent]:
+    """The layers that run over the sequence itself, and not within each of its steps."""
+    return [layer for layer in layers if not runs_within_steps(layer)]
+
+
 def runs_within_steps(layer: Recurrent) -> bool:
     """Whether a layer runs over another axis than time, with a row for each step of time.
 
