@@ -19,7 +19,7 @@ VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 def test_lower_bounds_become_pins(tmp_path: Path) -> None:
     project = tmp_path / "pyproject.toml"
     project.write_text(
-        '[project]\ndependencies = ["numpy>=1.26", "stateport", "onnx-ir >= 0.1.13"]\n'
+        '[project]\ndependencies = ["numpy>=1.26", "stateport>=0.1.0,<0.2", "onnx-ir >= 0.1.13"]\n'
         '[project.optional-dependencies]\ncpu = ["onnxruntime>=1.20"]\ngpu = ["cupy>=1"]\n'
     )
     assert lowest_of(project, ["cpu"]) == {

@@ -19,7 +19,7 @@ from ..graph.transposes import fold_transposes
 from ..layers import Recurrent, expand, find
 from ..states.convolutions import ConvolutionContexts
 from ..states.hidden import Hidden
-from ..states.layer_states import StatePair, runs_within_steps
+from ..states.layer_states import StatePair, layers_over_time
 from ..states.naming import contract_from_graph, stamp, store_initial
 from ..states.pairing import (
     States,
