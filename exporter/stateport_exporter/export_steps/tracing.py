@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,7 +17,7 @@ from ..loops import RolledNetwork, roll_loops
 from ..network.chance import check_no_chance
 from ..network.example import Example
 from ..network.explicit import Explicit
-from ..network.trace_length import at_trace_length
+from ..network.trace_length import at_given_length, at_trace_length
 from ..states.hidden import Hidden, find_hidden
 from ..states.row_lengths import with_row_lengths
 
@@ -64,17 +64,24 @@ def trace_network(
     explicit: Explicit = Explicit(twin, method).eval()
     rolled = None
     opset = min(opset, NEWEST_CAPTURED)
-    example = at_trace_length(explicit, example, trace_time)
-    check_no_chance(explicit, example)
 
     try:
-        sample, captured = _capture_at_some_length(explicit, example, opset)
+        if trace_time is None:
+            sample, captured = _capture_at_some_length(explicit, example, opset)
+        else:
+            sample = at_given_length(example, trace_time)
+            captured = capture(explicit, sample, opset)
     except FixedTimeError as error:
+        check_no_chance(explicit, example)
         # A Python loop over time fixes its length. Rolled up, it is a layer like any other.
         rolled = roll_loops(twin, method, example, error)
         explicit = Explicit(rolled).eval()
         sample, captured = example, capture(explicit, example, opset)
+    except ExportError:
+        check_no_chance(explicit, example)
+        raise
 
+    check_no_chance(explicit, sample)
     sample = with_row_lengths(explicit, sample, captured)
     check_runs(explicit, sample)
     hidden = find_hidden(explicit, sample, captured) if lift else []
@@ -84,15 +91,37 @@ def trace_network(
 def _capture_at_some_length(
     explicit: Explicit, example: Example, opset: int
 ) -> tuple[Example, Captured]:
-    """Captures a network at the usual length, or at a greater one if it does not take that."""
+    """Captures a network at the usual length, or at a greater one if it needs that.
+
+    The usual length comes first: what a network keeps outside of itself is then as its author left
+    it, and not as other runs did.
+    """
+    captured: Captured | ExportError
     try:
-        return example, capture(explicit, example, opset)
-    except FixedTimeError:
-        raise
-    except ExportError:
+        captured = capture(explicit, example, opset)
+    except ExportError as error:
+        captured = error
+
+    for longer_example in _longer_examples(explicit, example, captured):
+        # Where this fails too, the first error is the one to show.
+        with contextlib.suppress(ExportError):
+            return longer_example, capture(explicit, longer_example, opset)
+
+    if isinstance(captured, ExportError):
+        raise captured
+    return example, captured
+
+
+def _longer_examples(
+    explicit: Explicit, example: Example, captured: Captured | ExportError
+) -> Iterator[Example]:
+    """Lengths that leave enough steps behind every stride; or that the network takes at all."""
+    long_enough = at_trace_length(explicit, example)
+    if long_enough.sizes != example.sizes:
+        yield long_enough
+
+    failed = isinstance(captured, ExportError) and not isinstance(captured, FixedTimeError)
+    if failed:
         longer_example = longer(explicit, example)
         if longer_example is not None:
-            # Where this fails too, the first error is the one to show.
-            with contextlib.suppress(ExportError):
-                return longer_example, capture(explicit, longer_example, opset)
-        raise
+            yield longer_example

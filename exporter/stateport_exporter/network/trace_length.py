@@ -51,7 +51,7 @@ class _Shapes(TorchFunctionMode):
         return result
 
 
-def at_trace_length(network: nn.Module, example: Example, trace_time: int | None = None) -> Example:
+def at_trace_length(network: nn.Module, example: Example) -> Example:
     """The example at the first length that leaves enough steps of time everywhere.
 
     Where none does, the example as it is.
@@ -59,14 +59,7 @@ def at_trace_length(network: nn.Module, example: Example, trace_time: int | None
     Args:
         network: an `Explicit` network; it is run at several lengths.
         example: the example, at the usual length.
-        trace_time: the length, where the caller knows better.
-
-    Raises:
-        ExportError: `trace_time` is no number of steps, or the example has no time.
     """
-    if trace_time is not None:
-        _check_trace_time(trace_time, example)
-        return example.with_time(trace_time)
     if "time" not in example.axes:
         return example
 
@@ -77,7 +70,12 @@ def at_trace_length(network: nn.Module, example: Example, trace_time: int | None
     return example
 
 
-def _check_trace_time(trace_time: object, example: Example) -> None:
+def at_given_length(example: Example, trace_time: int) -> Example:
+    """The example at the length that the caller asks for.
+
+    Raises:
+        ExportError: `trace_time` is no number of steps, or the example has no time.
+    """
     if type(trace_time) is not int or not _FEWEST_STEPS <= trace_time <= _MOST_STEPS:
         raise ExportError(
             f"trace_time is {shown(trace_time)}; a whole number of steps from {_FEWEST_STEPS} to "
@@ -87,6 +85,7 @@ def _check_trace_time(trace_time: object, example: Example) -> None:
         raise ExportError(
             f"trace_time is {trace_time}, but no argument of the example has an axis 'time'."
         )
+    return example.with_time(trace_time)
 
 
 def _longer_examples(example: Example) -> Iterator[Example]:
