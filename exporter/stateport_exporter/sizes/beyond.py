@@ -116,9 +116,11 @@ class _Search:
         waiting = [*self._ask(self._usual), *guards]
         while waiting:
             comparison = waiting.pop(0)
-            for turn in _with_next(turns(comparison, tried, self._multiple), self._multiple):
+            around = [*_with_next(turns(comparison, tried, self._multiple), self._multiple)]
+            is_crossed = any(self._is_in_reach(turn) for turn in around)
+            for turn in around:
                 if self._is_new(turn):
-                    waiting += self._try_sizes(turn)
+                    waiting += self._try_sizes(turn, is_crossed=is_crossed)
 
         beyond = self._beyond
         # A limit may have been found after cases that exceed it.
@@ -136,10 +138,20 @@ class _Search:
             raise _too_many(self._network.module.network, turn.line)
         return True
 
-    def _try_sizes(self, turn: Turn) -> Iterable[Comparison]:
-        """Records a case or a limit; returns what the network compares at these sizes."""
+    def _is_in_reach(self, turn: Turn) -> bool:
+        return turn.size <= reach(self._network.module, turn.axis)
+
+    def _try_sizes(self, turn: Turn, *, is_crossed: bool) -> Iterable[Comparison]:
+        """Records a case or a limit; returns what the network compares at these sizes.
+
+        `is_crossed` says that the same comparison turns at other sizes that can be run.
+        """
         network, contract = self._network, self._contract
-        if turn.size > reach(network.module, turn.axis):
+        if not self._is_in_reach(turn):
+            # PyTorch itself compares the number of elements, as with a short sequence in a huge
+            # batch. What it does behind that is tried with longer sequences.
+            if is_crossed and not turn.direct and len(turn.sizes) > 1:
+                return []
             _limit_untried(self._beyond, turn, network.module.network)
             return []
 

@@ -60,12 +60,18 @@ def runs_within_steps(layer: Recurrent) -> bool:
     if len(names) < 3:
         return False
 
+    # A layer over the rows of a batch is a mistake: batch_first is wrong.
+    sequence = names[layer.time]
+    if _names_axis(sequence, "time") or _names_axis(sequence, "batch"):
+        return False
+
     rows = [name for axis, name in enumerate(names[:2]) if axis != layer.time]
-    return not _has_time(names[layer.time]) and any(_has_time(name) for name in rows)
+    return any(_names_axis(name, "time") for name in rows)
 
 
-def _has_time(axis: str) -> bool:
-    return re.search(r"\btime\b", axis) is not None
+def _names_axis(size: str, axis: str) -> bool:
+    """Whether a size is an axis, or computed from it."""
+    return re.search(rf"\b{axis}\b", size) is not None
 
 
 def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
