@@ -345,7 +345,7 @@ REFUSED = [
     (from_a_mask, r"LSTM 'encoder.lstm' are computed .*Take the lengths themselves as an argument"),
     (halved, r"LSTM 'encoder.lstm' are computed .*Take the lengths themselves as an argument"),
     (fixed, r"'encoder' packs with lengths that are fixed in forward. Take them as an argument"),
-    (one_step_less, r"LSTM 'encoder.lstm' runs over the axis 'time - 1'"),
+    (one_step_less, r"LSTM 'encoder.lstm' have lengths, but it runs over the axis 'time - 1'"),
     (own_total_length, r"'encoder' pads to total_length=.*total_length=x.size\(1\)"),
     (mean_of_padding, r"LSTM 'encoder.lstm', forward computes with the padding.*Pass total_length"),
     (bare_data, r"LSTM 'encoder.lstm', forward returns something whose size.*unpack it first"),

@@ -9,11 +9,11 @@ from typing import Final
 import torch
 
 from ..errors import ExportError
-from ..network.blame import at_line, raised_line
+from ..network.blame import at_line, leftovers, raised_line
 from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.isolation import quiet, unchanged_globals
-from .refusals import message_of, root_of
+from .refusals import is_data_dependent, message_of, root_of
 
 #: Batches that are tried besides those that the error names.
 _USUAL: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -31,6 +31,10 @@ def why_fixed_batch(
         example: the example.
         error: what it failed with. The numbers in its message are tried as batches first.
     """
+    # These have a reason of their own, which says more.
+    if is_data_dependent(error) or leftovers(network.network):
+        return None
+
     traced = example.sizes["batch"]
     if "batch" not in example.axes or _runs(network, example, traced):
         return None

@@ -40,7 +40,7 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
             "length in forward does that."
         )
 
-    if "data-dependent" in text or ".numpy() is not supported" in text:
+    if is_data_dependent(error):
         line = raised_line(error)
         return ExportError(
             f"{raised_in(module, error)} takes numbers out of a tensor{at_line(line)}: tolist, "
@@ -54,6 +54,12 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
         f"{name} could not be traced{where(module, error)}: {type(error).__name__}: "
         f"{message_of(error)}{leftovers(module)}"
     )
+
+
+def is_data_dependent(error: BaseException) -> bool:
+    """Whether forward takes numbers out of a tensor."""
+    text = text_of(error)
+    return "data-dependent" in text or ".numpy() is not supported" in text
 
 
 def _size_error(axis: str) -> type[ExportError]:

@@ -152,7 +152,7 @@ LENGTHS: Final = (
         "packed, time first",
         time_first,
         one_step_less,
-        r"LSTM 'lstm' runs over the axis 'time - 1'",
+        r"LSTM 'lstm' have lengths, but it runs over the axis 'time - 1'",
         lambda: {"lstm": lstm(batch_first=False)},
         (MAJOR, COUNTS),
         HIDDEN_AND_CELL,
