@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -9,10 +10,22 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 _FENCE: Final = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 _INDENTED: Final = re.compile(r"^    (\S.*?)(?:\s+#.*)?$", re.MULTILINE)
+
+
+def load_script(name: str) -> Any:
+    """docs/NAME.py as a module: docs/ is a folder of pages, and no package."""
+    path = Path(__file__).parents[1] / "docs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 @dataclass(frozen=True)

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
-from typing import Any
 
 import stateport
 import stateport_exporter
+from tests.documents import load_script
 
-ROOT = Path(__file__).parents[1]
-
-
-def load_api() -> Any:
-    """docs/api.py as a module."""
-    spec = importlib.util.spec_from_file_location("docs_api", ROOT / "docs" / "api.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-API = load_api()
+API = load_script("api")
 PAGE = API.PAGE.read_text(encoding="utf-8")
 
 

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.documents import load_script
 
-
-def load_rooms() -> Any:
-    """docs/rooms.py as a module."""
-    spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "rooms.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ROOMS = load_rooms()
+ROOMS = load_script("rooms")
 each_package = pytest.mark.parametrize("package", ROOMS.PACKAGES)
 
 

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+
+from tests.documents import load_script
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def load_pictures() -> Any:
-    """docs/pictures.py as a module."""
-    spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs" / "pictures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pictures"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-PICTURES = load_pictures()
+PICTURES = load_script("pictures")
 
 
 def text_of(svg: str) -> str:

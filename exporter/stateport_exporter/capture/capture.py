@@ -36,11 +36,8 @@ from .signature import (
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
 from .write_onnx import drop_idle_squeezes, write_onnx
 
-#: Factors of the usual length, tried until a network takes the product: powers of two, and what
-#: 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
 #: What stands before the names of an author's parameters, once for each wrapper.
 _WRAPPER: Final = "network."
-_FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
 
 
 #: The program that `torch.export` made of a network, and its loops by the number of the call.
@@ -146,23 +143,6 @@ def _symbolic_sizes(
         for size, axis in zip(tuple[Any, ...](tensor.shape), leaf.shape, strict=True):
             if isinstance(size, torch.SymInt) and isinstance(axis, str):
                 yield size, axis
-
-
-def longer(module: Explicit, example: Example) -> Example | None:
-    """The example at the first of some greater lengths that the network takes, if there is one.
-
-    Some networks take only multiples of a number of steps, or have to fill a window first.
-    """
-    if "time" not in example.axes:
-        return None
-
-    for factor in _FACTORS:
-        longer_example = example.with_time(factor * example.sizes["time"])
-        with quiet(), torch.no_grad(), contextlib.suppress(Exception, SystemExit):
-            module(*longer_example.make(longer_example.sizes))
-            return longer_example
-
-    return None
 
 
 def check_runs(module: Explicit, example: Example) -> None:

@@ -6,13 +6,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
-import torch
-
 from ..errors import ExportError
 from ..network.blame import at_line, leftovers, raised_line
 from ..network.example import Example
 from ..network.explicit import Explicit
-from ..network.isolation import quiet, unchanged_globals
+from ..network.trial import runs_at
 from .refusals import is_data_dependent, message_of, root_of
 
 #: Batches that are tried besides those that the error names.
@@ -36,24 +34,15 @@ def why_fixed_batch(
         return None
 
     traced = example.sizes["batch"]
-    if "batch" not in example.axes or _runs(network, example, traced):
+    if "batch" not in example.axes or runs_at(network, example, {}):
         return None
 
     numbers = [int(digits) for digits in re.findall(r"\b\d{1,4}\b", message_of(root_of(error)))]
     for batch in dict.fromkeys((*numbers, *_USUAL)):
         is_sensible = 0 < batch <= _LARGEST and batch != traced
-        if is_sensible and _runs(network, example, batch):
+        if is_sensible and runs_at(network, example, {"batch": batch}):
             return _refusal(network, traced, batch, error)
     return None
-
-
-def _runs(network: Explicit, example: Example, batch: int) -> bool:
-    with quiet(), unchanged_globals(seed=0), torch.no_grad():
-        try:
-            network(*example.make({**example.sizes, "batch": batch}))
-        except (Exception, SystemExit):  # the user's forward may raise anything
-            return False
-    return True
 
 
 def _refusal(network: Explicit, traced: int, batch: int, error: BaseException) -> ExportError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..capture.capture import Captured, capture, check_runs, longer
+from ..capture.capture import Captured, capture, check_runs
 from ..capture.refusals import FixedTimeError
 from ..errors import ExportError
 from ..graph.opset import NEWEST_CAPTURED
@@ -17,7 +17,7 @@ from ..loops import RolledNetwork, roll_loops
 from ..network.chance import check_no_chance
 from ..network.example import Example
 from ..network.explicit import Explicit
-from ..network.trace_length import at_given_length, at_trace_length
+from ..network.trace_length import at_given_length, first_taken, long_enough
 from ..states.hidden import Hidden, find_hidden
 from ..states.row_lengths import with_row_lengths
 
@@ -116,12 +116,12 @@ def _longer_examples(
     explicit: Explicit, example: Example, captured: Captured | ExportError
 ) -> Iterator[Example]:
     """Lengths that leave enough steps behind every stride; or that the network takes at all."""
-    long_enough = at_trace_length(explicit, example)
-    if long_enough.sizes != example.sizes:
-        yield long_enough
+    candidate = long_enough(explicit, example)
+    if candidate is not None:
+        yield candidate
 
     failed = isinstance(captured, ExportError) and not isinstance(captured, FixedTimeError)
     if failed:
-        longer_example = longer(explicit, example)
-        if longer_example is not None:
-            yield longer_example
+        candidate = first_taken(explicit, example)
+        if candidate is not None:
+            yield candidate

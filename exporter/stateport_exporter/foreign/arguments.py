@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
 
-from ..graph.dataflow import targets
+from ..graph.dataflow import reachable, targets
 from .constants import MOVES
 from .names import free_name
 from .recurrent_operators import INITIAL_STATES, operand, recurrent_nodes, row_lengths
@@ -25,20 +25,15 @@ def argument_of(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
 
 def depends_on(value: ir.Value, names: Collection[str]) -> bool:
     """Whether a value is computed from inputs of these names, in branches and loops too."""
-    seen: set[ir.Value] = set()
-    todo: list[ir.Value | None] = [value]
-    while todo:
-        current = todo.pop()
-        if current is None or current in seen:
-            continue
-        seen.add(current)
+    sources = reachable(value, _sources_of)
+    return any(each.producer() is None and each.name in names for each in sources)
 
-        node = current.producer()
-        if node is not None:
-            todo.extend(_sources(node))
-        elif current.name in names:
-            return True
-    return False
+
+def _sources_of(value: ir.Value) -> Iterator[ir.Value | None]:
+    """What a value is computed from in one step; nothing for an input."""
+    node = value.producer()
+    if node is not None:
+        yield from _sources(node)
 
 
 def _sources(node: ir.Node) -> Iterator[ir.Value | None]:

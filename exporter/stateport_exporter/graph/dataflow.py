@@ -60,7 +60,7 @@ def behind(value: ir.Value) -> Iterator[ir.Value]:
             return ()
         return node.inputs
 
-    return _reachable(value, operands)
+    return reachable(value, operands)
 
 
 def targets(graph: ir.Graph, value: ir.Value, moves: Container[str] = MOVES) -> list[ir.Value]:
@@ -75,13 +75,13 @@ def targets(graph: ir.Graph, value: ir.Value, moves: Container[str] = MOVES) -> 
             if is_data and node.op_type in moves:
                 yield from node.outputs
 
-    reachable = set(_reachable(value, moved_to))
-    return [output for output in graph.outputs if output in reachable]
+    moved = set(reachable(value, moved_to))
+    return [output for output in graph.outputs if output in moved]
 
 
 def parts(value: ir.Value) -> set[ir.Value]:
     """The values that a value is put together from by moves alone; itself, if it is computed."""
-    return {part for part in _reachable(value, _moved_operands) if not _moved_operands(part)}
+    return {part for part in reachable(value, _moved_operands) if not _moved_operands(part)}
 
 
 def origin(value: ir.Value) -> ir.Value:
@@ -93,7 +93,7 @@ def origin(value: ir.Value) -> ir.Value:
     return value
 
 
-def _reachable(
+def reachable(
     start: ir.Value, neighbours: Callable[[ir.Value], Iterable[ir.Value | None]]
 ) -> Iterator[ir.Value]:
     """A value and, once each, all values that are reached from it step by step."""

@@ -7,67 +7,28 @@ and 1 as constants (pytorch#157621), so that a graph traced there would hold for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
-import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from stateport.shown import shown
 
 from ..errors import ExportError
+from .convolution_steps import ConvolutionStates
 from .example import Example
-from .isolation import unchanged_globals
+from .trial import runs_at
 
-#: Primes: no product of other sizes is mistaken for one of them.
+#: Lengths that leave more steps than the usual one. Primes: no product of other sizes is mistaken
+#: for one of them.
 _LENGTHS: Final = (67, 1031, 4099)
 #: What has to be left of time behind every stride.
 _FEWEST_STEPS: Final = 3
 #: More takes too long to trace and to record.
 _MOST_STEPS: Final = 1 << 20
 
-
-class _Shapes(TorchFunctionMode):
-    """Notes the shape of every result."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: list[tuple[int, ...]] = []
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """The protocol of `TorchFunctionMode`."""
-        result = func(*args, **(kwargs or {}))
-        for tensor in pytree.tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self.shapes.append(tuple(tensor.shape))
-        return result
-
-
-def at_trace_length(network: nn.Module, example: Example) -> Example:
-    """The example at the first length that leaves enough steps of time everywhere.
-
-    Where none does, the example as it is.
-
-    Args:
-        network: an `Explicit` network; it is run at several lengths.
-        example: the example, at the usual length.
-    """
-    if "time" not in example.axes:
-        return example
-
-    for candidate in _longer_examples(example):
-        fewest = _fewest_steps(network, candidate)
-        if fewest is not None and fewest >= _FEWEST_STEPS:
-            return candidate
-    return example
+#: Factors of the usual length, tried until a network takes the product: powers of two, and what
+#: 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
+_FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
 
 
 def at_given_length(example: Example, trace_time: int) -> Example:
@@ -88,34 +49,55 @@ def at_given_length(example: Example, trace_time: int) -> Example:
     return example.with_time(trace_time)
 
 
-def _longer_examples(example: Example) -> Iterator[Example]:
-    yield example
+def long_enough(network: nn.Module, example: Example) -> Example | None:
+    """The example at the first greater length that leaves enough steps of time everywhere.
+
+    None where the usual length is enough already, or no length is.
+
+    Args:
+        network: an `Explicit` network; it is run at several lengths.
+        example: the example, at the usual length.
+    """
+    if "time" not in example.axes or _leaves_enough(network, example):
+        return None
+
     for time in _LENGTHS:
-        yield example.with_time(time)
+        candidate = example.with_time(time)
+        if _leaves_enough(network, candidate):
+            return candidate
+    return None
 
 
-def _fewest_steps(network: nn.Module, example: Example) -> int | None:
-    """The smallest size of an axis that grows with time; None where the network fails."""
+def first_taken(network: nn.Module, example: Example) -> Example | None:
+    """The example at the first of some greater lengths that the network takes, if there is one.
+
+    Some networks take only multiples of a number of steps, or have to fill a window first.
+    """
+    if "time" not in example.axes:
+        return None
+
+    for factor in _FACTORS:
+        candidate = example.with_time(factor * example.sizes["time"])
+        if runs_at(network, candidate, {}):
+            return candidate
+    return None
+
+
+def _leaves_enough(network: nn.Module, example: Example) -> bool:
+    """Whether no axis that grows with time is too short; not where the network fails."""
     time = example.sizes["time"]
-    usual = _shapes_at(network, example, time)
-    longer = _shapes_at(network, example, 2 * time)
-    if usual is None or longer is None or len(usual) != len(longer):
-        return None
+    usual, longer = ConvolutionStates(), ConvolutionStates()
+    with usual:
+        runs = runs_at(network, example, {})
+    with longer:
+        runs = runs and runs_at(network, example, {"time": 2 * time})
+    if not runs or len(usual.sizes) != len(longer.sizes):
+        return False
 
-    sizes = [time]
-    for before, after in zip(usual, longer, strict=True):
+    for (_, before), (_, after) in zip(usual.sizes, longer.sizes, strict=True):
         if len(before) != len(after):
-            return None
-        sizes += [size for size, other in zip(before, after, strict=True) if size != other]
-    return min(sizes)
-
-
-def _shapes_at(network: nn.Module, example: Example, time: int) -> list[tuple[int, ...]] | None:
-    arguments = example.make({**example.sizes, "time": time})
-    seen = _Shapes()
-    try:
-        with unchanged_globals(seed=0), torch.no_grad(), seen:
-            network(*arguments)
-    except (Exception, SystemExit):  # the user's forward may raise anything
-        return None
-    return seen.shapes
+            return False
+        for size, other_size in zip(before, after, strict=True):
+            if size != other_size and size < _FEWEST_STEPS:
+                return False
+    return True

@@ -173,12 +173,15 @@ class _Search:
         return self._answers(sizes) is not None
 
     def _answers(self, sizes: Sizes) -> Answers | None:
-        """PyTorch's answers at these sizes; None if it fails."""
-        network, contract = self._network, self._contract
-        with unchanged_globals(seed=0), torch.no_grad(), contextlib.suppress(ExportError):
-            return run_reference(network, contract, case_at(network, contract, sizes))
+        return answers_at(self._network, self._contract, sizes)
 
-        return None
+
+def answers_at(network: Network, contract: Contract, sizes: Sizes) -> Answers | None:
+    """PyTorch's answers to a whole sequence of these sizes; None if it fails."""
+    with unchanged_globals(seed=0), torch.no_grad(), contextlib.suppress(ExportError):
+        return run_reference(network, contract, case_at(network, contract, sizes))
+
+    return None
 
 
 def _check_shapes(

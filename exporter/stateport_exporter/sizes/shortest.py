@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 
 import numpy as np
-import torch
 
 from stateport.contract import Contract
 
-from ..errors import ExportError
-from ..network.isolation import unchanged_globals
-from ..vectors.cases import case_at
-from ..vectors.torch_reference import Network, run_reference
+from ..vectors.torch_reference import Network
+from .beyond import answers_at
 
 
 def shortest_time(network: Network, contract: Contract) -> int:
@@ -42,15 +38,10 @@ def shortest_time(network: Network, contract: Contract) -> int:
 
 def _answers(network: Network, contract: Contract, time: int) -> bool:
     """Whether the network gives numbers for sequences of this length."""
-    case = case_at(network, contract, {"time": time})
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(unchanged_globals(seed=0))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(warnings.catch_warnings())
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the author's, about the length
-        try:
-            answers = run_reference(network, contract, case)
-        except ExportError:
-            return False
+        answers = answers_at(network, contract, {"time": time})
 
+    if answers is None:
+        return False
     return not any(np.isnan(rows.table).any() for rows in answers.values())
