@@ -1,6 +1,6 @@
 """stateport beside its peers, in one run: `make bench`. Rewrites the page of this processor's kind.
 
-Every network under every load is measured in a process of its own, first on one core, which is
+Every network under every load is measured in a separate process, first on one core, which is
 pinned, then on all, and on the GPU where there is one. Within a process all contenders take turns.
 """
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Load:
-    """So many streams get so many steps in a call, at random `among` so many that live."""
+    """`streams` streams get `steps` steps in a call, at random `among` all that are live."""
 
     streams: int
     time: int = 1

@@ -1,4 +1,4 @@
-"""One network under one load, in a process of its own: `python -m benchmarks.measure`.
+"""One network under one load, in a separate process: `python -m benchmarks.measure`.
 
 Processes of their own keep what one contender leaves behind, such as threads and compiled code,
 from the others' figures, and one that crashes from the rest of the run.

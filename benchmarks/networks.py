@@ -14,7 +14,7 @@ FOLDER: Final = Path("build", "bench")
 
 @dataclass(frozen=True)
 class Network:
-    """An LSTM of so many inputs, hidden units and layers."""
+    """An LSTM with these numbers of inputs, hidden units and layers."""
 
     input_size: int
     hidden_size: int

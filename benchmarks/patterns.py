@@ -36,7 +36,7 @@ BEGIN, END = "<!-- table: make patterns -->", "<!-- end of table -->"
 SECONDS: Final = 300
 #: What is not PyTorch's answer in float32 up to this, relative to the largest, is wrong.
 CLOSE: Final = 1e-4
-#: Of a reason, so many characters are kept.
+#: The characters of a reason that are kept.
 _LONGEST: Final = 160
 
 Verdict = tuple[str, str]  # one word or two, and a reason

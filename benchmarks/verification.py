@@ -29,7 +29,7 @@ AT_MOST: Final = 2.0
 
 
 def measure_verification(rounds: int) -> dict[str, list[float]]:
-    """By network, the ratio in each round; in a process of its own, on one core."""
+    """By network, the ratio in each round; in a separate process, on one core."""
     command = [sys.executable, "-m", "benchmarks.verification", str(rounds)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])

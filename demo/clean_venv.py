@@ -13,7 +13,7 @@ def make_venv(
     python: str | Path = sys.executable,
     constraints: Path = Path("constraints.txt"),
 ) -> Path:
-    """Makes the environment anew, with these requirements in it, and returns its Python.
+    """Makes the environment again, with these requirements in it, and returns its Python.
 
     `python` is the interpreter that it is of.
 

@@ -342,7 +342,7 @@ def _list(entries: Iterator[tuple[str, str]]) -> str:
 
 
 def _item(name: str, text: str) -> str:
-    """One entry of a list: a name as code, and what is said of it."""
+    """One entry of a list: a name as code, and its description."""
     code = f"`{name}`" if name else ""
     said = textwrap.indent(_prose(text), "  ").strip()
     return f"- {': '.join(part for part in (code, said) if part)}"

@@ -16,7 +16,7 @@ ELSEWHERE: Final = {
     "contributing": ROOT / "CONTRIBUTING.md",
     "examples": ROOT / "examples" / "README.md",
 }
-#: The page that stands for the README, which is written for the repository.
+#: Links to the README lead to the site's first page.
 README: Final = ROOT / "README.md"
 #: The target of a link to a file: no address, no heading of the same page.
 _LINK: Final = re.compile(r"\]\((?!\w+:)([^)#\s]+)")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exports an LSTM and looks at what was written. The other examples run its file.
 
-Needs: pip install stateport-exporter 'stateport[cpu]'
+Needs: stateport-exporter and stateport[cpu] (see README.md)
 Run:   python export_lstm.py
 """
 

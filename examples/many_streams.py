@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs many live sequences in one batch: clients come and go, and send when they like.
 
-Needs: pip install 'stateport[cpu]', and lstm.onnx from export_lstm.py
+Needs: stateport[cpu] (see README.md), and lstm.onnx from export_lstm.py
 Run:   python many_streams.py
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stops in the middle of a sequence and goes on in another process, from a saved state.
 
-Needs: pip install 'stateport[cpu]', and lstm.onnx from export_lstm.py
+Needs: stateport[cpu] (see README.md), and lstm.onnx from export_lstm.py
 Run:   python save_and_restore.py
 """
 

@@ -4,9 +4,10 @@
 POST /CLIENT takes a chunk, a JSON list of steps of five numbers, and answers with the outputs.
 DELETE /CLIENT ends the client's sequence.
 
-Needs: pip install 'stateport[cpu]', and lstm.onnx from export_lstm.py
+Needs: stateport[cpu] (see README.md), and lstm.onnx from export_lstm.py
 Run:   python service.py 8000
 Try:   curl --data '[[0, 0, 0, 0, 0]]' http://127.0.0.1:8000/anna
+       curl --request DELETE http://127.0.0.1:8000/anna
 """
 
 import json

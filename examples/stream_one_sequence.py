@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feeds one long sequence in chunks, as they come from a sensor or a microphone.
 
-Needs: pip install 'stateport[cpu]', and lstm.onnx from export_lstm.py
+Needs: stateport[cpu] (see README.md), and lstm.onnx from export_lstm.py
 Run:   python stream_one_sequence.py
 """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fails a build when a model file no longer gives PyTorch's answers. PyTorch is not needed.
 
-Needs: pip install 'stateport[cpu]' pytest, and lstm.onnx with its vectors from export_lstm.py
+Needs: stateport[cpu] (see README.md), pytest, and lstm.onnx with its vectors from export_lstm.py
 Run:   pytest verify_in_ci.py
 """
 

@@ -23,7 +23,7 @@ DATA = Path(__file__).with_name("data")
 
 #: Stories, laws of life, letters of love: books chosen because they differ.
 BOOKS = ("Ge", "Ruth", "1Sm", "Est", "Prv", "Eccl", "SSol", "Jonah", "Luke")
-HELD_OUT_EVERY = 16  # one chapter in so many is held out
+HELD_OUT_EVERY = 16  # one chapter in this number is held out
 
 SENTIMENT_ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 SENTENCES = "hutto_ICWSM_2014/tweets_GroundTruth.txt"

@@ -22,7 +22,7 @@ from models.sentiment import LABELS, WEIGHTS, Sentiment
 from models.words import SPECIAL, UNKNOWN, encode, vocabulary
 
 DATA = Path(__file__).with_name("data")
-VALIDATION_EVERY = 8  # one training sentence in so many chooses the epoch that is kept
+VALIDATION_EVERY = 8  # one training sentence in this number chooses the epoch that is kept
 SWAP_CHOICES = 64  # words of like rating that may stand in for one another
 
 # Made-up phrases around one rated word, and whether they turn its meaning round. Each turning

@@ -37,7 +37,7 @@ _STRETCHED = re.compile(r"(.)\1{2,}")
 def tokenize(sentence: str) -> list[str]:
     """Split a sentence into lower-case words, faces such as `:)`, and the marks ! ? ...
 
-    Names (@somebody), links and numbers each become one token that stands for all of them;
+    Names (@somebody), links and numbers each become one shared token;
     a stretched word is shortened ("sooooo" to "soo"); every other sign is left out.
     """
     text = sentence.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")

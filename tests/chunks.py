@@ -1,4 +1,4 @@
-"""What a contract says of chunks, held against trying, on any model file."""
+"""Checks on any model file that chunks do what its contract says."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Cutting calls off, as a signal's handler does: between any two lines, or instructions, of Python.
 
-Also a network with two states that can be told from a torn one.
+Also a network with two states whose mixture is recognised as torn.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def total(state: stateport.State) -> Array:
 def cut(call: Callable[[], Any], at: int, *, instructions: bool) -> bool:
     """Runs a call and raises KeyboardInterrupt before its line, or instruction, number `at`.
 
-    Lines and instructions of stateport and ONNX Runtime count. Returns whether there were so many.
+    Lines and instructions of stateport and ONNX Runtime count. Returns whether that number was
+    reached.
     """
     trace = _Trace(at, instructions)
     before = sys.gettrace()

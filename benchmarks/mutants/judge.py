@@ -1,4 +1,4 @@
-"""Judges broken files on one engine, in a process of its own that an engine may take down.
+"""Judges broken files on one engine, in a separate process that an engine may take down.
 
 `python -m benchmarks.mutants.judge ENGINE GOOD.onnx BROKEN.onnx...` prints a JSON object per file.
 """

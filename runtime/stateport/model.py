@@ -199,7 +199,8 @@ class Model:
 
         Returns:
             The output as an array, or several outputs as a dict by name; and the state after the
-            last step.
+            last step. Where the network takes a multiple of steps and the call has another number,
+            the state lacks the last ones: it can be looked at, but neither passed on nor saved.
 
         Raises:
             InputError: `x` does not fit the contract, or the network has several inputs.
@@ -221,7 +222,8 @@ class Model:
 
         outputs = answers(self._engine, {**inputs, **state}, self._outputs)
         next_state = {spec.input: outputs.pop(spec.output) for spec in self._contract.states}
-        return outputs, State._adopt(next_state)
+        leftover = sizes.get("time", 0) % self._contract.streaming.chunk_multiple
+        return outputs, State._adopt(next_state, leftover)
 
     def stream(self) -> Stream:
         """A new sequence that holds its state itself, and starts from the initial state.

@@ -33,7 +33,9 @@ class State(Mapping[str, NDArray[Any]]):
         StateError: the argument is not a mapping of names to plain NumPy arrays of numbers.
     """
 
-    __slots__ = ("_arrays",)
+    # `_leftover` is the number of steps at the end of a call that are not in the state: those
+    # behind the last multiple of steps that the network takes. A sequence cannot go on from there.
+    __slots__ = ("_arrays", "_leftover")
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         if not isinstance(arrays, Mapping):
@@ -48,14 +50,16 @@ class State(Mapping[str, NDArray[Any]]):
         except MemoryError as error:
             raise StateError(f"There is no memory for a copy of the state: {error}.") from error
 
+        self._leftover = 0
         for array in self._arrays.values():
             array.setflags(write=False)
 
     @classmethod
-    def _adopt(cls, arrays: dict[str, NDArray[Any]]) -> State:
+    def _adopt(cls, arrays: dict[str, NDArray[Any]], leftover: int = 0) -> State:
         """A state of arrays that nobody else refers to, which are not copied."""
         state = cls.__new__(cls)
         state._arrays = arrays
+        state._leftover = leftover
 
         for array in arrays.values():
             array.setflags(write=False)
@@ -80,9 +84,9 @@ class State(Mapping[str, NDArray[Any]]):
 
     __hash__ = None  # type: ignore[assignment]  # a mapping of arrays cannot be hashed
 
-    def __reduce__(self) -> tuple[type[State], tuple[dict[str, NDArray[Any]]]]:
-        """Makes copies and unpickled states by the constructor, so that they are read-only too."""
-        return State, (self._arrays,)
+    def __reduce__(self) -> tuple[Any, tuple[dict[str, NDArray[Any]], int]]:
+        """Makes copies and unpickled states read-only too."""
+        return _copied, (self._arrays, self._leftover)
 
     def __repr__(self) -> str:
         arrays = [f"{name}={describe(a.dtype, a.shape)}" for name, a in self.items()]
@@ -92,8 +96,10 @@ class State(Mapping[str, NDArray[Any]]):
         """Writes the state to a safetensors file.
 
         Raises:
+            StateError: a sequence cannot go on from this state; see `Model.__call__`.
             FileError: the file cannot be written. It is then left as it was.
         """
+        check_can_go_on(self)
         with written_atomically(Path(path)) as temporary:
             # safetensors ignores strides and writes the memory of an array as it is.
             arrays = {name: np.array(array, order="C") for name, array in self.items()}
@@ -115,6 +121,26 @@ class State(Mapping[str, NDArray[Any]]):
             )
 
         return cls._adopt(arrays)
+
+
+def check_can_go_on(state: State) -> None:
+    """Refuses a state that lacks the last steps of the call that returned it.
+
+    Raises:
+        StateError: with the number of steps.
+    """
+    if state._leftover:
+        raise StateError(
+            f"The call that returned this state left its last {state._leftover} steps out of it: "
+            "their number is not a multiple of what the network takes at a time, so the sequence "
+            "cannot go on. Feed a multiple, and keep the rest for the next call."
+        )
+
+
+def _copied(arrays: Mapping[str, NDArray[Any]], leftover: int) -> State:
+    state = State(arrays)
+    state._leftover = leftover
+    return state
 
 
 def _are_equal(array: NDArray[Any], expected: NDArray[Any]) -> bool:

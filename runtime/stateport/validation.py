@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .contract import ArraySpec, Contract, StateSpec, check_limits, describe, resolve
 from .errors import InputError, StateError
 from .plain import ADVICE, is_special, kind_of
-from .state import State
+from .state import State, check_can_go_on
 
 Array = NDArray[Any]
 
@@ -49,7 +49,7 @@ def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> N
 
     Raises:
         StateError: a name is missing or unknown; or an array has a wrong dtype, rank or size, such
-            as another batch size than the inputs.
+            as another batch size than the inputs; or a sequence cannot go on from it.
     """
     if not isinstance(state, State):
         raise StateError(
@@ -58,6 +58,7 @@ def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> N
             "the initial state."
         )
 
+    check_can_go_on(state)
     _check_names(contract.state_inputs, state, "state", StateError)
     known = dict(sizes)
     for spec in contract.state_inputs:

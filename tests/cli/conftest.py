@@ -1,4 +1,4 @@
-"""Running the command, in this process or in one of its own, and judging how it refuses."""
+"""Running the command, in this process or in a separate one, and judging how it refuses."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def script() -> Path:
 
 @pytest.fixture
 def process(script: Path) -> Command:
-    """Runs the real command in a process of its own; keywords are for `subprocess.run`."""
+    """Runs the real command in a separate process; keywords are for `subprocess.run`."""
 
     def call(*arguments: object, **options: object) -> Outcome:
         line = [str(script), *map(str, arguments)]

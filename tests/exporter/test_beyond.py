@@ -196,7 +196,7 @@ class Looping(nn.Module):
 
 
 class While(Looping):
-    """The same with a counter of its own."""
+    """The same with its own counter."""
 
     def forward(self, x: Tensor) -> Tensor:
         h, steps, t = x.new_zeros(x.size(0), 4), [], 0

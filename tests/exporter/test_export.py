@@ -83,7 +83,7 @@ class Named(nn.Module):
 
 
 class Inner(nn.Module):
-    """A network around an inner function of its own, for the refusals."""
+    """A network around an inner function, for the refusals."""
 
     def __init__(self, function: Callable[[nn.LSTM, Tensor, Tensor, Tensor], Any]) -> None:
         super().__init__()

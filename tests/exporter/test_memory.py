@@ -42,7 +42,7 @@ NUMBERS = _numbers()
 
 @dataclass
 class Stats:
-    """What a network may keep in an object of its own."""
+    """Objects in which a network may keep something."""
 
     calls: int = 0
     sums: list[Any] = field(default_factory=list)
@@ -479,7 +479,7 @@ def _logged_sometimes(self: Any, y: Tensor) -> Any:
 
 
 def _timed_by_name(self: Any, y: Tensor) -> Any:
-    """The names of its own attributes are those of a stand-in for `time`."""
+    """Its attributes have the same names as those of a stand-in for `time`."""
     self._value = self._name = time.time()
     return y
 

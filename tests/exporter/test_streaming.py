@@ -1,7 +1,8 @@
-"""Fed in chunks: what the contract says of it, held against trying."""
+"""Chunks do what the contract says."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,7 +166,7 @@ STREAMS: dict[str, tuple[Callable[[], nn.Module], Spec, int, int, set[str]]] = {
         0,
         {"h0", "c0", "frames", "second_frames"},
     ),
-    # A step stands for 12, and its second half of a pool begins with the seventh of them.
+    # An output step covers 12 input steps. The second half of its pool begins with the seventh.
     "pooled": (Pooled, X, 12, 6, {"h0", "frames"}),
 }
 
@@ -262,3 +263,27 @@ def test_a_chunk_of_another_length_is_refused(case: str) -> None:
             f"This chunk has {multiple + 1} steps; the network takes {multiple} at a time" in said
         )
         assert "Keep the last 1 for the next one" in said
+
+
+def test_a_sequence_does_not_go_on_behind_steps_that_were_left_out(
+    case: str, tmp_path: Path
+) -> None:
+    """A whole sequence may have any length, but the state behind it lacks its last steps."""
+    _, spec, multiple, *_ = STREAMS[case]
+    if multiple == 1:
+        return
+    shape = [{"batch": 2, "time": 3 * multiple + 1}.get(str(a), a) for a in spec.shape]
+    x = np.zeros(shape, np.float32)  # type: ignore[arg-type]
+    model = stateport.load(FILES[case].path)
+    _, state = model(x)
+
+    says = "left its last 1 steps out of it.*the sequence cannot go on"
+    for use in (
+        lambda: model(x, state),
+        lambda: model(x, copy.deepcopy(state)),
+        lambda: model.stream().restore(state),
+        lambda: state.save(tmp_path / "state.safetensors"),
+    ):
+        with pytest.raises(stateport.StateError, match=says):
+            use()
+    assert not list(tmp_path.iterdir())

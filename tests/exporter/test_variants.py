@@ -72,7 +72,7 @@ def test_a_quantised_model_streams_as_it_runs_whole(
     exact, _ = stateport.load(files[kind])(x)
     stream = model.stream()
     steps = np.concatenate([stream(x[:, t : t + 1]) for t in range(40)], axis=1)
-    # Values are scaled anew in each call, so that chunks differ in the noise alone.
+    # Each call scales its values again, so that chunks differ in the noise alone.
     assert np.abs(steps - whole).max() < 0.1 * np.abs(whole).max()
     assert 0 < np.abs(whole - exact).max() < 0.1 * np.abs(exact).max()
 

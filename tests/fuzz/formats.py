@@ -279,7 +279,7 @@ def use_vectors(path: Path) -> EngineReport:
     handover_case(vectors)
     report = measure_model(model(), vectors)
     render(Matrix("m", (EngineVerdict(EngineChoice("ort-cpu"), report),)))
-    # What is wrong with vectors is said of them, and not of the engine.
+    # An error in the vectors is reported as one of the vectors, not of the engine.
     problems = [m.problem for m in report.measurements if m.problem is not None]
     assert not problems, problems
     return report

@@ -39,7 +39,7 @@ TEXTS += [
     "nan",
 ]
 TEXTS += ["float32", "float64", "int64", "bool", "object", "O", "f4,f4", "99999999999f4", "1e999"]
-#: What stands for a text that is no JSON a program would write.
+#: Texts that are not JSON that a program would write.
 _RAW = {
     "@deep@": "[" * 100_000,
     "@deep object@": '{"a":' * 20_000 + "1" + "}" * 20_000,

@@ -112,7 +112,7 @@ def test_every_file_is_read_or_refused(
     # What is always read, or always refused, was no test of the reader.
     assert tally.read
     assert tally.refused
-    assert tally.longest < 2000, "nobody reads an error of so many characters"
+    assert tally.longest < 2000, "nobody reads an error that long"
     if INPUTS:
         with capsys.disabled():
             print(  # noqa: T201

@@ -1,4 +1,4 @@
-"""The contract: what it reads, what it refuses, and how it is held against a graph."""
+"""The contract: what it reads, what it refuses, and how it is compared with a graph."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def state(rows: int, value: float) -> State:
 
 
 def every_cut(begin: Callable[[], Callable[[], object]], *, instructions: bool) -> Iterator[None]:
-    """Cuts a call off at each of its lines in turn; `begin` makes all anew, and gives the call."""
+    """Cuts a call off at each of its lines in turn; `begin` makes all again, and gives the call."""
     number = 0
     for number in count():
         if not cut(begin(), number, instructions=instructions):

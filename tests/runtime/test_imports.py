@@ -44,7 +44,7 @@ def test_running_a_model_loads_no_pytorch_and_no_onnx(reference: Path) -> None:
 
 
 def loaded(code: str) -> set[str]:
-    """The top-level modules that are loaded after running `code` in an interpreter of its own."""
+    """The top-level modules that are loaded after running `code` in a separate interpreter."""
     script = (
         "import atexit, sys\n"
         "atexit.register(lambda: print('\\nLOADED', *{n.split('.')[0] for n in sys.modules}))\n"

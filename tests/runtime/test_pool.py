@@ -1,4 +1,4 @@
-"""The pool: many live sequences in one batch. Each gives what a stream of its own gives."""
+"""The pool: many live sequences in one batch. Each gives what its own stream gives."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def close(a: Any, b: Any) -> None:
 
 
 class PoolBesideStreams(RuleBasedStateMachine):
-    """A pool, and beside it a stream of its own for every stream of the pool."""
+    """A pool, and beside it a separate stream for each stream of the pool."""
 
     model: Model
 

@@ -1,4 +1,4 @@
-"""The pytest plugin, in a pytest of its own: what passes, what fails, and with what words."""
+"""The pytest plugin in a separate pytest: what passes, what fails, and the messages."""
 
 from __future__ import annotations
 

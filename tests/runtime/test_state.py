@@ -164,7 +164,7 @@ def test_a_dtype_that_numpy_has_not_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.safetensors"
     tensors = {"h0": torch.zeros(2, dtype=torch.bfloat16)}
     safetensors.torch.save_file(tensors, path, {"stateport.state": "1"})
-    # In an interpreter of its own: some packages teach NumPy bfloat16 when they are imported.
+    # In a separate interpreter: some packages teach NumPy bfloat16 when they are imported.
     code = (
         "import stateport\n"
         f"try: stateport.State.load({str(path)!r})\n"

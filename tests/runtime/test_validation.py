@@ -41,7 +41,7 @@ class Metres(np.ndarray[Any, Any]):
     """An array that means more than its numbers."""
 
 
-#: Arrays of other kinds than those that the model takes, and what is said of them.
+#: Arrays that the model does not take, and the error messages.
 STRANGE: dict[str, tuple[Any, str]] = {
     "masked": (np.ma.masked_array(ONES, ONES > 0), "MaskedArray.*filled"),
     "masked nowhere": (np.ma.masked_array(ONES), "MaskedArray"),

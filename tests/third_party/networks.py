@@ -123,7 +123,7 @@ def rsl_rl_memory() -> Any:
 
 
 def tianshou_policy() -> Any:
-    """Returns its state in a Batch, of which PyTorch is told what is in it."""
+    """Returns its state in a Batch, which PyTorch knows how to open."""
     from tianshou.data import Batch
     from tianshou.utils.net.common import Recurrent
 

@@ -1,4 +1,4 @@
-"""Networks of other people's packages, exported as they are and held against their own forward."""
+"""Networks of other people's packages, exported as they are and compared with their own forward."""
 
 from __future__ import annotations
 

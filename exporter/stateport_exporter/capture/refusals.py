@@ -52,8 +52,16 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
 
     return ExportError(
         f"{name} could not be traced{where(module, error)}: {type(error).__name__}: "
-        f"{message_of(error)}{leftovers(module)}"
+        f"{message_of(error)}{leftovers(module)}{_without_time(example)}"
     )
+
+
+def _without_time(example: Example) -> str:
+    """A hint for an example none of whose axes is time."""
+    others = sorted(example.axes - {"batch"})
+    if "time" in example.axes or not others:
+        return ""
+    return f" No axis of the example is called 'time'. If {others[0]!r} is time, call it 'time'."
 
 
 def is_data_dependent(error: BaseException) -> bool:

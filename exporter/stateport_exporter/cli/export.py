@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     "--weights",
     type=FILE,
     help="Load these weights into the network: .safetensors, what torch.save wrote (.pt, .pth, "
-    ".bin, .ckpt, .pth.tar), or the index of several files, *.index.json. Nothing is unpickled but "
-    "tensors.",
+    ".bin, .ckpt, .pth.tar), or the index of several files, *.index.json. Nothing is unpickled "
+    "but tensors, numbers, texts and argparse.Namespace.",
 )
 @click.option(
     "--weights-key",

@@ -14,6 +14,7 @@ from ..capture.refusals import FixedTimeError
 from ..errors import ExportError
 from ..graph.opset import NEWEST_CAPTURED
 from ..loops import RolledNetwork, roll_loops
+from ..memory.outside import check_outside
 from ..network.chance import check_no_chance
 from ..network.example import Example
 from ..network.explicit import Explicit
@@ -64,6 +65,7 @@ def trace_network(
     explicit: Explicit = Explicit(twin, method).eval()
     rolled = None
     opset = min(opset, NEWEST_CAPTURED)
+    check_outside(explicit, twin, example)
 
     try:
         if trace_time is None:

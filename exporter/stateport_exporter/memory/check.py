@@ -113,7 +113,19 @@ class _Memory:
         if changed or outside:
             self._check_unknown(twin, changed, outside)
         if not states:
+            self._check_after_first()
             self._check_after_longer(twin, usual)
+
+    def _check_after_first(self) -> None:
+        """Refuses a network that keeps something of its first call alone, as the mean of that."""
+        twin = evaluation_twin(self.network)
+        before = contents(twin)
+        self._run(twin, self.arguments)
+        names = sorted(_changed([before, contents(twin)]))
+
+        alone = self._run(evaluation_twin(self.network), self.other_arguments)
+        if not are_same(alone, self._run(twin, self.other_arguments)):
+            raise _depends_on(", ".join(map(repr, names)) or None, None)
 
     def _check_after_longer(self, twin: nn.Module, usual: Sequence[Any]) -> None:
         """Refuses a network that remembers sizes of arguments, as the longest that it has seen."""
@@ -121,7 +133,7 @@ class _Memory:
         with contextlib.suppress(Exception):  # the network may not take this length
             self._run(twin, self.longer)
 
-        if not _are_same(usual, self._run(twin, self.arguments)):
+        if not are_same(usual, self._run(twin, self.arguments)):
             names = sorted(_changed([before, contents(twin)]))
             raise _depends_on(", ".join(map(repr, names)) or None, None)
 
@@ -167,7 +179,7 @@ class _Memory:
         for result in results:
             if name_of(result) is not None:
                 raise _depends_on(name_of(result), None)
-        if not _are_same(usual, results):
+        if not are_same(usual, results):
             raise _depends_on(name, line)
 
     def _run_and_see_draws(self, network: nn.Module, arguments: Arguments) -> bool:
@@ -325,7 +337,8 @@ def _is_random(value: Any) -> bool:
     return owner is not None and owner is getattr(random.random, "__self__", None)
 
 
-def _are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
+def are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether the leaves of two results are equal, tensors bit by bit."""
     if len(first) != len(second):
         return False
 

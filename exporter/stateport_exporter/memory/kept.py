@@ -167,6 +167,11 @@ def contents(network: nn.Module) -> dict[str, Any]:
     return {name: _content(slot.value) for name, slot in slots(network).items()}
 
 
+def shared_names(network: nn.Module) -> set[str]:
+    """The names of slots that all copies of the network share, as globals."""
+    return {name for name, slot in slots(network).items() if slot.shared}
+
+
 @contextlib.contextmanager
 def unchanged_shared(network: nn.Module) -> Iterator[None]:
     """Puts back globals and classes' attributes that the author's code changes inside."""

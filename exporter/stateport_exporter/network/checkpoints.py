@@ -3,7 +3,8 @@
 
 Training scripts seldom write a plain `state_dict`. They put it beside the epoch and the optimizer,
 wrappers such as `nn.DataParallel` and `torch.compile` prefix every name, and mixed precision halves
-the numbers. Each of these is undone here, and each is said. What is ambiguous is asked.
+the numbers. Each of these is undone here and reported. Where several
+sets of weights fit, the caller chooses.
 """
 
 from __future__ import annotations
@@ -83,22 +84,35 @@ def fit_weights(
     expected = module.state_dict()
     candidates = _choose(_state_dicts(content), source, key)
 
-    fits: dict[str, Fit] = {}
+    fits: list[tuple[str, Fit]] = []
     for candidate in candidates:
         fit = _fit(candidate, expected, prefix)
         if fit is not None:
-            fits[candidate.key] = fit
+            fits.append((candidate.key, fit))
 
     if len(fits) > 1:
         raise TargetError(
-            f"{source} holds several sets of weights that fit: {_few(list(fits))}. "
+            f"{source} holds several sets of weights that fit: {_few([key for key, _ in fits])}. "
             "Choose one with --weights-key (weights_key=)."
         )
     if not fits:
-        namings = [_closest_naming(each, expected, prefix) for each in candidates]
-        _, closest = max(namings, key=lambda naming: naming[0])
-        raise _misfit(closest, expected, source, type(module).__qualname__)
-    return next(iter(fits.values()))
+        if prefix is not None:
+            _check_prefix(candidates, prefix, source)
+        raise _misfit(candidates, expected, source, type(module).__qualname__, prefix)
+
+    [(_, fit)] = fits
+    _check_tied(fit.weights, expected, source)
+    return fit
+
+
+def _check_prefix(candidates: list[_Candidate], prefix: str, source: str) -> None:
+    """Refuses a prefix that no name begins with."""
+    names = [name for candidate in candidates for name in candidate.weights]
+    if not any(name.startswith(prefix) for name in names):
+        raise TargetError(
+            f"No name in {source} begins with {shown(prefix)}, which --strip-prefix "
+            f"(strip_prefix=) takes off; they begin with {_few(names)}."
+        )
 
 
 def is_plain(value: object) -> bool:
@@ -161,7 +175,7 @@ def _choose(candidates: list[_Candidate], source: str, key: str | None) -> list[
 def _fit(candidate: _Candidate, expected: StateDict, prefix: str | None) -> Fit | None:
     """The candidate under the network's names, or None where no way of naming them fits."""
     for renamed in _namings(candidate, prefix):
-        renamed = _with_norms_of(renamed, expected)
+        renamed = _with_tied(_with_norms_of(renamed, expected), expected)
         if renamed.weights.keys() == expected.keys():
             cast = _in_dtypes_of(renamed, expected)
             if not _misfits(cast.weights, expected):
@@ -261,7 +275,7 @@ def _in_dtypes_of(candidate: _Candidate, expected: StateDict) -> _Candidate:
     weights = {}
     halves = set()
     for name, tensor in candidate.weights.items():
-        if tensor.dtype in _HALVES and expected[name].dtype == torch.float32:
+        if tensor.dtype in _HALVES and _is_castable(tensor, expected[name]):
             halves.add(str(tensor.dtype).removeprefix("torch."))
             weights[name] = tensor.float()
         else:
@@ -273,32 +287,77 @@ def _in_dtypes_of(candidate: _Candidate, expected: StateDict) -> _Candidate:
     return _Candidate(candidate.key, weights, (*candidate.notes, note))
 
 
+def _is_castable(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether a tensor fits as it is, or as a half that becomes a float32."""
+    is_half = tensor.dtype in _HALVES and expected.dtype == torch.float32
+    return tensor.shape == expected.shape and (is_half or tensor.dtype == expected.dtype)
+
+
 def _misfits(weights: StateDict, expected: StateDict) -> list[str]:
     """What has the network's name and not its shape and dtype."""
     lines = []
     for name in sorted(expected.keys() & weights.keys()):
-        came, wanted = _described(weights[name]), _described(expected[name])
-        if came != wanted:
-            lines.append(f"{_short(name)} is {came}, not {wanted}")
+        came, needed = _described(weights[name]), _described(expected[name])
+        if came != needed and not _is_castable(weights[name], expected[name]):
+            lines.append(f"{_short(name)} is {came}, not {needed}")
     return lines
 
 
-def _closest_naming(
-    candidate: _Candidate, expected: StateDict, prefix: str | None
-) -> tuple[int, _Candidate]:
-    """The naming that shares most names with the network, and how many it shares."""
-    most, closest = -1, candidate
-    for naming in _namings(candidate, prefix):
-        renamed = _with_norms_of(naming, expected)
-        shared = len(renamed.weights.keys() & expected.keys())
-        if shared > most:
-            most, closest = shared, renamed
-    return most, closest
+def _with_tied(candidate: _Candidate, expected: StateDict) -> _Candidate:
+    """With a weight that the file has once under each of its names in the network."""
+    weights = dict(candidate.weights)
+    for names in _tied_names(expected):
+        present = [name for name in names if name in weights]
+        for name in names:
+            if present and name not in weights:
+                weights[name] = weights[present[0]]
+    return _Candidate(candidate.key, weights, candidate.notes)
 
 
-def _misfit(candidate: _Candidate, expected: StateDict, source: str, network: str) -> TargetError:
+def _check_tied(weights: StateDict, expected: StateDict, source: str) -> None:
+    """Refuses two values for what is one weight in the network."""
+    for first, *others in _tied_names(expected):
+        for name in others:
+            if not torch.equal(weights[first], weights[name]):
+                raise TargetError(
+                    f"{first!r} and {name!r} are one weight in the network, and {source} has "
+                    "two different ones. Untie them in the network, or give it a file with one."
+                )
+
+
+def _tied_names(expected: StateDict) -> list[list[str]]:
+    """The names of tensors that are one in memory."""
+    groups: dict[object, list[str]] = {}
+    for name, tensor in expected.items():
+        if tensor.numel():
+            place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+            groups.setdefault(place, []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _misfit(
+    candidates: list[_Candidate],
+    expected: StateDict,
+    source: str,
+    network: str,
+    prefix: str | None,
+) -> TargetError:
     """What to say of a file none of whose weights fit: what differs, and what would help."""
-    weights = candidate.weights
+    most, closest, original = -1, candidates[0], candidates[0]
+    for candidate in candidates:
+        for naming in _namings(candidate, prefix):
+            renamed = _with_norms_of(naming, expected)
+            shared = len(renamed.weights.keys() & expected.keys())
+            if shared > most:
+                most, closest, original = shared, renamed, candidate
+
+    problems = _problems(closest.weights, expected)
+    under = f" (under {shown(closest.key)})" if closest.key else ""
+    message = f"{source}{under} does not fit {network}: {'; '.join(problems)}."
+    return TargetError(f"{message} {_remedy(closest.weights, original.weights, expected)}")
+
+
+def _problems(weights: StateDict, expected: StateDict) -> list[str]:
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
     misfits = _misfits(weights, expected)
@@ -309,35 +368,38 @@ def _misfit(candidate: _Candidate, expected: StateDict, source: str, network: st
         problems.append(f"the network has no {_few(unknown)}")
     if misfits:
         problems.append(_few(misfits))
-
-    under = f" (under {shown(candidate.key)})" if candidate.key else ""
-    message = f"{source}{under} does not fit {network}: {'; '.join(problems)}."
-    return TargetError(f"{message} {_remedy(weights, expected, misfits)}")
+    return problems
 
 
-def _remedy(weights: StateDict, expected: StateDict, misfits: list[str]) -> str:
-    if misfits:
+def _remedy(weights: StateDict, original: StateDict, expected: StateDict) -> str:
+    """What to do; `original` are the weights under the names of the file."""
+    shared = weights.keys() & expected.keys()
+    if any(weights[name].shape != expected[name].shape for name in shared):
         return "Pass the arguments (--arg) that the network was trained with."
+    if len(shared) == len(expected):
+        return "Convert the weights to the dtypes of the network, and save them again."
 
-    prefix = _prefix_that_fits(weights, expected)
-    if prefix is not None:
-        return f"Its names fit without {shown(prefix)}: --strip-prefix {shown(prefix)}."
+    prefixes = _prefixes_that_fit(original, expected)
+    if prefixes:
+        options = " or ".join(f"--strip-prefix {shown(prefix)}" for prefix in prefixes)
+        return f"Its names fit without a prefix: {options}."
     return (
-        f"The file's names begin with {_few(list(weights))}; the network's with "
+        f"The file's names begin with {_few(list(original))}; the network's with "
         f"{_few(list(expected))}. Take the network that these weights were trained in, or write "
         "a file with its names."
     )
 
 
-def _prefix_that_fits(weights: StateDict, expected: StateDict) -> str | None:
-    """What stands before every one of the network's names in the file, if one text does."""
+def _prefixes_that_fit(weights: StateDict, expected: StateDict) -> list[str]:
+    """Each text that stands before every one of the network's names in the file."""
     first = next(iter(expected), "")
+    prefixes = []
     for name in weights:
-        if first and name != first and name.endswith(f".{first}"):
+        if first and name.endswith(f".{first}"):
             prefix = name.removesuffix(first)
             if all(f"{prefix}{each}" in weights for each in expected):
-                return prefix
-    return None
+                prefixes.append(prefix)
+    return prefixes
 
 
 def _described(tensor: torch.Tensor) -> str:

@@ -201,7 +201,7 @@ def _check_signature(target: str, function: Any, arguments: Mapping[str, object]
         signature.bind(**arguments)
     except TypeError as error:
         raise TargetError(
-            f"{target}{signature} does not take these arguments: {first_line(error)}."
+            f"{target} takes the arguments {signature}, not those of --arg: {first_line(error)}."
         ) from error
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,10 @@ _SAFETENSORS: Final = ".safetensors"
 _TORCH: Final = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".tar")
 _INDEX: Final = ".index.json"
 
-_SAVE: Final = "Save them with torch.save(module.state_dict(), file), or as .safetensors."
+_SAVE: Final = (
+    "Save them with torch.save(module.state_dict(), file), or as .safetensors. Where you trust the "
+    "file, torch.load(file, weights_only=False) reads it; save the state_dict inside it by itself."
+)
 
 # Training writes the best score as a number of NumPy, and its arguments as a Namespace. Both hold
 # values and run nothing; PyTorch takes them where they are named.
@@ -155,8 +159,16 @@ def _read_torch(path: Path) -> object:
         except Exception as error:  # PyTorch's unpickler may raise anything
             raise TargetError(
                 f"{path} holds no plain weights, and stateport unpickles nothing else "
-                f"({type(error).__name__}: {shown(str(error))}). {_SAVE}"
+                f"({_reason(error)}). {_SAVE}"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The object that PyTorch does not unpickle, or else the beginning of its message."""
+    unsupported = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
+    if unsupported:
+        return f"it holds {unsupported[1]}"
+    return f"{type(error).__name__}: {shown(str(error))}"
 
 
 def _pickles(file: BufferedReader) -> Iterator[bytes]:

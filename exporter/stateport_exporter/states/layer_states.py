@@ -86,8 +86,9 @@ def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
 
         names = axes(layer.x)
         axis = names[layer.time] if names else "time"
-        is_single_step = not axis.isidentifier()  # a size
-        if axis != "time" and not is_single_step:
+        # Anything else is a size, or computed from time. What has the batch in it is a mistake.
+        is_named = axis.isidentifier() or _names_axis(axis, "batch")
+        if axis != "time" and is_named:
             raise ExportError(
                 f"{_capitalized(layer)} runs over the axis {axis!r}. Call the axis that it runs "
                 "over 'time' in the example; if that is the rows of a batch, batch_first is wrong."

@@ -71,7 +71,7 @@ class Port:
 
     @cached_property
     def parts(self) -> frozenset[ir.Value]:
-        """What a result is put together from, without computing."""
+        """The values that a result consists of, moved or joined but not computed from."""
         return frozenset(parts(self.value))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network is run on: sizes that were not traced, first states, chunkings, long chains."""
+"""The cases that a network is run on: new sizes, first states, chunkings, long chains."""
 
 from __future__ import annotations
 

@@ -199,6 +199,7 @@ def _split_chunks(
     time_axes = _time_axes(contract, arrays)
     lengths = [arrays[name].shape[axis] for name, axis in time_axes.items()]
     length = max(lengths, default=1)
+    _check_multiple(contract, chunk, length)
 
     # There is at least one call, in which the model refuses empty arrays.
     for start in range(0, max(length, 1), chunk):
@@ -207,6 +208,25 @@ def _split_chunks(
             steps = (slice(None),) * axis + (slice(start, start + chunk),)
             inputs[name] = arrays[name][steps]
         yield inputs
+
+
+def _check_multiple(contract: Contract, chunk: int, length: int) -> None:
+    """Refuses chunks, or a last chunk, that the network does not take.
+
+    Raises:
+        InputError: with the multiple, and what to do.
+    """
+    multiple = contract.streaming.chunk_multiple
+    if chunk % multiple:
+        raise InputError(
+            f"--chunk is {chunk}; the network takes multiples of {multiple} steps. Pass "
+            f"--chunk {-(-chunk // multiple) * multiple}."
+        )
+    if length % multiple:
+        raise InputError(
+            f"The input has {length} steps; in chunks, the network takes multiples of {multiple}. "
+            f"Cut off the last {length % multiple} steps, or leave out --chunk."
+        )
 
 
 def _time_axes(contract: Contract, arrays: Mapping[str, Array]) -> dict[str, int]:

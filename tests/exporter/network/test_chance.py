@@ -82,7 +82,7 @@ def test_a_draw_while_training_alone_does_no_harm(tmp_path: Path) -> None:
 def test_numbers_that_are_drawn_by_a_generator_of_the_networks_own_seed_are_constants(
     tmp_path: Path,
 ) -> None:
-    """A generator that is made anew in every call gives the same numbers each time."""
+    """A generator that every call creates from the same seed gives the same numbers."""
     net = Net(lambda: np.random.default_rng(3).random())
     assert export(net, X, tmp_path / "m.onnx").contract.states
 

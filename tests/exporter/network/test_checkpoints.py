@@ -125,6 +125,69 @@ def test_an_unknown_prefix_is_refused_and_advised(tmp_path: Path) -> None:
     assert notes[1] == "critic.weight lies outside 'generator.' and was left out"
 
 
+def test_a_prefix_that_no_name_has_is_refused_with_the_names(tmp_path: Path) -> None:
+    torch.save(prefixed("student."), tmp_path / "w.pt")
+    says = r"No name in .* begins with 'teacher\.'.*they begin with student\.lstm"
+    with pytest.raises(TargetError, match=says):
+        load_weights(Net(), tmp_path / "w.pt", prefix="teacher.")
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "advice"),
+    [
+        (["a.b."], "--strip-prefix 'a.b.'."),
+        (["model.other."], "--strip-prefix 'model.other.'."),
+        (["teacher.", "student."], "--strip-prefix 'teacher.' or --strip-prefix 'student.'."),
+    ],
+)
+def test_every_prefix_that_would_fit_is_advised_and_works(
+    tmp_path: Path, prefixes: list[str], advice: str
+) -> None:
+    weights: Weights = {}
+    for prefix in prefixes:
+        weights |= prefixed(prefix)
+    torch.save(weights, tmp_path / "w.pt")
+    with pytest.raises(TargetError) as refusal:
+        load_weights(Net(), tmp_path / "w.pt")
+    assert str(refusal.value).endswith(advice)
+    for prefix in prefixes:
+        loaded(weights, tmp_path, prefix=prefix)
+
+
+def test_equal_keys_of_two_levels_are_not_confused(tmp_path: Path) -> None:
+    twice = {"a.b": trained(), "a": {"b": {n: t + 1 for n, t in trained().items()}}}
+    torch.save(twice, tmp_path / "w.pt")
+    with pytest.raises(TargetError, match="several sets of weights that fit"):
+        load_weights(Net(), tmp_path / "w.pt", key="a.b")
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+        self.second.weight = self.first.weight
+
+
+def test_a_tied_weight_may_stand_in_the_file_once(tmp_path: Path) -> None:
+    torch.save({"second.weight": torch.ones(3, 3)}, tmp_path / "w.pt")
+    network = Tied()
+    load_weights(network, tmp_path / "w.pt")
+    assert torch.equal(network.first.weight, torch.ones(3, 3))
+
+
+def test_two_values_of_a_tied_weight_are_refused(tmp_path: Path) -> None:
+    both = {"first.weight": torch.ones(3, 3), "second.weight": torch.zeros(3, 3)}
+    torch.save(both, tmp_path / "w.pt")
+    with pytest.raises(TargetError, match="are one weight in the network"):
+        load_weights(Tied(), tmp_path / "w.pt")
+
+
+def test_what_is_not_unpickled_is_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": trained(), "folder": tmp_path}, tmp_path / "w.pt")
+    with pytest.raises(TargetError, match=r"it holds pathlib\..*weights_only=False"):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
 def test_arguments_are_advised_only_where_shapes_differ(tmp_path: Path) -> None:
     torch.save(Net(4).state_dict(), tmp_path / "w.pt")
     with pytest.raises(TargetError, match=r"is float32\[16\], not float32\[12\].*--arg"):

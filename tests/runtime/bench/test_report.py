@@ -1,4 +1,4 @@
-"""What is said of the results: the table, the JSON and the picture."""
+"""The results as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 

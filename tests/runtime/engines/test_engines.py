@@ -173,7 +173,7 @@ def test_on_cuda_a_saved_state_is_restored(reference: Path) -> None:
 
 @cuda
 def test_cuda_graphs_give_what_calls_without_them_give(reference: Path) -> None:
-    """Two streams and a pool in turns, of several chunk sizes: each has graphs of its own."""
+    """Two streams and a pool in turns, of several chunk sizes: each has its own graphs."""
     random = np.random.default_rng(0)
     plain = stateport.load(reference, engine="ort-cuda")
     graphs = stateport.load(reference, engine="ort-cuda", graphs=True)

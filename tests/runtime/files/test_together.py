@@ -122,7 +122,7 @@ def test_an_interruption_at_any_line_leaves_all_or_none(tmp_path: Path, before: 
 
 
 def interrupted(count: int, path: Path) -> bool:
-    """Whether writing was interrupted, after so many lines of the modules that write."""
+    """Whether writing was interrupted, after this number of lines of the modules that write."""
     own = {writing.__file__, together.__file__}
     left = count
 

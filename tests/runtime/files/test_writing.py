@@ -77,7 +77,7 @@ def test_a_path_below_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"  # it stands for devices: /dev/null must survive `-o /dev/null`
+    pipe = tmp_path / "pipe"  # like a device: /dev/null must survive `-o /dev/null`
     os.mkfifo(pipe)
     with pytest.raises(FileError):
         write(pipe)

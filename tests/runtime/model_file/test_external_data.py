@@ -1,4 +1,4 @@
-"""Weights beside a file: the place that the file names is held against what is there."""
+"""Weights beside a file: the place that the file names is compared with what is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where it goes wrong first, as it is told; and what is said where nobody can find out."""
+"""The first wrong step in a report, and the message where it cannot be found."""
 
 from __future__ import annotations
 

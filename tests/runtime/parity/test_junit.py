@@ -1,4 +1,4 @@
-"""The JUnit report, read by another reader and held against the matrix."""
+"""The JUnit report, read by another reader and compared with the matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Markdown report, rendered by another program and held against the matrix."""
+"""The Markdown report, rendered by another program and compared with the matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One file on many engines: each in a process of its own, whatever becomes of the others."""
+"""One file on many engines: each in a separate process, whatever happens to the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors name the model that they were recorded with, and it is said when it is another one."""
+"""Vectors name the model that they were recorded with; another model is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a file without a contract streams, told from its operators and held against trying."""
+"""Whether a file without a contract streams: its operators decide, and runs confirm it."""
 
 from __future__ import annotations
 
@@ -237,12 +237,12 @@ def from_the_last_step(b: Builder, x: str) -> str:
 
 
 def hidden_layer(b: Builder, x: str) -> str:
-    """A second layer, which starts anew in every call."""
+    """A second layer, which starts from zeros in every call."""
     return b.recurrent("GRU", started(b, "GRU", x), HIDDEN, HIDDEN)
 
 
 def half_of_the_states(b: Builder, x: str) -> str:
-    """h0 is told by its name; c0 is an ordinary input, whose next value is called otherwise."""
+    """h0 is found by its name; c0 is an ordinary input, whose next value has an unrelated name."""
     y = started(b, "LSTM", x)
     for value in (*b.outputs,):
         if value.name == "cn":
@@ -392,7 +392,7 @@ def test_a_pair_that_nothing_names_is_pointed_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
 @pytest.mark.parametrize("both", [False, True])
 def test_what_pytorch_itself_writes(layer: type[nn.Module], both: bool, tmp_path: Path) -> None:
-    """With states of its own, by the older exporter, which keeps layers whole."""
+    """With states inside the graph, by the older exporter, which keeps layers whole."""
     net = layer(SIZE, HIDDEN, batch_first=True, bidirectional=both, num_layers=2).eval()
     zeros = torch.zeros(4 if both else 2, 2, HIDDEN)
     states, names = ((zeros, zeros), "hc") if layer is nn.LSTM else (zeros, "h")
