@@ -5,7 +5,7 @@ POST /CLIENT takes a chunk, a JSON list of steps of five numbers, and answers wi
 DELETE /CLIENT ends the client's sequence.
 
 Needs: stateport[cpu] (see README.md), and lstm.onnx from export_lstm.py
-Run:   python service.py 8000
+Run:   python service.py, or python service.py PORT
 Try:   curl --data '[[0, 0, 0, 0, 0]]' http://127.0.0.1:8000/anna
        curl --request DELETE http://127.0.0.1:8000/anna
 """
@@ -18,8 +18,7 @@ import numpy as np
 
 import stateport
 
-MOST_BYTES = 1_000_000
-MOST_CLIENTS = 1_000
+MOST_BYTES, MOST_CLIENTS = 1_000_000, 1_000
 MODEL = stateport.load("lstm.onnx")
 STREAMS: dict[str, stateport.Stream] = {}
 
@@ -27,7 +26,7 @@ STREAMS: dict[str, stateport.Stream] = {}
 class Handler(BaseHTTPRequestHandler):
     """One request; the server takes them one by one, so a stream has one caller at a time."""
 
-    def do_POST(self) -> None:  # http.server calls it so
+    def do_POST(self) -> None:
         """Feeds a chunk to the client's stream."""
         if self.path not in STREAMS and len(STREAMS) == MOST_CLIENTS:
             return self.answer(503, {"error": "There are too many clients."})
@@ -61,6 +60,6 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
+    server = HTTPServer(("127.0.0.1", int([*sys.argv, "8000"][1])), Handler)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()
