@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Final, NoReturn, overload
+from dataclasses import replace
+from typing import Any, Final, Literal, NoReturn, overload
 
 import numpy as np
 
 from .buffers.pool_buffers import Change, PoolBuffers, check_rows
 from .buffers.stream_buffers import cache_bounded
-from .chunks import alike, batch_of_one, joined, split
+from .chunks import alike, joined, split
 from .contract import Contract, check_chunk
 from .engines import Engine
 from .errors import InputError, StateportError
 from .owner import Call, SingleOwner, owned
+from .plain import kind_of
 from .roster import Roster, Rows, is_integer
 from .state import State
 from .validation import (
@@ -64,6 +66,7 @@ class Pool:
             )
 
         self._contract = contract
+        self._one_stream = _without_batch(contract)
         self._first = initial_state(contract, initial, {"batch": 1})
         self._roster = Roster.empty(capacity)
         self._buffers = PoolBuffers(contract, engine, 0)
@@ -138,6 +141,8 @@ class Pool:
         self,
         streams: Sequence[int] | Rows,
         xs: Array | Sequence[Array] | Mapping[str, Array],
+        *,
+        errors: Literal["raise", "return"] = "raise",
     ) -> Any:
         """Feeds the next chunk of each of these streams, and returns their outputs.
 
@@ -148,6 +153,9 @@ class Pool:
                 batch axis, e.g. float32 (time, 5). The arrays of a list may differ in length; those
                 of one length step together. For a model with several inputs, a dict of arrays with
                 one row per stream.
+            errors: "raise" steps all streams or none. "return" takes a list `xs`, steps every
+                stream whose chunk fits, and puts the InputError of each other stream in the place
+                of its output.
 
         Returns:
             An array with one row per stream, or a dict of such arrays if the model has several
@@ -155,9 +163,13 @@ class Pool:
 
         Raises:
             InputError: a stream is not open or is named twice, or `xs` does not fit the contract.
+                The message about a chunk of a list names its stream.
             EngineError: the engine failed. No state has changed.
             StateportError: another call of this pool is running.
         """
+        if errors != "raise":
+            return self._step_fitting(streams, xs, errors)
+
         this_call: Call = []
         self._owner.begin(this_call)  # faster than the decorator `owned`
         try:
@@ -168,7 +180,7 @@ class Pool:
                     self._check_array(xs, len(rows))
                 return self._by_name(self._step(rows, (xs,), shape))
             if isinstance(xs, list | tuple):
-                return self._step_each(rows, xs)
+                return self._step_each(rows, xs, self._check_chunks(rows, xs))
             named = xs if isinstance(xs, Mapping) else self._named(xs)
             self._check(named, len(rows))
             return self._by_name(self._step(rows, *self._ordered(named)))
@@ -250,16 +262,51 @@ class Pool:
             return outputs[0]
         return {spec.name: y for spec, y in zip(self._contract.outputs, outputs, strict=True)}
 
-    def _step_each(self, rows: Rows, xs: Sequence[Array]) -> list[Any]:
-        """Steps chunks that may differ in length: one call per length, then all states at once."""
-        groups = self._groups(rows, xs)
+    @owned
+    def _step_fitting(self, streams: Any, xs: Any, errors: object) -> list[Any]:
+        """Steps the streams whose chunks fit; the others' errors are in their places."""
+        if errors != "return":
+            raise InputError(f"errors is {errors!r}; 'raise' or 'return' was expected.")
+        if not isinstance(xs, list | tuple):
+            raise InputError(
+                f"With errors='return', xs is {kind_of(xs)}; a list with one chunk for each stream "
+                "was expected."
+            )
+        named_input(self._contract, xs, "step(streams, {name: array})")
+        self._check_count(len(streams), len(xs))
+
+        results: list[Any] = [None] * len(xs)
+        fitting: dict[int, int] = {}  # from the row of a stream to its position
+        for position, (stream, chunk) in enumerate(zip(streams, xs, strict=True)):
+            try:
+                row = int(self._roster.rows([stream])[0])
+                if row in fitting:
+                    raise InputError(f"The stream {stream} is named twice in one call.")
+                self._check_chunk(stream, chunk)
+            except InputError as error:
+                results[position] = error
+            else:
+                fitting[row] = position
+
+        if fitting:
+            rows, positions = np.array([*fitting]), [*fitting.values()]
+            chunks = [xs[position] for position in positions]
+            outputs = self._step_each(rows, chunks, alike(chunks))
+            for position, output in zip(positions, outputs, strict=True):
+                results[position] = output
+        return results
+
+    def _step_each(self, rows: Rows, xs: Sequence[Array], groups: Sequence[list[int]]) -> list[Any]:
+        """Steps groups of chunks of one length: one call per group, then all states at once."""
+        axis = self._contract.inputs[0].shape.index("batch")
         if len(groups) == 1:
-            x = groups[0][1]
+            x = joined(xs, axis)
             return self._rows_of(self._step(rows, (x,), x.shape))
 
         results: list[Any] = [None] * len(xs)
         changes: list[Change] = []
-        for positions, x in groups:
+        for positions in groups:
+            x = joined([xs[position] for position in positions], axis)
             group_rows = rows[positions]
             outputs, after = self._buffers.run_some(group_rows, (x,), x.shape)
             changes.append((group_rows, {name: array.copy() for name, array in after.items()}))
@@ -269,25 +316,34 @@ class Pool:
         self._buffers.write_rows(changes)
         return results
 
-    def _groups(self, rows: Rows, xs: Sequence[Array]) -> list[tuple[list[int], Array]]:
-        """Checks the chunks and groups them by shape: their positions, and them as one array."""
+    def _check_chunks(self, rows: Rows, xs: Sequence[object]) -> list[list[int]]:
+        """Checks one chunk of each shape and dtype, and returns the positions of each."""
         self._named(xs)
-        if len(xs) != len(rows):
-            raise InputError(
-                f"{len(rows)} streams are named, but xs has {len(xs)} chunks. Pass one for each."
-            )
-
-        axis = self._contract.inputs[0].shape.index("batch")
+        self._check_count(len(rows), len(xs))
         groups = alike(xs)
         for positions in groups:
-            chunk = batch_of_one(xs[positions[0]], axis)
-            if (
-                type(chunk) is not np.ndarray
-                or self._checked.get((1, chunk.shape)) is not chunk.dtype
-            ):
-                self._check_array(chunk, 1)
+            first = positions[0]
+            self._check_chunk(self._roster.of(rows[first : first + 1])[0], xs[first])
+        return groups
 
-        return [(group, joined([xs[position] for position in group], axis)) for group in groups]
+    def _check_count(self, streams: int, chunks: int) -> None:
+        if streams != chunks:
+            raise InputError(
+                f"{streams} streams are named, but xs has {chunks} chunks. Pass one for each."
+            )
+
+    def _check_chunk(self, stream: object, chunk: Any) -> None:
+        """Checks the chunk of one stream, an array without the batch axis."""
+        is_plain = type(chunk) is np.ndarray
+        if is_plain and self._checked.get((None, chunk.shape)) is chunk.dtype:
+            return
+
+        try:
+            check_chunk(self._one_stream, check_inputs(self._one_stream, self._named(chunk)))
+        except InputError as error:
+            raise InputError(f"Stream {stream}: {error}") from error
+        if is_plain and judged_by_shape(self._contract):
+            cache_bounded(self._checked, (None, chunk.shape), chunk.dtype, _MAX_CHECKED)
 
     def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
@@ -314,4 +370,34 @@ class PoolStream:
 
     @state.setter
     def state(self, state: State) -> None:
+        self.restore(state)
+
+    def restore(self, state: State) -> None:
+        """Continues from a state of this stream or of another one, of batch size 1.
+
+        Raises:
+            InputError: the stream has been closed.
+            StateError: the state does not fit the contract.
+        """
         self._pool._write(self._stream, state)
+
+    def reset(self) -> None:
+        """Begins a new sequence, from the contract's initial state.
+
+        Raises:
+            InputError: the stream has been closed.
+        """
+        self._pool._write(self._stream, self._pool._first)
+
+    def __repr__(self) -> str:
+        state = "open" if self._stream in self._pool else "closed"
+        return f"<stateport.PoolStream {self._stream}, {state}>"
+
+
+def _without_batch(contract: Contract) -> Contract:
+    """What one stream takes: the inputs without the batch axis."""
+    inputs = []
+    for spec in contract.inputs:
+        shape = tuple(axis for axis in spec.shape if axis != "batch")
+        inputs.append(replace(spec, shape=shape))
+    return replace(contract, inputs=tuple(inputs))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .contract import DTYPES, describe
 from .errors import FileError, StateError
 from .files.paths import usable_path
-from .files.reading import read_arrays
+from .files.reading import parse_arrays, read_arrays
 from .files.writing import written_atomically
 from .plain import ADVICE, is_special, kind_of
 
@@ -99,11 +99,9 @@ class State(Mapping[str, NDArray[Any]]):
             StateError: a sequence cannot go on from this state; see `Model.__call__`.
             FileError: the file cannot be written. It is then left as it was.
         """
-        check_can_go_on(self)
+        content = self.to_bytes()
         with written_atomically(Path(path)) as temporary:
-            # safetensors ignores strides and writes the memory of an array as it is.
-            arrays = {name: np.array(array, order="C") for name, array in self.items()}
-            temporary.write_bytes(safetensors.numpy.save(arrays, _FORMAT))
+            temporary.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> State:
@@ -114,13 +112,45 @@ class State(Mapping[str, NDArray[Any]]):
         """
         path = usable_path(path)
         arrays, metadata = read_arrays(path)
-        if metadata.get("stateport.state") != "1":
-            raise FileError(
-                f"{path} holds no stateport state; State.save and `stateport run --state-out` "
-                "write such files."
+        _check_format(metadata, str(path))
+        return cls._adopt(arrays)
+
+    def to_bytes(self) -> bytes:
+        """The content of the file that `save` writes, for a database or a message.
+
+        Raises:
+            StateError: a sequence cannot go on from this state; see `Model.__call__`.
+        """
+        check_can_go_on(self)
+        # safetensors ignores strides and writes the memory of an array as it is.
+        arrays = {name: np.array(array, order="C") for name, array in self.items()}
+        return safetensors.numpy.save(arrays, _FORMAT)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> State:
+        """Reads a state from the content of a file that `save` wrote, or from `to_bytes`.
+
+        Raises:
+            StateError: `content` is not bytes.
+            FileError: the bytes do not hold a state.
+        """
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise StateError(
+                f"The state is read from {kind_of(content)}; the bytes that State.to_bytes "
+                "returned were expected."
             )
 
+        arrays, metadata = parse_arrays(bytes(content), "The content")
+        _check_format(metadata, "The content")
         return cls._adopt(arrays)
+
+
+def _check_format(metadata: Mapping[str, str], source: str) -> None:
+    if metadata.get("stateport.state") != "1":
+        raise FileError(
+            f"{source} holds no stateport state; State.save and `stateport run --state-out` write "
+            "such files."
+        )
 
 
 def check_can_go_on(state: State) -> None:

@@ -180,6 +180,12 @@ class Stream:
             "(stream.state.save(path)), and restore it in a stream of the other process."
         )
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(map(str, self._contract.inputs))
+        sizes = [f"{axis} {size}" for axis, size in sorted(self._buffers.sizes.items())]
+        begun = " ".join(["begun,", *sizes]) if self._buffers.live else "not begun"
+        return f"<stateport.Stream {inputs}, {begun} on {self._engine.name}>"
+
     def _step(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Checks a chunk and feeds it."""
         sizes = check_inputs(self._contract, inputs)

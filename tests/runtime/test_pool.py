@@ -258,6 +258,83 @@ def refuse(pool: Pool, streams: Any, xs: Any, message: str) -> None:
         pool.step(streams, xs)
 
 
+def test_a_message_about_a_chunk_names_its_stream_and_its_own_shape(model: Model) -> None:
+    pool = model.pool(2)
+    a, b = pool.open(2).tolist()
+    wrong = np.zeros((3, 4), np.float32)
+    refuse(
+        pool,
+        [a, b],
+        [normal(1)[0], wrong],
+        rf"Stream {b}: 'x' is float32\[3, 4\]; the model takes float32\[time, 5\]",
+    )
+
+
+def test_a_step_can_return_the_errors_of_the_streams_that_do_not_fit(model: Model) -> None:
+    pool, alone = model.pool(8), model.pool(2)
+    a, b, c, closed = pool.open(4).tolist()
+    pool.close(closed)
+    first, second = normal(1, 2)[0], normal(1, 3, seed=1)[0]
+    before = pool[c].state
+
+    ys = pool.step(
+        [a, c, closed, b, a], [first, first[:, :4], first, second, first], errors="return"
+    )
+    p, q = alone.open(2).tolist()
+    expected = alone.step([p, q], [first, second])
+    close(ys[0], expected[0])
+    close(ys[3], expected[1])
+    assert [type(y) for y in ys[1:3]] == [InputError, InputError]
+    assert f"Stream {c}: 'x' is float32[2, 4]" in str(ys[1])
+    assert f"no open stream {closed} " in str(ys[2])
+    assert f"stream {a} is named twice" in str(ys[4])
+    assert pool[c].state == before
+    assert pool[a].state == alone[p].state
+    assert pool[b].state == alone[q].state
+
+
+def test_a_step_in_which_nothing_fits_changes_nothing(model: Model) -> None:
+    pool = model.pool(1)
+    a = pool.open()
+    before = pool[a].state
+    (error,) = pool.step([a], [3], errors="return")  # type: ignore[list-item]
+    assert isinstance(error, InputError)
+    assert pool[a].state == before
+
+
+@pytest.mark.parametrize(
+    ("xs", "errors", "message"),
+    [
+        (normal(1), "return", "a list with one chunk for each stream"),
+        ([normal(1)[0]], "ignore", "errors is 'ignore'; 'raise' or 'return' was expected"),
+        ([], "return", "1 streams are named, but xs has 0 chunks"),
+    ],
+    ids=["array", "word", "count"],
+)
+def test_wrong_uses_of_errors_are_refused(model: Model, xs: Any, errors: Any, message: str) -> None:
+    pool = model.pool(1)
+    a = pool.open()
+    with pytest.raises(InputError, match=message):
+        pool.step([a], xs, errors=errors)
+
+
+def test_a_stream_of_a_pool_is_restored_and_reset_like_a_stream(model: Model) -> None:
+    pool, stream = model.pool(2), model.stream()
+    a, b = pool.open(2).tolist()
+    stream(normal(1))
+    pool[a].restore(stream.state)
+    close(pool.step([a], normal(1)), stream(normal(1)))
+    pool[a].reset()
+    assert pool[a].state == pool[b].state
+    assert repr(pool[a]) == f"<stateport.PoolStream {a}, open>"
+    closed = pool[a]
+    pool.close(a)
+    assert repr(closed) == f"<stateport.PoolStream {a}, closed>"
+    for call in (closed.reset, lambda: closed.restore(stream.state)):
+        with pytest.raises(InputError, match=f"no open stream {a} "):
+            call()
+
+
 def test_wrong_streams_and_chunks_are_refused(model: Model) -> None:
     pool = model.pool(4)
     nothing = np.zeros(0, np.int64)
@@ -276,7 +353,7 @@ def test_wrong_streams_and_chunks_are_refused(model: Model) -> None:
     refuse(pool, [a, b], normal(2).astype(np.float64), "float64.*the model takes float32")
     refuse(pool, [a, b], [normal(1)[0]], "2 streams are named, but xs has 1 chunks")
     refuse(pool, [a, b], [normal(1)[0], 3], "'x' is a int; a NumPy array")
-    refuse(pool, [a, b], [normal(1)[0], normal(1)], "4 dimensions")
+    refuse(pool, [a, b], [normal(1)[0], normal(1)], rf"Stream {b}: 'x' is float32\[1, 1, 5\]")
     refuse(pool, [a, b], "text", "'x' is a str")
     with pytest.raises(InputError, match="named twice"):
         pool.close([a, a])

@@ -43,6 +43,8 @@ def test_a_state_comes_back_from_its_file(
     path = tmp_path_factory.getbasetemp() / "round.safetensors"
     State(content).save(path)
     assert State.load(path) == State(content)
+    assert State.from_bytes(State(content).to_bytes()) == State(content)
+    assert State(content).to_bytes() == path.read_bytes()
 
 
 def test_a_state_is_a_mapping(state: State) -> None:
@@ -141,6 +143,22 @@ def test_garbage_is_refused(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(FileError, match="is not a safetensors file"):
         State.load(path)
+    with pytest.raises(FileError, match="The content is not a safetensors file"):
+        State.from_bytes(content)
+
+
+@pytest.mark.parametrize("content", ["text", None, 3, Path("here.safetensors")])
+def test_a_state_is_not_read_from_anything_but_bytes(content: object) -> None:
+    with pytest.raises(StateError, match=r"the bytes that State\.to_bytes returned were"):
+        State.from_bytes(content)  # type: ignore[arg-type]
+
+
+def test_a_state_is_read_from_any_kind_of_bytes_and_cannot_be_written_to(state: State) -> None:
+    for kind in (bytes, bytearray, memoryview):
+        same = State.from_bytes(kind(state.to_bytes()))  # type: ignore[arg-type]
+        assert same == state
+        with pytest.raises(ValueError, match="read-only"):
+            same["h0"][:] = 0
 
 
 def test_every_truncation_of_a_file_is_refused(state: State, tmp_path: Path) -> None:
@@ -151,6 +169,8 @@ def test_every_truncation_of_a_file_is_refused(state: State, tmp_path: Path) -> 
         cut.write_bytes(content[:length])
         with pytest.raises(FileError):
             State.load(cut)
+        with pytest.raises(FileError):
+            State.from_bytes(content[:length])
 
 
 def test_somebody_elses_safetensors_file_is_refused(tmp_path: Path) -> None:
@@ -158,6 +178,8 @@ def test_somebody_elses_safetensors_file_is_refused(tmp_path: Path) -> None:
     safetensors.numpy.save_file({"h0": np.zeros(3, np.float32)}, path)
     with pytest.raises(FileError, match="holds no stateport state"):
         State.load(path)
+    with pytest.raises(FileError, match="The content holds no stateport state"):
+        State.from_bytes(path.read_bytes())
 
 
 def test_a_dtype_that_numpy_has_not_is_refused(tmp_path: Path) -> None:

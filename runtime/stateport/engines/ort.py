@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from threading import RLock
 from types import ModuleType
@@ -31,6 +32,9 @@ _FACTS: Final = {
     "ort-cuda": EngineFacts(packages=("onnxruntime-gpu",), install="pip install 'stateport[gpu]'"),
 }
 _WHEELS: Final = ("onnxruntime", "onnxruntime-gpu")
+
+#: With this variable set, ONNX Runtime sends nothing.
+_TELEMETRY: Final = "ORT_DISABLE_TELEMETRY"
 
 #: The number of a call that is neither captured as a CUDA graph nor replayed.
 _NO_GRAPH: Final = -1
@@ -244,7 +248,8 @@ def _import_ort(name: str) -> ModuleType:
             f"{_FACTS[name].install}."
         )
 
-    ort = library(name, "onnxruntime", _FACTS[name].install)
+    with _without_telemetry():
+        ort = library(name, "onnxruntime", _FACTS[name].install)
     if _PROVIDERS[name] not in ort.get_available_providers():
         raise EngineUnavailable(
             f"{name} needs the GPU build of ONNX Runtime; the CPU build {ort.__version__} is "
@@ -256,6 +261,24 @@ def _import_ort(name: str) -> ModuleType:
         ort.preload_dlls()  # loads the CUDA libraries that are installed as wheels
 
     return ort
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Switches off what the library would send to its maker, unless the caller has decided that.
+
+    Its Linux wheels have a telemetry client since 1.29 (onnxruntime#27379). The library reads the
+    variable once, while it is imported; the caller's environment remains as it was.
+    """
+    if _TELEMETRY in os.environ:
+        yield
+        return
+
+    os.environ[_TELEMETRY] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(_TELEMETRY, None)
 
 
 def _try_cuda(ort: ModuleType) -> None:

@@ -13,13 +13,14 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from ..errors import FileError
@@ -191,17 +192,21 @@ def read_header(path: Path) -> Header:
         FileError: the file cannot be read, or its header is none.
     """
     with opened(path) as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > MOST_JSON:
-            raise FileError(
-                f"{path} is not a safetensors file: its header claims to have {length} bytes."
-            )
-        content = file.read(length)
+        return _read_header(file, str(path))
+
+
+def _read_header(file: BinaryIO, source: str) -> Header:
+    length = int.from_bytes(file.read(8), "little")
+    if length > MOST_JSON:
+        raise FileError(
+            f"{source} is not a safetensors file: its header claims to have {length} bytes."
+        )
+    content = file.read(length)
 
     try:
         return _parse_header(parse_json(content.decode()))
     except ValueError as error:
-        raise FileError(f"{path} is not a safetensors file: in its header, {error}.") from error
+        raise FileError(f"{source} is not a safetensors file: in its header, {error}.") from error
 
 
 def _parse_header(document: Any) -> Header:
@@ -239,13 +244,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         FileError: the file cannot be read, is not whole, or has a dtype that NumPy lacks.
     """
     header = read_header(path)
-    for name, (dtype, _) in header.arrays.items():
-        if dtype not in _DTYPES:
-            raise FileError(
-                f"{path} holds {shown(name)} as {shown(dtype)}, which NumPy has no numbers for; "
-                f"{', '.join(_DTYPES)} are read."
-            )
-
+    _check_dtypes(header, str(path))
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             # Only the names that were checked are read: the file may have been replaced since.
@@ -256,6 +255,36 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise FileError(f"{path} is not a safetensors file: {error}.") from error
 
     return arrays, header.metadata
+
+
+def parse_arrays(content: bytes, source: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """The arrays and the metadata in the content of a safetensors file.
+
+    Args:
+        content: the content.
+        source: what it is, as the subject of a message.
+
+    Raises:
+        FileError: the content is no safetensors file, is cut off, or has a dtype that NumPy
+            lacks.
+    """
+    header = _read_header(BytesIO(content), source)
+    _check_dtypes(header, source)
+    try:
+        arrays = safetensors.numpy.load(content)
+    except safetensors.SafetensorError as error:
+        raise FileError(f"{source} is not a safetensors file: {error}.") from error
+
+    return arrays, header.metadata
+
+
+def _check_dtypes(header: Header, source: str) -> None:
+    for name, (dtype, _) in header.arrays.items():
+        if dtype not in _DTYPES:
+            raise FileError(
+                f"{source} holds {shown(name)} as {shown(dtype)}, which NumPy has no numbers for; "
+                f"{', '.join(_DTYPES)} are read."
+            )
 
 
 def read_npy(path: str | PathLike[str]) -> NDArray[Any]:
