@@ -18,6 +18,30 @@ ADVICE: Final = (
 )
 
 
+#: What to write in place of an array of another library, by the module of its class.
+_CONVERSIONS: Final = {
+    "torch": "x.detach().cpu().numpy()",
+    "jax": "numpy.asarray(x)",
+    "jaxlib": "numpy.asarray(x)",
+    "tensorflow": "x.numpy()",
+    "cupy": "x.get()",
+    "pandas": "x.to_numpy()",
+    "polars": "x.to_numpy()",
+}
+
+
+def conversion(value: object) -> str:
+    """A sentence on how a value becomes a NumPy array; empty where that is not known.
+
+    It begins with a space, so that it continues a message.
+    """
+    library = type(value).__module__.partition(".")[0]
+    expression = _CONVERSIONS.get(library)
+    if expression is None and isinstance(value, list | tuple):
+        expression = "numpy.array(x, dtype)"
+    return "" if expression is None else f" Convert it: {expression}."
+
+
 def is_special(value: object) -> bool:
     """Whether this is an array of another class."""
     return isinstance(value, np.ndarray) and type(value) not in PLAIN

@@ -17,7 +17,7 @@ from .errors import FileError, StateError
 from .files.paths import usable_path
 from .files.reading import parse_arrays, read_arrays
 from .files.writing import written_atomically
-from .plain import ADVICE, is_special, kind_of
+from .plain import ADVICE, conversion, is_special, kind_of
 
 _FORMAT: Final = {"stateport.state": "1"}
 
@@ -185,7 +185,7 @@ def _check_array(name: object, array: object) -> None:
 
     if not isinstance(array, np.ndarray):
         raise StateError(
-            f"State {name!r} is a {type(array).__qualname__}; a NumPy array was expected."
+            f"State {name!r} is {kind_of(array)}; a NumPy array was expected.{conversion(array)}"
         )
     if is_special(array):
         raise StateError(f"State {name!r} is {kind_of(array)}; {ADVICE}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .contract import ArraySpec, Contract, StateSpec, check_limits, describe, resolve
 from .errors import InputError, StateError
-from .plain import ADVICE, is_special, kind_of
+from .plain import ADVICE, conversion, is_special, kind_of
 from .state import State, check_can_go_on
 
 Array = NDArray[Any]
@@ -220,7 +220,7 @@ def _check_array(
     if not isinstance(value, np.ndarray):
         raise error(
             f"{spec.name!r} is {kind_of(value)}; a NumPy array {describe(spec.dtype, spec.shape)} "
-            "was expected."
+            f"was expected.{conversion(value)}"
         )
     if is_special(value):
         raise error(f"{spec.name!r} is {kind_of(value)}; {ADVICE}")

@@ -16,6 +16,7 @@ import click
 
 from .. import __version__
 from ..errors import StateportError, in_words
+from ..suggestions import did_you_mean
 from . import output
 
 _OWN: Final = ("bench", "doctor", "inspect", "run", "tune", "verify")
@@ -44,6 +45,19 @@ class _Commands(click.Group):
             return None
 
         return _with_debug_option(command)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command; a misspelled one is answered with the one that was meant."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            commands = self.list_commands(ctx)
+            ctx.fail(
+                f"There is no command {name!r}; there are {', '.join(commands)}."
+                f"{did_you_mean(name, commands)}"
+            )
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = []

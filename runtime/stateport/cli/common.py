@@ -15,6 +15,7 @@ import click
 
 from ..engines import engine_names
 from ..files.paths import usable_path
+from ..suggestions import did_you_mean
 
 #: A whole number of at least 1, of at most nine digits besides leading zeros.
 _DIGITS: Final = re.compile("0*[1-9][0-9]{0,8}")
@@ -82,6 +83,22 @@ class Finite(click.FloatRange):
         return number
 
 
+class _Engine(click.Choice):  # type: ignore[type-arg]  # not before click 8.2
+    """The name of an engine."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name.
+
+        Raises:
+            click.BadParameter: there is no such engine.
+        """
+        if value not in self.choices:
+            known = ", ".join(self.choices)
+            hint = did_you_mean(value, self.choices)
+            self.fail(f"There is no engine {value!r}; known are {known}.{hint}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 NUMBERS: Final = _Numbers()
 FILE: Final = _FilePath()
 MODEL: Final = click.argument("model", type=FILE, metavar="MODEL.onnx")
@@ -106,7 +123,7 @@ CONSTANTS: Final = click.option(
     metavar="NAME=VALUE",
     help="Give an input the same value in every call. Repeatable.",
 )
-ENGINE: Final = click.Choice(engine_names())
+ENGINE: Final = _Engine(engine_names())
 
 #: Words in Python's errors about literals that it cannot read -> the reason.
 _LIMITS: Final = {

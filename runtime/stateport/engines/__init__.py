@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..model_file.onnx_outline import OnnxFile
+from ..suggestions import did_you_mean
 from .base import Arrays, Buffer, Buffers, Engine, EngineFacts, HostEngine
 
 __all__ = [
@@ -168,6 +169,7 @@ def _engine_module(name: object) -> Any:
     if entry is None:
         raise EngineUnavailable(
             f"There is no engine {name!r}; known are {', '.join(engine_names())}."
+            f"{did_you_mean(name, engine_names())}"
         )
 
     try:

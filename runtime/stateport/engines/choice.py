@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..errors import InputError
+from ..suggestions import did_you_mean
 from . import engine_names
 
 
@@ -73,7 +74,8 @@ def choices(text: str) -> tuple[EngineChoice, ...]:
 
     if choice.name not in engine_names():
         known = ", ".join(engine_names())
-        raise InputError(f"There is no engine {choice.name!r}; known are {known}, and all.")
+        hint = did_you_mean(choice.name, [*engine_names(), "all"])
+        raise InputError(f"There is no engine {choice.name!r}; known are {known}, and all.{hint}")
     return (choice,)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
+from ..suggestions import did_you_mean
 from . import Status
 from .base import Arrays, Buffer, Buffers, EngineFacts
 from .failure import failure
@@ -149,7 +150,8 @@ def computed_precision(precision: str) -> str:
 
 def _read_precision(name: str, options: Mapping[str, object]) -> str:
     for option in sorted({*options} - {"precision"}):
-        raise InputError(f"{name} has no option {option!r}; it takes precision.")
+        hint = did_you_mean(option, ["precision"])
+        raise InputError(f"{name} has no option {option!r}; it takes precision.{hint}")
 
     precision = options.get("precision", "float32")
     if isinstance(precision, str):

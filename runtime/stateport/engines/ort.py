@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
+from ..suggestions import did_you_mean
 from . import Status
 from .base import Arrays, Buffer, Buffers, EngineFacts
 from .device_array import DeviceArray
@@ -217,7 +218,8 @@ def _read_options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
     known = ("device", "graphs") if name == "ort-cuda" else ()
     for option in sorted({*options} - {*known}):
         takes = " and ".join(known) or "none"
-        raise InputError(f"{name} has no option {option!r}; it takes {takes}.")
+        hint = did_you_mean(option, known)
+        raise InputError(f"{name} has no option {option!r}; it takes {takes}.{hint}")
 
     device, graphs = options.get("device", 0), options.get("graphs", False)
     if type(device) is not int or device < 0:

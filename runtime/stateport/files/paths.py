@@ -8,16 +8,20 @@ import os
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
 from ..errors import FileError
 from ..shown import shown
+from ..suggestions import did_you_mean
 
 #: What Linux and macOS take: bytes of a name between two slashes, and of a whole path.
 _LONGEST_NAME: Final = 255
 _LONGEST_PATH: Final = 4095
+#: The most entries of a folder that are looked at for a similar name.
+_MOST_ENTRIES: Final = 10_000
 
 
 def usable_path(path: str | PathLike[str]) -> Path:
@@ -73,8 +77,21 @@ def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[Buffered
 
         with usable.open("rb") as file:
             yield file
+    except FileNotFoundError as error:
+        raise FileError(
+            f"{usable} could not be read: {error.strerror}.{_similar_file(usable)}"
+        ) from error
     except OSError as error:
         raise FileError(f"{usable} could not be read: {error.strerror or error}.") from error
+
+
+def _similar_file(path: Path) -> str:
+    """A sentence with the file of the same folder whose name is most like this one's."""
+    try:
+        names = [entry.name for entry in islice(os.scandir(path.parent), _MOST_ENTRIES)]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names)
 
 
 def file_beside(file: Path, name: str) -> Path:

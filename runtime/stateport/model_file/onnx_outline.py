@@ -27,6 +27,7 @@ from ..files.paths import opened
 from ..files.reading import MOST_DIMENSIONS, check_shape
 from ..shown import shown
 from .external_data import Span, check_external, read_span, span_of
+from .other_formats import other_format
 from .protobuf import Fields, MalformedError, bytes_of, entry_of, int_of, ints_of, text_of
 
 # TensorProto.DataType -> NumPy's name for it. Those without one keep ONNX's name.
@@ -123,6 +124,9 @@ def read(path: Path) -> OnnxFile:
         outline.read_model(memoryview(data))
         result = outline.result(path, len(data))
     except MalformedError as error:
+        other = other_format(path)
+        if other is not None:
+            raise FileError(f"{path} {other}") from None
         raise FileError(
             f"{path} is not a whole ONNX file ({error}). It may be truncated or of another "
             "format; export or copy it again."
