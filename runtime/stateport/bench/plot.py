@@ -92,8 +92,8 @@ def _row(result: Result, y: int) -> Iterator[str]:
     )
 
     text = (
-        f"{result.steps_per_second:,.0f} steps/s, {result.share:.0%}, "
-        f"p99 {result.times.latency(0.99) * 1e6:,.0f} us"
+        f"{result.times.median * 1e6:,.1f} us, {result.share_text}, "
+        f"{result.steps_per_second:,.0f} steps/s, p99 {result.times.latency(0.99) * 1e6:,.0f} us"
     )
     yield f'<text x="{start + _BAR + 12}" y="{y + 16}">{_escaped(text)}</text>'
 

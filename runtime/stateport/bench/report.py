@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from .roofline import Ceilings, Work
-from .run import Bench, Result
+from .run import AT_LEAST_ALL, Bench, Result
 
 #: The characters of a bar at 100 %.
 _BAR: Final = 20
@@ -54,7 +54,7 @@ def _cells(result: Result, sign: str) -> list[str]:
         str(result.threads),
         *microseconds,
         f"{result.steps_per_second:,.0f}",
-        f"{bar:<{_BAR}} {result.share:.0%}",
+        f"{bar:<{_BAR}} {result.share_text}",
         "" if result.against is None else str(result.against),
     ]
 
@@ -67,6 +67,11 @@ def notes(bench: Bench, cores: int) -> list[str]:
         cores: how many cores the machine has.
     """
     lines = [_ceilings_line(ceilings, bench.work) for ceilings in bench.ceilings]
+    if any(result.share > 1 for result in bench.results):
+        lines.append(
+            f"{AT_LEAST_ALL}: the call is faster than this estimate of the limit. The file uses "
+            "some of its weights in few steps only, or it does not compute in float32."
+        )
 
     if bench.busy is not None and bench.busy > cores - 0.5:
         lines.append(

@@ -11,8 +11,11 @@ lies in the same cache as the weights; `peak` with a product of large matrices. 
 float32 with NumPy's BLAS and the same number of threads. Source: Williams, Waterman, Patterson,
 "Roofline", CACM 52 (2009), https://doi.org/10.1145/1498765.1498785.
 
-Activations, biases and the state are not counted. A share above 1 is possible: int8 products have a
-higher peak than those in float32, and an engine's library may be faster than NumPy's.
+A network that takes several steps at a time (its contract's multiple) may use most of its weights
+once for all of them, so that T is divided by the multiple. Activations, biases and the state are
+not counted. A share above 1 is possible: int8 products have a higher peak than those in float32, an
+engine's library may be faster than NumPy's, and a file without a contract does not say how rarely
+it uses its weights.
 """
 
 from __future__ import annotations
@@ -60,9 +63,16 @@ class Ceilings:
     bandwidth: float
     peak: float
 
-    def least(self, work: Work, load: Workload) -> float:
-        """The seconds that a call takes at least."""
-        operations = 2 * work.weights * load.streams * load.time
+    def least(self, work: Work, load: Workload, multiple: int = 1) -> float:
+        """The seconds that a call takes at least.
+
+        Args:
+            work: the model's weights.
+            load: the streams and steps of the call.
+            multiple: how many steps the network takes at a time.
+        """
+        times = max(load.time // multiple, 1)
+        operations = 2 * work.weights * load.streams * times
         return max(work.nbytes / self.bandwidth, operations / self.peak)
 
 

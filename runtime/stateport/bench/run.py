@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ..model import Model
 from ..model import load as load_model
@@ -19,6 +20,9 @@ from .workload import Workload, step_call
 #: Makes a call of another network under a load: (streams, steps, threads) -> call.
 MakeCall = Callable[[int, int, int], Call]
 
+
+#: The share of a call that is faster than the estimate of the limit.
+AT_LEAST_ALL: Final = ">= 100%"
 
 #: A candidate: the name of what runs, and how many threads a call may use.
 _Candidate = tuple[str, int]
@@ -54,6 +58,11 @@ class Result:
     def share(self) -> float:
         """The speed as a share of the machine's limit; see `roofline`."""
         return self.least / self.times.median
+
+    @property
+    def share_text(self) -> str:
+        """The share in per cent, as a person reads it."""
+        return f"{self.share:.0%}" if self.share <= 1 else AT_LEAST_ALL
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,7 @@ def bench(
         planned = load_model(model, plan=plan)
         models = {(f"{planned.engine}, planned", planned.threads): planned}
 
+    multiple = next(iter(models.values())).contract.streaming.chunk_multiple
     progress("measuring the machine")
     counts = sorted({count for _, count in models})
     ceilings = {count: measure_ceilings(count, work.nbytes) for count in counts}
@@ -134,7 +144,8 @@ def bench(
         calls = _make_calls(models, load, beside, counts)
         report_share = _progress_of(load, progress)
         times = measure(calls, rounds=rounds, seconds=seconds, progress=report_share)
-        results += _results(load, times, ceilings, work, beside and beside[0])
+        name = beside and beside[0]
+        results += _results(load, times, ceilings, work, multiple=multiple, beside=name)
 
     return Bench(str(model), work, tuple(ceilings.values()), tuple(results), busy, environment())
 
@@ -168,6 +179,8 @@ def _results(
     times: dict[_Candidate, Times],
     ceilings: dict[int, Ceilings],
     work: Work,
+    *,
+    multiple: int,
     beside: str | None,
 ) -> Iterator[Result]:
     """The results of one load; `beside` is the name of the other network, if there is one."""
@@ -176,7 +189,7 @@ def _results(
         if beside is not None and name != beside:
             against = ratio(candidate_times, times[beside, count])
 
-        least = ceilings[count].least(work, load)
+        least = ceilings[count].least(work, load, multiple)
         yield Result(load, name, count, candidate_times, least, against)
 
 

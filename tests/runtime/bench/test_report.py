@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -73,8 +74,20 @@ def test_the_picture_is_whole_and_takes_names_as_text(bench: Bench) -> None:
     texts = [element.text or "" for element in root.iter(f"{space}text")]
     assert "<b> & [red].onnx" in texts
     assert any("PyTorch <&> [bold]" in text for text in texts)
-    assert any("500,000 steps/s, 50%" in text for text in texts)
+    assert any("2.0 us, 50%, 500,000 steps/s" in text for text in texts)
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     for element in root.iter():
         assert float(element.attrib.get("x", 0)) < width
         assert float(element.attrib.get("y", 0)) < height
+
+
+def test_a_call_faster_than_the_estimate_shows_no_share_above_all(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = replace(bench, results=tuple(replace(r, least=86e-6) for r in bench.results))
+    show(table(fast))
+    printed = capsys.readouterr().out
+    assert "█" * 20 + " >= 100%" in printed
+    assert "4300%" not in printed
+    assert any(">= 100%: the call is faster than this estimate" in line for line in notes(fast, 2))
+    assert "&gt;= 100%" in picture(fast)

@@ -55,3 +55,9 @@ def test_a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(roofline, "_THREADS", ("PYTHONHOME",))  # no interpreter comes up with that
     with pytest.raises(StateportError, match=r"ceilings could not be measured: .+"):
         measure_ceilings(1, 2400)
+
+
+def test_steps_that_are_taken_together_use_most_weights_once() -> None:
+    ceilings, work = Ceilings(1, 100.0, 40.0), Work(1, 4)
+    assert ceilings.least(work, Workload(200, 160), multiple=160) == 10.0
+    assert ceilings.least(work, Workload(200, 100), multiple=160) == 10.0
