@@ -99,11 +99,7 @@ class State(Mapping[str, NDArray[Any]]):
             StateError: a sequence cannot go on from this state; see `Model.__call__`.
             FileError: the file cannot be written. It is then left as it was.
         """
-        check_can_go_on(self)
-        with written_atomically(Path(path)) as temporary:
-            # safetensors ignores strides and writes the memory of an array as it is.
-            arrays = {name: np.array(array, order="C") for name, array in self.items()}
-            temporary.write_bytes(safetensors.numpy.save(arrays, _FORMAT))
+        write_state(Path(path), self, {})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> State:
@@ -112,15 +108,36 @@ class State(Mapping[str, NDArray[Any]]):
         Raises:
             FileError: the file is missing, cannot be read, or does not hold a state.
         """
-        path = usable_path(path)
-        arrays, metadata = read_arrays(path)
-        if metadata.get("stateport.state") != "1":
-            raise FileError(
-                f"{path} holds no stateport state; State.save and `stateport run --state-out` "
-                "write such files."
-            )
+        state, _ = read_state(usable_path(path))
+        return state
 
-        return cls._adopt(arrays)
+
+def write_state(path: Path, state: State, metadata: Mapping[str, str]) -> None:
+    """Writes a state to a safetensors file, with further texts in its metadata.
+
+    Raises:
+        StateError, FileError: as `State.save`.
+    """
+    check_can_go_on(state)
+    with written_atomically(path) as temporary:
+        # safetensors ignores strides and writes the memory of an array as it is.
+        arrays = {name: np.array(array, order="C") for name, array in state.items()}
+        temporary.write_bytes(safetensors.numpy.save(arrays, {**metadata, **_FORMAT}))
+
+
+def read_state(path: Path) -> tuple[State, Mapping[str, str]]:
+    """The state in a file, and the texts in the file's metadata.
+
+    Raises:
+        FileError: as `State.load`.
+    """
+    arrays, metadata = read_arrays(path)
+    if metadata.get("stateport.state") != "1":
+        raise FileError(
+            f"{path} holds no stateport state; State.save, Pool.save and `stateport run "
+            "--state-out` write such files."
+        )
+    return State._adopt(arrays), metadata
 
 
 def check_can_go_on(state: State) -> None:

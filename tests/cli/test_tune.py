@@ -13,6 +13,7 @@ from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.plan import Plan
 from tests.cli.conftest import Command
+from tests.plugins import install
 
 
 def test_it_writes_a_plan_that_has_been_verified(command: Command, copied: Path) -> None:
@@ -90,3 +91,28 @@ def test_where_the_exporter_is_missing_the_engines_are_compared(
     assert outcome.returncode == 0
     assert "Not tried: other ways to write a step need the exporter" in outcome.stdout
     assert stateport.load(copied, plan=copied.with_name("model.plan.json")).precision == "float32"
+
+
+def test_an_engine_that_fails_is_left_out_with_its_reason(
+    command: Command, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another distribution's engine may raise what it likes, also for an option of its own."""
+    run = """
+    from stateport import InputError
+    raise InputError("abacus-picky takes no chunks.")
+    """
+    monkeypatch.syspath_prepend(install(tmp_path / "picky", run=run, name="abacus-picky"))
+    options = ("--rounds", "2", "--threads", "1", "--json")
+    engines = ("--engine", "abacus-picky", "--engine", "ort-cpu")
+    outcome = command("tune", copied, *engines, *options)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+    verdicts: dict[str, set[str]] = {}
+    for trial in json.loads(outcome.stdout)["trials"]:
+        verdicts.setdefault(trial["engine"], set()).add(trial["verdict"])
+    assert verdicts["abacus-picky"] == {"cannot run: abacus-picky takes no chunks."}
+    assert "pass" in verdicts["ort-cpu"]
+
+    outcome = command("tune", copied, "--engine", "abacus-picky", *options)
+    assert outcome.returncode == 1
+    assert "The quickest: cannot run: abacus-picky takes no chunks." in outcome.stderr
