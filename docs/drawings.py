@@ -61,9 +61,10 @@ def drawing(arrows: Sequence[tuple[str, str]]) -> str:
     parts = [_line(boxes[source], boxes[target]) for source, target in arrows]
     parts += [_box(name, box) for name, box in boxes.items()]
     height = len(rows) * _ROW - (_ROW - _HEIGHT) + 2
+    size = f'width="{width + 2:.0f}" viewBox="-1 -1 {width + 2:.0f} {height:.0f}"'
     return "\n".join(
         [
-            f'<svg viewBox="-1 -1 {width + 2:.0f} {height:.0f}" role="img" {_STYLE}>',
+            f'<svg {size} role="img" {_STYLE}>',
             f"<title>{html.escape(_in_words(arrows))}</title>",
             *parts,
             "</svg>",

@@ -101,7 +101,7 @@ def test_an_engine_that_fails_is_left_out_with_its_reason(
     from stateport import InputError
     raise InputError("abacus-picky takes no chunks.")
     """
-    monkeypatch.syspath_prepend(install(tmp_path / "picky", run=run, name="abacus-picky"))
+    monkeypatch.syspath_prepend(install(tmp_path, run=run, name="abacus-picky"))
     options = ("--rounds", "2", "--threads", "1", "--json")
     engines = ("--engine", "abacus-picky", "--engine", "ort-cpu")
     outcome = command("tune", copied, *engines, *options)

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.typing import NDArray
 
 import stateport
 from stateport import FileError, InputError, StateError
 from tests.conftest import Exported
 
 
-def chunk(streams: int, seed: int) -> np.ndarray:
+def chunk(streams: int, seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((streams, 3, 5)).astype(np.float32)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from stateport import FileError, InputError, load
@@ -27,7 +28,7 @@ class Gru(nn.Module):
         return self.gru(x)[0]
 
 
-def recorded(*shape: int) -> np.ndarray:
+def recorded(*shape: int) -> NDArray[np.float32]:
     return (9 * np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
 
 
@@ -73,9 +74,9 @@ def test_data_that_does_not_fit_stops_the_export(tmp_path: Path) -> None:
         export(Gru(), EXAMPLE, tmp_path / "gru.onnx", vectors_from=tmp_path / "nowhere")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TorchScript
+@pytest.mark.filterwarnings("ignore")  # of TorchScript
 def test_torchscript_takes_no_recordings(tmp_path: Path) -> None:
     np.savez(tmp_path / "take.npz", x=recorded(1, 33, 3))
-    script = torch.jit.trace(Gru(), torch.zeros(1, 3, 3))
+    script = torch.jit.trace(Gru(), torch.zeros(1, 3, 3))  # type: ignore[no-untyped-call]
     with pytest.raises(ExportError, match="vectors_from"):
         export(script, EXAMPLE, tmp_path / "gru.onnx", vectors_from=tmp_path / "take.npz")

@@ -93,16 +93,20 @@ def cut(recording: FittedRecording, contract: Contract, steps: int) -> FittedRec
     timed = has_time(contract)
     inputs = {}
     for spec in contract.inputs:
-        axis = spec.shape.index("time") if "time" in spec.shape else None
         array = recording.inputs[spec.name]
-        if not timed:
-            inputs[spec.name] = array[:steps]
-        else:
-            inputs[spec.name] = array if axis is None else _first(array, axis, steps)
+        inputs[spec.name] = _cut_input(spec, array, steps) if timed else array[:steps]
 
     return replace(
         recording, steps=steps, inputs=inputs, answers=_cut_answers(recording, contract, steps)
     )
+
+
+def _cut_input(spec: ArraySpec, array: Array, steps: int) -> Array:
+    """The part of an input that belongs to the first steps; rows end there at the latest."""
+    if spec.lengths_of == "time" and "time" not in spec.shape:
+        shorter: Array = np.minimum(array, steps).astype(array.dtype)
+        return shorter
+    return _first(array, spec.shape.index("time"), steps) if "time" in spec.shape else array
 
 
 def _cut_to_contract(recording: FittedRecording, contract: Contract) -> FittedRecording:

@@ -14,7 +14,7 @@ import safetensors.numpy
 from stateport import FileError, InputError
 from stateport.contract import ArraySpec, Contract, StateSpec, Streaming
 from stateport.parity.recordings.cases import cases_of, cut_to_time
-from stateport.parity.recordings.fitting import FittedRecording, fit
+from stateport.parity.recordings.fitting import FittedRecording, cut, fit
 from stateport.parity.recordings.reading import Recording, read_recordings
 
 STATES = (StateSpec("h0", "hn", "float32", (1, "batch", 4)),)
@@ -306,3 +306,15 @@ def test_recordings_that_fit_are_not_cut() -> None:
     recording = fit(Recording("a", {"audio": floats(1, 5000)}), AUDIO)
     kept, sentence = cut_to_time([recording], AUDIO, 3.0, 1, lambda _: None, lambda: 0.0)
     assert (kept, sentence) == ([recording], None)
+
+
+def test_rows_end_where_a_recording_is_cut() -> None:
+    contract = Contract(
+        (*TWO_INPUTS.inputs[:1], ArraySpec("lengths", "int64", ("batch",), "time")),
+        TWO_INPUTS.outputs[:1],
+        STATES,
+    )
+    arrays = {"x": floats(2, 200, 3), "lengths": np.array([200, 7])}
+    recording = fit(Recording("a", arrays), contract)
+    assert cut(recording, contract, 30).inputs["lengths"].tolist() == [30, 7]
+    assert [case.chunks for case in cases_of(recording, contract)] == [(200,)]

@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from numpy.typing import NDArray
 from onnx import helper
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import stateport
 from stateport import InputError
 from stateport.parity.vectors import vectors_path
+from stateport_exporter import Spec, export
 
 
-def speech(steps: int = 300, batch: int = 1, loudness: float = 6.0) -> np.ndarray:
+def speech(steps: int = 300, batch: int = 1, loudness: float = 6.0) -> NDArray[np.float32]:
     """Loud in parts, as speech is: random inputs never reach such values."""
     random = np.random.default_rng(0)
     quiet = random.standard_normal((batch, steps, 5))
@@ -129,3 +134,28 @@ def test_no_vectors_are_needed_beside_the_model(
 
 def test_the_bound_can_be_set(clipped: Path, data: Path) -> None:
     assert stateport.verify(clipped, data=data, atol=10.0).passed
+
+
+class Padded(nn.Module):
+    """Takes rows of several lengths, which onnx's reference ignores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return pad_packed_sequence(self.gru(packed)[0], batch_first=True)[0]
+
+
+def test_where_the_reference_cannot_run_the_next_engine_gives_the_answers(tmp_path: Path) -> None:
+    example = (Spec("float32", "batch", "time", 3), Spec("int64", "batch", low=1, high=3))
+    export(Padded(), example, tmp_path / "m.onnx", check=False)
+    x = np.random.default_rng(0).standard_normal((3, 40, 3)).astype(np.float32)
+    np.savez(tmp_path / "take.npz", x=x, lengths=np.array([40, 7, 12]))
+
+    matrix = stateport.verify(tmp_path / "m.onnx", data=tmp_path / "take.npz")
+    assert matrix.passed
+    assert "with the whole run of ort-cpu (onnxruntime" in matrix.remarks[0]
+    assert {m.case for m in matrix.reports[0].measurements} == {"recorded whole, take.npz 3x40"}
