@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import stateport
+from stateport import StateportError
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.plan import Plan
+from stateport.tune.search import TuningGoal, tune
 from tests.cli.conftest import Command
 from tests.plugins import install
 
@@ -94,7 +96,7 @@ def test_where_the_exporter_is_missing_the_engines_are_compared(
 
 
 def test_an_engine_that_fails_is_left_out_with_its_reason(
-    command: Command, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another distribution's engine may raise what it likes, also for an option of its own."""
     run = """
@@ -102,17 +104,17 @@ def test_an_engine_that_fails_is_left_out_with_its_reason(
     raise InputError("abacus-picky takes no chunks.")
     """
     monkeypatch.syspath_prepend(install(tmp_path, run=run, name="abacus-picky"))
-    options = ("--rounds", "2", "--threads", "1", "--json")
-    engines = ("--engine", "abacus-picky", "--engine", "ort-cpu")
-    outcome = command("tune", copied, *engines, *options)
-    assert (outcome.returncode, outcome.stderr) == (0, "")
+    vectors = Vectors.load(vectors_path(copied))
+    plan = tmp_path / "plan.json"
 
+    engines = ("abacus-picky", "ort-cpu")
+    tuned = tune(copied, vectors, plan, TuningGoal(), engines=engines, rounds=2, seconds=0.001)
     verdicts: dict[str, set[str]] = {}
-    for trial in json.loads(outcome.stdout)["trials"]:
-        verdicts.setdefault(trial["engine"], set()).add(trial["verdict"])
+    for trial in tuned.trials:
+        verdicts.setdefault(trial.plan.engine, set()).add(trial.verdict)
     assert verdicts["abacus-picky"] == {"cannot run: abacus-picky takes no chunks."}
     assert "pass" in verdicts["ort-cpu"]
 
-    outcome = command("tune", copied, "--engine", "abacus-picky", *options)
-    assert outcome.returncode == 1
-    assert "The quickest: cannot run: abacus-picky takes no chunks." in outcome.stderr
+    alone = ("abacus-picky",)
+    with pytest.raises(StateportError, match="The quickest: cannot run: abacus-picky takes no"):
+        tune(copied, vectors, plan, TuningGoal(), engines=alone, rounds=2, seconds=0.001)

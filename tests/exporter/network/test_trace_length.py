@@ -30,7 +30,8 @@ class OneSecond(nn.Module):
         if not torch.compiler.is_compiling():
             self.traced_at.append(audio.shape[1])
         frames = audio.unfold(1, 4, 4)
-        return self.gru(frames)[0]
+        hidden: Tensor = self.gru(frames)[0]
+        return hidden
 
 
 class LoopOverTime(nn.Module):

@@ -25,7 +25,8 @@ class Gru(nn.Module):
         self.gru = nn.GRU(3, 4, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.gru(x)[0]
+        hidden: Tensor = self.gru(x)[0]
+        return hidden
 
 
 def recorded(*shape: int) -> NDArray[np.float32]:
