@@ -100,8 +100,9 @@ bench: $(READY)      ## measure stateport beside its peers and rewrite the page 
 bench-quantization: $(READY)  ## measure each form of quantised weights on this processor
 	$(BIN)/python -W ignore -m benchmarks.quantization
 
-api: $(READY)        ## write docs/api.md from the docstrings
+api: $(READY)        ## write docs/api.md and docs/commands.md from docstrings and commands
 	$(BIN)/python docs/api.py
+	$(BIN)/python docs/commands.py
 
 architecture: $(READY)  ## draw the rooms and their arrows into docs/architecture.md
 	$(BIN)/python docs/rooms.py

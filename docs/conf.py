@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the neighbours of this file
+with_drawings = importlib.import_module("drawings").with_drawings
 
 ROOT: Final = Path(__file__).parents[1]
 DOCS: Final = ROOT / "docs"
@@ -23,10 +28,9 @@ _LINK: Final = re.compile(r"\]\((?!\w+:)([^)#\s]+)")
 
 project = "stateport"
 author = "the authors of stateport"
-extensions = ["myst_parser", "sphinxcontrib.mermaid"]
+extensions = ["myst_parser"]
 
 myst_heading_anchors = 4
-myst_fence_as_directive = ["mermaid"]  # in the repository, GitHub draws these fences
 
 html_theme = "furo"
 html_title = "stateport"
@@ -45,6 +49,7 @@ def read_page(_app: object, name: str, source: list[str]) -> None:
     path = ELSEWHERE.get(name, DOCS / f"{name}.md")
     text = path.read_text(encoding="utf-8") if name in ELSEWHERE else source[0]
     text = _LINK.sub(lambda link: f"]({on_site(path.parent / link[1])}", text)
+    text = with_drawings(text)
     if name == "examples":
         text = "\n\n".join([text, *programs()])
     source[0] = text

@@ -186,7 +186,7 @@ def _engines() -> Iterator[str]:
 
 def _verdict() -> Iterator[str]:
     yield _arrow("M 838 242 V 268 Q 838 284 822 284 H 154 Q 138 284 138 268 V 248", "check", "good")
-    said = "verify: every output, state and step against PyTorch in float64, over 2,048 steps"
+    said = "verify: every output, state and step against PyTorch in float64, over 2,048 calls"
     yield _text(488, 308, said, "good middle")
 
 

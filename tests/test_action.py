@@ -63,9 +63,10 @@ def act(tmp_path: Path) -> Act:
             "GITHUB_ACTIONS": "true",
             "GITHUB_STEP_SUMMARY": str(summary),
             "GITHUB_OUTPUT": str(outputs),
+            "GITHUB_ACTION_PATH": str(ROOT),
         }
         given = {name: str(spec["default"]) for name, spec in ACTION["inputs"].items()}
-        given |= {"python": sys.executable, "packages": "", **inputs}
+        given |= {"python": sys.executable, "package": "", **inputs}
         code, printed = 0, ""
         for step in STEPS if code == 0 else ():
             if wanted(step, given) and code == 0:
@@ -271,6 +272,44 @@ def test_lists_are_split_at_spaces_and_lines_and_at_nothing_else(act: Act, stub:
     ]
 
 
+def installed_by(act: Act, stub: Path, **inputs: str) -> list[str]:
+    """What pip is asked to install."""
+    ran = act(python=str(stub), **inputs)
+    assert ran.code == 0, ran.printed
+    return [call for call in calls(stub.parent) if "pip" in call][-1][4:]
+
+
+def test_it_installs_itself_from_its_own_checkout(act: Act, stub: Path) -> None:
+    assert installed_by(act, stub, package="checkout") == [f"{ROOT}/runtime[cpu]"]
+    both = [f"{ROOT}/runtime[cpu,tract]", f"{ROOT}/exporter"]
+    assert installed_by(act, stub, package="checkout", extras="cpu,tract", target="a.py:b") == both
+    for package in ("runtime", "exporter"):
+        assert (ROOT / package / "pyproject.toml").is_file()
+    assert ACTION["inputs"]["package"]["default"] == "checkout"
+
+
+def test_it_installs_a_published_version_where_that_is_asked_for(act: Act, stub: Path) -> None:
+    inputs = {"package": "pypi", "version": "0.1.0", "target": "a.py:b", "packages": "onnx==1.20"}
+    expected = ["onnx==1.20", "stateport[cpu]==0.1.0", "stateport-exporter==0.1.0"]
+    assert installed_by(act, stub, **inputs) == expected
+    assert installed_by(act, stub, package="pypi", extras="") == ["stateport"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"package": "conda"}, "package is 'conda'; checkout or pypi was expected"),
+        ({"package": "checkout", "version": "0.1.0"}, "version is '0.1.0', which applies to"),
+    ],
+)
+def test_a_package_that_cannot_be_installed_is_said(
+    act: Act, stub: Path, inputs: dict[str, str], says: str
+) -> None:
+    ran = act(python=str(stub), **inputs)
+    assert ran.code == 2
+    assert says in ran.printed
+
+
 def test_what_is_empty_or_false_is_left_out(act: Act, stub: Path) -> None:
     assert act(python=str(stub), engines="", require="false", reports="r s").code == 0
     assert calls(stub.parent) == [["verify", *reports("r s"), "--", "model.onnx"]]
@@ -291,7 +330,8 @@ def calls_of(act: Act, stub: Path, require: str) -> list[str]:
 
 def test_no_input_is_run_or_expanded(act: Act, stub: Path) -> None:
     hostile = "$(touch${IFS}hacked) `touch${IFS}hacked` ;touch hacked * \"'"
-    names = [name for name in ACTION["inputs"] if name not in ("python", "reports", "require")]
+    kept = ("python", "package", "reports", "require")
+    names = [name for name in ACTION["inputs"] if name not in kept]
     ran = act(python=str(stub), **dict.fromkeys(names, hostile))
     assert ran.code == 0, ran.printed
     found = {path.name for path in stub.parent.iterdir()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.documents import load_script
@@ -42,3 +44,22 @@ def test_the_runtime_never_imports_the_exporter() -> None:
     assert "numpy" in imported
     assert not {"stateport_exporter", "torch", "onnxscript", "onnx_ir"} & imported
     assert "stateport" in ROOMS.packages_imported_by("stateport_exporter")
+
+
+#: The heading of each package's table of files.
+TABLES = {
+    "stateport_exporter": ("exporter", "## How a network flows"),
+    "stateport": ("runtime", "## How a call flows"),
+}
+
+
+@pytest.mark.parametrize("package", TABLES)
+def test_the_page_tells_of_every_file(package: str) -> None:
+    distribution, heading = TABLES[package]
+    page = ROOMS.PAGE.read_text(encoding="utf-8")
+    table = page.partition(heading)[2].partition("<!-- rooms of")[0]
+    words = {word for code in re.findall(r"`([^`]+)`", table) for word in re.findall(r"\w+", code)}
+
+    files = (ROOMS.PAGE.parents[1] / distribution / package).rglob("*.py")
+    untold = {file.stem for file in files if not file.stem.startswith("_")} - words
+    assert untold == set()

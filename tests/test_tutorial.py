@@ -12,12 +12,18 @@ from tests.test_readme import ELSEWHERE
 
 DOCS = Path(__file__).parents[1] / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+TRAINED = (DOCS / "trained.md").read_text(encoding="utf-8")
 INDEX = (DOCS / "index.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.patterns
 def test_every_block_of_the_tutorial(tmp_path: Path) -> None:
     assert run_sections(TUTORIAL, tmp_path) >= 20
+
+
+@pytest.mark.patterns
+def test_every_block_of_the_page_on_trained_networks(tmp_path: Path) -> None:
+    assert run_sections(TRAINED, tmp_path) >= 4
 
 
 @pytest.mark.patterns

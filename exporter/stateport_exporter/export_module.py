@@ -33,6 +33,7 @@ from .export_steps.arguments import (
     check_parameters,
     check_script_options,
     checked_dtype,
+    existing_path,
 )
 from .export_steps.building import build_network
 from .export_steps.sizes import look_at_other_sizes
@@ -58,6 +59,7 @@ from .states.naming import write_metadata
 from .states.possible import PossibleState
 from .variants.float16 import float16_contract, port_names, to_float16
 from .vectors.record import record
+from .vectors.recorded import NO_RECORDINGS, recorded_cases
 
 DEFAULT_OPSET: Final = 20
 #: The most lines of the author's code that one message names.
@@ -76,7 +78,7 @@ class ExportResult:
             inputs and outputs.
         report: the result of verifying the file, None where it was not verified.
         possible_states: arguments and results that look like states and were not taken as such.
-        notes: what was done to make the weights fit, one sentence each.
+        notes: what was done to make the weights fit, and to recorded data, one sentence each.
     """
 
     path: Path
@@ -104,6 +106,7 @@ def export(
     dtype: str = "float32",
     keep_float32: Collection[str] = (),
     trace_time: int | None = None,
+    vectors_from: str | PathLike[str] | None = None,
     origin: Mapping[str, object] | None = None,
 ) -> ExportResult:
     """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
@@ -139,20 +142,26 @@ def export(
             outputs and states.
         keep_float32: those of "inputs", "outputs" and "states" that stay float32, with
             dtype="float16".
-        trace_time: the number of time steps that the network is traced at. By default it follows
-            from the network's strides and kernels.
+        trace_time: the number of time steps that the network is traced at. By default it is the
+            length of the example's file, if there is one that the network can be traced at, and
+            else follows from the network's strides and kernels.
+        vectors_from: inputs that people recorded, on which answers are recorded besides those on
+            random ones: an .npz, .npy or .safetensors file, or a folder of them, with arrays by the
+            names of the file's inputs. Long recordings are cut, which `notes` says.
         origin: notes for the file on where the network came from.
 
     Raises:
         ExportError: the network, the example or the weights cannot be exported, and why; or
             `states` names something that does not exist or does not fit.
-        FileError: the files cannot be written.
+        FileError: the files cannot be written, or recorded data cannot be read.
+        InputError: recorded data does not fit the network.
     """
     module = unwrapped(module)
     check_arguments(module, opset, method)
     dtype = checked_dtype(dtype, keep_float32)
     path = Path(path)
     check_paths(path)
+    recordings = None if vectors_from is None else existing_path(vectors_from)
     notes = {**(origin or {}), "stateport": __version__, "torch": torch.__version__}
 
     with _isolated(module):
@@ -164,6 +173,7 @@ def export(
                 lift=not lift,
                 check=not check,
                 dtype=dtype != "float32",
+                vectors_from=vectors_from is not None,
             )
             return _export_script(module, example, path, opset, notes)
 
@@ -181,7 +191,10 @@ def export(
         contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
 
         # PyTorch's answers, which the file has to give.
-        vectors = record(built.network, contract, beyond.cases)
+        recorded = NO_RECORDINGS
+        if recordings is not None:
+            recorded = recorded_cases(built.network, contract, recordings)
+        vectors = record(built.network, contract, (*beyond.cases, *recorded.cases))
 
         model = built.captured.model
         if dtype == "float16":
@@ -192,7 +205,13 @@ def export(
         report = _write(built.captured, vectors, path, beyond, check=check)
 
     return ExportResult(
-        path, vectors_path(path), contract, built.lifted, report, built.possible, changes
+        path,
+        vectors_path(path),
+        contract,
+        built.lifted,
+        report,
+        built.possible,
+        (*changes, *recorded.notes),
     )
 
 

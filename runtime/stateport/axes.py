@@ -43,6 +43,17 @@ def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
     return resolved
 
 
+def without_brackets(axis: Axis) -> Axis:
+    """The same axis without brackets around the whole of it: "time//8" for "(time//8)"."""
+    if isinstance(axis, int) or not axis.startswith("("):
+        return axis
+    try:
+        same = ast.dump(_parse(axis)) == ast.dump(_parse(axis[1:-1]))
+    except KeyError:  # "(a)+(b)" without its ends is no expression
+        return axis
+    return without_brackets(axis[1:-1]) if same else axis
+
+
 def names_in(axis: Axis) -> frozenset[str]:
     """The names of the axes that an axis is computed from: "time" for "8*(time//8)".
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, Final, Literal, NoReturn, overload
 
 import numpy as np
@@ -17,6 +18,7 @@ from .engines import Engine
 from .errors import InputError, StateportError
 from .owner import Call, SingleOwner, owned
 from .plain import kind_of
+from .pool_file import load_streams, save_streams
 from .roster import Roster, Rows, is_integer
 from .state import State
 from .validation import (
@@ -49,7 +51,8 @@ class Pool:
     all states unchanged. A call that is cut off by an exception from outside (Ctrl-C, a signal
     handler) has either taken full effect or none, and the pool remains usable.
 
-    A pool cannot be copied or pickled, but the states of its streams can.
+    A pool cannot be copied or pickled. `save` writes the states of its streams to a file, and
+    `restore` opens them again, in another process too.
     """
 
     # Each call prepares its changes, and then applies them with one assignment, because an
@@ -117,13 +120,15 @@ class Pool:
         return int(streams[0]) if count is None else streams
 
     @owned
-    def _open(self, count: int) -> Rows:
+    def _open(self, count: int, state: State | None = None) -> Rows:
+        """Opens streams from the initial state, or from a state with a row for each."""
         roster, rows = self._roster.opened(count)
         streams = roster.of(rows)
 
         if rows[-1] >= self._buffers.rows:
             self._buffers = self._buffers.resized(int(rows[-1]) + 1)
-        self._buffers.write_rows([(rows, self._first)])  # no stream has these rows yet
+        first = self._first if state is None else state
+        self._buffers.write_rows([(rows, first)])  # no stream has these rows yet
 
         self._roster = roster
         return streams
@@ -136,6 +141,44 @@ class Pool:
             InputError: a stream is not open, or is named twice. No stream is closed.
         """
         self._roster = self._roster.closed(self._roster.rows(streams))
+
+    @owned
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the states of all open streams to one safetensors file.
+
+        The file appears whole or not at all. It is also a `State` with one row per stream, in the
+        order of `streams`: `State.load` reads it.
+
+        Raises:
+            InputError: no stream is open.
+            FileError: the file cannot be written. It is then left as it was.
+        """
+        streams = self._roster.streams
+        if not len(streams):
+            raise InputError(
+                "The pool has no open streams, and at least one was expected to save. Open streams "
+                "first, or remove the file of an earlier time."
+            )
+        save_streams(path, streams, self._buffers.read_rows(self._roster.rows(streams)))
+
+    def restore(self, path: str | PathLike[str]) -> dict[int, int]:
+        """Opens the streams that `save` wrote, which go on where they were.
+
+        The streams that are open already stay as they are. Another pool may have written the file,
+        of another capacity, on another engine, in another process.
+
+        Returns:
+            By the stream as it was when it was saved, the stream that continues it.
+
+        Raises:
+            FileError: the file cannot be read, or no pool wrote it. No stream is opened.
+            StateError: the states do not fit the contract.
+            InputError: there would be more than `capacity` streams.
+        """
+        saved, state = load_streams(path)
+        check_state(self._contract, state, {"batch": len(saved)})
+        streams = self._open(len(saved), state)
+        return dict(zip(saved, streams.tolist(), strict=True))
 
     def step(
         self,
@@ -209,8 +252,9 @@ class Pool:
             StateportError: always.
         """
         raise StateportError(
-            "A pool cannot be copied or pickled. Open streams in another pool and assign them the "
-            "states: other[b].state = pool[a].state. A state can be pickled, and saved to a file."
+            "A pool cannot be copied or pickled. Save all its streams and restore them in another "
+            "pool: pool.save(path), other.restore(path). One stream's state moves by assignment: "
+            "other[b].state = pool[a].state."
         )
 
     def __repr__(self) -> str:

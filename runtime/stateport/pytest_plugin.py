@@ -46,8 +46,10 @@ class Parity:
         self,
         model: str | PathLike[str],
         *,
+        engines: str | Sequence[str] | None = None,
         engine: str | Sequence[str] | None = None,
         vectors: str | PathLike[str] | None = None,
+        data: str | PathLike[str] | None = None,
         atol: float | None = None,
         rtol: float | None = None,
         snr: float | None = None,
@@ -60,9 +62,12 @@ class Parity:
         Args:
             model: an ONNX file that `stateport export` wrote. A relative path starts from the
                 working directory.
-            engine: an engine such as "openvino:precision=bfloat16", a list of engines, or "all", in
-                place of those of the marker.
+            engines: an engine such as "openvino:precision=bfloat16", a list of engines, or "all",
+                in place of those of the marker.
+            engine: another word for `engines`.
             vectors: the file with the recorded answers; by default the one beside the model.
+            data: inputs that you recorded, in place of the vectors: a file or a folder, as
+                `stateport.verify` takes it.
             atol: an absolute bound on errors, in place of a multiple of PyTorch's own float32
                 error.
             rtol: a relative bound, in the same way.
@@ -74,12 +79,16 @@ class Parity:
         from .errors import StateportError
         from .parity.verify import verify
 
+        if engines is not None and engine is not None:
+            pytest.fail("engines and engine are one argument; give one of them.", pytrace=False)
+
         marked_engines, require = _read_marker(self._item)
         try:
             matrix = verify(
                 model,
-                engines=engine or marked_engines or None,
+                engines=engines or engine or marked_engines or None,
                 vectors=vectors,
+                data=data,
                 atol=atol,
                 rtol=rtol,
                 snr=snr,

@@ -99,9 +99,7 @@ class State(Mapping[str, NDArray[Any]]):
             StateError: a sequence cannot go on from this state; see `Model.__call__`.
             FileError: the file cannot be written. It is then left as it was.
         """
-        content = self.to_bytes()
-        with written_atomically(Path(path)) as temporary:
-            temporary.write_bytes(content)
+        write_state(Path(path), self, {})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> State:
@@ -110,10 +108,8 @@ class State(Mapping[str, NDArray[Any]]):
         Raises:
             FileError: the file is missing, cannot be read, or does not hold a state.
         """
-        path = usable_path(path)
-        arrays, metadata = read_arrays(path)
-        _check_format(metadata, str(path))
-        return cls._adopt(arrays)
+        state, _ = read_state(usable_path(path))
+        return state
 
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes, for a database or a message.
@@ -121,10 +117,7 @@ class State(Mapping[str, NDArray[Any]]):
         Raises:
             StateError: a sequence cannot go on from this state; see `Model.__call__`.
         """
-        check_can_go_on(self)
-        # safetensors ignores strides and writes the memory of an array as it is.
-        arrays = {name: np.array(array, order="C") for name, array in self.items()}
-        return safetensors.numpy.save(arrays, _FORMAT)
+        return _content(self, {})
 
     @classmethod
     def from_bytes(cls, content: bytes) -> State:
@@ -145,11 +138,41 @@ class State(Mapping[str, NDArray[Any]]):
         return cls._adopt(arrays)
 
 
+def write_state(path: Path, state: State, metadata: Mapping[str, str]) -> None:
+    """Writes a state to a safetensors file, with further texts in its metadata.
+
+    Raises:
+        StateError, FileError: as `State.save`.
+    """
+    content = _content(state, metadata)
+    with written_atomically(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def read_state(path: Path) -> tuple[State, Mapping[str, str]]:
+    """The state in a file, and the texts in the file's metadata.
+
+    Raises:
+        FileError: as `State.load`.
+    """
+    arrays, metadata = read_arrays(path)
+    _check_format(metadata, str(path))
+    return State._adopt(arrays), metadata
+
+
+def _content(state: State, metadata: Mapping[str, str]) -> bytes:
+    """A state as the content of a safetensors file."""
+    check_can_go_on(state)
+    # safetensors ignores strides and writes the memory of an array as it is.
+    arrays = {name: np.array(array, order="C") for name, array in state.items()}
+    return safetensors.numpy.save(arrays, {**metadata, **_FORMAT})
+
+
 def _check_format(metadata: Mapping[str, str], source: str) -> None:
     if metadata.get("stateport.state") != "1":
         raise FileError(
-            f"{source} holds no stateport state; State.save and `stateport run --state-out` write "
-            "such files."
+            f"{source} holds no stateport state; State.save, Pool.save and `stateport run "
+            "--state-out` write such files."
         )
 
 

@@ -14,6 +14,7 @@ from .contract import ArraySpec, Contract, StateSpec, check_limits, describe, re
 from .errors import InputError, StateError
 from .plain import ADVICE, conversion, is_special, kind_of
 from .state import State, check_can_go_on
+from .suggestions import did_you_mean
 
 Array = NDArray[Any]
 
@@ -136,6 +137,7 @@ def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[st
             inputs = ", ".join(map(str, contract.inputs)) or "no inputs besides its states"
             raise InputError(
                 f"There is no input {name!r} to hold a constant; the model takes {inputs}."
+                f"{did_you_mean(name, specs)}"
             )
         fixed[name] = _as_constant(specs[name], value)
     return fixed
@@ -209,7 +211,8 @@ def _check_names(
     expected, actual = {spec.name for spec in specs}, set(names)
     arrays = ", ".join(str(spec) for spec in specs) or f"no {kind} at all"
     for name in sorted(actual - expected, key=repr):
-        raise error(f"There is no {kind} {name!r}; the model takes {arrays}.")
+        hint = did_you_mean(name, expected)
+        raise error(f"There is no {kind} {name!r}; the model takes {arrays}.{hint}")
     for name in sorted(expected - actual):
         raise error(f"The {kind} {name!r} is missing; the model takes {arrays}.")
 

@@ -13,6 +13,7 @@ from onnx import helper
 
 import stateport
 from stateport import ArraySpec, Contract
+from stateport.cli.inspect import _streaming_text
 from stateport.contract import CONTRACT_KEY, ORIGIN_KEY
 from tests.bare import written
 
@@ -132,3 +133,27 @@ def test_the_real_command_inspects(process: Command, reference: Path) -> None:
     outcome = process("inspect", reference, "--json")
     assert (outcome.returncode, outcome.stderr) == (0, "")
     assert json.loads(outcome.stdout)["producer"].startswith("stateport")
+
+
+WITHIN_A_CHUNK = (
+    "yes, in chunks of multiples of 160 steps; an output step needs up to 159 later steps, all of "
+    "them in the same 160 steps: no chunk waits for the next one"
+)
+
+
+@pytest.mark.parametrize(
+    ("streaming", "text"),
+    [
+        ({"ok": True}, "yes"),
+        ({"ok": True, "multiple": 4}, "yes, in chunks of multiples of 4 steps"),
+        ({"ok": True, "multiple": 160, "delay": 159}, WITHIN_A_CHUNK),
+        (
+            {"ok": True, "multiple": 4, "delay": 8},
+            "yes, in chunks of multiples of 4 steps, with a look-ahead of 8 steps",
+        ),
+    ],
+)
+def test_a_look_ahead_within_a_chunk_is_none_beyond_it(
+    streaming: dict[str, object], text: str
+) -> None:
+    assert _streaming_text(streaming) == text

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 import stateport
+from stateport import StateportError
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.plan import Plan
+from stateport.tune.search import TuningGoal, tune
 from tests.cli.conftest import Command
+from tests.plugins import install
 
 
 def test_it_writes_a_plan_that_has_been_verified(command: Command, copied: Path) -> None:
@@ -90,3 +93,28 @@ def test_where_the_exporter_is_missing_the_engines_are_compared(
     assert outcome.returncode == 0
     assert "Not tried: other ways to write a step need the exporter" in outcome.stdout
     assert stateport.load(copied, plan=copied.with_name("model.plan.json")).precision == "float32"
+
+
+def test_an_engine_that_fails_is_left_out_with_its_reason(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another distribution's engine may raise what it likes, also for an option of its own."""
+    run = """
+    from stateport import InputError
+    raise InputError("abacus-picky takes no chunks.")
+    """
+    monkeypatch.syspath_prepend(install(tmp_path, run=run, name="abacus-picky"))
+    vectors = Vectors.load(vectors_path(copied))
+    plan = tmp_path / "plan.json"
+
+    engines = ("abacus-picky", "ort-cpu")
+    tuned = tune(copied, vectors, plan, TuningGoal(), engines=engines, rounds=2, seconds=0.001)
+    verdicts: dict[str, set[str]] = {}
+    for trial in tuned.trials:
+        verdicts.setdefault(trial.plan.engine, set()).add(trial.verdict)
+    assert verdicts["abacus-picky"] == {"cannot run: abacus-picky takes no chunks."}
+    assert "pass" in verdicts["ort-cpu"]
+
+    alone = ("abacus-picky",)
+    with pytest.raises(StateportError, match="The quickest: cannot run: abacus-picky takes no"):
+        tune(copied, vectors, plan, TuningGoal(), engines=alone, rounds=2, seconds=0.001)

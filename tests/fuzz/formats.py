@@ -29,21 +29,30 @@ from stateport.cli.inspect import _document
 from stateport.contract import CONTRACT_KEY, INITIAL_PREFIX, ORIGIN_KEY, resolve
 from stateport.engines.choice import EngineChoice
 from stateport.errors import ContractError
-from stateport.files.reading import read_npy
+from stateport.files.reading import read_npy, read_npz
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import find_contract
 from stateport.parity.baseline import read_baseline, regressions
 from stateport.parity.engine_report import EngineReport, measure_model
 from stateport.parity.handover import handover_case
 from stateport.parity.matrix import EngineVerdict, Matrix
+from stateport.parity.recordings.fitting import fit
+from stateport.parity.recordings.reading import read_recordings
 from stateport.parity.reports.document import render
 from stateport.parity.vectors import VECTORS_KEY, Case, Trace, Vectors
 from stateport.plan import Plan
+from stateport.pool_file import load_streams, save_streams
 from stateport.validation import check_state
 from stateport_exporter import Spec
 from stateport_exporter.network.weights import load_weights
 
 from .mutations import documents, field, messages, mutated, numbers, texts, varint
+
+#: What recorded data has to fit.
+RECORDED = Contract(
+    (ArraySpec("x", "float32", ("batch", "time", 2)),),
+    (ArraySpec("y", "int64", ("batch", "time")),),
+)
 
 
 @dataclass(frozen=True)
@@ -392,6 +401,37 @@ def headed_npy(draw: st.DrawFn) -> bytes:
     return b"\x93NUMPY" + bytes(version) + size + header + draw(st.binary(max_size=32))
 
 
+def npzs() -> list[bytes]:
+    contents = []
+    for save in (np.savez, np.savez_compressed):
+        buffer = io.BytesIO()
+        save(buffer, x=np.zeros((1, 4, 2), np.float32), y=np.arange(4).reshape(1, 4))
+        contents.append(buffer.getvalue())
+    return contents
+
+
+@st.composite
+def reheaded_npz(draw: st.DrawFn) -> bytes:
+    """A whole archive, with any header in its arrays, and names and parts that do not belong."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in draw(st.lists(st.sampled_from(["x.npy", "y.npy", "z.txt", "../x.npy"]))):
+            content = draw(st.one_of(headed_npy(), st.binary(max_size=50)))
+            with contextlib.suppress(Warning):  # of two parts with one name
+                archive.writestr(name, content, draw(st.sampled_from([0, 8, 12, 14])))
+    return buffer.getvalue()
+
+
+def use_npz(path: Path) -> None:
+    read_npz(path)
+    for recording in read_recordings(path, RECORDED).recordings:
+        fit(recording, RECORDED)
+
+
+def use_pool(path: Path) -> None:
+    load_streams(path)
+
+
 def use_npy(path: Path) -> None:
     read_npy(path)
     Spec.parse(f"{path}[batch,time]")
@@ -456,6 +496,8 @@ def use_spec(path: Path) -> None:
 def all_formats() -> dict[str, Format]:
     """Every format by its name."""
     state = saved(State({"h0": np.zeros((2, 1, 2), np.float32)}).save)
+    streams = np.array([3, 4])
+    pool = saved(lambda path: save_streams(path, streams, State({"h0": np.zeros((1, 2, 3))})))
     linear = safetensors.torch.save(network().state_dict())
     report = json.loads(render(matrix()))
     zipped, old = torch_files()
@@ -471,6 +513,8 @@ def all_formats() -> dict[str, Format]:
         "plan": Format("json", spoilt_json(plans()), use_plan),
         "baseline": Format("json", spoilt_json([report]), use_baseline),
         "npy": Format("npy", st.one_of(mutated(npys()), headed_npy()), use_npy),
+        "npz": Format("npz", st.one_of(mutated(npzs()), reheaded_npz()), use_npz),
+        "pool": Format("safetensors", spoilt_safetensors([pool]), use_pool),
         "safetensors-weights": Format("safetensors", spoilt_safetensors([linear]), use_weights),
         "torch-weights": Format("pt", pickles, use_weights),
         "spec": Format("txt", as_bytes(specs()), use_spec),

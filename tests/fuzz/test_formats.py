@@ -30,7 +30,7 @@ INPUTS = int(os.environ.get("STATEPORT_FUZZ_FILES", "0"))
 SECONDS = 10
 BYTES = 1 << 30
 
-NAMES = ["onnx", "contract", "vectors", "state", "plan", "baseline", "npy"]
+NAMES = ["onnx", "contract", "vectors", "state", "plan", "baseline", "npy", "npz", "pool"]
 NAMES += ["safetensors-weights", "torch-weights", "spec"]
 
 

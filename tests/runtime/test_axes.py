@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stateport import Contract, ContractError
-from stateport.axes import resolve
+from stateport.axes import resolve, without_brackets
 
 SIZES = {"batch": 2, "time": 7}
 
@@ -56,3 +56,21 @@ def test_a_contract_with_such_an_axis_is_refused(axis: object) -> None:
 )
 def test_an_axis_that_is_sound_has_a_size(axis: str, size: int) -> None:
     assert resolve((axis,), SIZES) == (size,)
+
+
+@pytest.mark.parametrize(
+    ("axis", "plain"),
+    [
+        ("(time//160)", "time//160"),
+        ("((time//160))", "time//160"),
+        ("(time + 1)//(batch + 1)", "(time + 1)//(batch + 1)"),
+        ("(time", "(time"),
+        ("()", "()"),
+        ("time", "time"),
+        (5, 5),
+    ],
+)
+def test_brackets_around_the_whole_of_an_axis_say_nothing(
+    axis: int | str, plain: int | str
+) -> None:
+    assert without_brackets(axis) == plain

@@ -11,10 +11,12 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
+import stateport
 from stateport.parity.vectors import vectors_path
 from tests.plugins import install
 
@@ -191,3 +193,25 @@ def test_loading_the_plugin_loads_nothing_heavy(tmp_path: Path) -> None:
     loaded = set(outcome.stdout.split())
     assert "pytest" in loaded
     assert loaded & HEAVY == set()
+
+
+def test_engines_is_the_word_that_verify_has(run: Run) -> None:
+    for word in ("engines", "engine"):
+        call = f'def test_it(parity):\n    print(parity("good.onnx", {word}="tract").rows)\n'
+        assert "tract" in run(call, "-s").stdout
+    both = 'def test_it(parity):\n    parity("good.onnx", engine="tract", engines="tract")\n'
+    outcome = run(both)
+    assert outcome.returncode == 1
+    assert "engines and engine are one argument" in outcome.stdout
+
+
+def test_recorded_data_is_judged(folder: Path, run: Run) -> None:
+    x = 4 * np.random.default_rng(0).standard_normal((1, 30, 5))
+    np.save(folder / "take.npy", x.astype(np.float32))
+    assert run('def test_it(parity):\n    parity("good.onnx", data="take.npy")\n').returncode == 0
+
+    y, _ = stateport.load(folder / "good.onnx")(x.astype(np.float32))
+    np.savez(folder / "take.npz", x=x.astype(np.float32), y=y)
+    outcome = run('def test_it(parity):\n    parity("wrong.onnx", data="take.npz")\n')
+    assert outcome.returncode == 1
+    assert "recorded" in outcome.stdout

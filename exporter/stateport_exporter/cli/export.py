@@ -107,8 +107,16 @@ if TYPE_CHECKING:
     "--trace-time",
     type=click.IntRange(min=3),
     metavar="N",
-    help="Trace the network at this number of time steps. By default it follows from the "
-    "network's strides and kernels.",
+    help="Trace the network at this number of time steps. By default it is the length of the "
+    "example's file, or follows from the network's strides and kernels.",
+)
+@click.option(
+    "--vectors-from",
+    type=FILE,
+    metavar="PATH",
+    help="Record PyTorch's answers on these inputs too, besides random ones: an .npz, .npy or "
+    ".safetensors file, or a folder of them, with arrays named like the inputs of the file. Long "
+    "recordings are cut.",
 )
 def export(
     target: str,
@@ -127,6 +135,7 @@ def export(
     dtype: str,
     keep_float32: tuple[str, ...],
     trace_time: int | None,
+    vectors_from: Path | None,
 ) -> None:
     """Export TARGET, a PyTorch network, to ONNX with explicit state inputs and outputs.
 
@@ -169,6 +178,7 @@ def export(
                 dtype=dtype,
                 keep_float32=keep_float32,
                 trace_time=trace_time,
+                vectors_from=vectors_from,
                 origin={"target": target, "arguments": _as_json_values(values)},
             )
 
@@ -196,7 +206,7 @@ def _check_options(
 
 
 def _say_result(result: ExportResult, *, can_be_declared: bool) -> None:
-    """Prints what was done to the weights, the contract, and what may be a state."""
+    """Prints what was done to weights and data, the contract, and what may be a state."""
     for note in result.notes:
         say(f"note: {note}.")
     say_contract(result.contract, result.lifted)

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from os import PathLike
+from pathlib import Path
 from typing import Final
 
 import onnx
 import torch
 from torch import nn
+
+from stateport import FileError
+from stateport.files.paths import usable_path
 
 from ..dtypes import DTYPES, KINDS
 from ..errors import ExportError
@@ -55,6 +60,21 @@ def checked_dtype(dtype: str, keep_float32: Collection[str]) -> str:
             f"keep_float32 names {min(unknown)!r}; it takes any of {', '.join(KINDS)}."
         )
     return DTYPES[dtype]
+
+
+def existing_path(recordings: str | PathLike[str]) -> Path:
+    """The path of recorded data, which is read when the network's inputs are known.
+
+    Raises:
+        FileError: there is no such file or folder.
+    """
+    path = usable_path(recordings)
+    if not path.exists():
+        raise FileError(
+            f"{path} does not exist; a file or a folder of recordings was expected. Save one with "
+            "numpy.savez, with an array for each input of the network."
+        )
+    return path
 
 
 def check_parameters(module: nn.Module) -> None:

@@ -18,7 +18,12 @@ from ..memory.outside import check_outside
 from ..network.chance import check_no_chance
 from ..network.example import Example
 from ..network.explicit import Explicit
-from ..network.trace_length import at_given_length, first_taken, long_enough
+from ..network.trace_length import (
+    at_given_length,
+    first_taken,
+    given_by_example,
+    long_enough,
+)
 from ..states.hidden import Hidden, find_hidden
 from ..states.row_lengths import with_row_lengths
 
@@ -93,7 +98,7 @@ def trace_network(
 def _capture_at_some_length(
     explicit: Explicit, example: Example, opset: int
 ) -> tuple[Example, Captured]:
-    """Captures a network at the usual length, or at a greater one if it needs that.
+    """Captures a network at the usual length, or at the example's own, or at one that it needs.
 
     The usual length comes first: what a network keeps outside of itself is then as its author left
     it, and not as other runs did.
@@ -117,7 +122,11 @@ def _capture_at_some_length(
 def _longer_examples(
     explicit: Explicit, example: Example, captured: Captured | ExportError
 ) -> Iterator[Example]:
-    """Lengths that leave enough steps behind every stride; or that the network takes at all."""
+    """The example's length; one with enough steps behind every stride; one that runs at all."""
+    candidate = given_by_example(example, may_be_loop=isinstance(captured, FixedTimeError))
+    if candidate is not None:
+        yield candidate
+
     candidate = long_enough(explicit, example)
     if candidate is not None:
         yield candidate

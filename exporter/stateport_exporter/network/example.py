@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from stateport.contract import Axis, resolve
 from stateport.errors import in_words
+from stateport.suggestions import did_you_mean
 
 from ..errors import ExportError
 from .isolation import unchanged_globals
@@ -72,6 +73,8 @@ class Example:
         sizes: the sizes at which the network is traced, by axis.
         lifted: the states that are not among the author's arguments, for each lifted call of a
             recurrent function.
+        given_time: the number of time steps of the tensors or files that the example was made of;
+            None where there are none, or they differ.
         lengths: the positions of the leaves that hold the lengths of rows.
         descending: whether the lengths of rows decrease.
     """
@@ -80,6 +83,7 @@ class Example:
         self._signature = inspect.signature(function)
         self._name = getattr(function, "__name__", "forward")
         self._make: Callable[[Mapping[str, int], int], Any]
+        self.given_time = None if callable(example) else _given_time(example)
         if callable(example):
             self._make = lambda sizes, _: example(sizes["batch"], sizes["time"])
             names = ["batch", "time"]
@@ -171,8 +175,11 @@ class Example:
         try:
             return self._signature.bind(*args, **kwargs)
         except TypeError as error:
+            parameters = self._signature.parameters
+            unknown = [name for name in kwargs if name not in parameters]
+            hint = did_you_mean(unknown[0], parameters) if unknown else ""
             raise ExportError(
-                f"The example does not fit {self._name}{self._signature}: {error}."
+                f"The example does not fit {self._name}{self._signature}: {error}.{hint}"
             ) from error
 
     def _with_drawn_lengths(
@@ -282,6 +289,13 @@ def _names_of_axes(example: object) -> list[str]:
     axes = chain.from_iterable(spec.shape for spec in specs)
     names = {axis for axis in axes if isinstance(axis, str)}
     return ["batch", "time", *sorted(names - {"batch", "time"})]
+
+
+def _given_time(example: object) -> int | None:
+    """The length of the tensors or files that specs were made of, if it is one."""
+    specs = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
+    times = {spec.example_time for spec in specs} - {None}
+    return times.pop() if len(times) == 1 else None
 
 
 def _paths(tensors: Sequence[tuple[tuple[str, ...], Tensor]]) -> list[tuple[str, ...]]:

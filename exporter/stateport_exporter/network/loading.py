@@ -21,6 +21,7 @@ from torch import nn
 
 from stateport.errors import first_line, in_words
 from stateport.files.paths import opened, usable_path
+from stateport.suggestions import did_you_mean
 
 from ..errors import TargetError
 
@@ -125,8 +126,11 @@ def load_attribute(target: str) -> Any:
     value: object = module
     for part in name.split("."):
         if not hasattr(value, part):
-            defined = ", ".join(_candidates(module)) or "nothing"
-            raise TargetError(f"{source} has no attribute {name!r}; it defines {defined}.")
+            candidates = [*_candidates(module)]
+            raise TargetError(
+                f"{source} has no attribute {name!r}; it defines "
+                f"{', '.join(candidates) or 'nothing'}.{did_you_mean(name, candidates)}"
+            )
         value = getattr(value, part)
     return value
 
@@ -200,8 +204,11 @@ def _check_signature(target: str, function: Any, arguments: Mapping[str, object]
     try:
         signature.bind(**arguments)
     except TypeError as error:
+        unknown = [name for name in arguments if name not in signature.parameters]
+        hint = did_you_mean(unknown[0], signature.parameters) if unknown else ""
         raise TargetError(
             f"{target} takes the arguments {signature}, not those of --arg: {first_line(error)}."
+            f"{hint}"
         ) from error
 
 

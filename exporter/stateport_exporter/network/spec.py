@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Final
 
@@ -39,12 +39,17 @@ class Spec:
         high: for integers, the largest; 1 by default, which every vocabulary has.
 
     `Spec.parse("int64[batch,time]:0..96")` reads the forms that the command line takes.
+
+    Attributes:
+        example_time: the number of time steps of the tensor or file that the spec was made of, at
+            which the network is traced if it can be; None where there is none.
     """
 
     dtype: str
     shape: tuple[Axis, ...]
     low: int
     high: int
+    example_time: int | None = field(default=None, compare=False, repr=False)
 
     def __init__(self, dtype: str, *shape: Axis, low: int = 0, high: int = 1) -> None:
         if not isinstance(getattr(torch, dtype, None), torch.dtype):
@@ -56,13 +61,14 @@ class Spec:
 
         for name, value in (("dtype", dtype), ("shape", shape), ("low", low), ("high", high)):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "example_time", None)
 
     def __str__(self) -> str:
         return describe(self.dtype, self.shape)
 
     @classmethod
     def of(cls, tensor: Tensor, *axes: Axis) -> Spec:
-        """The dtype and range of an example tensor, together with the names of its axes.
+        """The dtype, range and length of an example tensor, and the names of its axes.
 
         Raises:
             ExportError: the axes are not one per dimension, or a size is not the tensor's.
@@ -75,10 +81,14 @@ class Spec:
 
         dtype = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_floating_point() or tensor.is_complex() or tensor.numel() == 0:
-            return cls(dtype, *axes)
+            spec = cls(dtype, *axes)
+        else:
+            array = tensor.numpy(force=True)  # PyTorch has no extremes of uint16 and larger
+            spec = cls(dtype, *axes, low=int(array.min()), high=int(array.max()))
 
-        array = tensor.numpy(force=True)  # PyTorch has no extremes of uint16 and larger
-        return cls(dtype, *axes, low=int(array.min()), high=int(array.max()))
+        if "time" in axes:
+            object.__setattr__(spec, "example_time", int(tensor.shape[axes.index("time")]))
+        return spec
 
     @classmethod
     def parse(cls, text: str) -> Spec:

@@ -49,6 +49,22 @@ def at_given_length(example: Example, trace_time: int) -> Example:
     return example.with_time(trace_time)
 
 
+def given_by_example(example: Example, *, may_be_loop: bool) -> Example | None:
+    """The example at the length of the file that it was made of; None where that is no help.
+
+    Args:
+        example: the example, at the usual length.
+        may_be_loop: whether the network may have a Python loop over time. Such a loop is traced
+            step by step, and so at no greater length than the largest that is usual.
+    """
+    time = example.given_time
+    if time is None or "time" not in example.axes or time == example.sizes["time"]:
+        return None
+
+    longest = _LENGTHS[-1] if may_be_loop else _MOST_STEPS
+    return example.with_time(time) if _FEWEST_STEPS <= time <= longest else None
+
+
 def long_enough(network: nn.Module, example: Example) -> Example | None:
     """The example at the first greater length that leaves enough steps of time everywhere.
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from stateport.contract import describe
+from stateport.suggestions import did_you_mean
 
 from ..errors import ExportError
 from ..graph.dataflow import axes, dtype_of, same_kind
@@ -50,6 +51,7 @@ def _argument_position(name: object, paths: Sequence[Path]) -> int:
         known = ", ".join(".".join(path) for path in paths)
         raise ExportError(
             f"The declared argument {name!r} does not exist; the arguments are {known}."
+            f"{did_you_mean(name, map('.'.join, paths))}"
         )
     return fits[0]
 
@@ -59,7 +61,11 @@ def _result_position(name: object, paths: Sequence[Path]) -> int:
 
     if not fits:
         known = ", ".join(_described_result(i, path) for i, path in enumerate(paths))
-        raise ExportError(f"The declared result {name!r} does not exist; the results are {known}.")
+        names = [".".join(path) for path in paths if has_name(path)]
+        raise ExportError(
+            f"The declared result {name!r} does not exist; the results are {known}."
+            f"{did_you_mean(name, names)}"
+        )
     if len(fits) > 1:
         numbers = " and ".join(str(i + 1) for i in fits)
         raise ExportError(f"The results {numbers} are all called {name!r}. Name one by its number.")

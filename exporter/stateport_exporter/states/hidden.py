@@ -26,6 +26,7 @@ from ..layers import Recurrent, find
 from ..network.example import Example, Leaf
 from ..network.explicit import Calls, Explicit, States
 from ..network.isolation import unchanged_globals
+from ..network.trial import check_any_length
 from .convolutions import ConvolutionContexts
 from .layer_states import check_sequence_axis, hidden_states, runs_within_steps
 from .row_lengths import sorts_itself
@@ -95,7 +96,11 @@ def _first_states(explicit: Explicit, example: Example, more: int) -> list[State
     """The first states that the network makes, by call, with every axis longer by `more`."""
     sizes = {axis: size + more for axis, size in example.sizes.items()}
     with unchanged_globals(seed=more), torch.no_grad(), Calls({}) as calls:
-        explicit(*example.make(sizes, seed=more))
+        try:
+            explicit(*example.make(sizes, seed=more))
+        except Exception:  # the user's forward may raise anything
+            check_any_length(explicit, example)
+            raise
     firsts: list[States] = calls.firsts
     return firsts
 

@@ -286,10 +286,12 @@ def _next_of_argument(
         candidates = _computed_from_layer(graph, roles, value, alike)
 
     if len(candidates) > 1:
+        name, first = ".".join(path), min(candidates) + 1
         listed = ", ".join(f"result {i + 1}" for i in sorted(candidates))
         raise ExportError(
-            f"The argument {'.'.join(path)!r} holds a state, and the result that gives the next "
-            f"one is not clear: {listed}. Return exactly one of its shape."
+            f"The argument {name!r} holds a state, and the result that gives the next one is not "
+            f"clear: {listed}. Return exactly one of its shape, or declare which one it is: "
+            f"states={{{name!r}: {first}}} (on the command line, --state {name}={first})."
         )
     return candidates[0] if candidates else None
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stateport.axes import without_brackets
 from stateport.contract import (
     CONTRACT_KEY,
     INITIAL_PREFIX,
@@ -45,7 +45,15 @@ def stamp(
 
     inputs = _input_names(captured.input_paths, states)
     outputs = _output_names(graph, captured.output_paths, states, inputs)
+    _check_distinct(
+        [
+            *_described_inputs(inputs, captured.input_paths),
+            *_described_outputs(outputs, captured.output_paths, states, inputs),
+        ]
+    )
     _rename(graph, [*graph.inputs, *graph.outputs], [*inputs, *outputs])
+    for value in (*graph.inputs, *graph.outputs):
+        _simplify_axes(value)
     return inputs, outputs
 
 
@@ -202,21 +210,63 @@ def _give_every_output_a_value(graph: ir.Graph) -> None:
         seen.add(graph.outputs[position])
 
 
+def _described_inputs(names: Sequence[str], paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """The name of each input, and what it is in the network."""
+    for name, path in zip(names, paths, strict=True):
+        if "_".join(path) == name:
+            yield name, f"the argument {'.'.join(path)!r}"
+        else:  # it is called by its part in a layer, which says more than its place
+            yield name, f"the state {name!r} of a layer"
+
+
+def _described_outputs(
+    names: Sequence[str],
+    paths: Sequence[Path],
+    states: Iterable[StatePair],
+    inputs: Sequence[str],
+) -> Iterator[tuple[str, str]]:
+    """The name of each output, and what it is in the network."""
+    state_inputs = {state.output: inputs[state.input] for state in states}
+    for position, name in enumerate(names):
+        if position in state_inputs:
+            yield name, f"the next value of the state {state_inputs[position]!r}"
+        elif position < len(paths) and _author_name(paths[position]):
+            yield name, f"the result {'.'.join(paths[position])!r}"
+        else:
+            yield name, f"result {position + 1}"
+
+
+def _check_distinct(ports: Iterable[tuple[str, str]]) -> None:
+    """Checks that no two inputs and outputs have one name.
+
+    Raises:
+        ExportError: with the two, and what to rename.
+    """
+    seen: dict[str, str] = {}
+    for name, what in ports:
+        if name in seen:
+            raise ExportError(
+                f"Two inputs or outputs of the file would both be called {name!r}: {seen[name]}, "
+                f"and {what}. Each needs a name of its own. Rename the argument of forward, the "
+                "key of the returned dict, or the attribute that holds the layer."
+            )
+        seen[name] = what
+
+
 def _rename(graph: ir.Graph, values: Sequence[ir.Value], names: Sequence[str]) -> None:
     """Gives values these names; other values that have one of them get another name."""
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise ExportError(
-                f"Two inputs or outputs would both be called {name!r}. Name the arguments of "
-                "forward differently, or return a dict with other keys."
-            )
-
     taken = set(names)
     for value in list(_inner_values(graph, set(values))):
         if value.name in taken:
             value.name = f"inner_{value.name}"
     for value, name in zip(values, names, strict=True):
         value.name = name
+
+
+def _simplify_axes(value: ir.Value) -> None:
+    """Takes off the brackets that PyTorch's exporter puts around a computed axis."""
+    if value.shape is not None:
+        value.shape = ir.Shape([without_brackets(axis) for axis in shape_of(value)])
 
 
 def _inner_values(graph: ir.Graph, ports: Container[ir.Value]) -> Iterator[ir.Value]:

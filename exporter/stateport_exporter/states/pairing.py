@@ -233,7 +233,8 @@ def _check_distinct_outputs(
             raise ExportError(
                 f"The arguments {'.'.join(paths[first.input])!r} and "
                 f"{'.'.join(paths[second.input])!r} hold two states, but one result, result "
-                f"{second.output + 1}, would be the next of both. Return one for each."
+                f"{second.output + 1}, would be the next of both. Return one for each, or declare "
+                "the result of each: states={'name': 2} (on the command line, --state name=2)."
             )
 
 

@@ -16,6 +16,7 @@ from stateport.parity.vectors import Case, results, row_errors
 
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals
+from ..network.trial import check_any_length
 from ..vectors.cases import RAGGED, case_of, short_case
 from ..vectors.torch_reference import Answers, Array, Network, float64_reference, run_reference
 
@@ -40,6 +41,9 @@ def measure_streaming(
         contract: its contract so far.
         reason: the reason to give if the results differ; None for what was measured.
         multiple: a number of steps of which every chunk may have to be a multiple.
+
+    Raises:
+        ExportError: the network does not take every length.
     """
     if not contract.streaming.ok:
         return contract.streaming
@@ -51,7 +55,11 @@ def measure_streaming(
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
         for divisor in _divisors(multiple):
-            problem = _problem_with_chunks(truth, contract, divisor)
+            try:
+                problem = _problem_with_chunks(truth, contract, divisor)
+            except ExportError:  # at the length of the whole sequence, which is an odd one
+                check_any_length(network.module, network.example)
+                raise
             if problem is None:
                 lookahead = measure_delay(truth, contract, divisor)
                 return Streaming(True, None, divisor, lookahead)

@@ -17,6 +17,7 @@ from stateport.parity.vectors import Case, Rows, Vectors, results, row_errors
 
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals, use_onednn
+from ..network.trial import check_any_length
 from .cases import all_cases, short_case
 from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
@@ -41,7 +42,7 @@ def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) ->
         # One thread sums in the same order on every machine, and a step is too small for several.
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
-        answered = list(_answered_cases(truth, contract, cases))
+        answered = list(_answered_cases(network, truth, contract, cases))
         floor = _floor(network, truth, contract, answered)
 
     return Vectors(
@@ -54,7 +55,7 @@ def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) ->
 
 
 def _answered_cases(
-    truth: Network, contract: Contract, cases: Sequence[Case]
+    network: Network, truth: Network, contract: Contract, cases: Sequence[Case]
 ) -> Iterator[tuple[Case, Answers]]:
     """The cases with their answers, as far as these are numbers in float32.
 
@@ -69,6 +70,7 @@ def _answered_cases(
         except ExportError:
             if len(case.chunks) == 1 and is_short:
                 continue
+            check_any_length(network.module, network.example)
             raise
 
         calls = _count_calls_in_range(case, answers)

@@ -168,11 +168,17 @@ def _streaming_text(streaming: dict[str, Any]) -> str:
     if not streaming["ok"]:
         return f"no: {streaming['because']}"
 
+    multiple, delay = streaming.get("multiple", 1), streaming.get("delay", 0)
     text = "yes"
-    if streaming.get("multiple", 1) > 1:
-        text += f", in chunks of multiples of {streaming['multiple']} steps"
-    if streaming.get("delay", 0):
-        text += f", with a look-ahead of {streaming['delay']} steps"
+    if multiple > 1:
+        text += f", in chunks of multiples of {multiple} steps"
+    if delay >= multiple:
+        text += f", with a look-ahead of {delay} steps"
+    elif delay:
+        text += (
+            f"; an output step needs up to {delay} later steps, all of them in the same "
+            f"{multiple} steps: no chunk waits for the next one"
+        )
     return text
 
 

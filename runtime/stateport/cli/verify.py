@@ -106,6 +106,15 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
     help="The file of PyTorch's recorded answers; by default the one beside the model.",
 )
 @click.option(
+    "--data",
+    type=FILE,
+    metavar="PATH",
+    help="Verify on inputs that you recorded, in place of PyTorch's recorded answers: an .npz, "
+    ".npy or .safetensors file, or a folder of them, with arrays named like the model's inputs. "
+    "Outputs recorded there are the answers; all else is compared with the whole run of "
+    "onnx-reference, or of ort-cpu.",
+)
+@click.option(
     "--atol",
     type=click.FloatRange(min=0),
     metavar="ERROR",
@@ -157,6 +166,7 @@ def verify(
     time_limit: float,
     plan: Path | None,
     vectors_file: Path | None,
+    data: Path | None,
     atol: float | None,
     rtol: float | None,
     snr: float | None,
@@ -178,6 +188,7 @@ def verify(
     """
     _check_bounds(atol, rtol, snr)
     _check_plan_options(plan, engines, locate=locate)
+    _check_data_options(data, vectors_file, locate=locate)
     _check_reports(reports, baseline, growth)
     earlier_errors = None if baseline is None else read_baseline(baseline)
 
@@ -188,6 +199,7 @@ def verify(
             plan=plan,
             pythons=pythons,
             vectors=vectors_file,
+            data=data,
             atol=atol,
             rtol=rtol,
             snr=snr,
@@ -224,6 +236,19 @@ def _check_plan_options(
         raise click.UsageError(
             "--locate examines MODEL.onnx, but --plan may run other files. To use --locate, "
             "leave out --plan."
+        )
+
+
+def _check_data_options(data: Path | None, vectors: Path | None, *, locate: bool) -> None:
+    """Refuses recorded data together with options that do not apply to it."""
+    if data is not None and vectors is not None:
+        raise click.UsageError(
+            "--data and --vectors are two sets of cases; give one of them, and verify twice."
+        )
+    if data is not None and locate:
+        raise click.UsageError(
+            "--locate needs the values that an export recorded, and --data has none. Leave out one "
+            "of them; stateport export --vectors-from records the data with PyTorch's answers."
         )
 
 

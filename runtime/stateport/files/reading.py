@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads JSON, safetensors and .npy files from outside, and checks their form and their size.
+"""Reads JSON, safetensors, .npy and .npz files from outside, and checks their form and their size.
 
 Nothing is ever unpickled. What the contents mean is checked by the caller.
 """
@@ -11,12 +11,13 @@ import math
 import os
 import re
 import warnings
+import zipfile
 from collections import Counter
-from collections.abc import Iterable
-from io import BufferedReader, BytesIO
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
+from typing import IO, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import safetensors
@@ -38,6 +39,11 @@ MOST_DIMENSIONS: Final = 32
 
 _MOST_DIGITS: Final = 20  # all integers of 64 bits
 _MOST_ELEMENTS: Final = 1 << 58  # of 16 bytes each, what NumPy can count
+#: The most bytes of all arrays in one .npz file.
+_MOST_UNPACKED: Final = 1 << 32
+#: zlib's deflate makes at most 1032 bytes of one; bzip2 and LZMA more, of which only few are read.
+_MOST_COMPRESSION: Final = 1 << 13
+_LEAST_SIZE: Final = 1 << 16
 #: A string in JSON, or the rest of the file where a string does not end.
 _TEXT: Final = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 #: safetensors' names of dtypes that NumPy has -> NumPy's.
@@ -195,7 +201,7 @@ def read_header(path: Path) -> Header:
         return _read_header(file, str(path))
 
 
-def _read_header(file: BinaryIO, source: str) -> Header:
+def _read_header(file: IO[bytes], source: str) -> Header:
     length = int.from_bytes(file.read(8), "little")
     if length > MOST_JSON:
         raise FileError(
@@ -301,7 +307,7 @@ def read_npy(path: str | PathLike[str]) -> NDArray[Any]:
 
         file.seek(0)
         try:
-            _check_npy(file)
+            _check_npy(file, os.fstat(file.fileno()).st_size)
             file.seek(0)
             array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, EOFError, MemoryError) as error:
@@ -312,8 +318,66 @@ def read_npy(path: str | PathLike[str]) -> NDArray[Any]:
     return array
 
 
-def _check_npy(file: BufferedReader) -> None:
-    """Refuses a .npy file with anything but numbers, or with fewer than its header promises."""
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of numbers in an .npz file, by name.
+
+    The format is a zip archive of .npy files:
+    https://numpy.org/doc/stable/reference/generated/numpy.savez.html
+
+    Raises:
+        FileError: the file cannot be read, is cut off, holds anything but arrays of numbers, or
+            more than 4 GiB of them.
+    """
+    with opened(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns of literals in a header
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                _check_members(members)
+                return {
+                    member.filename.removesuffix(".npy"): _read_member(archive, member)
+                    for member in members
+                }
+        except (
+            Exception
+        ) as error:  # a broken archive makes zipfile and its decoders fail in any way
+            raise FileError(
+                f"{path} is not a plain .npz file ({error}). Pickles and Python objects are never "
+                "loaded; save arrays of numbers with numpy.savez."
+            ) from error
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuses an archive with other files than .npy, two of one name, or more than fits."""
+    names = Counter(member.filename for member in members)
+    for name, count in names.items():
+        if not name.endswith(".npy"):
+            raise ValueError(f"it holds {shown(name)}, where .npy files were expected")
+        if count > 1:
+            raise ValueError(f"it holds {shown(name)} twice")
+
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > _MOST_UNPACKED:
+        raise ValueError(f"it unpacks to {unpacked} bytes, where {_MOST_UNPACKED} at most are read")
+    for member in members:
+        if member.file_size > _MOST_COMPRESSION * member.compress_size + _LEAST_SIZE:
+            raise ValueError(f"{shown(member.filename)} claims more bytes than it can hold")
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """One array of an .npz file."""
+    with archive.open(member) as file:
+        _check_npy(file, member.file_size)
+    with archive.open(member) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _check_npy(file: IO[bytes], size: int) -> None:
+    """Refuses a .npy file with anything but numbers, or with fewer than its header promises.
+
+    `size` is the number of bytes of the whole file.
+    """
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         read_array_header = np.lib.format.read_array_header_1_0
@@ -332,6 +396,6 @@ def _check_npy(file: BufferedReader) -> None:
         raise ValueError(f"it holds {shown(dtype)}, where numbers were expected")
 
     promised = math.prod(shape) * dtype.itemsize
-    present = os.fstat(file.fileno()).st_size - file.tell()
+    present = size - file.tell()
     if promised > present:
         raise ValueError(f"it says that it has {promised} bytes of numbers, and has {present}")

@@ -136,6 +136,7 @@ def run_matrix(
     locate: bool = False,
     require: bool = False,
     limit: float = TIME_LIMIT,
+    more_remarks: Sequence[str] = (),
     progress: Progress = lambda _: None,
 ) -> Matrix:
     """Verifies a model on every engine, and carries a stream from each engine to each.
@@ -149,6 +150,7 @@ def run_matrix(
         locate: whether to look for the first node that is off, and to write it beside the model.
         require: whether an engine that is not installed is a failure.
         limit: the seconds that an engine may take over one case.
+        more_remarks: notes that the verdict has besides its own.
         progress: is called with a text before each part of the work.
 
     Raises:
@@ -185,7 +187,7 @@ def run_matrix(
         carried = tuple(_carry_streams(job, rows, states, limit, progress)) if several else ()
 
     standing.check()  # each engine has read the files by itself
-    return Matrix(str(model), rows, carried, required=require, remarks=notes)
+    return Matrix(str(model), rows, carried, required=require, remarks=(*more_remarks, *notes))
 
 
 def _verify_engine(

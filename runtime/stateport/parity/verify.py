@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -18,6 +20,7 @@ from ..model_file.read_contract import read_contract
 from ..plan import Plan
 from .bounds import requested_bound
 from .matrix import TIME_LIMIT, Matrix, run_matrix
+from .recordings.reference import check_data, record_answers
 from .vectors import vectors_path
 
 _DEFAULT: Final = "ort-cpu"
@@ -30,6 +33,7 @@ def verify(
     plan: str | PathLike[str] | None = None,
     pythons: Sequence[str | PathLike[str]] = (),
     vectors: str | PathLike[str] | None = None,
+    data: str | PathLike[str] | None = None,
     atol: float | None = None,
     rtol: float | None = None,
     snr: float | None = None,
@@ -52,6 +56,11 @@ def verify(
         plan: a file that `stateport tune` wrote for this model. It names the engine.
         pythons: the interpreters of other environments, in which the engines are verified too.
         vectors: the file with the recorded answers; by default the one beside the model.
+        data: inputs that people recorded, in place of the vectors: an .npz, .npy or .safetensors
+            file, or a folder of them, with arrays by the names of the contract. Outputs that are
+            recorded there are the answers; all else is compared with the whole run of
+            onnx-reference, or of ort-cpu where that is not installed. The remarks of the verdict
+            say what was compared with what (docs/parity.md).
         atol: an absolute bound on errors, in place of a multiple of PyTorch's own float32 error.
         rtol: a relative bound, likewise.
         snr: the least signal-to-noise ratio in decibels, likewise. A model of reduced precision has
@@ -68,8 +77,10 @@ def verify(
     Raises:
         FileError: the model or the vectors cannot be read.
         ContractError: the model has no contract, or one that its graph does not keep.
-        InputError: there is no such engine, a bound is no number that bounds anything, or both
-            `engines` and a plan are given.
+        InputError: there is no such engine, a bound is no number that bounds anything, both
+            `engines` and a plan are given, or `data` cannot be used or is given together with
+            `vectors` or `locate`.
+        EngineError: no engine gives answers to `data`.
     """
     path = path_of(path)
     plan = None if plan is None else path_of(plan)
@@ -81,19 +92,47 @@ def verify(
         replace(choice, python=interpreter) for interpreter in interpreters for choice in here
     ]
     bound = requested_bound(atol, rtol, snr)
-    read_contract(read(path))  # a contract inferred from names promises nothing to verify
+    # A contract inferred from names promises nothing to verify.
+    contract = read_contract(read(path))
 
-    return run_matrix(
-        path,
-        vectors_path(path) if vectors is None else path_of(vectors),
-        [*here, *elsewhere],
-        plan=plan,
-        wanted=bound,
-        locate=locate,
-        require=require,
-        limit=time_limit,
-        progress=progress,
-    )
+    with contextlib.ExitStack() as stack:
+        remarks: tuple[str, ...] = ()
+        vectors_file = vectors_path(path) if vectors is None else path_of(vectors)
+        if data is not None:
+            _check_alone(vectors is not None, locate)
+            data = path_of(data)
+            check_data(data, contract)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stateport."))
+            vectors_file = Path(folder) / "recorded.vectors.safetensors"
+            remarks = record_answers(
+                path, data, vectors_file, here, limit=time_limit, progress=progress
+            )
+
+        return run_matrix(
+            path,
+            vectors_file,
+            [*here, *elsewhere],
+            plan=plan,
+            wanted=bound,
+            locate=locate,
+            require=require,
+            limit=time_limit,
+            more_remarks=remarks,
+            progress=progress,
+        )
+
+
+def _check_alone(has_vectors: bool, locate: bool) -> None:
+    """Refuses recorded data together with arguments that do not apply to it."""
+    if has_vectors:
+        raise InputError(
+            "data and vectors are two sets of cases; one was expected. Verify the file twice."
+        )
+    if locate:
+        raise InputError(
+            "locate needs the values that an export recorded, and data has none. Leave out one of "
+            "them; export(vectors_from=...) records the data with PyTorch's answers."
+        )
 
 
 def _choose_engines(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from ..bench.timing import ROUNDS, SECONDS, Times, measure
 from ..bench.workload import Workload, step_call
 from ..engines import EngineFacts, engine_names, facts, status
-from ..errors import EngineError, InputError, StateportError
+from ..errors import InputError, StateportError
 from ..files.writing import written_together
 from ..model import Model, load
 from ..parity.bounds import requested_bound
@@ -222,7 +223,7 @@ class _Search:
             self.progress(f"loading {trial.variant.name} on {trial.plan.engine}")
             try:
                 calls[number] = self._prepare_call(trial.plan)
-            except EngineError as error:
+            except _CannotRunError as error:
                 failures[number] = f"cannot run: {error}"
             except _SameAsFloat32Error as error:
                 failures[number] = str(error)
@@ -240,13 +241,15 @@ class _Search:
 
     def _prepare_call(self, plan: Plan) -> Callable[[], object]:
         """One call of the load under a plan, made once already."""
-        loaded = self._load(plan)
+        with _left_out():
+            loaded = self._load(plan)
         asked = _asked_precision(plan)
         if asked != "float32" and loaded.precision == "float32":
             raise _SameAsFloat32Error(f"this processor has no {asked}: the same as float32")
 
         call = step_call(loaded, Workload(self.wanted.streams, plan.chunk))
-        call()
+        with _left_out():
+            call()
         return call
 
     def verify(self, trials: Sequence[Trial], vectors: Vectors) -> Iterator[Trial]:
@@ -276,6 +279,23 @@ class _Search:
         path = self.folder / "plan.json"
         plan.save(path)
         return load(self.model, plan=path)
+
+
+class _CannotRunError(Exception):
+    """An engine, which may be another distribution's, refuses a plan or fails on it."""
+
+
+@contextlib.contextmanager
+def _left_out() -> Iterator[None]:
+    """Turns what an engine raises into a reason to leave a plan out: others may still run.
+
+    Raises:
+        _CannotRunError: the engine failed, with its reason.
+    """
+    try:
+        yield
+    except StateportError as error:
+        raise _CannotRunError(str(error)) from error
 
 
 class _SameAsFloat32Error(Exception):

@@ -43,7 +43,7 @@ def table(report: EngineReport) -> Table:
             worst.case,
             worst.output,
             number(worst.error),
-            number(worst.floor),
+            number(worst.floor or None),
             decibels(worst.snr) if reduced else multiple(worst.multiple),
             "" if worst.step is None else str(worst.step),
             _VERDICTS["passed" if worst.passed else "failed"],

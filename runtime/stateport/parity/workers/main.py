@@ -7,6 +7,7 @@ JSON object with one of these keys:
 - `doing`: what it is about to do;
 - `report`, `not_handed_over`, `located`, `not_located`: the results of a job;
 - `carried`, once for each state that it continued from;
+- `remarks`: what the vectors of recorded data are;
 - `unavailable` or `error`: why there are no results.
 
 When stdin ends, the client is gone, and the process ends, too.
@@ -29,6 +30,7 @@ from ..bounds import RequestedBound, requested_bound
 from ..engine_report import EngineReport, bound_for, measure_model
 from ..fault import locator
 from ..handover import hand_over, handover_case, take_over
+from ..recordings.answers import answered
 from ..vectors import Vectors
 from .protocol import LOCATING, MARK, Job, measurement_to_json, report_to_json
 
@@ -72,6 +74,10 @@ def _do_job(job: Job, send: Send) -> None:
     send(doing="loading")
     options: dict[str, Any] = dict(job.options)
     model = load(Path(job.model), engine=job.engine, plan=job.plan, **options)
+    if job.data is not None:
+        _answer_recordings(job, model, Path(job.data), send)
+        return
+
     vectors = Vectors.load(Path(job.vectors))
     bound = requested_bound(**job.wanted)
 
@@ -79,6 +85,13 @@ def _do_job(job: Job, send: Send) -> None:
         _verify_model(job, model, vectors, bound, send)
     else:
         _continue_streams(job, model, vectors, bound, send)
+
+
+def _answer_recordings(job: Job, model: Model, data: Path, send: Send) -> None:
+    """Writes recorded data, with this engine's answers, as vectors."""
+    recorded = answered(model, Path(job.model), data, progress=lambda text: send(doing=text))
+    recorded.vectors.save(Path(job.vectors))
+    send(remarks=list(recorded.remarks))
 
 
 def _verify_model(

@@ -47,6 +47,7 @@ class Job:
     hand_over: str | None = None
     locate: str | None = None
     take_over: Mapping[str, str] | None = None
+    data: str | None = None
 
     def to_json(self) -> str:
         """The job in one line."""
