@@ -23,7 +23,7 @@ _ROW: Final = 78
 _GAP: Final = 16
 _CHARACTER: Final = 8
 
-_STYLE: Final = 'style="max-width: 100%; font: 13px sans-serif" xmlns="http://www.w3.org/2000/svg"'
+_STYLE: Final = 'style="max-width: 100%; font: 13px sans-serif"'
 
 Box = tuple[float, float, float]  # the middle of a room, its upper edge, and its width
 

@@ -253,8 +253,8 @@ class Pool:
         """
         raise StateportError(
             "A pool cannot be copied or pickled. Save all its streams and restore them in another "
-            "pool: pool.save(path), other.restore(path). One stream's state moves by assignment: "
-            "other[b].state = pool[a].state."
+            "pool: pool.save(path), other.restore(path). The states of single streams move by "
+            "assignment: other[b].state = pool[a].state."
         )
 
     def __repr__(self) -> str:
