@@ -23,7 +23,7 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	# Dependency groups need pip 25.1; Python 3.11 comes with an older one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter --group dev
+	    -e 'runtime[cpu,openvino,tract,onnx-reference,serve]' -e exporter --group dev
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
