@@ -19,7 +19,8 @@ from .files.reading import read_arrays
 from .files.writing import written_atomically
 from .plain import ADVICE, is_special, kind_of
 
-_FORMAT: Final = {"stateport.state": "1"}
+#: The metadata of a safetensors file that holds a state.
+STATE_FORMAT: Final = {"stateport.state": "1"}
 
 
 class State(Mapping[str, NDArray[Any]]):
@@ -103,7 +104,7 @@ class State(Mapping[str, NDArray[Any]]):
         with written_atomically(Path(path)) as temporary:
             # safetensors ignores strides and writes the memory of an array as it is.
             arrays = {name: np.array(array, order="C") for name, array in self.items()}
-            temporary.write_bytes(safetensors.numpy.save(arrays, _FORMAT))
+            temporary.write_bytes(safetensors.numpy.save(arrays, STATE_FORMAT))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> State:
