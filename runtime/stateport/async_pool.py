@@ -141,7 +141,7 @@ class AsyncPool:
         await self._rounds.restore(stream, state)
 
     async def aclose(self) -> None:
-        """Ends the pool and its thread: the steps that run are finished, those that wait refused."""
+        """Ends the pool: the steps that run are finished, and those that wait are refused."""
         await self._rounds.stop()
 
     async def __aenter__(self) -> AsyncPool:

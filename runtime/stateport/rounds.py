@@ -276,8 +276,8 @@ class Rounds:
         check_chunk(self._contract, sizes)
         if sizes["batch"] != 1:
             raise InputError(
-                f"This chunk has {sizes['batch']} rows along the batch axis; 1 was expected, because "
-                "a stream is one sequence. Open a stream for each row."
+                f"This chunk has {sizes['batch']} rows along the batch axis; 1 was expected, "
+                "because a stream is one sequence. Open a stream for each row."
             )
 
     def _remember(self, key: Hashable) -> None:

@@ -9,7 +9,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import Final
 
 from ..errors import StreamingError
 from ..rounds import Answer, Rounds, answer_of
@@ -113,7 +113,7 @@ class Sequences:
         if self._refusal is not None:
             raise ServeError(
                 Status.UNSUPPORTED,
-                f"The model '{self._served.name}' cannot be called with a sequence: {self._refusal}",
+                f"The model '{self._served.name}' takes no sequences: {self._refusal}",
             )
 
         await self._turns.take(sequence)
@@ -344,16 +344,16 @@ class Sequences:
         last = _last_of(record) or (gone.last if gone is not None else None)
         if last is not None and request.step == last.step and last.inputs == digest:
             return last.answer()
-        self._refuse_unknown(sequence)
+        raise self._unknown(sequence)
 
-    def _refuse_unknown(self, sequence: SequenceId) -> NoReturn:
+    def _unknown(self, sequence: SequenceId) -> ServeError:
         gone = self._gone.get(sequence)
         reason = "it was never started, has ended, or expired" if gone is None else gone.reason
-        raise ServeError(
+        return ServeError(
             Status.INVALID,
-            f"inference request for sequence {sequence} to model '{self._served.name}' must specify "
-            "the START flag on the first request of the sequence. There is no such sequence: "
-            f"{reason}.",
+            f"inference request for sequence {sequence} to model '{self._served.name}' must "
+            "specify the START flag on the first request of the sequence. There is no such "
+            f"sequence: {reason}.",
         )
 
     # Streams in memory
@@ -503,7 +503,7 @@ class Sequences:
     # Behind the answer
 
     async def _claim(self, live: Live) -> None:
-        """Makes sure that no other server uses a stream, and that the store is not too far behind."""
+        """Makes sure of the claim, and that the store is not too far behind."""
         is_late = live.unsaved is not None and self._clock() - live.unsaved > self._keeper.behind
         if is_late or not self._keeper.is_claimed(live):
             try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from os import PathLike
 from time import perf_counter
 from typing import Final
@@ -91,7 +91,7 @@ class Service:
         self._pending: dict[str, int] = {}
         self._is_started = False
         self._is_stopping = False
-        self._sweeper: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def models(self) -> Mapping[str, Served]:
@@ -118,7 +118,11 @@ class Service:
             self._served[name], self._sequences[name] = served, sequences
             self._pending[name] = 0
 
-        self._sweeper = asyncio.create_task(self._sweep())
+        pause = min(max(self._limits.idle / 10, 0.05), 5.0)
+        self._tasks.append(asyncio.create_task(_repeat(self.expire, pause)))
+        if self._durability.behind is not None and self._store.is_durable:
+            pause = self._durability.behind / 2
+            self._tasks.append(asyncio.create_task(_repeat(self.flush, pause)))
         self._is_started = True
 
     async def stop(self, grace: float = 10.0) -> None:
@@ -135,9 +139,10 @@ class Service:
         while self._has_work() and self._clock() < deadline:
             await asyncio.sleep(0.005)
 
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
         for sequences in self._sequences.values():
             await sequences.stop()
         self._stateless.stop()
@@ -149,7 +154,7 @@ class Service:
         return self._is_started
 
     async def is_ready(self) -> bool:
-        """Whether every model takes new streams: the server is not stopping, and the store answers."""
+        """Whether every model takes new streams, and the store answers."""
         if not self._is_started or self._is_stopping:
             return False
         try:
@@ -220,20 +225,16 @@ class Service:
         for sequences in self._sequences.values():
             await sequences.expire()
 
+    async def flush(self) -> None:
+        """Saves what the store has not yet (durability "behind"). The server does it by itself."""
+        for sequences in self._sequences.values():
+            await sequences.flush()
+
     def _has_work(self) -> bool:
         """Whether requests are under way, or streams run that no store keeps."""
         if any(self._pending.values()):
             return True
         return not self._store.is_durable and self.live_streams > 0
-
-    async def _sweep(self) -> None:
-        pause = min(max(self._limits.idle / 10, 0.05), 5.0)
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                await self.expire()
-            except Exception:  # the next time may succeed
-                _LOG.exception("idle streams could not be removed")
 
     def _load(self, name: str, source: ModelSource) -> Served:
         if isinstance(source, Model):
@@ -297,6 +298,16 @@ class Service:
         served.statistics.failures += 1
         served.statistics.failure_ns += int(seconds * 1e9)
         self._observer.request(served.name, error.status.name.lower(), seconds)
+
+
+async def _repeat(call: Callable[[], Awaitable[None]], pause: float) -> None:
+    """Calls again and again, with pauses of some seconds."""
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            await call()
+        except Exception:  # the next time may succeed
+            _LOG.exception("a task in the background failed")
 
 
 def _wanted(served: Served, request: Request) -> tuple[str, ...]:

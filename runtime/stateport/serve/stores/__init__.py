@@ -43,5 +43,6 @@ def open_store(url: str) -> Store:
 
         return RedisStore.of(url)
     raise InputError(
-        f"The store is {shown(url)}; 'memory', 'file:DIR' or 'redis://HOST:PORT' was expected."
+        f"The store is {shown(kind or url)}; 'memory', 'file:DIR' or 'redis://HOST:PORT' was "
+        "expected."
     )

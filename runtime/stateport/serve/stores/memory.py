@@ -26,15 +26,15 @@ class MemoryStore:
     async def check(self) -> None:
         """Does nothing."""
 
-    def load(self, key: str) -> asyncio.Future[Record | None]:
+    def load(self, key: str) -> asyncio.Future[Record | None]:  # noqa: ARG002
         """There is never a record."""
         return _done(None)
 
-    def save(self, key: str, record: Record, expected: str) -> asyncio.Future[None]:
+    def save(self, key: str, record: Record, expected: str) -> asyncio.Future[None]:  # noqa: ARG002
         """Does nothing."""
         return _done(None)
 
-    def delete(self, key: str, expected: str) -> asyncio.Future[None]:
+    def delete(self, key: str, expected: str) -> asyncio.Future[None]:  # noqa: ARG002
         """Does nothing."""
         return _done(None)
 
