@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import StateportError, in_words
 from . import output
 
-_OWN: Final = ("bench", "doctor", "inspect", "run", "tune", "verify")
+_OWN: Final = ("bench", "doctor", "inspect", "run", "serve", "tune", "verify")
 #: The exporter's commands and their help, which is needed before the exporter is imported.
 _EXPORTERS: Final = {
     "export": "Export a PyTorch network to ONNX with explicit state.",
