@@ -109,8 +109,9 @@ class AsyncPool:
             EngineError: the engine failed on this chunk. The stream's state has not changed.
             StateportError: the pool is closed, or belongs to another event loop.
         """
-        named = x
-        if not isinstance(x, Mapping):
+        if isinstance(x, Mapping):
+            named = x
+        else:
             named = named_input(self._contract, x, "await step(stream, {name: array})")
 
         # Names that the contract lacks are left for the check of the whole chunk.

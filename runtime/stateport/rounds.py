@@ -27,6 +27,9 @@ _T = TypeVar("_T")
 
 #: How many shapes of chunks are remembered as checked.
 _MOST_CHECKED: Final = 1024
+#: A round that takes less runs in the event loop itself, in seconds. Handing it to the thread and
+#: back takes a few tenths of a millisecond on a busy machine, and no other round can run meanwhile.
+_SHORT: Final = 1e-3
 
 _Task = Callable[[], None]
 
@@ -88,12 +91,14 @@ class _Job:
 class Rounds:
     """Up to `capacity` streams, which coroutines of one event loop step.
 
-    The engine works in one thread of its own. A step that finds it free starts at the end of this
-    turn of the event loop, with all that are asked for in the same turn. Steps that arrive while
-    the engine works form the next round: the oldest waiting step of each stream. The chunks of one
-    shape are one call of the engine.
+    A step that finds the engine free starts at the end of this turn of the event loop, with all
+    that are asked for in the same turn. Steps that arrive while the engine works form the next
+    round: the oldest waiting step of each stream. The chunks of one shape are one call of the
+    engine.
 
-    The pool is touched by the thread during a round, and by the event loop between two rounds.
+    The engine works in one thread of its own. Rounds that are known to take less than a millisecond
+    run in the event loop. The pool is touched by the thread during a round, and by the event loop
+    between two rounds.
     """
 
     def __init__(self, model: Model, capacity: int) -> None:
@@ -113,6 +118,10 @@ class Rounds:
         self._can_remember = judged_by_shape(contract)
         self._dtypes = [np.dtype(spec.dtype) for spec in contract.inputs]
         self._checked: dict[Hashable, None] = {}
+        # Asking the pool whether a stream is open looks at all of its streams.
+        self._streams: set[int] = set()
+        # How long a call took lately, in seconds, by its shapes and the magnitude of its rows.
+        self._took: dict[tuple[Hashable, int], float] = {}
 
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[PendingStep] = deque()
@@ -157,6 +166,7 @@ class Rounds:
             stream = self._pool.open()
             if state is not None:
                 self._pool[stream].state = state
+            self._streams.add(stream)
             return stream
 
         return self._between_rounds(run)
@@ -167,7 +177,12 @@ class Rounds:
         Raises:
             InputError: the stream is not open.
         """
-        return self._between_rounds(lambda: self._pool.close(_checked(stream)))
+
+        def run() -> None:
+            self._pool.close(_checked(stream))
+            self._streams.discard(stream)
+
+        return self._between_rounds(run)
 
     def state(self, stream: int) -> asyncio.Future[State]:
         """A copy of a stream's state, after the steps that have begun.
@@ -211,7 +226,7 @@ class Rounds:
         """
         loop = self._running_loop()
         shapes = self.check(inputs)
-        if stream not in self._pool:
+        if not is_integer(stream) or stream not in self._streams:
             raise _not_open(stream)
 
         arrays = [inputs[name] for name in self._names]
@@ -257,18 +272,15 @@ class Rounds:
         Raises:
             InputError: an array is missing or unknown, or does not fit the contract.
         """
-        if len(inputs) == len(self._names) and self._can_remember:
-            arrays = [inputs.get(name) for name in self._names]
-            if all(type(x) is np.ndarray for x in arrays):
-                shapes = tuple([x.shape for x in arrays])  # type: ignore[union-attr]
-                key = (shapes, tuple([x.dtype for x in arrays]))  # type: ignore[union-attr]
-                if key in self._checked:
-                    return shapes
-                self._check_wholly(inputs)
-                self._remember(key)
-                return shapes
+        arrays = [inputs.get(name) for name in self._names]
+        shapes = tuple([x.shape if type(x) is np.ndarray else None for x in arrays])
+        key = (shapes, *[x.dtype for x in arrays if type(x) is np.ndarray])
+        if key in self._checked and len(inputs) == len(arrays):
+            return shapes
 
         self._check_wholly(inputs)
+        if self._can_remember and None not in shapes:
+            self._remember(key)
         return tuple([inputs[name].shape for name in self._names])
 
     def _check_wholly(self, inputs: Mapping[str, Array]) -> None:
@@ -304,9 +316,18 @@ class Rounds:
         if not groups:
             return
         self._is_running = True
+        if sum(self._expected(steps) for steps in groups) < _SHORT:
+            for steps in groups[:-1]:
+                self._deliver(self._answers(steps))
+            self._end_round(self._answers(groups[-1]), in_loop=True)
+            return
         if self._thread is None:
             self._thread = _start_thread(self, self._tasks)
         self._tasks.put(lambda: self._run_round(groups))
+
+    def _expected(self, steps: list[PendingStep]) -> float:
+        """How long the call for steps of one shape will take, in seconds; long if unknown."""
+        return self._took.get(_load_of(steps), _SHORT)
 
     def _next_round(self) -> list[list[PendingStep]]:
         """Takes the oldest step of each stream out of those that wait, grouped by shapes."""
@@ -319,7 +340,7 @@ class Rounds:
                 continue  # its waiter was cancelled, and nothing has happened
             if step.stream in chosen:
                 later.append(step)
-            elif step.stream not in self._pool:
+            elif step.stream not in self._streams:
                 _fail(step.answer, _not_open(step.stream))
             else:
                 chosen[step.stream] = None
@@ -357,6 +378,7 @@ class Rounds:
         streams = np.array([step.stream for step in steps])
         outputs = self._step_pool(streams, steps)
         ran = perf_counter() - began
+        self._note(_load_of(steps), ran)
 
         states = self._states_after(streams, steps)
         rows = _rows(outputs, self._output_axes, len(steps))
@@ -364,6 +386,13 @@ class Rounds:
             (step, Answer(row, state, began - step.asked, ran, len(steps)))
             for step, row, state in zip(steps, rows, states, strict=True)
         ]
+
+    def _note(self, load: tuple[Hashable, int], ran: float) -> None:
+        """Remembers how long a call took: mostly the last ones."""
+        before = self._took.pop(load, ran)
+        self._took[load] = 0.8 * before + 0.2 * ran
+        while len(self._took) > _MOST_CHECKED:
+            del self._took[next(iter(self._took))]
 
     def _in_fastest_order(self, steps: list[PendingStep]) -> list[PendingStep]:
         """The steps in the order of the pool's rows, if they are of all streams."""
@@ -392,7 +421,7 @@ class Rounds:
         if not any(step.wants_state for step in steps):
             return [None] * len(steps)
 
-        together = self._pool._read(streams)
+        together = self._pool._read_rows(streams)
         if len(steps) == 1:
             return [together]
         states: list[State | None] = []
@@ -412,7 +441,9 @@ class Rounds:
             if step.late is not None:
                 _settle(step.late, answer)
 
-    def _end_round(self, answers: list[tuple[PendingStep, Answer | Exception]]) -> None:
+    def _end_round(
+        self, answers: list[tuple[PendingStep, Answer | Exception]], in_loop: bool = False
+    ) -> None:
         """Delivers the last answers of a round, makes the changes that wait, and goes on."""
         self._is_running = False
         self._deliver(answers)
@@ -423,7 +454,11 @@ class Rounds:
 
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
-        self._begin()
+        if not in_loop:
+            self._begin()
+        elif self._waiting and not self._is_scheduled:
+            self._is_scheduled = True  # others may be ready to join
+            asyncio.get_running_loop().call_soon(self._begin)
 
 
 async def answer_of(step: PendingStep) -> tuple[Answer, bool]:
@@ -452,6 +487,10 @@ async def answer_of(step: PendingStep) -> tuple[Answer, bool]:
     if isinstance(step.outcome, Exception):
         raise step.outcome
     return step.outcome, True
+
+
+def _load_of(steps: list[PendingStep]) -> tuple[Hashable, int]:
+    return steps[0].shapes, len(steps).bit_length()
 
 
 def _run_job(job: _Job) -> None:

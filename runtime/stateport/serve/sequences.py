@@ -80,6 +80,7 @@ class Sequences:
         #: In the order of their last use.
         self._live: OrderedDict[SequenceId, Live] = OrderedDict()
         self._clients: dict[str, int] = {}
+        self._opening = 0
         #: Why streams are gone, and the last answer of those that ended, with the time of that.
         self._gone: OrderedDict[SequenceId, _Gone] = OrderedDict()
         self._names = [spec.name for spec in served.contract.outputs]
@@ -194,7 +195,7 @@ class Sequences:
             live = None
         if live is None:
             record = await self._keeper.load(sequence)
-            if record is None or record.ended:
+            if record is None or record.ended or not record.step:
                 return self._ended_answer(request, sequence, digest, record)
             live = await self._adopt(sequence, request.client, record)
 
@@ -233,11 +234,12 @@ class Sequences:
             return await self._step(live, request, digest)
         except Conflict:
             raise
-        except Exception:
-            # The stream of that id that there was has ended all the same.
-            self._drop(sequence, "failed")
-            with contextlib.suppress(ServeError, Conflict):
-                await self._keeper.delete(sequence, version)
+        except BaseException:
+            if not live.step:
+                # It has not begun, and the one of that id that there was has ended all the same.
+                self._drop(sequence, "failed")
+                with contextlib.suppress(ServeError, Conflict):
+                    await self._keeper.delete(sequence, live.version)
             raise
 
     async def _started_already(
@@ -401,17 +403,25 @@ class Sequences:
     ) -> Live:
         """A new stream in memory."""
         self._check_client(client)
-        if len(self._live) >= self._limits.capacity:
+        if len(self._live) + self._opening >= self._limits.capacity:
             await self._make_room()
 
-        opening = generation.rounds.open(state)
-        was_cancelled = await settled(opening)
-        stream = opening.result()
-        live = Live(sequence, client, generation, stream, self._clock())
+        # They count before they are open, because others may be opened meanwhile.
+        self._opening += 1
+        self._clients[client] = self._clients.get(client, 0) + 1
+        try:
+            opening = generation.rounds.open(state)
+            was_cancelled = await settled(opening)
+            live = Live(sequence, client, generation, opening.result(), self._clock())
+        except BaseException:
+            self._leave(client)
+            raise
+        finally:
+            self._opening -= 1
+
         self._live[sequence] = live
         self._gone.pop(sequence, None)
         generation.live += 1
-        self._clients[client] = self._clients.get(client, 0) + 1
         self._observer.streams(self._served.name, len(self._live))
         if was_cancelled:
             self._drop(sequence, "failed")
@@ -432,8 +442,8 @@ class Sequences:
         """Lets the stream that was not used for longest go to the store."""
         if self._keeper.is_durable:
             for live in [*self._live.values()]:
-                if live.id not in self._turns and await self._evict(live):
-                    return
+                if live.id not in self._turns:
+                    return await self._evict(live)
         raise ServeError(
             Status.EXHAUSTED,
             f"The model '{self._served.name}' has {self._limits.capacity} live streams, which is "
@@ -441,18 +451,16 @@ class Sequences:
             retry_after=1.0,
         )
 
-    async def _evict(self, live: Live) -> bool:
-        """Drops a stream whose record is up to date; whether that was possible."""
+    async def _evict(self, live: Live) -> None:
+        """Drops a stream whose record is up to date."""
         await self._turns.take(live.id)
         try:
             if live.claimed_until:
-                await self._save(live, claimed=False)
+                with contextlib.suppress(Conflict):  # then another server has the stream
+                    await self._save(live, claimed=False)
             self._drop(live.id, "room")
-        except (ServeError, Conflict):
-            return False
         finally:
             self._turns.give(live.id)
-        return True
 
     def _drop(self, sequence: SequenceId, reason: str) -> None:
         """Removes a stream from memory. Its record is left as it is."""
@@ -463,14 +471,17 @@ class Sequences:
         closing.add_done_callback(_log_failure)
         live.generation.live -= 1
 
-        self._clients[live.client] -= 1
-        if not self._clients[live.client]:
-            del self._clients[live.client]
-
+        self._leave(live.client)
         self._observer.streams(self._served.name, len(self._live))
         if reason not in ("ended", "started anew"):
             self._observer.evicted(self._served.name, reason)
         self._remember(live, reason)
+
+    def _leave(self, client: str) -> None:
+        """Counts one stream less for a client."""
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
 
     def _remember(self, live: Live, reason: str) -> None:
         """Remembers why a stream is gone for good."""

@@ -184,7 +184,7 @@ class Service:
         try:
             response = await self._infer(served, request)
         except Exception as error:
-            refusal = _refusal(error)
+            refusal = _stopping() if self._was_cut_off(error) else _refusal(error)
             self._count_failure(served, refusal, perf_counter() - began)
             if refusal is error:
                 raise
@@ -293,6 +293,11 @@ class Service:
                 "limit. Send this one again later.",
                 retry_after=0.1,
             )
+
+    def _was_cut_off(self, error: Exception) -> bool:
+        """Whether a request failed because the server stopped before its end."""
+        is_own = isinstance(error, StateportError) and not isinstance(error, InputError)
+        return self._is_stopping and is_own and not isinstance(error, ServeError)
 
     def _count_failure(self, served: Served, error: ServeError, seconds: float) -> None:
         served.statistics.failures += 1

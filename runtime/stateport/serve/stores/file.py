@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ...errors import FileError, InputError
 from ...files.paths import usable_path
@@ -45,6 +45,9 @@ _READ: Final = (
 )
 _VERSION: Final = "SELECT version FROM streams WHERE key = ? AND expires > ?"
 _WRITE: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+_T = TypeVar("_T")
 
 
 class FileStore:
@@ -134,7 +137,7 @@ class FileStore:
     async def _run(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         return await self._in_thread(lambda: self._transact(operations))
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     def _connect(self) -> None:
