@@ -137,6 +137,7 @@ def grpc_cases(address: str, judge: Judge) -> Iterator[tuple[str, str]]:
         )
         yield "no id", said(lambda: stub.ModelInfer(_message({})))
         yield "an id as uint64", said(lambda: stub.ModelInfer(_message(once, kind="uint64_param")))
+        yield "id -1", said(lambda: stub.ModelInfer(_message(of(-1, start=True, end=True))))
         yield (
             "start as int64",
             said(lambda: stub.ModelInfer(_message({**once, "sequence_start": 1}))),

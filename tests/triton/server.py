@@ -221,7 +221,7 @@ def _await_start(process: subprocess.Popen[str], log: deque[str]) -> None:
 
 def _await_listening(port: int) -> None:
     """Asks until REST answers: Triton logs that it has started a moment before."""
-    retries = urllib3.Retry(connect=20, backoff_factor=0.05)
+    retries = urllib3.Retry(20, backoff_factor=0.05)
     urllib3.request("GET", f"http://127.0.0.1:{port}/v2/health/ready", retries=retries)
 
 
