@@ -161,6 +161,7 @@ def test_what_is_no_chunk_is_refused_for_its_stream_alone(model: Model, x: Any) 
             streams = [await pool.open() for _ in range(3)]
             before = await pool.state(streams[1])
             steps = [pool.step(s, v) for s, v in zip(streams, [chunk(), x, chunk()], strict=True)]
+            first: Any
             first, refused, last = await asyncio.gather(*steps, return_exceptions=True)
             assert isinstance(refused, InputError)
             np.testing.assert_allclose(first, model.stream()(chunk()[None])[0], atol=CLOSE)

@@ -403,7 +403,7 @@ class Sequences:
     ) -> Live:
         """A new stream in memory."""
         self._check_client(client)
-        if len(self._live) + self._opening >= self._limits.capacity:
+        while len(self._live) + self._opening >= self._limits.capacity:
             await self._make_room()
 
         # They count before they are open, because others may be opened meanwhile.
@@ -440,10 +440,11 @@ class Sequences:
 
     async def _make_room(self) -> None:
         """Lets the stream that was not used for longest go to the store."""
-        if self._keeper.is_durable:
-            for live in [*self._live.values()]:
-                if live.id not in self._turns:
-                    return await self._evict(live)
+        if self._keeper.is_durable and self._live:
+            idle = (live for live in self._live.values() if live.id not in self._turns)
+            # Where all are in use, the one that was used first is waited for. Whoever has its turn
+            # waits for no room, because its stream is in memory.
+            return await self._evict(next(idle, next(iter(self._live.values()))))
         raise ServeError(
             Status.EXHAUSTED,
             f"The model '{self._served.name}' has {self._limits.capacity} live streams, which is "
@@ -455,6 +456,8 @@ class Sequences:
         """Drops a stream whose record is up to date."""
         await self._turns.take(live.id)
         try:
+            if self._live.get(live.id) is not live:
+                return
             if live.claimed_until:
                 with contextlib.suppress(Conflict):  # then another server has the stream
                     await self._save(live, claimed=False)
