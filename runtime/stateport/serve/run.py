@@ -74,25 +74,29 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(parts: Parts, listening: Listening, announce: Callable[[str], None]) -> None:
-    listener = None if listening.http is None else _listener(listening.host, listening.http)
-    grpc_server = None
-    grpc_port = None
-    if listening.grpc is not None:
-        grpc_server = GrpcServer(parts.catalogue, parts.tokens, parts.limits)
-        grpc_port = grpc_server.bind(listening.host, listening.grpc, listening.certificates)
+    async with contextlib.AsyncExitStack() as closing:
+        # Ports first: a model may take long to load.
+        listener = grpc_server = grpc_port = None
+        if listening.http is not None:
+            listener = _listener(listening.host, listening.http)
+            closing.callback(listener.close)
+        if listening.grpc is not None:
+            grpc_server = GrpcServer(parts.catalogue, parts.tokens, parts.limits)
+            closing.push_async_callback(grpc_server.stop, 0)
+            grpc_port = grpc_server.bind(listening.host, listening.grpc, listening.certificates)
 
-    application = parts.application()
-    await application.start()
-    http = _Http(application, parts.limits, listening.certificates, listener)
-    stop = asyncio.Event()
-    with _stopping_on_signals(stop):
-        await http.start()
-        if grpc_server is not None:
-            await grpc_server.start()
-        announce(_ready_line(listening.host, listener, grpc_port))
+        application = parts.application()
+        http = _Http(application, parts.limits, listening.certificates, listener)
+        await application.start()
+        stop = asyncio.Event()
+        with _stopping_on_signals(stop):
+            await http.start()
+            if grpc_server is not None:
+                await grpc_server.start()
+            announce(_ready_line(listening.host, listener, grpc_port))
 
-        await stop.wait()
-        await _stop(application, http, grpc_server, listening.grace, stop)
+            await stop.wait()
+            await _stop(application, http, grpc_server, listening.grace, stop)
 
 
 async def _stop(
