@@ -75,6 +75,7 @@ class Application:
         self._rest = self._routes()
         self._starting = asyncio.Lock()
         self._is_started = False
+        self._is_stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one connection of ASGI."""
@@ -82,7 +83,7 @@ class Application:
         if kind == "lifespan":
             await self._live(receive, send)
             return
-        if not self._is_started:
+        if not (self._is_started or self._is_stopping):
             await self.start()
 
         path = _path_of(scope)
@@ -97,22 +98,23 @@ class Application:
             await self._rest(scope, receive, send)
 
     async def start(self) -> None:
-        """Loads the models, unless that is done.
+        """Loads the models, unless that is done. What was stopped is not started again.
 
         Raises:
             StateportError: a model cannot be loaded, or the store cannot be used.
         """
         async with self._starting:
-            if not self._is_started:
+            if not (self._is_started or self._is_stopping):
                 await self.service.start()
                 self._is_started = True
 
     async def stop(self, grace: float = 10.0) -> None:
         """Takes no new streams, lets what runs end for at most `grace` seconds, and ends."""
         async with self._starting:
-            if self._is_started:
-                self._is_started = False
-                await self.service.stop(grace)
+            is_running = self._is_started and not self._is_stopping
+            self._is_stopping = True  # requests of streams that run are still answered
+        if is_running:
+            await self.service.stop(grace)
 
     async def __aenter__(self) -> Application:
         """Starts the service."""
