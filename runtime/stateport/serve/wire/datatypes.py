@@ -35,7 +35,11 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_NAMES: Final = {dtype.name: name for name, dtype in DTYPES.items()}
+#: Both NumPy's names and its dtypes, because it takes long to put a name together.
+_NAMES: Final[dict[str | np.dtype[Any], str]] = {
+    **{dtype.name: name for name, dtype in DTYPES.items()},
+    **{dtype.newbyteorder("="): name for name, dtype in DTYPES.items()},
+}
 #: Names of the protocol that no model of stateport has.
 _NOT_SERVED: Final = {
     "BF16": "no contract of stateport has bfloat16. Send FP32, or the dtype of the metadata.",
@@ -43,8 +47,8 @@ _NOT_SERVED: Final = {
 }
 
 
-def datatype_of(dtype: str) -> str:
-    """The protocol's name of a dtype, which NumPy calls `dtype`: "float32" -> "FP32"."""
+def datatype_of(dtype: str | np.dtype[Any]) -> str:
+    """The protocol's name of a dtype, or of NumPy's name of one: "float32" -> "FP32"."""
     return _NAMES[dtype]
 
 

@@ -63,7 +63,7 @@ def write_response(response: Response) -> Any:
         setattr(message.parameters[key], _field_of(value), value)
 
     for name, array in response.outputs.items():
-        message.outputs.add(name=name, datatype=datatype_of(array.dtype.name), shape=array.shape)
+        message.outputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
         message.raw_output_contents.append(bytes_of(array))
     return message
 

@@ -222,7 +222,7 @@ def _output(name: str, array: NDArray[Any], form: AnswerForm, raw: list[bytes]) 
     """The JSON of one output. The bytes of a binary one are appended to `raw`."""
     entry: dict[str, Any] = {
         "name": name,
-        "datatype": datatype_of(array.dtype.name),
+        "datatype": datatype_of(array.dtype),
         "shape": array.shape,
     }
     if form.is_binary(name):
