@@ -9,8 +9,10 @@ READY  := $(VENV)/.ready
 
 # The networks of other packages have an environment of their own, for those packages' sake.
 THIRD_PARTY := .venv-third-party
+# NVIDIA's Triton server, with the Python of its backend.
+TRITON := .venv-triton
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party fuzz matrix mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check fuzz matrix mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -23,7 +25,9 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	# Dependency groups need pip 25.1; Python 3.11 comes with an older one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino,tract,onnx-reference]' -e exporter --group dev
+	    -e 'runtime[cpu,openvino,tract,onnx-reference,serve]' -e exporter --group dev
+	# Triton's client forbids the newer protobuf and ml_dtypes that onnx needs; it works with them.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
@@ -54,6 +58,17 @@ $(THIRD_PARTY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject
 	    -e 'runtime[cpu]' -e exporter hypothesis pytest
 	$(THIRD_PARTY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    -r tests/third_party/requirements.txt
+	touch $@
+
+# tests/triton/server.py says what else it takes to run the server without its container.
+triton-check: $(READY) $(TRITON)/.ready  ## talk to Triton as tests/runtime/serve talks to stateport, and compare both
+	$(BIN)/python -m pytest tests/triton
+	$(BIN)/python -m tests.triton.compare
+
+$(TRITON)/.ready: tests/triton/requirements.txt
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    -r tests/triton/requirements.txt
 	touch $@
 
 fuzz: $(READY)       ## 500 random networks and graphs, and 20,000 malformed files of each format
@@ -111,4 +126,4 @@ patterns: $(READY)   ## try every pattern on both exporters and rewrite the tabl
 	$(BIN)/python -m benchmarks.patterns
 
 clean:               ## remove everything that was made
-	rm -rf $(VENV) $(THIRD_PARTY) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

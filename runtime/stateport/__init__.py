@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from ._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
+    from .async_pool import AsyncPool
     from .contract import ArraySpec, Contract, StateSpec, Streaming
     from .engines.choice import EngineChoice
     from .errors import (
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArraySpec",
+    "AsyncPool",
     "CarriedStream",
     "Contract",
     "ContractError",
@@ -83,6 +85,7 @@ __getattr__, __dir__ = _on_first_use(
         "stream",
         "pool",
         "model",
+        "async_pool",
         "engines.choice",
         "parity.engine_report",
         "parity.fault",

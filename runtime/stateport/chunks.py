@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from .plain import PLAIN
 from .validation import Array
 
 
@@ -24,6 +25,16 @@ def alike(chunks: Sequence[object]) -> list[list[int]]:
         kind = (type(chunk), chunk.shape, chunk.dtype) if isinstance(chunk, np.ndarray) else None
         groups.setdefault(kind, []).append(position)
     return [*groups.values()]
+
+
+def batch_of_one(chunk: Array, axis: int) -> Array:
+    """The chunk with a new batch axis of size 1.
+
+    A value that is not a plain array, or has too few dimensions, is returned as it is.
+    """
+    if type(chunk) in PLAIN and chunk.ndim >= axis:
+        return np.expand_dims(chunk, axis)
+    return chunk
 
 
 def joined(chunks: Sequence[Array], axis: int) -> Array:

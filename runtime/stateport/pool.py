@@ -265,6 +265,11 @@ class Pool:
         return self._buffers.read_rows(self._roster.rows(stream))
 
     @owned
+    def _read_rows(self, streams: Rows) -> State:
+        """The states of several streams in one, in their order along the batch axis."""
+        return self._buffers.read_rows(self._roster.rows(streams))
+
+    @owned
     def _write(self, stream: int, state: State) -> None:
         check_state(self._contract, state, {"batch": 1})
         self._buffers.write_rows([(self._roster.rows(stream), state)])

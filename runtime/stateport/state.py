@@ -19,7 +19,8 @@ from .files.reading import parse_arrays, read_arrays
 from .files.writing import written_atomically
 from .plain import ADVICE, conversion, is_special, kind_of
 
-_FORMAT: Final = {"stateport.state": "1"}
+#: The metadata of a safetensors file that holds a state.
+STATE_FORMAT: Final = {"stateport.state": "1"}
 
 
 class State(Mapping[str, NDArray[Any]]):
@@ -165,7 +166,7 @@ def _content(state: State, metadata: Mapping[str, str]) -> bytes:
     check_can_go_on(state)
     # safetensors ignores strides and writes the memory of an array as it is.
     arrays = {name: np.array(array, order="C") for name, array in state.items()}
-    return safetensors.numpy.save(arrays, {**metadata, **_FORMAT})
+    return safetensors.numpy.save(arrays, {**metadata, **STATE_FORMAT})
 
 
 def _check_format(metadata: Mapping[str, str], source: str) -> None:

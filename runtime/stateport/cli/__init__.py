@@ -19,7 +19,7 @@ from ..errors import StateportError, in_words
 from ..suggestions import did_you_mean
 from . import output
 
-_OWN: Final = ("bench", "doctor", "inspect", "run", "tune", "verify")
+_OWN: Final = ("bench", "doctor", "inspect", "run", "serve", "tune", "verify")
 #: The exporter's commands and their help, which is needed before the exporter is imported.
 _EXPORTERS: Final = {
     "export": "Export a PyTorch network to ONNX with explicit state.",

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls without a stream: explicit states in, explicit states out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+from ..errors import InputError, StateError
+from ..state import State
+from .errors import ServeError, Status
+from .observe import Observer
+from .request import Array, Request
+from .served import Served
+
+
+class Stateless:
+    """Runs calls without a stream, each by itself, in a few threads."""
+
+    def __init__(self, threads: int, observer: Observer) -> None:
+        self._threads = ThreadPoolExecutor(threads, "stateport-stateless")
+        self._observer = observer
+
+    def stop(self) -> None:
+        """Ends the threads, after the calls that run."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def infer(self, served: Served, request: Request) -> dict[str, Array]:
+        """Runs one call.
+
+        Raises:
+            ServeError: INVALID, because a stream was meant, or an array is missing or does not fit.
+            InputError: an array does not fit the contract.
+            EngineError: the engine failed.
+        """
+        inputs, state = _parts(served, request)
+        asked = perf_counter()
+
+        def run() -> tuple[dict[str, Array], State, float, float]:
+            began = perf_counter()
+            outputs, after = served.model.run(inputs, state)
+            return outputs, after, began, perf_counter()
+
+        loop = asyncio.get_running_loop()
+        outputs, after, began, ended = await loop.run_in_executor(self._threads, run)
+        served.statistics.count_step(began - asked, ended - began, 1)
+        self._observer.step(served.name, began - asked, ended - began, 1)
+        # A state that lacks the last steps can be looked at, but no call can go on from it.
+        named = {s.output: after[s.input] for s in served.contract.states}
+        return {**outputs, **named}
+
+
+def _parts(served: Served, request: Request) -> tuple[Mapping[str, Array], State | None]:
+    """The inputs that are no states, and the state."""
+    if request.start or request.end or request.step is not None:
+        raise _no_id(served)
+
+    states = [spec.input for spec in served.contract.states]
+    given = {name: request.inputs[name] for name in states if name in request.inputs}
+    if states and not given:
+        raise _no_id(served)
+    if len(given) < len(states):
+        missing = next(name for name in states if name not in given)
+        raise StateError(
+            f"The state {missing!r} is missing; a call without a sequence takes all of "
+            f"{', '.join(map(repr, states))}."
+        )
+
+    inputs = {name: array for name, array in request.inputs.items() if name not in given}
+    if not states:
+        return inputs, None
+    try:
+        return inputs, State(given)
+    except InputError as error:
+        raise ServeError(Status.INVALID, str(error)) from error
+
+
+def _no_id(served: Served) -> ServeError:
+    """Triton's sentence, and what else can be done."""
+    states = ", ".join(repr(spec.input) for spec in served.contract.states)
+    advice = f", or give the states {states} for a call without a sequence" if states else ""
+    return ServeError(
+        Status.INVALID,
+        f"inference request to model '{served.name}' must specify a non-zero or non-empty "
+        f"correlation ID: give the request a sequence_id{advice}.",
+    )
