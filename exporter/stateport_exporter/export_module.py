@@ -25,7 +25,7 @@ from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
-from .capture.capture import Captured
+from .capture.capture import Captured, check_runs
 from .errors import ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
@@ -34,14 +34,18 @@ from .export_steps.arguments import (
     check_script_options,
     checked_dtype,
 )
-from .export_steps.building import build_network
+from .export_steps.building import BuiltNetwork, build_network
 from .export_steps.sizes import look_at_other_sizes
 from .export_steps.tracing import trace_network
 from .foreign.torchscript import export_script
 from .graph.verified_file import check_paths, write_verified
+from .memory.caches import check_caches, uncached
 from .memory.kept import unchanged_shared
+from .memory.remembered import with_memory_explicit
 from .network.blame import told
+from .network.decisions import Answering, find_decisions
 from .network.example import Example, ExampleLike
+from .network.explicit import Explicit
 from .network.isolation import (
     evaluation_twin,
     no_idle_warnings,
@@ -76,7 +80,8 @@ class ExportResult:
             inputs and outputs.
         report: the result of verifying the file, None where it was not verified.
         possible_states: arguments and results that look like states and were not taken as such.
-        notes: what was done to make the weights fit, one sentence each.
+        notes: one sentence each for what was done to make the weights fit, for checks of values
+            that are not in the file, and for states that start from other values than zeros.
     """
 
     path: Path
@@ -155,7 +160,8 @@ def export(
     check_paths(path)
     notes = {**(origin or {}), "stateport": __version__, "torch": torch.__version__}
 
-    with _isolated(module):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_isolated(module))
         if isinstance(module, torch.jit.ScriptModule):
             check_script_options(
                 weights=weights is not None or weights_key is not None or strip_prefix is not None,
@@ -167,17 +173,14 @@ def export(
             )
             return _export_script(module, example, path, opset, notes)
 
-        # The author's network, as a graph in which recurrent layers are still whole.
         twin = evaluation_twin(module, share_parameters=weights is None)
         unwrap_parts(twin)
         changes = _load(twin, weights, weights_key, strip_prefix)
         sample = Example(getattr(twin, method), example)
-        traced = trace_network(twin, method, sample, opset, lift=lift, trace_time=trace_time)
-
-        # The same with states as inputs and outputs, written in ONNX, and tried in chunks.
-        contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
-        built = build_network(traced, contexts, opset, states or {})
-        beyond = look_at_other_sizes(traced, built)
+        check_caches(twin, method, sample)
+        stack.enter_context(uncached(twin))
+        options = _Options(opset, lift, trace_time, states or {})
+        built, beyond, answered = _built_network(twin, method, sample, options)
         contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
 
         # PyTorch's answers, which the file has to give.
@@ -192,7 +195,13 @@ def export(
         report = _write(built.captured, vectors, path, beyond, check=check)
 
     return ExportResult(
-        path, vectors_path(path), contract, built.lifted, report, built.possible, changes
+        path,
+        vectors_path(path),
+        contract,
+        built.lifted,
+        report,
+        built.possible,
+        (*changes, *answered, *_kept_starts(contract, built)),
     )
 
 
@@ -227,6 +236,83 @@ def _export_script(
         result.report,
         result.possible_states,
     )
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the caller of `export` asks for, as far as the graph depends on it."""
+
+    opset: int
+    lift: bool
+    trace_time: int | None
+    states: Declared
+
+
+def _built_network(
+    twin: nn.Module, method: str, sample: Example, options: _Options
+) -> tuple[BuiltNetwork, Beyond, tuple[str, ...]]:
+    """The network as a graph with explicit states, the other sizes to record, and notes.
+
+    A network that cannot be built as it is may ask about values of tensors. Then it is built with
+    the answers that are right for all values, if there are such.
+    """
+    try:
+        return *_built_with_memory(twin, method, sample, options), ()
+    except ExportError:
+        explicit = Explicit(twin, method).eval()
+        decisions = find_decisions(explicit, sample)
+        if decisions is None:
+            raise
+
+    # A check that refuses the example itself has a better message.
+    check_runs(explicit, sample)
+
+    with Answering(decisions.answers, traced_only=True):
+        return *_built_with_memory(twin, method, sample, options), decisions.notes
+
+
+def _built_with_memory(
+    twin: nn.Module, method: str, sample: Example, options: _Options
+) -> tuple[BuiltNetwork, Beyond]:
+    """The network as a graph with explicit states, and the other sizes to record.
+
+    A network that cannot be built as it is may remember tensors in attributes and buffers. Then it
+    is built with these as arguments and results.
+    """
+    try:
+        return _build(twin, method, sample, options)
+    except ExportError:
+        explicit = with_memory_explicit(twin, method, sample) if options.lift else None
+        if explicit is None:
+            raise
+
+    states = {**explicit.declared, **options.states}
+    return _build(explicit.network, "forward", explicit.example, replace(options, states=states))
+
+
+def _build(
+    twin: nn.Module, method: str, sample: Example, options: _Options
+) -> tuple[BuiltNetwork, Beyond]:
+    """Traces a network, builds it with explicit states, and looks at other sizes."""
+    # The author's network, as a graph in which recurrent layers are still whole.
+    lift, opset = options.lift, options.opset
+    traced = trace_network(twin, method, sample, opset, lift=lift, trace_time=options.trace_time)
+
+    # The same with states as inputs and outputs, written in ONNX, and tried in chunks.
+    contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
+    built = build_network(traced, contexts, opset, options.states)
+    return built, look_at_other_sizes(traced, built)
+
+
+def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:
+    """A note for each state that starts from what the network keeps in an attribute now."""
+    kept = {str(leaf) for leaf in built.network.example.remembered}
+    return [
+        f"A sequence starts from the values that the network keeps for {state.input!r}, which are "
+        "not zeros."
+        for state in contract.states
+        if state.initial == "file" and state.input in kept
+    ]
 
 
 def _load(
