@@ -139,7 +139,8 @@ def export(
         lift: whether states that the network makes itself, or does not return, become inputs and
             outputs. If not, such a layer starts from its first state in every call.
         check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
-            installed. A file that differs from PyTorch is then not written.
+            installed. A file that differs from PyTorch is then not written. It is verified in any
+            case where PyTorch's exporter may have narrowed the sizes of an axis.
         dtype: "float32", or "float16" for GPUs: the dtype of weights and values, and of inputs,
             outputs and states.
         keep_float32: those of "inputs", "outputs" and "states" that stay float32, with
@@ -192,7 +193,9 @@ def export(
         write_metadata(model, contract, notes)
         if dtype != "float32":
             model.metadata_props[PRECISION_KEY] = dtype
-        report = _write(built.captured, vectors, path, beyond, check=check)
+        # A graph that PyTorch narrowed may hold for fewer sizes than its contract says.
+        must_check = check or built.captured.narrowed is not None
+        report = _write(built.captured, vectors, path, beyond, check=must_check)
 
     return ExportResult(
         path,
@@ -376,5 +379,6 @@ def _advice(captured: Captured, contract: Contract, beyond: Beyond) -> str:
     else:
         sentences.append(captured.narrowed or "Please report this network.")
 
-    sentences.append("To write the file anyway, pass check=False.")
+    if captured.narrowed is None:
+        sentences.append("To write the file anyway, pass check=False.")
     return " ".join(sentences)
