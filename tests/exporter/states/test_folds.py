@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers over time with several rows for each sequence, such as the bands of a dual-path network."""
+"""Layers over time with several rows for each sequence, as the bands of a dual-path network."""
 
 from __future__ import annotations
 
