@@ -25,7 +25,7 @@ from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
-from .capture.capture import Captured
+from .capture.capture import Captured, check_runs
 from .errors import ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
@@ -35,14 +35,18 @@ from .export_steps.arguments import (
     checked_dtype,
     existing_path,
 )
-from .export_steps.building import build_network
+from .export_steps.building import BuiltNetwork, build_network
 from .export_steps.sizes import look_at_other_sizes
 from .export_steps.tracing import trace_network
 from .foreign.torchscript import export_script
 from .graph.verified_file import check_paths, write_verified
+from .memory.caches import check_caches, uncached
 from .memory.kept import unchanged_shared
+from .memory.remembered import with_memory_explicit
 from .network.blame import told
+from .network.decisions import Answering, find_decisions
 from .network.example import Example, ExampleLike
+from .network.explicit import Explicit
 from .network.isolation import (
     evaluation_twin,
     no_idle_warnings,
@@ -78,7 +82,9 @@ class ExportResult:
             inputs and outputs.
         report: the result of verifying the file, None where it was not verified.
         possible_states: arguments and results that look like states and were not taken as such.
-        notes: what was done to make the weights fit, and to recorded data, one sentence each.
+        notes: one sentence each for what was done to make the weights fit, for checks of values
+            that are not in the file, for states that start from other values than zeros, and for
+            recorded data that was cut.
     """
 
     path: Path
@@ -137,7 +143,8 @@ def export(
         lift: whether states that the network makes itself, or does not return, become inputs and
             outputs. If not, such a layer starts from its first state in every call.
         check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
-            installed. A file that differs from PyTorch is then not written.
+            installed. A file that differs from PyTorch is then not written. It is verified in any
+            case where PyTorch's exporter may have narrowed the sizes of an axis.
         dtype: "float32", or "float16" for GPUs: the dtype of weights and values, and of inputs,
             outputs and states.
         keep_float32: those of "inputs", "outputs" and "states" that stay float32, with
@@ -164,7 +171,8 @@ def export(
     recordings = None if vectors_from is None else existing_path(vectors_from)
     notes = {**(origin or {}), "stateport": __version__, "torch": torch.__version__}
 
-    with _isolated(module):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_isolated(module))
         if isinstance(module, torch.jit.ScriptModule):
             check_script_options(
                 weights=weights is not None or weights_key is not None or strip_prefix is not None,
@@ -177,17 +185,14 @@ def export(
             )
             return _export_script(module, example, path, opset, notes)
 
-        # The author's network, as a graph in which recurrent layers are still whole.
         twin = evaluation_twin(module, share_parameters=weights is None)
         unwrap_parts(twin)
         changes = _load(twin, weights, weights_key, strip_prefix)
         sample = Example(getattr(twin, method), example)
-        traced = trace_network(twin, method, sample, opset, lift=lift, trace_time=trace_time)
-
-        # The same with states as inputs and outputs, written in ONNX, and tried in chunks.
-        contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
-        built = build_network(traced, contexts, opset, states or {})
-        beyond = look_at_other_sizes(traced, built)
+        check_caches(twin, method, sample)
+        stack.enter_context(uncached(twin))
+        options = _Options(opset, lift, trace_time, states or {})
+        built, beyond, answered = _built_network(twin, method, sample, options)
         contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
 
         # PyTorch's answers, which the file has to give.
@@ -202,7 +207,9 @@ def export(
         write_metadata(model, contract, notes)
         if dtype != "float32":
             model.metadata_props[PRECISION_KEY] = dtype
-        report = _write(built.captured, vectors, path, beyond, check=check)
+        # A graph that PyTorch narrowed may hold for fewer sizes than its contract says.
+        must_check = check or built.captured.narrowed is not None
+        report = _write(built.captured, vectors, path, beyond, check=must_check)
 
     return ExportResult(
         path,
@@ -211,7 +218,7 @@ def export(
         built.lifted,
         report,
         built.possible,
-        (*changes, *recorded.notes),
+        (*changes, *answered, *_kept_starts(contract, built), *recorded.notes),
     )
 
 
@@ -246,6 +253,83 @@ def _export_script(
         result.report,
         result.possible_states,
     )
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What the caller of `export` asks for, as far as the graph depends on it."""
+
+    opset: int
+    lift: bool
+    trace_time: int | None
+    states: Declared
+
+
+def _built_network(
+    twin: nn.Module, method: str, sample: Example, options: _Options
+) -> tuple[BuiltNetwork, Beyond, tuple[str, ...]]:
+    """The network as a graph with explicit states, the other sizes to record, and notes.
+
+    A network that cannot be built as it is may ask about values of tensors. Then it is built with
+    the answers that are right for all values, if there are such.
+    """
+    try:
+        return *_built_with_memory(twin, method, sample, options), ()
+    except ExportError:
+        explicit = Explicit(twin, method).eval()
+        decisions = find_decisions(explicit, sample)
+        if decisions is None:
+            raise
+
+    # A check that refuses the example itself has a better message.
+    check_runs(explicit, sample)
+
+    with Answering(decisions.answers, traced_only=True):
+        return *_built_with_memory(twin, method, sample, options), decisions.notes
+
+
+def _built_with_memory(
+    twin: nn.Module, method: str, sample: Example, options: _Options
+) -> tuple[BuiltNetwork, Beyond]:
+    """The network as a graph with explicit states, and the other sizes to record.
+
+    A network that cannot be built as it is may remember tensors in attributes and buffers. Then it
+    is built with these as arguments and results.
+    """
+    try:
+        return _build(twin, method, sample, options)
+    except ExportError:
+        explicit = with_memory_explicit(twin, method, sample) if options.lift else None
+        if explicit is None:
+            raise
+
+    states = {**explicit.declared, **options.states}
+    return _build(explicit.network, "forward", explicit.example, replace(options, states=states))
+
+
+def _build(
+    twin: nn.Module, method: str, sample: Example, options: _Options
+) -> tuple[BuiltNetwork, Beyond]:
+    """Traces a network, builds it with explicit states, and looks at other sizes."""
+    # The author's network, as a graph in which recurrent layers are still whole.
+    lift, opset = options.lift, options.opset
+    traced = trace_network(twin, method, sample, opset, lift=lift, trace_time=options.trace_time)
+
+    # The same with states as inputs and outputs, written in ONNX, and tried in chunks.
+    contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
+    built = build_network(traced, contexts, opset, options.states)
+    return built, look_at_other_sizes(traced, built)
+
+
+def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:
+    """A note for each state that starts from what the network keeps in an attribute now."""
+    kept = {str(leaf) for leaf in built.network.example.remembered}
+    return [
+        f"A sequence starts from the values that the network keeps for {state.input!r}, which are "
+        "not zeros."
+        for state in contract.states
+        if state.initial == "file" and state.input in kept
+    ]
 
 
 def _load(
@@ -309,5 +393,6 @@ def _advice(captured: Captured, contract: Contract, beyond: Beyond) -> str:
     else:
         sentences.append(captured.narrowed or "Please report this network.")
 
-    sentences.append("To write the file anyway, pass check=False.")
+    if captured.narrowed is None:
+        sentences.append("To write the file anyway, pass check=False.")
     return " ".join(sentences)

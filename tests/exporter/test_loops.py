@@ -384,9 +384,25 @@ def test_the_state_of_a_loop_in_an_attribute(tmp_path: Path) -> None:
     assert result.lifted == ("h0",)
 
 
-def test_a_state_that_changes_between_calls_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="Remembers remembers something from call to call"):
-        export(Remembers(0.5), (X,), tmp_path / "m.onnx")
+def test_a_state_that_changes_between_calls_is_in_the_attribute(tmp_path: Path) -> None:
+    result = export(Remembers(0.5), (X,), tmp_path / "m.onnx")
+    assert result.lifted == ("h",)
+    assert not result.contract.streaming.ok
+
+
+class RemembersAllRows(Remembers):
+    """What it keeps belongs to no row of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        assert self.h is not None
+        self.h = self.h.mean(0, keepdim=True).expand(x.size(0), -1)
+        return y
+
+
+def test_a_state_of_all_rows_together_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="RemembersAllRows remembers something from call to"):
+        export(RemembersAllRows(1.0), (X,), tmp_path / "m.onnx")
 
 
 class Cell(nn.Module):

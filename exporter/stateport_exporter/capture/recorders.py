@@ -78,6 +78,7 @@ class _RecurrentLayers(TorchFunctionMode):
                 "states": len(states),
                 "sequences": len(sequences),
                 "path": body.path,
+                "stacks": body.stacked_states() or [-1],
             },
             dtypes=[x.dtype for x in (*states, *outputs)],
             shapes=(*(x.shape for x in states), *((time, *x.shape) for x in outputs)),

@@ -81,7 +81,7 @@ def check_parameters(module: nn.Module) -> None:
     """Checks that all parameters and buffers are float32, and have their values on the CPU.
 
     Raises:
-        ExportError: one of them is of another dtype or on another device.
+        ExportError: one of them is of another dtype or on another device, or a parameter is NaN.
     """
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -98,6 +98,19 @@ def check_parameters(module: nn.Module) -> None:
             raise ExportError(
                 f"{name!r} is on the device {tensor.device}; the CPU was expected. "
                 "Move the network first: module.cpu()."
+            )
+    _check_numbers(module)
+
+
+def _check_numbers(module: nn.Module) -> None:
+    """Checks that no parameter has a NaN, which would make results NaN."""
+    for name, parameter in module.named_parameters():
+        count = int(parameter.isnan().sum()) if parameter.is_floating_point() else 0
+        if count:
+            raise ExportError(
+                f"{name!r} has {count} of {parameter.numel()} values that are NaN (not a number), "
+                "so that results would be NaN too. Training may have diverged; load weights of an "
+                "earlier checkpoint."
             )
 
 

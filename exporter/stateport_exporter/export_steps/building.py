@@ -15,9 +15,11 @@ from stateport import Contract
 from stateport.contract import Streaming
 
 from ..capture.capture import Captured, capture
+from ..errors import ExportError
 from ..graph.opset import NEWEST_CAPTURED
 from ..loops import check_memory
 from ..memory.check import check_kept
+from ..memory.draws import check_no_own_generator
 from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
@@ -196,7 +198,9 @@ def _build(
     if check_memory_too:
         _check_nothing_else_kept(traced, explicit, sample)
 
-    finished = finish_graph(captured, opset, traced.hidden, contexts, sample.lengths, wish)
+    finished = finish_graph(
+        captured, opset, traced.hidden, contexts, sample.lengths, wish, sample.first_values
+    )
     check_default_start(traced.twin, traced.method, sample, finished.state_parameters)
     network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
     return _Unmeasured(captured, network, finished)
@@ -210,7 +214,11 @@ def _check_states(
         calls = [each.call for each in traced.hidden]
         check_memory(traced.twin, traced.method, traced.rolled, sample, calls)
 
-    check_repeatable(explicit, sample)
+    try:
+        check_repeatable(explicit, sample)
+    except ExportError:
+        check_no_own_generator(traced.twin)  # which says more
+        raise
     check_chance(captured.model)
     check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
     check_carried(explicit, sample, traced.hidden)
@@ -220,7 +228,7 @@ def _check_nothing_else_kept(traced: TracedNetwork, explicit: Explicit, sample: 
     """Checks that the network keeps nothing from call to call but the states that are lifted."""
     arguments = sample.make(sample.sizes)
     if traced.rolled is None:
-        first_states = dict(zip(explicit.lifted, arguments.states, strict=False))
+        first_states = explicit.first_states(arguments.states)
         check_kept(traced.twin, traced.method, sample, first_states)
         return
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stateport import Contract
 
@@ -68,6 +69,7 @@ def finish_graph(
     contexts: ConvolutionContexts,
     lengths: Collection[int],
     wish: Wish,
+    first_values: Mapping[str, Tensor],
 ) -> FinishedGraph:
     """Gives a captured graph its states and names, and writes its layers in ONNX, in place.
 
@@ -78,6 +80,8 @@ def finish_graph(
         contexts: the states of convolutions that are lifted.
         lengths: the positions of inputs that hold the lengths of rows.
         wish: which arguments and results are to be states.
+        first_values: by name, what arguments start from that take what the network keeps in
+            attributes.
     """
     graph = captured.model.graph
     result_count = len(graph.outputs)
@@ -100,7 +104,7 @@ def finish_graph(
 
     # What is lifted comes last among the inputs.
     lifted_inputs = inputs[len(inputs) - len(starts) :]
-    initial = _initial_values(lifted_inputs, starts)
+    initial = _initial_values(lifted_inputs, starts) | _remembered_values(first_values)
     store_initial(graph, initial)
     input_names = [inputs[pair.input] for pair in pairs]
     rows = [graph.inputs[position] for position in lengths]
@@ -111,7 +115,7 @@ def finish_graph(
         inputs=tuple(inputs),
         results=tuple(names_of_results.get(position) for position in range(result_count)),
         initial=initial,
-        lifted=tuple(name for name in input_names if name in lifted_inputs),
+        lifted=tuple(name for name in input_names if name in lifted_inputs or name in first_values),
         state_parameters=_state_parameters(captured, pairs, len(starts)),
         possible=possible,
         other_levels=states.other_levels,
@@ -142,6 +146,11 @@ def _initial_values(
     """The first values of the lifted states that do not start from zeros."""
     named = zip(inputs, starts, strict=True)
     return {name: value for name, value in named if value is not None}
+
+
+def _remembered_values(first_values: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """The first values of what is kept in attributes, where they are not zeros."""
+    return {name: value.numpy() for name, value in first_values.items() if bool(value.any())}
 
 
 def _state_parameters(

@@ -35,6 +35,7 @@ class Recurrent:
         time: the axis of `x` that is time.
         bidirectional: whether it runs over the sequence in both directions.
         lengths: the operand with the length of each row, where sequences are packed.
+        stacks: for each state, the result that holds it after every step; None where there is none.
     """
 
     node: ir.Node
@@ -45,6 +46,7 @@ class Recurrent:
     time: int
     bidirectional: bool
     lengths: ir.Value | None = None
+    stacks: tuple[ir.Value | None, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -92,7 +94,14 @@ def _describe_layer(node: ir.Node) -> Recurrent:
         attribute["batch_first"],
         bool(attribute["bidirectional"]),
         node.inputs[-1] if attribute["has_lengths"] else None,
+        (_stack_of_layer(node, attribute), *(None for _ in letters[1:])),
     )
+
+
+def _stack_of_layer(node: ir.Node, attribute: Mapping[str, int]) -> ir.Value | None:
+    """The result of a layer that holds its hidden state after every step."""
+    is_plain = attribute["num_layers"] == 1 and not attribute["bidirectional"]
+    return node.outputs[0] if is_plain and not attribute["has_lengths"] else None
 
 
 def _describe_loop(node: ir.Node) -> Recurrent:
@@ -112,6 +121,10 @@ def _describe_loop(node: ir.Node) -> Recurrent:
         _operand(node, count),
         0,
         bidirectional=False,
+        stacks=tuple(
+            node.outputs[count + number] if number >= 0 else None
+            for number in node.attributes["stacks"].as_ints()[:count]
+        ),
     )
 
 

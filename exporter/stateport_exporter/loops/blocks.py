@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..network.program import Op, Ref, Slice, operands, refs, slices
-from .trace import Unrolled, index_of
+from .trace import TensorMeta, Unrolled, index_of
 
 #: Fewer equal blocks, or slices in a row, are no loop.
 FEWEST_STEPS: Final = 3
@@ -82,7 +82,15 @@ def time_axes(short: Unrolled, long: Unrolled) -> Iterator[tuple[Ref | Slice, in
 
 
 def _has_values_of(operand: Ref | Slice, trace: Unrolled) -> bool:
-    return all(ref.value in trace.metas for ref in refs(operand))
+    return all(_has_value(ref, trace) for ref in refs(operand))
+
+
+def _has_value(ref: Ref, trace: Unrolled) -> bool:
+    """Whether a trace has a value with this number, with as many parts."""
+    meta = trace.metas.get(ref.value)
+    if ref.part is None:
+        return isinstance(meta, TensorMeta)
+    return isinstance(meta, list) and ref.part < len(meta)
 
 
 def find_loop(trace: Unrolled, source: Ref | Slice, dim: int) -> Loop | None:

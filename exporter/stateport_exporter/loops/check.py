@@ -25,10 +25,13 @@ _CALLS: Final = 3
 _MOST_STATES_CHOSEN: Final = 4
 
 
-def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Example) -> None:
+def check_folded(
+    network: nn.Module, method: str, folded: nn.Module, example: Example, *, has_loops: bool
+) -> None:
     """Compares both networks at sizes that were not traced.
 
-    Sizes at which the author's network fails are left out.
+    Sizes at which the author's network fails are left out. `has_loops` says whether a loop was
+    found at all.
 
     Raises:
         ExportError: the results differ.
@@ -44,10 +47,11 @@ def check_folded(network: nn.Module, method: str, folded: nn.Module, example: Ex
         try:
             actual = _results(folded, "forward", arguments)
         except Exception as error:
-            raise _refusal(name, time, f"it fails: {first_line(error)}") from error
+            problem = f"it fails: {first_line(error)}"
+            raise _refusal(name, time, problem, has_loops=has_loops) from error
 
         if not _all_close(expected, actual):
-            raise _refusal(name, time, "the results differ")
+            raise _refusal(name, time, "the results differ", has_loops=has_loops)
 
 
 def check_memory(
@@ -157,7 +161,14 @@ def _is_close(expected: Tensor, actual: Tensor) -> bool:
     return torch.allclose(expected, actual, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def _refusal(name: str, time: int, problem: str) -> ExportError:
+def _refusal(name: str, time: int, problem: str, *, has_loops: bool) -> ExportError:
+    if not has_loops:
+        return ExportError(
+            f"{name} takes another way at another number of time steps, and it has no loop over "
+            f"single steps: as at 5 steps, but run over {time}, {problem}. It may cut the sequence "
+            "into as many chunks as fit, or branch on its length. Let forward run over all that it "
+            "is given; the chunks of a stream may have any length."
+        )
     return ExportError(
         f"The loop over time in {name} does not do the same in every step: seen at two lengths and "
         f"then run over {time} steps, {problem}. Let every step do the same, or export one step of "

@@ -108,8 +108,9 @@ def roll_loops(
     try:
         programs = [_trace(network, method, example, time) for time in _TIMES]
         short, long = (unroll(program) for program in programs)
+        has_loops = False
         while roll(short, long):
-            pass
+            has_loops = True
         take_last_states(short)
         take_last_states(long)
         program = unify(short, long, (_TIMES[0], _TIMES[1]))
@@ -122,7 +123,7 @@ def roll_loops(
         ) from error
 
     folded = RolledNetwork(network, program, example.leaves, short.names, short.constants).eval()
-    check_folded(network, method, folded, example)
+    check_folded(network, method, folded, example, has_loops=has_loops)
     return folded
 
 

@@ -24,6 +24,8 @@ _aten: Final = torch.ops.aten
 _END: Final = 2**63 - 1
 #: Operators that return their operand unchanged, as long as gradients do not matter.
 _UNCHANGED: Final = (_aten.alias.default, _aten.detach.default, _aten.lift_fresh_copy.default)
+#: Operators that copy a constant before it is used as an index.
+COPIES: Final = (_aten.clone.default, *_UNCHANGED)
 _CHECKS: Final = (
     _aten._assert_scalar.default,
     _aten._assert_tensor_metadata.default,
@@ -60,9 +62,16 @@ class Reader:
 
     Args:
         inputs: the nodes of the inputs, which get the first numbers.
+        same: further nodes of constants, each with the one among the inputs that it equals.
+        steps: nodes of constants that are used as an index alone.
     """
 
-    def __init__(self, inputs: Sequence[fx.Node]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[fx.Node],
+        same: Mapping[fx.Node, fx.Node],
+        steps: Mapping[fx.Node, Tensor],
+    ) -> None:
         self.operand_of: dict[fx.Node, Any] = {}
         self.parts_of: dict[fx.Node, list[Any]] = {}
         self.metas: dict[int, Any] = {}
@@ -73,11 +82,17 @@ class Reader:
         for number, node in enumerate(inputs):
             self.operand_of[node] = Ref(number)
             self.metas[number] = _node_meta(node)
+        for node, first in same.items():
+            self.operand_of[node] = self.operand_of[first]
+        self._steps = dict(steps)
         self._next = self._inputs = len(inputs)
 
     def read(self, node: fx.Node) -> None:
         """Adds the operation of a node, if it needs one."""
         if node.target in _CHECKS:
+            return
+        if node.target in COPIES and node.args[0] in self._steps:
+            self._steps[node] = self._steps[node.args[0]]
             return
 
         read_special = _SPECIAL.get(node.target)
@@ -153,6 +168,9 @@ class Reader:
                 return filled.written[index]
             source = filled.before
 
+        is_step_of_one = isinstance(source, Slice) and source.keep and source.dim == dim
+        if is_step_of_one:  # x[:, t:t+1][:, 0]
+            return Slice(source.source, dim, source.index, keep)
         return Slice(source, dim, index, keep)
 
     def _size_operands(self, shape: Sequence[int | str]) -> tuple[int | Ref | None, ...]:
@@ -254,6 +272,20 @@ class Reader:
         self.operand_of[node] = self._slice(self.operand(source), dim, first, keep=True)
         return True
 
+    def _read_index(self, node: fx.Node) -> bool:
+        """`x[[t]]` and `x[:, [t]]`, where t is a number."""
+        source, indices = _full_args(node)
+        given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
+        dim, index = given[0]
+        number = self._steps.get(index)
+        size = _shape_of(source)[dim]
+        if number is None or len(given) > 1 or not isinstance(size, int):
+            return False
+
+        step, keep = int(number) % size, number.dim() == 1
+        self.operand_of[node] = self._slice(self.operand(source), dim, step, keep=keep)
+        return True
+
     def _read_unbind(self, node: fx.Node) -> bool:
         """`x.unbind(1)`, or `for x_t in x`."""
         source, dim = _full_args(node)
@@ -316,6 +348,7 @@ _SPECIAL: Final[dict[Any, Callable[[Reader, fx.Node], bool]]] = {
     _aten.copy.default: Reader._read_copy,
     _aten.select.int: Reader._read_select,
     _aten.slice.Tensor: Reader._read_slice,
+    _aten.index.Tensor: Reader._read_index,
     _aten.unbind.int: Reader._read_unbind,
     _aten.split.Tensor: Reader._read_split,
     _aten.split_with_sizes.default: Reader._read_split,

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from ..errors import ExportError
 from .normalise import make_constants_first, merge_concatenations
-from .reader import Reader
+from .reader import COPIES, Reader
 from .trace import Unrolled
 
 
@@ -28,10 +29,14 @@ def unroll(program: ExportedProgram) -> Unrolled:
             time.
     """
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    tensors, weights = _input_nodes(program, specs)
+    tensors, all_weights = _input_nodes(program, specs)
+    values = {node: program.constants.get(str(specs[node.name].target)) for node in all_weights}
+    steps = {node: value for node, value in values.items() if _is_step_number(node, value)}
+    same = _same_constants({node: values[node] for node in all_weights if node not in steps})
+    weights = [node for node in all_weights if node not in steps and same.get(node, node) is node]
     names = [str(specs[node.name].target) for node in weights]
 
-    reader = Reader([*tensors, *weights])
+    reader = Reader([*tensors, *weights], same, steps)
     for node in program.graph.nodes:
         if node.op == "call_function":
             reader.read(node)
@@ -65,6 +70,44 @@ def _input_nodes(
         elif isinstance(node.meta.get("val"), Tensor):
             tensors.append(node)
     return tensors, weights
+
+
+def _same_constants(values: Mapping[fx.Node, Any]) -> dict[fx.Node, fx.Node]:
+    """For each constant, the first one with the same values.
+
+    A weight in a dict or list of the author's is a constant of its own wherever forward uses it.
+    """
+    same: dict[fx.Node, fx.Node] = {}
+    distinct: list[fx.Node] = []
+    for node, value in values.items():
+        if not isinstance(value, Tensor):
+            continue
+        first = next((other for other in distinct if _is_same(values[other], value)), node)
+        same[node] = first
+        if first is node:
+            distinct.append(node)
+    return same
+
+
+def _is_same(first: Any, second: Tensor) -> bool:
+    if not isinstance(first, Tensor) or first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    return first.data_ptr() == second.data_ptr() or torch.equal(first, second)
+
+
+def _is_step_number(node: fx.Node, value: Any) -> bool:
+    """Whether a constant is one whole number that is used as an index alone, as in `x[[t]]`."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.numel() != 1:
+        return False
+    if value.dim() > 1:
+        return False
+
+    def is_index(user: fx.Node) -> bool:
+        if user.target in COPIES:
+            return all(map(is_index, user.users))
+        return user.target is torch.ops.aten.index.Tensor and user.args[0] is not node
+
+    return all(map(is_index, node.users))
 
 
 def _constants(program: ExportedProgram, names: list[str]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from ..network.blame import is_authors
 from .unknown import name_of
 
 #: The attributes that `nn.Module` uses itself.
-_OWN: Final = frozenset(vars(nn.Module())) - {"training"}
+OWN_ATTRIBUTES: Final = frozenset(vars(nn.Module())) - {"training"}
 #: Types, besides iterators, whose values change when they are used.
 _MOVING: Final = (
     *(random.Random, np.random.Generator, np.random.RandomState, torch.Generator),
@@ -49,6 +49,42 @@ _MOST_ITEMS: Final = 64
 _DEEPEST: Final = 6
 #: Larger tensors are not read, since PyTorch itself counts writes to them.
 _MOST_BYTES: Final = 1 << 24
+
+
+class Uncached:
+    """A function in place of the one that `functools.lru_cache` made of it.
+
+    Args:
+        cache: the function with a cache.
+        keeps: whether results are kept, as by the other one. The author's cache is never used.
+    """
+
+    def __init__(self, cache: Any, *, keeps: bool = False) -> None:
+        self.cache = cache
+        self.__wrapped__ = cache.__wrapped__
+        self._function = functools.lru_cache(None)(self.__wrapped__) if keeps else self.__wrapped__
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of the function."""
+        return self._function(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        """The bound method, where it is an attribute of a class."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Uncached:
+        return self
+
+    def cache_clear(self) -> None:
+        """Does nothing: there is no cache."""
+
+    def cache_info(self) -> Any:
+        """What the author's cache says of itself."""
+        return self.cache.cache_info()
+
+
+#: Functions that keep their results: `functools.lru_cache`, and what takes its place here.
+CACHES: Final = (functools._lru_cache_wrapper, Uncached)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +208,26 @@ def shared_names(network: nn.Module) -> set[str]:
     return {name for name, slot in slots(network).items() if slot.shared}
 
 
+def cache_slots(network: nn.Module) -> list[Slot]:
+    """The places of functions with `functools.lru_cache` that a network can reach."""
+    code = authored(network)
+    found = list(_own_slots(network))
+    for kind in code.classes:
+        names = list(vars(kind))
+        found += [
+            _ClassAttribute(f"{kind.__qualname__}.{name}", kind, name, True) for name in names
+        ]
+    for function in code.functions:
+        found += _all_slots_of_function(function)
+    return [slot for slot in found if isinstance(slot.value, CACHES)]
+
+
+def _own_slots(network: nn.Module) -> Iterator[Slot]:
+    """The attributes of a network's modules."""
+    for path, module in network.named_modules():
+        yield from _slots_of_object(path, module, shared=False)
+
+
 @contextlib.contextmanager
 def unchanged_shared(network: nn.Module) -> Iterator[None]:
     """Puts back globals and classes' attributes that the author's code changes inside."""
@@ -257,11 +313,13 @@ def authored(network: nn.Module) -> Authored:
 
 
 def _unwrap(value: Any) -> Any:
-    """The function in a method or a partial call; any other value as it is."""
+    """The function in a method, a partial call or a cache; any other value as it is."""
     if isinstance(value, MethodType | staticmethod | classmethod):
         return value.__func__
     if isinstance(value, functools.partial):
         return value.func
+    if isinstance(value, CACHES):
+        return value.__wrapped__
 
     return value
 
@@ -280,7 +338,7 @@ def _values_inside(value: Any) -> list[Any]:
         return [value[index] for index in _ends(range(len(value)))]
     if isinstance(value, dict):
         return _ends(list(value.values()))
-    if _is_holder(value):
+    if is_holder(value):
         return [type(value), *vars(value).values()]
 
     return []
@@ -369,7 +427,7 @@ def _slots_of_object(name: str, value: Any, *, shared: bool) -> Iterator[Slot]:
     if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
         holders += [value._parameters, value._buffers, value._modules]
 
-    own = _OWN if isinstance(value, nn.Module) else frozenset()
+    own = OWN_ATTRIBUTES if isinstance(value, nn.Module) else frozenset()
     for holder in holders:
         for key in holder:
             if key not in own:
@@ -414,7 +472,7 @@ def _slots_inside(slot: Slot, value: Any) -> Iterator[Slot]:
     elif isinstance(value, tuple):
         for index in _ends(range(len(value))):
             yield _TupleItem(f"{name}[{index}]", slot, index, shared)
-    elif _is_holder(value):
+    elif is_holder(value):
         yield from _slots_of_object(name, value, shared=shared)
 
 
@@ -431,7 +489,7 @@ def _is_code(value: Any) -> bool:
     return callable(value) or isinstance(value, ModuleType | staticmethod | classmethod | property)
 
 
-def _is_holder(value: Any) -> bool:
+def is_holder(value: Any) -> bool:
     """Whether an object's attributes are slots."""
     if isinstance(value, type | FunctionType | ModuleType) or not hasattr(value, "__dict__"):
         return False
@@ -472,7 +530,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, set | frozenset | bytearray):
         return type(value), len(value), hash(frozenset(map(_label, value)))
 
-    return type(value), None if _is_holder(value) else _identity(value)
+    return type(value), None if is_holder(value) else _identity(value)
 
 
 def _label(key: Any) -> str:

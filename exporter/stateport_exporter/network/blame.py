@@ -104,16 +104,21 @@ def told(network: nn.Module) -> Iterator[None]:
     """Names the author's line in an error that a later run of the network raises.
 
     Raises:
-        ExportError: in place of an error from the author's code, with its text and line.
+        ExportError: in place of any other error, with its text, and with the line if it comes from
+            the author's code. Errors of files and memory are raised as they are.
     """
     try:
         yield
-    except StateportError:
+    except (StateportError, OSError, MemoryError):
         raise
     except (Exception, SystemExit) as error:  # the user's forward may raise anything
         line = raised_line(error)
         if line is None:
-            raise
+            raise ExportError(
+                f"{type(network).__qualname__} could not be exported{where(network, error)}: "
+                f"{in_words(error)}. This error is not known here. Please report it together with "
+                "the network."
+            ) from error
 
         raise ExportError(
             f"{type(network).__qualname__} fails when it is run again{where(network, error)} "

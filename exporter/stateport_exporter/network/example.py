@@ -75,6 +75,9 @@ class Example:
             recurrent function.
         given_time: the number of time steps of the tensors or files that the example was made of;
             None where there are none, or they differ.
+        remembered: the named arguments, behind the author's, that take what the network keeps in
+            attributes.
+        first_values: what these start from, by name, with dynamic axes of size 1.
         lengths: the positions of the leaves that hold the lengths of rows.
         descending: whether the lengths of rows decrease.
     """
@@ -97,6 +100,8 @@ class Example:
             )
         self.sizes = dict(zip(names, _TRACE_SIZES, strict=False))
         self.lifted: tuple[tuple[Leaf, ...], ...] = ()
+        self.remembered: tuple[Leaf, ...] = ()
+        self.first_values: Mapping[str, Tensor] = {}
         self.lengths: frozenset[int] = frozenset()
         self.descending = False
         self.leaves = self._find_leaves()
@@ -106,6 +111,18 @@ class Example:
         copied = copy.copy(self)
         copied.lifted = tuple(lifted)
         copied.leaves = (*self.leaves, *chain.from_iterable(lifted))
+        return copied
+
+    def with_remembered(self, leaves: Sequence[Leaf], firsts: Sequence[Tensor]) -> Example:
+        """The same example with named arguments for what the network keeps in attributes.
+
+        `firsts` are the values that a sequence starts from, with dynamic axes of size 1.
+        """
+        copied = copy.copy(self)
+        copied.remembered = tuple(leaves)
+        copied.leaves = (*self.leaves, *leaves)
+        names = [str(leaf) for leaf in leaves]
+        copied.first_values = dict(zip(names, firsts, strict=True))
         return copied
 
     def with_time(self, time: int) -> Example:
@@ -149,10 +166,17 @@ class Example:
         bound = self._bind(values)
 
         states = tuple(tuple(_zeros(leaf, sizes) for leaf in call) for call in self.lifted)
-        arguments = Arguments(bound.args, bound.kwargs, states)
+        kwargs = {**bound.kwargs, **self._draw_remembered(sizes, seed)}
+        arguments = Arguments(bound.args, kwargs, states)
         if not self.lengths:
             return arguments
         return self._with_drawn_lengths(arguments, longest or sizes["time"], sizes["time"], seed)
+
+    def _draw_remembered(self, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+        """Random values of what the network keeps in attributes, by name."""
+        random = np.random.default_rng(seed)
+        specs = {str(leaf): Spec(leaf.dtype, *leaf.shape) for leaf in self.remembered}
+        return {name: spec.make(sizes, random) for name, spec in specs.items()}
 
     def _make_values(self, sizes: Mapping[str, int], seed: int) -> Any:
         """What the author's function or specs give at these sizes."""
@@ -206,7 +230,10 @@ class Example:
 
     def named(self, arguments: Arguments) -> dict[str, Any]:
         """The author's arguments by the names of their parameters."""
-        return dict(self._signature.bind(*arguments.args, **arguments.kwargs).arguments)
+        names = {str(leaf) for leaf in self.remembered}
+        own = {name: value for name, value in arguments.kwargs.items() if name not in names}
+        remembered = {name: arguments.kwargs[name] for name in names}
+        return {**self._signature.bind(*arguments.args, **own).arguments, **remembered}
 
     @property
     def axes(self) -> frozenset[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -31,6 +32,32 @@ LAYERS: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 CELLS: Final = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 
 
+@dataclass(frozen=True)
+class Fold:
+    """An axis of a state whose rows are those of the batch, several times: "4*batch".
+
+    Outside of the network it is two axes, so that one row of the batch is one sequence.
+
+    Attributes:
+        axis: the axis.
+        factor: how many rows of the state one row of the batch has.
+        batch_first: whether these are one behind the other.
+    """
+
+    axis: int
+    factor: int
+    batch_first: bool
+
+    def join(self, state: Tensor) -> Tensor:
+        """The state as the network has it, of the two axes outside."""
+        return state.flatten(self.axis, self.axis + 1)
+
+    def split(self, state: Tensor) -> Tensor:
+        """The state with two axes, of what the network has."""
+        sizes = (-1, self.factor) if self.batch_first else (self.factor, -1)
+        return state.unflatten(self.axis, sizes)
+
+
 class Explicit(nn.Module):
     """Runs a network; gives the calls in `lifted` their first states, returns all last ones.
 
@@ -42,6 +69,7 @@ class Explicit(nn.Module):
         method: the name of the method that is run.
         lifted: numbers of calls of recurrent functions, in the order in which forward makes them.
         contexts: steps that places in forward get from the call before.
+        folds: for calls whose states have the rows of the batch several times, how.
 
     The states of a call are together: (h, c) for an LSTM, (h,) for a GRU or RNN. Behind them come
     the states of `contexts`, one for each.
@@ -53,12 +81,14 @@ class Explicit(nn.Module):
         method: str = "forward",
         lifted: Sequence[int] = (),
         contexts: Sequence[Context] = (),
+        folds: Mapping[int, Fold] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.method = method
         self.lifted = tuple(lifted)
         self.contexts = tuple(contexts)
+        self.folds = dict(folds or {})
 
     def forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: Sequence[States]
@@ -69,13 +99,22 @@ class Explicit(nn.Module):
         """
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
         count = len(self.lifted)
-        calls = Calls(dict(zip(self.lifted, states[:count], strict=True)))
+        calls = Calls(self.first_states(states))
         frames = ConvolutionStates(self.contexts, [state for (state,) in states[count:]])
         with put_back(self.network), frames if self.contexts else contextlib.nullcontext():
             result = calls.run(run, args, kwargs)
 
         lasts = calls.lasts or [_tensors_in(result)]
+        for call, fold in self.folds.items():
+            lasts[call] = tuple(map(fold.split, lasts[call]))
         return result, [*lasts, *((last,) for last in frames.lasts)]
+
+    def first_states(self, states: Sequence[States]) -> dict[int, States]:
+        """The states of lifted calls as the network has them, by call; others are left out."""
+        firsts = dict(zip(self.lifted, states, strict=False))
+        for call, fold in self.folds.items():
+            firsts[call] = tuple(map(fold.join, firsts[call]))
+        return firsts
 
 
 def _tensors_in(tree: Any) -> States:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import random
@@ -20,11 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from stateport.errors import in_words
-
-from ..errors import ExportError
+from .copying import check_initialised, copy_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -193,15 +189,18 @@ def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
     Raises:
         ExportError: the module holds something that cannot be copied.
     """
+    check_initialised(module)
     parameters = module.parameters() if share_parameters else ()
     # PyTorch cannot trace a tensor that was made in inference mode.
     shared = {id(tensor): tensor for tensor in parameters if not tensor.is_inference()}
-    return _copy(module, shared).eval()
+    copied = copy_of(module, shared)
+    copied.eval()  # an author's own may return nothing
+    return copied
 
 
 def float64_copy(module: Module) -> Module:
     """A copy of the module in float64."""
-    return _copy(module, {}).double()
+    return copy_of(module, {}).double()
 
 
 class _Float64(TorchFunctionMode):
@@ -235,35 +234,3 @@ def computing_in(dtype: torch.dtype) -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _copy(module: Module, memo: Mapping[int, object]) -> Module:
-    # A logger belongs to the process, not to the network, and some cannot be copied.
-    loggers = {id(logger): logger for logger in _loggers_in(module)}
-    computed = {id(tensor): tensor.detach().clone() for tensor in _computed_in(module)}
-    try:
-        return copy.deepcopy(module, {**memo, **loggers, **computed})
-    except (Exception, SystemExit) as error:  # whatever a __deepcopy__ or an attribute raises
-        raise ExportError(
-            f"{type(module).__qualname__} cannot be copied ({in_words(error)}), so it cannot be "
-            "exported without changing it. Remove attributes that hold open files, locks or "
-            "tensors with a gradient history."
-        ) from error
-
-
-def _loggers_in(module: nn.Module) -> Iterator[logging.Logger]:
-    for part in module.modules():
-        for value in vars(part).values():
-            if isinstance(value, logging.Logger):
-                yield value
-
-
-def _computed_in(module: nn.Module) -> Iterator[Tensor]:
-    """Tensors in attributes that were computed from parameters, which PyTorch does not copy.
-
-    A weight under weight_norm or pruning of old is one. It is computed again in every forward.
-    """
-    for part in module.modules():
-        for tensor in pytree.tree_leaves([*vars(part).values()]):
-            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                yield tensor

@@ -125,6 +125,12 @@ class Body:
         results = self.program.run([*states, *slices, *invariants])
         return results[: self.states], results[self.states :]
 
+    def stacked_states(self) -> list[int]:
+        """For each state, the number of the output that is the state after the step, or -1."""
+        outputs = list(self.program.outputs[self.states :])
+        states = self.program.outputs[: self.states]
+        return [outputs.index(state) if state in outputs else -1 for state in states]
+
 
 def _compile_program(program: Program, substitutes: Mapping[Any, Any]) -> Callable[..., list[Any]]:
     """The program as one Python function of its inputs and the number of time steps."""

@@ -225,7 +225,7 @@ def _results(
 
 def _first_states(explicit: Explicit, arguments: Arguments) -> dict[int, tuple[Tensor, ...]]:
     """The lifted states by call, without those of contexts: the network puts zeros there itself."""
-    return dict(zip(explicit.lifted, arguments.states, strict=False))
+    return explicit.first_states(arguments.states)
 
 
 def _not_last_states(

@@ -8,9 +8,10 @@ what forward built becomes the value that a sequence starts from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_ir as ir
@@ -24,13 +25,16 @@ from ..errors import ExportError
 from ..graph.dataflow import shape_of
 from ..layers import Recurrent, find
 from ..network.example import Example, Leaf
-from ..network.explicit import Calls, Explicit, States
+from ..network.explicit import Calls, Explicit, Fold, States
 from ..network.isolation import unchanged_globals
 from ..network.trial import check_any_length
 from .convolutions import ConvolutionContexts
 from .layer_states import check_sequence_axis, hidden_states, runs_within_steps
 from .row_lengths import sorts_itself
 from .start_values import differing_axis, one_row
+
+#: The rows of a state that has several for each row of the batch.
+_PRODUCT: Final = re.compile(r"\d+\*batch|batch\*\d+")
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,15 @@ class Hidden:
         name: the layer's path or kind.
         leaves: the arguments that the states become.
         initial: the values that forward makes, with a batch axis of size 1; None for zeros.
+        fold: how the rows of the batch are among those of the states, where they are there several
+            times, as for each band of a dual-path network; else None.
     """
 
     call: int
     name: str
     leaves: tuple[Leaf, ...]
     initial: tuple[NDArray[Any] | None, ...]
+    fold: Fold | None = None
 
 
 def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> list[Hidden]:
@@ -66,9 +73,13 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
 
     usual = _first_states(explicit, example, 0)
     larger = _first_states(explicit, example, 1)
-    states = [_hidden_of(layer, usual[layer.call], example) for layer in hidden]
+    folds = [_fold_of(layer, usual[layer.call], explicit, example) for layer in hidden]
+    states = [
+        _hidden_of(layer, usual[layer.call], example, fold)
+        for layer, fold in zip(hidden, folds, strict=True)
+    ]
     for layer, state in zip(hidden, states, strict=True):
-        if not _same_start(state, _hidden_of(layer, larger[layer.call], example)):
+        if not _same_start(state, _hidden_of(layer, larger[layer.call], example, state.fold)):
             raise ExportError(
                 f"The first state of {_layer_name(layer)!r} is not the same in every call: "
                 "it changes with the size of the input, or by chance. Take it as an argument."
@@ -85,7 +96,8 @@ def make_explicit(
 ) -> tuple[Explicit, Example]:
     """The network and its example, with hidden states and those of contexts as arguments."""
     calls = [each.call for each in hidden]
-    lifted = Explicit(explicit.network, explicit.method, calls, contexts.contexts)
+    folds = {each.call: each.fold for each in hidden if each.fold is not None}
+    lifted = Explicit(explicit.network, explicit.method, calls, contexts.contexts, folds)
 
     leaves = [each.leaves for each in hidden]
     leaves += [(leaf,) for leaf in contexts.leaves]
@@ -105,20 +117,74 @@ def _first_states(explicit: Explicit, example: Example, more: int) -> list[State
     return firsts
 
 
-def _hidden_of(layer: Recurrent, values: Sequence[torch.Tensor], example: Example) -> Hidden:
+def _fold_of(layer: Recurrent, values: States, explicit: Explicit, example: Example) -> Fold | None:
+    """How the rows of the batch are among the rows of a layer's states, as in "4*batch".
+
+    Another first row of the arguments changes the rows that belong to it. None where the rows of
+    the states are those of the batch, or where this shows nothing.
+    """
+    products = set()
+    for (_, first, _), value in zip(layer.states, values, strict=True):
+        shape = map(str, shape_of(first)[-value.ndim :])
+        found = [(axis, size) for axis, size in enumerate(shape) if _PRODUCT.fullmatch(size)]
+        products.add(found[0] if len(found) == 1 else None)
+    product = products.pop()
+    if product is None or products:
+        return None
+
+    axis, size = product
+    factor, batch = int(size.replace("batch", "").strip("*")), example.sizes["batch"]
+    changed = _rows_of_first(layer, explicit, example, axis)
+    if changed and changed <= set(range(factor)):
+        return Fold(axis, factor, batch_first=True)
+    if changed and changed <= set(range(0, factor * batch, batch)):
+        return Fold(axis, factor, batch_first=False)
+    return None
+
+
+def _rows_of_first(layer: Recurrent, explicit: Explicit, example: Example, axis: int) -> set[int]:
+    """The rows of a layer's last states that change with the first row of the arguments."""
+    usual = example.make(example.sizes)
+    other = example.make(example.sizes, seed=1)
+    changed = example.make(example.sizes)
+    tensors = zip(example.leaves, example.tensors(changed), example.tensors(other), strict=True)
+    for leaf, (_, tensor), (_, values) in tensors:
+        if "batch" in leaf.shape:
+            position = leaf.shape.index("batch")
+            tensor.select(position, 0).copy_(values.select(position, 0))
+
+    lasts = []
+    for arguments in (usual, changed):
+        with unchanged_globals(seed=0), torch.no_grad(), Calls({}) as calls:
+            explicit(*arguments)
+        lasts.append(calls.lasts[layer.call][0].movedim(axis, 0).flatten(1))
+    before, after = lasts
+    return set((before != after).any(1).nonzero().flatten().tolist())
+
+
+def _hidden_of(
+    layer: Recurrent, values: Sequence[torch.Tensor], example: Example, fold: Fold | None
+) -> Hidden:
     """The states of a layer, from the first ones (`values`) that forward made in one run."""
     leaves, initial = [], []
     for (letter, first, _), value in zip(layer.states, values, strict=True):
         dtype = str(value.dtype).removeprefix("torch.")
-        shape = _state_axes(layer, first, value.ndim, example)
+        shape = _state_axes(layer, first, value.ndim, example, fold)
+        value = value if fold is None else fold.split(value)
         leaves.append(Leaf(("state", f"{layer.call}", letter), dtype, shape))
         initial.append(_initial_value(layer, shape, value.numpy()))
-    return Hidden(layer.call, _layer_name(layer), tuple(leaves), tuple(initial))
+    return Hidden(layer.call, _layer_name(layer), tuple(leaves), tuple(initial), fold)
 
 
-def _state_axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) -> tuple[Axis, ...]:
+def _state_axes(
+    layer: Recurrent, first: ir.Value, rank: int, example: Example, fold: Fold | None
+) -> tuple[Axis, ...]:
     """A first state's axes; a cell's has no layers in front, which its node in the graph has."""
     shape = shape_of(first)[-rank:]
+    if fold is not None:
+        rows: tuple[Axis, ...] = ("batch", fold.factor)
+        rows = rows if fold.batch_first else rows[::-1]
+        shape = (*shape[: fold.axis], *rows, *shape[fold.axis + 1 :])
     for axis in shape:
         if isinstance(axis, int):
             continue
@@ -126,7 +192,8 @@ def _state_axes(layer: Recurrent, first: ir.Value, rank: int, example: Example) 
             raise ExportError(
                 f"The first state of {_layer_name(layer)!r} has the shape {list(shape)}: its "
                 f"axis {axis!r} is none that a state can keep from call to call. Recurrent layers "
-                "must run over time, one row per sequence."
+                "must run over time, one row per sequence, or a fixed number of rows of its own, "
+                "such as bands."
             )
     return shape
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import onnx_ir as ir
 
 from ..capture.capture import Captured
 from ..errors import ExportError
-from ..graph.dataflow import MOVES, axes, behind, results_like, targets
+from ..graph.dataflow import MOVES, axes, behind, origin, results_like, same_kind, targets
 from ..graph.free_names import free_name
 from ..layers import Recurrent
 from .names import Path, has_name
@@ -103,11 +103,14 @@ class Roles:
         inputs: for each input, the roles of the states that it carries: {"h0"}.
         outputs: the same for each output.
         ends: for each input, all results of the layers that start from it.
+        stacks: for each layer that starts from inputs, by state: the input, the result that holds
+            the state after every step (None where there is none), and the last state.
     """
 
     inputs: Mapping[ir.Value, set[str]]
     outputs: Mapping[ir.Value, set[str]]
     ends: Mapping[ir.Value, list[ir.Value]]
+    stacks: list[list[tuple[ir.Value, ir.Value | None, ir.Value]]] = field(default_factory=list)
 
 
 def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[ir.Value]) -> Roles:
@@ -123,13 +126,16 @@ def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[
         if is_declared or _starts_inside(graph, layer):
             continue
 
-        for letter, first, last in layer.states:
+        stacks = []
+        for (letter, first, last), stack in zip(layer.states, layer.stacks, strict=True):
             role = f"{prefix}{letter}0"
             source = _only_source(layer, letter, _held_inputs(graph, first))
             roles.inputs[source].add(role)
             roles.ends[source].extend(layer.node.outputs)
             for output in targets(graph, last):
                 roles.outputs[output].add(role)
+            stacks.append((source, stack, last))
+        roles.stacks.append(stacks)
     return roles
 
 
@@ -158,7 +164,55 @@ def pairs_of_layers(
 
         if following is not None:
             pairs.append(StatePair(position, following, _only_role(roles.inputs[value])))
+
+    paired = {graph.inputs[pair.input] for pair in pairs}
+    pairs += [
+        StatePair(position, following, _only_role(roles.inputs[graph.inputs[position]]))
+        for position, following in _returned_whole(graph, roles, paired, author).items()
+        if position < own and position not in declared
+    ]
     return pairs
+
+
+def _returned_whole(
+    graph: ir.Graph, roles: Roles, paired: Collection[ir.Value], author: int
+) -> dict[int, int]:
+    """Arguments whose state is returned after every step, and the last of these among the outputs.
+
+    Behind the author's results are the last states of every layer. The first result is the output
+    of the network, which may be the same values.
+    """
+    following: dict[int, int] = {}
+    for stacks in roles.stacks:
+        found: dict[int, int] = {}
+        for source, stack, last in stacks:
+            if source in paired:
+                continue
+            position = _last_of_stack(graph, source, stack, last, author)
+            if position is None:
+                found.clear()
+                break
+            found[graph.inputs.index(source)] = position
+        following |= found
+    return following
+
+
+def _last_of_stack(
+    graph: ir.Graph, source: ir.Value, stack: ir.Value | None, last: ir.Value, author: int
+) -> int | None:
+    """The output with the last state, if a result behind the first one holds all states."""
+    if stack is None:
+        return None
+    holding = targets(graph, stack)
+    results = graph.outputs[1:author]
+    if not any(result in holding and "time" in " ".join(axes(result)) for result in results):
+        return None
+
+    for position in range(author, len(graph.outputs)):
+        output = graph.outputs[position]
+        if origin(output) is origin(last) and same_kind(output, source):
+            return position
+    return None
 
 
 def first_state_inputs(graph: ir.Graph, layer: Recurrent) -> list[ir.Value]:

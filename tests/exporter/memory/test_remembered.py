@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""States in attributes and buffers that no recurrent layer shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import stateport
+from stateport_exporter import ExportError, Spec, export
+from stateport_exporter.memory.remembered import MadeExplicit, with_memory_explicit
+from stateport_exporter.network.example import Example
+
+STEP = Spec("float32", "batch", 4)
+SEQUENCE = Spec("float32", "batch", "time", 4)
+
+
+class Cell(nn.Module):
+    """A step written by hand; `kept` is where its state is at first."""
+
+    def __init__(self, kept: Any = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.u = nn.Linear(4, 6), nn.Linear(6, 6)
+        self.h: Any = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.new_zeros(x.shape[0], 6) if self.h is None else self.h
+        self.h = torch.tanh(self.w(x) + self.u(h))
+        return self.h * 2
+
+
+class Buffered(Cell):
+    def __init__(self, kept: Tensor) -> None:
+        super().__init__()
+        del self.h
+        self.register_buffer("h", kept)
+
+
+class InPlace(Buffered):
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.w(x) + self.u(self.h))
+        self.h.copy_(h)
+        return h
+
+
+class InDict(Cell):
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.h.get("cell", torch.zeros(x.shape[0], 6))
+        self.h["cell"] = torch.tanh(self.w(x) + self.u(h))
+        y: Tensor = self.h["cell"]
+        return y
+
+
+class InList(nn.Module):
+    """Two cells, one above the other, whose states are in one list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 4)
+        self.us = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+        self.states = [torch.zeros(1, 4) for _ in self.us]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, u in enumerate(self.us):
+            x = torch.tanh(self.first(x) + u(self.states[number]))
+            self.states[number] = x
+        return x
+
+
+class Layer(nn.Module):
+    """An LSTM whose states are in buffers of a fixed batch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.LSTM(4, 6, batch_first=True)
+        self.register_buffer("h", torch.zeros(1, batch, 6))
+        self.register_buffer("c", torch.zeros(1, batch, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, (self.h, self.c) = self.rnn(x, (self.h, self.c))
+        z: Tensor = y
+        return z
+
+
+class Swapped(nn.Module):
+    """An LSTM whose states are exchanged between calls, beside the last step of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn = nn.LSTM(4, 4, batch_first=True)
+        self.kept: Any = None
+        self.last: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = torch.zeros_like(x[:, :1]) if self.last is None else self.last
+        y, (h, c) = self.rnn(x + last, self.kept)
+        self.kept, self.last = (c, h), x[:, -1:]
+        z: Tensor = y
+        return z
+
+
+class Membrane(nn.Module):
+    """A neuron whose state is a number at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w, self.mem = nn.Linear(4, 6), 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mem = 0.9 * self.mem + self.w(x)
+        return torch.sigmoid(self.mem)
+
+
+class Window(nn.Module):
+    """The last two steps before this one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w = nn.Linear(12, 3)
+        self.register_buffer("past", torch.zeros(1, 2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = torch.cat([self.past.expand(x.shape[0], -1, -1), x[:, None]], 1)
+        self.past = window[:, 1:]
+        y: Tensor = self.w(window.flatten(1))
+        return y
+
+
+class FromFirst(Cell):
+    """The first call starts from its own input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.w(x)
+        self.h = x if self.h is None else 0.9 * self.h + 0.1 * x
+        return self.h
+
+
+class MeanOfRows(Buffered):
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = 0.9 * self.h + 0.1 * self.w(x).mean(0)
+        y: Tensor = self.w(x) - self.h
+        return y
+
+
+class MixedRows(Buffered):
+    def forward(self, x: Tensor) -> Tensor:
+        self.h = torch.tanh(self.w(x) + self.h.flip(0))
+        return self.h
+
+
+class Counting(Cell):
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(x) * self.calls
+
+
+class WrittenOnly(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.last = nn.GRU(4, 4, batch_first=True), None
+
+    def forward(self, x: Tensor) -> Any:
+        self.last = x
+        return self.rnn(x)[0]
+
+
+def explicit(network: nn.Module, spec: Spec = STEP) -> MadeExplicit | None:
+    network.eval()
+    return with_memory_explicit(network, "forward", Example(network.forward, (spec,)))
+
+
+@pytest.mark.parametrize(
+    ("network", "spec", "shapes"),
+    [
+        (Cell(), STEP, {"h": ("batch", 6)}),
+        (Cell(torch.zeros(1, 6)), STEP, {"h": ("batch", 6)}),
+        (Buffered(torch.zeros(8, 6)), STEP, {"h": ("batch", 6)}),
+        (Buffered(torch.full((1, 6), 0.5)), STEP, {"h": ("batch", 6)}),
+        (InPlace(torch.zeros(1, 6)), STEP, {"h": ("batch", 6)}),
+        (InDict(), STEP, {"h_cell": ("batch", 6)}),
+        (InList(), STEP, {"states_0": ("batch", 4), "states_1": ("batch", 4)}),
+        (Layer(1), SEQUENCE, {"h": (1, "batch", 6), "c": (1, "batch", 6)}),
+        (Layer(8), SEQUENCE, {"h": (1, "batch", 6), "c": (1, "batch", 6)}),
+        (
+            Swapped(),
+            SEQUENCE,
+            {"kept_0": (1, "batch", 4), "kept_1": (1, "batch", 4), "last": ("batch", 1, 4)},
+        ),
+        (Membrane(), STEP, {"mem": ("batch", 6)}),
+        (Window(), STEP, {"past": ("batch", 2, 4)}),
+    ],
+)
+def test_what_is_kept_becomes_arguments(
+    network: nn.Module, spec: Spec, shapes: dict[str, tuple[int | str, ...]]
+) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    made = explicit(network, spec)
+    assert made is not None
+    assert {str(leaf): leaf.shape for leaf in made.example.remembered} == shapes
+    after = network.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        FromFirst(),
+        MeanOfRows(torch.zeros(6)),
+        MixedRows(torch.zeros(1, 6)),
+        Counting(),
+        Buffered(torch.arange(48.0).reshape(8, 6)),
+    ],
+)
+def test_what_is_no_state_of_one_sequence_stays(network: nn.Module) -> None:
+    assert explicit(network) is None
+
+
+def test_what_is_only_written_is_no_state() -> None:
+    assert explicit(WrittenOnly(), SEQUENCE) is None
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (FromFirst(), r"remembers something.*\(h\).*take it as an argument"),
+        (MeanOfRows(torch.zeros(6)), r"remembers something.*\(h\).*take it as an argument"),
+        (Buffered(torch.arange(48.0).reshape(8, 6)), "is made for a batch of 8"),
+    ],
+)
+def test_other_memories_are_refused(network: nn.Module, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(network, (STEP,), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("network", "spec", "batch", "notes"),
+    [
+        (Buffered(torch.full((8, 6), 0.5)), STEP, 8, 1),
+        (InList(), STEP, 3, 0),
+        (Layer(2), SEQUENCE, 2, 0),
+    ],
+)
+def test_the_file_goes_on_as_the_network_does(
+    network: nn.Module, spec: Spec, batch: int, notes: int, tmp_path: Path
+) -> None:
+    result = export(network, (spec,), tmp_path / "m.onnx")
+    assert len(result.notes) == notes
+    assert set(result.lifted) == {state.input for state in result.contract.states}
+    assert all("batch" in state.shape for state in result.contract.states)
+
+    random = np.random.default_rng(0)
+    shape = (batch, 5, 4) if spec is SEQUENCE else (batch, 4)
+    model, state = stateport.load(result.path), None
+    for _ in range(4):
+        x = random.standard_normal(shape).astype(np.float32)
+        y, state = model(x, state) if state is not None else model(x)
+        with torch.no_grad():
+            want = network(torch.from_numpy(x))
+        np.testing.assert_allclose(y, want, atol=1e-5)
