@@ -32,7 +32,10 @@ class Net(nn.Module):
 class WeightsInADict(Net):
     def __init__(self) -> None:
         super().__init__()
-        self.weights = {"x": torch.randn(4, 4) * 0.3, "h": [torch.randn(4, 4) * 0.3]}
+        self.weights: dict[str, Any] = {
+            "x": torch.randn(4, 4) * 0.3,
+            "h": [torch.randn(4, 4) * 0.3],
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         h, ys = x.new_zeros(x.shape[0], 4), []
@@ -159,7 +162,7 @@ class ByTwoSteps(Net):
 class InChunks(Net):
     def forward(self, x: Tensor) -> Tensor:
         h, ys = None, []
-        for chunk in x.transpose(0, 1).split(3):
+        for chunk in x.transpose(0, 1).split(3):  # type: ignore[no-untyped-call]
             y, h = self.gru(chunk, h)
             ys.append(y)
         return torch.cat(ys).transpose(0, 1)

@@ -91,8 +91,9 @@ class Reader:
         """Adds the operation of a node, if it needs one."""
         if node.target in _CHECKS:
             return
-        if node.target in COPIES and node.args[0] in self._steps:
-            self._steps[node] = self._steps[node.args[0]]
+        source = node.args[0] if node.target in COPIES else None
+        if isinstance(source, fx.Node) and source in self._steps:
+            self._steps[node] = self._steps[source]
             return
 
         read_special = _SPECIAL.get(node.target)

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from stateport.errors import in_words
@@ -59,7 +60,7 @@ def check_initialised(module: nn.Module) -> None:
         ExportError: with the first of them.
     """
     for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.parameter.UninitializedTensorMixin):
+        if isinstance(parameter, UninitializedParameter):
             raise ExportError(
                 f"{name!r} has no values yet: a lazy layer gets them in its first call. Call the "
                 "network once, and load its trained weights, before it is exported."

@@ -82,7 +82,7 @@ class Answering(TorchFunctionMode):
 
         line = author_line()
         is_traced = isinstance(args[0], FakeTensor | FunctionalTensor)
-        if line in self.answers and (is_traced or not self.traced_only):
+        if line is not None and line in self.answers and (is_traced or not self.traced_only):
             return self.answers[line]
         answer = bool(func(*args))
         if line is not None:

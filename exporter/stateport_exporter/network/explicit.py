@@ -55,7 +55,8 @@ class Fold:
     def split(self, state: Tensor) -> Tensor:
         """The state with two axes, of what the network has."""
         sizes = (-1, self.factor) if self.batch_first else (self.factor, -1)
-        return state.unflatten(self.axis, sizes)
+        shape = (*state.shape[: self.axis], *sizes, *state.shape[self.axis + 1 :])
+        return state.reshape(shape)
 
 
 class Explicit(nn.Module):

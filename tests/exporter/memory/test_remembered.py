@@ -29,7 +29,7 @@ class Cell(nn.Module):
         self.w, self.u = nn.Linear(4, 6), nn.Linear(6, 6)
         self.h: Any = kept
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         h = x.new_zeros(x.shape[0], 6) if self.h is None else self.h
         self.h = torch.tanh(self.w(x) + self.u(h))
         return self.h * 2
@@ -43,7 +43,7 @@ class Buffered(Cell):
 
 
 class InPlace(Buffered):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         h = torch.tanh(self.w(x) + self.u(self.h))
         self.h.copy_(h)
         return h
@@ -53,11 +53,10 @@ class InDict(Cell):
     def __init__(self) -> None:
         super().__init__({})
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         h = self.h.get("cell", torch.zeros(x.shape[0], 6))
         self.h["cell"] = torch.tanh(self.w(x) + self.u(h))
-        y: Tensor = self.h["cell"]
-        return y
+        return self.h["cell"]
 
 
 class InList(nn.Module):
@@ -70,7 +69,7 @@ class InList(nn.Module):
         self.us = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
         self.states = [torch.zeros(1, 4) for _ in self.us]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         for number, u in enumerate(self.us):
             x = torch.tanh(self.first(x) + u(self.states[number]))
             self.states[number] = x
@@ -84,13 +83,14 @@ class Layer(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.rnn = nn.LSTM(4, 6, batch_first=True)
+        self.h: Tensor
+        self.c: Tensor
         self.register_buffer("h", torch.zeros(1, batch, 6))
         self.register_buffer("c", torch.zeros(1, batch, 6))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y, (self.h, self.c) = self.rnn(x, (self.h, self.c))
-        z: Tensor = y
-        return z
+        return y
 
 
 class Swapped(nn.Module):
@@ -103,12 +103,11 @@ class Swapped(nn.Module):
         self.kept: Any = None
         self.last: Any = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         last = torch.zeros_like(x[:, :1]) if self.last is None else self.last
         y, (h, c) = self.rnn(x + last, self.kept)
         self.kept, self.last = (c, h), x[:, -1:]
-        z: Tensor = y
-        return z
+        return y
 
 
 class Membrane(nn.Module):
@@ -117,9 +116,10 @@ class Membrane(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.w, self.mem = nn.Linear(4, 6), 0.0
+        self.w = nn.Linear(4, 6)
+        self.mem: Any = 0.0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         self.mem = 0.9 * self.mem + self.w(x)
         return torch.sigmoid(self.mem)
 
@@ -131,39 +131,38 @@ class Window(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.w = nn.Linear(12, 3)
+        self.past: Tensor
         self.register_buffer("past", torch.zeros(1, 2, 4))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         window = torch.cat([self.past.expand(x.shape[0], -1, -1), x[:, None]], 1)
         self.past = window[:, 1:]
-        y: Tensor = self.w(window.flatten(1))
-        return y
+        return self.w(window.flatten(1))
 
 
 class FromFirst(Cell):
     """The first call starts from its own input."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = self.w(x)
         self.h = x if self.h is None else 0.9 * self.h + 0.1 * x
         return self.h
 
 
 class MeanOfRows(Buffered):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         self.h = 0.9 * self.h + 0.1 * self.w(x).mean(0)
-        y: Tensor = self.w(x) - self.h
-        return y
+        return self.w(x) - self.h
 
 
 class MixedRows(Buffered):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         self.h = torch.tanh(self.w(x) + self.h.flip(0))
         return self.h
 
 
 class Counting(Cell):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         self.calls = getattr(self, "calls", 0) + 1
         return super().forward(x) * self.calls
 
@@ -171,7 +170,8 @@ class Counting(Cell):
 class WrittenOnly(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.rnn, self.last = nn.GRU(4, 4, batch_first=True), None
+        self.rnn = nn.GRU(4, 4, batch_first=True)
+        self.last: Any = None
 
     def forward(self, x: Tensor) -> Any:
         self.last = x

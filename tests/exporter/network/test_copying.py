@@ -84,8 +84,8 @@ def test_a_copy_shares_parameters_alone(make: Callable[[], nn.Module]) -> None:
 
 
 def test_computed_tensors_in_objects_are_copied() -> None:
-    network = with_attributes(holder=Holder())
-    twin = evaluation_twin(network)
+    network: Any = with_attributes(holder=Holder())
+    twin: Any = evaluation_twin(network)
     assert twin.holder.scale is not network.holder.scale
     assert torch.equal(twin.holder.scale, network.holder.scale)
     assert twin.holder.lock is not network.holder.lock
@@ -93,7 +93,7 @@ def test_computed_tensors_in_objects_are_copied() -> None:
 
 def test_a_written_file_is_left_alone(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
-        twin = evaluation_twin(with_attributes(log=file))
+        twin: Any = evaluation_twin(with_attributes(log=file))
         twin.log.write("from the copy")
         assert twin.log.name == os.devnull
         twin.log.close()

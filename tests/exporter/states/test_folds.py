@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ class Bands(nn.Module):
         self.embed, self.rnn = nn.Linear(2, 3), nn.GRU(3, 3, batch_first=True)
         self.first = nn.Parameter(torch.randn(1, 4, 3))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         batch, time, _ = x.shape
         z = self.embed(x.reshape(batch, time, 4, 2))
         if self.order == "mixed":
