@@ -57,6 +57,7 @@ from .states.declared import Declared
 from .states.naming import write_metadata
 from .states.possible import PossibleState
 from .variants.float16 import float16_contract, port_names, to_float16
+from .vectors.allowance import Allowance
 from .vectors.record import record
 
 DEFAULT_OPSET: Final = 20
@@ -76,7 +77,8 @@ class ExportResult:
             inputs and outputs.
         report: the result of verifying the file, None where it was not verified.
         possible_states: arguments and results that look like states and were not taken as such.
-        notes: what was done to make the weights fit, one sentence each.
+        notes: what was done to make the weights fit, and what was recorded shorter than usual
+            because the network is slow, one sentence each.
     """
 
     path: Path
@@ -181,7 +183,8 @@ def export(
         contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
 
         # PyTorch's answers, which the file has to give.
-        vectors = record(built.network, contract, beyond.cases)
+        allowance = Allowance()
+        vectors = record(built.network, contract, beyond.cases, allowance)
 
         model = built.captured.model
         if dtype == "float16":
@@ -192,7 +195,13 @@ def export(
         report = _write(built.captured, vectors, path, beyond, check=check)
 
     return ExportResult(
-        path, vectors_path(path), contract, built.lifted, report, built.possible, changes
+        path,
+        vectors_path(path),
+        contract,
+        built.lifted,
+        report,
+        built.possible,
+        (*changes, *allowance.notes),
     )
 
 
