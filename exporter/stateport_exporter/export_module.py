@@ -62,6 +62,7 @@ from .states.declared import Declared
 from .states.naming import write_metadata
 from .states.possible import PossibleState
 from .variants.float16 import float16_contract, port_names, to_float16
+from .vectors.allowance import Allowance
 from .vectors.record import record
 from .vectors.recorded import NO_RECORDINGS, recorded_cases
 
@@ -83,8 +84,9 @@ class ExportResult:
         report: the result of verifying the file, None where it was not verified.
         possible_states: arguments and results that look like states and were not taken as such.
         notes: one sentence each for what was done to make the weights fit, for checks of values
-            that are not in the file, for states that start from other values than zeros, and for
-            recorded data that was cut.
+            that are not in the file, for states that start from other values than zeros, for
+            recorded data that was cut, and for what was recorded shorter than usual because the
+            network is slow.
     """
 
     path: Path
@@ -199,7 +201,9 @@ def export(
         recorded = NO_RECORDINGS
         if recordings is not None:
             recorded = recorded_cases(built.network, contract, recordings)
-        vectors = record(built.network, contract, (*beyond.cases, *recorded.cases))
+        allowance = Allowance()
+        cases = (*beyond.cases, *recorded.cases)
+        vectors = record(built.network, contract, cases, allowance)
 
         model = built.captured.model
         if dtype == "float16":
@@ -218,7 +222,13 @@ def export(
         built.lifted,
         report,
         built.possible,
-        (*changes, *answered, *_kept_starts(contract, built), *recorded.notes),
+        (
+            *changes,
+            *answered,
+            *_kept_starts(contract, built),
+            *recorded.notes,
+            *allowance.notes,
+        ),
     )
 
 

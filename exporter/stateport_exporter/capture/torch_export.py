@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch._decomp import decompositions
 from torch.export import ExportedProgram
+from torch.export.graph_signature import OutputKind
 from torch.fx.experimental import symbolic_shapes
 
 T = TypeVar("T")
 
 #: The version that corrected the shape of an LSTM's last states (pytorch#185716).
 _MENDED: Final = (2, 13)
+#: The modules of functions, besides PyTorch's operators, that only compute: with sizes, above all.
+_COMPUTING: Final = ("_operator", "math", "torch", "torch.fx.experimental.symbolic_shapes")
 
 
 def torch_export(module: nn.Module, args: tuple[Any, ...], shapes: Any) -> ExportedProgram:
@@ -37,11 +40,37 @@ def torch_export(module: nn.Module, args: tuple[Any, ...], shapes: Any) -> Expor
 def functional(program: ExportedProgram, *, decomposed: bool = False) -> ExportedProgram:
     """The program without operators that write in place.
 
-    With `decomposed`, composite operators such as recurrent layers are decomposed as well.
+    With `decomposed`, composite operators such as recurrent layers are decomposed as well. Without
+    it, a program that writes nowhere is returned as it is.
     """
+    if not decomposed and not _may_write(program):
+        return program
+
     with _mended_lstm():
         result: ExportedProgram = program.run_decompositions(None if decomposed else {})
     return result
+
+
+def _may_write(program: ExportedProgram) -> bool:
+    """Whether any operator of a program may write in place; True where that is not known."""
+    if any(
+        spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs
+    ):
+        return True
+
+    for graph_module in program.graph_module.modules():
+        graph = getattr(graph_module, "graph", None)
+        if graph is None or any(map(_node_may_write, graph.nodes)):
+            return True
+    return False
+
+
+def _node_may_write(node: torch.fx.Node) -> bool:
+    if node.op != "call_function":
+        return node.op not in ("placeholder", "output", "get_attr")
+    if isinstance(node.target, torch._ops.OpOverload):
+        return bool(node.target._schema.is_mutable)
+    return getattr(node.target, "__module__", None) not in _COMPUTING
 
 
 def with_named_axes(axes: Iterable[str], export: Callable[[Mapping[str, Any]], T]) -> T:

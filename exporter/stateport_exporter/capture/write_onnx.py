@@ -3,8 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
 import onnx_ir as ir
 import torch
+from torch.onnx._internal.exporter import _registration
 
 from ..errors import ExportError
 from ..network.isolation import quiet
@@ -17,7 +24,7 @@ def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> 
     Raises:
         ExportError: PyTorch's exporter cannot write it.
     """
-    with quiet():
+    with quiet(), _kept_registries():
         try:
             exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
         except Exception as error:  # whatever PyTorch's exporter raises
@@ -29,6 +36,35 @@ def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> 
     assert exported is not None
     model: ir.Model = exported.model
     return model
+
+
+@contextlib.contextmanager
+def _kept_registries() -> Iterator[None]:
+    """Lets PyTorch's exporter read its table of ONNX's operators once, and not in each export.
+
+    Reading it takes longer than a small network does. The exporter only looks things up in it.
+    """
+    registry: Any = _registration.ONNXRegistry
+    original = registry.__dict__["from_torchlib"]
+
+    def from_torchlib(_: Any, *args: Any, **named: Any) -> Any:
+        # Operators of torchvision are in the table only if it has been imported.
+        return _registry("torchvision" in sys.modules, *args, **named)
+
+    try:
+        registry.from_torchlib = classmethod(from_torchlib)
+        yield
+    finally:
+        registry.from_torchlib = original
+
+
+@functools.lru_cache(maxsize=4)
+def _registry(_has_torchvision: bool, /, *args: Any, **named: Any) -> Any:
+    """The table of operators for these arguments of PyTorch's function, usually an opset."""
+    return _original_from_torchlib(*args, **named)
+
+
+_original_from_torchlib: Any = _registration.ONNXRegistry.from_torchlib
 
 
 def drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:

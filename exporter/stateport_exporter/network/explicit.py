@@ -30,6 +30,10 @@ States = tuple[Tensor, ...]
 LAYERS: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 #: Those that its cells call: (x, hx, w_ih, w_hh, b_ih, b_hh) -> last states.
 CELLS: Final = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
+#: All functions whose calls are seen.
+_SEEN: Final = frozenset({*LAYERS, *CELLS, PACK, PAD, scan})
+#: The types of attributes that forward may change in place.
+_CONTAINERS: Final = frozenset({list, dict, set})
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ class Explicit(nn.Module):
         """
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
         count = len(self.lifted)
-        calls = Calls(self.first_states(states))
+        calls = Calls(self.first_states(states), with_firsts=False)
         frames = ConvolutionStates(self.contexts, [state for (state,) in states[count:]])
         with put_back(self.network), frames if self.contexts else contextlib.nullcontext():
             result = calls.run(run, args, kwargs)
@@ -145,7 +149,7 @@ def _copy_attributes(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module; lists, dicts and sets in public ones are copied."""
     attributes = dict(vars(module))
     for name, value in attributes.items():
-        if not name.startswith("_") and type(value) in (list, dict, set):
+        if type(value) in _CONTAINERS and not name.startswith("_"):
             attributes[name] = type(value)(value)
     return attributes
 
@@ -168,12 +172,16 @@ class Calls(TorchFunctionMode):
 
     `replaced` has first states by the number of the call, which gets them in place of the
     network's. The rows of states keep their order, also where packing sorts the data. With `cut`,
-    unpacking gives as many steps as the longest row has.
+    unpacking gives as many steps as the longest row has. Without `with_firsts`, `firsts` is empty
+    but while PyTorch exports.
     """
 
-    def __init__(self, replaced: Mapping[int, States], *, cut: bool = False) -> None:
+    def __init__(
+        self, replaced: Mapping[int, States], *, cut: bool = False, with_firsts: bool = True
+    ) -> None:
         super().__init__()
         self.replaced = replaced
+        self._with_firsts = with_firsts
         self.packs = Packs(cut)
         self.firsts: list[States] = []
         self.lasts: list[States] = []
@@ -194,16 +202,16 @@ class Calls(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
+        if func not in _SEEN:
+            return func(*args, **kwargs) if kwargs else func(*args)
+
         if func is scan:
             return self._run_loop(*args)
         if func in (PACK, PAD):
             return self.packs.run(func, args)
         if func in LAYERS:
             return self._run_layer(func, args, kwargs or {})
-        if func in CELLS:
-            return self._run_cell(func, args, kwargs or {})
-
-        return func(*args, **(kwargs or {}))
+        return self._run_cell(func, args, kwargs or {})
 
     def _run_layer(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -257,6 +265,8 @@ class Calls(TorchFunctionMode):
     def _record_first(self, own: States, batch_sizes: Any) -> None:
         # A buffer that is updated in place must not change what is recorded.
         if not torch.compiler.is_exporting():
+            if not self._with_firsts:
+                return
             own = tuple(state.clone() for state in own)
         self.firsts.append(self.packs.unsort(own, batch_sizes))
 

@@ -215,9 +215,14 @@ class _Float64(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.float:
             func = Tensor.double
+        for argument in args:
+            if argument is torch.float32:
+                args = tuple(map(_as_float64, args))
+                break
+        if not kwargs:
+            return func(*args)
 
-        wider_kwargs = {name: _as_float64(value) for name, value in (kwargs or {}).items()}
-        return func(*map(_as_float64, args), **wider_kwargs)
+        return func(*args, **{name: _as_float64(value) for name, value in kwargs.items()})
 
 
 def _as_float64(argument: Any) -> Any:

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
+from .trees import map_only
 
 #: The functions that PyTorch's packing calls.
 PACK: Final = torch._pack_padded_sequence
@@ -301,7 +301,7 @@ def padded_arguments(arguments: Any, time: int) -> Any:
         longest = max(time, len(value.batch_sizes))
         return Padded(*pad_packed_sequence(value, batch_first=True, total_length=longest))
 
-    return _map_only(PackedSequence, pad, arguments)
+    return map_only(PackedSequence, pad, arguments)
 
 
 def packed_arguments(arguments: Any) -> Any:
@@ -310,16 +310,7 @@ def packed_arguments(arguments: Any) -> Any:
     def pack(value: Padded) -> PackedSequence:
         return pack_padded_sequence(*value, batch_first=True, enforce_sorted=False)
 
-    return _map_only(Padded, pack, arguments)
-
-
-def _map_only(kind: type, function: Callable[..., Any], tree: Any) -> Any:
-    """The tree with a function applied to all values of a kind."""
-
-    def is_kind(value: object) -> bool:
-        return isinstance(value, kind)
-
-    return pytree.tree_map_only(kind, function, tree, is_leaf=is_kind)
+    return map_only(Padded, pack, arguments)
 
 
 @dataclass(frozen=True)
@@ -373,7 +364,7 @@ class Packs:
             pack = sizes if isinstance(sizes, Lengths) else self._find(sizes)
             return pad_packed_sequence(value, batch_first=pack is not None and pack.batch_first)
 
-        return _map_only(PackedSequence, pad, results)
+        return map_only(PackedSequence, pad, results)
 
     def sort(self, states: tuple[Tensor, ...], batch_sizes: object) -> tuple[Tensor, ...]:
         """States with rows in their own order -> in the order of the packed data."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from stateport.parity.vectors import Case, Rows, Vectors, results, row_errors
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals, use_onednn
 from ..network.trial import check_any_length
+from .allowance import Allowance
 from .cases import all_cases, short_case
 from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
@@ -27,23 +28,35 @@ _LARGEST: Final = 1e35
 #: most parameters that a network has for it to be copied.
 _NOISY_COPIES: Final = 8
 _MOST_COPIED: Final = 10_000_000
+#: The number of calls in a row that PyTorch's second implementation makes of a chain. The first
+#: one makes all.
+_MOST_CALLS: Final = 512
 
 
-def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Vectors:
+def record(
+    network: Network,
+    contract: Contract,
+    beyond: Sequence[Case] = (),
+    allowance: Allowance | None = None,
+) -> Vectors:
     """Runs PyTorch on every case, and on those beyond the usual sizes.
 
-    A network that cannot run in float64 gives the truth in float32, and no floor.
+    A network that cannot run in float64 gives the truth in float32, and no floor. What does not
+    fit into the allowance, by default the usual one, is shortened; it says what. Cases beyond the
+    usual sizes never are.
 
     Raises:
         ExportError: the network fails at a size that it was not traced at.
     """
+    allowance = allowance or Allowance()
     cases = list(all_cases(network, contract, beyond))
+    kept_whole = {id(case) for case in beyond}
     with unchanged_globals(seed=0), torch.no_grad():
         # One thread sums in the same order on every machine, and a step is too small for several.
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
-        answered = list(_answered_cases(network, truth, contract, cases))
-        floor = _floor(network, truth, contract, answered)
+        answered = list(_answered_cases(network, truth, contract, cases, kept_whole, allowance))
+        floor = _floor(network, truth, contract, answered, allowance)
 
     return Vectors(
         contract=contract,
@@ -55,18 +68,31 @@ def record(network: Network, contract: Contract, beyond: Sequence[Case] = ()) ->
 
 
 def _answered_cases(
-    network: Network, truth: Network, contract: Contract, cases: Sequence[Case]
+    network: Network,
+    truth: Network,
+    contract: Contract,
+    cases: Sequence[Case],
+    kept_whole: Collection[int],
+    allowance: Allowance,
 ) -> Iterator[tuple[Case, Answers]]:
     """The cases with their answers, as far as these are numbers in float32.
 
     Sequences that are too short for the network are left out. Where a network grows without bound,
-    a case ends before the call that would overflow.
+    a case ends before the call that would overflow. `kept_whole` are the ids of cases that are
+    recorded at any cost.
     """
     traced = truth.example.sizes["time"]
     for case in cases:
+        allowed = len(case.chunks) if id(case) in kept_whole else allowance.calls(case)
+        if allowed == 0:
+            continue
+        if allowed < len(case.chunks):
+            case = _first_calls(contract, case, allowed)
+
         is_short = sum(case.chunks) < traced
         try:
-            answers = run_reference(truth, contract, case)
+            with allowance.measured(case):
+                answers = run_reference(truth, contract, case)
         except ExportError:
             if len(case.chunks) == 1 and is_short:
                 continue
@@ -113,41 +139,53 @@ def _first_calls(contract: Contract, case: Case, calls: int) -> Case:
 
 
 def _floor(
-    network: Network, truth: Network, contract: Contract, answered: Sequence[tuple[Case, Answers]]
+    network: Network,
+    truth: Network,
+    contract: Contract,
+    answered: Sequence[tuple[Case, Answers]],
+    allowance: Allowance,
 ) -> dict[str, Array]:
     """The largest error of PyTorch in float32 up to each step, over all cases: (steps,) float64.
 
     PyTorch has two implementations of an LSTM on the CPU, its own and oneDNN's, which round
-    differently. The larger error counts. Where both happen to be exact, the floor is half a unit in
+    differently. The larger error counts; of a long chain of calls, its own makes the first ones
+    alone. Where both happen to be exact, the floor is half a unit in
     the last place of the largest value so far: any other order of summation may be off by that.
 
     Where a network amplifies differences, the error of float32 depends on the luck of single
     roundings. So a few copies of the network with every parameter off by one unit in its last place
     count too: an engine that is exact for such a copy is right.
     """
-    copies = _noisy_copies(network, truth)
+    copies = _noisy_copies(network, truth, allowance)
     length = max(sum(case.chunks) for case, _ in answered)
     floor = {spec.name: np.zeros(length) for spec in results(contract)}
 
     for case, exact in answered:
-        runs = [(network, True), (network, False)]
+        runs = [(network, case, True), (network, _beginning(contract, case), False)]
         if len(case.chunks) == 1:  # whole sequences run fast enough for all copies
-            runs += [(noisy, True) for noisy in copies]
-        for run, onednn in runs:
+            runs += [(noisy, case, True) for noisy in copies]
+        for run, calls, onednn in runs:
             use_onednn(onednn)
-            answers = run_reference(run, contract, case)
+            answers = run_reference(run, contract, calls)
             for spec in results(contract):
-                _raise_floor(floor[spec.name], spec, answers[spec.name], exact[spec.name].table)
+                answer = answers[spec.name]
+                truth_there = exact[spec.name].table[: len(answer.table)]
+                _raise_floor(floor[spec.name], spec, answer, truth_there)
 
     return {name: _look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
 
 
-def _noisy_copies(network: Network, truth: Network) -> list[Network]:
+def _beginning(contract: Contract, case: Case) -> Case:
+    """The case, or the first calls of one that has very many."""
+    return case if len(case.chunks) <= _MOST_CALLS else _first_calls(contract, case, _MOST_CALLS)
+
+
+def _noisy_copies(network: Network, truth: Network, allowance: Allowance) -> list[Network]:
     """Copies of the truth with every parameter off by one unit in its last place."""
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
     if parameters > _MOST_COPIED or truth is network:
         return []
-    return [truth.with_ulp_noise(seed) for seed in range(_NOISY_COPIES)]
+    return [truth.with_ulp_noise(seed) for seed in range(allowance.copies(_NOISY_COPIES))]
 
 
 def _look_ahead(floor: Array) -> Array:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from stateport.contract import Contract
 from stateport.errors import first_line
@@ -22,6 +21,7 @@ from ..errors import ExportError
 from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.isolation import computing_in, evaluation_twin, float64_copy
+from ..network.trees import map_only, tensors_in
 
 Array = NDArray[Any]
 Answers = dict[str, Rows]
@@ -56,7 +56,7 @@ class Network:
         self.initial = initial
 
         self.dtype = torch.float32
-        self._template, self._structure = pytree.tree_flatten(example.make(example.sizes))
+        self._template = example.make(example.sizes)
 
     def in_float64(self) -> Network:
         """The same network computing in float64."""
@@ -82,13 +82,12 @@ class Network:
         Floating-point inputs are converted to the network's dtype.
         """
         tensors = iter([self._to_tensor(arrays[name]) for name in self.inputs])
-        leaves = [next(tensors) if isinstance(leaf, Tensor) else leaf for leaf in self._template]
-        arguments = pytree.tree_unflatten(leaves, self._structure)
+        # A NamedTuple, taken as a plain one: each of its parts is an argument.
+        arguments = map_only(Tensor, lambda _: next(tensors), tuple(self._template))
 
         with computing_in(self.dtype):
-            returned = pytree.tree_leaves(self.module(*arguments))
+            results = tensors_in(self.module(*arguments))
 
-        results = [leaf for leaf in returned if isinstance(leaf, Tensor)]
         named = zip(self.results, results, strict=True)
         return {name: tensor.numpy() for name, tensor in named if name is not None}
 
