@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 import stateport
-from stateport.serve.grpc_server import SERVICE
+from stateport.serve.grpc_server import SERVICE, Conversation
+from stateport.serve.limits import Limits
 from stateport.serve.wire import open_inference as messages
 from tests.runtime.serve.asking import chunk, message, output, place
 from tests.runtime.serve.process import Serving
@@ -210,3 +212,26 @@ def test_too_many_streams_say_when_to_come_back(channel: Any) -> None:
     for error in refusals:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "grpc-retry-pushback-ms" in dict(error.trailing_metadata())
+
+
+class Deaf:
+    """The context of a client that never reads: no answer can be written."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    async def write(self, answer: bytes) -> None:
+        assert messages.ModelStreamInferResponse.FromString(answer).error_message
+        await asyncio.Event().wait()
+
+
+def test_a_client_that_never_reads_is_given_up() -> None:
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"\xff"
+        await asyncio.Event().wait()
+
+    service: Any = None  # no request gets that far
+    limits = Limits(write_seconds=0.01)
+    conversation = Conversation(service, limits, "client", Deaf())
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(conversation.run(requests()))
