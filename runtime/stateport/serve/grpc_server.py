@@ -121,7 +121,7 @@ class GrpcServer:
             "ModelConfig": (messages.ModelConfigRequest, self._model_config),
             "ModelStatistics": (messages.ModelStatisticsRequest, self._model_statistics),
         }
-        handlers = {
+        handlers: dict[str, Any] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream_infer),
         }
