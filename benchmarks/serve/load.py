@@ -49,6 +49,8 @@ async def measure(target: Target, talker: Talker, streams: int, seconds: float) 
     await asyncio.gather(*(_stream(talker, n, begin, end, latencies) for n in range(streams)))
     await talker.close()
 
+    if not latencies:
+        raise RuntimeError(f"No answer came within {seconds} seconds; pass a longer --seconds.")
     p50, p99 = np.percentile(latencies, [50, 99])
     return Taken(len(latencies) / seconds, float(p50), float(p99), len(latencies))
 
