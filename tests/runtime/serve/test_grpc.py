@@ -211,7 +211,7 @@ def test_too_many_streams_say_when_to_come_back(channel: Any) -> None:
     assert refusals
     for refusal in refusals:
         assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        keys = [key for key, _ in refusal.trailing_metadata()]
+        keys = [entry.key for entry in refusal.trailing_metadata()]
         assert "grpc-retry-pushback-ms" in keys
 
 
