@@ -129,6 +129,8 @@ class _Shared:
 
     def arrived(self, number: int, error: str) -> None:
         answer = self._awaited.pop(number)
+        if answer.done():
+            return  # its waiter has given up
         if error:
             answer.set_exception(RuntimeError(error))
         else:
@@ -145,6 +147,7 @@ class GrpcTalker:
     def __init__(self) -> None:
         self._answers = _Shared()
         self._calls: list[Any] = []
+        self._locks: list[asyncio.Lock] = []
         self._readers: list[asyncio.Task[None]] = []
         self._requests: list[list[bytes]] = []
         self._channel: Any = None
@@ -161,12 +164,15 @@ class GrpcTalker:
         for _ in range(0, streams, _SHARING):
             call = method()
             self._calls.append(call)
+            self._locks.append(asyncio.Lock())  # one message is written at a time
             self._readers.append(asyncio.create_task(self._read(call)))
 
     async def step(self, number: int, kind: int) -> None:
         """Sends one request, and waits for its answer."""
         answer = self._answers.expect(number)
-        await self._calls[number // _SHARING].write(self._requests[number][kind])
+        place = number // _SHARING
+        async with self._locks[place]:
+            await self._calls[place].write(self._requests[number][kind])
         await answer
 
     async def end(self, number: int) -> None:
