@@ -11,8 +11,10 @@ READY  := $(VENV)/.ready
 THIRD_PARTY := .venv-third-party
 # NVIDIA's Triton server, with the Python of its backend.
 TRITON := .venv-triton
+# The other servers that benchmarks/serve measures.
+SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check fuzz matrix mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check fuzz matrix mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -115,6 +117,14 @@ bench: $(READY)      ## measure stateport beside its peers and rewrite the page 
 bench-quantization: $(READY)  ## measure each form of quantised weights on this processor
 	$(BIN)/python -W ignore -m benchmarks.quantization
 
+bench-serve: $(READY) $(TRITON)/.ready $(SERVERS)/.ready  ## measure the server beside its peers; takes an hour
+	$(BIN)/python -W ignore -m benchmarks.serve --page docs/performance-serving.md
+
+$(SERVERS)/.ready: benchmarks/serve/servers/requirements.txt
+	$(PYTHON) -m venv $(SERVERS)
+	$(SERVERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 api: $(READY)        ## write docs/api.md and docs/commands.md from docstrings and commands
 	$(BIN)/python docs/api.py
 	$(BIN)/python docs/commands.py
@@ -126,4 +136,4 @@ patterns: $(READY)   ## try every pattern on both exporters and rewrite the tabl
 	$(BIN)/python -m benchmarks.patterns
 
 clean:               ## remove everything that was made
-	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) $(SERVERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -50,7 +50,7 @@ SECTIONS: Final = (
         stateport,
         "Run a model",
         "Load a file once, and run it as whole sequences, as streams or as a pool of streams.",
-        ("load", "Model", "Stream", "Pool", "PoolStream", "State"),
+        ("load", "Model", "Stream", "Pool", "PoolStream", "AsyncPool", "State"),
     ),
     Section(
         stateport,
@@ -239,7 +239,9 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
     function = inspect.unwrap(function)
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     (node,) = tree.body
-    assert isinstance(node, ast.FunctionDef)
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    if isinstance(node, ast.AsyncFunctionDef):
+        name = f"await {name}"
     returns = "" if node.returns is None or node.name == "__init__" else _typed(node.returns)
     return _call(name, [*_arguments(node, function.__globals__)], returns)
 
@@ -254,7 +256,9 @@ def _call(name: str, arguments: list[str], returns: str) -> str:
     return f"{name}(\n{lines}){arrow}"
 
 
-def _arguments(node: ast.FunctionDef, names: Mapping[str, Any]) -> Iterator[str]:
+def _arguments(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, names: Mapping[str, Any]
+) -> Iterator[str]:
     """The arguments as they are written; a default that has a name is shown by its value."""
     given = node.args
     assert not given.posonlyargs

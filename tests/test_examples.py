@@ -8,13 +8,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
+import stateport
 from stateport.parity.vectors import vectors_path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -52,12 +55,12 @@ def test_it_runs_without_pytorch(folder: Path, example: str) -> None:
     assert run(folder, "-c", without_pytorch(example))
 
 
-def without_pytorch(example: str) -> str:
+def without_pytorch(example: str, *arguments: str) -> str:
     """A program that runs an example where PyTorch cannot be imported."""
     path = str(EXAMPLES / example)
     return (
         "import runpy, sys; sys.modules['torch'] = None; sys.modules['onnx'] = None; "
-        f"sys.argv[:] = [{path!r}]; runpy.run_path({path!r}, run_name='__main__')"
+        f"sys.argv[:] = [{path!r}, *{arguments!r}]; runpy.run_path({path!r}, run_name='__main__')"
     )
 
 
@@ -91,7 +94,8 @@ def ask(address: str, content: object, method: str = "POST") -> tuple[int, Any]:
     url = urlsplit(address)
     connection = HTTPConnection(url.netloc)
     try:
-        connection.request(method, url.path, json.dumps(content) if method == "POST" else None)
+        body = json.dumps(content) if method == "POST" else None
+        connection.request(method, url.path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, json.load(answer)
     finally:
@@ -114,6 +118,65 @@ def test_service_keeps_a_stream_for_each_client(service: str) -> None:
 def test_service_refuses_what_is_no_chunk(service: str, content: object) -> None:
     status, answer = ask(f"{service}/anna", content)
     assert status == 400, answer
+
+
+@contextmanager
+def uvicorn_of(example: str, folder: Path) -> Iterator[str]:
+    """The address of an example that uvicorn runs, without PyTorch."""
+    command = [sys.executable, "-c", without_pytorch(example, "0")]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            yield address_in(process.stderr)
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def address_in(log: IO[str]) -> str:
+    """The address that uvicorn logs when it is ready."""
+    lines = []
+    for line in log:
+        lines.append(line)
+        address = re.search(r"running on (http://[\d.:]+)", line)
+        if address:
+            return address[1]
+    pytest.fail("".join(lines))
+
+
+def test_async_service_steps_streams_of_its_own_form(folder: Path) -> None:
+    model, step = stateport.load(folder / "lstm.onnx"), [[1.0, 0, 0, 0, 0]]
+    expected = model.stream()
+    with uvicorn_of("async_service.py", folder) as address:
+        status, opened = ask(f"{address}/streams", None)
+        assert status == 200
+        own = f"{address}/streams/{opened['stream']}"
+        for _ in range(2):
+            status, y = ask(own, step)
+            assert status == 200
+            np.testing.assert_allclose(y, expected(np.array([step], np.float32))[0], atol=1e-6)
+
+        for content in ([[1, 2]], [[1, 2, 3, 4, 5], [1]], []):
+            assert ask(own, content)[0] == 400
+        assert ask(own, "text")[0] == 422
+        assert ask(own, None, "DELETE") == (200, None)
+        assert ask(own, step)[0] == 400
+
+
+def test_mount_server_serves_beside_an_address_of_its_own(folder: Path) -> None:
+    expected = stateport.load(folder / "lstm.onnx").stream()
+    x = np.ones((1, 1, 5), np.float32)
+    with uvicorn_of("mount_server.py", folder) as address:
+        assert ask(f"{address}/health", None, "GET") == (200, {"ready": True, "streams": 0})
+        for index in range(2):
+            tensor = {"name": "x", "datatype": "FP32", "shape": [1, 1, 5], "data": [1.0] * 5}
+            parameters = {"sequence_id": 5, "sequence_start": index == 0}
+            request = {"inputs": [tensor], "parameters": parameters}
+            status, answer = ask(f"{address}/models/v2/models/lstm/infer", request)
+            assert status == 200, answer
+            y = np.array(answer["outputs"][0]["data"]).reshape(1, 1, 10)
+            np.testing.assert_allclose(y, expected(x), atol=1e-6)
+        assert ask(f"{address}/health", None, "GET") == (200, {"ready": True, "streams": 1})
 
 
 def test_the_list_has_every_example() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents import blocks, commands, commands_not_run, run_command, run_python
+from tests.runtime.serve.process import serving
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,6 +45,18 @@ def test_every_command_and_every_snippet(tmp_path: Path) -> None:
         run_command(command, lines, tmp_path)
     for snippet in others:
         run_python(snippet, tmp_path)
+
+
+def test_the_server(reference: Path, tmp_path: Path) -> None:
+    [shell] = [block.text for block in blocks(README) if block.language == "sh"]
+    [client] = [block.text for block in blocks(README) if block.language == "py"]
+    start, curl = shell.splitlines()
+    assert start.startswith("stateport serve model.onnx ")
+    assert len([line for line in client.splitlines() if line]) == 5
+    with serving({"model": reference}) as server:
+        run_command(curl.replace("127.0.0.1:8000", server.http) + " --fail", [], tmp_path)
+        code = client.replace("127.0.0.1:8001", server.grpc)
+        assert run_python(f"{code}\nprint(y.shape)", tmp_path) == "(1, 1, 10)\n"
 
 
 def test_the_first_snippet_is_short() -> None:

@@ -223,5 +223,5 @@ def is_live(address: str, folder: Path, *, has_certificate: bool) -> Any:
         (folder / "ca.pem").read_bytes(), *[(folder / name).read_bytes() for name in own]
     )
     with grpc.secure_channel(address, credentials) as channel:
-        reply = channel.unary_unary(f"/{SERVICE}/ServerLive")(b"")
-        return messages.ServerLiveResponse.FromString(reply).live
+        call: Any = channel.unary_unary(f"/{SERVICE}/ServerLive")
+        return messages.ServerLiveResponse.FromString(call(b"")).live

@@ -16,6 +16,7 @@ import stateport_exporter
 
 RUNTIME = [
     "ArraySpec",
+    "AsyncPool",
     "CarriedStream",
     "Contract",
     "ContractError",

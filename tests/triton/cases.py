@@ -272,6 +272,7 @@ TABLES: Final = {
 GRPC_NOTES: Final = {
     "the same with `triton_grpc_error: true`": "This version of Triton does not know the header.",
     "an id as uint64": "Clients in other languages send it.",
+    "id -1": "Triton takes it for 2**64 - 1.",
     "is an unknown model ready": _READY,
     "RepositoryIndex": "stateport's models are those that the command names.",
     "SystemSharedMemoryStatus": "stateport takes no shared memory.",

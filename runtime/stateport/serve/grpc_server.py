@@ -121,7 +121,7 @@ class GrpcServer:
             "ModelConfig": (messages.ModelConfigRequest, self._model_config),
             "ModelStatistics": (messages.ModelStatisticsRequest, self._model_statistics),
         }
-        handlers = {
+        handlers: dict[str, Any] = {
             "ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer),
             "ModelStreamInfer": grpc.stream_stream_rpc_method_handler(self._stream_infer),
         }
@@ -222,10 +222,10 @@ class GrpcServer:
             log_refusal("grpc", error)
             await _abort(context, error)
 
-        await _Conversation(self._service, self._limits, client, context).run(requests)
+        await Conversation(self._service, self._limits, client, context).run(requests)
 
 
-class _Conversation:
+class Conversation:
     """One call of `ModelStreamInfer`. Requests run at once, those of one stream in their order."""
 
     def __init__(self, service: Service, limits: Limits, client: str, context: Context) -> None:
@@ -303,15 +303,18 @@ class _Conversation:
                 async with asyncio.timeout(self._limits.write_seconds):
                     await self._context.write(answer)
             except TimeoutError:
-                await _abort(self._context, self._unread())
+                self._log_unread()
+                # A status would wait behind the answers. A call that ends without one is reset.
+                raise asyncio.CancelledError from None
             self._places.release()
 
-    def _unread(self) -> ServeError:
-        return ServeError(
+    def _log_unread(self) -> None:
+        error = ServeError(
             Status.DEADLINE,
             f"The client left answers unread for {self._limits.write_seconds:g} seconds. Read them "
             "while you send.",
         )
+        log_refusal("grpc", error)
 
 
 def _parsed(kind: Any, data: bytes) -> Any:

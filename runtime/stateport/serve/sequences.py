@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..errors import StreamingError
+from ..printable import printable
 from ..rounds import Answer, Rounds, answer_of
 from ..state import State
 from .codec import unpack_state
@@ -224,7 +225,7 @@ class Sequences:
         if sequence in self._live:
             _LOG.warning(
                 "sequence %s of model %s is started anew, which ends the one that runs",
-                sequence,
+                printable(str(sequence)),
                 self._served.name,
             )
             self._drop(sequence, "started anew")
@@ -539,7 +540,7 @@ class Sequences:
         except Conflict:
             self._drop(live.id, "fenced")
         except ServeError as error:
-            _LOG.warning("sequence %s could not be saved: %s", live.id, error)
+            _LOG.warning("sequence %s could not be saved: %s", printable(str(live.id)), error)
         finally:
             self._turns.give(live.id)
 
@@ -581,7 +582,7 @@ def _last_of(record: Record | None) -> Numbered | None:
 
 def _checked_id(model: str, request: Request) -> SequenceId:
     sequence = request.sequence
-    if isinstance(sequence, str) and 0 < len(sequence) <= _LONGEST_ID:
+    if isinstance(sequence, str) and 0 < len(sequence) <= _LONGEST_ID and _is_unicode(sequence):
         return sequence
     if type(sequence) is int and 0 < sequence <= _LARGEST_ID:
         return sequence
@@ -590,6 +591,11 @@ def _checked_id(model: str, request: Request) -> SequenceId:
         f"inference request to model '{model}' must specify a non-zero or non-empty correlation "
         f"ID: an integer from 1 to 2**64 - 1, or a text of at most {_LONGEST_ID} characters.",
     )
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text holds no half of a surrogate pair, which no store takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _log_failure(closing: asyncio.Future[None]) -> None:

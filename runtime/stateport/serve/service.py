@@ -110,13 +110,12 @@ class Service:
             StateportError: as `stateport.load`, or the store cannot be used.
         """
         await self._store.open()
-        for name, source in self._sources.items():
-            served = await asyncio.to_thread(self._load, name, source)
-            idle, observer = self._limits.idle, self._observer
-            keeper = Keeper(name, self._store, self._durability, idle, observer)
-            sequences = Sequences(served, self._limits, keeper, observer, self._clock)
-            self._served[name], self._sequences[name] = served, sequences
-            self._pending[name] = 0
+        try:
+            for name, source in self._sources.items():
+                await self._add(name, source)
+        except BaseException:
+            await self.stop(grace=0)
+            raise
 
         pause = min(max(self._limits.idle / 10, 0.05), 5.0)
         self._tasks.append(asyncio.create_task(_repeat(self.expire, pause)))
@@ -236,6 +235,15 @@ class Service:
             return True
         return not self._store.is_durable and self.live_streams > 0
 
+    async def _add(self, name: str, source: ModelSource) -> None:
+        """Loads a model, and makes room for its streams."""
+        served = await asyncio.to_thread(self._load, name, source)
+        idle, observer = self._limits.idle, self._observer
+        keeper = Keeper(name, self._store, self._durability, idle, observer)
+        self._sequences[name] = Sequences(served, self._limits, keeper, observer, self._clock)
+        self._served[name] = served
+        self._pending[name] = 0
+
     def _load(self, name: str, source: ModelSource) -> Served:
         if isinstance(source, Model):
             if self._store.is_durable:
@@ -245,7 +253,9 @@ class Service:
                 )
             return Served(name, source)
         model = load(source, engine=self._engine, plan=self._plan)
-        return Served(name, model, digest=digest_of(source, model.contract))
+        # Only a store names models; a large file takes seconds to read.
+        digest = digest_of(source, model.contract) if self._store.is_durable else ""
+        return Served(name, model, digest=digest)
 
     def _find(self, name: str, version: str) -> Served:
         served = self._served.get(name)

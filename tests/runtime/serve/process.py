@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,6 @@ def serving(
     Args:
         models: the model files by their names.
         options: more options of the command.
-        log: the file for the server's log; by default it is not kept.
 
     Raises:
         AssertionError: the server did not start, or did not stop in order.
@@ -44,20 +45,23 @@ def serving(
     command = [sys.executable, "-m", "stateport", "serve", "--http", "0", "--grpc", "0", *options]
     command += [f"{name}={path}" for name, path in models.items()]
     with (
-        open(log or "/dev/null", "w", encoding="utf-8") as errors,  # noqa: PTH123  # no folder
+        TemporaryFile("w+", encoding="utf-8") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         try:
-            yield _ready(process)
+            yield _ready(process, errors)
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait() == 0
+        assert process.wait() == 0, f"the server ended with {process.returncode}"
 
 
-def _ready(process: subprocess.Popen[str]) -> Serving:
+def _ready(process: subprocess.Popen[str], errors: IO[str]) -> Serving:
     """Reads the line that the server prints when it is ready."""
     assert process.stdout is not None
     line = process.stdout.readline()
-    assert line.startswith("ready "), f"the server printed {line!r}"
+    if not line.startswith("ready "):
+        process.wait()
+        errors.seek(0)
+        raise AssertionError(f"The server printed {line!r}, and:\n{errors.read()}")
     places = dict(word.split("=") for word in line.split()[1:])
     return Serving(places["http"], places["grpc"], process.pid)

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 
 import stateport
-from stateport.serve.grpc_server import SERVICE
+from stateport.serve.grpc_server import SERVICE, Conversation
+from stateport.serve.limits import Limits
 from stateport.serve.wire import open_inference as messages
 from tests.runtime.serve.asking import chunk, message, output, place
 from tests.runtime.serve.process import Serving
@@ -72,7 +74,7 @@ def test_what_there_is_not_is_refused_in_words(channel: Any, method: str) -> Non
     with pytest.raises(grpc.RpcError) as caught:
         asked(channel, method, b"\x0a\x01x")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert caught.value.details().startswith(f"{method}: this server has no")
+    assert str(caught.value.details()).startswith(f"{method}: this server has no")
 
 
 @pytest.mark.parametrize("sequence", [5, 2**63 - 1, "five"])
@@ -171,7 +173,7 @@ def both() -> Any:
 def test_a_wrong_request_is_refused(channel: Any, request_: Any, code: str, words: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         infer(channel, request_)
-    assert (caught.value.code().name, words in caught.value.details()) == (code, True), (
+    assert (caught.value.code().name, words in str(caught.value.details())) == (code, True), (
         caught.value.details()
     )
 
@@ -207,6 +209,30 @@ def test_too_many_streams_say_when_to_come_back(channel: Any) -> None:
             infer(channel, message(chunk(), **place(name, end=True)))
 
     assert refusals
-    for error in refusals:
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "grpc-retry-pushback-ms" in dict(error.trailing_metadata())
+    for refusal in refusals:
+        assert refusal.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        keys = [entry.key for entry in refusal.trailing_metadata()]
+        assert "grpc-retry-pushback-ms" in keys
+
+
+class Deaf:
+    """The context of a client that never reads: no answer can be written."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    async def write(self, answer: bytes) -> None:
+        assert messages.ModelStreamInferResponse.FromString(answer).error_message
+        await asyncio.Event().wait()
+
+
+def test_a_client_that_never_reads_is_given_up() -> None:
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"\xff"
+        await asyncio.Event().wait()
+
+    service: Any = None  # no request gets that far
+    limits = Limits(write_seconds=0.01)
+    conversation = Conversation(service, limits, "client", Deaf())
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(conversation.run(requests()))

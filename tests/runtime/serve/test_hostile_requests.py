@@ -76,7 +76,7 @@ def over_rest(server: Serving, chance: random.Random) -> None:
 
 def over_grpc(server: Serving, chance: random.Random) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
-        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        call: Any = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         for _ in range(REQUESTS):
             request = message(chunk(chance.randrange(1, 4)), **parameters(chance))
             data = changed(request.SerializeToString(), chance)

@@ -20,7 +20,8 @@ from tests.runtime.serve.process import Serving
 def opened(
     server: Serving, path: str = "/v2/models/lstm/stream", **options: Any
 ) -> ClientConnection:
-    return connect(f"ws://{server.http}{path}", proxy=None, **options)
+    socket: ClientConnection = connect(f"ws://{server.http}{path}", proxy=None, **options)
+    return socket
 
 
 def answer_to(socket: ClientConnection, data: bytes | str) -> tuple[dict[str, Any], bytes]:

@@ -86,6 +86,8 @@ class Batches:
             batch += self._waiting
             self._waiting.clear()
             outcomes = [error] * len(batch)
+        except Exception as error:  # every waiter gets an answer
+            outcomes = [error] * len(batch)
 
         for (_, result), outcome in zip(batch, outcomes, strict=True):
             if result.done():

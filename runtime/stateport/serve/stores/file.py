@@ -44,7 +44,15 @@ _READ: Final = (
     "FROM streams WHERE key = ? AND expires > ?"
 )
 _VERSION: Final = "SELECT version FROM streams WHERE key = ? AND expires > ?"
-_WRITE: Final = "INSERT OR REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_WRITE: Final = """
+INSERT INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
+  version = excluded.version, model = excluded.model, step = excluded.step,
+  state = excluded.state, answer = excluded.answer, inputs = excluded.inputs,
+  ended = excluded.ended, holder = excluded.holder, held_until = excluded.held_until,
+  idle = excluded.idle, expires = excluded.expires"""
+#: After how many pages the log is written back into the file: 64 MiB of pages of 4 KiB. Each time
+#: waits for the disk.
+_CHECKPOINT: Final = 16384
 
 
 _T = TypeVar("_T")
@@ -146,6 +154,7 @@ class FileStore:
         self._connection = connection
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(f"PRAGMA synchronous={self._sync}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT}")
 
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version not in (0, _FORMAT):

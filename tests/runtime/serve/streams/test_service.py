@@ -118,7 +118,7 @@ def test_no_id_is_refused_in_tritons_words(
     run(main())
 
 
-@pytest.mark.parametrize("sequence", [-1, 2**64, True, 1.5, "x" * 257])
+@pytest.mark.parametrize("sequence", [-1, 2**64, True, 1.5, "x" * 257, "a\ud800"])
 def test_what_is_no_id_is_refused(model: Model, sequence: Any) -> None:
     async def main() -> None:
         async with serving(model) as service:

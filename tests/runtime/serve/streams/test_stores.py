@@ -301,6 +301,20 @@ def test_operations_that_wait_run_together() -> None:
     run(main())
 
 
+def test_a_fault_of_a_store_leaves_nobody_waiting() -> None:
+    async def main() -> None:
+        async def work(operations: object) -> list[Outcome]:
+            raise ZeroDivisionError
+
+        batches = Batches(work)
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                await batches.submit(Load("a"))
+        await batches.finish()
+
+    run(main())
+
+
 def test_a_store_that_is_gone_lets_nobody_wait() -> None:
     async def main() -> None:
         calls = []
