@@ -240,7 +240,8 @@ BODIES: Final = [
 ]
 
 _READY: Final = "The protocol has 404 for what is not there."
-_NONE: Final = "The server's extensions do not name it."
+_REPOSITORY: Final = "stateport's models are those that the command names."
+_SHARED: Final = "stateport takes no shared memory."
 
 ADDRESSES: Final = [
     _case("an unknown model", infer(_ONE, model="other")),
@@ -257,8 +258,8 @@ ADDRESSES: Final = [
     _case("an unknown model is ready", Ask("/v2/models/other/ready", method="GET"), why=_READY),
     _case("the model's configuration", Ask("/v2/models/lstm/config", method="GET")),
     _case("the model's statistics", Ask("/v2/models/lstm/stats", method="GET")),
-    _case("the repository", Ask("/v2/repository/index", b"{}", _JSON), why=_NONE),
-    _case("shared memory", Ask("/v2/systemsharedmemory/status", method="GET"), why=_NONE),
+    _case("the repository", Ask("/v2/repository/index", b"{}", _JSON), why=_REPOSITORY),
+    _case("shared memory", Ask("/v2/systemsharedmemory/status", method="GET"), why=_SHARED),
 ]
 
 TABLES: Final = {
@@ -273,9 +274,8 @@ GRPC_NOTES: Final = {
     "the same with `triton_grpc_error: true`": "This version of Triton does not know the header.",
     "an id as uint64": "Clients in other languages send it.",
     "id -1": "Triton takes it for 2**64 - 1.",
-    "is an unknown model ready": _READY,
-    "RepositoryIndex": "stateport's models are those that the command names.",
-    "SystemSharedMemoryStatus": "stateport takes no shared memory.",
+    "RepositoryIndex": _REPOSITORY,
+    "SystemSharedMemoryStatus": _SHARED,
     "LogSettings": "stateport's options are set at the start.",
     "TraceSetting": "stateport's options are set at the start.",
 }

@@ -35,6 +35,7 @@ from .openapi import description
 from .rest import InferEndpoint, client_of
 from .service import Service
 from .tokens import Tokens
+from .unsupported import ADDRESSES, unsupported
 from .websocket import Conversation
 
 _MODEL: Final = r"/v2/models/([^/]+)(?:/versions/([^/]+))?"
@@ -164,6 +165,9 @@ class Application:
                 # Reached by other methods than POST alone.
                 Route(root + "/infer", self._answering(self._server), methods=["POST"]),
             ]
+        every_method = ["GET", "POST"]
+        for address, words in ADDRESSES.items():
+            routes.append(Route(address, self._refusing(words), methods=every_method))
         return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
 
     def _answering(self, answer: _Handler, *, is_public: bool = False) -> _Handler:
@@ -181,6 +185,14 @@ class Application:
                 return _error_response(unexpected("rest", error))
 
         return handle
+
+    def _refusing(self, words: str) -> _Handler:
+        """An endpoint for what this server does not have."""
+
+        async def refuse(request: Request) -> Response:
+            raise unsupported(request.url.path, words)
+
+        return self._answering(refuse)
 
     async def _server(self, request: Request) -> Response:  # noqa: ARG002
         return _json(self._catalogue.server())

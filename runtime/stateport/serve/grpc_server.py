@@ -24,25 +24,32 @@ from .metadata import Catalogue
 from .request import Request
 from .service import Service
 from .tokens import Tokens
+from .unsupported import (
+    NO_LOG_SETTINGS,
+    NO_REPOSITORY,
+    NO_SHARED_MEMORY,
+    NO_TRACE_SETTINGS,
+    unsupported,
+)
 from .wire import open_inference as messages
 from .wire.grpc_messages import read_request, write_response
 
 SERVICE: Final = "inference.GRPCInferenceService"
 #: Calls of all connections that run at once. Beyond it, gRPC answers RESOURCE_EXHAUSTED.
 _MOST_CALLS: Final = 16_384
-#: What this server does not have, in words.
+#: What the server does not have, by the name of the call.
 _UNSUPPORTED: Final = {
-    "RepositoryIndex": "no model repository. `stateport serve MODEL...` names the models",
-    "RepositoryModelLoad": "no model repository. Start it with the model",
-    "RepositoryModelUnload": "no model repository. Start it without the model",
-    "SystemSharedMemoryStatus": "no shared memory. Send and receive the data itself",
-    "SystemSharedMemoryRegister": "no shared memory. Send and receive the data itself",
-    "SystemSharedMemoryUnregister": "no shared memory. Send and receive the data itself",
-    "CudaSharedMemoryStatus": "no shared memory. Send and receive the data itself",
-    "CudaSharedMemoryRegister": "no shared memory. Send and receive the data itself",
-    "CudaSharedMemoryUnregister": "no shared memory. Send and receive the data itself",
-    "TraceSetting": "no settings of traces. Set up OpenTelemetry where the server is started",
-    "LogSettings": "no settings of logs. Start it with --log-level",
+    "RepositoryIndex": NO_REPOSITORY,
+    "RepositoryModelLoad": NO_REPOSITORY,
+    "RepositoryModelUnload": NO_REPOSITORY,
+    "SystemSharedMemoryStatus": NO_SHARED_MEMORY,
+    "SystemSharedMemoryRegister": NO_SHARED_MEMORY,
+    "SystemSharedMemoryUnregister": NO_SHARED_MEMORY,
+    "CudaSharedMemoryStatus": NO_SHARED_MEMORY,
+    "CudaSharedMemoryRegister": NO_SHARED_MEMORY,
+    "CudaSharedMemoryUnregister": NO_SHARED_MEMORY,
+    "TraceSetting": NO_TRACE_SETTINGS,
+    "LogSettings": NO_LOG_SETTINGS,
 }
 
 Context = Any  # grpc.aio.ServicerContext, which is generic only in its stubs
@@ -161,9 +168,7 @@ class GrpcServer:
         """A handler for what this server does not have."""
 
         async def handle(data: bytes, context: Context) -> bytes:  # noqa: ARG001
-            await _abort(
-                context, ServeError(Status.UNSUPPORTED, f"{name}: this server has {words}.")
-            )
+            await _abort(context, unsupported(name, words))
 
         return handle
 
@@ -177,7 +182,12 @@ class GrpcServer:
         return messages.ServerMetadataResponse(**self._catalogue.server())
 
     async def _model_ready(self, request: Any) -> Any:
-        ready = await self._service.is_model_ready(request.name, request.version)
+        try:
+            ready = await self._service.is_model_ready(request.name, request.version)
+        except ServeError as error:
+            if error.status is not Status.NOT_FOUND:
+                raise
+            ready = False  # clients ask this to find out whether there is such a model
         return messages.ModelReadyResponse(ready=ready)
 
     async def _model_metadata(self, request: Any) -> Any:

@@ -582,10 +582,17 @@ def _last_of(record: Record | None) -> Numbered | None:
 
 def _checked_id(model: str, request: Request) -> SequenceId:
     sequence = request.sequence
-    if isinstance(sequence, str) and 0 < len(sequence) <= _LONGEST_ID and _is_unicode(sequence):
-        return sequence
     if type(sequence) is int and 0 < sequence <= _LARGEST_ID:
         return sequence
+    if isinstance(sequence, str) and sequence:
+        if len(sequence) <= _LONGEST_ID and _is_unicode(sequence):
+            return sequence
+        raise ServeError(
+            Status.INVALID,
+            f"inference request to model '{model}' has a correlation ID of {len(sequence)} "
+            f"characters; Unicode of at most {_LONGEST_ID} characters was expected.",
+        )
+
     raise ServeError(
         Status.INVALID,
         f"inference request to model '{model}' must specify a non-zero or non-empty correlation "

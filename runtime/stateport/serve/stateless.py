@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
-from ..errors import InputError, StateError
+from ..errors import StateError
 from ..state import State
 from .errors import ServeError, Status
 from .observe import Observer
@@ -57,24 +57,28 @@ def _parts(served: Served, request: Request) -> tuple[Mapping[str, Array], State
     if request.start or request.end or request.step is not None:
         raise _no_id(served)
 
-    states = [spec.input for spec in served.contract.states]
-    given = {name: request.inputs[name] for name in states if name in request.inputs}
-    if states and not given:
-        raise _no_id(served)
-    if len(given) < len(states):
-        missing = next(name for name in states if name not in given)
-        raise StateError(
-            f"The state {missing!r} is missing; a call without a sequence takes all of "
-            f"{', '.join(map(repr, states))}."
-        )
+    state = _state(served, request.inputs)
+    if state is None:
+        return request.inputs, None
+    inputs = {name: array for name, array in request.inputs.items() if name not in state}
+    return inputs, state
 
-    inputs = {name: array for name, array in request.inputs.items() if name not in given}
-    if not states:
-        return inputs, None
-    try:
-        return inputs, State(given)
-    except InputError as error:
-        raise ServeError(Status.INVALID, str(error)) from error
+
+def _state(served: Served, arrays: Mapping[str, Array]) -> State | None:
+    """The state among the arrays; None for a model without states."""
+    names = [spec.input for spec in served.contract.states]
+    if not names:
+        return None
+
+    missing = [name for name in names if name not in arrays]
+    if len(missing) == len(names):
+        raise _no_id(served)
+    if missing:
+        raise StateError(
+            f"The state {missing[0]!r} is missing; a call without a sequence takes all of "
+            f"{', '.join(map(repr, names))}."
+        )
+    return State({name: arrays[name] for name in names})
 
 
 def _no_id(served: Served) -> ServeError:

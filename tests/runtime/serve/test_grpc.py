@@ -51,6 +51,8 @@ def test_every_call_answers(channel: Any) -> None:
 
     name = messages.ModelMetadataRequest(name="lstm")
     assert asked(channel, "ModelReady", name, messages.ModelReadyResponse).ready
+    other = messages.ModelReadyRequest(name="other")
+    assert not asked(channel, "ModelReady", other, messages.ModelReadyResponse).ready
     model = asked(channel, "ModelMetadata", name, messages.ModelMetadataResponse)
     assert [tensor.name for tensor in model.inputs] == ["x", "h0", "c0"]
     assert list(model.inputs[0].shape) == [-1, -1, 5]

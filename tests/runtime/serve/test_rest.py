@@ -151,6 +151,27 @@ def test_a_packed_body_is_unpacked(
     in_process(reference, conversation)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/v2/repository/index",
+        "/v2/repository/models/lstm/load",
+        "/v2/systemsharedmemory/status",
+        "/v2/cudasharedmemory/region/r/register",
+        "/v2/trace/setting",
+        "/v2/logging",
+    ],
+)
+def test_what_the_server_does_not_have_is_refused_in_words(reference: Path, address: str) -> None:
+    async def conversation(client: httpx.AsyncClient, _: Application) -> None:
+        for method in ("GET", "POST"):
+            answer = await client.request(method, address)
+            assert answer.status_code == 501
+            assert f"{address}: this server has no" in answer.json()["error"]
+
+    in_process(reference, conversation)
+
+
 GOOD = document(chunk(), **place(1, start=True))
 BINARY, RAW = binary(chunk(), **place(1, start=True))
 
@@ -163,51 +184,53 @@ def tensor(**changes: Any) -> bytes:
     return changed(inputs=[{**GOOD["inputs"][0], **changes}])
 
 
+WRONG: list[tuple[bytes, dict[str, str], int, str]] = [
+    (b"", {}, 400, "a JSON object at the start"),
+    (b"{", {}, 400, "not JSON"),
+    (b"\xff\xfe", {}, 400, "not JSON"),
+    (b"[" * 100_000, {}, 400, "not JSON"),
+    (b"[NaN" * 100_000, {}, 400, "not JSON"),
+    (b"[]", {}, 400, "a JSON object with"),
+    (b"{}", {}, 400, "'inputs'"),
+    (changed(inputs={}), {}, 400, "'inputs'"),
+    (changed(inputs=[1]), {}, 400, "'inputs'"),
+    (changed(inputs=GOOD["inputs"] * 2), {}, 400, "twice"),
+    (changed(inputs=[]), {}, 400, "x"),
+    (changed(id=3), {}, 400, "'id'"),
+    (changed(parameters=[]), {}, 400, "'parameters'"),
+    (changed(outputs="y"), {}, 400, "'outputs'"),
+    (changed(outputs=[{}]), {}, 400, "'outputs'"),
+    (changed(outputs=[{"name": "z"}]), {}, 400, "z"),
+    (changed(parameters={"binary_data_output": 1}), {}, 400, "binary_data_output"),
+    (changed(parameters={"sequence_id": -1}), {}, 400, "sequence_id"),
+    (changed(parameters={"sequence_start": True}), {}, 400, "correlation ID"),
+    (changed(parameters=place(9)), {}, 400, "must specify the START flag"),
+    (changed(outputs=[{"name": "y", "parameters": {"classification": 1}}]), {}, 501, "classes"),
+    (tensor(parameters={"shared_memory_region": "r"}), {}, 501, "shared memory"),
+    (tensor(parameters={"binary_data_size": 20}), {}, 400, "binary_data_size"),
+    (tensor(name="z"), {}, 400, "z"),
+    (tensor(shape=[1, 1, 4], data=[0.0] * 4), {}, 400, "x"),
+    (tensor(datatype="FP64"), {}, 400, "float64"),
+    (tensor(datatype="BF16"), {}, 400, "bfloat16"),
+    (BINARY + RAW, {}, 400, "not JSON"),
+    (BINARY + RAW, {LENGTH: "-1"}, 400, LENGTH),
+    (BINARY + RAW, {LENGTH: "x"}, 400, LENGTH),
+    (BINARY + RAW, {LENGTH: "0"}, 400, LENGTH),
+    (BINARY + RAW, {LENGTH: "999"}, 400, LENGTH),
+    (BINARY + RAW[:-1], {LENGTH: str(len(BINARY))}, 400, "binary_data_size"),
+    (BINARY + RAW + b"0", {LENGTH: str(len(BINARY))}, 400, "1 bytes follow"),
+    (b"not packed", {"Content-Encoding": "gzip"}, 400, "Content-Encoding"),
+    (b"not packed", {"Content-Encoding": "deflate"}, 400, "Content-Encoding"),
+    (b"x", {"Content-Encoding": "br"}, 400, "'br'"),
+    (gzip.compress(b"{}", mtime=0)[:-2], {"Content-Encoding": "gzip"}, 400, "too early"),
+    (gzip.compress(b"{}", mtime=0) + b"0", {"Content-Encoding": "gzip"}, 400, "too late"),
+    (gzip.compress(b" " * 100_001, mtime=0), {"Content-Encoding": "gzip"}, 413, "unpacked"),
+    (b" " * 100_001, {}, 413, "100001 bytes"),
+]
+
+
 @pytest.mark.parametrize(
-    ("body", "headers", "status", "words"),
-    [
-        (b"", {}, 400, "a JSON object at the start"),
-        (b"{", {}, 400, "not JSON"),
-        (b"\xff\xfe", {}, 400, "not JSON"),
-        (b"[" * 100_000, {}, 400, "not JSON"),
-        (b"[NaN" * 100_000, {}, 400, "not JSON"),
-        (b"[]", {}, 400, "a JSON object with"),
-        (b"{}", {}, 400, "'inputs'"),
-        (changed(inputs={}), {}, 400, "'inputs'"),
-        (changed(inputs=[1]), {}, 400, "'inputs'"),
-        (changed(inputs=GOOD["inputs"] * 2), {}, 400, "twice"),
-        (changed(inputs=[]), {}, 400, "x"),
-        (changed(id=3), {}, 400, "'id'"),
-        (changed(parameters=[]), {}, 400, "'parameters'"),
-        (changed(outputs="y"), {}, 400, "'outputs'"),
-        (changed(outputs=[{}]), {}, 400, "'outputs'"),
-        (changed(outputs=[{"name": "z"}]), {}, 400, "z"),
-        (changed(parameters={"binary_data_output": 1}), {}, 400, "binary_data_output"),
-        (changed(parameters={"sequence_id": -1}), {}, 400, "sequence_id"),
-        (changed(parameters={"sequence_start": True}), {}, 400, "correlation ID"),
-        (changed(parameters=place(9)), {}, 400, "must specify the START flag"),
-        (changed(outputs=[{"name": "y", "parameters": {"classification": 1}}]), {}, 501, "classes"),
-        (tensor(parameters={"shared_memory_region": "r"}), {}, 501, "shared memory"),
-        (tensor(parameters={"binary_data_size": 20}), {}, 400, "binary_data_size"),
-        (tensor(name="z"), {}, 400, "z"),
-        (tensor(shape=[1, 1, 4], data=[0.0] * 4), {}, 400, "x"),
-        (tensor(datatype="FP64"), {}, 400, "float64"),
-        (tensor(datatype="BF16"), {}, 400, "bfloat16"),
-        (BINARY + RAW, {}, 400, "not JSON"),
-        (BINARY + RAW, {LENGTH: "-1"}, 400, LENGTH),
-        (BINARY + RAW, {LENGTH: "x"}, 400, LENGTH),
-        (BINARY + RAW, {LENGTH: "0"}, 400, LENGTH),
-        (BINARY + RAW, {LENGTH: "999"}, 400, LENGTH),
-        (BINARY + RAW[:-1], {LENGTH: str(len(BINARY))}, 400, "binary_data_size"),
-        (BINARY + RAW + b"0", {LENGTH: str(len(BINARY))}, 400, "1 bytes follow"),
-        (b"not packed", {"Content-Encoding": "gzip"}, 400, "Content-Encoding"),
-        (b"not packed", {"Content-Encoding": "deflate"}, 400, "Content-Encoding"),
-        (b"x", {"Content-Encoding": "br"}, 400, "'br'"),
-        (gzip.compress(b"{}")[:-2], {"Content-Encoding": "gzip"}, 400, "too early"),
-        (gzip.compress(b"{}") + b"0", {"Content-Encoding": "gzip"}, 400, "too late"),
-        (gzip.compress(b" " * 100_001), {"Content-Encoding": "gzip"}, 413, "unpacked"),
-        (b" " * 100_001, {}, 413, "100001 bytes"),
-    ],
+    ("body", "headers", "status", "words"), WRONG, ids=[words for *_, words in WRONG]
 )
 def test_a_wrong_request_is_refused(
     reference: Path, body: bytes, headers: dict[str, str], status: int, words: str
