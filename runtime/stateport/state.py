@@ -19,8 +19,7 @@ from .files.reading import parse_arrays, read_arrays
 from .files.writing import written_atomically
 from .plain import ADVICE, conversion, is_special, kind_of
 
-#: The metadata of a safetensors file that holds a state.
-STATE_FORMAT: Final = {"stateport.state": "1"}
+_FORMAT: Final = {"stateport.state": "1"}
 
 
 class State(Mapping[str, NDArray[Any]]):
@@ -166,7 +165,7 @@ def _content(state: State, metadata: Mapping[str, str]) -> bytes:
     check_can_go_on(state)
     # safetensors ignores strides and writes the memory of an array as it is.
     arrays = {name: np.array(array, order="C") for name, array in state.items()}
-    return safetensors.numpy.save(arrays, {**metadata, **STATE_FORMAT})
+    return safetensors.numpy.save(arrays, {**metadata, **_FORMAT})
 
 
 def _check_format(metadata: Mapping[str, str], source: str) -> None:

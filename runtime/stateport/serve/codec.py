@@ -9,15 +9,15 @@ import numpy as np
 import safetensors.numpy
 
 from ..errors import FileError
-from ..state import STATE_FORMAT, State
+from ..state import State
 from .request import Array
 
 
-def pack(arrays: Mapping[str, Array], *, is_state: bool = False) -> bytes:
+def pack(arrays: Mapping[str, Array]) -> bytes:
     """Arrays by name as bytes."""
     # safetensors ignores strides and writes the memory of an array as it is.
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return safetensors.numpy.save(whole, STATE_FORMAT if is_state else None)
+    return safetensors.numpy.save(whole)
 
 
 def unpack(data: bytes) -> dict[str, Array]:
@@ -29,17 +29,24 @@ def unpack(data: bytes) -> dict[str, Array]:
     try:
         arrays: dict[str, Array] = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise FileError(
-            f"The record in the store cannot be read ({error}); it was damaged, or another program "
-            "wrote it. Begin the sequence anew."
-        ) from error
+        raise _damaged(error) from error
     return arrays
 
 
 def unpack_state(data: bytes) -> State:
-    """The state that `pack` wrote. The caller checks it against the contract.
+    """The state of a record. The caller checks it against the contract.
 
     Raises:
-        FileError: these are no such bytes.
+        FileError: these are no bytes of a state.
     """
-    return State(unpack(data))
+    try:
+        return State.from_bytes(data)
+    except FileError as error:
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> FileError:
+    return FileError(
+        f"The record in the store cannot be read ({error}); it was damaged, or another program "
+        "wrote it. Begin the sequence anew."
+    )

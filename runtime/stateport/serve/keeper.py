@@ -18,7 +18,6 @@ import uuid
 from typing import Final, TypeVar
 
 from ..state import State
-from .codec import pack
 from .durability import Durability
 from .errors import ServeError, Status
 from .live import Live
@@ -107,7 +106,7 @@ class Keeper:
             ServeError: UNAVAILABLE, the store does not answer.
         """
         until = time.time() + self.behind + _CLAIM if claimed else 0.0
-        record = self._record(live, pack(state, is_state=True), until)
+        record = self._record(live, state.to_bytes(), until)
         was_cancelled = await self._write(live, record)
         live.unsaved = None
         live.claimed_until = until
