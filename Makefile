@@ -41,7 +41,7 @@ test test-avx2 pattern-tests fuzz matrix: export OMP_NUM_THREADS = 1
 test: $(READY)       ## run the tests
 	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns and not soak'
 
-# ONNX Runtime has no such switch: tests/exporter/test_saturation.py imitates its arithmetic.
+# ONNX Runtime has no such switch: tests/exporter/variants/test_saturation.py imitates its arithmetic.
 test-avx2: export ATEN_CPU_CAPABILITY = avx2
 test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-avx2: export OV_CPU_MAX_ISA = AVX2

@@ -24,12 +24,12 @@ SHOWN: Final = (
 
 #: The tests that an exporter's environment runs. They ask nothing of the newest ONNX Runtime.
 _TESTS: Final = (
-    "tests/exporter/test_torch_export.py",
-    "tests/exporter/test_export.py",
-    "tests/exporter/test_cells.py",
-    "tests/exporter/test_loops.py",
-    "tests/exporter/test_lifting.py",
-    "tests/exporter/test_streaming.py",
+    "tests/exporter/capture/test_torch_export.py",
+    "tests/exporter/test_export_module.py",
+    "tests/exporter/layers/test_cells.py",
+    "tests/exporter/loops/test_loops.py",
+    "tests/exporter/states/test_hidden.py",
+    "tests/exporter/streaming/test_streaming.py",
     "tests/cli/test_export.py",
 )
 _NETWORKS: Final = (

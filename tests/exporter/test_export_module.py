@@ -368,7 +368,7 @@ def one_next_for_two(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
     [
         (packed, "packs with lengths that are fixed in forward. Take them as an argument"),
         (looped, "Inner cannot take any number of time steps: .*same in every step"),
-        (chosen, r"takes numbers out of a tensor \(test_export.py:\d+, .*x.sum\(\) > 0"),
+        (chosen, r"takes numbers out of a tensor \(test_export_module.py:\d+, .*x.sum\(\) > 0"),
         (crossed, "hidden state that forward computes from its arguments"),
         (short_ones_reversed, "same at every size of the axis 'time', but where 6 <= time"),
         (written_into, "writes into its argument 'h0'.*Return the new value"),

@@ -96,7 +96,7 @@ def test_an_export_leaves_the_process_as_it_was(tmp_path: Path) -> None:
 def test_a_forward_that_fails_later_is_told_with_its_line(call: int, tmp_path: Path) -> None:
     network = Meddling(tmp_path / "none", call)
     before = _process()
-    message = rf"fails when it is run again \(test_guard.py:\d+, .*RuntimeError: call {call} of"
+    message = rf"fails when it is run again \(test_isolation.py:\d+, .*RuntimeError: call {call} of"
     with pytest.raises(ExportError, match=message) as raised:
         export(network, (X,), tmp_path / "m.onnx")
     assert isinstance(raised.value.__cause__, RuntimeError)
