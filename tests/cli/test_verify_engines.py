@@ -22,7 +22,7 @@ def test_all_engines_at_once(command: Command, reference: Path) -> None:
     for part in ("ort-cpu", "openvino", "tract", "onnx-reference", "chain", "not run", "to tract"):
         assert part in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == (
-        "PASS: 4 of 4 engines pass, and 12 of 12 streams carried between them; not installed: "
+        "PASS: 4 of 4 engines pass, and 12 of 12 streams carried between them; not available here: "
         "ort-cuda."
     )
 
@@ -32,7 +32,9 @@ def test_what_is_required_has_to_be_there(command: Command, reference: Path) -> 
     assert command(*line).returncode == 0
     outcome = command(*line, "--require")
     assert outcome.returncode == 1
-    assert "FAIL: 1 of 1 engines pass; required, and not installed: ort-cuda." in outcome.stdout
+    assert (
+        "FAIL: 1 of 1 engines pass; required, and not available here: ort-cuda." in outcome.stdout
+    )
     document = json.loads(command(*line, "--require", "--json").stdout)
     assert (document["passed"], document["required"]) == (False, True)
 

@@ -80,7 +80,7 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
     metavar="NAME[:OPTION=VALUE,...]",
     help="An engine to check, or `all`. Repeatable; ort-cpu by default.",
 )
-@click.option("--require", is_flag=True, help="Fail if an engine is not installed.")
+@click.option("--require", is_flag=True, help="Fail if an engine is not available here.")
 @click.option(
     "--python",
     "pythons",

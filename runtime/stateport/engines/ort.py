@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import count
+from pathlib import Path
 from threading import RLock
 from types import ModuleType
 from typing import Any, Final
@@ -20,6 +23,7 @@ from ..model_file.onnx_outline import OnnxFile
 from ..suggestions import did_you_mean
 from . import Status
 from .base import Arrays, Buffer, Buffers, EngineFacts
+from .cuda_libraries import why_cuda_fails
 from .device_array import DeviceArray
 from .failure import failure
 from .requirements import library
@@ -82,9 +86,8 @@ def open_engine(
     # A provider that does not start is replaced by the CPU's, with no more than a warning.
     if session.get_providers()[0] != provider:
         raise EngineUnavailable(
-            f"{name} could not start on this machine: ONNX Runtime {ort.__version__} has "
-            f"{provider}, but it does not come up. CUDA 13, cuDNN 9 and a driver for them are "
-            "needed; `stateport doctor` says more."
+            f"{name} is installed and cannot start on this machine. "
+            f"{why_cuda_fails(_cuda_file(ort))}"
         )
 
     return OrtEngine(ort, session, name, device, graphs=graphs)
@@ -260,12 +263,14 @@ def _import_ort(name: str) -> ModuleType:
         )
 
     if name == "ort-cuda" and hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # loads the CUDA libraries that are installed as wheels
+        # It loads the CUDA libraries that are installed as wheels, and prints what it lacks.
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
 
     return ort
 
 
-@contextmanager
+@contextlib.contextmanager
 def _without_telemetry() -> Iterator[None]:
     """Switches off what the library would send to its maker, unless the caller has decided that.
 
@@ -283,12 +288,20 @@ def _without_telemetry() -> Iterator[None]:
         os.environ.pop(_TELEMETRY, None)
 
 
+def _cuda_file(ort: ModuleType) -> Path:
+    """The shared library of the CUDA provider."""
+    return Path(str(ort.__file__)).parent / "capi" / "libonnxruntime_providers_cuda.so"
+
+
 def _try_cuda(ort: ModuleType) -> None:
     """A first allocation on the GPU: the cheapest thing that fails where CUDA does not work."""
     try:
         ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
     except Exception as error:  # ONNX Runtime's exceptions share no base but this
-        raise EngineUnavailable(f"ort-cuda does not come up: {_reason(error)}") from error
+        raise EngineUnavailable(
+            "ort-cuda is installed and cannot start on this machine. "
+            f"{why_cuda_fails(_cuda_file(ort))}"
+        ) from error
 
 
 def _is_installed(wheel: str) -> bool:

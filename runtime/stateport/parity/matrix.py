@@ -88,7 +88,7 @@ class Matrix:
         rows: the engines.
         carried: the streams that went from one engine to another.
         grown: a line for each engine whose errors grew since an earlier report.
-        required: whether an engine that is not installed is a failure.
+        required: whether an engine that is not available here is a failure.
         remarks: notes on the file and the vectors, for example that they were not written together;
             mostly none.
     """
@@ -117,7 +117,7 @@ class Matrix:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The engines that are not installed here."""
+        """The engines that are not installed, or cannot start, here."""
         return tuple(str(row.choice) for row in self.rows if row.status == "not run")
 
     @property
@@ -148,7 +148,7 @@ def run_matrix(
         plan: a plan of `stateport tune`, whose engine replaces the names in `choices`.
         wanted: a bound that replaces stateport's own.
         locate: whether to look for the first node that is off, and to write it beside the model.
-        require: whether an engine that is not installed is a failure.
+        require: whether an engine that is not available here is a failure.
         limit: the seconds that an engine may take over one case.
         more_remarks: notes that the verdict has besides its own.
         progress: is called with a text before each part of the work.

@@ -67,7 +67,7 @@ def verify(
             such a bound by default (docs/parity.md).
         locate: whether to find the first node whose values are wrong, where something is wrong, and
             to write it as a file beside the model. This needs the exporter.
-        require: whether an engine that is not installed makes the verdict a failure.
+        require: whether an engine that is not available here makes the verdict a failure.
         time_limit: how many seconds an engine may take for one recorded case.
         progress: is called with a text before each step of the work.
 

@@ -138,7 +138,7 @@ def verdict(matrix: Matrix) -> str:
 
     if matrix.missing:
         required = "required, and " if matrix.required else ""
-        text += f"; {required}not installed: {', '.join(matrix.missing)}"
+        text += f"; {required}not available here: {', '.join(matrix.missing)}"
     return f"{text}."
 
 
