@@ -37,7 +37,7 @@ def main() -> None:
 
 def page() -> str:
     """The whole page, as Markdown."""
-    context = click.Context(program, info_name="stateport")
+    context = program.make_context("stateport", ["doctor"])
     commands = {name: _command(context, name) for name in program.list_commands(context)}
     for name, command in [*commands.items()]:
         if not _module(command).startswith(("stateport.", "stateport_exporter.")):

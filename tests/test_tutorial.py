@@ -43,7 +43,7 @@ def test_what_is_not_run_is_what_the_readme_installs(page: str) -> None:
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:\s]+)", re.sub(r"`[^`\n]*`", "", text)):
+    for target in re.findall(r"\]\(([^)#:\s]+)[)#]", re.sub(r"`[^`\n]*`", "", text)):
         assert (page.parent / target).exists(), target
 
 

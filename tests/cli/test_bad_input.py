@@ -493,7 +493,7 @@ def test_a_model_without_a_contract(
 
 
 def test_a_command_that_is_not_there(command: Command, refused: Refused, out: Path) -> None:
-    refused(command("explode"), "No such command 'explode'", code=2)
+    refused(command("explode"), "There is no command 'explode'", code=2)
 
 
 def test_an_option_that_is_not_there(command: Command, refused: Refused, out: Path) -> None:
@@ -578,7 +578,7 @@ def write_arrays(folder: Path) -> None:
     [
         ([], 1, "The input 'x' is missing"),
         (["-i", "x=a.npy", "-i", "x=b.npy"], 2, "The input 'x' is given twice"),
-        (["--engine", "abacus"], 2, "'abacus' is not one of 'ort-cpu'"),
+        (["--engine", "abacus"], 2, "no engine 'abacus'; known are ort-cpu"),
         (["--threads", "0"], 2, "0 is not in the range"),
         (["--chunk", "0"], 2, "0 is not in the range"),
         (["-o", "y.npy"], 2, "outputs are written as an .npz file"),

@@ -51,7 +51,7 @@ def test_pytorch_stands_beside_it(command: Command, reference: Path, tmp_path: P
         (("--streams", "0"), 2, "'0' is not a list of whole numbers of at least 1"),
         (("--time", ""), 2, "'' is not a list"),
         (("--time", "-1"), 2, "is not a list"),
-        (("--engine", "abacus"), 2, "'abacus' is not one of"),
+        (("--engine", "abacus"), 2, "no engine 'abacus'; known are"),
         (("--rounds", "1"), 2, "1 is not in the range"),
         (("--seconds", "0"), 2, "0.0 is not in the range"),
         (("--plot", "p.png"), 2, "the plot is an SVG file"),

@@ -38,12 +38,13 @@ def torch_export(module: nn.Module, args: tuple[Any, ...], shapes: Any) -> Expor
 
 
 def functional(program: ExportedProgram, *, decomposed: bool = False) -> ExportedProgram:
-    """The program without operators that write in place.
+    """The program without operators that write in place, and without composite views.
 
-    With `decomposed`, composite operators such as recurrent layers are decomposed as well. Without
-    it, a program that writes nowhere is returned as it is.
+    PyTorch takes composite views, such as `chunk`, apart into simple ones on the way. With
+    `decomposed`, other composite operators such as recurrent layers are decomposed as well. Without
+    it, a program that has neither is returned as it is.
     """
-    if not decomposed and not _may_write(program):
+    if not decomposed and not _must_change(program):
         return program
 
     with _mended_lstm():
@@ -51,8 +52,8 @@ def functional(program: ExportedProgram, *, decomposed: bool = False) -> Exporte
     return result
 
 
-def _may_write(program: ExportedProgram) -> bool:
-    """Whether any operator of a program may write in place; True where that is not known."""
+def _must_change(program: ExportedProgram) -> bool:
+    """Whether any operator may write in place, or is a composite view; True where unknown."""
     if any(
         spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs
     ):
@@ -60,17 +61,25 @@ def _may_write(program: ExportedProgram) -> bool:
 
     for graph_module in program.graph_module.modules():
         graph = getattr(graph_module, "graph", None)
-        if graph is None or any(map(_node_may_write, graph.nodes)):
+        if graph is None or any(map(_is_to_change, graph.nodes)):
             return True
     return False
 
 
-def _node_may_write(node: torch.fx.Node) -> bool:
+def _is_to_change(node: torch.fx.Node) -> bool:
     if node.op != "call_function":
         return node.op not in ("placeholder", "output", "get_attr")
     if isinstance(node.target, torch._ops.OpOverload):
-        return bool(node.target._schema.is_mutable)
+        return bool(node.target._schema.is_mutable) or _is_composite_view(node.target)
     return getattr(node.target, "__module__", None) not in _COMPUTING
+
+
+def _is_composite_view(operator: torch._ops.OpOverload) -> bool:
+    """Whether an operator is made of others, and its result shares the memory of an operand."""
+    shares = any(result.alias_info is not None for result in operator._schema.returns)
+    return shares and torch._C._dispatch_has_kernel_for_dispatch_key(
+        operator.name(), "CompositeImplicitAutograd"
+    )
 
 
 def with_named_axes(axes: Iterable[str], export: Callable[[Mapping[str, Any]], T]) -> T:
