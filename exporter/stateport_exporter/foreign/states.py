@@ -77,14 +77,20 @@ def lift_states(
     Returns:
         The states that have been lifted, and what became of each recurrent operator.
     """
+    # All plans are made first: a state that has been lifted looks like one of the author's.
     operators = list(recurrent_nodes(model.graph))
+    plans = [_plan_lifting(model.graph, node, levels, known) for node, levels in operators]
+
     lifted: list[Lifted] = []
     outcomes = []
-    for node, levels in operators:
+    for (node, levels), plan in zip(operators, plans, strict=True):
+        if isinstance(plan, LiftedOperator):
+            outcomes.append(plan)
+            continue
+
         prefix = state_prefix(model.graph, node, alone=len(operators) == 1)
-        states, outcome = _lift_operator(model.graph, node, levels, prefix, known)
-        lifted += states
-        outcomes.append(outcome)
+        lifted += _lift_operator(model.graph, node, levels, prefix, plan)
+        outcomes.append(LiftedOperator(node.op_type, node.name or node.op_type, "lifted"))
 
     NameFixPass()(model)  # names in the bodies of loops have to be unique
     return lifted, outcomes
@@ -108,12 +114,8 @@ def _lift_operator(
     node: ir.Node,
     levels: Sequence[Level],
     prefix: str,
-    known: Collection[str],
-) -> tuple[list[Lifted], LiftedOperator]:
-    plan = _plan_lifting(graph, node, levels, known)
-    if isinstance(plan, LiftedOperator):
-        return [], plan
-
+    plan: _Plan,
+) -> list[Lifted]:
     lifted = []
     for position, initial in plan.hidden.items():
         letter = _LETTERS[INITIAL_STATES[node.op_type].index(position)]
@@ -121,7 +123,7 @@ def _lift_operator(
         if initial is not None:
             initial = _initial_value(initial, plan.shape)
         lifted.append(Lifted(*names, initial))
-    return lifted, LiftedOperator(node.op_type, node.name or node.op_type, "lifted")
+    return lifted
 
 
 def _plan_lifting(
