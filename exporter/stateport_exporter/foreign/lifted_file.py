@@ -32,14 +32,18 @@ from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
 from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
+from .constants import constant_of
+from .frozen_batch import fix_batch
 from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
+    AcceptedSizes,
     Source,
-    free_axis_size,
+    accepted_sizes,
     measure_source_streaming,
     record_from_source,
     with_measured_outputs,
+    with_true_batch,
 )
 
 Array = NDArray[Any]
@@ -92,6 +96,7 @@ def write_lifted(
             cannot be had; or the new file gives others.
     """
     axes = find_axes(model)
+    fix_batch(model)
     lifted, outcomes = lift_states(model, known)
     if required and not lifted:
         raise ExportError(_why_nothing_lifted(outcomes))
@@ -110,11 +115,12 @@ def write_lifted(
         def load(contract: Contract) -> Model:
             return Model(contract, open_engine("ort-cpu", read(draft), None, {}), initial)
 
-        size = free_axis_size(source, contract)
-        contract = with_measured_outputs(source, contract, size)
-        streaming = _streaming_of(model, outcomes, source, load(contract), size)
+        sizes = accepted_sizes(source, contract)
+        contract = with_measured_outputs(source, contract, sizes)
+        contract = with_true_batch(source, load(contract), sizes)
+        streaming = _streaming_of(model, outcomes, source, load(contract), sizes)
         contract = replace(contract, streaming=streaming)
-        vectors = record_from_source(source, load(contract), size)
+        vectors = record_from_source(source, load(contract), sizes)
 
         _declare_shapes(model.graph, contract)
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
@@ -219,18 +225,22 @@ def _contract_of(
 
 
 def _streaming_of(
-    model: ir.Model, outcomes: Sequence[LiftedOperator], source: Source, lifted: Model, size: int
+    model: ir.Model,
+    outcomes: Sequence[LiftedOperator],
+    source: Source,
+    lifted: Model,
+    sizes: AcceptedSizes,
 ) -> Streaming:
     """Whether chunks give the same answers as whole sequences; if not, why."""
     for node, _ in recurrent_nodes(model.graph):
         if is_bidirectional(node):
             reason = f"{node.name} is bidirectional: its backward half needs the whole sequence"
             return Streaming(False, reason)
-        if row_lengths(node) is not None:
-            reason = f"{node.name} takes the length of each row, which is unknown for a chunk"
-            return Streaming(False, reason)
+        lengths = row_lengths(node)
+        if lengths is not None:
+            return Streaming(False, _why_lengths_tie(node, lengths))
 
-    measured = measure_source_streaming(source, lifted, size)
+    measured = measure_source_streaming(source, lifted, sizes)
     if measured.ok:
         return measured
 
@@ -240,6 +250,12 @@ def _streaming_of(
             reason = f"{outcome.name} does not carry its state to the next call: {outcome.reason}"
             return replace(measured, reason=reason)
     return replace(measured, reason=why_tied(model.graph) or measured.reason)
+
+
+def _why_lengths_tie(node: ir.Node, lengths: ir.Value) -> str:
+    if constant_of(lengths) is None:
+        return f"{node.name} takes the length of each row, which is unknown for a chunk"
+    return f"{node.name} has constant lengths of its rows, which count for a whole sequence only"
 
 
 def _declare_shapes(graph: ir.Graph, contract: Contract) -> None:
