@@ -78,6 +78,7 @@ def lift(
     known = match_state_names(file) if states is None else dict(states)
     fixed = fixed_inputs(infer_contract(file, known), constants or {})
     model = ir.load(source)
+    ir.external_data.load_to_model(model)  # the new file may lie in another folder
     take_weights_from_inputs(model)
     sort_nodes(model)
     rewritten = put_time_first(model)

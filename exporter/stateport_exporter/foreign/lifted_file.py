@@ -34,6 +34,7 @@ from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
 from .constants import constant_of
 from .frozen_batch import fix_batch
+from .outputs import keep_outputs
 from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
@@ -89,7 +90,7 @@ def write_lifted(
         ask: makes the function that gives the source's answers for whole sequences.
         path: the file to write. Its vectors are written beside it.
         origin: a note on where the file came from, which goes into its metadata.
-        required: whether at least one state has to be lifted.
+        required: whether at least one state has to be found beyond the known ones.
 
     Raises:
         ExportError: no state can be lifted, although one is required; or the source's answers
@@ -97,12 +98,14 @@ def write_lifted(
     """
     axes = find_axes(model)
     fix_batch(model)
+    own_outputs = [str(value.name) for value in model.graph.outputs]
     lifted, outcomes = lift_states(model, known)
-    if required and not lifted:
+    found = explicit_pairs(model.graph, known)
+    found |= {state.input: state.output for state in lifted}
+    if required and not found:
         raise ExportError(_why_nothing_lifted(outcomes))
 
-    pairs = {**known, **explicit_pairs(model.graph, known)}
-    pairs |= {state.input: state.output for state in lifted}
+    pairs = keep_outputs(model.graph, own_outputs, {**known, **found}, known)
     initial = _initial_values(lifted)
     store_initial(model.graph, initial)
 
@@ -212,8 +215,9 @@ def _contract_of(
     contract = infer_contract(file, pairs, axes)
 
     inputs = []
+    has_time = any("time" in spec.shape for spec in contract.inputs)
     for spec in contract.inputs:
-        holds_lengths = spec.name in lengths
+        holds_lengths = spec.name in lengths and has_time
         inputs.append(replace(spec, lengths_of="time") if holds_lengths else spec)
 
     states = []
