@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, ArraySpec, Streaming
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, ArraySpec, Streaming
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.infer_contract import infer_contract
@@ -35,6 +35,7 @@ from .axes import find_axes
 from .constants import constant_of
 from .frozen_batch import fix_batch
 from .outputs import keep_outputs
+from .precision import precision_of
 from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
@@ -108,6 +109,7 @@ def write_lifted(
     pairs = keep_outputs(model.graph, own_outputs, {**known, **found}, known)
     initial = _initial_values(lifted)
     store_initial(model.graph, initial)
+    precision = precision_of(model.graph)
 
     with written_together(path) as folder:
         draft = folder / path.name
@@ -116,7 +118,8 @@ def write_lifted(
         source = ask(contract)
 
         def load(contract: Contract) -> Model:
-            return Model(contract, open_engine("ort-cpu", read(draft), None, {}), initial)
+            engine = open_engine("ort-cpu", read(draft), None, {})
+            return Model(contract, engine, initial, precision)
 
         sizes = accepted_sizes(source, contract)
         contract = with_measured_outputs(source, contract, sizes)
@@ -127,6 +130,8 @@ def write_lifted(
 
         _declare_shapes(model.graph, contract)
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
+        if precision != "float32":
+            model.metadata_props[PRECISION_KEY] = precision
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, draft)
         report = write_vectors(

@@ -33,8 +33,10 @@ Source = Callable[[Mapping[str, Array]], dict[str, Array]]
 #: The sizes of time, of the batch, and of axes that are neither ("free" ones).
 _Sizes = tuple[int, int, int]
 
-#: The largest difference between chunks and the whole, relative to the largest element, in float32.
-_SAME: Final = 1e-4
+#: The largest difference between chunks and the whole, relative to the largest element, by the
+#: precision of the file. In the 16-bit formats, the states between chunks are rounded: it is eight
+#: units in the last place, 2**-10 and 2**-7.
+_SAME: Final = {"float32": 1e-4, "float16": 8 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
 #: Sizes that are tried for free axes, such as an image's width.
 _FREE_SIZES: Final = (4, 16, 64, 256)
 #: Sizes of the batch that are tried, in this order, for files that are made for one of them.
@@ -136,7 +138,7 @@ def _takes_more_rows(source: Source, model: Model, sizes: AcceptedSizes) -> bool
         rows = {
             spec.name: _first_rows(spec, answers[spec.name], batch) for spec in contract.outputs
         }
-        return _difference(contract, source(smaller), [rows]) is None
+        return _difference(model, source(smaller), [rows]) is None
     except StateportError:
         return False
 
@@ -249,7 +251,7 @@ def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedS
         batch = _middle(sizes.batches)
         case = _make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
         try:
-            problem = _difference(model.contract, source(case.inputs), _run_calls(model, case))
+            problem = _difference(model, source(case.inputs), _run_calls(model, case))
         except StateportError as error:
             problem = f"it cannot take short chunks: {error}"
         if problem is not None:
@@ -258,10 +260,11 @@ def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedS
 
 
 def _difference(
-    contract: Contract, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
+    model: Model, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
 ) -> str | None:
     """A sentence on the first output whose chunks differ from the whole; None if all agree."""
-    for spec in contract.outputs:
+    same = _SAME[model.precision]
+    for spec in model.contract.outputs:
         axis = spec.time_axis
         expected = whole[spec.name]
         if axis is None:
@@ -274,7 +277,7 @@ def _difference(
 
         error = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
         # The negation refuses NaN too.
-        if not error <= _SAME * max(_scale_of(expected), 1e-30):
+        if not error <= same * max(_scale_of(expected), 1e-30):
             return f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from the whole"
     return None
 
