@@ -149,13 +149,9 @@ def _plan_lifting(
         reason = "it is in a loop, and the file does not fix the number of iterations"
         return not_lifted("left", reason)
 
-    shape = _state_shape(graph, node)
+    shape = _fitting_shape(graph, node, hidden.values())
     if isinstance(shape, str):
         return not_lifted("left", shape)
-
-    if not _fit(node, hidden.values(), shape):
-        reason = "the constants that it starts from do not have the shape of its state"
-        return not_lifted("left", reason)
 
     loops = [count for count in iterations if count]  # a branch has none
     return _Plan(hidden, [*loops, *shape])
@@ -177,6 +173,16 @@ def _hidden_states(
         elif value is not None and not _is_explicit(graph, value, known):
             return None
     return hidden
+
+
+def _fitting_shape(
+    graph: ir.Graph, node: ir.Node, constants: Iterable[Array | None]
+) -> list[int | str] | str:
+    """The shape of an operator's states; a sentence if its constant first states have another."""
+    shape = _state_shape(graph, node)
+    if isinstance(shape, str) or _fit(node, constants, shape):
+        return shape
+    return "the constants that it starts from do not have the shape of its state"
 
 
 def _fit(node: ir.Node, constants: Iterable[Array | None], shape: Sequence[int | str]) -> bool:

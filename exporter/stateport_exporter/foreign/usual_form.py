@@ -85,7 +85,7 @@ def _transpose_operand(node: ir.Node, position: int) -> None:
         swapped = ir.tensor(constant.numpy().transpose(_SWAP))
         transpose = ir.node("Constant", [], {"value": swapped})
 
-    transpose.outputs[0].dtype = value.dtype
+    transpose.outputs[0].type = value.type
     graph.insert_before(node, transpose)
     node.replace_input_with(position, transpose.outputs[0])
 

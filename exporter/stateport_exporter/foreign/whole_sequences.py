@@ -78,15 +78,25 @@ def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
     for batch, free in itertools.product(batches, free_sizes):
         problem = _refusal(source, contract, batch, free)
         if problem is None:
-            others = [size for size in BATCHES if size != batch and "batch" in axes]
-            fitting = [size for size in others if _refusal(source, contract, size, free) is None]
-            return AcceptedSizes(free, tuple(sorted([batch, *fitting])))
+            return AcceptedSizes(free, _accepted_batches(source, contract, batch, free))
         reason = reason or problem
 
     raise ExportError(
         f"It takes nothing that was tried, so there is nothing to compare the new file with: "
         f"{reason}"
     )
+
+
+def _accepted_batches(
+    source: Source, contract: Contract, accepted: int, free: int
+) -> tuple[int, ...]:
+    """The sizes of the batch that are recorded, if the source takes them, and an accepted one."""
+    batches = [accepted]
+    if "batch" in _input_axes(contract):
+        for size in BATCHES:
+            if size != accepted and _refusal(source, contract, size, free) is None:
+                batches.append(size)
+    return tuple(sorted(batches))
 
 
 def _refusal(source: Source, contract: Contract, batch: int, free: int) -> str | None:

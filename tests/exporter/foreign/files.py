@@ -28,8 +28,8 @@ def constant(name: str, values: Any, dtype: str = "float32") -> TensorProto:
     return numpy_helper.from_array(np.asarray(values, dtype), name)
 
 
-def port(name: str, shape: Sequence[int | str], dtype: int = TensorProto.FLOAT) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, list(shape))
+def port(name: str, shape: Sequence[Any] | None, dtype: int = TensorProto.FLOAT) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, shape)
 
 
 def weights(kind: str, directions: int = 1, dtype: str = "float32") -> list[TensorProto]:

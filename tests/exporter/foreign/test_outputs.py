@@ -153,7 +153,7 @@ def test_a_moved_state_that_is_not_returned_is_returned(tmp_path: Path, move: st
     assert (state.input, state.output, state.shape) == ("first", "first_n", tuple(shapes[move]))
 
     x = array(7, 2, SIZE)
-    zeros = np.zeros([2 if axis == "batch" else axis for axis in shapes[move]], "f4")
+    zeros = np.zeros([2 if axis == "batch" else int(axis) for axis in shapes[move]], "f4")
     want = answers(source, x=x, first=zeros)["y"]
     got = stepped(result.path, [{"x": part} for part in (x[:2], x[2:])])
     np.testing.assert_allclose(np.concatenate([g["y"] for g in got]), want, rtol=0, atol=2e-6)
