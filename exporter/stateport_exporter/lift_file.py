@@ -92,7 +92,8 @@ def lift(
         _make_constant(model.graph, fixed)
         answers_for = functools.partial(_answers_of_source, file, engine, known)
         origin = {"lifted": source.name, "stateport": __version__}
-        return write_lifted(model, known, answers_for, path, origin)
+        # ONNX Runtime cannot load a file with `layout=1`, even one that has all of its states.
+        return write_lifted(model, known, answers_for, path, origin, required=not rewritten)
 
 
 def _written(model: ir.Model, path: Path) -> OnnxFile:

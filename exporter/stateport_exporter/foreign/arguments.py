@@ -94,7 +94,7 @@ def _output_of_last_state(
         node.resize_outputs(result + 1)
     last = node.outputs[result]
 
-    outputs = targets(graph, last, MOVES)
+    outputs = [output for output in targets(graph, last, MOVES) if _may_be(source, output)]
     if outputs:
         return outputs[0] if len(outputs) == 1 else None
 
@@ -105,6 +105,11 @@ def _output_of_last_state(
     moved.type, moved.shape = source.type, source.shape
     graph.outputs.append(moved)
     return moved
+
+
+def _may_be(before: ir.Value, after: ir.Value) -> bool:
+    """Whether an output may be the next value of an input, as far as their axes are known."""
+    return before.shape is None or after.shape is None or len(before.shape) == len(after.shape)
 
 
 def _move_back(

@@ -216,3 +216,56 @@ def test_a_file_that_has_all_its_states_is_refused_still(tmp_path: Path) -> None
     source = write(tmp_path / "m.onnx", [node], inputs, outputs, weights("GRU"))
     with pytest.raises(ExportError, match="All its states are inputs and outputs already"):
         lift(source, tmp_path / "l.onnx")
+
+
+@pytest.mark.parametrize("outputs", [["last"], ["y", "last"]])
+def test_a_last_state_of_another_shape_is_no_next_value(tmp_path: Path, outputs: list[str]) -> None:
+    nodes = [
+        helper.make_node("GRU", ["x", "W", "R", "B", "", "first"], ["y", "l"], hidden_size=HIDDEN),
+        helper.make_node("Squeeze", ["l", "zero"], ["last"]),
+    ]
+    ports = {"y": port("y", ["time", 1, "batch", HIDDEN]), "last": port("last", ["batch", HIDDEN])}
+    inputs = [port("x", X), port("first", LAST)]
+    tensors = [*weights("GRU"), constant("zero", [0], "int64")]
+    source = write(tmp_path / "m.onnx", nodes, inputs, [ports[name] for name in outputs], tensors)
+    result = lift(source, tmp_path / "l.onnx")
+    (state,) = result.contract.states
+    assert (state.input, state.output, state.shape) == ("first", "first_n", tuple(LAST))
+    assert [spec.name for spec in result.contract.outputs] == outputs
+
+    x = array(7, 2, SIZE)
+    want = answers(source, x=x, first=np.zeros((1, 2, HIDDEN), "f4"))["last"]
+    got = stepped(result.path, [{"x": part} for part in (x[:2], x[2:])])[-1]["last"]
+    np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("results", [["y"], ["y", "hn"], ["", "hn"]])
+def test_batch_first_states_of_the_author_are_carried(tmp_path: Path, results: list[str]) -> None:
+    node = helper.make_node(
+        "GRU", ["x", "W", "R", "B", "", "h0"], results, hidden_size=HIDDEN, layout=1
+    )
+    ports = {
+        "y": port("y", ["batch", "time", 1, HIDDEN]),
+        "hn": port("hn", ["batch", 1, HIDDEN]),
+    }
+    names = [name for name in results if name]
+    inputs = [port("x", ["batch", "time", SIZE]), port("h0", ["batch", 1, HIDDEN])]
+    outputs = [ports[name] for name in names]
+    source = write(tmp_path / "m.onnx", [node], inputs, outputs, weights("GRU"))
+    result = lift(source, tmp_path / "l.onnx")
+    (state,) = result.contract.states
+    assert (state.input, state.shape) == ("h0", ("batch", 1, HIDDEN))
+    assert result.contract.streaming.ok
+
+    time_first = helper.make_node("GRU", ["x", "W", "R", "B"], ["y", "hn"], hidden_size=HIDDEN)
+    outputs = [port("y", ["time", 1, "batch", HIDDEN]), port("hn", LAST)]
+    other = write(tmp_path / "o.onnx", [time_first], [port("x", X)], outputs, weights("GRU"))
+    x = array(2, 7, SIZE)
+    want = answers(other, x=x.transpose(1, 0, 2))
+    model = stateport.load(result.path)
+    _, after = model.run({"x": x[:, :2]})
+    got, after = model.run({"x": x[:, 2:]}, after)
+    np.testing.assert_allclose(after["h0"], want["hn"].transpose(1, 0, 2), rtol=0, atol=2e-6)
+    if "y" in names:
+        y = want["y"].transpose(2, 0, 1, 3)[:, 2:]
+        np.testing.assert_allclose(got["y"], y, rtol=0, atol=2e-6)
