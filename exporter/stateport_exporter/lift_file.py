@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -24,7 +25,9 @@ from stateport.validation import fixed_inputs
 from . import __version__
 from .errors import ExportError
 from .foreign.lifted_file import LiftResult, write_lifted
+from .foreign.usual_form import put_time_first, sort_nodes, take_weights_from_inputs
 from .foreign.whole_sequences import Source
+from .graph.serialization import save
 from .graph.verified_file import check_paths
 
 Array = NDArray[Any]
@@ -44,7 +47,8 @@ def lift(
     and in loops with a fixed number of rounds.
 
     The new file is compared with the old one on whole sequences, and on chunks where these give the
-    same. The answers of the old file are written beside the new one, as vectors.
+    same. The answers of the old file are written beside the new one, as vectors. An operator with
+    `layout=1`, which ONNX Runtime does not take, gets its axes transposed in both.
 
     Args:
         source: an ONNX file, as any exporter writes it.
@@ -74,12 +78,28 @@ def lift(
     known = match_state_names(file) if states is None else dict(states)
     fixed = fixed_inputs(infer_contract(file, known), constants or {})
     model = ir.load(source)
-    _make_constant(model.graph, fixed)
+    ir.external_data.load_to_model(model)  # the new file may lie in another folder
+    take_weights_from_inputs(model)
+    sort_nodes(model)
+    rewritten = put_time_first(model)
 
-    engine = ConstantInputs(open_engine("ort-cpu", file, None, {}), fixed)
-    answers_for = functools.partial(_answers_of_source, file, engine, known)
-    origin = {"lifted": source.name, "stateport": __version__}
-    return write_lifted(model, known, answers_for, path, origin)
+    with tempfile.TemporaryDirectory() as folder:
+        runnable = file
+        if rewritten:
+            runnable = _written(model, Path(folder) / source.name)
+        engine = ConstantInputs(open_engine("ort-cpu", runnable, None, {}), fixed)
+
+        _make_constant(model.graph, fixed)
+        answers_for = functools.partial(_answers_of_source, file, engine, known)
+        origin = {"lifted": source.name, "stateport": __version__}
+        # ONNX Runtime cannot load a file with `layout=1`, even one that has all of its states.
+        return write_lifted(model, known, answers_for, path, origin, required=not rewritten)
+
+
+def _written(model: ir.Model, path: Path) -> OnnxFile:
+    """The outline of a model that has been written to a file."""
+    save(model, path)
+    return read(path)
 
 
 def _make_constant(graph: ir.Graph, fixed: Mapping[str, Array]) -> None:

@@ -40,7 +40,19 @@ def values(model: ModelProto, inputs: Mapping[str, Array], *, double: bool = Tru
     evaluator = ReferenceEvaluator(copy, new_ops=[*OPERATORS])
     with np.errstate(all="ignore"):
         results = evaluator.run(names, arrays)
-    return {**dict(zip(names, map(np.asarray, results), strict=True)), **arrays}
+
+    computed = dict(zip(names, map(np.asarray, results), strict=True))
+    return {**_constant_outputs(copy.graph), **computed, **arrays}
+
+
+def _constant_outputs(graph: GraphProto) -> Values:
+    """The outputs of a graph that are weights, so that no node computes them."""
+    outputs = {value.name for value in graph.output}
+    constants = {}
+    for tensor in graph.initializer:
+        if tensor.name in outputs:
+            constants[tensor.name] = numpy_helper.to_array(tensor)
+    return constants
 
 
 def _widen_array(array: Array) -> Array:

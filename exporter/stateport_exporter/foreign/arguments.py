@@ -4,13 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from typing import Final
 
+import numpy as np
 import onnx_ir as ir
 
 from ..graph.dataflow import reachable, targets
 from .constants import MOVES
 from .names import free_name
 from .recurrent_operators import INITIAL_STATES, operand, recurrent_nodes, row_lengths
+
+#: Moves that keep all elements of a state, so that they can be reversed.
+_REVERSIBLE: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}) | {
+    "Unsqueeze"
+}
 
 
 def argument_of(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
@@ -81,19 +88,65 @@ def _output_of_last_state(
 
     Returns:
         The output, which is new if the last state went to none; None where it goes to several, or
-            where the input and the last state may have different shapes.
+            where only a part of the input, or a copy of it, is the initial state.
     """
     if len(node.outputs) <= result:
         node.resize_outputs(result + 1)
     last = node.outputs[result]
 
-    outputs = targets(graph, last, MOVES)
-    if not outputs and source is initial:
-        last.name = free_name(graph, f"{source.name}_n")
-        last.type, last.shape = source.type, source.shape
-        graph.outputs.append(last)
-        return last
-    return outputs[0] if len(outputs) == 1 else None
+    outputs = [output for output in targets(graph, last, MOVES) if _may_be(source, output)]
+    if outputs:
+        return outputs[0] if len(outputs) == 1 else None
+
+    moved = _move_back(graph, last, initial, source)
+    if moved is None:
+        return None
+    moved.name = free_name(graph, f"{source.name}_n")
+    moved.type, moved.shape = source.type, source.shape
+    graph.outputs.append(moved)
+    return moved
+
+
+def _may_be(before: ir.Value, after: ir.Value) -> bool:
+    """Whether an output may be the next value of an input, as far as their axes are known."""
+    return before.shape is None or after.shape is None or len(before.shape) == len(after.shape)
+
+
+def _move_back(
+    graph: ir.Graph, last: ir.Value, initial: ir.Value | None, source: ir.Value
+) -> ir.Value | None:
+    """A last state, moved as the first one was, but the other way; None where that may differ."""
+    moves = []
+    while initial is not None and initial is not source:
+        node = initial.producer()
+        if node is None or node.op_type not in _REVERSIBLE or node.inputs[0] is None:
+            return None
+        moves.append(node)
+        initial = node.inputs[0]
+
+    if moves and not last.name:  # a result that the node left out so far
+        last.name = free_name(graph, f"{source.name}_last")
+    for node in moves:
+        last = _add_reverse(graph, last, node)
+    return last
+
+
+def _add_reverse(graph: ir.Graph, value: ir.Value, move: ir.Node) -> ir.Value:
+    """Adds the reverse of a move at the end of the graph."""
+    order = move.attributes.get("perm")
+    if move.op_type == "Transpose" and order is not None:
+        reverse = {"perm": np.argsort(order.as_ints()).tolist()}
+        node = ir.node("Transpose", [value], reverse)
+    elif move.op_type == "Transpose":
+        node = ir.node("Transpose", [value])
+    else:
+        shape = ir.node("Shape", [move.inputs[0]])
+        graph.append(shape)
+        node = ir.node("Reshape", [value, shape.outputs[0]])
+
+    node.outputs[0].type = value.type
+    graph.append(node)
+    return node.outputs[0]
 
 
 def lengths_of_rows(graph: ir.Graph) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from .recurrent_operators import is_batch_first, is_recurrent
+from .recurrent_operators import is_recurrent
 
 
 def find_axes(model: ir.Model) -> dict[str, str]:
@@ -75,8 +75,7 @@ def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
         if x is None or x.shape is None or len(x.shape) != 3:
             continue
 
-        order = ("batch", "time") if is_batch_first(node) else ("time", "batch")
-        for dim, meaning in zip(x.shape, order, strict=False):
+        for dim, meaning in zip(x.shape, ("time", "batch"), strict=False):
             if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
                 meanings.setdefault(str(dim.value), meaning)
     return meanings
@@ -103,12 +102,12 @@ def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
             return dim
         return pattern.sub(lambda match: meanings[match[1]], str(dim.value))
 
-    for value in _all_values(model.graph):
+    for value in all_values(model.graph):
         if value.shape is not None:
             value.shape = ir.Shape(renamed(dim) for dim in value.shape)
 
 
-def _all_values(graph: ir.Graph) -> Iterable[ir.Value]:
+def all_values(graph: ir.Graph) -> Iterable[ir.Value]:
     """The inputs of a graph, and the results of all nodes in it and in the graphs inside of it."""
     yield from graph.inputs
     for node in ir.traversal.RecursiveGraphIterator(graph):

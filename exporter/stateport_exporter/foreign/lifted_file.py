@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, ArraySpec, Streaming
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, ArraySpec, Streaming
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.infer_contract import infer_contract
@@ -32,14 +32,20 @@ from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
 from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
+from .constants import constant_of
+from .frozen_batch import fix_batch
+from .outputs import keep_outputs
+from .precision import precision_of
 from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
+    AcceptedSizes,
     Source,
-    free_axis_size,
+    accepted_sizes,
     measure_source_streaming,
     record_from_source,
     with_measured_outputs,
+    with_true_batch,
 )
 
 Array = NDArray[Any]
@@ -85,21 +91,25 @@ def write_lifted(
         ask: makes the function that gives the source's answers for whole sequences.
         path: the file to write. Its vectors are written beside it.
         origin: a note on where the file came from, which goes into its metadata.
-        required: whether at least one state has to be lifted.
+        required: whether at least one state has to be found beyond the known ones.
 
     Raises:
         ExportError: no state can be lifted, although one is required; or the source's answers
             cannot be had; or the new file gives others.
     """
     axes = find_axes(model)
+    fix_batch(model)
+    own_outputs = [str(value.name) for value in model.graph.outputs]
     lifted, outcomes = lift_states(model, known)
-    if required and not lifted:
+    found = explicit_pairs(model.graph, known)
+    found |= {state.input: state.output for state in lifted}
+    if required and not found:
         raise ExportError(_why_nothing_lifted(outcomes))
 
-    pairs = {**known, **explicit_pairs(model.graph, known)}
-    pairs |= {state.input: state.output for state in lifted}
+    pairs = keep_outputs(model.graph, own_outputs, {**known, **found}, known)
     initial = _initial_values(lifted)
     store_initial(model.graph, initial)
+    precision = precision_of(model.graph)
 
     with written_together(path) as folder:
         draft = folder / path.name
@@ -108,16 +118,20 @@ def write_lifted(
         source = ask(contract)
 
         def load(contract: Contract) -> Model:
-            return Model(contract, open_engine("ort-cpu", read(draft), None, {}), initial)
+            engine = open_engine("ort-cpu", read(draft), None, {})
+            return Model(contract, engine, initial, precision)
 
-        size = free_axis_size(source, contract)
-        contract = with_measured_outputs(source, contract, size)
-        streaming = _streaming_of(model, outcomes, source, load(contract), size)
+        sizes = accepted_sizes(source, contract)
+        contract = with_measured_outputs(source, contract, sizes)
+        contract = with_true_batch(source, load(contract), sizes)
+        streaming = _streaming_of(model, outcomes, source, load(contract), sizes)
         contract = replace(contract, streaming=streaming)
-        vectors = record_from_source(source, load(contract), size)
+        vectors = record_from_source(source, load(contract), sizes)
 
         _declare_shapes(model.graph, contract)
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
+        if precision != "float32":
+            model.metadata_props[PRECISION_KEY] = precision
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, draft)
         report = write_vectors(
@@ -206,8 +220,9 @@ def _contract_of(
     contract = infer_contract(file, pairs, axes)
 
     inputs = []
+    has_time = any("time" in spec.shape for spec in contract.inputs)
     for spec in contract.inputs:
-        holds_lengths = spec.name in lengths
+        holds_lengths = spec.name in lengths and has_time
         inputs.append(replace(spec, lengths_of="time") if holds_lengths else spec)
 
     states = []
@@ -219,18 +234,22 @@ def _contract_of(
 
 
 def _streaming_of(
-    model: ir.Model, outcomes: Sequence[LiftedOperator], source: Source, lifted: Model, size: int
+    model: ir.Model,
+    outcomes: Sequence[LiftedOperator],
+    source: Source,
+    lifted: Model,
+    sizes: AcceptedSizes,
 ) -> Streaming:
     """Whether chunks give the same answers as whole sequences; if not, why."""
     for node, _ in recurrent_nodes(model.graph):
         if is_bidirectional(node):
             reason = f"{node.name} is bidirectional: its backward half needs the whole sequence"
             return Streaming(False, reason)
-        if row_lengths(node) is not None:
-            reason = f"{node.name} takes the length of each row, which is unknown for a chunk"
-            return Streaming(False, reason)
+        lengths = row_lengths(node)
+        if lengths is not None:
+            return Streaming(False, _why_lengths_tie(node, lengths))
 
-    measured = measure_source_streaming(source, lifted, size)
+    measured = measure_source_streaming(source, lifted, sizes)
     if measured.ok:
         return measured
 
@@ -240,6 +259,12 @@ def _streaming_of(
             reason = f"{outcome.name} does not carry its state to the next call: {outcome.reason}"
             return replace(measured, reason=reason)
     return replace(measured, reason=why_tied(model.graph) or measured.reason)
+
+
+def _why_lengths_tie(node: ir.Node, lengths: ir.Value) -> str:
+    if constant_of(lengths) is None:
+        return f"{node.name} takes the length of each row, which is unknown for a chunk"
+    return f"{node.name} has constant lengths of its rows, which count for a whole sequence only"
 
 
 def _declare_shapes(graph: ir.Graph, contract: Contract) -> None:

@@ -41,6 +41,24 @@ def is_bidirectional(node: ir.Node) -> bool:
     return direction is not None and direction.as_string() == "bidirectional"
 
 
+def directions_of(node: ir.Node) -> int:
+    """The number of directions in which an operator runs."""
+    return 2 if is_bidirectional(node) else 1
+
+
+def hidden_size(node: ir.Node) -> int | None:
+    """The number of elements of one state of an operator; None where it is not known."""
+    if "hidden_size" in node.attributes:
+        return node.attributes["hidden_size"].as_int()
+
+    weights = operand(node, 2)
+    if weights is None or weights.shape is None:
+        return None
+
+    size = weights.shape[2]
+    return size if isinstance(size, int) else None
+
+
 def is_batch_first(node: ir.Node) -> bool:
     """Whether the first axis of an operator's sequence is the batch; by default, it is time."""
     layout = node.attributes.get("layout")

@@ -22,12 +22,13 @@ from onnx_ir.passes.common import NameFixPass
 
 from .arguments import argument_of, depends_on
 from .constants import constant_of
+from .frozen_batch import initial_value, rows_of
 from .levels import Level, enter_level, iterations_of, leave_level
 from .names import free_name, state_prefix
 from .recurrent_operators import (
     INITIAL_STATES,
-    is_batch_first,
-    is_bidirectional,
+    directions_of,
+    hidden_size,
     operand,
     recurrent_nodes,
 )
@@ -77,14 +78,20 @@ def lift_states(
     Returns:
         The states that have been lifted, and what became of each recurrent operator.
     """
+    # All plans are made first: a state that has been lifted looks like one of the author's.
     operators = list(recurrent_nodes(model.graph))
+    plans = [_plan_lifting(model.graph, node, levels, known) for node, levels in operators]
+
     lifted: list[Lifted] = []
     outcomes = []
-    for node, levels in operators:
+    for (node, levels), plan in zip(operators, plans, strict=True):
+        if isinstance(plan, LiftedOperator):
+            outcomes.append(plan)
+            continue
+
         prefix = state_prefix(model.graph, node, alone=len(operators) == 1)
-        states, outcome = _lift_operator(model.graph, node, levels, prefix, known)
-        lifted += states
-        outcomes.append(outcome)
+        lifted += _lift_operator(model.graph, node, levels, prefix, plan)
+        outcomes.append(LiftedOperator(node.op_type, node.name or node.op_type, "lifted"))
 
     NameFixPass()(model)  # names in the bodies of loops have to be unique
     return lifted, outcomes
@@ -108,20 +115,16 @@ def _lift_operator(
     node: ir.Node,
     levels: Sequence[Level],
     prefix: str,
-    known: Collection[str],
-) -> tuple[list[Lifted], LiftedOperator]:
-    plan = _plan_lifting(graph, node, levels, known)
-    if isinstance(plan, LiftedOperator):
-        return [], plan
-
+    plan: _Plan,
+) -> list[Lifted]:
     lifted = []
     for position, initial in plan.hidden.items():
         letter = _LETTERS[INITIAL_STATES[node.op_type].index(position)]
         names = _lift_state(graph, node, levels, position, f"{prefix}{letter}", plan.shape)
         if initial is not None:
-            initial = _initial_value(initial, plan.shape)
+            initial = initial_value(initial, plan.shape, _dtype_of(node))
         lifted.append(Lifted(*names, initial))
-    return lifted, LiftedOperator(node.op_type, node.name or node.op_type, "lifted")
+    return lifted
 
 
 def _plan_lifting(
@@ -146,7 +149,7 @@ def _plan_lifting(
         reason = "it is in a loop, and the file does not fix the number of iterations"
         return not_lifted("left", reason)
 
-    shape = _state_shape(graph, node)
+    shape = _fitting_shape(graph, node, hidden.values())
     if isinstance(shape, str):
         return not_lifted("left", shape)
 
@@ -170,6 +173,29 @@ def _hidden_states(
         elif value is not None and not _is_explicit(graph, value, known):
             return None
     return hidden
+
+
+def _fitting_shape(
+    graph: ir.Graph, node: ir.Node, constants: Iterable[Array | None]
+) -> list[int | str] | str:
+    """The shape of an operator's states; a sentence if its constant first states have another."""
+    shape = _state_shape(graph, node)
+    if isinstance(shape, str) or _fit(node, constants, shape):
+        return shape
+    return "the constants that it starts from do not have the shape of its state"
+
+
+def _fit(node: ir.Node, constants: Iterable[Array | None], shape: Sequence[int | str]) -> bool:
+    """Whether constant first states have the shape of the state, or one row for all of its rows."""
+    directions, batch, width = directions_of(node), *shape[-2:]
+    for constant in constants:
+        if constant is None:
+            continue
+
+        rows = rows_of(constant, directions, int(width))
+        if rows is None or rows.shape[1] not in (1, batch):
+            return False
+    return True
 
 
 def _is_explicit(graph: ir.Graph, value: ir.Value, known: Collection[str]) -> bool:
@@ -211,15 +237,13 @@ def _bytes_of(value: ir.Value | None) -> bytes | None:
 def _state_shape(graph: ir.Graph, node: ir.Node) -> list[int | str] | str:
     """The shape of an operator's states, or a sentence on why they cannot be lifted.
 
-    It is (directions, batch, hidden); if the operator's layout is batch first, (batch, directions,
-    hidden).
+    It is (directions, batch, hidden).
     """
-    hidden = _hidden_size(node)
+    hidden = hidden_size(node)
     if hidden is None:
         return "the size of its state is not known"
 
-    batch_first = is_batch_first(node)
-    rows = _row_count(node, batch_first)
+    rows = _row_count(node)
     axes = _axis_names(graph.inputs)
     # Names that ONNX's shape inference makes up tell nothing. If such rows are not those of the
     # batch, the comparison of both files shows it.
@@ -236,28 +260,15 @@ def _state_shape(graph: ir.Graph, node: ir.Node) -> list[int | str] | str:
     else:  # the file fixes the batch, and its size is one
         batch = 1
 
-    directions = 2 if is_bidirectional(node) else 1
-    return [batch, directions, hidden] if batch_first else [directions, batch, hidden]
+    return [directions_of(node), batch, hidden]
 
 
-def _hidden_size(node: ir.Node) -> int | None:
-    if "hidden_size" in node.attributes:
-        return node.attributes["hidden_size"].as_int()
-
-    weights = node.inputs[2]
-    if weights is None or weights.shape is None:
-        return None
-
-    size = weights.shape[2]
-    return size if isinstance(size, int) else None
-
-
-def _row_count(node: ir.Node, batch_first: bool) -> int | ir.SymbolicDim | None:
+def _row_count(node: ir.Node) -> int | ir.SymbolicDim | None:
     """The size of the batch axis of an operator's sequence."""
     x = node.inputs[0]
     if x is None or x.shape is None:
         return None
-    return x.shape[0 if batch_first else 1]
+    return x.shape[1]
 
 
 def _axis_names(values: Iterable[ir.Value]) -> set[str]:
@@ -288,9 +299,7 @@ def _lift_state(
     Returns:
         The names of the input and the output.
     """
-    x = node.inputs[0]
-    assert x is not None
-    dtype = x.dtype or ir.DataType.FLOAT
+    dtype = _dtype_of(node)
     argument = ir.Value(
         name=free_name(graph, f"{name}0"), type=ir.TensorType(dtype), shape=ir.Shape(shape)
     )
@@ -309,6 +318,12 @@ def _lift_state(
         last = leave_level(level, last, before)
         last.dtype = dtype
     return str(argument.name), _as_output(graph, last, name, shape)
+
+
+def _dtype_of(node: ir.Node) -> ir.DataType:
+    """The dtype of an operator's sequence, which its states have too."""
+    x = node.inputs[0]
+    return ir.DataType.FLOAT if x is None or x.dtype is None else x.dtype
 
 
 def _set_operand(node: ir.Node, position: int, value: ir.Value) -> None:
@@ -335,14 +350,3 @@ def _as_output(graph: ir.Graph, last: ir.Value, name: str, shape: Sequence[int |
     last.shape = ir.Shape(shape)
     graph.outputs.append(last)
     return last.name
-
-
-def _initial_value(constant: Array, shape: Sequence[int | str]) -> Array:
-    """An initial state of this shape, for a batch of one, from a constant of `constant_of`."""
-    sizes = [1 if isinstance(dim, str) else dim for dim in shape]
-    if constant.ndim == 0:
-        return np.full(sizes, constant, np.float32)
-
-    # All iterations of a loop start from the same state.
-    one_iteration = constant.reshape(sizes[-3:])
-    return np.broadcast_to(one_iteration, sizes).astype(np.float32)

@@ -10,16 +10,17 @@ them.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stateport import Contract, Model, State
-from stateport.contract import ArraySpec, Axis, Streaming, resolve
+from stateport.contract import ArraySpec, Axis, StateSpec, Streaming, resolve
 from stateport.errors import StateportError
 from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
 
@@ -32,10 +33,14 @@ Source = Callable[[Mapping[str, Array]], dict[str, Array]]
 #: The sizes of time, of the batch, and of axes that are neither ("free" ones).
 _Sizes = tuple[int, int, int]
 
-#: The largest difference between chunks and the whole, relative to the largest element, in float32.
-_SAME: Final = 1e-4
+#: The largest difference between chunks and the whole, relative to the largest element, by the
+#: precision of the file. In the 16-bit formats, the states between chunks are rounded: it is eight
+#: units in the last place, 2**-10 and 2**-7.
+_SAME: Final = {"float32": 1e-4, "float16": 8 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
 #: Sizes that are tried for free axes, such as an image's width.
 _FREE_SIZES: Final = (4, 16, 64, 256)
+#: Sizes of the batch that are tried, in this order, for files that are made for one of them.
+_FROZEN_BATCHES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 64, 128, 256)
 #: Chunks are tried as multiples of these.
 _MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
 #: The steps of chunks, before they are multiplied.
@@ -45,20 +50,36 @@ _SHORT: Final = (40, *reversed(RAGGED))
 _SHORT_CHAIN: Final = 128
 
 
-def free_axis_size(source: Source, contract: Contract) -> int:
-    """A size for axes that are neither batch nor time, which the source takes.
+@dataclass(frozen=True)
+class AcceptedSizes:
+    """The sizes that a source takes.
+
+    Attributes:
+        free: a size for axes that are neither batch nor time.
+        batches: the sizes of the batch that are used, from the smallest on; (1,) without a batch.
+    """
+
+    free: int
+    batches: tuple[int, ...]
+
+
+def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
+    """The sizes that the source takes, of the batch and of axes that are neither batch nor time.
 
     Raises:
-        ExportError: the source takes none of the sizes that are tried; with its last error.
+        ExportError: the source takes none of the sizes that are tried; with its first error.
     """
+    axes = _input_axes(contract)
+    free_sizes = _FREE_SIZES if axes - {"batch", "time"} else _FREE_SIZES[:1]
+    batches = _FROZEN_BATCHES if "batch" in axes else (1,)
     reason = ""
-    for size in _FREE_SIZES:
-        try:
-            source(_make_case(contract, "whole", [64], 1, free_size=size).inputs)
-        except StateportError as error:
-            reason = str(error)
-        else:
-            return size
+
+    # Most files take a batch of one. Others hold a constant that is made for one batch.
+    for batch, free in itertools.product(batches, free_sizes):
+        problem = _refusal(source, contract, batch, free)
+        if problem is None:
+            return AcceptedSizes(free, _accepted_batches(source, contract, batch, free))
+        reason = reason or problem
 
     raise ExportError(
         f"It takes nothing that was tried, so there is nothing to compare the new file with: "
@@ -66,13 +87,95 @@ def free_axis_size(source: Source, contract: Contract) -> int:
     )
 
 
-def with_measured_outputs(source: Source, contract: Contract, free_size: int) -> Contract:
+def _accepted_batches(
+    source: Source, contract: Contract, accepted: int, free: int
+) -> tuple[int, ...]:
+    """The sizes of the batch that are recorded, if the source takes them, and an accepted one."""
+    batches = [accepted]
+    if "batch" in _input_axes(contract):
+        for size in BATCHES:
+            if size != accepted and _refusal(source, contract, size, free) is None:
+                batches.append(size)
+    return tuple(sorted(batches))
+
+
+def _refusal(source: Source, contract: Contract, batch: int, free: int) -> str | None:
+    """Why a source does not take these sizes; None if it does."""
+    try:
+        source(_make_case(contract, "whole", [64], batch, free_size=free).inputs)
+    except StateportError as error:
+        return str(error)
+    return None
+
+
+def with_true_batch(source: Source, model: Model, sizes: AcceptedSizes) -> Contract:
+    """The contract; with a batch of one size if both files take no other.
+
+    A source that holds first states for one batch takes that batch only. The lifted file takes any,
+    unless something else in it is made for one batch, too.
+
+    Args:
+        source: gives the answers for whole sequences.
+        model: the lifted file.
+        sizes: what the source takes.
+    """
+    contract = model.contract
+    if "batch" not in _input_axes(contract) or len(sizes.batches) > 1:
+        return contract
+    if _takes_more_rows(source, model, sizes):
+        return contract
+
+    (batch,) = sizes.batches
+    return replace(
+        contract,
+        inputs=tuple(_with_batch(spec, batch) for spec in contract.inputs),
+        outputs=tuple(_with_batch(spec, batch) for spec in contract.outputs),
+        states=tuple(_with_batch(spec, batch) for spec in contract.states),
+    )
+
+
+def _takes_more_rows(source: Source, model: Model, sizes: AcceptedSizes) -> bool:
+    """Whether the lifted file takes a larger batch, and gives the first rows the same answers."""
+    contract = model.contract
+    (batch,) = sizes.batches
+    larger = _make_case(contract, "whole", [64], batch + 1, free_size=sizes.free)
+    smaller = {}
+    for spec in contract.inputs:
+        smaller[spec.name] = _first_rows(spec, larger.inputs[spec.name], batch)
+
+    try:
+        (answers,) = _run_calls(model, larger)
+        rows = {
+            spec.name: _first_rows(spec, answers[spec.name], batch) for spec in contract.outputs
+        }
+        return _difference(model, source(smaller), [rows]) is None
+    except StateportError:
+        return False
+
+
+def _first_rows(spec: ArraySpec, array: Array, batch: int) -> Array:
+    """The first rows of a batch; the whole array if it has no axis for the batch."""
+    if "batch" not in spec.shape:
+        return array
+    return array.take(range(batch), spec.shape.index("batch"))
+
+
+_Spec = TypeVar("_Spec", ArraySpec, StateSpec)
+
+
+def _with_batch(spec: _Spec, batch: int) -> _Spec:
+    """An array or a state whose batch has this size."""
+    shape = tuple(batch if axis == "batch" else axis for axis in spec.shape)
+    return replace(spec, shape=shape)
+
+
+def with_measured_outputs(source: Source, contract: Contract, sizes: AcceptedSizes) -> Contract:
     """The contract, with the shapes of outputs as they have been measured.
 
     Files need not declare them, or may declare them wrongly. An axis is the batch or time if it has
     that size in every call that was tried.
     """
-    measured = _measure_shapes(source, contract, free_size)
+    measured = _measure_shapes(source, contract, sizes)
     _, first = next(iter(measured))
 
     outputs = []
@@ -86,19 +189,19 @@ def with_measured_outputs(source: Source, contract: Contract, free_size: int) ->
 
 
 def _measure_shapes(
-    source: Source, contract: Contract, free_size: int
+    source: Source, contract: Contract, accepted: AcceptedSizes
 ) -> list[tuple[_Sizes, dict[str, tuple[int, ...]]]]:
     """The shapes of all outputs at several sizes, without the sizes that the source refuses."""
     axes = _input_axes(contract)
-    batch = 2 if "batch" in axes else 1
+    first_batch, batch = accepted.batches[0], accepted.batches[-1]
     time = 96 if "time" in axes else 64
 
     measured: dict[_Sizes, dict[str, tuple[int, ...]]] = {}
     tried = (
-        (64, 1, free_size),
-        (64, batch, free_size),
-        (time, 1, free_size),
-        (64, 1, 3 * free_size),
+        (64, first_batch, accepted.free),
+        (64, batch, accepted.free),
+        (time, first_batch, accepted.free),
+        (64, first_batch, 3 * accepted.free),
     )
     for sizes in tried:
         steps, batch_size, free = sizes
@@ -129,35 +232,36 @@ def _follows(lengths: Mapping[_Sizes, int], sizes: Sequence[int]) -> bool:
     return len(set(sizes)) > 1 and sizes == list(lengths.values())
 
 
-def measure_source_streaming(source: Source, model: Model, free_size: int) -> Streaming:
+def measure_source_streaming(source: Source, model: Model, sizes: AcceptedSizes) -> Streaming:
     """Whether chunks give the source's answers for the whole, and which multiple they must be.
 
     Args:
         source: gives the answers for whole sequences.
         model: the lifted file, which takes chunks.
-        free_size: the size of axes that are neither batch nor time.
+        sizes: what the source takes.
     """
     if not any("time" in spec.shape for spec in model.contract.inputs):
         return Streaming(False, "none of its inputs has an axis that is time")
 
     first_problem = None
     for multiple in _MULTIPLES:
-        problem = _chunk_problem(source, model, multiple, free_size)
+        problem = _chunk_problem(source, model, multiple, sizes)
         if problem is None:
             return Streaming(True, None, multiple)
         first_problem = first_problem or problem
     return Streaming(False, first_problem)
 
 
-def _chunk_problem(source: Source, model: Model, multiple: int, free_size: int) -> str | None:
+def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedSizes) -> str | None:
     """How chunks of a multiple differ from the whole; None if they do not."""
     # Long chunks come first. A network that cuts off steps may have none left of a short chunk, and
     # ONNX Runtime aborts the process if a recurrent operator gets a sequence of no steps.
     for times in (_LONG, _SHORT):
         chunks = [multiple * time for time in times]
-        case = _make_case(model.contract, "ragged", chunks, 2, free_size=free_size)
+        batch = _middle(sizes.batches)
+        case = _make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
         try:
-            problem = _difference(model.contract, source(case.inputs), _run_calls(model, case))
+            problem = _difference(model, source(case.inputs), _run_calls(model, case))
         except StateportError as error:
             problem = f"it cannot take short chunks: {error}"
         if problem is not None:
@@ -166,10 +270,11 @@ def _chunk_problem(source: Source, model: Model, multiple: int, free_size: int) 
 
 
 def _difference(
-    contract: Contract, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
+    model: Model, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
 ) -> str | None:
     """A sentence on the first output whose chunks differ from the whole; None if all agree."""
-    for spec in contract.outputs:
+    same = _SAME[model.precision]
+    for spec in model.contract.outputs:
         axis = spec.time_axis
         expected = whole[spec.name]
         if axis is None:
@@ -182,7 +287,7 @@ def _difference(
 
         error = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
         # The negation refuses NaN too.
-        if not error <= _SAME * max(_scale_of(expected), 1e-30):
+        if not error <= same * max(_scale_of(expected), 1e-30):
             return f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from the whole"
     return None
 
@@ -194,20 +299,20 @@ def _scale_of(array: Array) -> float:
     return float(np.abs(array).max(initial=0.0))
 
 
-def record_from_source(source: Source, model: Model, free_size: int) -> Vectors:
+def record_from_source(source: Source, model: Model, sizes: AcceptedSizes) -> Vectors:
     """Asks the source for every case.
 
     Args:
         source: gives the answers for whole sequences.
         model: the lifted file.
-        free_size: the size of axes that are neither batch nor time.
+        sizes: what the source takes.
 
     Raises:
         ExportError: the source takes none of the cases; with its last error.
     """
     answered: list[Case] = []
     reason = ""
-    for case in _cases(model.contract, free_size):
+    for case in _cases(model.contract, sizes):
         try:
             answered.append(_with_truth(source, model, case))
         except StateportError as error:  # a size that the source does not take
@@ -303,38 +408,37 @@ def _with_inputs_per_call(contract: Contract, case: Case) -> Case:
     return Case(case.name, case.through, case.sizes, case.chunks, inputs, {})
 
 
-def _cases(contract: Contract, free_size: int) -> Iterator[Case]:
+def _cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
     """All cases that the vectors have: whole sequences, and chunks where the file streams."""
-    yield from _whole_cases(contract, free_size)
+    yield from _whole_cases(contract, sizes)
     if contract.streaming.ok and contract.states:
-        yield from _chunked_cases(contract, free_size)
+        yield from _chunked_cases(contract, sizes)
 
 
-def _whole_cases(contract: Contract, free_size: int) -> Iterator[Case]:
+def _whole_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
     axes = _input_axes(contract)
     multiple = contract.streaming.chunk_multiple
     times = TIMES if "time" in axes else (1,)
     has_free_axes = bool(axes - {"batch", "time"})
 
-    for batch in _batch_sizes(contract):
+    for batch in sizes.batches:
         for time in times:
-            yield _make_case(contract, "whole", [time * multiple], batch, free_size=free_size)
+            yield _make_case(contract, "whole", [time * multiple], batch, free_size=sizes.free)
         if has_free_axes:
             for factor in (2, 3):
                 name = f"{factor} times as wide"
-                yield _make_case(contract, name, [64], batch, free_size=factor * free_size)
+                yield _make_case(contract, name, [64], batch, free_size=factor * sizes.free)
 
 
-def _chunked_cases(contract: Contract, free_size: int) -> Iterator[Case]:
-    batches = _batch_sizes(contract)
-    batch = batches[len(batches) // 2]
+def _chunked_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
+    batch = _middle(sizes.batches)
     multiple = contract.streaming.chunk_multiple
     ragged = [time * multiple for time in RAGGED]
     has_timeless_output = any(spec.time_axis is None for spec in contract.outputs)
     chain_length = _SHORT_CHAIN if has_timeless_output else CHAIN
 
     def chunked(name: str, chunks: Sequence[int], through: str) -> Case:
-        return _make_case(contract, name, chunks, batch, through, free_size=free_size)
+        return _make_case(contract, name, chunks, batch, through, free_size=sizes.free)
 
     yield chunked("step by step", [multiple] * 64, "stream")
     yield chunked("ragged chunks", ragged, "stream")
@@ -342,8 +446,8 @@ def _chunked_cases(contract: Contract, free_size: int) -> Iterator[Case]:
     yield chunked("chain", [multiple] * chain_length, "stream")
 
 
-def _batch_sizes(contract: Contract) -> Sequence[int]:
-    return BATCHES if "batch" in _input_axes(contract) else (1,)
+def _middle(batches: Sequence[int]) -> int:
+    return batches[len(batches) // 2]
 
 
 def _input_axes(contract: Contract) -> set[str]:

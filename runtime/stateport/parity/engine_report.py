@@ -214,10 +214,13 @@ def _signals(vectors: Vectors) -> dict[str, float]:
 
 def _same_but_for_precision(contract: Contract, model: Model) -> bool:
     """Whether the vectors are the model's; a float16 model may have float16 for their float32."""
-    if model.precision == "float16":
-        theirs = model.contract.to_json().replace('"float16"', '"float32"')
-        return theirs == contract.to_json()
-    return model.contract == contract
+    if model.contract == contract:
+        return True
+    if model.precision != "float16":
+        return False
+
+    theirs = model.contract.to_json().replace('"float16"', '"float32"')
+    return theirs == contract.to_json()
 
 
 def environment() -> dict[str, str]:
