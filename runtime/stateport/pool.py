@@ -19,6 +19,7 @@ from .errors import InputError, StateportError
 from .owner import Call, SingleOwner, owned
 from .plain import kind_of
 from .pool_file import load_streams, save_streams
+from .probed_axes import constant_outputs, measure_outputs
 from .roster import Roster, Rows, is_integer
 from .state import State
 from .validation import (
@@ -61,7 +62,11 @@ class Pool:
     def __init__(
         self, contract: Contract, engine: Engine, initial: Mapping[str, Array], capacity: int
     ) -> None:
-        check_rows(contract)
+        contract = measure_outputs(contract, engine)
+        constant: frozenset[str] = frozenset()
+        if any("batch" not in spec.shape for spec in contract.outputs):
+            constant = constant_outputs(contract, engine)
+        check_rows(contract, constant)
         if type(capacity) is not int or not 1 <= capacity <= _MAX_CAPACITY:
             raise InputError(
                 f"capacity is {capacity!r}; the largest number of streams was expected, an integer "
@@ -396,7 +401,9 @@ class Pool:
 
     def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
-        axes = [spec.shape.index("batch") for spec in self._contract.outputs]
+        axes = []
+        for spec in self._contract.outputs:  # a constant output has no rows
+            axes.append(spec.shape.index("batch") if "batch" in spec.shape else None)
         return [self._by_name(parts) for parts in split(outputs, axes)]
 
 

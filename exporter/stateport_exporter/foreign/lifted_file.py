@@ -116,7 +116,7 @@ def write_lifted(
         contract = replace(contract, streaming=streaming)
         vectors = record_from_source(source, load(contract), size)
 
-        _declare_shapes(model.graph, contract)
+        declare_shapes(model.graph, contract)
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, draft)
@@ -175,8 +175,9 @@ def _why_nothing_lifted(outcomes: Sequence[LiftedOperator]) -> str:
         return "There is no LSTM, GRU or RNN in the file, so there is no state to lift."
     if all(outcome.what == "explicit" for outcome in outcomes):
         return (
-            "All its states are inputs and outputs already. Load the file as it is; if the names "
-            "of its states do not match, name them: states={'input': 'output'}."
+            "All its states are inputs and outputs already. `stateport contract IN.onnx -o OUT.onnx` "
+            "writes its contract into a copy; if the names of its states do not match, name them: "
+            "--state INPUT=OUTPUT, or states={'input': 'output'}."
         )
 
     reasons = [
@@ -242,7 +243,7 @@ def _streaming_of(
     return replace(measured, reason=why_tied(model.graph) or measured.reason)
 
 
-def _declare_shapes(graph: ir.Graph, contract: Contract) -> None:
+def declare_shapes(graph: ir.Graph, contract: Contract) -> None:
     """Gives the graph's inputs and outputs the axes of the contract."""
     specs = (*contract.inputs, *contract.outputs, *contract.state_inputs, *contract.state_outputs)
     shapes = {spec.name: spec.shape for spec in specs}
