@@ -73,7 +73,8 @@ def load(
         EngineUnavailable: the engine is unknown, or does not work on this machine.
         EngineError: the engine refuses the file.
         InputError: the engine does not support `threads` or an option; an argument is given that
-            the plan sets; or `states` or `constants` do not fit the file.
+            the plan sets; `states` or `constants` do not fit the file; or a state of a file without
+            a contract grows with every call.
     """
     check_threads(threads)
     path = path_of(path)
