@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -29,16 +29,11 @@ from .foreign.arguments import lengths_of_rows
 from .foreign.file_vectors import record_from_file
 from .foreign.lifted_file import declare_shapes
 from .foreign.named_axes import with_named_axes
+from .foreign.rounding import rounds
 from .foreign.whole_sequences import free_axis_size, measure_source_streaming
 from .graph.verified_file import check_paths, write_verified
 
 Array = NDArray[Any]
-
-#: Operators that round what they are given to integers: a call in float64 rounds it otherwise.
-_ROUNDS: Final = frozenset(
-    {"DynamicQuantizeLinear", "QuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul"}
-    | {"MatMulNBits", "MatMulIntegerToFloat", "QAttention", "QGemm", "QLinearMatMul"}
-)
 
 
 @dataclass(frozen=True)
@@ -103,6 +98,7 @@ def add_contract(
 
     file = with_named_axes(file, axes or {})
     model = ir.load(source)
+    _take_weights_from_inputs(model.graph)
     model.graph.sort()
     contract, size = _measured_contract(file, model, infer_contract(file, states))
 
@@ -110,10 +106,10 @@ def add_contract(
     model.metadata_props[CONTRACT_KEY] = contract.to_json()
     origin = {"contract": source.name, "stateport": __version__}
     model.metadata_props[ORIGIN_KEY] = json.dumps(origin)
-    if _is_quantized(file):
+    if rounds(file.operators):
         model.metadata_props.setdefault(PRECISION_KEY, "int8")
 
-    vectors = record_from_file(source, contract, size, double=not _is_quantized(file))
+    vectors = record_from_file(source, contract, size, double=not rounds(file.operators))
     report = write_verified(
         model,
         path,
@@ -148,10 +144,13 @@ def _measured_contract(
     streaming = streaming_of(file, contract)
     has_time = any("time" in spec.shape for spec in contract.inputs)
     if streaming.ok is None and contract.states and has_time:
-        streaming = measure_source_streaming(answer_whole, runner, size)
+        rounded = rounds(file.operators)
+        streaming = measure_source_streaming(answer_whole, runner, size, rounded=rounded)
     return replace(contract, streaming=streaming), size
 
 
-def _is_quantized(file: OnnxFile) -> bool:
-    """Whether operators of the file round values to integers."""
-    return bool(_ROUNDS & set(file.operators))
+def _take_weights_from_inputs(graph: ir.Graph) -> None:
+    """Makes weights that a call could replace, as files of IR version 3 have them, weights alone."""
+    for value in list(graph.inputs):
+        if value.name in graph.initializers:
+            graph.inputs.remove(value)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, ArraySpec, Streaming
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, ArraySpec, Streaming
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.infer_contract import infer_contract
@@ -33,6 +33,7 @@ from ..streaming.reasons import why_tied
 from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
 from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
+from .rounding import rounds
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
     Source,
@@ -114,9 +115,12 @@ def write_lifted(
         contract = with_measured_outputs(source, contract, size)
         streaming = _streaming_of(model, outcomes, source, load(contract), size)
         contract = replace(contract, streaming=streaming)
-        vectors = record_from_source(source, load(contract), size)
+        rounded = _is_quantized(model.graph)
+        vectors = record_from_source(source, load(contract), size, rounded=rounded)
 
         declare_shapes(model.graph, contract)
+        if _is_quantized(model.graph):
+            model.metadata_props.setdefault(PRECISION_KEY, "int8")
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, draft)
@@ -138,6 +142,11 @@ def write_lifted(
         report=report,
         possible_states=tuple(_possible_states(model.graph, contract)),
     )
+
+
+def _is_quantized(graph: ir.Graph) -> bool:
+    """Whether operators of a graph, in its branches and loops too, round values to integers."""
+    return rounds(node.op_type for node in ir.traversal.RecursiveGraphIterator(graph))
 
 
 def _refusal(worst: str) -> str:
@@ -231,7 +240,8 @@ def _streaming_of(
             reason = f"{node.name} takes the length of each row, which is unknown for a chunk"
             return Streaming(False, reason)
 
-    measured = measure_source_streaming(source, lifted, size)
+    rounded = _is_quantized(model.graph)
+    measured = measure_source_streaming(source, lifted, size, rounded=rounded)
     if measured.ok:
         return measured
 
