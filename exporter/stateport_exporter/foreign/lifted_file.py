@@ -32,6 +32,7 @@ from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
 from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
+from .carried import lift_carried
 from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
 from .rounding import rounds
 from .states import Lifted, LiftedOperator, lift_states
@@ -93,7 +94,9 @@ def write_lifted(
             cannot be had; or the new file gives others.
     """
     axes = find_axes(model)
-    lifted, outcomes = lift_states(model, known)
+    carried, loops, times = lift_carried(model)
+    lifted, outcomes = lift_states(model, [*known, *(state.input for state in carried)])
+    lifted, outcomes, axes = [*carried, *lifted], [*loops, *outcomes], {**axes, **times}
     if required and not lifted:
         raise ExportError(_why_nothing_lifted(outcomes))
 
@@ -181,7 +184,10 @@ def _are_alike(argument: ArraySpec, result: ArraySpec) -> bool:
 
 def _why_nothing_lifted(outcomes: Sequence[LiftedOperator]) -> str:
     if not outcomes:
-        return "There is no LSTM, GRU or RNN in the file, so there is no state to lift."
+        return (
+            "There is no LSTM, GRU or RNN in the file, and no loop that carries a value from a "
+            "constant, so there is no state to lift."
+        )
     if all(outcome.what == "explicit" for outcome in outcomes):
         return (
             "All its states are inputs and outputs already. `stateport contract IN.onnx -o OUT.onnx` "
