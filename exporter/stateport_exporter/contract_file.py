@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Axis
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Axis, Streaming
 from stateport.engines import open_engine
 from stateport.model_file.foreign.streaming import streaming_of
 from stateport.model_file.infer_contract import infer_contract
@@ -100,7 +100,9 @@ def add_contract(
     model = ir.load(source)
     _take_weights_from_inputs(model.graph)
     model.graph.sort()
-    contract, size = _measured_contract(file, model, infer_contract(file, states))
+    contract, size = _measured_contract(
+        file, model, infer_contract(file, states), are_named=states is not None
+    )
 
     declare_shapes(model.graph, contract)
     model.metadata_props[CONTRACT_KEY] = contract.to_json()
@@ -124,7 +126,7 @@ def add_contract(
 
 
 def _measured_contract(
-    file: OnnxFile, model: ir.Model, contract: Contract
+    file: OnnxFile, model: ir.Model, contract: Contract, *, are_named: bool
 ) -> tuple[Contract, int]:
     """The contract, with what running the file shows; and a size that its free axes take."""
     engine = open_engine("ort-cpu", file, None, {})
@@ -143,9 +145,11 @@ def _measured_contract(
     size = free_axis_size(answer_whole, contract)
     streaming = streaming_of(file, contract)
     has_time = any("time" in spec.shape for spec in contract.inputs)
-    if streaming.ok is None and contract.states and has_time:
+    if streaming.ok is None and has_time:
         rounded = rounds(file.operators)
         streaming = measure_source_streaming(answer_whole, runner, size, rounded=rounded)
+    elif streaming.ok is None:  # a call is a step; the caller may have named its states
+        streaming = Streaming() if are_named else Streaming(False, streaming.reason)
     return replace(contract, streaming=streaming), size
 
 

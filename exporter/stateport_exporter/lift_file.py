@@ -7,6 +7,7 @@ import functools
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from stateport.validation import fixed_inputs
 from . import __version__
 from .errors import ExportError
 from .foreign.lifted_file import LiftResult, write_lifted
+from .foreign.over_time import write_over_time
 from .foreign.whole_sequences import Source
 from .graph.verified_file import check_paths
 
@@ -36,6 +38,7 @@ def lift(
     *,
     states: Mapping[str, str] | None = None,
     constants: Mapping[str, object] | None = None,
+    over_time: bool = False,
 ) -> LiftResult:
     """Makes the hidden states of an ONNX file explicit, and gives the file a contract.
 
@@ -52,6 +55,8 @@ def lift(
         states: states that are inputs and outputs already, {"h": "hn"}. By default they are
             recognised by their names.
         constants: inputs that become constants of the new file, {"sr": 16000}.
+        over_time: a file that takes one step per call, such as (1, 1, n), becomes one that takes
+            any number of steps: (time, 1, n). The step becomes the body of a `Scan`.
 
     Raises:
         FileError: a file cannot be read or written.
@@ -79,7 +84,14 @@ def lift(
     engine = ConstantInputs(open_engine("ort-cpu", file, None, {}), fixed)
     answers_for = functools.partial(_answers_of_source, file, engine, known)
     origin = {"lifted": source.name, "stateport": __version__}
-    return write_lifted(model, known, answers_for, path, origin)
+    if not over_time:
+        return write_lifted(model, known, answers_for, path, origin)
+
+    with TemporaryDirectory() as folder:
+        step = write_lifted(
+            model, known, answers_for, Path(folder) / path.name, origin, required=not known
+        )
+        return write_over_time(step, path, origin)
 
 
 def _make_constant(graph: ir.Graph, fixed: Mapping[str, Array]) -> None:

@@ -33,7 +33,7 @@ from ..streaming.reasons import why_tied
 from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
 from .carried import lift_carried
-from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
+from .recurrent_operators import is_batch_first, is_bidirectional, recurrent_nodes, row_lengths
 from .rounding import rounds
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
@@ -246,6 +246,9 @@ def _streaming_of(
             reason = f"{node.name} takes the length of each row, which is unknown for a chunk"
             return Streaming(False, reason)
 
+    if not any("time" in spec.shape for spec in lifted.contract.inputs):
+        return _streaming_of_fixed(model.graph)
+
     rounded = _is_quantized(model.graph)
     measured = measure_source_streaming(source, lifted, size, rounded=rounded)
     if measured.ok:
@@ -257,6 +260,20 @@ def _streaming_of(
             reason = f"{outcome.name} does not carry its state to the next call: {outcome.reason}"
             return replace(measured, reason=reason)
     return replace(measured, reason=why_tied(model.graph) or measured.reason)
+
+
+def _streaming_of_fixed(graph: ir.Graph) -> Streaming:
+    """Whether a file without a time axis can be called again and again: yes, step by step."""
+    for node, _ in recurrent_nodes(graph):
+        x = node.inputs[0]
+        axis = 1 if is_batch_first(node) else 0
+        if x is None or x.shape is None or x.shape[axis] != 1:
+            reason = (
+                f"a call has a fixed length, so that {node.name} was never seen to go on from one "
+                "call to the next"
+            )
+            return Streaming(False, reason)
+    return Streaming()
 
 
 def declare_shapes(graph: ir.Graph, contract: Contract) -> None:

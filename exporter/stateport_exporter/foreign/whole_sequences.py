@@ -326,7 +326,8 @@ def _with_inputs_per_call(contract: Contract, case: Case) -> Case:
 def _cases(contract: Contract, free_size: int, *, chunked: bool) -> Iterator[Case]:
     """All cases that the vectors have: whole sequences, and chunks where the file streams."""
     yield from _whole_cases(contract, free_size)
-    if chunked and contract.streaming.ok and contract.states:
+    has_time = "time" in _input_axes(contract)
+    if chunked and has_time and contract.streaming.ok and contract.states:
         yield from _chunked_cases(contract, free_size)
 
 
