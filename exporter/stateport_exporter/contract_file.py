@@ -154,7 +154,7 @@ def _measured_contract(
 
 
 def _take_weights_from_inputs(graph: ir.Graph) -> None:
-    """Makes weights that a call could replace, as files of IR version 3 have them, weights alone."""
+    """Files of IR version 3 have their weights among the inputs too: there they are taken out."""
     for value in list(graph.inputs):
         if value.name in graph.initializers:
             graph.inputs.remove(value)

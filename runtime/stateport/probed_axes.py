@@ -34,9 +34,7 @@ def find_batch(contract: Contract, engine: Engine) -> Contract:
     batch there the file runs, and elsewhere it does not. Where several fit, or none, the contract
     stays as it is.
     """
-    has_batch = any("batch" in spec.shape for spec in contract.states)
-    lacking = [spec for spec in contract.inputs if "batch" not in spec.shape and _open(spec)]
-    if not has_batch or any("batch" in spec.shape for spec in contract.inputs) or not lacking:
+    if not any("batch" in spec.shape for spec in contract.states) or _has(contract, "batch"):
         return contract
 
     fitting = []
@@ -104,9 +102,7 @@ def _assignments(contract: Contract) -> Iterator[Contract]:
 def _open(spec: ArraySpec) -> list[int]:
     """The positions of an array's axes that have a plain name and no size."""
     return [
-        number
-        for number, axis in enumerate(spec.shape)
-        if isinstance(axis, str) and axis != "time"
+        number for number, axis in enumerate(spec.shape) if isinstance(axis, str) and axis != "time"
     ]
 
 

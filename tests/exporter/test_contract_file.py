@@ -76,7 +76,11 @@ def policy(tmp_path: Path) -> Path:
         nodes,
         [port("obs", "n", 3), port("memory_in", "n", 5)],
         [port("actions", "n", 2), port("version", 1), port("memory_out", "n", 5)],
-        [floats("K", 8, 5), floats("A", 5, 2), numpy_helper.from_array(np.ones(1, "f4"), "version")],
+        [
+            floats("K", 8, 5),
+            floats("A", 5, 2),
+            numpy_helper.from_array(np.ones(1, "f4"), "version"),
+        ],
     )
 
 
@@ -136,7 +140,10 @@ def test_wrong_weights_fail_the_vectors(policy: Path, tmp_path: Path) -> None:
 
 def test_pool_gives_each_stream_the_constant_outputs(policy: Path, tmp_path: Path) -> None:
     x = np.random.default_rng(1).standard_normal((3, 3)).astype("f4")
-    for model in (stateport.load(policy), stateport.load(add_contract(policy, tmp_path / "c.onnx").path)):
+    for model in (
+        stateport.load(policy),
+        stateport.load(add_contract(policy, tmp_path / "c.onnx").path),
+    ):
         pool = model.pool(4)
         together = pool.step(pool.open(3), x)
         np.testing.assert_allclose(together["actions"], model(x)[0]["actions"], atol=1e-6)
@@ -153,7 +160,9 @@ def test_pool_refuses_an_output_that_mixes_the_rows(tmp_path: Path) -> None:
         helper.make_node("ReduceMean", ["h_out"], ["y"], axes=[0], keepdims=1),
     ]
     ins = [port("x", "batch", 3), port("h_in", "batch", 3)]
-    path = written(tmp_path / "m.onnx", nodes, ins, [port("y", 1, 3), port("h_out", "batch", 3)], [])
+    path = written(
+        tmp_path / "m.onnx", nodes, ins, [port("y", 1, 3), port("h_out", "batch", 3)], []
+    )
     with pytest.raises(stateport.StateportError, match="'y' has no axis 'batch'"):
         stateport.load(path).pool(2)
 
@@ -163,10 +172,10 @@ def test_every_input_names_its_own_batch(tmp_path: Path, batch_first: bool) -> N
     own = [(1, f"s{number}_dim_1", 4) for number in range(4)]
     path = lstm(tmp_path / "own.onnx", ("x_0", "x_1", 3), own, ("y_0", 1, "y_1", 4))
     if batch_first:
-        model = onnx.load(path)
-        model.graph.node[0].input[0] = "xt"
-        model.graph.node.insert(0, helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]))
-        onnx.save(model, path)
+        proto = onnx.load(path)
+        proto.graph.node[0].input[0] = "xt"
+        proto.graph.node.insert(0, helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]))
+        onnx.save(proto, path)
 
     expected = ("batch", "time", 3) if batch_first else ("time", "batch", 3)
     assert stateport.load(path).contract.inputs[0].shape == expected

@@ -19,7 +19,14 @@ from tests.exporter.test_contract_file import port, written
 PAST, PRESENT = "past_key", "present_key"
 
 
-def cache(path: Path, before: object, after: object, *, window: int = 0, copy: bool = False) -> Path:
+def cache(
+    path: Path,
+    before: int | str | None,
+    after: int | str | None,
+    *,
+    window: int = 0,
+    copy: bool = False,
+) -> Path:
     """Keys that are joined to a cache along axis 2; of a window, the last ones stay."""
     nodes = [helper.make_node("Concat", [PAST, "k"], ["all"], axis=2)]
     if window:
@@ -47,7 +54,7 @@ def cache(path: Path, before: object, after: object, *, window: int = 0, copy: b
     ],
 )
 def test_it_is_refused_with_the_way_out(
-    tmp_path: Path, before: object, after: object, copy: bool
+    tmp_path: Path, before: int | str | None, after: int | str | None, copy: bool
 ) -> None:
     path = cache(tmp_path / "m.onnx", before, after, copy=copy)
     for states in (None, {PAST: PRESENT}):

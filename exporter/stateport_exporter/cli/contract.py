@@ -39,9 +39,7 @@ def contract(source: Path, output: Path, states: tuple[str, ...], axes: tuple[st
     from ..contract_file import add_contract
 
     with progress(f"Evaluating {source}"):
-        result = add_contract(
-            source, output, states=named_states(states), axes=named_axes(axes)
-        )
+        result = add_contract(source, output, states=named_states(states), axes=named_axes(axes))
 
     say_contract(result.contract, ())
     if result.truth == "float32":

@@ -9,7 +9,7 @@ https://onnx.ai/onnx/operators/onnx__Scan.html and https://onnx.ai/onnx/operator
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ _FLOATS: Final = frozenset({"float16", "float32", "float64"})
 
 @dataclass(frozen=True)
 class _Carried:
-    """A carried value of a loop: where it comes in, inside of the body and outside, and goes out."""
+    """A value that a loop carries: its positions outside of the body, and itself inside of it."""
 
     operand: int
     result: int
@@ -97,7 +97,7 @@ def _carried(node: ir.Node) -> Iterator[_Carried]:
 
 
 def _hidden(node: ir.Node) -> Iterator[_Carried]:
-    """The carried values that are states: numbers from a constant, which the body reads and changes.
+    """The carried values that are states: they start from a constant, and the body changes them.
 
     Counters are integers, and values that the body passes on as they are do not change.
     """
@@ -125,9 +125,9 @@ def _is_read(body: ir.Graph, value: ir.Value) -> bool:
 
 def _why_not(graph: ir.Graph, node: ir.Node) -> str | None:
     """Why the values that a loop carries are not those of time; None if they may be."""
-    if node.op_type == "Scan" and "scan_input_directions" in node.attributes:
-        if any(node.attributes["scan_input_directions"].as_ints()):
-            return "it runs backwards over time, so that it needs the whole sequence"
+    directions = node.attributes.get("scan_input_directions")
+    if directions is not None and any(directions.as_ints()):
+        return "it runs backwards over time, so that it needs the whole sequence"
 
     count = iterations_of(Level(node, node.attributes["body"].as_graph()))
     has_open_axes = any(len(_open_axes(value)) > 1 for value in graph.inputs)
@@ -150,7 +150,7 @@ def _axes_along(graph: ir.Graph, node: ir.Node) -> Iterator[str]:
     if node.op_type != "Scan":
         return
 
-    names = {name for value in graph.inputs for name in _open_axes(value)}
+    names = _names_of(graph.inputs)
     count = node.attributes["num_scan_inputs"].as_int()
     along = node.attributes.get("scan_input_axes")
     axes = along.as_ints() if along is not None else [0] * count
@@ -202,16 +202,23 @@ def _first_value(model: ir.Model, first: ir.Value) -> tuple[Sequence[int | str],
 
     The nodes in front of it compute it from constants and from sizes of the graph's inputs.
     """
-    names = sorted({name for value in model.graph.inputs for name in _open_axes(value)})
+    names = sorted(_names_of(model.graph.inputs))
     evaluate = _evaluation(model, first)
     runs = [dict(zip(names, sizes, strict=False)) for sizes in _SIZES]
-    shapes = [evaluate({name: run.get(name, 2) for name in names}).shape for run in runs]
+    shapes = [evaluate(dict.fromkeys(names, 2) | run).shape for run in runs]
 
-    shape: list[int | str] = []
-    for pair in zip(*shapes, strict=True):
-        named = [name for name in names if pair == tuple(run.get(name) for run in runs)]
-        shape.append(named[0] if named else pair[0])
+    first_run, second_run = runs
+    names_of_sizes = {(first_run[name], second_run[name]): name for name in first_run}
+    shape = [names_of_sizes.get(pair, pair[0]) for pair in zip(*shapes, strict=True)]
     return shape, evaluate(dict.fromkeys(names, 1))
+
+
+def _names_of(values: Iterable[ir.Value]) -> set[str]:
+    """The names of all axes without a size."""
+    names: set[str] = set()
+    for value in values:
+        names.update(_open_axes(value))
+    return names
 
 
 def _evaluation(model: ir.Model, value: ir.Value) -> Any:
@@ -236,6 +243,7 @@ def _evaluation(model: ir.Model, value: ir.Value) -> Any:
                 dims = [d if isinstance(d, int) else sizes[str(d.value)] for d in spec.shape or ()]
                 dtype = ir.DataType.FLOAT if spec.dtype is None else spec.dtype
                 inputs[str(spec.name)] = np.zeros(dims, dtype.numpy())
-        return np.asarray(evaluator.run(None, inputs)[0])
+        (array,) = evaluator.run(None, inputs)
+        return np.asarray(array)
 
     return evaluate

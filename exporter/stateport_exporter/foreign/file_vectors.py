@@ -9,6 +9,7 @@ their last place.
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -93,19 +94,25 @@ def _exact_vectors(path: Path, contract: Contract, cases: Sequence[Case]) -> Vec
     if not exact or not all(_is_double(tables, contract) for _, tables in exact):
         return None
 
+    return _vectors(contract, "float64", _floor(model, contract, exact), exact)
+
+
+def _floor(
+    model: onnx.ModelProto, contract: Contract, exact: Sequence[tuple[Case, _Tables]]
+) -> dict[str, Array]:
+    """The largest error of float32 up to each step, over all cases: (steps,) float64."""
     floor = {spec.name: np.zeros(_longest(exact)) for spec in results(contract)}
-    runs = [evaluation(model, double=False)]
+    in_float32 = evaluation(model, double=False)
+    for case, tables in exact:
+        _raise_floor(floor, contract, _tables(in_float32, contract, case), tables)
+
     if model.ByteSize() <= _MOST_COPIED:
-        runs += [evaluation(noisy, double=True) for noisy in _noisy_copies(model)]
-
-    for number, run in enumerate(runs):
-        for case, tables in exact:
-            # One run makes all calls; the copies run whole sequences.
-            if number == 0 or len(case.chunks) == 1:
-                _raise_floor(floor, contract, _tables(run, contract, case), tables)
-
-    steady = {name: np.maximum.accumulate(steps) for name, steps in floor.items()}
-    return _vectors(contract, "float64", steady, exact)
+        for noisy in _noisy_copies(model):
+            call = evaluation(noisy, double=True)
+            for case, tables in exact:
+                if len(case.chunks) == 1:  # chains take long, and show nothing more
+                    _raise_floor(floor, contract, _tables(call, contract, case), tables)
+    return {name: np.maximum.accumulate(steps) for name, steps in floor.items()}
 
 
 def _is_double(tables: _Tables, contract: Contract) -> bool:
@@ -166,16 +173,16 @@ def _tables(call: Call, contract: Contract, case: Case) -> _Tables:
     """What a file answers to all calls of a case, as rows with their steps."""
     sizes = {**case.sizes, "time": case.chunks[0]}
     state = {}
-    for spec in contract.states:
-        zeros = np.zeros(resolve(spec.shape, sizes), spec.dtype)
-        state[spec.input] = case.initial.get(spec.input, zeros)
+    for start in contract.state_inputs:
+        zeros = np.zeros(resolve(start.shape, sizes), start.dtype)
+        state[start.name] = case.initial.get(start.name, zeros)
 
     per_call: dict[str, list[Array]] = {spec.name: [] for spec in results(contract)}
     for inputs in call_inputs(contract, case):
         outputs = call({**inputs, **state})
         for name, arrays in per_call.items():
             arrays.append(np.asarray(outputs[name]))
-        state = {spec.input: np.asarray(outputs[spec.output]) for spec in contract.states}
+        state = {each.input: np.asarray(outputs[each.output]) for each in contract.states}
 
     tables: _Tables = {}
     for spec in results(contract):
@@ -214,24 +221,27 @@ def _longest(answered: Sequence[tuple[Case, _Tables]]) -> int:
 
 def _cases(contract: Contract, free_size: int) -> Iterator[Case]:
     """Whole sequences from zeros and from drawn states, and chunks where the file streams."""
-    axes = _input_axes(contract)
-    batches = BATCHES if "batch" in axes else (1,)
+    has_time = "time" in _input_axes(contract)
     multiple = contract.streaming.chunk_multiple
-    times = [time * multiple for time in _TIMES] if "time" in axes else [1]
+    times = [time * multiple for time in _TIMES] if has_time else [1]
+    batches = BATCHES if "batch" in _input_axes(contract) else (1,)
 
-    for number, batch in enumerate(batches):
-        for time in times:
-            start = "random" if (number + times.index(time)) % 2 else "zeros"
-            yield _drawn_case(contract, "whole", [time], batch, free_size, start)
+    for number, (batch, time) in enumerate(itertools.product(batches, times)):
+        start = "random" if (number + number // len(times)) % 2 else "zeros"
+        yield _drawn_case(contract, "whole", [time], batch, free_size, start)
+    if contract.states and contract.streaming.ok:
+        yield from _chunked_cases(contract, free_size, batches[len(batches) // 2])
 
-    if not contract.states or contract.streaming.ok is False:
-        return
-    batch = batches[len(batches) // 2]
-    if "time" in axes:
+
+def _chunked_cases(contract: Contract, free_size: int, batch: int) -> Iterator[Case]:
+    """A chain of single steps, and where there is time, chunks of several lengths."""
+    multiple = contract.streaming.chunk_multiple
+    step = 1
+    if "time" in _input_axes(contract):
+        step = multiple
         ragged = [time * multiple for time in RAGGED]
         yield _drawn_case(contract, "ragged chunks", ragged, batch, free_size, through="stream")
-    chain = [multiple if "time" in axes else 1] * _CHAIN
-    yield _drawn_case(contract, "chain", chain, batch, free_size, "random", "stream")
+    yield _drawn_case(contract, "chain", [step] * _CHAIN, batch, free_size, "random", "stream")
 
 
 def _drawn_case(

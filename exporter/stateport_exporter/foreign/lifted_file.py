@@ -190,9 +190,9 @@ def _why_nothing_lifted(outcomes: Sequence[LiftedOperator]) -> str:
         )
     if all(outcome.what == "explicit" for outcome in outcomes):
         return (
-            "All its states are inputs and outputs already. `stateport contract IN.onnx -o OUT.onnx` "
-            "writes its contract into a copy; if the names of its states do not match, name them: "
-            "--state INPUT=OUTPUT, or states={'input': 'output'}."
+            "All its states are inputs and outputs already. `stateport contract IN.onnx -o "
+            "OUT.onnx` writes its contract into a copy; if the names of its states do not "
+            "match, name them: --state INPUT=OUTPUT, or states={'input': 'output'}."
         )
 
     reasons = [

@@ -9,7 +9,7 @@ operators: the axes of size 1 get names, and shape inference carries these to th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -99,9 +99,7 @@ def write_over_time(step: LiftResult, path: Path, origin: Mapping[str, object]) 
         )
 
     assert report is not None  # `ort-cpu` is installed: the file has run on it above
-    return replace(
-        step, path=path, vectors=vectors_path(path), contract=contract, report=report
-    )
+    return replace(step, path=path, vectors=vectors_path(path), contract=contract, report=report)
 
 
 def _check_is_step(model: ir.Model, contract: Contract) -> None:
@@ -151,58 +149,69 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     """A model whose only node is a Scan with the step's graph as its body."""
     body = step.graph
     opset = step.opset_imports[""]
-    states = {state.input: state.output for state in contract.states}
-    ports = {str(value.name): value for value in (*body.inputs, *body.outputs)}
     fed = [spec for spec in contract.inputs if spec.name in times]
-    shapes = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
+    ports = {str(value.name): value for value in (*body.inputs, *body.outputs)}
+    fixed_names = {spec.name for spec in contract.inputs if spec.name not in times}
+    fixed = [value for value in body.inputs if value.name in fixed_names]
 
-    # What goes into the Scan is named as before, so its parts inside need other names.
-    outer = {name: _renamed(ports[name]) for name in [*states, *(spec.name for spec in fed)]}
-    for spec in fed:
-        outer[spec.name].shape = ir.Shape(_shape_over_time(spec, times).shape)
-        _enter(body, ports[spec.name], times[spec.name], opset)
-    untouched = [value for value in body.inputs if str(value.name) in shapes]
+    # What goes into the Scan, and comes out of it, has the names of the step's inputs and outputs,
+    # so that these get other names in the body.
+    before = [ports[spec.name] for spec in contract.state_inputs]
+    signals = [ports[spec.name] for spec in fed]
+    after = [ports[spec.name] for spec in contract.state_outputs]
+    answers = [ports[spec.name] for spec in contract.outputs]
+    outer_states, outer_signals = _outside(before), _outside(signals)
+    finals, outer_answers = _outside(after), _outside(answers)
+    _set_shapes(outer_signals, fed, times)
+    _set_shapes(outer_answers, contract.outputs, times)
 
-    finals = {name: _renamed(ports[name]) for name in states.values()}
-    answers = {}
-    for spec in contract.outputs:
-        answers[spec.name] = _renamed(ports[spec.name])
-        answers[spec.name].shape = ir.Shape(_shape_over_time(spec, times).shape)
-
-    inner_inputs = [ports[name] for name in states]
-    inner_inputs += [_step_input(body, ports[spec.name]) for spec in fed]
-    inner_outputs = [ports[name] for name in states.values()]
-    for spec in contract.outputs:
-        inner_outputs.append(_leave(body, ports[spec.name], times.get(spec.name), opset))
+    for value, spec in zip(signals, fed, strict=True):
+        _enter(body, value, times[spec.name], opset)
+        value.shape = None  # a Scan gives its parts a shape
+    parts = []
+    for value, spec in zip(answers, contract.outputs, strict=True):
+        parts.append(_leave(body, value, times.get(spec.name), opset))
 
     weights = list(body.initializers.values())
     body.initializers.clear()
-    body.inputs.clear()
-    body.inputs.extend(inner_inputs)
-    body.outputs.clear()
-    body.outputs.extend(inner_outputs)
-    body.name = "step"
-    scan = ir.node(
-        "Scan",
-        [outer[name] for name in [*states, *(spec.name for spec in fed)]],
-        {
-            "body": body,
-            "num_scan_inputs": len(fed),
-            "scan_input_axes": [times[spec.name] for spec in fed],
-            "scan_output_axes": [times.get(spec.name, 0) for spec in contract.outputs],
-        },
-        outputs=[*finals.values(), *answers.values()],
-        name="over_time",
-    )
+    _replace_ports(body, [*before, *signals], [*after, *parts])
+    attributes = {
+        "body": body,
+        "num_scan_inputs": len(fed),
+        "scan_input_axes": [times[spec.name] for spec in fed],
+        "scan_output_axes": [times.get(spec.name, 0) for spec in contract.outputs],
+    }
+    operands = [*outer_states, *outer_signals]
+    outputs = [*finals, *outer_answers]
+    scan = ir.node("Scan", operands, attributes, outputs=outputs, name="over_time")
     graph = ir.Graph(
-        [*(outer[spec.name] for spec in fed), *untouched, *(outer[name] for name in states)],
-        [*answers.values(), *finals.values()],
+        [*outer_signals, *fixed, *outer_states],
+        [*outer_answers, *finals],
         nodes=[scan],
         initializers=weights,
         opset_imports=dict(step.opset_imports),
         name="over_time",
     )
     return ir.Model(graph, ir_version=step.ir_version)
+
+
+def _outside(values: Sequence[ir.Value]) -> list[ir.Value]:
+    return [_renamed(value) for value in values]
+
+
+def _set_shapes(
+    values: Sequence[ir.Value], specs: Sequence[ArraySpec], times: Mapping[str, int]
+) -> None:
+    for value, spec in zip(values, specs, strict=True):
+        value.shape = ir.Shape(_shape_over_time(spec, times).shape)
+
+
+def _replace_ports(body: ir.Graph, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> None:
+    body.name = "step"
+    body.inputs.clear()
+    body.inputs.extend(inputs)
+    body.outputs.clear()
+    body.outputs.extend(outputs)
 
 
 def _renamed(inner: ir.Value) -> ir.Value:
@@ -220,13 +229,6 @@ def _enter(body: ir.Graph, value: ir.Value, axis: int, opset: int) -> None:
         use.node.replace_input_with(use.idx, node.outputs[0])
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     body.insert_before(body[0], node)
-
-
-def _step_input(body: ir.Graph, value: ir.Value) -> ir.Value:
-    """The input of the body, without a shape of its own: a Scan gives it one."""
-    assert value in body.inputs
-    value.shape = None
-    return value
 
 
 def _leave(body: ir.Graph, value: ir.Value, axis: int | None, opset: int) -> ir.Value:
@@ -267,9 +269,7 @@ def _contract_over_time(contract: Contract, times: Mapping[str, int]) -> Contrac
     for spec in contract.inputs:
         inputs.append(_shape_over_time(spec, times) if spec.name in times else spec)
     outputs = [_shape_over_time(spec, times) for spec in contract.outputs]
-    return replace(
-        contract, inputs=tuple(inputs), outputs=tuple(outputs), streaming=Streaming()
-    )
+    return replace(contract, inputs=tuple(inputs), outputs=tuple(outputs), streaming=Streaming())
 
 
 def _step_by_step(step: Model, contract: Contract, times: Mapping[str, int]) -> Source:

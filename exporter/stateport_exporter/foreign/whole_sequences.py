@@ -139,7 +139,8 @@ def measure_source_streaming(
         source: gives the answers for whole sequences.
         model: the lifted file, which takes chunks.
         free_size: the size of axes that are neither batch nor time.
-        rounded: whether each call rounds values to integers, so that chunks are only near the whole.
+        rounded: whether each call rounds values to integers, so that chunks are only near the
+            whole.
     """
     if not any("time" in spec.shape for spec in model.contract.inputs):
         return Streaming(False, "none of its inputs has an axis that is time")

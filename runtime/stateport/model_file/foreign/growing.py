@@ -27,9 +27,7 @@ def check_growing(file: OnnxFile, pairs: Mapping[str, str]) -> None:
     """
     inputs = {spec.name: spec for spec in file.inputs}
     outputs = {spec.name: spec for spec in file.outputs}
-    open_pairs = {
-        before: after for before, after in pairs.items() if _open_axes(inputs[before])
-    }
+    open_pairs = {before: after for before, after in pairs.items() if _open_axes(inputs[before])}
     if not open_pairs:
         return
 
@@ -73,16 +71,17 @@ def _joined_axes(file: OnnxFile, pairs: Mapping[str, str]) -> dict[str, int]:
     except TooManyNodesError:
         return {}
 
-    producers = {name: node for node in graph.nodes for name in node.outputs}
+    producers: dict[str, Node] = {}
+    for node in graph.nodes:
+        producers.update(dict.fromkeys(node.outputs, node))
     ranks = {spec.name: len(spec.shape) for spec in file.inputs}
     joined = {}
     for before, after in pairs.items():
-        node = producers.get(_source(after, producers))
-        if node is None or node.operator != "Concat" or len(node.inputs) < 2:
-            continue
-        sources = [_source(name, producers) for name in node.inputs]
-        if before in sources and _grows(graph, sources):
-            joined[before] = node.number("axis", 0) % max(ranks[before], 1)
+        producer = producers.get(_source(after, producers))
+        if producer is not None and producer.operator == "Concat":
+            sources = [_source(name, producers) for name in producer.inputs]
+            if before in sources and _grows(graph, sources):
+                joined[before] = producer.number("axis", 0) % max(ranks[before], 1)
     return joined
 
 
