@@ -150,27 +150,19 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     body = step.graph
     opset = step.opset_imports[""]
     fed = [spec for spec in contract.inputs if spec.name in times]
-    ports = {str(value.name): value for value in (*body.inputs, *body.outputs)}
-    fixed_names = {spec.name for spec in contract.inputs if spec.name not in times}
-    fixed = [value for value in body.inputs if value.name in fixed_names]
+    fixed = [spec for spec in contract.inputs if spec.name not in times]
+    untouched = _values(body.inputs, fixed)
 
     # What goes into the Scan, and comes out of it, has the names of the step's inputs and outputs,
     # so that these get other names in the body.
-    before = [ports[spec.name] for spec in contract.state_inputs]
-    signals = [ports[spec.name] for spec in fed]
-    after = [ports[spec.name] for spec in contract.state_outputs]
-    answers = [ports[spec.name] for spec in contract.outputs]
+    before, signals = _values(body.inputs, contract.state_inputs), _values(body.inputs, fed)
+    after = _values(body.outputs, contract.state_outputs)
+    answers = _values(body.outputs, contract.outputs)
     outer_states, outer_signals = _outside(before), _outside(signals)
     finals, outer_answers = _outside(after), _outside(answers)
     _set_shapes(outer_signals, fed, times)
     _set_shapes(outer_answers, contract.outputs, times)
-
-    for value, spec in zip(signals, fed, strict=True):
-        _enter(body, value, times[spec.name], opset)
-        value.shape = None  # a Scan gives its parts a shape
-    parts = []
-    for value, spec in zip(answers, contract.outputs, strict=True):
-        parts.append(_leave(body, value, times.get(spec.name), opset))
+    parts = _change_axes(body, signals, answers, contract, times, opset)
 
     weights = list(body.initializers.values())
     body.initializers.clear()
@@ -185,7 +177,7 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     outputs = [*finals, *outer_answers]
     scan = ir.node("Scan", operands, attributes, outputs=outputs, name="over_time")
     graph = ir.Graph(
-        [*outer_signals, *fixed, *outer_states],
+        [*outer_signals, *untouched, *outer_states],
         [*outer_answers, *finals],
         nodes=[scan],
         initializers=weights,
@@ -193,6 +185,32 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
         name="over_time",
     )
     return ir.Model(graph, ir_version=step.ir_version)
+
+
+def _values(values: Sequence[ir.Value], specs: Sequence[ArraySpec]) -> list[ir.Value]:
+    """The values with the names of these inputs or outputs, in their order."""
+    by_name = {value.name: value for value in values}
+    return [by_name[spec.name] for spec in specs]
+
+
+def _change_axes(
+    body: ir.Graph,
+    signals: Sequence[ir.Value],
+    answers: Sequence[ir.Value],
+    contract: Contract,
+    times: Mapping[str, int],
+    opset: int,
+) -> list[ir.Value]:
+    """Puts the time axis back onto the signals of a body, and takes it off its answers."""
+    axes = [times[spec.name] for spec in contract.inputs if spec.name in times]
+    for value, axis in zip(signals, axes, strict=True):
+        _enter(body, value, axis, opset)
+        value.shape = None  # a Scan gives its parts a shape
+
+    parts = []
+    for value, spec in zip(answers, contract.outputs, strict=True):
+        parts.append(_leave(body, value, times.get(spec.name), opset))
+    return parts
 
 
 def _outside(values: Sequence[ir.Value]) -> list[ir.Value]:
