@@ -21,8 +21,10 @@ from .errors import StateportError
 from .validation import Array
 
 #: The sizes of the batch, of time, and of axes that are neither, in two runs. They differ within a
-#: run, so that no operator takes one for another, and between the runs.
-_RUNS: Final = ((2, 3, 4), (5, 7, 4))
+#: run, so that no operator takes one for another, and between the runs. There are enough steps that
+#: a network that cuts some off has some left: ONNX Runtime aborts the process if a recurrent
+#: operator gets a sequence of no steps.
+_RUNS: Final = ((2, 64, 48), (5, 96, 48))
 #: The most assignments of axes that are tried.
 _MOST_TRIED: Final = 64
 
@@ -53,12 +55,9 @@ def measure_outputs(contract: Contract, engine: Engine) -> Contract:
     if all(_is_known(contract, spec) for spec in contract.outputs):
         return contract
 
-    measured = []
-    for batch, time, free in _RUNS:
-        run = _run(contract, engine, {"batch": batch, "time": time}, free)
-        if run is None:
-            return contract
-        measured.append(run)
+    measured = _both_runs(contract, engine)
+    if measured is None:
+        return contract
 
     outputs = []
     for spec in contract.outputs:
@@ -72,12 +71,9 @@ def measure_outputs(contract: Contract, engine: Engine) -> Contract:
 
 def constant_outputs(contract: Contract, engine: Engine) -> frozenset[str]:
     """The outputs that have the same bytes whatever goes in, at two sizes, from drawn numbers."""
-    measured = []
-    for batch, time, free in _RUNS:
-        run = _run(contract, engine, {"batch": batch, "time": time}, free)
-        if run is None:
-            return frozenset()
-        measured.append(run)
+    measured = _both_runs(contract, engine)
+    if measured is None:
+        return frozenset()
 
     first, second = measured
     names = set()
@@ -86,6 +82,23 @@ def constant_outputs(contract: Contract, engine: Engine) -> frozenset[str]:
         if a.shape == b.shape and a.tobytes() == b.tobytes():
             names.add(spec.name)
     return frozenset(names)
+
+
+def _both_runs(contract: Contract, engine: Engine) -> list[dict[str, Array]] | None:
+    """What calls of both sizes give; None where the engine refuses one."""
+    measured = []
+    for batch, time, free in _RUNS:
+        run = _run(contract, engine, {"batch": batch, "time": _steps(contract, time)}, free)
+        if run is None:
+            return None
+        measured.append(run)
+    return measured
+
+
+def _steps(contract: Contract, time: int) -> int:
+    """The number of steps of a run, as a contract allows it: not too few, and a multiple."""
+    multiple = contract.streaming.chunk_multiple
+    return max(dict(contract.minimums).get("time", 1), 1) * multiple + time * multiple
 
 
 def _assignments(contract: Contract) -> Iterator[Contract]:
@@ -174,15 +187,23 @@ def _measured_shape(
     shape: list[Axis] = []
     for number, pair in enumerate(zip(first, second, strict=True)):
         declared = spec.shape[number] if number < len(spec.shape) else None
-        if pair == (_RUNS[0][0], _RUNS[1][0]):
+        if pair == _batches():
             shape.append("batch")
-        elif pair == (_RUNS[0][1], _RUNS[1][1]) and _has(contract, "time"):
+        elif pair == _times(contract) and _has(contract, "time"):
             shape.append("time")
         elif declared is None:
             shape.append(pair[0] if pair[0] == pair[1] else f"{spec.name} axis {number}")
         else:
             shape.append(declared)
     return tuple(shape)
+
+
+def _batches() -> tuple[int, ...]:
+    return tuple(batch for batch, _, _ in _RUNS)
+
+
+def _times(contract: Contract) -> tuple[int, ...]:
+    return tuple(_steps(contract, time) for _, time, _ in _RUNS)
 
 
 def _has(contract: Contract, axis: str) -> bool:

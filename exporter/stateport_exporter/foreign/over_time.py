@@ -167,7 +167,7 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     weights = list(body.initializers.values())
     body.initializers.clear()
     _replace_ports(body, [*before, *signals], [*after, *parts])
-    attributes = {
+    attributes: dict[str, Any] = {
         "body": body,
         "num_scan_inputs": len(fed),
         "scan_input_axes": [times[spec.name] for spec in fed],
