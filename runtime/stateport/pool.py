@@ -74,6 +74,9 @@ class Pool:
             )
 
         self._contract = contract
+        self._output_axes: list[int | None] = []
+        for spec in contract.outputs:  # a constant output has no rows
+            self._output_axes.append(spec.shape.index("batch") if "batch" in spec.shape else None)
         self._one_stream = _without_batch(contract)
         self._first = initial_state(contract, initial, {"batch": 1})
         self._roster = Roster.empty(capacity)
@@ -401,10 +404,7 @@ class Pool:
 
     def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
-        axes = []
-        for spec in self._contract.outputs:  # a constant output has no rows
-            axes.append(spec.shape.index("batch") if "batch" in spec.shape else None)
-        return [self._by_name(parts) for parts in split(outputs, axes)]
+        return [self._by_name(parts) for parts in split(outputs, self._output_axes)]
 
 
 class PoolStream:

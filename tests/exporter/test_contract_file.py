@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,19 @@ def test_pool_gives_each_stream_the_constant_outputs(policy: Path, tmp_path: Pat
         each = pool.step(pool.open(1), [x[0]])
         np.testing.assert_array_equal(each[0]["version"], [1])
         assert each[0]["actions"].shape == (2,)
+
+
+def test_coroutines_get_the_constant_outputs_too(policy: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((2, 3)).astype("f4")
+
+    async def step_both() -> list[dict[str, Array]]:
+        async with stateport.AsyncPool(stateport.load(policy), capacity=2) as pool:
+            streams = [await pool.open() for _ in x]
+            steps = [pool.step(s, part) for s, part in zip(streams, x, strict=True)]
+            return list(await asyncio.gather(*steps))
+
+    for answer in asyncio.run(step_both()):
+        np.testing.assert_array_equal(answer["version"], [1])
 
 
 def test_pool_refuses_an_output_that_mixes_the_rows(tmp_path: Path) -> None:
