@@ -102,6 +102,8 @@ SECTIONS: Final = (
             "lift",
             "LiftResult",
             "LiftedOperator",
+            "add_contract",
+            "ContractResult",
             "quantize",
             "QuantizeResult",
             "QuantizedOperator",

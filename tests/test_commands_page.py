@@ -24,6 +24,8 @@ def test_the_page_is_that_of_today() -> None:
         ("run", "--state-in"),
         ("tune", "--snr"),
         ("lift", "--state"),
+        ("lift", "--over-time"),
+        ("contract", "--axes"),
         ("quantize", "--output"),
     ],
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stateport._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
+    from .contract_file import ContractResult, add_contract
     from .errors import ExportError
     from .export_module import ExportResult, export
     from .foreign.lifted_file import LiftResult
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ContractResult",
     "ExportError",
     "ExportResult",
     "LiftResult",
@@ -32,6 +34,7 @@ __all__ = [
     "QuantizeResult",
     "QuantizedOperator",
     "Spec",
+    "add_contract",
     "export",
     "lift",
     "quantize",
@@ -48,6 +51,7 @@ __getattr__, __dir__ = _on_first_use(
         "foreign.states",
         "quantize_file",
         "lift_file",
+        "contract_file",
         "states.possible",
         "network.example",
         "export_module",

@@ -25,6 +25,7 @@ from stateport.validation import fixed_inputs
 from . import __version__
 from .errors import ExportError
 from .foreign.lifted_file import LiftResult, write_lifted
+from .foreign.over_time import write_over_time
 from .foreign.usual_form import put_time_first, sort_nodes, take_weights_from_inputs
 from .foreign.whole_sequences import Source
 from .graph.serialization import save
@@ -39,6 +40,7 @@ def lift(
     *,
     states: Mapping[str, str] | None = None,
     constants: Mapping[str, object] | None = None,
+    over_time: bool = False,
 ) -> LiftResult:
     """Makes the hidden states of an ONNX file explicit, and gives the file a contract.
 
@@ -56,6 +58,8 @@ def lift(
         states: states that are inputs and outputs already, {"h": "hn"}. By default they are
             recognised by their names.
         constants: inputs that become constants of the new file, {"sr": 16000}.
+        over_time: a file that takes one step per call, such as (1, 1, n), becomes one that takes
+            any number of steps: (time, 1, n). The step becomes the body of a `Scan`.
 
     Raises:
         FileError: a file cannot be read or written.
@@ -83,17 +87,25 @@ def lift(
     sort_nodes(model)
     rewritten = put_time_first(model)
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         runnable = file
         if rewritten:
-            runnable = _written(model, Path(folder) / source.name)
+            runnable = _written(model, folder / source.name)
         engine = ConstantInputs(open_engine("ort-cpu", runnable, None, {}), fixed)
 
         _make_constant(model.graph, fixed)
         answers_for = functools.partial(_answers_of_source, file, engine, known)
         origin = {"lifted": source.name, "stateport": __version__}
-        # ONNX Runtime cannot load a file with `layout=1`, even one that has all of its states.
-        return write_lifted(model, known, answers_for, path, origin, required=not rewritten)
+        if not over_time:
+            # ONNX Runtime cannot load a file with `layout=1`, even one that has all of its states.
+            return write_lifted(model, known, answers_for, path, origin, required=not rewritten)
+
+        step_path = folder / "step" / path.name
+        step_path.parent.mkdir()
+        required = not known and not rewritten
+        step = write_lifted(model, known, answers_for, step_path, origin, required=required)
+        return write_over_time(step, path, origin)
 
 
 def _written(model: ir.Model, path: Path) -> OnnxFile:

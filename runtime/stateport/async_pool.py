@@ -50,7 +50,8 @@ class AsyncPool:
         self._rounds = Rounds(model, capacity)
         inputs, outputs = self._contract.inputs, self._contract.outputs
         self._axes = {spec.name: spec.shape.index("batch") for spec in inputs}
-        self._output_axes = {spec.name: spec.shape.index("batch") for spec in outputs}
+        names = [spec.name for spec in outputs]
+        self._output_axes = dict(zip(names, self._rounds.output_axes, strict=True))
 
     @property
     def capacity(self) -> int:
@@ -119,7 +120,9 @@ class AsyncPool:
         answer = await self._rounds.step(stream, rows).answer
 
         outputs = zip(self._output_axes.items(), answer.outputs, strict=True)
-        chunks = {name: array.take(0, axis) for (name, axis), array in outputs}
+        chunks = {}
+        for (name, axis), array in outputs:  # a constant output has no batch axis
+            chunks[name] = array if axis is None else array.take(0, axis)
         return next(iter(chunks.values())) if len(chunks) == 1 else chunks
 
     async def state(self, stream: int) -> State:

@@ -6,7 +6,7 @@ A chunk is an array without the batch axis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -42,10 +42,17 @@ def joined(chunks: Sequence[Array], axis: int) -> Array:
     return np.moveaxis(np.array(chunks), 0, axis)
 
 
-def split(batches: Sequence[Array], axes: Sequence[int]) -> Iterator[tuple[Array, ...]]:
-    """Splits several arrays along their batch axes.
+def split(batches: Sequence[Array], axes: Sequence[int | None]) -> Iterator[tuple[Array, ...]]:
+    """Splits several arrays along their batch axes; at least one has such an axis.
 
-    Yields, for each row of the batch, its part of every array.
+    Yields, for each row of the batch, its part of every array, and a copy of those without a batch.
     """
-    rows_first = [np.moveaxis(batch, axis, 0) for batch, axis in zip(batches, axes, strict=True)]
-    return zip(*rows_first, strict=True)
+    parts: list[Iterable[Array]] = []
+    for batch, axis in zip(batches, axes, strict=True):
+        parts.append(_copies(batch) if axis is None else np.moveaxis(batch, axis, 0))
+    return zip(*parts, strict=False)
+
+
+def _copies(array: Array) -> Iterator[Array]:
+    while True:
+        yield array.copy()

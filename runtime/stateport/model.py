@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import path_of
-from .contract import PRECISION_KEY, Contract
+from .contract import CONTRACT_KEY, PRECISION_KEY, Contract
 from .engines import Engine, check_threads, open_engine
 from .engines.base import answers
 from .engines.step_and_whole import StepAndWhole
 from .engines.with_constants import ConstantInputs
 from .errors import ContractError, InputError, StateportError
+from .model_file.foreign.streaming import streaming_of
 from .model_file.onnx_outline import OnnxFile, read
 from .model_file.read_contract import find_contract, read_contract
 from .plan import Plan
 from .pool import Pool
 from .precision import lowest
+from .probed_axes import find_batch
 from .state import State
 from .stream import Stream
 from .validation import (
@@ -71,7 +73,8 @@ def load(
         EngineUnavailable: the engine is unknown, or does not work on this machine.
         EngineError: the engine refuses the file.
         InputError: the engine does not support `threads` or an option; an argument is given that
-            the plan sets; or `states` or `constants` do not fit the file.
+            the plan sets; `states` or `constants` do not fit the file; or a state of a file without
+            a contract grows with every call.
     """
     check_threads(threads)
     path = path_of(path)
@@ -112,8 +115,18 @@ def _load_file(
         opened = ConstantInputs(opened, fixed)
         variable = tuple(spec for spec in contract.inputs if spec.name not in fixed)
         contract = replace(contract, inputs=variable)
+    if CONTRACT_KEY not in file.metadata:
+        contract = _with_batch(file, contract, opened)
 
     return Model(contract, opened, file.initial, _weight_precision(file), threads or 1)
+
+
+def _with_batch(file: OnnxFile, contract: Contract, engine: Engine) -> Contract:
+    """The contract of a file without one; each input's batch has the name of the states'."""
+    found = find_batch(contract, engine)
+    if found is contract:
+        return contract
+    return replace(found, streaming=streaming_of(file, found))
 
 
 def _load_plan(path: Path, plan: Plan, plan_path: Path) -> Model:

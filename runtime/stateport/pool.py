@@ -19,6 +19,7 @@ from .errors import InputError, StateportError
 from .owner import Call, SingleOwner, owned
 from .plain import kind_of
 from .pool_file import load_streams, save_streams
+from .probed_axes import constant_outputs, measure_outputs
 from .roster import Roster, Rows, is_integer
 from .state import State
 from .validation import (
@@ -61,7 +62,11 @@ class Pool:
     def __init__(
         self, contract: Contract, engine: Engine, initial: Mapping[str, Array], capacity: int
     ) -> None:
-        check_rows(contract)
+        contract = measure_outputs(contract, engine)
+        constant: frozenset[str] = frozenset()
+        if any("batch" not in spec.shape for spec in contract.outputs):
+            constant = constant_outputs(contract, engine)
+        check_rows(contract, constant)
         if type(capacity) is not int or not 1 <= capacity <= _MAX_CAPACITY:
             raise InputError(
                 f"capacity is {capacity!r}; the largest number of streams was expected, an integer "
@@ -69,6 +74,9 @@ class Pool:
             )
 
         self._contract = contract
+        self._output_axes: list[int | None] = []
+        for spec in contract.outputs:  # a constant output has no rows
+            self._output_axes.append(spec.shape.index("batch") if "batch" in spec.shape else None)
         self._one_stream = _without_batch(contract)
         self._first = initial_state(contract, initial, {"batch": 1})
         self._roster = Roster.empty(capacity)
@@ -396,8 +404,7 @@ class Pool:
 
     def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
-        axes = [spec.shape.index("batch") for spec in self._contract.outputs]
-        return [self._by_name(parts) for parts in split(outputs, axes)]
+        return [self._by_name(parts) for parts in split(outputs, self._output_axes)]
 
 
 class PoolStream:

@@ -112,7 +112,7 @@ class Rounds:
         self._pool = model.pool(capacity)
         self._names = [spec.name for spec in contract.inputs]
         self._axes = [spec.shape.index("batch") for spec in contract.inputs]
-        self._output_axes = [spec.shape.index("batch") for spec in contract.outputs]
+        self.output_axes = self._pool._output_axes
         self._state_axes = {s.input: s.shape.index("batch") for s in contract.states}
 
         self._can_remember = judged_by_shape(contract)
@@ -381,7 +381,7 @@ class Rounds:
         self._note(_load_of(steps), ran)
 
         states = self._states_after(streams, steps)
-        rows = _rows(outputs, self._output_axes, len(steps))
+        rows = _rows(outputs, self.output_axes, len(steps))
         return [
             (step, Answer(row, state, began - step.asked, ran, len(steps)))
             for step, row, state in zip(steps, rows, states, strict=True)
@@ -502,14 +502,18 @@ def _run_job(job: _Job) -> None:
         job.result.set_result(result)
 
 
-def _rows(outputs: Sequence[Array], axes: Sequence[int], count: int) -> list[list[Array]]:
-    """For each row, its part of every output, with a batch axis of size 1."""
+def _rows(outputs: Sequence[Array], axes: Sequence[int | None], count: int) -> list[list[Array]]:
+    """For each row, its part of every output, with a batch axis of size 1; constants are copied."""
     if count == 1:
         return [[*outputs]]
-    parts = [
-        [output[(slice(None),) * axis + (slice(row, row + 1),)] for row in range(count)]
-        for output, axis in zip(outputs, axes, strict=True)
-    ]
+
+    parts = []
+    for output, axis in zip(outputs, axes, strict=True):
+        if axis is None:
+            parts.append([output.copy() for _ in range(count)])
+        else:
+            before = (slice(None),) * axis
+            parts.append([output[(*before, slice(row, row + 1))] for row in range(count)])
     return [[*row] for row in zip(*parts, strict=True)]
 
 

@@ -410,8 +410,8 @@ def test_other_peoples_metadata_stay(tmp_path: Path) -> None:
 def test_a_lifted_file_that_differs_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(*arguments: Any) -> Vectors:
-        vectors = record_from_source(*arguments)
+    def wrong(*arguments: Any, **more: Any) -> Vectors:
+        vectors = record_from_source(*arguments, **more)
         vectors.cases[0].truth["y"][0] += 1
         return vectors
 

@@ -45,6 +45,7 @@ RUNTIME = [
     "verify",
 ]
 EXPORTER = [
+    "ContractResult",
     "ExportError",
     "ExportResult",
     "LiftResult",
@@ -53,6 +54,7 @@ EXPORTER = [
     "QuantizeResult",
     "QuantizedOperator",
     "Spec",
+    "add_contract",
     "export",
     "lift",
     "quantize",

@@ -24,11 +24,23 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=FILE, required=True, help="The file to write, OUT.onnx.")
 @STATES
 @CONSTANTS
-def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[str, ...]) -> None:
+@click.option(
+    "--over-time",
+    is_flag=True,
+    help="Turn a file of one step per call, (1, 1, n), into one that takes any number of steps.",
+)
+def lift(
+    source: Path,
+    output: Path,
+    states: tuple[str, ...],
+    constants: tuple[str, ...],
+    over_time: bool,
+) -> None:
     """Make the hidden states of IN.onnx explicit inputs and outputs.
 
     An LSTM, GRU or RNN operator whose first state is absent, zero or constant gets its first state
-    from a new input, and gives its last state to a new output. The new file also gets a contract.
+    from a new input, and gives its last state to a new output. So does a value that a Scan or Loop
+    over time carries. The new file also gets a contract.
 
     The command compares the new file with the old one, on whole sequences and on chunks, and
     writes nothing if their answers differ. It lists every recurrent operator, with the reason
@@ -40,7 +52,11 @@ def lift(source: Path, output: Path, states: tuple[str, ...], constants: tuple[s
 
     with progress(f"Lifting {source}"):
         result = run_lift(
-            source, output, states=named_states(states), constants=named_constants(constants)
+            source,
+            output,
+            states=named_states(states),
+            constants=named_constants(constants),
+            over_time=over_time,
         )
 
     _show_operators(result.outcomes)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,20 +29,39 @@ def values(model: ModelProto, inputs: Mapping[str, Array], *, double: bool = Tru
     Raises:
         Exception: whatever onnx's reference raises, as for an operator that it does not have.
     """
+    names = [name for node in model.graph.node for name in node.output if name]
+    evaluate = evaluation(model, double=double, names=names)
+    arrays = {name: _widen_array(array) for name, array in inputs.items()} if double else inputs
+    return {**evaluate(inputs), **arrays}
+
+
+def evaluation(
+    model: ModelProto, *, double: bool = True, names: Sequence[str] | None = None
+) -> Callable[[Mapping[str, Array]], Values]:
+    """A function that evaluates a graph, any number of times: inputs by name -> values by name.
+
+    Args:
+        model: the model; it is not changed.
+        double: compute in float64 what the file has in float32.
+        names: the values to give, of the main graph; by default its outputs.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    arrays = dict(inputs)
     if double:
         _widen_graph(copy.graph)
-        arrays = {name: _widen_array(array) for name, array in inputs.items()}
-
-    names = [name for node in copy.graph.node for name in node.output if name]
+    wanted = [value.name for value in copy.graph.output] if names is None else [*names]
     evaluator = ReferenceEvaluator(copy, new_ops=[*OPERATORS])
-    with np.errstate(all="ignore"):
-        results = evaluator.run(names, arrays)
+    constants = _constant_outputs(copy.graph)
 
-    computed = dict(zip(names, map(np.asarray, results), strict=True))
-    return {**_constant_outputs(copy.graph), **computed, **arrays}
+    def evaluate(inputs: Mapping[str, Array]) -> Values:
+        arrays = dict(inputs)
+        if double:
+            arrays = {name: _widen_array(array) for name, array in inputs.items()}
+        with np.errstate(all="ignore"):
+            results = evaluator.run(wanted, arrays)
+        return {**constants, **dict(zip(wanted, map(np.asarray, results), strict=True))}
+
+    return evaluate
 
 
 def _constant_outputs(graph: GraphProto) -> Values:

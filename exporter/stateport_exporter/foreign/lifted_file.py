@@ -32,11 +32,13 @@ from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
 from .arguments import explicit_pairs, lengths_of_rows
 from .axes import find_axes
+from .carried import lift_carried
 from .constants import constant_of
 from .frozen_batch import fix_batch
 from .outputs import keep_outputs
 from .precision import precision_of
-from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
+from .recurrent_operators import is_batch_first, is_bidirectional, recurrent_nodes, row_lengths
+from .rounding import rounds
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import (
     AcceptedSizes,
@@ -100,7 +102,9 @@ def write_lifted(
     axes = find_axes(model)
     fix_batch(model)
     own_outputs = [str(value.name) for value in model.graph.outputs]
-    lifted, outcomes = lift_states(model, known)
+    carried, loops, times = lift_carried(model)
+    lifted, outcomes = lift_states(model, [*known, *(state.input for state in carried)])
+    lifted, outcomes, axes = [*carried, *lifted], [*loops, *outcomes], {**axes, **times}
     found = explicit_pairs(model.graph, known)
     found |= {state.input: state.output for state in lifted}
     if required and not found:
@@ -126,9 +130,12 @@ def write_lifted(
         contract = with_true_batch(source, load(contract), sizes)
         streaming = _streaming_of(model, outcomes, source, load(contract), sizes)
         contract = replace(contract, streaming=streaming)
-        vectors = record_from_source(source, load(contract), sizes)
+        rounded = _is_quantized(model.graph)
+        vectors = record_from_source(source, load(contract), sizes, rounded=rounded)
 
-        _declare_shapes(model.graph, contract)
+        declare_shapes(model.graph, contract)
+        if _is_quantized(model.graph):
+            model.metadata_props.setdefault(PRECISION_KEY, "int8")
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         if precision != "float32":
             model.metadata_props[PRECISION_KEY] = precision
@@ -152,6 +159,11 @@ def write_lifted(
         report=report,
         possible_states=tuple(_possible_states(model.graph, contract)),
     )
+
+
+def _is_quantized(graph: ir.Graph) -> bool:
+    """Whether operators of a graph, in its branches and loops too, round values to integers."""
+    return rounds(node.op_type for node in ir.traversal.RecursiveGraphIterator(graph))
 
 
 def _refusal(worst: str) -> str:
@@ -186,11 +198,15 @@ def _are_alike(argument: ArraySpec, result: ArraySpec) -> bool:
 
 def _why_nothing_lifted(outcomes: Sequence[LiftedOperator]) -> str:
     if not outcomes:
-        return "There is no LSTM, GRU or RNN in the file, so there is no state to lift."
+        return (
+            "There is no LSTM, GRU or RNN in the file, and no loop that carries a value from a "
+            "constant, so there is no state to lift."
+        )
     if all(outcome.what == "explicit" for outcome in outcomes):
         return (
-            "All its states are inputs and outputs already. Load the file as it is; if the names "
-            "of its states do not match, name them: states={'input': 'output'}."
+            "All its states are inputs and outputs already. `stateport contract IN.onnx -o "
+            "OUT.onnx` writes its contract into a copy; if the names of its states do not "
+            "match, name them: --state INPUT=OUTPUT, or states={'input': 'output'}."
         )
 
     reasons = [
@@ -249,7 +265,11 @@ def _streaming_of(
         if lengths is not None:
             return Streaming(False, _why_lengths_tie(node, lengths))
 
-    measured = measure_source_streaming(source, lifted, sizes)
+    if not any("time" in spec.shape for spec in lifted.contract.inputs):
+        return _streaming_of_fixed(model.graph)
+
+    rounded = _is_quantized(model.graph)
+    measured = measure_source_streaming(source, lifted, sizes, rounded=rounded)
     if measured.ok:
         return measured
 
@@ -267,7 +287,21 @@ def _why_lengths_tie(node: ir.Node, lengths: ir.Value) -> str:
     return f"{node.name} has constant lengths of its rows, which count for a whole sequence only"
 
 
-def _declare_shapes(graph: ir.Graph, contract: Contract) -> None:
+def _streaming_of_fixed(graph: ir.Graph) -> Streaming:
+    """Whether a file without a time axis can be called again and again: yes, step by step."""
+    for node, _ in recurrent_nodes(graph):
+        x = node.inputs[0]
+        axis = 1 if is_batch_first(node) else 0
+        if x is None or x.shape is None or x.shape[axis] != 1:
+            reason = (
+                f"a call has a fixed length, so that {node.name} was never seen to go on from one "
+                "call to the next"
+            )
+            return Streaming(False, reason)
+    return Streaming()
+
+
+def declare_shapes(graph: ir.Graph, contract: Contract) -> None:
     """Gives the graph's inputs and outputs the axes of the contract."""
     specs = (*contract.inputs, *contract.outputs, *contract.state_inputs, *contract.state_outputs)
     shapes = {spec.name: spec.shape for spec in specs}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX's recurrent operators in a graph, in its branches and loops too."""
+"""Recurrent operators in a graph, in its branches and loops too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from .levels import Level
 
 #: The positions of each operator's initial states among its operands. The last states are the
 #: results after the first one, in the same order.
-INITIAL_STATES: Final = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,)}
+INITIAL_STATES: Final = {"LSTM": (5, 6), "GRU": (5,), "RNN": (5,), "DynamicQuantizeLSTM": (5, 6)}
+#: DynamicQuantizeLSTM is what ONNX Runtime's quantiser makes of an LSTM:
+#: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md. Its operands up to
+#: the states are those of an LSTM.
+_DOMAINS: Final = {"DynamicQuantizeLSTM": ("com.microsoft",)}
 _ROW_LENGTHS: Final = 4
 
 
@@ -31,8 +35,9 @@ def recurrent_nodes(
 
 
 def is_recurrent(node: ir.Node) -> bool:
-    """Whether a node is a recurrent operator of ONNX's own."""
-    return node.op_type in INITIAL_STATES and node.domain in ("", "ai.onnx")
+    """Whether a node is a recurrent operator of ONNX's own, or its quantised form."""
+    domains = _DOMAINS.get(node.op_type, ("", "ai.onnx"))
+    return node.op_type in INITIAL_STATES and node.domain in domains
 
 
 def is_bidirectional(node: ir.Node) -> bool:

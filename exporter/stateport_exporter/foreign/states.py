@@ -56,7 +56,8 @@ class LiftedOperator:
     """What became of one recurrent operator.
 
     Attributes:
-        operator: "LSTM", "GRU" or "RNN".
+        operator: "LSTM", "GRU", "RNN" or "DynamicQuantizeLSTM"; or "Scan" or "Loop", which
+            carries a value.
         name: the name of its node in the graph.
         what: "lifted"; "explicit", where its states were inputs and outputs already; or "left".
         reason: why it was left.

@@ -26,6 +26,7 @@ from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
 
 from ..errors import ExportError
 from ..vectors.cases import BATCHES, CHAIN, RAGGED, TIMES
+from .rounding import ROUNDED
 
 Array = NDArray[Any]
 #: Gives the outputs of a whole sequence, from the initial state, by name.
@@ -148,7 +149,7 @@ def _takes_more_rows(source: Source, model: Model, sizes: AcceptedSizes) -> bool
         rows = {
             spec.name: _first_rows(spec, answers[spec.name], batch) for spec in contract.outputs
         }
-        return _difference(model, source(smaller), [rows]) is None
+        return _difference(model, source(smaller), [rows], rounded=False) is None
     except StateportError:
         return False
 
@@ -232,27 +233,33 @@ def _follows(lengths: Mapping[_Sizes, int], sizes: Sequence[int]) -> bool:
     return len(set(sizes)) > 1 and sizes == list(lengths.values())
 
 
-def measure_source_streaming(source: Source, model: Model, sizes: AcceptedSizes) -> Streaming:
+def measure_source_streaming(
+    source: Source, model: Model, sizes: AcceptedSizes, *, rounded: bool = False
+) -> Streaming:
     """Whether chunks give the source's answers for the whole, and which multiple they must be.
 
     Args:
         source: gives the answers for whole sequences.
         model: the lifted file, which takes chunks.
         sizes: what the source takes.
+        rounded: whether each call rounds values to integers, so that chunks are only near the
+            whole.
     """
     if not any("time" in spec.shape for spec in model.contract.inputs):
         return Streaming(False, "none of its inputs has an axis that is time")
 
     first_problem = None
     for multiple in _MULTIPLES:
-        problem = _chunk_problem(source, model, multiple, sizes)
+        problem = _chunk_problem(source, model, multiple, sizes, rounded)
         if problem is None:
             return Streaming(True, None, multiple)
         first_problem = first_problem or problem
     return Streaming(False, first_problem)
 
 
-def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedSizes) -> str | None:
+def _chunk_problem(
+    source: Source, model: Model, multiple: int, sizes: AcceptedSizes, rounded: bool
+) -> str | None:
     """How chunks of a multiple differ from the whole; None if they do not."""
     # Long chunks come first. A network that cuts off steps may have none left of a short chunk, and
     # ONNX Runtime aborts the process if a recurrent operator gets a sequence of no steps.
@@ -261,7 +268,8 @@ def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedS
         batch = _middle(sizes.batches)
         case = _make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
         try:
-            problem = _difference(model, source(case.inputs), _run_calls(model, case))
+            whole, calls = source(case.inputs), _run_calls(model, case)
+            problem = _difference(model, whole, calls, rounded)
         except StateportError as error:
             problem = f"it cannot take short chunks: {error}"
         if problem is not None:
@@ -270,10 +278,13 @@ def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedS
 
 
 def _difference(
-    model: Model, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
+    model: Model,
+    whole: Mapping[str, Array],
+    calls: Sequence[Mapping[str, Array]],
+    rounded: bool,
 ) -> str | None:
     """A sentence on the first output whose chunks differ from the whole; None if all agree."""
-    same = _SAME[model.precision]
+    same = ROUNDED if rounded else _SAME[model.precision]
     for spec in model.contract.outputs:
         axis = spec.time_axis
         expected = whole[spec.name]
@@ -285,11 +296,17 @@ def _difference(
         if actual.shape != expected.shape:
             return f"measured: fed in chunks, {spec.name!r} has another length than of the whole"
 
-        error = np.abs(actual.astype(np.float64) - expected.astype(np.float64)).max(initial=0.0)
+        difference = actual.astype(np.float64) - expected.astype(np.float64)
+        measure = _root_mean_square if rounded else _scale_of
+        error, size = measure(difference), measure(expected)
         # The negation refuses NaN too.
-        if not error <= same * max(_scale_of(expected), 1e-30):
+        if not error <= same * max(size, 1e-30):
             return f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from the whole"
     return None
+
+
+def _root_mean_square(array: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(array.astype(np.float64))))) if array.size else 0.0
 
 
 def _scale_of(array: Array) -> float:
@@ -299,20 +316,24 @@ def _scale_of(array: Array) -> float:
     return float(np.abs(array).max(initial=0.0))
 
 
-def record_from_source(source: Source, model: Model, sizes: AcceptedSizes) -> Vectors:
+def record_from_source(
+    source: Source, model: Model, sizes: AcceptedSizes, *, rounded: bool = False
+) -> Vectors:
     """Asks the source for every case.
 
     Args:
         source: gives the answers for whole sequences.
         model: the lifted file.
         sizes: what the source takes.
+        rounded: whether each call rounds values to integers. The whole, which has one scale for
+            all steps, is then no truth for chunks, so that whole sequences alone are recorded.
 
     Raises:
         ExportError: the source takes none of the cases; with its last error.
     """
     answered: list[Case] = []
     reason = ""
-    for case in _cases(model.contract, sizes):
+    for case in _cases(model.contract, sizes, chunked=not rounded):
         try:
             answered.append(_with_truth(source, model, case))
         except StateportError as error:  # a size that the source does not take
@@ -408,10 +429,11 @@ def _with_inputs_per_call(contract: Contract, case: Case) -> Case:
     return Case(case.name, case.through, case.sizes, case.chunks, inputs, {})
 
 
-def _cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
+def _cases(contract: Contract, sizes: AcceptedSizes, *, chunked: bool) -> Iterator[Case]:
     """All cases that the vectors have: whole sequences, and chunks where the file streams."""
     yield from _whole_cases(contract, sizes)
-    if contract.streaming.ok and contract.states:
+    has_time = "time" in _input_axes(contract)
+    if chunked and has_time and contract.streaming.ok and contract.states:
         yield from _chunked_cases(contract, sizes)
 
 

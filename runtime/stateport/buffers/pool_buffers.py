@@ -144,8 +144,10 @@ class _PartialStep:
     call: Callable[[], None]
 
 
-def check_rows(contract: Contract) -> None:
+def check_rows(contract: Contract, constant: Container[str] = ()) -> None:
     """Refuses networks whose streams cannot be rows of one batch.
+
+    `constant` are outputs that are the same in every call, so that they need no batch axis.
 
     Raises:
         StreamingError: it cannot stream, or an array of it has no batch axis.
@@ -155,7 +157,8 @@ def check_rows(contract: Contract) -> None:
     states = contract.state_inputs
     axes_of_inputs = {axis for spec in contract.inputs for axis in spec.shape}
     for spec in (*contract.inputs, *contract.outputs, *states):
-        if spec.shape.count("batch") != 1:
+        is_constant = spec in contract.outputs and spec.name in constant
+        if not is_constant and spec.shape.count("batch") != 1:
             raise StreamingError(
                 f"{spec.name!r} has no axis 'batch' of its own ({spec}), and the streams of a pool "
                 "are the rows of a batch. Export the network with a dynamic batch, or use a Stream "

@@ -22,6 +22,7 @@ from . import output
 _OWN: Final = ("bench", "doctor", "inspect", "run", "serve", "tune", "verify")
 #: The exporter's commands and their help, which is needed before the exporter is imported.
 _EXPORTERS: Final = {
+    "contract": "Write a contract into a copy of an ONNX file with explicit states.",
     "export": "Export a PyTorch network to ONNX with explicit state.",
     "lift": "Turn the hidden states of an ONNX file into inputs and outputs.",
     "quantize": "Quantize a model's weights to 8 or 4 bits.",

@@ -192,6 +192,26 @@ def named_constants(texts: Sequence[str]) -> dict[str, object] | None:
     return constants or None
 
 
+def named_axes(texts: Sequence[str]) -> dict[str, tuple[int | str, ...]]:
+    """Parses NAME=AXIS,AXIS,... for each array; a whole number is a size.
+
+    Raises:
+        click.BadParameter: a text has another form, or two texts name one array.
+    """
+    axes: dict[str, tuple[int | str, ...]] = {}
+    for text in texts:
+        name, shape = _split_pair(text, "--axes", "NAME=AXIS,AXIS,...")
+        parts = [part.strip() for part in shape.split(",")]
+        if name in axes or not all(parts):
+            reason = "is named twice" if name in axes else f"has an empty axis in {shape!r}"
+            raise click.BadParameter(
+                f"{name!r} {reason}. Name the axes of each array once: x=batch,time,5.",
+                param_hint="--axes",
+            )
+        axes[name] = tuple(int(part) if part.isdecimal() else part for part in parts)
+    return axes
+
+
 def literal(text: str, option: str) -> object:
     """The value of a Python literal that was passed to an option.
 

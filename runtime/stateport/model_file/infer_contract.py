@@ -10,6 +10,7 @@ from typing import Final
 
 from ..contract import ArraySpec, Axis, Contract, StateSpec, describe
 from ..errors import ContractError, InputError
+from .foreign.growing import check_growing
 from .foreign.streaming import streaming_of
 from .onnx_outline import OnnxFile
 
@@ -67,9 +68,11 @@ def infer_contract(
 
     Raises:
         ContractError: the names match no pairing of states, or more than one.
-        InputError: `states` names what the file lacks, or what does not fit.
+        InputError: `states` names what the file lacks, or what does not fit; or a state grows with
+            every call.
     """
     pairs = _matched_states(file) if states is None else _declared_states(file, states)
+    check_growing(file, pairs)
     ports_of_states = {*pairs, *pairs.values()}
     state_inputs = [spec for spec in file.inputs if spec.name in pairs]
     renamed = {**_batch_axes(state_inputs), **(axes or {})}

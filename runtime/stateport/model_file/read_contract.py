@@ -40,7 +40,9 @@ def read_contract(file: OnnxFile) -> Contract:
     if text is None:
         raise ContractError(
             f"{file.path} carries no contract (metadata key {CONTRACT_KEY!r}), so which of its "
-            "inputs are states is unknown. Export the network with `stateport export`."
+            "inputs are states is unknown. `stateport contract IN.onnx -o OUT.onnx --state "
+            "INPUT=OUTPUT` writes one into a copy; `stateport lift` makes hidden states inputs "
+            "and outputs; `stateport export` exports a PyTorch network."
         )
 
     contract = Contract.from_json(text)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`add_contract`: an ONNX file with states of its own -> a copy with a contract, and vectors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from stateport import Contract, Model
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Axis, Streaming
+from stateport.engines import open_engine
+from stateport.model_file.foreign.streaming import streaming_of
+from stateport.model_file.infer_contract import infer_contract
+from stateport.model_file.onnx_outline import OnnxFile, read
+from stateport.parity.engine_report import EngineReport
+from stateport.parity.vectors import vectors_path
+from stateport.probed_axes import find_batch, measure_outputs
+
+from . import __version__
+from .errors import ExportError
+from .foreign.arguments import lengths_of_rows
+from .foreign.file_vectors import record_from_file
+from .foreign.lifted_file import declare_shapes
+from .foreign.named_axes import with_named_axes
+from .foreign.rounding import rounds
+from .foreign.usual_form import sort_nodes, take_weights_from_inputs
+from .foreign.whole_sequences import accepted_sizes, measure_source_streaming
+from .graph.verified_file import check_paths, write_verified
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ContractResult:
+    """What `add_contract` wrote.
+
+    Attributes:
+        path: the new file.
+        vectors: the file of its vectors.
+        contract: its contract.
+        truth: "float64" where the vectors are the file's answers in float64; "float32" where they
+            are ONNX Runtime's, because the file cannot be evaluated in float64.
+        report: the result of verifying the file on `ort-cpu`.
+    """
+
+    path: Path
+    vectors: Path
+    contract: Contract
+    truth: str
+    report: EngineReport
+
+
+def add_contract(
+    source: str | PathLike[str],
+    path: str | PathLike[str],
+    *,
+    states: Mapping[str, str] | None = None,
+    axes: Mapping[str, Sequence[Axis]] | None = None,
+) -> ContractResult:
+    """Writes a copy of an ONNX file with a contract, so that every command works on it.
+
+    The graph stays as it is: its states have to be inputs and outputs. (`lift` makes them so.) The
+    vectors beside the copy are the answers of the graph itself in float64, evaluated node by node;
+    `verify` then shows how far an engine is from them. An axis that the file leaves open without a
+    usable name is found by running the file at two sizes.
+
+    Args:
+        source: an ONNX file without a contract.
+        path: the file to write.
+        states: by state input, the output that gives its next value: {"h_in": "h_out"}. By default
+            they are recognised by their names, as `load` does. {} says that there are none.
+        axes: by input or output, its axes: {"x": ("batch", "time", 5)}. "batch" and "time" have a
+            meaning; any other name is an axis of its own.
+
+    Raises:
+        FileError: a file cannot be read or written.
+        ContractError: the names of inputs and outputs match no pairing of states, or more than
+            one; or a state grows with every call.
+        InputError: `states` or `axes` do not fit the file.
+        EngineUnavailable: ONNX Runtime, which runs the file, is not installed.
+        EngineError: ONNX Runtime cannot load the file.
+        ExportError: the file has a contract already, it takes nothing that was tried, or the copy
+            fails verification.
+    """
+    source, path = Path(source), Path(path)
+    check_paths(path, source)
+    file = read(source)
+    if CONTRACT_KEY in file.metadata:
+        raise ExportError(
+            f"{source} has a contract already; a file without one was expected. Use it as it is."
+        )
+
+    file = with_named_axes(file, axes or {})
+    model = ir.load(source)
+    take_weights_from_inputs(model)
+    sort_nodes(model)
+    contract, size = _measured_contract(
+        file, model, infer_contract(file, states), are_named=states is not None
+    )
+
+    declare_shapes(model.graph, contract)
+    model.metadata_props[CONTRACT_KEY] = contract.to_json()
+    origin = {"contract": source.name, "stateport": __version__}
+    model.metadata_props[ORIGIN_KEY] = json.dumps(origin)
+    if rounds(file.operators):
+        model.metadata_props.setdefault(PRECISION_KEY, "int8")
+
+    vectors = record_from_file(source, contract, size, double=not rounds(file.operators))
+    report = write_verified(
+        model,
+        path,
+        lambda _: vectors,
+        check=True,
+        fault="ONNX Runtime does not give the answers that the file gives in float64",
+        advice="Please report this file.",
+    )
+
+    assert report is not None  # `ort-cpu` is installed: the file has run on it above
+    return ContractResult(path, vectors_path(path), contract, vectors.truth, report)
+
+
+def _measured_contract(
+    file: OnnxFile, model: ir.Model, contract: Contract, *, are_named: bool
+) -> tuple[Contract, int]:
+    """The contract, with what running the file shows; and a size that its free axes take."""
+    engine = open_engine("ort-cpu", file, None, {})
+    contract = find_batch(contract, engine)
+    lengths = lengths_of_rows(model.graph)
+    inputs = []
+    for spec in contract.inputs:
+        holds_lengths = spec.name in lengths
+        inputs.append(replace(spec, lengths_of="time") if holds_lengths else spec)
+    contract = measure_outputs(replace(contract, inputs=tuple(inputs)), engine)
+    runner = Model(contract, engine)
+
+    def answer_whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return runner.run(arrays)[0]
+
+    sizes = accepted_sizes(answer_whole, contract)
+    streaming = streaming_of(file, contract)
+    has_time = any("time" in spec.shape for spec in contract.inputs)
+    if streaming.ok is None and has_time:
+        rounded = rounds(file.operators)
+        streaming = measure_source_streaming(answer_whole, runner, sizes, rounded=rounded)
+    elif streaming.ok is None:  # a call is a step; the caller may have named its states
+        streaming = Streaming() if are_named else Streaming(False, streaming.reason)
+    return replace(contract, streaming=streaming), sizes.free

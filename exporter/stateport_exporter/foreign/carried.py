@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lifting values that a loop over time carries: the states in `Scan` and `Loop` bodies.
+
+tf2onnx writes Keras' recurrent layers in this way where ONNX's own operators do not fit (masks,
+cells of a user). A carried value that starts from a constant becomes an input of the graph, and its
+last value becomes an output. How `Scan` and `Loop` order their operands is in ONNX's specification:
+https://onnx.ai/onnx/operators/onnx__Scan.html and https://onnx.ai/onnx/operators/onnx__Loop.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from ..graph.dataflow import origin
+from .constants import constant_of
+from .levels import Level, iterations_of
+from .names import free_name, state_prefix
+from .states import Lifted, LiftedOperator
+
+Array = NDArray[Any]
+
+#: Sizes of open axes in two evaluations of a first value: an axis of it that has both sizes of one
+#: name has that name. No network has such sizes by chance.
+_SIZES: Final = (
+    (101, 103, 107, 109, 113, 127, 131, 137),
+    (139, 149, 151, 157, 163, 167, 173, 179),
+)
+_LETTERS: Final = "hc"
+_FLOATS: Final = frozenset({"float16", "float32", "float64"})
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """A value that a loop carries: its positions outside of the body, and itself inside of it."""
+
+    operand: int
+    result: int
+    before: ir.Value
+    after: ir.Value
+
+
+def lift_carried(
+    model: ir.Model,
+) -> tuple[list[Lifted], list[LiftedOperator], dict[str, str]]:
+    """Turns values that loops over time carry into inputs and outputs of the graph, in place.
+
+    Returns:
+        The states that have been lifted; what became of each loop that carries one; and the names
+        of axes that a loop runs along, {"s27": "time"}.
+    """
+    loops = [node for node in list(model.graph) if _is_loop(node)]
+    lifted: list[Lifted] = []
+    outcomes: list[LiftedOperator] = []
+    times: dict[str, str] = {}
+    for node in loops:
+        hidden = list(_hidden(node))
+        if not hidden:
+            continue
+
+        name = node.name or node.op_type
+        reason = _why_not(model.graph, node)
+        if reason is not None:
+            outcomes.append(LiftedOperator(node.op_type, name, "left", reason))
+            continue
+        prefix = state_prefix(model.graph, node, alone=len(loops) == 1)
+        for number, carried in enumerate(hidden):
+            letter = _LETTERS[number] if len(hidden) <= len(_LETTERS) else f"s{number + 1}_"
+            lifted.append(_lift(model, node, carried, f"{prefix}{letter}"))
+        outcomes.append(LiftedOperator(node.op_type, name, "lifted"))
+        along = [*_axes_along(model.graph, node)] or _axes_beside(model.graph, lifted)
+        times.update(dict.fromkeys(along, "time"))
+    return lifted, outcomes, times
+
+
+def _is_loop(node: ir.Node) -> bool:
+    return node.op_type in ("Scan", "Loop") and node.domain in ("", "ai.onnx")
+
+
+def _carried(node: ir.Node) -> Iterator[_Carried]:
+    """All values that a loop carries from one iteration to the next."""
+    body = node.attributes["body"].as_graph()
+    if node.op_type == "Scan":
+        count = len(node.inputs) - node.attributes["num_scan_inputs"].as_int()
+        for number in range(count):
+            yield _Carried(number, number, body.inputs[number], body.outputs[number])
+    else:  # a Loop has a number of iterations and a condition in front
+        for number in range(len(node.inputs) - 2):
+            before, after = body.inputs[number + 2], body.outputs[number + 1]
+            yield _Carried(number + 2, number, before, after)
+
+
+def _hidden(node: ir.Node) -> Iterator[_Carried]:
+    """The carried values that are states: they start from a constant, and the body changes them.
+
+    Counters are integers, and values that the body passes on as they are do not change.
+    """
+    body = node.attributes["body"].as_graph()
+    for carried in _carried(node):
+        first = node.inputs[carried.operand]
+        if first is None or constant_of(first) is None or origin(carried.after) is carried.before:
+            continue
+        if _is_float(first, carried) and _is_read(body, carried.before):
+            yield carried
+
+
+def _is_float(first: ir.Value, carried: _Carried) -> bool:
+    for value in (first, carried.before, carried.after):
+        if value.dtype is not None:
+            return value.dtype.numpy().name in _FLOATS
+    return True
+
+
+def _is_read(body: ir.Graph, value: ir.Value) -> bool:
+    """Whether a node of a body, or of the graphs inside of it, takes one of the body's inputs."""
+    nodes = ir.traversal.RecursiveGraphIterator(body)
+    return any(value in node.inputs for node in nodes)
+
+
+def _why_not(graph: ir.Graph, node: ir.Node) -> str | None:
+    """Why the values that a loop carries are not those of time; None if they may be."""
+    directions = node.attributes.get("scan_input_directions")
+    if directions is not None and any(directions.as_ints()):
+        return "it runs backwards over time, so that it needs the whole sequence"
+
+    count = iterations_of(Level(node, node.attributes["body"].as_graph()))
+    has_open_axes = any(len(_open_axes(value)) > 1 for value in graph.inputs)
+    if count is not None and has_open_axes:
+        return f"it always makes {count} iterations, so that it does not run over time"
+    return None
+
+
+def _open_axes(value: ir.Value) -> list[str]:
+    """The names of a value's axes that have no size."""
+    names = []
+    for dim in value.shape or ():
+        if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+            names.append(str(dim.value))
+    return names
+
+
+def _axes_along(graph: ir.Graph, node: ir.Node) -> Iterator[str]:
+    """The names of inputs' axes that a Scan runs along."""
+    if node.op_type != "Scan":
+        return
+
+    names = _names_of(graph.inputs)
+    count = node.attributes["num_scan_inputs"].as_int()
+    along = node.attributes.get("scan_input_axes")
+    axes = along.as_ints() if along is not None else [0] * count
+    for value, axis in zip(node.inputs[len(node.inputs) - count :], axes, strict=True):
+        if value is not None and value.shape is not None:
+            dim = value.shape[axis]
+            if isinstance(dim, ir.SymbolicDim) and str(dim.value) in names:
+                yield str(dim.value)
+
+
+def _axes_beside(graph: ir.Graph, lifted: Sequence[Lifted]) -> list[str]:
+    """The only axis of the inputs, beside those of states, that has no size; else nothing."""
+    states = {state.input for state in lifted}
+    of_states: set[str] = set()
+    of_inputs: set[str] = set()
+    for value in graph.inputs:
+        names = of_states if value.name in states else of_inputs
+        names.update(_open_axes(value))
+    rest = sorted(of_inputs - of_states)
+    return rest if len(rest) == 1 else []
+
+
+def _lift(model: ir.Model, node: ir.Node, carried: _Carried, name: str) -> Lifted:
+    """Makes one carried value an input of the graph, and its last value an output."""
+    graph = model.graph
+    first = node.inputs[carried.operand]
+    assert first is not None
+    shape, initial = _first_value(model, first)
+
+    dtype = ir.DataType.from_numpy(initial.dtype)
+    argument = ir.Value(
+        name=free_name(graph, f"{name}0"), type=ir.TensorType(dtype), shape=ir.Shape(shape)
+    )
+    graph.inputs.append(argument)
+    node.replace_input_with(carried.operand, argument)
+
+    # A copy, so that a last value that is an output already stays one.
+    copy = ir.node("Identity", [node.outputs[carried.result]])
+    last = copy.outputs[0]
+    last.name = free_name(graph, f"{name}n")
+    last.type, last.shape = ir.TensorType(dtype), ir.Shape(shape)
+    graph.append(copy)
+    graph.outputs.append(last)
+    return Lifted(str(argument.name), str(last.name), initial if initial.any() else None)
+
+
+def _first_value(model: ir.Model, first: ir.Value) -> tuple[Sequence[int | str], Array]:
+    """The shape of a first value, with names for its open axes; and its numbers, where those are 1.
+
+    The nodes in front of it compute it from constants and from sizes of the graph's inputs.
+    """
+    names = sorted(_names_of(model.graph.inputs))
+    evaluate = _evaluation(model, first)
+    runs = [dict(zip(names, sizes, strict=False)) for sizes in _SIZES]
+    shapes = [evaluate(dict.fromkeys(names, 2) | run).shape for run in runs]
+
+    first_run, second_run = runs
+    names_of_sizes = {(first_run[name], second_run[name]): name for name in first_run}
+    shape = [names_of_sizes.get(pair, pair[0]) for pair in zip(*shapes, strict=True)]
+    return shape, evaluate(dict.fromkeys(names, 1))
+
+
+def _names_of(values: Iterable[ir.Value]) -> set[str]:
+    """The names of all axes without a size."""
+    names: set[str] = set()
+    for value in values:
+        names.update(_open_axes(value))
+    return names
+
+
+def _evaluation(model: ir.Model, value: ir.Value) -> Any:
+    """A function that gives a value of the graph for sizes of the axes of its inputs."""
+    proto = ir.to_proto(model)
+    needed, nodes = {value.name}, []
+    for node in reversed(proto.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    del proto.graph.output[:]
+    proto.graph.output.add().name = str(value.name)
+    del proto.graph.value_info[:]
+    evaluator = ReferenceEvaluator(proto)
+
+    def evaluate(sizes: Mapping[str, int]) -> Array:
+        inputs = {}
+        for spec in model.graph.inputs:
+            if spec.name in needed:
+                dims = [d if isinstance(d, int) else sizes[str(d.value)] for d in spec.shape or ()]
+                dtype = ir.DataType.FLOAT if spec.dtype is None else spec.dtype
+                inputs[str(spec.name)] = np.zeros(dims, dtype.numpy())
+        (array,) = evaluator.run(None, inputs)
+        return np.asarray(array)
+
+    return evaluate

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Axes that a file leaves open without a usable name, found by running it at two sizes.
+
+Other exporters may give each input an axis name of its own for the batch, or leave the axes of
+outputs unnamed. Which axis is the batch then follows from what the engine takes and gives.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from .contract import ArraySpec, Axis, Contract, resolve
+from .engines import Engine
+from .engines.base import answers
+from .errors import StateportError
+from .validation import Array
+
+#: The sizes of the batch, of time, and of axes that are neither, in two runs. They differ within a
+#: run, so that no operator takes one for another, and between the runs. There are enough steps that
+#: a network that cuts some off has some left: ONNX Runtime aborts the process if a recurrent
+#: operator gets a sequence of no steps.
+_RUNS: Final = ((2, 64, 48), (5, 96, 48))
+#: The most assignments of axes that are tried.
+_MOST_TRIED: Final = 64
+
+
+def find_batch(contract: Contract, engine: Engine) -> Contract:
+    """The contract, in which the batch of each input has the name of that of the states.
+
+    Where states have a batch and no input has one, every open axis of each input is tried: with the
+    batch there the file runs, and elsewhere it does not. Where several fit, or none, the contract
+    stays as it is.
+    """
+    if not any("batch" in spec.shape for spec in contract.states) or _has(contract, "batch"):
+        return contract
+
+    fitting = []
+    for renamed in itertools.islice(_assignments(contract), _MOST_TRIED):
+        if _takes(renamed, engine):
+            fitting.append(renamed)
+    return _with_time(fitting[0]) if len(fitting) == 1 else contract
+
+
+def measure_outputs(contract: Contract, engine: Engine) -> Contract:
+    """The contract, in which an unnamed axis of an output is the batch or time if it follows that.
+
+    Files need not declare the shapes of outputs. Where the file refuses both sizes that are tried,
+    the contract stays as it is.
+    """
+    if all(_is_known(contract, spec) for spec in contract.outputs):
+        return contract
+
+    measured = _both_runs(contract, engine)
+    if measured is None:
+        return contract
+
+    outputs = []
+    for spec in contract.outputs:
+        shapes = [run[spec.name].shape for run in measured]
+        if _is_known(contract, spec) or len(shapes[0]) != len(shapes[1]):
+            outputs.append(spec)
+        else:
+            outputs.append(replace(spec, shape=_measured_shape(contract, spec, *shapes)))
+    return replace(contract, outputs=tuple(outputs))
+
+
+def constant_outputs(contract: Contract, engine: Engine) -> frozenset[str]:
+    """The outputs that have the same bytes whatever goes in, at two sizes, from drawn numbers."""
+    measured = _both_runs(contract, engine)
+    if measured is None:
+        return frozenset()
+
+    first, second = measured
+    names = set()
+    for spec in contract.outputs:
+        a, b = first[spec.name], second[spec.name]
+        if a.shape == b.shape and a.tobytes() == b.tobytes():
+            names.add(spec.name)
+    return frozenset(names)
+
+
+def _both_runs(contract: Contract, engine: Engine) -> list[dict[str, Array]] | None:
+    """What calls of both sizes give; None where the engine refuses one."""
+    measured = []
+    for batch, time, free in _RUNS:
+        run = _run(contract, engine, {"batch": batch, "time": _steps(contract, time)}, free)
+        if run is None:
+            return None
+        measured.append(run)
+    return measured
+
+
+def _steps(contract: Contract, time: int) -> int:
+    """The number of steps of a run, as a contract allows it: not too few, and a multiple."""
+    multiple = contract.streaming.chunk_multiple
+    return max(dict(contract.minimums).get("time", 1), 1) * multiple + time * multiple
+
+
+def _assignments(contract: Contract) -> Iterator[Contract]:
+    """Contracts in which one open axis of each input, or none, is the batch."""
+    choices = [[*_open(spec), None] for spec in contract.inputs]
+    for chosen in itertools.product(*choices):
+        if any(number is not None for number in chosen):
+            inputs = []
+            for spec, number in zip(contract.inputs, chosen, strict=True):
+                inputs.append(spec if number is None else _with_axis(spec, number, "batch"))
+            yield replace(contract, inputs=tuple(inputs))
+
+
+def _open(spec: ArraySpec) -> list[int]:
+    """The positions of an array's axes that have a plain name and no size."""
+    return [
+        number for number, axis in enumerate(spec.shape) if isinstance(axis, str) and axis != "time"
+    ]
+
+
+def _with_axis(spec: ArraySpec, number: int, axis: Axis) -> ArraySpec:
+    shape = list(spec.shape)
+    shape[number] = axis
+    return replace(spec, shape=tuple(shape))
+
+
+def _with_time(contract: Contract) -> Contract:
+    """The contract; where no input has time, the only open axis of one is time."""
+    if any("time" in spec.shape for spec in contract.inputs):
+        return contract
+
+    inputs = []
+    for spec in contract.inputs:
+        rest = [number for number in _open(spec) if spec.shape[number] != "batch"]
+        inputs.append(_with_axis(spec, rest[0], "time") if len(rest) == 1 else spec)
+    return replace(contract, inputs=tuple(inputs))
+
+
+def _takes(contract: Contract, engine: Engine) -> bool:
+    batch, time, free = _RUNS[0]
+    return _run(contract, engine, {"batch": batch, "time": time}, free) is not None
+
+
+def _run(
+    contract: Contract, engine: Engine, sizes: Mapping[str, int], free: int
+) -> dict[str, Array] | None:
+    """What one call gives at these sizes, from drawn numbers; None where the engine refuses it."""
+    specs = (*contract.inputs, *contract.state_inputs)
+    names = {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}
+    all_sizes = {**dict.fromkeys(names, free), **sizes}
+    random = np.random.default_rng(all_sizes["batch"])
+    try:
+        arrays = {spec.name: _drawn(spec, all_sizes, random) for spec in specs}
+        outputs = [spec.name for spec in (*contract.outputs, *contract.state_outputs)]
+        return answers(engine, arrays, outputs)
+    except (StateportError, KeyError):  # a size that the file does not take
+        return None
+
+
+def _drawn(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
+    """Normal numbers; for integers, 0 and 1, which every vocabulary has; for lengths, all steps."""
+    shape = resolve(spec.shape, sizes)
+    if spec.lengths_of is not None:
+        return np.full(shape, sizes[spec.lengths_of], spec.dtype)
+    if np.dtype(spec.dtype).kind == "f":
+        return random.standard_normal(shape).astype(spec.dtype)
+    return np.asarray(random.integers(0, 2, shape)).astype(spec.dtype)
+
+
+def _is_known(contract: Contract, spec: ArraySpec) -> bool:
+    """Whether the shape of an output is known before a call."""
+    sizes: dict[str, int] = {}
+    for source in (*contract.inputs, *contract.state_inputs):
+        sizes.update(dict.fromkeys((axis for axis in source.shape if isinstance(axis, str)), 1))
+    try:
+        resolve(spec.shape, sizes)
+    except KeyError:
+        return False
+    return bool(spec.shape)
+
+
+def _measured_shape(
+    contract: Contract, spec: ArraySpec, first: tuple[int, ...], second: tuple[int, ...]
+) -> tuple[Axis, ...]:
+    """The axes of an output from its sizes in both runs."""
+    shape: list[Axis] = []
+    for number, pair in enumerate(zip(first, second, strict=True)):
+        declared = spec.shape[number] if number < len(spec.shape) else None
+        if pair == _batches():
+            shape.append("batch")
+        elif pair == _times(contract) and _has(contract, "time"):
+            shape.append("time")
+        elif declared is None:
+            shape.append(pair[0] if pair[0] == pair[1] else f"{spec.name} axis {number}")
+        else:
+            shape.append(declared)
+    return tuple(shape)
+
+
+def _batches() -> tuple[int, ...]:
+    return tuple(batch for batch, _, _ in _RUNS)
+
+
+def _times(contract: Contract) -> tuple[int, ...]:
+    return tuple(_steps(contract, time) for _, time, _ in _RUNS)
+
+
+def _has(contract: Contract, axis: str) -> bool:
+    return any(axis in spec.shape for spec in contract.inputs)
