@@ -77,8 +77,9 @@ def _is_to_change(node: torch.fx.Node) -> bool:
 def _is_composite_view(operator: torch._ops.OpOverload) -> bool:
     """Whether an operator is made of others, and its result shares the memory of an operand."""
     shares = any(result.alias_info is not None for result in operator._schema.returns)
+    name = str(operator.name())  # type: ignore[no-untyped-call]
     return shares and torch._C._dispatch_has_kernel_for_dispatch_key(
-        operator.name(), "CompositeImplicitAutograd"
+        name, "CompositeImplicitAutograd"
     )
 
 
