@@ -35,15 +35,41 @@ class Timer:
             self._handle = None
 
 
-class LimitedHttp(HttpToolsProtocol):
-    """HTTP/1.1: a header has to arrive in time, and answers have to be read."""
+class _LimitedWriting(asyncio.Protocol):
+    """A protocol whose answers have to be read in time."""
 
     limits: ClassVar = Limits()
+    transport: Any
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._write_timer = Timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits for nothing any more."""
+        self._write_timer.clear()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Waits for the client to read."""
+        super().pause_writing()
+        self._write_timer.set(self.limits.write_seconds, self._abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._write_timer.clear()
+        super().resume_writing()
+
+    def _abort(self) -> None:
+        self.transport.abort()
+
+
+class LimitedHttp(_LimitedWriting, HttpToolsProtocol):
+    """HTTP/1.1: a header has to arrive in time, and answers have to be read."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._header_timer = Timer()
-        self._write_timer = Timer()
 
     def connection_made(self, transport: Any) -> None:
         """Waits for a header."""
@@ -53,7 +79,6 @@ class LimitedHttp(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits for nothing any more."""
         self._header_timer.clear()
-        self._write_timer.clear()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
@@ -76,55 +101,18 @@ class LimitedHttp(HttpToolsProtocol):
         self._header_timer.clear()
         super().handle_websocket_upgrade()
 
-    def pause_writing(self) -> None:
-        """Waits for the client to read."""
-        super().pause_writing()
-        self._write_timer.set(self.limits.write_seconds, self._abort)
-
-    def resume_writing(self) -> None:
-        """The client has read."""
-        self._write_timer.clear()
-        super().resume_writing()
-
     def timeout_keep_alive_handler(self) -> None:
         """Ends an idle connection at once; closed as usual, it would stay until all is read."""
         self._abort()
 
-    def _abort(self) -> None:
-        self.transport.abort()
 
-
-class LimitedWebSocket(WebSocketsSansIOProtocol):
+class LimitedWebSocket(_LimitedWriting, WebSocketsSansIOProtocol):
     """WebSockets: answers have to be read."""
-
-    limits: ClassVar = Limits()
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._write_timer = Timer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Waits for nothing any more."""
-        self._write_timer.clear()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Waits for the client to read."""
-        super().pause_writing()
-        self._write_timer.set(self.limits.write_seconds, self._abort)
-
-    def resume_writing(self) -> None:
-        """The client has read."""
-        self._write_timer.clear()
-        super().resume_writing()
 
     def keepalive_timeout(self) -> None:
         """Says farewell, and ends the connection where nobody reads it."""
         super().keepalive_timeout()
         self._write_timer.set(self.limits.write_seconds, self._abort)
-
-    def _abort(self) -> None:
-        self.transport.abort()
 
 
 def protocols(limits: Limits) -> tuple[type[asyncio.Protocol], type[asyncio.Protocol]]:
