@@ -30,8 +30,9 @@ from .foreign.file_vectors import record_from_file
 from .foreign.lifted_file import declare_shapes
 from .foreign.named_axes import with_named_axes
 from .foreign.rounding import rounds
+from .foreign.source_sizes import accepted_sizes
 from .foreign.usual_form import sort_nodes, take_weights_from_inputs
-from .foreign.whole_sequences import accepted_sizes, measure_source_streaming
+from .foreign.whole_sequences import measure_source_streaming
 from .graph.verified_file import check_paths, write_verified
 
 Array = NDArray[Any]

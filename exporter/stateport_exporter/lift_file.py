@@ -26,8 +26,8 @@ from . import __version__
 from .errors import ExportError
 from .foreign.lifted_file import LiftResult, write_lifted
 from .foreign.over_time import write_over_time
+from .foreign.source_cases import Source
 from .foreign.usual_form import put_time_first, sort_nodes, take_weights_from_inputs
-from .foreign.whole_sequences import Source
 from .graph.serialization import save
 from .graph.verified_file import check_paths
 

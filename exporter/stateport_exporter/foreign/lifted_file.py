@@ -39,16 +39,10 @@ from .outputs import keep_outputs
 from .precision import precision_of
 from .recurrent_operators import is_batch_first, is_bidirectional, recurrent_nodes, row_lengths
 from .rounding import rounds
+from .source_cases import AcceptedSizes, Source
+from .source_sizes import accepted_sizes, with_measured_outputs
 from .states import Lifted, LiftedOperator, lift_states
-from .whole_sequences import (
-    AcceptedSizes,
-    Source,
-    accepted_sizes,
-    measure_source_streaming,
-    record_from_source,
-    with_measured_outputs,
-    with_true_batch,
-)
+from .whole_sequences import measure_source_streaming, record_from_source, with_true_batch
 
 Array = NDArray[Any]
 

@@ -31,12 +31,9 @@ from ..graph.serialization import save
 from ..graph.verified_file import write_vectors
 from .axes import find_axes
 from .lifted_file import LiftResult
-from .whole_sequences import (
-    Source,
-    accepted_sizes,
-    measure_source_streaming,
-    record_from_source,
-)
+from .source_cases import Source
+from .source_sizes import accepted_sizes
+from .whole_sequences import measure_source_streaming, record_from_source
 
 Array = NDArray[Any]
 

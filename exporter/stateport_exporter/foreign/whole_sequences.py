@@ -9,104 +9,40 @@ them.
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stateport import Contract, Model, State
-from stateport.contract import ArraySpec, Axis, StateSpec, Streaming, resolve
+from stateport.contract import ArraySpec, StateSpec, Streaming
 from stateport.errors import StateportError
 from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
 
 from ..errors import ExportError
-from ..vectors.cases import BATCHES, CHAIN, RAGGED, TIMES
+from ..vectors.cases import RAGGED
 from .rounding import ROUNDED
-
-Array = NDArray[Any]
-#: Gives the outputs of a whole sequence, from the initial state, by name.
-Source = Callable[[Mapping[str, Array]], dict[str, Array]]
-#: The sizes of time, of the batch, and of axes that are neither ("free" ones).
-_Sizes = tuple[int, int, int]
+from .source_cases import (
+    AcceptedSizes,
+    Array,
+    Source,
+    input_axes,
+    make_case,
+    middle_of,
+    source_cases,
+)
 
 #: The largest difference between chunks and the whole, relative to the largest element, by the
 #: precision of the file. In the 16-bit formats, the states between chunks are rounded: it is eight
 #: units in the last place, 2**-10 and 2**-7.
 _SAME: Final = {"float32": 1e-4, "float16": 8 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
-#: Sizes that are tried for free axes, such as an image's width.
-_FREE_SIZES: Final = (4, 16, 64, 256)
-#: Sizes of the batch that are tried, in this order, for files that are made for one of them.
-_FROZEN_BATCHES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 64, 128, 256)
 #: Chunks are tried as multiples of these.
 _MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
 #: The steps of chunks, before they are multiplied.
 _LONG: Final = (40, 32, 64)
 _SHORT: Final = (40, *reversed(RAGGED))
-#: If an output has no time, the source is asked once for each call, so that chains take long.
-_SHORT_CHAIN: Final = 128
-
-
-@dataclass(frozen=True)
-class AcceptedSizes:
-    """The sizes that a source takes.
-
-    Attributes:
-        free: a size for axes that are neither batch nor time.
-        batches: the sizes of the batch that are used, from the smallest on; (1,) without a batch.
-    """
-
-    free: int
-    batches: tuple[int, ...]
-
-
-def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
-    """The sizes that the source takes, of the batch and of axes that are neither batch nor time.
-
-    Raises:
-        ExportError: the source takes none of the sizes that are tried; with its first error.
-    """
-    axes = _input_axes(contract)
-    free_sizes = _FREE_SIZES if axes - {"batch", "time"} else _FREE_SIZES[:1]
-    batches = _FROZEN_BATCHES if "batch" in axes else (1,)
-    reason = ""
-
-    # Most files take a batch of one. Others hold a constant that is made for one batch.
-    for batch, free in itertools.product(batches, free_sizes):
-        problem = _refusal(source, contract, batch, free)
-        if problem is None:
-            return AcceptedSizes(free, _accepted_batches(source, contract, batch, free))
-        reason = reason or problem
-
-    raise ExportError(
-        f"It takes nothing that was tried, so there is nothing to compare the new file with: "
-        f"{reason}"
-    )
-
-
-def _accepted_batches(
-    source: Source, contract: Contract, accepted: int, free: int
-) -> tuple[int, ...]:
-    """The sizes of the batch that are recorded, if the source takes them, and an accepted one."""
-    batches = [accepted]
-    if "batch" in _input_axes(contract):
-        for size in BATCHES:
-            if size != accepted and _refusal(source, contract, size, free) is None:
-                batches.append(size)
-    return tuple(sorted(batches))
-
-
-def _refusal(source: Source, contract: Contract, batch: int, free: int) -> str | None:
-    """Why a source does not take these sizes; None if it does."""
-    try:
-        source(_make_case(contract, "whole", [64], batch, free_size=free).inputs)
-    except StateportError as error:
-        return str(error)
-    return None
 
 
 def with_true_batch(source: Source, model: Model, sizes: AcceptedSizes) -> Contract:
@@ -121,7 +57,7 @@ def with_true_batch(source: Source, model: Model, sizes: AcceptedSizes) -> Contr
         sizes: what the source takes.
     """
     contract = model.contract
-    if "batch" not in _input_axes(contract) or len(sizes.batches) > 1:
+    if "batch" not in input_axes(contract) or len(sizes.batches) > 1:
         return contract
     if _takes_more_rows(source, model, sizes):
         return contract
@@ -139,7 +75,7 @@ def _takes_more_rows(source: Source, model: Model, sizes: AcceptedSizes) -> bool
     """Whether the lifted file takes a larger batch, and gives the first rows the same answers."""
     contract = model.contract
     (batch,) = sizes.batches
-    larger = _make_case(contract, "whole", [64], batch + 1, free_size=sizes.free)
+    larger = make_case(contract, "whole", [64], batch + 1, free_size=sizes.free)
     smaller = {}
     for spec in contract.inputs:
         smaller[spec.name] = _first_rows(spec, larger.inputs[spec.name], batch)
@@ -168,69 +104,6 @@ def _with_batch(spec: _Spec, batch: int) -> _Spec:
     """An array or a state whose batch has this size."""
     shape = tuple(batch if axis == "batch" else axis for axis in spec.shape)
     return replace(spec, shape=shape)
-
-
-def with_measured_outputs(source: Source, contract: Contract, sizes: AcceptedSizes) -> Contract:
-    """The contract, with the shapes of outputs as they have been measured.
-
-    Files need not declare them, or may declare them wrongly. An axis is the batch or time if it has
-    that size in every call that was tried.
-    """
-    measured = _measure_shapes(source, contract, sizes)
-    _, first = next(iter(measured))
-
-    outputs = []
-    for spec in contract.outputs:
-        shape = []
-        for axis in range(len(first[spec.name])):
-            lengths = {sizes: shapes[spec.name][axis] for sizes, shapes in measured}
-            shape.append(_measured_axis(spec, axis, lengths))
-        outputs.append(replace(spec, shape=tuple(shape)))
-    return replace(contract, outputs=tuple(outputs))
-
-
-def _measure_shapes(
-    source: Source, contract: Contract, accepted: AcceptedSizes
-) -> list[tuple[_Sizes, dict[str, tuple[int, ...]]]]:
-    """The shapes of all outputs at several sizes, without the sizes that the source refuses."""
-    axes = _input_axes(contract)
-    first_batch, batch = accepted.batches[0], accepted.batches[-1]
-    time = 96 if "time" in axes else 64
-
-    measured: dict[_Sizes, dict[str, tuple[int, ...]]] = {}
-    tried = (
-        (64, first_batch, accepted.free),
-        (64, batch, accepted.free),
-        (time, first_batch, accepted.free),
-        (64, first_batch, 3 * accepted.free),
-    )
-    for sizes in tried:
-        steps, batch_size, free = sizes
-        with contextlib.suppress(StateportError):
-            case = _make_case(contract, "whole", [steps], batch_size, free_size=free)
-            outputs = source(case.inputs)
-            measured[sizes] = {name: array.shape for name, array in outputs.items()}
-    return list(measured.items())
-
-
-def _measured_axis(spec: ArraySpec, axis: int, lengths: Mapping[_Sizes, int]) -> Axis:
-    """What an axis of an output is, from its lengths at several sizes."""
-    if len(lengths) > 1:
-        if _follows(lengths, [batch for _, batch, _ in lengths]):
-            return "batch"
-        if _follows(lengths, [time for time, _, _ in lengths]):
-            return "time"
-
-    declared = spec.shape[axis] if axis < len(spec.shape) else "?"
-    is_wrong = isinstance(declared, int) and set(lengths.values()) != {declared}
-    if declared == "?" or is_wrong:
-        return f"{spec.name} axis {axis}"
-    return declared
-
-
-def _follows(lengths: Mapping[_Sizes, int], sizes: Sequence[int]) -> bool:
-    """Whether the lengths are these sizes, which have to differ."""
-    return len(set(sizes)) > 1 and sizes == list(lengths.values())
 
 
 def measure_source_streaming(
@@ -265,8 +138,8 @@ def _chunk_problem(
     # ONNX Runtime aborts the process if a recurrent operator gets a sequence of no steps.
     for times in (_LONG, _SHORT):
         chunks = [multiple * time for time in times]
-        batch = _middle(sizes.batches)
-        case = _make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
+        batch = middle_of(sizes.batches)
+        case = make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
         try:
             whole, calls = source(case.inputs), _run_calls(model, case)
             problem = _difference(model, whole, calls, rounded)
@@ -333,7 +206,7 @@ def record_from_source(
     """
     answered: list[Case] = []
     reason = ""
-    for case in _cases(model.contract, sizes, chunked=not rounded):
+    for case in source_cases(model.contract, sizes, chunked=not rounded):
         try:
             answered.append(_with_truth(source, model, case))
         except StateportError as error:  # a size that the source does not take
@@ -427,88 +300,3 @@ def _with_inputs_per_call(contract: Contract, case: Case) -> Case:
             array = np.stack([array] * len(case.chunks))
         inputs[spec.name] = array
     return Case(case.name, case.through, case.sizes, case.chunks, inputs, {})
-
-
-def _cases(contract: Contract, sizes: AcceptedSizes, *, chunked: bool) -> Iterator[Case]:
-    """All cases that the vectors have: whole sequences, and chunks where the file streams."""
-    yield from _whole_cases(contract, sizes)
-    has_time = "time" in _input_axes(contract)
-    if chunked and has_time and contract.streaming.ok and contract.states:
-        yield from _chunked_cases(contract, sizes)
-
-
-def _whole_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
-    axes = _input_axes(contract)
-    multiple = contract.streaming.chunk_multiple
-    times = TIMES if "time" in axes else (1,)
-    has_free_axes = bool(axes - {"batch", "time"})
-
-    for batch in sizes.batches:
-        for time in times:
-            yield _make_case(contract, "whole", [time * multiple], batch, free_size=sizes.free)
-        if has_free_axes:
-            for factor in (2, 3):
-                name = f"{factor} times as wide"
-                yield _make_case(contract, name, [64], batch, free_size=factor * sizes.free)
-
-
-def _chunked_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
-    batch = _middle(sizes.batches)
-    multiple = contract.streaming.chunk_multiple
-    ragged = [time * multiple for time in RAGGED]
-    has_timeless_output = any(spec.time_axis is None for spec in contract.outputs)
-    chain_length = _SHORT_CHAIN if has_timeless_output else CHAIN
-
-    def chunked(name: str, chunks: Sequence[int], through: str) -> Case:
-        return _make_case(contract, name, chunks, batch, through, free_size=sizes.free)
-
-    yield chunked("step by step", [multiple] * 64, "stream")
-    yield chunked("ragged chunks", ragged, "stream")
-    yield chunked("ragged calls", ragged, "model")
-    yield chunked("chain", [multiple] * chain_length, "stream")
-
-
-def _middle(batches: Sequence[int]) -> int:
-    return batches[len(batches) // 2]
-
-
-def _input_axes(contract: Contract) -> set[str]:
-    """The names of all axes of the inputs."""
-    names: set[str] = set()
-    for spec in contract.inputs:
-        names.update(axis for axis in spec.shape if isinstance(axis, str))
-    return names
-
-
-def _make_case(
-    contract: Contract,
-    name: str,
-    chunks: Sequence[int],
-    batch: int,
-    through: str = "model",
-    *,
-    free_size: int,
-) -> Case:
-    """A case with random inputs, which depend only on the sizes."""
-    sizes = dict.fromkeys(_input_axes(contract) - {"time"}, free_size)
-    if "batch" in sizes:
-        sizes["batch"] = batch
-
-    time = sum(chunks)
-    random = np.random.default_rng(10_000 * batch + time)
-    all_sizes = {**sizes, "time": time}
-    inputs = {spec.name: _random_array(spec, all_sizes, random) for spec in contract.inputs}
-    return Case(f"{name} {batch}x{time}", through, sizes, tuple(chunks), inputs, {})
-
-
-def _random_array(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
-    """Normal numbers; for integers, 0 and 1, which every vocabulary has, or lengths that fit."""
-    shape = resolve(spec.shape, sizes)
-    if np.dtype(spec.dtype).kind == "f":
-        return random.standard_normal(shape).astype(spec.dtype)
-
-    if spec.lengths_of is None:
-        numbers = random.integers(0, 2, shape)
-    else:
-        numbers = random.integers(1, sizes[spec.lengths_of] + 1, shape)
-    return np.asarray(numbers).astype(spec.dtype)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sizes a source takes, and which shapes its outputs have at these."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from stateport import Contract
+from stateport.contract import ArraySpec, Axis
+from stateport.errors import StateportError
+
+from ..errors import ExportError
+from ..vectors.cases import BATCHES
+from .source_cases import AcceptedSizes, Source, input_axes, make_case
+
+#: The sizes of time, of the batch, and of axes that are neither ("free" ones).
+_Sizes = tuple[int, int, int]
+
+#: Sizes that are tried for free axes, such as an image's width.
+_FREE_SIZES: Final = (4, 16, 64, 256)
+#: Sizes of the batch that are tried, in this order, for files that are made for one of them.
+_FROZEN_BATCHES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 64, 128, 256)
+
+
+def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
+    """The sizes that the source takes, of the batch and of axes that are neither batch nor time.
+
+    Raises:
+        ExportError: the source takes none of the sizes that are tried; with its first error.
+    """
+    axes = input_axes(contract)
+    free_sizes = _FREE_SIZES if axes - {"batch", "time"} else _FREE_SIZES[:1]
+    batches = _FROZEN_BATCHES if "batch" in axes else (1,)
+    reason = ""
+
+    # Most files take a batch of one. Others hold a constant that is made for one batch.
+    for batch, free in itertools.product(batches, free_sizes):
+        problem = _refusal(source, contract, batch, free)
+        if problem is None:
+            return AcceptedSizes(free, _accepted_batches(source, contract, batch, free))
+        reason = reason or problem
+
+    raise ExportError(
+        f"It takes nothing that was tried, so there is nothing to compare the new file with: "
+        f"{reason}"
+    )
+
+
+def _accepted_batches(
+    source: Source, contract: Contract, accepted: int, free: int
+) -> tuple[int, ...]:
+    """The sizes of the batch that are recorded, if the source takes them, and an accepted one."""
+    batches = [accepted]
+    if "batch" in input_axes(contract):
+        for size in BATCHES:
+            if size != accepted and _refusal(source, contract, size, free) is None:
+                batches.append(size)
+    return tuple(sorted(batches))
+
+
+def _refusal(source: Source, contract: Contract, batch: int, free: int) -> str | None:
+    """Why a source does not take these sizes; None if it does."""
+    try:
+        source(make_case(contract, "whole", [64], batch, free_size=free).inputs)
+    except StateportError as error:
+        return str(error)
+    return None
+
+
+def with_measured_outputs(source: Source, contract: Contract, sizes: AcceptedSizes) -> Contract:
+    """The contract, with the shapes of outputs as they have been measured.
+
+    Files need not declare them, or may declare them wrongly. An axis is the batch or time if it has
+    that size in every call that was tried.
+    """
+    measured = _measure_shapes(source, contract, sizes)
+    _, first = next(iter(measured))
+
+    outputs = []
+    for spec in contract.outputs:
+        shape = []
+        for axis in range(len(first[spec.name])):
+            lengths = {sizes: shapes[spec.name][axis] for sizes, shapes in measured}
+            shape.append(_measured_axis(spec, axis, lengths))
+        outputs.append(replace(spec, shape=tuple(shape)))
+    return replace(contract, outputs=tuple(outputs))
+
+
+def _measure_shapes(
+    source: Source, contract: Contract, accepted: AcceptedSizes
+) -> list[tuple[_Sizes, dict[str, tuple[int, ...]]]]:
+    """The shapes of all outputs at several sizes, without the sizes that the source refuses."""
+    axes = input_axes(contract)
+    first_batch, batch = accepted.batches[0], accepted.batches[-1]
+    time = 96 if "time" in axes else 64
+
+    measured: dict[_Sizes, dict[str, tuple[int, ...]]] = {}
+    tried = (
+        (64, first_batch, accepted.free),
+        (64, batch, accepted.free),
+        (time, first_batch, accepted.free),
+        (64, first_batch, 3 * accepted.free),
+    )
+    for sizes in tried:
+        steps, batch_size, free = sizes
+        with contextlib.suppress(StateportError):
+            case = make_case(contract, "whole", [steps], batch_size, free_size=free)
+            outputs = source(case.inputs)
+            measured[sizes] = {name: array.shape for name, array in outputs.items()}
+    return list(measured.items())
+
+
+def _measured_axis(spec: ArraySpec, axis: int, lengths: Mapping[_Sizes, int]) -> Axis:
+    """What an axis of an output is, from its lengths at several sizes."""
+    if len(lengths) > 1:
+        if _follows(lengths, [batch for _, batch, _ in lengths]):
+            return "batch"
+        if _follows(lengths, [time for time, _, _ in lengths]):
+            return "time"
+
+    declared = spec.shape[axis] if axis < len(spec.shape) else "?"
+    is_wrong = isinstance(declared, int) and set(lengths.values()) != {declared}
+    if declared == "?" or is_wrong:
+        return f"{spec.name} axis {axis}"
+    return declared
+
+
+def _follows(lengths: Mapping[_Sizes, int], sizes: Sequence[int]) -> bool:
+    """Whether the lengths are these sizes, which have to differ."""
+    return len(set(sizes)) > 1 and sizes == list(lengths.values())
