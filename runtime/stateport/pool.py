@@ -358,7 +358,7 @@ class Pool:
         axis = self._contract.inputs[0].shape.index("batch")
         if len(groups) == 1:
             x = joined(xs, axis)
-            return self._rows_of(self._step(rows, (x,), x.shape))
+            return self._rows_of(self._step(rows, (x,), x.shape), len(rows))
 
         results: list[Any] = [None] * len(xs)
         changes: list[Change] = []
@@ -367,7 +367,9 @@ class Pool:
             group_rows = rows[positions]
             outputs, after = self._buffers.run_some(group_rows, (x,), x.shape)
             changes.append((group_rows, {name: array.copy() for name, array in after.items()}))
-            for position, result in zip(positions, self._rows_of(outputs), strict=True):
+            for position, result in zip(
+                positions, self._rows_of(outputs, len(positions)), strict=True
+            ):
                 results[position] = result
 
         self._buffers.write_rows(changes)
@@ -402,9 +404,9 @@ class Pool:
         if is_plain and judged_by_shape(self._contract):
             cache_bounded(self._checked, (None, chunk.shape), chunk.dtype, _MAX_CHECKED)
 
-    def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
+    def _rows_of(self, outputs: Sequence[Array], count: int) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
-        return [self._by_name(parts) for parts in split(outputs, self._output_axes)]
+        return [self._by_name(parts) for parts in split(outputs, self._output_axes, count)]
 
 
 class PoolStream:
