@@ -120,11 +120,7 @@ class Pool:
             InputError: there would be more than `capacity` streams, or there is not enough memory.
                 No stream is opened.
         """
-        number = 1 if count is None else count
-        if type(number) is not int or number < 1:
-            raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
-
-        streams = self._open(number)
+        streams = self._open(_checked_count(count))
         return int(streams[0]) if count is None else streams
 
     @owned
@@ -140,6 +136,38 @@ class Pool:
 
         self._roster = roster
         return streams
+
+    @overload
+    def fork(self, stream: int) -> int: ...
+    @overload
+    def fork(self, stream: int, count: int) -> Rows: ...
+    def fork(self, stream: int, count: int | None = None) -> int | Rows:
+        """Opens streams that continue from the present state of another one.
+
+        For what speculates, as a beam search: from then on the streams are independent.
+
+        Args:
+            stream: the stream whose state is copied.
+            count: how many streams to open.
+
+        Returns:
+            Without `count`, one stream as an int; with it, an int64 array of streams.
+
+        Raises:
+            InputError: the stream is not open, there would be more than `capacity` streams, or
+                there is not enough memory. No stream is opened.
+        """
+        number = _checked_count(count)
+        state = self[stream].state
+        copies = self._open(number, state if number == 1 else self._repeated(state, number))
+        return int(copies[0]) if count is None else copies
+
+    def _repeated(self, state: State, count: int) -> State:
+        """A state of one row as one of several equal rows."""
+        arrays = {}
+        for spec in self._contract.state_inputs:
+            arrays[spec.name] = np.repeat(state[spec.name], count, spec.shape.index("batch"))
+        return State._adopt(arrays)
 
     @owned
     def close(self, streams: int | Sequence[int] | Rows) -> None:
@@ -407,6 +435,18 @@ class Pool:
     def _rows_of(self, outputs: Sequence[Array], count: int) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
         return [self._by_name(parts) for parts in split(outputs, self._output_axes, count)]
+
+
+def _checked_count(count: int | None) -> int:
+    """The number of streams to open.
+
+    Raises:
+        InputError: it is not an integer of at least 1.
+    """
+    number = 1 if count is None else count
+    if type(number) is not int or number < 1:
+        raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
+    return number
 
 
 class PoolStream:
