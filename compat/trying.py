@@ -201,7 +201,9 @@ def _check_exporter(
     files: Path,
 ) -> Outcome:
     """The tests, from the repository's top but for the packages, and three exports by command."""
-    result = _run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *_TESTS])
+    usual = "not large and not patterns and not soak"
+    options = ["-q", "-p", "no:cacheprovider", "-m", usual]
+    result = _run([python, "-m", "pytest", *options, *_TESTS])
     failed = dict(re.findall(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?$", result.stdout, re.MULTILINE))
     counted = re.search(r"(\d+) passed", result.stdout)
     if result.returncode != 0 and not failed:

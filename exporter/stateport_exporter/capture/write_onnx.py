@@ -7,15 +7,19 @@ import contextlib
 import functools
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import onnx_ir as ir
 import torch
+from onnxscript.version_converter import convert_version
 from torch.onnx._internal.exporter import _registration
 
 from ..errors import ExportError
 from ..network.isolation import quiet
 from .refusals import message_of, root_of
+
+#: The oldest opset that PyTorch's exporter writes.
+_OLDEST_OPSET: Final = 18
 
 
 def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> ir.Model:
@@ -26,13 +30,33 @@ def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> 
     """
     with quiet(), _kept_registries():
         try:
-            exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
+            return _written(program, opset)
         except Exception as error:  # whatever PyTorch's exporter raises
             raise ExportError(
                 f"PyTorch's exporter could not write {name} at opset {opset}: "
                 f"{message_of(root_of(error))}"
             ) from error
 
+
+def _written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
+    """What PyTorch's exporter writes at an opset.
+
+    PyTorch 2.9 puts functions of its oldest opset into a graph of a newer one, which nothing can
+    take apart. It then writes all of it at the oldest one, and onnxscript converts that.
+    """
+    try:
+        return _written_at(program, opset)
+    except Exception as error:  # whatever PyTorch's exporter raises
+        if opset <= _OLDEST_OPSET or "Opset mismatch" not in str(root_of(error)):
+            raise
+
+    model = _written_at(program, _OLDEST_OPSET)
+    convert_version(model, opset)
+    return model
+
+
+def _written_at(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
+    exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
     assert exported is not None
     model: ir.Model = exported.model
     return model
