@@ -251,14 +251,15 @@ class Sequences:
         if self._keeper.is_durable:
             record = await self._keeper.load(sequence)
             version = ABSENT if record is None else record.version
-            last = _last_of(record)
+            if record is not None and self._is_ours(record):
+                last = _last_of(record)
         elif sequence in self._live:
             last = self._live[sequence].last
         elif sequence in self._gone:
             last = self._gone[sequence].last
 
         if last is not None and last.step == 1 and last.inputs == digest:
-            return version, last.answer()
+            return version, last.answer(self._names)
         return version, None
 
     async def _step(self, live: Live, request: Request, digest: bytes) -> Outputs:
@@ -327,7 +328,7 @@ class Sequences:
         where = f"inference request for sequence {sequence} to model '{self._served.name}'"
         if request.step == step and last is not None:
             if last.inputs == digest:
-                return last.answer()
+                return last.answer(self._names)
             raise ServeError(
                 Status.INVALID,
                 f"{where} repeats step {step} with other inputs; step {step + 1} was expected, or "
@@ -346,7 +347,7 @@ class Sequences:
         gone = self._gone.get(sequence)
         last = _last_of(record) or (gone.last if gone is not None else None)
         if last is not None and request.step == last.step and last.inputs == digest:
-            return last.answer()
+            return last.answer(self._names)
         raise self._unknown(sequence)
 
     def _unknown(self, sequence: SequenceId) -> ServeError:
@@ -387,6 +388,10 @@ class Sequences:
         live.step = record.step
         live.last = _last_of(record)
         return live
+
+    def _is_ours(self, record: Record) -> bool:
+        """Whether a model of this server made the record."""
+        return any(generation.served.digest == record.model for generation in self._generations)
 
     def _generation_of(self, sequence: SequenceId, record: Record) -> Generation:
         for generation in reversed(self._generations):
