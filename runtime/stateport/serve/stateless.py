@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
 from ..errors import StateError
-from ..state import State
+from ..state import State, check_can_go_on
 from .errors import ServeError, Status
 from .observe import Observer
 from .request import Array, Request
@@ -32,7 +32,8 @@ class Stateless:
 
         Raises:
             ServeError: INVALID, because a stream was meant, or an array is missing or does not fit.
-            InputError: an array does not fit the contract.
+            InputError: an array does not fit the contract; or a state is asked for that lacks the
+                last steps of the call, so that no call can go on from it.
             EngineError: the engine failed.
         """
         inputs, state = _parts(served, request)
@@ -47,9 +48,23 @@ class Stateless:
         outputs, after, began, ended = await loop.run_in_executor(self._threads, run)
         served.statistics.count_step(began - asked, ended - began, 1)
         self._observer.step(served.name, began - asked, ended - began, 1)
-        # A state that lacks the last steps can be looked at, but no call can go on from it.
-        named = {s.output: after[s.input] for s in served.contract.states}
-        return {**outputs, **named}
+        return {**outputs, **_states_after(served, request, after)}
+
+
+def _states_after(served: Served, request: Request, after: State) -> dict[str, Array]:
+    """The states after the call, by the names of their outputs; none if no call can go on from it.
+
+    A client could not tell such a state from another one, and would go on from it. So it gets the
+    other outputs alone, or, if it asks for a state by name, a refusal.
+    """
+    states = {spec.output: after[spec.input] for spec in served.contract.states}
+    try:
+        check_can_go_on(after)
+    except StateError:
+        if any(name in states for name in request.outputs):
+            raise
+        return {}
+    return states
 
 
 def _parts(served: Served, request: Request) -> tuple[Mapping[str, Array], State | None]:
