@@ -145,30 +145,29 @@ class GrpcServer:
                 self._answering(kind, answer, is_public=True)
             )
         for name, words in _UNSUPPORTED.items():
-            handlers[name] = grpc.unary_unary_rpc_method_handler(self._refusing(name, words))
+            refuse = _refusing(name, words)
+            handlers[name] = grpc.unary_unary_rpc_method_handler(self._answering(None, refuse))
         return handlers
 
     def _answering(
         self, kind: Any, answer: Answer, *, is_public: bool = False
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """A handler that reads one message and answers with one."""
+        """A handler that asks for a token, reads one message, and answers with one.
+
+        Where `kind` is None, the message is of no matter.
+        """
 
         async def handle(data: bytes, context: Context) -> bytes:
             try:
                 if not is_public:
                     self._client_of(context)
-                message = await answer(_parsed(kind, data))
+                message = await answer(None if kind is None else _parsed(kind, data))
                 return bytes(message.SerializeToString())
             except ServeError as error:
+                log_refusal("grpc", error)
                 await _abort(context, error)
-
-        return handle
-
-    def _refusing(self, name: str, words: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """A handler for what this server does not have."""
-
-        async def handle(data: bytes, context: Context) -> bytes:  # noqa: ARG001
-            await _abort(context, unsupported(name, words))
+            except Exception as error:
+                await _abort(context, unexpected("grpc", error))
 
         return handle
 
@@ -325,6 +324,15 @@ class Conversation:
             "while you send.",
         )
         log_refusal("grpc", error)
+
+
+def _refusing(name: str, words: str) -> Answer:
+    """The answer to a call of what this server does not have."""
+
+    async def refuse(request: Any) -> Any:  # noqa: ARG001
+        raise unsupported(name, words)
+
+    return refuse
 
 
 def _parsed(kind: Any, data: bytes) -> Any:
