@@ -13,7 +13,7 @@ from typing import Final
 
 from ..errors import StreamingError
 from ..printable import printable
-from ..rounds import Answer, Rounds, answer_of
+from ..rounds import Answer, LostAnswer, Rounds, answer_of
 from ..state import State
 from .codec import unpack_state
 from .digest import digest_of_inputs
@@ -271,7 +271,11 @@ class Sequences:
         generation = live.generation
         wants_state = keeper.saves_before and not request.end
         pending = generation.rounds.step(live.stream, request.inputs, wants_state)
-        answer, was_cancelled = await answer_of(pending)
+        try:
+            answer, was_cancelled = await answer_of(pending)
+        except LostAnswer:
+            self._drop(live.id, "failed")
+            raise
 
         outputs = self._count(live, request, answer, digest)
         try:

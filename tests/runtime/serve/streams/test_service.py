@@ -205,6 +205,26 @@ def test_a_failure_of_the_engine_leaves_the_stream_as_it_was(counter: Path) -> N
     run(main())
 
 
+def test_a_stream_whose_answer_was_lost_is_gone(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> Any:
+        raise MemoryError
+
+    async def main() -> None:
+        async with serving(model) as service:
+            await step(service, 1, chunk(), start=True)
+            with monkeypatch.context() as patched:
+                patched.setattr("stateport.rounds._rows", fail)
+                with refused(Status.INTERNAL, "its answer was lost"):
+                    await step(service, 1, chunk())
+            assert service.live_streams == 0
+            with refused(Status.INVALID, "must specify the START flag"):
+                await step(service, 1, chunk())
+
+    run(main())
+
+
 def test_a_call_without_a_sequence_takes_and_gives_states(model: Model) -> None:
     async def main() -> None:
         async with serving(model) as service:
