@@ -35,7 +35,7 @@ _SHORT: Final = 1e-3
 _Task = Callable[[], None]
 
 
-class LostAnswer(StateportError):
+class LostStepError(StateportError):
     """A step was made, and its answer was lost. The stream takes no more steps."""
 
 
@@ -228,7 +228,7 @@ class Rounds:
 
         Raises:
             InputError: the stream is not open, or an array does not fit the contract.
-            LostAnswer: the answer of an earlier step was lost.
+            LostStepError: the answer of an earlier step was lost.
             StateportError: the pool is closed.
         """
         loop = self._running_loop()
@@ -251,7 +251,7 @@ class Rounds:
         if not is_integer(stream) or stream not in self._streams:
             return _not_open(stream)
         if stream in self._lost:
-            return LostAnswer(
+            return LostStepError(
                 f"The stream {stream} has moved on by a step whose answer was lost. Close it, and "
                 "begin its sequence anew."
             )
@@ -445,7 +445,7 @@ class Rounds:
 
     def _deliver(self, answers: list[tuple[PendingStep, Answer | Exception]]) -> None:
         for step, answer in answers:
-            if isinstance(answer, LostAnswer) and step.stream in self._streams:
+            if isinstance(answer, LostStepError) and step.stream in self._streams:
                 self._lost.add(step.stream)
             if not step.answer.done():
                 _settle(step.answer, answer)
@@ -484,7 +484,7 @@ async def answer_of(step: PendingStep) -> tuple[Answer, bool]:
         CancelledError: the caller was cancelled, and the step will never run.
         InputError: the stream was closed.
         EngineError: the engine failed. The state has not changed.
-        LostAnswer: the state has changed, and there is no answer.
+        LostStepError: the state has changed, and there is no answer.
     """
     try:
         return await step.answer, False
@@ -574,10 +574,10 @@ def _checked(stream: int) -> int:
     return stream
 
 
-def _lost(stream: int, error: Exception) -> LostAnswer:
-    lost = LostAnswer(
-        f"The stream {stream} has made this step, but its answer was lost: {in_words(error)}. Close "
-        "it, and begin its sequence anew."
+def _lost(stream: int, error: Exception) -> LostStepError:
+    lost = LostStepError(
+        f"The stream {stream} has made this step, but its answer was lost: {in_words(error)}. "
+        "Close it, and begin its sequence anew."
     )
     lost.__cause__ = error
     return lost

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import stateport
 from stateport import AsyncPool, EngineError, InputError, Model, StateError, StateportError
 from stateport.engines import HostEngine
-from stateport.rounds import LostAnswer, Rounds, _rows
+from stateport.rounds import LostStepError, Rounds, _rows
 
 T = TypeVar("T")
 
@@ -429,11 +429,11 @@ def test_a_step_whose_answer_is_lost_is_not_made_again(
                 answers = await asyncio.gather(
                     step(0), step(1), step(0), step(1), return_exceptions=True
                 )
-            assert all(isinstance(answer, LostAnswer) for answer in answers)
+            assert all(isinstance(answer, LostStepError) for answer in answers)
             assert "no more" in str(answers[0])
             own(chunk()[None])
             for number in (0, 1):
-                with pytest.raises(LostAnswer, match="Close it"):
+                with pytest.raises(LostStepError, match="Close it"):
                     await step(number)
                 state = await pool.state(streams[number])
                 np.testing.assert_allclose(state["h0"], own.state["h0"], rtol=0, atol=CLOSE)

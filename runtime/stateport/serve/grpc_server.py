@@ -247,7 +247,7 @@ class Conversation:
         self._wants_status = ("triton_grpc_error", "true") in [(k, v) for k, v in self._headers]
         self._answers: asyncio.Queue[bytes | ServeError | None] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
-        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Answers until the client has sent its last request and has every answer."""
@@ -261,7 +261,7 @@ class Conversation:
         """Starts a task for each request. Tasks begin in the order of the requests."""
         try:
             async for data in requests:
-                await self._places.acquire()  # a client that only sends has to wait here
+                await self._slots.acquire()  # a client that only sends has to wait here
                 task = asyncio.create_task(self._answer(data))
                 self._running.add(task)
                 task.add_done_callback(self._finished)
@@ -315,11 +315,11 @@ class Conversation:
                 self._log_unread()
                 # A status would wait behind the answers. A call that ends without one is reset.
                 raise asyncio.CancelledError from None
-            self._places.release()
+            self._slots.release()
 
     def _log_unread(self) -> None:
         error = ServeError(
-            Status.DEADLINE,
+            Status.SLOW,
             f"The client left answers unread for {self._limits.write_seconds:g} seconds. Read them "
             "while you send.",
         )

@@ -113,7 +113,7 @@ def test_every_call_asks_for_a_token_and_logs_its_refusal(reference: Path, tmp_p
     assert {entry["transport"] for entry in entries if entry["message"] == "refused"} == {"grpc"}
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """A call ended with a status."""
 
 
@@ -130,7 +130,7 @@ class Refused:
 
     async def abort(self, code: Any, details: str, trailers: Any) -> None:
         self.status = f"{code.name}: {details}"
-        raise Ended
+        raise EndedError
 
 
 def test_a_call_that_fails_is_logged_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
@@ -141,7 +141,7 @@ def test_a_call_that_fails_is_logged_and_says_so(caplog: pytest.LogCaptureFixtur
         catalogue: Any = SimpleNamespace(service=None)
         server = GrpcServer(catalogue, Tokens.none(), Limits())
         context = Refused()
-        with pytest.raises(Ended):
+        with pytest.raises(EndedError):
             await server._answering(messages.ServerMetadataRequest, fail)(b"", context)
         await server.stop(0)
         return context

@@ -15,7 +15,7 @@ from ..errors import ServeError, Status
 from ..request import Request, Response
 from .datatypes import array_from_bytes, bytes_of, check_shape, datatype_of, dtype_of
 from .open_inference import ModelInferResponse
-from .parameters import check_tensor, place_of
+from .parameters import check_tensor, read_parameters
 
 #: The datatype -> the field of `InferTensorContents` that has its values. FP16 has none.
 _FIELDS: Final = {
@@ -49,7 +49,7 @@ def read_request(message: Any, client: str) -> Request:
         message.model_version,
         message.id,
         tuple([output.name for output in message.outputs]),
-        *place_of(_values(message.parameters)),
+        *read_parameters(_values(message.parameters)),
         client=client,
     )
 

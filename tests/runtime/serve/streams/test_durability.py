@@ -234,7 +234,7 @@ def test_a_damaged_record_is_an_error(reference: Path, store: str) -> None:
             record = await kept.load("lstm/i1")
             assert record is not None
             pieces = [b"", b"\x80\x04K\x01.", record.state[:-4]]
-            changes = [{"state": piece} for piece in pieces]
+            changes: list[dict[str, Any]] = [{"state": piece} for piece in pieces]
             changes += [{"answer": piece} for piece in pieces]
             changes.append({"answer": pack({"z": chunk()})})
             for number, change in enumerate(changes):

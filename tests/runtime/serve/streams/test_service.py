@@ -280,13 +280,13 @@ def test_a_state_that_lacks_steps_does_not_leave_the_server(in_pairs: Path) -> N
             assert [*whole] == ["y", "hn"]
             np.testing.assert_array_equal(whole["hn"], [[2]])
 
-            for outputs in ((), ("y",)):
-                last = (await service.infer(request(5, *outputs))).outputs
+            for unnamed in ([], ["y"]):
+                last = (await service.infer(request(5, *unnamed))).outputs
                 assert [*last] == ["y"]
                 assert last["y"].shape == (1, 5)
-            for outputs in (("hn",), ("y", "hn")):
+            for named in (["hn"], ["y", "hn"]):
                 with refused(Status.INVALID, "left its last 1 steps out of it"):
-                    await service.infer(request(5, *outputs))
+                    await service.infer(request(5, *named))
 
     run(main())
 
