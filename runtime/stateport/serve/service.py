@@ -85,7 +85,7 @@ class Service:
         self._observer: Observer = observer or Silent()
         self._clock = clock
 
-        self._stateless = Stateless(2, self._observer)
+        self._stateless = Stateless(capacity, self._observer)
         self._served: dict[str, Served] = {}
         self._sequences: dict[str, Sequences] = {}
         self._pending: dict[str, int] = {}
