@@ -216,7 +216,9 @@ class GrpcServer:
             request = read_request(_parsed(messages.ModelInferRequest, data), client)
             headers = context.invocation_metadata() or ()
             response = await call(self._service, "grpc", request, headers)
-            return bytes(write_response(response).SerializeToString())
+            message = messages.ModelInferResponse()
+            write_response(response, message)
+            return bytes(message.SerializeToString())
         except ServeError as error:
             if request is None:
                 log_refusal("grpc", error)
@@ -248,14 +250,19 @@ class Conversation:
         self._answers: asyncio.Queue[bytes | ServeError | None] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(MOST_AT_ONCE)
+        #: How many answers are sent, and whether one is being sent.
+        self._sent = 0
+        self._is_sending = False
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Answers until the client has sent its last request and has every answer."""
         reader = asyncio.create_task(self._read(requests))
+        watcher = asyncio.create_task(self._watch(asyncio.current_task()))
         try:
             await self._write()
         finally:
             reader.cancel()
+            watcher.cancel()
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
         """Starts a task for each request. Tasks begin in the order of the requests."""
@@ -281,7 +288,8 @@ class Conversation:
             message = _parsed(messages.ModelInferRequest, data)
             request = read_request(message, self._client)
             response = await call(self._service, "grpc", request, self._headers)
-            answer = messages.ModelStreamInferResponse(infer_response=write_response(response))
+            answer = messages.ModelStreamInferResponse()
+            write_response(response, answer.infer_response)
             self._answers.put_nowait(answer.SerializeToString())
         except ServeError as error:
             if request is None:
@@ -303,19 +311,31 @@ class Conversation:
         self._answers.put_nowait(answer.SerializeToString())
 
     async def _write(self) -> None:
-        """Sends the answers. A client that leaves them unread for too long is cut off."""
+        """Sends the answers."""
         while (answer := await self._answers.get()) is not None:
             if isinstance(answer, ServeError):
                 await _abort(self._context, answer)
 
-            try:
-                async with asyncio.timeout(self._limits.write_seconds):
-                    await self._context.write(answer)
-            except TimeoutError:
-                self._log_unread()
-                # A status would wait behind the answers. A call that ends without one is reset.
-                raise asyncio.CancelledError from None
+            self._is_sending = True
+            await self._context.write(answer)
+            self._is_sending = False
+            self._sent += 1
             self._slots.release()
+
+    async def _watch(self, writer: asyncio.Task[Any] | None) -> None:
+        """Cuts off a client that leaves answers unread for one to two times as long as it may.
+
+        A timer for each answer would take longer.
+        """
+        sent_before = -1
+        while not self._is_sending or self._sent != sent_before:
+            sent_before = self._sent if self._is_sending else -1
+            await asyncio.sleep(self._limits.write_seconds)
+
+        self._log_unread()
+        # A status would wait behind the answers. A call that ends without one is reset.
+        if writer is not None:
+            writer.cancel()
 
     def _log_unread(self) -> None:
         error = ServeError(

@@ -116,6 +116,27 @@ def test_nothing_is_traced_where_nothing_listens() -> None:
         pass
 
 
+def test_that_nothing_listens_is_asked_once_in_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def no_provider() -> trace.ProxyTracerProvider:
+        asked.append(1)
+        return trace.ProxyTracerProvider()
+
+    monkeypatch.setattr(trace, "get_tracer_provider", no_provider)
+    now = 100.0
+    monkeypatch.setattr(tracing, "monotonic", lambda: now)
+    monkeypatch.setattr(tracing, "_LISTENING", tracing._Listening())
+    for _ in range(5):
+        assert not tracing.is_on()
+    assert len(asked) == 1
+
+    now = 101.0
+    monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)
+    assert tracing.is_on()
+    assert tracing.is_on()
+
+
 def test_a_request_has_a_span_below_the_clients(
     reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +144,7 @@ def test_a_request_has_a_span_below_the_clients(
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(tracing, "_LISTENING", tracing._Listening())
 
     async def conversation(client: httpx.AsyncClient, application: Application) -> None:
         body = document(chunk(), **place("s", start=True))

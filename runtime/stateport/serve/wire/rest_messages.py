@@ -77,7 +77,7 @@ def read_request(
     document = parse_object(body[:length])
 
     inputs = _inputs(document, body[length:])
-    parameters = _object(document, "parameters", "the request")
+    parameters = _parameters(document, "the request", "")
     outputs, form = _outputs(document, parameters, binary)
     request = Request(
         model,
@@ -180,7 +180,7 @@ def _input(
 ) -> tuple[NDArray[Any], memoryview]:
     """One input, and the bytes that follow it."""
     datatype, shape = entry.get("datatype"), entry.get("shape")
-    parameters = _object(entry, "parameters", f"input {shown(name)}")
+    parameters = _parameters(entry, "input", name)
     check_tensor(name, parameters)
     size = parameters.get("binary_data_size")
     if size is None:
@@ -219,7 +219,7 @@ def _outputs(
     by_name: dict[str, bool] = {}
     for entry in entries:
         name = _name(entry, "outputs")
-        wishes = _object(entry, "parameters", f"output {shown(name)}")
+        wishes = _parameters(entry, "output", name)
         check_tensor(name, wishes)
         by_name[name] = read_flag(wishes, "binary_data", binary)
     return tuple(by_name), AnswerForm(binary, by_name)
@@ -252,17 +252,19 @@ def _name(entry: object, key: str) -> str:
     )
 
 
-def _object(entry: Mapping[str, Any], key: str, owner: str) -> dict[str, Any]:
-    value = entry.get(key)
+def _parameters(entry: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
+    """The parameters of the request, or of the tensor of this name."""
+    value = entry.get("parameters")
     if value is None:
         return {}
     if isinstance(value, dict):
         return value
 
+    owner = f"{kind} {shown(name)}" if name else kind
     raise ServeError(
         Status.INVALID,
-        f"'{key}' of {owner} is {shown(value)}; a JSON object was expected. Send one, or leave it "
-        "out.",
+        f"'parameters' of {owner} is {shown(value)}; a JSON object was expected. Send one, or "
+        "leave it out.",
     )
 
 
