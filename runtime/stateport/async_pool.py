@@ -23,10 +23,11 @@ class AsyncPool:
     ...     stream = await pool.open()
     ...     y = await pool.step(stream, x)
 
-    The engine works in a thread. A step that finds it free starts at once, with all that are asked
-    for in the same turn of the event loop. Steps that arrive while the engine works form the next
-    round. Chunks of one round may differ in length; those of one length step together. The steps of
-    one stream run in the order in which they are asked for.
+    The engine works in a thread of its own. A call that is known to take less than a millisecond
+    runs in the event loop. A step that finds the engine free starts at once, with all that are
+    asked for in the same turn of the event loop. Steps that arrive while the engine works form the
+    next round. Chunks of one round may differ in length; those of one length step together. The
+    steps of one stream run in the order in which they are asked for.
 
     A step whose waiter is cancelled either never runs, or it runs to its end, and then the stream
     has moved on. A chunk that does not fit is refused for its stream alone. If the engine fails on
@@ -108,7 +109,8 @@ class AsyncPool:
         Raises:
             InputError: the stream is not open, or `x` does not fit the contract.
             EngineError: the engine failed on this chunk. The stream's state has not changed.
-            StateportError: the pool is closed, or belongs to another event loop.
+            StateportError: the pool is closed, or belongs to another event loop; or the step was
+                made, but there was no memory for its answer, and the stream takes no more steps.
         """
         if isinstance(x, Mapping):
             named = x

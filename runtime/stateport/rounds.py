@@ -16,8 +16,9 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from .buffers.stream_buffers import cache_bounded
 from .contract import check_chunk
-from .errors import InputError, StateportError
+from .errors import EngineError, InputError, StateportError, in_words
 from .model import Model
 from .roster import is_integer
 from .state import State
@@ -25,13 +26,17 @@ from .validation import Array, check_inputs, check_state, judged_by_shape
 
 _T = TypeVar("_T")
 
-#: How many shapes of chunks are remembered as checked.
-_MOST_CHECKED: Final = 1024
+#: How many shapes of chunks are remembered as checked, and how long their calls take.
+_MOST_SHAPES: Final = 1024
 #: A round that takes less runs in the event loop itself, in seconds. Handing it to the thread and
 #: back takes a few tenths of a millisecond on a busy machine, and no other round can run meanwhile.
 _SHORT: Final = 1e-3
 
 _Task = Callable[[], None]
+
+
+class LostStepError(StateportError):
+    """A step was made, and its answer was lost. The stream takes no more steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,8 @@ class Rounds:
         self._checked: dict[Hashable, None] = {}
         # Asking the pool whether a stream is open looks at all of its streams.
         self._streams: set[int] = set()
+        # Streams that have moved on without an answer.
+        self._lost: set[int] = set()
         # How long a call took lately, in seconds, by its shapes and the magnitude of its rows.
         self._took: dict[tuple[Hashable, int], float] = {}
 
@@ -163,9 +170,7 @@ class Rounds:
         def run() -> int:
             if state is not None:
                 check_state(self._contract, state, {"batch": 1})
-            stream = self._pool.open()
-            if state is not None:
-                self._pool[stream].state = state
+            stream = int(self._pool._open(1, state)[0])
             self._streams.add(stream)
             return stream
 
@@ -181,6 +186,7 @@ class Rounds:
         def run() -> None:
             self._pool.close(_checked(stream))
             self._streams.discard(stream)
+            self._lost.discard(stream)
 
         return self._between_rounds(run)
 
@@ -222,12 +228,14 @@ class Rounds:
 
         Raises:
             InputError: the stream is not open, or an array does not fit the contract.
+            LostStepError: the answer of an earlier step was lost.
             StateportError: the pool is closed.
         """
         loop = self._running_loop()
         shapes = self.check(inputs)
-        if not is_integer(stream) or stream not in self._streams:
-            raise _not_open(stream)
+        refusal = self._refusal(stream)
+        if refusal is not None:
+            raise refusal
 
         arrays = [inputs[name] for name in self._names]
         answer = loop.create_future()
@@ -238,11 +246,22 @@ class Rounds:
             loop.call_soon(self._begin)
         return step
 
+    def _refusal(self, stream: object) -> StateportError | None:
+        """Why a stream takes no step; None if it does."""
+        if not is_integer(stream) or stream not in self._streams:
+            return _not_open(stream)
+        if stream in self._lost:
+            return LostStepError(
+                f"The stream {stream} has moved on by a step whose answer was lost. Close it, and "
+                "begin its sequence anew."
+            )
+        return None
+
     async def stop(self) -> None:
         """Refuses the steps that wait, lets the round that runs end, and ends the thread."""
         self._is_closed = True
         for step in self._waiting:
-            _fail(step.answer, _closed())
+            _settle(step.answer, _closed())
         self._waiting.clear()
 
         if self._is_running and self._loop is not None:
@@ -280,7 +299,7 @@ class Rounds:
 
         self._check_wholly(inputs)
         if self._can_remember and None not in shapes:
-            self._remember(key)
+            cache_bounded(self._checked, key, None, _MOST_SHAPES)
         return tuple([inputs[name].shape for name in self._names])
 
     def _check_wholly(self, inputs: Mapping[str, Array]) -> None:
@@ -291,11 +310,6 @@ class Rounds:
                 f"This chunk has {sizes['batch']} rows along the batch axis; 1 was expected, "
                 "because a stream is one sequence. Open a stream for each row."
             )
-
-    def _remember(self, key: Hashable) -> None:
-        self._checked[key] = None
-        while len(self._checked) > _MOST_CHECKED:
-            del self._checked[next(iter(self._checked))]
 
     def _between_rounds(self, run: Callable[[], _T]) -> asyncio.Future[_T]:
         """Runs a short change of the pool at once, or when the round that runs has ended."""
@@ -338,10 +352,11 @@ class Rounds:
         for step in self._waiting:
             if step.answer.done():
                 continue  # its waiter was cancelled, and nothing has happened
-            if step.stream in chosen:
+            refusal = self._refusal(step.stream)
+            if refusal is not None:
+                _settle(step.answer, refusal)
+            elif step.stream in chosen:
                 later.append(step)
-            elif step.stream not in self._streams:
-                _fail(step.answer, _not_open(step.stream))
             else:
                 chosen[step.stream] = None
                 step.has_begun = True
@@ -361,27 +376,25 @@ class Rounds:
 
     def _answers(self, steps: list[PendingStep]) -> list[tuple[PendingStep, Answer | Exception]]:
         """Runs steps of one shape. Those that the engine fails on are found by halving."""
+        began = perf_counter()
         try:
-            return self._step_together(steps)
-        except Exception as error:  # every waiter gets an answer
+            if len(steps) > 1:
+                steps = self._in_fastest_order(steps)
+            streams = np.array([step.stream for step in steps])
+            outputs = self._step_pool(streams, steps)
+        except Exception as error:  # every waiter gets an answer, and no state has changed
             if len(steps) == 1:
                 return [(steps[0], error)]
             half = len(steps) // 2
             return self._answers(steps[:half]) + self._answers(steps[half:])
 
-    def _step_together(
-        self, steps: list[PendingStep]
-    ) -> list[tuple[PendingStep, Answer | Exception]]:
-        began = perf_counter()
-        if len(steps) > 1:
-            steps = self._in_fastest_order(steps)
-        streams = np.array([step.stream for step in steps])
-        outputs = self._step_pool(streams, steps)
         ran = perf_counter() - began
         self._note(_load_of(steps), ran)
-
-        states = self._states_after(streams, steps)
-        rows = _rows(outputs, self.output_axes, len(steps))
+        try:
+            states = self._states_after(streams, steps)
+            rows = _rows(outputs, self.output_axes, len(steps))
+        except Exception as error:  # the states have changed, so that no step may be made again
+            return [(step, _lost(step.stream, error)) for step in steps]
         return [
             (step, Answer(row, state, began - step.asked, ran, len(steps)))
             for step, row, state in zip(steps, rows, states, strict=True)
@@ -390,9 +403,7 @@ class Rounds:
     def _note(self, load: tuple[Hashable, int], ran: float) -> None:
         """Remembers how long a call took: mostly the last ones."""
         before = self._took.pop(load, ran)
-        self._took[load] = 0.8 * before + 0.2 * ran
-        while len(self._took) > _MOST_CHECKED:
-            del self._took[next(iter(self._took))]
+        cache_bounded(self._took, load, 0.8 * before + 0.2 * ran, _MOST_SHAPES)
 
     def _in_fastest_order(self, steps: list[PendingStep]) -> list[PendingStep]:
         """The steps in the order of the pool's rows, if they are of all streams."""
@@ -434,6 +445,8 @@ class Rounds:
 
     def _deliver(self, answers: list[tuple[PendingStep, Answer | Exception]]) -> None:
         for step, answer in answers:
+            if isinstance(answer, LostStepError) and step.stream in self._streams:
+                self._lost.add(step.stream)
             if not step.answer.done():
                 _settle(step.answer, answer)
                 continue
@@ -471,6 +484,7 @@ async def answer_of(step: PendingStep) -> tuple[Answer, bool]:
         CancelledError: the caller was cancelled, and the step will never run.
         InputError: the stream was closed.
         EngineError: the engine failed. The state has not changed.
+        LostStepError: the state has changed, and there is no answer.
     """
     try:
         return await step.answer, False
@@ -503,18 +517,29 @@ def _run_job(job: _Job) -> None:
 
 
 def _rows(outputs: Sequence[Array], axes: Sequence[int | None], count: int) -> list[list[Array]]:
-    """For each row, its part of every output, with a batch axis of size 1; constants are copied."""
+    """For each row, its part of every output, with a batch axis of size 1; constants are copied.
+
+    Raises:
+        EngineError: an output has another number of rows.
+    """
+    for output, axis in zip(outputs, axes, strict=True):
+        if axis is not None and output.shape[axis] != count:
+            raise EngineError(
+                f"The engine gave an output of the shape {output.shape} for {count} streams; "
+                f"{count} rows along axis {axis} were expected."
+            )
     if count == 1:
         return [[*outputs]]
 
-    parts = []
+    rows: list[list[Array]] = [[] for _ in range(count)]
     for output, axis in zip(outputs, axes, strict=True):
-        if axis is None:
-            parts.append([output.copy() for _ in range(count)])
-        else:
-            before = (slice(None),) * axis
-            parts.append([output[(*before, slice(row, row + 1))] for row in range(count)])
-    return [[*row] for row in zip(*parts, strict=True)]
+        before = (slice(None),) * (axis or 0)
+        for number, row in enumerate(rows):
+            if axis is None:
+                row.append(output.copy())
+            else:
+                row.append(output[(*before, slice(number, number + 1))])
+    return rows
 
 
 def _start_thread(owner: object, tasks: queue.SimpleQueue[_Task | None]) -> threading.Thread:
@@ -534,6 +559,7 @@ def _work(tasks: queue.SimpleQueue[_Task | None]) -> None:
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    """Gives a waiter its answer or its error, unless it has gone away."""
     if future.done():
         return
     if isinstance(answer, Exception):
@@ -542,15 +568,19 @@ def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
         future.set_result(answer)
 
 
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
 def _checked(stream: int) -> int:
     if not is_integer(stream):
         raise _not_open(stream)
     return stream
+
+
+def _lost(stream: int, error: Exception) -> LostStepError:
+    lost = LostStepError(
+        f"The stream {stream} has made this step, but its answer was lost: {in_words(error)}. "
+        "Close it, and begin its sequence anew."
+    )
+    lost.__cause__ = error
+    return lost
 
 
 def _not_open(stream: object) -> InputError:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import stateport
 from stateport import AsyncPool, EngineError, InputError, Model, StateError, StateportError
 from stateport.engines import HostEngine
-from stateport.rounds import Rounds
+from stateport.rounds import LostStepError, Rounds, _rows
 
 T = TypeVar("T")
 
@@ -393,3 +393,52 @@ def test_a_pool_cannot_be_copied(model: Model) -> None:
         with pytest.raises(StateportError, match="copied or pickled"):
             duplicate(pool)
     assert repr(pool) == "<stateport.AsyncPool of 0 streams, at most 2>"
+
+
+def test_rows_are_split_only_as_they_are() -> None:
+    batch, constant = np.arange(6).reshape(2, 3), np.arange(2)
+    two, three = _rows([batch], [0], 2), _rows([batch], [1], 3)
+    assert [row[0].shape for row in two] == [(1, 3)] * 2
+    assert [row[0].tolist() for row in three] == [[[0], [3]], [[1], [4]], [[2], [5]]]
+    assert _rows([], [], 2) == [[], []]
+
+    first, second = _rows([constant], [None], 2)
+    assert first[0] is not second[0]
+    np.testing.assert_array_equal(first[0], second[0])
+    for count in (1, 3):
+        with pytest.raises(EngineError, match="rows along axis 0 were expected"):
+            _rows([batch, constant], [0, None], count)
+
+
+def test_a_step_whose_answer_is_lost_is_not_made_again(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with AsyncPool(model, 3) as pool:
+            streams = [await pool.open() for _ in range(3)]
+            own = model.stream()
+
+            def fail(*arguments: object) -> Any:
+                raise MemoryError("no more")
+
+            async def step(number: int) -> Any:
+                return await pool.step(streams[number], chunk())
+
+            with monkeypatch.context() as patched:
+                patched.setattr("stateport.rounds._rows", fail)
+                answers = await asyncio.gather(
+                    step(0), step(1), step(0), step(1), return_exceptions=True
+                )
+            assert all(isinstance(answer, LostStepError) for answer in answers)
+            assert "no more" in str(answers[0])
+            own(chunk()[None])
+            for number in (0, 1):
+                with pytest.raises(LostStepError, match="Close it"):
+                    await step(number)
+                state = await pool.state(streams[number])
+                np.testing.assert_allclose(state["h0"], own.state["h0"], rtol=0, atol=CLOSE)
+                await pool.close(streams[number])
+            np.testing.assert_allclose(await step(2), model(chunk()[None])[0][0], atol=CLOSE)
+            assert len(pool) == 1
+
+    run(main())

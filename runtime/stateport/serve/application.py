@@ -26,7 +26,6 @@ from .http_messages import (
     error_body,
     error_headers,
     send_answer,
-    status_of,
 )
 from .limits import Limits
 from .metadata import Catalogue
@@ -92,9 +91,9 @@ class Application:
             await self._open_socket(scope, receive, send, path)
             return
 
-        place = _INFER.fullmatch(path)
-        if place is not None and scope["method"] == "POST":
-            await self._infer.answer(scope, receive, send, place[1], place[2] or "")
+        match = _INFER.fullmatch(path)
+        if match is not None and scope["method"] == "POST":
+            await self._infer.answer(scope, receive, send, match[1], match[2] or "")
         else:
             await self._rest(scope, receive, send)
 
@@ -204,16 +203,16 @@ class Application:
         return _probe(await self.service.is_ready(), "ready")
 
     async def _model_probe(self, request: Request) -> Response:
-        return _probe(await self.service.is_model_ready(*_place(request)), "ready")
+        return _probe(await self.service.is_model_ready(*_model_and_version(request)), "ready")
 
     async def _model(self, request: Request) -> Response:
-        return _json(self._catalogue.model(*_place(request)))
+        return _json(self._catalogue.model(*_model_and_version(request)))
 
     async def _config(self, request: Request) -> Response:
-        return _json(self._catalogue.config(*_place(request)))
+        return _json(self._catalogue.config(*_model_and_version(request)))
 
     async def _statistics(self, request: Request) -> Response:
-        return _json(self._catalogue.statistics(*_place(request)))
+        return _json(self._catalogue.statistics(*_model_and_version(request)))
 
     async def _metrics_page(self, request: Request) -> Response:  # noqa: ARG002
         return Response(self._metrics.page(), media_type=CONTENT_TYPE)
@@ -228,8 +227,8 @@ class Application:
         headers = dict(scope["headers"])
         offered = scope.get("subprotocols", [])
         try:
-            place = _STREAM.fullmatch(path)
-            if place is None or not self._is_known_origin(headers):
+            match = _STREAM.fullmatch(path)
+            if match is None or not self._is_known_origin(headers):
                 await send({"type": "websocket.close", "code": 1008})
                 return
             for protocol in offered:
@@ -237,7 +236,7 @@ class Application:
                     token = protocol.removeprefix(_BEARER)
                     headers[b"authorization"] = f"Bearer {token}".encode("latin-1")
             client = client_of(self._tokens, scope, headers)
-            model, version = place[1], place[2] or ""
+            model, version = match[1], match[2] or ""
             self._catalogue.model(model, version)
         except ServeError as error:
             log_refusal("websocket", error)
@@ -269,7 +268,7 @@ def _path_of(scope: Scope) -> str:
     return path
 
 
-def _place(request: Request) -> tuple[str, str]:
+def _model_and_version(request: Request) -> tuple[str, str]:
     """The names of the model and the version in the address."""
     parameters = request.path_params
     return parameters.get("model", ""), parameters.get("version", "")
@@ -286,7 +285,7 @@ def _probe(is_well: bool, key: str) -> Response:
 
 def _error_response(error: ServeError) -> Response:
     headers = {name.decode(): value.decode() for name, value in error_headers(error)}
-    return Response(error_body(error), status_of(error), headers)
+    return Response(error_body(error), error.status.http, headers)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -313,4 +312,4 @@ async def _refuse_socket(scope: Scope, send: Send, error: ServeError) -> None:
     async def as_response(message: Any) -> None:
         await send({**message, "type": f"websocket.{message['type']}"})
 
-    await send_answer(as_response, status_of(error), error_body(error), error_headers(error))
+    await send_answer(as_response, error.status.http, error_body(error), error_headers(error))

@@ -9,6 +9,7 @@ import numpy as np
 import safetensors.numpy
 
 from ..errors import FileError
+from ..files.reading import parse_arrays
 from ..state import State
 from .request import Array
 
@@ -21,15 +22,15 @@ def pack(arrays: Mapping[str, Array]) -> bytes:
 
 
 def unpack(data: bytes) -> dict[str, Array]:
-    """The arrays that `pack` wrote.
+    """The arrays that `pack` wrote, in the order of the format: by dtype, and then by name.
 
     Raises:
         FileError: these are no such bytes.
     """
     try:
-        arrays: dict[str, Array] = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise _damaged(error) from error
+        arrays, _ = parse_arrays(data, "The recorded answer")
+    except FileError as error:
+        raise damaged(error) from error
     return arrays
 
 
@@ -42,10 +43,11 @@ def unpack_state(data: bytes) -> State:
     try:
         return State.from_bytes(data)
     except FileError as error:
-        raise _damaged(error) from error
+        raise damaged(error) from error
 
 
-def _damaged(error: Exception) -> FileError:
+def damaged(error: Exception) -> FileError:
+    """The error for a record that is not what was written."""
     return FileError(
         f"The record in the store cannot be read ({error}); it was damaged, or another program "
         "wrote it. Begin the sequence anew."

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a request can be refused for, with its HTTP status and its gRPC status.
 
-Triton's table has the pairs: https://github.com/triton-inference-server/server, docs/protocol.
+Triton's table has the pairs, apart from 408, 413 and 429:
+https://github.com/triton-inference-server/server, docs/protocol.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from stateport.errors import StateportError
+from ..errors import StateportError
+from ..shown import shown
 
 
 class Status(Enum):
@@ -17,12 +19,12 @@ class Status(Enum):
     INVALID = (400, "INVALID_ARGUMENT")
     UNAUTHENTICATED = (401, "UNAUTHENTICATED")
     NOT_FOUND = (404, "NOT_FOUND")
+    SLOW = (408, "DEADLINE_EXCEEDED")
     TOO_LARGE = (413, "RESOURCE_EXHAUSTED")
     EXHAUSTED = (429, "RESOURCE_EXHAUSTED")
     INTERNAL = (500, "INTERNAL")
     UNSUPPORTED = (501, "UNIMPLEMENTED")
     UNAVAILABLE = (503, "UNAVAILABLE")
-    DEADLINE = (504, "DEADLINE_EXCEEDED")
 
     @property
     def http(self) -> int:
@@ -47,3 +49,8 @@ class ServeError(StateportError):
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+
+
+def brief(text: str) -> str:
+    """A client's text for a message: on one line, and with the middle of a long one left out."""
+    return shown(text)[1:-1]

@@ -145,30 +145,29 @@ class GrpcServer:
                 self._answering(kind, answer, is_public=True)
             )
         for name, words in _UNSUPPORTED.items():
-            handlers[name] = grpc.unary_unary_rpc_method_handler(self._refusing(name, words))
+            refuse = _refusing(name, words)
+            handlers[name] = grpc.unary_unary_rpc_method_handler(self._answering(None, refuse))
         return handlers
 
     def _answering(
         self, kind: Any, answer: Answer, *, is_public: bool = False
     ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """A handler that reads one message and answers with one."""
+        """A handler that asks for a token, reads one message, and answers with one.
+
+        Where `kind` is None, the message is of no matter.
+        """
 
         async def handle(data: bytes, context: Context) -> bytes:
             try:
                 if not is_public:
                     self._client_of(context)
-                message = await answer(_parsed(kind, data))
+                message = await answer(None if kind is None else _parsed(kind, data))
                 return bytes(message.SerializeToString())
             except ServeError as error:
+                log_refusal("grpc", error)
                 await _abort(context, error)
-
-        return handle
-
-    def _refusing(self, name: str, words: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        """A handler for what this server does not have."""
-
-        async def handle(data: bytes, context: Context) -> bytes:  # noqa: ARG001
-            await _abort(context, unsupported(name, words))
+            except Exception as error:
+                await _abort(context, unexpected("grpc", error))
 
         return handle
 
@@ -217,7 +216,9 @@ class GrpcServer:
             request = read_request(_parsed(messages.ModelInferRequest, data), client)
             headers = context.invocation_metadata() or ()
             response = await call(self._service, "grpc", request, headers)
-            return bytes(write_response(response).SerializeToString())
+            message = messages.ModelInferResponse()
+            write_response(response, message)
+            return bytes(message.SerializeToString())
         except ServeError as error:
             if request is None:
                 log_refusal("grpc", error)
@@ -248,21 +249,26 @@ class Conversation:
         self._wants_status = ("triton_grpc_error", "true") in [(k, v) for k, v in self._headers]
         self._answers: asyncio.Queue[bytes | ServeError | None] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
-        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
+        #: How many answers are sent, and whether one is being sent.
+        self._sent = 0
+        self._is_sending = False
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
         """Answers until the client has sent its last request and has every answer."""
         reader = asyncio.create_task(self._read(requests))
+        watcher = asyncio.create_task(self._watch(asyncio.current_task()))
         try:
             await self._write()
         finally:
             reader.cancel()
+            watcher.cancel()
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
         """Starts a task for each request. Tasks begin in the order of the requests."""
         try:
             async for data in requests:
-                await self._places.acquire()  # a client that only sends has to wait here
+                await self._slots.acquire()  # a client that only sends has to wait here
                 task = asyncio.create_task(self._answer(data))
                 self._running.add(task)
                 task.add_done_callback(self._finished)
@@ -282,7 +288,8 @@ class Conversation:
             message = _parsed(messages.ModelInferRequest, data)
             request = read_request(message, self._client)
             response = await call(self._service, "grpc", request, self._headers)
-            answer = messages.ModelStreamInferResponse(infer_response=write_response(response))
+            answer = messages.ModelStreamInferResponse()
+            write_response(response, answer.infer_response)
             self._answers.put_nowait(answer.SerializeToString())
         except ServeError as error:
             if request is None:
@@ -304,27 +311,48 @@ class Conversation:
         self._answers.put_nowait(answer.SerializeToString())
 
     async def _write(self) -> None:
-        """Sends the answers. A client that leaves them unread for too long is cut off."""
+        """Sends the answers."""
         while (answer := await self._answers.get()) is not None:
             if isinstance(answer, ServeError):
                 await _abort(self._context, answer)
 
-            try:
-                async with asyncio.timeout(self._limits.write_seconds):
-                    await self._context.write(answer)
-            except TimeoutError:
-                self._log_unread()
-                # A status would wait behind the answers. A call that ends without one is reset.
-                raise asyncio.CancelledError from None
-            self._places.release()
+            self._is_sending = True
+            await self._context.write(answer)
+            self._is_sending = False
+            self._sent += 1
+            self._slots.release()
+
+    async def _watch(self, writer: asyncio.Task[Any] | None) -> None:
+        """Cuts off a client that leaves answers unread for one to two times as long as it may.
+
+        A timer for each answer would take longer.
+        """
+        sent_before = -1
+        while not self._is_sending or self._sent != sent_before:
+            sent_before = self._sent if self._is_sending else -1
+            await asyncio.sleep(self._limits.write_seconds)
+
+        self._log_unread()
+        # A status would wait behind the answers. A call that ends without one is reset.
+        if writer is not None:
+            writer.cancel()
 
     def _log_unread(self) -> None:
         error = ServeError(
-            Status.DEADLINE,
+            Status.SLOW,
             f"The client left answers unread for {self._limits.write_seconds:g} seconds. Read them "
             "while you send.",
         )
         log_refusal("grpc", error)
+
+
+def _refusing(name: str, words: str) -> Answer:
+    """The answer to a call of what this server does not have."""
+
+    async def refuse(request: Any) -> Any:  # noqa: ARG001
+        raise unsupported(name, words)
+
+    return refuse
 
 
 def _parsed(kind: Any, data: bytes) -> Any:

@@ -27,12 +27,6 @@ _GZIP: Final = zlib.MAX_WBITS | 16
 _DEFLATE: Final = (zlib.MAX_WBITS, -zlib.MAX_WBITS)
 
 
-class SlowBody(ServeError):  # noqa: N818  # what it is
-    """A body that did not arrive in time: 408, which the protocol's table does not have."""
-
-    http_status: Final = 408
-
-
 class Gone(Exception):  # noqa: N818  # nothing went wrong
     """The client is gone, so that nobody reads an answer."""
 
@@ -53,8 +47,8 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limits: Li
         async with asyncio.timeout(limits.body_seconds):
             body = await _receive_all(receive, limits)
     except TimeoutError:
-        raise SlowBody(
-            Status.DEADLINE,
+        raise ServeError(
+            Status.SLOW,
             f"The body did not arrive within {limits.body_seconds:g} seconds. Send it faster, or "
             "in smaller requests.",
         ) from None
@@ -77,12 +71,7 @@ async def send_answer(send: Send, status: int, body: bytes, headers: Headers = (
 
 async def send_error(send: Send, error: ServeError) -> None:
     """Sends an error as the protocol has it: {"error": text}."""
-    await send_answer(send, status_of(error), error_body(error), error_headers(error))
-
-
-def status_of(error: ServeError) -> int:
-    """The HTTP status of an error."""
-    return getattr(error, "http_status", error.status.http)
+    await send_answer(send, error.status.http, error_body(error), error_headers(error))
 
 
 def error_body(error: ServeError) -> bytes:
@@ -97,7 +86,7 @@ def error_headers(error: ServeError) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
     if error.status is Status.UNAUTHENTICATED:
         headers.append((b"www-authenticate", b"Bearer"))
-    if error.status is Status.TOO_LARGE or isinstance(error, SlowBody):
+    if error.status in (Status.TOO_LARGE, Status.SLOW):
         headers.append((b"connection", b"close"))  # the rest of the body is not read
     return headers
 

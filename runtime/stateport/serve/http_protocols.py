@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""uvicorn's protocols, with the limits of time that it lacks.
+"""uvicorn's protocols, with the limits of time that it lacks, and with fewer writes.
 
 uvicorn closes a connection between two requests, and asks a silent WebSocket for a sign of life. It
-waits for ever for a header that comes byte by byte, and for a client that does not read.
+waits for ever for a header that comes byte by byte, and for a client that does not read. It writes
+the header and the body of an answer one after the other, and each frame by itself.
 """
 
 from __future__ import annotations
@@ -33,6 +34,43 @@ class Timer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+
+class JoiningTransport:
+    """A transport that writes at the end of a turn of the event loop what was written in it.
+
+    A write to the operating system takes longer than all else that a short answer needs.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._pieces: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Writes soon."""
+        if not self._pieces:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._pieces.append(data)
+
+    def close(self) -> None:
+        """Writes what waits, and closes."""
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Closes at once; what waits is lost."""
+        self._pieces.clear()
+        self._transport.abort()
+
+    def _flush(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        if len(pieces) == 1:
+            self._transport.write(pieces[0])
+        elif pieces:
+            self._transport.writelines(pieces)
 
 
 class _LimitedWriting(asyncio.Protocol):
@@ -73,7 +111,7 @@ class LimitedHttp(_LimitedWriting, HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Waits for a header."""
-        super().connection_made(transport)
+        super().connection_made(JoiningTransport(transport))  # type: ignore[arg-type]
         self._header_timer.set(self.limits.header_seconds, self._abort)
 
     def connection_lost(self, exc: Exception | None) -> None:

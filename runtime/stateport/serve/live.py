@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..errors import FileError
 from ..rounds import Rounds
-from .codec import pack, unpack
+from .codec import damaged, pack, unpack
 from .request import Array, SequenceId
 from .served import Served
 from .stores import ABSENT
@@ -42,13 +43,17 @@ class Numbered:
     inputs: bytes
     outputs: Mapping[str, Array] | bytes
 
-    def answer(self) -> Mapping[str, Array]:
-        """The outputs by name.
+    def answer(self, names: Sequence[str]) -> Mapping[str, Array]:
+        """The outputs with these names, in this order, which the record itself does not have.
 
         Raises:
-            FileError: the record in the store is damaged.
+            FileError: the record in the store is damaged, or has other outputs.
         """
-        return unpack(self.outputs) if isinstance(self.outputs, bytes) else self.outputs
+        outputs = unpack(self.outputs) if isinstance(self.outputs, bytes) else self.outputs
+        if outputs.keys() != {*names}:
+            problem = f"it has the outputs {sorted(outputs)}; {sorted(names)} were expected"
+            raise damaged(FileError(problem))
+        return {name: outputs[name] for name in names}
 
     def packed(self) -> bytes:
         """The outputs as bytes."""

@@ -16,8 +16,6 @@ from ..printable import printable
 #: The logger of this package. A service that mounts the application handles its records.
 LOG: Final = logging.getLogger("stateport.serve")
 
-LEVELS: Final = ("debug", "info", "warning", "error")
-
 
 class JsonLines(logging.Formatter):
     """Formats a record as one line of JSON: time, level, message, and the fields given with it."""

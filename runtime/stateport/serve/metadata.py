@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from .. import __version__
 from ..contract import ArraySpec, Contract, StateSpec
-from .errors import ServeError, Status
 from .served import Served, Statistics
 from .service import Service
 from .wire.datatypes import datatype_of
@@ -53,7 +52,7 @@ class Catalogue:
         Raises:
             ServeError: there is no such model.
         """
-        served = self._served(name, version)
+        served = self.service.find(name, version)
         contract = served.contract
         return {
             "name": served.name,
@@ -69,7 +68,7 @@ class Catalogue:
         Raises:
             ServeError: there is no such model.
         """
-        served = self._served(name, version)
+        served = self.service.find(name, version)
         contract = served.contract
         return {
             "name": served.name,
@@ -94,20 +93,7 @@ class Catalogue:
             ServeError: there is no such model.
         """
         names = [name] if name else list(self.service.models)
-        return {"model_stats": [_statistics(self._served(each, version)) for each in names]}
-
-    def _served(self, name: str, version: str) -> Served:
-        served = self.service.models.get(name)
-        if served is not None and version in ("", served.version):
-            return served
-
-        known = [f"{each.name!r} version {each.version}" for each in self.service.models.values()]
-        asked = f"'{name}' version {version}" if version else f"'{name}'"
-        raise ServeError(
-            Status.NOT_FOUND,
-            f"Request for unknown model: {asked} is not found. The models here are "
-            f"{', '.join(known) or 'none yet'}.",
-        )
+        return {"model_stats": [_statistics(self.service.find(each, version)) for each in names]}
 
     def _scheduling(self, contract: Contract) -> dict[str, Any]:
         """How streams are batched, for a model that has streams."""

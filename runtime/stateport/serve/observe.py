@@ -19,7 +19,7 @@ class Observer(Protocol):
         """The number of live streams in this process changed."""
 
     def evicted(self, model: str, reason: str) -> None:
-        """A stream left the process: "idle", "room", "fenced", "failed" or "replaced"."""
+        """A stream left the process: "idle", "room", "fenced" or "failed"."""
 
     def stored(self, model: str, operation: str, seconds: float, records: int) -> None:
         """The store did an operation, "save", "load" or "delete", on a number of records."""

@@ -190,11 +190,13 @@ def _schemas() -> dict[str, Any]:
         ("name", "datatype", "shape"), name=text, datatype=datatype, shape=_list_of(whole)
     )
     sized = _object((), binary_data_size=size)
-    given = _object(
+    input_tensor = _object(
         ("name", "shape", "datatype"), name=text, shape=shape, datatype=datatype, data=data,
         parameters=sized,
     )  # fmt: skip
-    wanted = _object(("name",), name=text, parameters=_object((), binary_data={"type": "boolean"}))
+    requested_output = _object(
+        ("name",), name=text, parameters=_object((), binary_data={"type": "boolean"})
+    )
     return {
         "Error": _object(("error",), error=text),
         "Object": {"type": "object"},
@@ -209,7 +211,7 @@ def _schemas() -> dict[str, Any]:
         ),
         "Statistics": _object(("model_stats",), model_stats=_list_of({"type": "object"})),
         "InferRequest": _object(
-            ("inputs",), id=text, inputs=_list_of(given), outputs=_list_of(wanted),
+            ("inputs",), id=text, inputs=_list_of(input_tensor), outputs=_list_of(requested_output),
             parameters=_request_parameters(),
         ),
         "InferResponse": _object(

@@ -65,7 +65,7 @@ def run(parts: Parts, listening: Listening, announce: Callable[[str], None]) -> 
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop of uvloop, which writes all answers of one turn at once, where it is."""
+    """The event loop of uvloop, which is faster, where it is."""
     try:
         import uvloop
     except ImportError:  # not on Windows

@@ -13,7 +13,7 @@ from typing import Final
 
 from ..errors import StreamingError
 from ..printable import printable
-from ..rounds import Answer, Rounds, answer_of
+from ..rounds import Answer, LostStepError, Rounds, answer_of
 from ..state import State
 from .codec import unpack_state
 from .digest import digest_of_inputs
@@ -21,7 +21,7 @@ from .errors import ServeError, Status
 from .keeper import ENDED_FOR, Keeper
 from .live import Generation, Live, Numbered
 from .observe import Observer
-from .request import Array, Request, SequenceId
+from .request import LARGEST_ID, LONGEST_ID, Array, Request, SequenceId, is_unicode
 from .served import Served
 from .stores import ABSENT, ANY, Conflict, Record
 from .turns import Turns, settled
@@ -32,8 +32,6 @@ _LOG: Final = logging.getLogger("stateport.serve")
 _MOST_TRIES: Final = 5
 #: Of how many streams it is remembered why they are gone.
 _MOST_GONE: Final = 10_000
-_LONGEST_ID: Final = 256
-_LARGEST_ID: Final = 2**64 - 1
 
 Outputs = Mapping[str, Array]
 
@@ -251,14 +249,15 @@ class Sequences:
         if self._keeper.is_durable:
             record = await self._keeper.load(sequence)
             version = ABSENT if record is None else record.version
-            last = _last_of(record)
+            if record is not None and self._is_ours(record):
+                last = _last_of(record)
         elif sequence in self._live:
             last = self._live[sequence].last
         elif sequence in self._gone:
             last = self._gone[sequence].last
 
         if last is not None and last.step == 1 and last.inputs == digest:
-            return version, last.answer()
+            return version, last.answer(self._names)
         return version, None
 
     async def _step(self, live: Live, request: Request, digest: bytes) -> Outputs:
@@ -270,7 +269,11 @@ class Sequences:
         generation = live.generation
         wants_state = keeper.saves_before and not request.end
         pending = generation.rounds.step(live.stream, request.inputs, wants_state)
-        answer, was_cancelled = await answer_of(pending)
+        try:
+            answer, was_cancelled = await answer_of(pending)
+        except LostStepError:
+            self._drop(live.id, "failed")
+            raise
 
         outputs = self._count(live, request, answer, digest)
         try:
@@ -292,8 +295,8 @@ class Sequences:
         live.last = None
         if request.step is not None:
             # A row of a batch would keep the whole batch in memory.
-            kept = {name: array.copy() for name, array in outputs.items()}
-            live.last = Numbered(live.step, digest, kept)
+            copies = {name: array.copy() for name, array in outputs.items()}
+            live.last = Numbered(live.step, digest, copies)
         live.used = self._clock()
         return outputs
 
@@ -327,7 +330,7 @@ class Sequences:
         where = f"inference request for sequence {sequence} to model '{self._served.name}'"
         if request.step == step and last is not None:
             if last.inputs == digest:
-                return last.answer()
+                return last.answer(self._names)
             raise ServeError(
                 Status.INVALID,
                 f"{where} repeats step {step} with other inputs; step {step + 1} was expected, or "
@@ -346,7 +349,7 @@ class Sequences:
         gone = self._gone.get(sequence)
         last = _last_of(record) or (gone.last if gone is not None else None)
         if last is not None and request.step == last.step and last.inputs == digest:
-            return last.answer()
+            return last.answer(self._names)
         raise self._unknown(sequence)
 
     def _unknown(self, sequence: SequenceId) -> ServeError:
@@ -387,6 +390,10 @@ class Sequences:
         live.step = record.step
         live.last = _last_of(record)
         return live
+
+    def _is_ours(self, record: Record) -> bool:
+        """Whether a model of this server made the record."""
+        return any(generation.served.digest == record.model for generation in self._generations)
 
     def _generation_of(self, sequence: SequenceId, record: Record) -> Generation:
         for generation in reversed(self._generations):
@@ -582,27 +589,22 @@ def _last_of(record: Record | None) -> Numbered | None:
 
 def _checked_id(model: str, request: Request) -> SequenceId:
     sequence = request.sequence
-    if type(sequence) is int and 0 < sequence <= _LARGEST_ID:
+    if type(sequence) is int and 0 < sequence <= LARGEST_ID:
         return sequence
     if isinstance(sequence, str) and sequence:
-        if len(sequence) <= _LONGEST_ID and _is_unicode(sequence):
+        if len(sequence) <= LONGEST_ID and is_unicode(sequence):
             return sequence
         raise ServeError(
             Status.INVALID,
             f"inference request to model '{model}' has a correlation ID of {len(sequence)} "
-            f"characters; Unicode of at most {_LONGEST_ID} characters was expected.",
+            f"characters; Unicode of at most {LONGEST_ID} characters was expected.",
         )
 
     raise ServeError(
         Status.INVALID,
         f"inference request to model '{model}' must specify a non-zero or non-empty correlation "
-        f"ID: an integer from 1 to 2**64 - 1, or a text of at most {_LONGEST_ID} characters.",
+        f"ID: an integer from 1 to 2**64 - 1, or a text of at most {LONGEST_ID} characters.",
     )
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text holds no half of a surrogate pair, which no store takes."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _log_failure(closing: asyncio.Future[None]) -> None:

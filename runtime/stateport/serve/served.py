@@ -56,7 +56,7 @@ class Served:
     Attributes:
         name: the name that requests use.
         model: the loaded model.
-        version: its version, "1" unless it is replaced.
+        version: its version, "1". A model that replaces another one has it, too.
         digest: the digest of its contract and weights; "" where the file is not known.
         statistics: what was counted.
     """

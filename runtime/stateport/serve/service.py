@@ -15,7 +15,7 @@ from ..errors import InputError, StateportError, StreamingError
 from ..model import Model, load
 from .digest import digest_of
 from .durability import Durability
-from .errors import ServeError, Status
+from .errors import ServeError, Status, brief
 from .keeper import Keeper
 from .observe import Observer, Silent
 from .request import Array, Request, Response
@@ -85,7 +85,7 @@ class Service:
         self._observer: Observer = observer or Silent()
         self._clock = clock
 
-        self._stateless = Stateless(2, self._observer)
+        self._stateless = Stateless(capacity, self._observer)
         self._served: dict[str, Served] = {}
         self._sequences: dict[str, Sequences] = {}
         self._pending: dict[str, int] = {}
@@ -97,6 +97,24 @@ class Service:
     def models(self) -> Mapping[str, Served]:
         """The models that are served, by name."""
         return self._served
+
+    def find(self, name: str, version: str = "") -> Served:
+        """A model by its name, and by its version unless that is "".
+
+        Raises:
+            ServeError: NOT_FOUND, there is no such model.
+        """
+        served = self._served.get(name)
+        if served is not None and version in ("", served.version):
+            return served
+
+        asked = f"'{brief(name)}' version {brief(version)}" if version else f"'{brief(name)}'"
+        known = [f"{each.name!r} version {each.version}" for each in self._served.values()]
+        raise ServeError(
+            Status.NOT_FOUND,
+            f"Request for unknown model: {asked} is not found. The models here are "
+            f"{', '.join(known) or 'none yet'}.",
+        )
 
     @property
     def live_streams(self) -> int:
@@ -169,23 +187,24 @@ class Service:
         Raises:
             ServeError: NOT_FOUND, there is no such model.
         """
-        self._find(name, version)
+        self.find(name, version)
         return await self.is_ready()
 
     async def infer(self, request: Request) -> Response:
         """Answers a request.
 
         Raises:
-            ServeError: the request is refused, or failed.
+            ServeError: the request is refused, or failed. Any other error is a bug of stateport.
         """
-        served = self._find(request.model, request.version)
+        served = self.find(request.model, request.version)
         began = perf_counter()
         try:
             response = await self._infer(served, request)
         except Exception as error:
             refusal = _stopping() if self._was_cut_off(error) else _refusal(error)
-            self._count_failure(served, refusal, perf_counter() - began)
-            if refusal is error:
+            status = Status.INTERNAL if refusal is None else refusal.status
+            self._count_failure(served, status, perf_counter() - began)
+            if refusal is None or refusal is error:
                 raise
             raise refusal from error
 
@@ -207,7 +226,7 @@ class Service:
             ServeError: NOT_FOUND, there is no such model; INVALID, the contract is another one.
             StateportError: as `stateport.load`.
         """
-        served = self._find(name, "")
+        served = self.find(name)
         new = await asyncio.to_thread(self._load, name, path)
         if new.contract != served.contract:
             raise ServeError(
@@ -257,25 +276,9 @@ class Service:
         digest = digest_of(source, model.contract) if self._store.is_durable else ""
         return Served(name, model, digest=digest)
 
-    def _find(self, name: str, version: str) -> Served:
-        served = self._served.get(name)
-        if served is None:
-            known = ", ".join(map(repr, self._served)) or "none yet"
-            raise ServeError(
-                Status.NOT_FOUND,
-                f"Request for unknown model: '{name}' is not found. The models here are {known}.",
-            )
-        if version not in ("", served.version):
-            raise ServeError(
-                Status.NOT_FOUND,
-                f"Request for unknown model: '{name}' version {version} is not found. The version "
-                f"here is {served.version}.",
-            )
-        return served
-
     async def _infer(self, served: Served, request: Request) -> Response:
         self._check_room(served.name)
-        wanted = _wanted(served, request)
+        names = _output_names(served, request)
         self._pending[served.name] += 1
         try:
             if request.sequence is None or request.sequence in (0, ""):
@@ -287,8 +290,8 @@ class Service:
         finally:
             self._pending[served.name] -= 1
 
-        if wanted:
-            outputs = {name: outputs[name] for name in wanted if name in outputs}
+        if names:
+            outputs = {name: outputs[name] for name in names}
         step = request.step
         parameters = {} if step is None else {"sequence_step": step}
         return Response(served.name, served.version, request.id, outputs, parameters)
@@ -309,10 +312,10 @@ class Service:
         is_own = isinstance(error, StateportError) and not isinstance(error, InputError)
         return self._is_stopping and is_own and not isinstance(error, ServeError)
 
-    def _count_failure(self, served: Served, error: ServeError, seconds: float) -> None:
+    def _count_failure(self, served: Served, status: Status, seconds: float) -> None:
         served.statistics.failures += 1
         served.statistics.failure_ns += int(seconds * 1e9)
-        self._observer.request(served.name, error.status.name.lower(), seconds)
+        self._observer.request(served.name, status.name.lower(), seconds)
 
 
 async def _repeat(call: Callable[[], Awaitable[None]], pause: float) -> None:
@@ -325,7 +328,7 @@ async def _repeat(call: Callable[[], Awaitable[None]], pause: float) -> None:
             _LOG.exception("a task in the background failed")
 
 
-def _wanted(served: Served, request: Request) -> tuple[str, ...]:
+def _output_names(served: Served, request: Request) -> tuple[str, ...]:
     """The outputs that are asked for, of those that there are."""
     names = [spec.name for spec in served.contract.outputs]
     if not request.sequence:
@@ -334,24 +337,19 @@ def _wanted(served: Served, request: Request) -> tuple[str, ...]:
         if name not in names:
             raise ServeError(
                 Status.INVALID,
-                f"unexpected inference output '{name}' for model '{served.name}'; it has "
+                f"unexpected inference output '{brief(name)}' for model '{served.name}'; it has "
                 f"{', '.join(map(repr, names))}.",
             )
     return request.outputs
 
 
-def _refusal(error: Exception) -> ServeError:
-    """Any error as the refusal of a request."""
+def _refusal(error: Exception) -> ServeError | None:
+    """An error of stateport as the refusal of a request; None for any other error."""
     if isinstance(error, ServeError):
         return error
     if isinstance(error, InputError | StreamingError):
         return ServeError(Status.INVALID, str(error))
-    if not isinstance(error, StateportError):
-        _LOG.exception("a request failed", exc_info=error)
-        return ServeError(
-            Status.INTERNAL, "The server failed on this request. Its log has the reason."
-        )
-    return ServeError(Status.INTERNAL, str(error))
+    return ServeError(Status.INTERNAL, str(error)) if isinstance(error, StateportError) else None
 
 
 def _stopping() -> ServeError:

@@ -100,22 +100,22 @@ class Tokens:
         return name if scheme.lower() == _PREFIX.lower() else None
 
 
-def _add(digests: dict[bytes, str], words: list[str], place: str, default: str) -> None:
+def _add(digests: dict[bytes, str], words: list[str], source: str, default: str) -> None:
     """Adds the token of one line."""
     if len(words) > 2:
         raise FileError(
-            f"{place} has {len(words)} words; a token, or a name and a token were expected."
+            f"{source} has {len(words)} words; a token, or a name and a token were expected."
         )
 
     name = words[0] if len(words) == 2 else default
     token = words[-1]
     if len(token) < SHORTEST or not token.isascii():
         raise FileError(
-            f"{place} has a token of {len(token)} characters; {SHORTEST} or more of ASCII were "
+            f"{source} has a token of {len(token)} characters; {SHORTEST} or more of ASCII were "
             "expected. Make one with `openssl rand -hex 32`."
         )
 
     digest = sha256(token.encode()).digest()
     if digest in digests:
-        raise FileError(f"{place} repeats a token. Give each client one of its own.")
+        raise FileError(f"{source} repeats a token. Give each client one of its own.")
     digests[digest] = name

@@ -8,7 +8,9 @@ set up a tracer provider in the service that mounts the application.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from time import monotonic
 from typing import Any, Final
 
 from .request import Request
@@ -21,12 +23,32 @@ except ImportError:
 _NOTHING: Final = contextlib.nullcontext()
 
 
+class _Listening:
+    """Whether something listens to spans; asked again after a second if nothing does.
+
+    The library looks into the environment at each question until there is a provider, which takes
+    longer than much of a request.
+    """
+
+    def __init__(self) -> None:
+        self._asked = -math.inf
+
+    def __bool__(self) -> bool:
+        now = monotonic()
+        if trace is None or now - self._asked < 1.0:
+            return False
+        # Until a provider is set up, the library has one that makes no spans.
+        is_on = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        self._asked = -math.inf if is_on else now
+        return is_on
+
+
+_LISTENING: Final = _Listening()
+
+
 def is_on() -> bool:
-    """Whether OpenTelemetry is installed and something listens to its spans."""
-    if trace is None:
-        return False
-    # Until a provider is set up, the library has one that makes no spans.
-    return not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+    """Whether OpenTelemetry is installed and something listens to its spans, or did not lately."""
+    return bool(_LISTENING)
 
 
 def span(

@@ -11,7 +11,7 @@ import orjson
 
 from .calls import Infers, call, log_refusal, unexpected
 from .errors import ServeError, Status
-from .http_messages import Receive, Send, status_of
+from .http_messages import Receive, Send
 from .limits import MOST_AT_ONCE
 from .request import Request, Response
 from .wire.rest_messages import AnswerForm, read_request, write_response
@@ -34,7 +34,7 @@ class Conversation:
         self._receive = receive
         self._send = send
         self._running: set[asyncio.Task[None]] = set()
-        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
         self._is_open = True
 
     async def run(self) -> None:
@@ -44,7 +44,7 @@ class Conversation:
             if message["type"] == "websocket.disconnect":
                 break
 
-            await self._places.acquire()  # a client that only sends has to wait here
+            await self._slots.acquire()  # a client that only sends has to wait here
             frame = message.get("bytes")
             task = asyncio.create_task(self._answer(frame))
             self._running.add(task)
@@ -56,7 +56,7 @@ class Conversation:
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)
-        self._places.release()
+        self._slots.release()
 
     async def _answer(self, frame: bytes | None) -> None:
         """Answers one frame. Tasks begin in the order of the frames, and so do their calls."""
@@ -114,7 +114,7 @@ def write_frame(response: Response, request: Request, form: AnswerForm) -> bytes
 
 def error_frame(error: ServeError, request: Request | None, frame: bytes | None) -> bytes:
     """An error as a frame: what is wrong, and with which request, as far as that is known."""
-    document: dict[str, Any] = {"error": str(error), "status": status_of(error)}
+    document: dict[str, Any] = {"error": str(error), "status": error.status.http}
     if error.retry_after is not None:
         document["retry_after"] = error.retry_after
 

@@ -38,6 +38,7 @@ def serving(
     Args:
         models: the model files by their names.
         options: more options of the command.
+        log: a file that is made for the server's log.
 
     Raises:
         AssertionError: the server did not start, or did not stop in order.
@@ -45,7 +46,7 @@ def serving(
     command = [sys.executable, "-m", "stateport", "serve", "--http", "0", "--grpc", "0", *options]
     command += [f"{name}={path}" for name, path in models.items()]
     with (
-        TemporaryFile("w+", encoding="utf-8") as errors,
+        TemporaryFile("w+") if log is None else log.open("w+") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         try:

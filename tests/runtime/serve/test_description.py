@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
-
-import pytest
 
 from stateport.serve.openapi import description
 from tests.runtime.serve.process import Serving
@@ -48,7 +45,6 @@ def test_every_operation_has_a_name_of_its_own() -> None:
     assert len(set(names)) == len(names) == 15
 
 
-@pytest.mark.skipif(find_spec("schemathesis") is None, reason="pip install schemathesis")
 def test_schemathesis_finds_nothing(server: Serving, tmp_path: Path) -> None:
     command = [
         sys.executable,

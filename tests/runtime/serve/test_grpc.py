@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,11 +16,12 @@ import numpy as np
 import pytest
 
 import stateport
-from stateport.serve.grpc_server import SERVICE, Conversation
+from stateport.serve.grpc_server import SERVICE, Conversation, GrpcServer
 from stateport.serve.limits import Limits
+from stateport.serve.tokens import Tokens
 from stateport.serve.wire import open_inference as messages
 from tests.runtime.serve.asking import chunk, message, output, place
-from tests.runtime.serve.process import Serving
+from tests.runtime.serve.process import Serving, serving
 
 
 @pytest.fixture(scope="module")
@@ -63,20 +66,91 @@ def test_every_call_answers(channel: Any) -> None:
     assert statistics.model_stats[0].name == "lstm"
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload",
-        "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister",
-        "CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister",
-        "TraceSetting", "LogSettings",
-    ],
+UNSUPPORTED = (
+    "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload",
+    "SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister",
+    "CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister",
+    "TraceSetting", "LogSettings",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", UNSUPPORTED)
 def test_what_there_is_not_is_refused_in_words(channel: Any, method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         asked(channel, method, b"\x0a\x01x")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert str(caught.value.details()).startswith(f"{method}: this server has no")
+
+
+def test_every_call_asks_for_a_token_and_logs_its_refusal(reference: Path, tmp_path: Path) -> None:
+    tokens, log = tmp_path / "tokens", tmp_path / "log"
+    tokens.write_text("alice 0123456789abcdef\n")
+    known = (("authorization", "Bearer 0123456789abcdef"),)
+    private = ("ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
+
+    with (
+        serving({"lstm": reference}, "--token-file", str(tokens), log=log) as server,
+        grpc.insecure_channel(server.grpc) as channel,
+    ):
+        for method in (*private, *UNSUPPORTED, "ModelInfer"):
+            with pytest.raises(grpc.RpcError) as caught:
+                asked(channel, method)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        with pytest.raises(grpc.RpcError) as caught:
+            streamed(channel, [])
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+        for method in ("ServerLive", "ServerReady"):
+            asked(channel, method)
+        call: Any = channel.unary_unary(f"/{SERVICE}/LogSettings")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", metadata=known)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    refused = [entry["status"] for entry in entries if entry["message"] == "refused"]
+    assert refused == ["UNAUTHENTICATED"] * (len(private) + len(UNSUPPORTED) + 2) + ["UNSUPPORTED"]
+    assert {entry["transport"] for entry in entries if entry["message"] == "refused"} == {"grpc"}
+
+
+class EndedError(Exception):
+    """A call ended with a status."""
+
+
+class Refused:
+    """The context of a call that ends with a status."""
+
+    status = ""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    async def abort(self, code: Any, details: str, trailers: Any) -> None:
+        self.status = f"{code.name}: {details}"
+        raise EndedError
+
+
+def test_a_call_that_fails_is_logged_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(request: Any) -> Any:
+        raise KeyError("a secret")
+
+    async def main() -> Refused:
+        catalogue: Any = SimpleNamespace(service=None)
+        server = GrpcServer(catalogue, Tokens.none(), Limits())
+        context = Refused()
+        with pytest.raises(EndedError):
+            await server._answering(messages.ServerMetadataRequest, fail)(b"", context)
+        await server.stop(0)
+        return context
+
+    status = asyncio.run(main()).status
+    assert status.startswith("INTERNAL: The request failed inside of the server (KeyError)")
+    assert "secret" not in status
+    [record] = caplog.records
+    assert record.exc_info is not None
 
 
 @pytest.mark.parametrize("sequence", [5, 2**63 - 1, "five"])

@@ -17,9 +17,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
+from stateport import EngineError
 from stateport.serve import Application, Request, tracing
 from stateport.serve.logs import LOG, log, log_to
 from stateport.serve.metrics import Histogram, Metrics
+from stateport.serve.sequences import Sequences
 from tests.runtime.serve.asking import chunk, document, in_process, place
 
 
@@ -54,6 +56,34 @@ def test_a_record_is_one_line_of_json(own_logging: io.StringIO) -> None:
     assert "Traceback" in second["traceback"]
 
 
+@pytest.mark.parametrize(
+    ("error", "message"), [(KeyError("why"), "failed"), (EngineError("why"), "refused")]
+)
+def test_a_failure_is_logged_once(
+    reference: Path,
+    own_logging: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    message: str,
+) -> None:
+    async def fail(*arguments: object) -> None:
+        raise error
+
+    async def conversation(client: httpx.AsyncClient, application: Application) -> None:
+        monkeypatch.setattr(Sequences, "infer", fail)
+        body = document(chunk(), **place("s", start=True))
+        answer = await client.post("/v2/models/lstm/infer", json=body)
+        assert answer.status_code == 500
+        assert ("why" in answer.text) == isinstance(error, EngineError)
+        page = await client.get("/metrics")
+        assert 'stateport_requests_total{model="lstm",outcome="internal"} 1.0' in page.text
+        assert application.service.models["lstm"].statistics.failures == 1
+
+    in_process(reference, conversation)
+    [entry] = map(json.loads, own_logging.getvalue().splitlines())
+    assert (entry["level"], entry["message"], entry["sequence"]) == ("error", message, "s")
+
+
 def test_the_page_of_metrics_is_read_by_prometheus() -> None:
     metrics = Metrics()
     metrics.request("m", "ok", 0.003)
@@ -86,6 +116,27 @@ def test_nothing_is_traced_where_nothing_listens() -> None:
         pass
 
 
+def test_that_nothing_listens_is_asked_once_in_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def no_provider() -> trace.ProxyTracerProvider:
+        asked.append(1)
+        return trace.ProxyTracerProvider()
+
+    monkeypatch.setattr(trace, "get_tracer_provider", no_provider)
+    now = 100.0
+    monkeypatch.setattr(tracing, "monotonic", lambda: now)
+    monkeypatch.setattr(tracing, "_LISTENING", tracing._Listening())
+    for _ in range(5):
+        assert not tracing.is_on()
+    assert len(asked) == 1
+
+    now = 101.0
+    monkeypatch.setattr(trace, "get_tracer_provider", TracerProvider)
+    assert tracing.is_on()
+    assert tracing.is_on()
+
+
 def test_a_request_has_a_span_below_the_clients(
     reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +144,7 @@ def test_a_request_has_a_span_below_the_clients(
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(spans))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(tracing, "_LISTENING", tracing._Listening())
 
     async def conversation(client: httpx.AsyncClient, application: Application) -> None:
         body = document(chunk(), **place("s", start=True))

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from stateport.serve import ServeError, Status
 from stateport.serve.wire.datatypes import DTYPES, array_from_bytes, bytes_of, datatype_of
 from stateport.serve.wire.json_tensors import array_from_json, json_of
-from stateport.serve.wire.parameters import place_of
+from stateport.serve.wire.parameters import read_parameters
 
 any_array = st.sampled_from(sorted(DTYPES)).flatmap(
     lambda name: arrays.arrays(DTYPES[name], arrays.array_shapes(min_dims=0, max_side=4))
@@ -115,15 +115,15 @@ def test_wrong_bytes_are_refused(datatype: str, shape: Any, data: bytes, words: 
 
 
 def test_the_place_in_a_stream() -> None:
-    assert place_of({}) == (None, False, False, None)
-    assert place_of({"sequence_id": 2**64 - 1, "sequence_start": True}) == (
+    assert read_parameters({}) == (None, False, False, None)
+    assert read_parameters({"sequence_id": 2**64 - 1, "sequence_start": True}) == (
         2**64 - 1, True, False, None,
     )  # fmt: skip
-    assert place_of({"sequence_id": "é", "sequence_end": True, "sequence_step": 3}) == (
+    assert read_parameters({"sequence_id": "é", "sequence_end": True, "sequence_step": 3}) == (
         "é", False, True, 3,
     )  # fmt: skip
-    assert place_of({"sequence_id": 0}).sequence is None
-    assert place_of({"sequence_id": ""}).sequence is None
+    assert read_parameters({"sequence_id": 0}).sequence is None
+    assert read_parameters({"sequence_id": ""}).sequence is None
 
 
 @pytest.mark.parametrize(
@@ -146,5 +146,5 @@ def test_the_place_in_a_stream() -> None:
 )
 def test_a_wrong_place_is_refused(parameters: dict[str, Any]) -> None:
     with pytest.raises(ServeError) as caught:
-        place_of(parameters)
+        read_parameters(parameters)
     assert caught.value.status is Status.INVALID

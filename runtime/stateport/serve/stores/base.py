@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 #: In place of a version: the record is written whatever there is.
@@ -48,10 +48,6 @@ class Record:
     holder: str = ""
     held_until: float = 0.0
     idle: float = 600.0
-
-    def held_by(self, holder: str, until: float, version: str) -> Record:
-        """The record with a claim."""
-        return replace(self, holder=holder, held_until=until, version=version)
 
 
 class Store(Protocol):

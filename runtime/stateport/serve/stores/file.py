@@ -193,8 +193,8 @@ class FileStore:
             row = connection.execute(_READ, (operation.key, now)).fetchone()
             return None if row is None else _record(row)
 
-        found = connection.execute(_VERSION, (operation.key, now)).fetchone()
-        version = ABSENT if found is None else found[0]
+        row = connection.execute(_VERSION, (operation.key, now)).fetchone()
+        version = ABSENT if row is None else row[0]
         if isinstance(operation, Delete):
             if version not in (ABSENT, operation.expected) and operation.expected != ANY:
                 return Conflict()

@@ -19,13 +19,13 @@ def options_of(url: str, defaults: Mapping[str, str]) -> tuple[str, dict[str, st
     before, _, query = url.partition("?")
     options = dict(defaults)
     try:
-        given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
         raise InputError(
             f"The store's options are {shown(query)}; NAME=VALUE was expected, joined by '&'."
         ) from error
 
-    for name, value in given:
+    for name, value in pairs:
         if name not in defaults:
             raise InputError(
                 f"The store has no option {shown(name)}; it has {', '.join(sorted(defaults))}."

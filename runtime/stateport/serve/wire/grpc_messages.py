@@ -14,8 +14,7 @@ from ...shown import shown
 from ..errors import ServeError, Status
 from ..request import Request, Response
 from .datatypes import array_from_bytes, bytes_of, check_shape, datatype_of, dtype_of
-from .open_inference import ModelInferResponse
-from .parameters import check_tensor, place_of
+from .parameters import check_tensor, read_parameters
 
 #: The datatype -> the field of `InferTensorContents` that has its values. FP16 has none.
 _FIELDS: Final = {
@@ -49,23 +48,22 @@ def read_request(message: Any, client: str) -> Request:
         message.model_version,
         message.id,
         tuple([output.name for output in message.outputs]),
-        *place_of(_values(message.parameters)),
+        *read_parameters(_values(message.parameters)),
         client=client,
     )
 
 
-def write_response(response: Response) -> Any:
-    """The answer as a `ModelInferResponse`, with the outputs as raw bytes."""
-    message = ModelInferResponse(
-        model_name=response.model, model_version=response.version, id=response.id
-    )
+def write_response(response: Response, message: Any) -> None:
+    """Writes the answer into a `ModelInferResponse`, with the outputs as raw bytes."""
+    message.model_name = response.model
+    message.model_version = response.version
+    message.id = response.id
     for key, value in response.parameters.items():
         setattr(message.parameters[key], _field_of(value), value)
 
     for name, array in response.outputs.items():
         message.outputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
         message.raw_output_contents.append(bytes_of(array))
-    return message
 
 
 def _raw_inputs(message: Any) -> dict[str, NDArray[Any]]:

@@ -54,7 +54,7 @@ def array_from_json(name: str, datatype: object, shape: object, data: object) ->
         ]
         types = set(map(type, values))
     if not types <= _TYPES[dtype.kind]:
-        raise _value_error(name, datatype, _first_other(values, _TYPES[dtype.kind]), dtype)
+        raise _value_error(name, datatype, _first_of_wrong_type(values, _TYPES[dtype.kind]), dtype)
 
     _check_range(name, datatype, dtype, values)
     return _converted(name, datatype, dtype, values).reshape(sizes)
@@ -132,7 +132,7 @@ def _converted(
     raise _value_error(name, datatype, outside, dtype)
 
 
-def _first_other(values: Sequence[Any], types: frozenset[type]) -> object:
+def _first_of_wrong_type(values: Sequence[Any], types: frozenset[type]) -> object:
     return next(value for value in values if type(value) not in types)
 
 

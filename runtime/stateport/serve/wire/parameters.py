@@ -12,9 +12,8 @@ from typing import Any, Final, NamedTuple
 
 from ...shown import shown
 from ..errors import ServeError, Status
-from ..request import SequenceId
+from ..request import LARGEST_ID, SequenceId, is_unicode
 
-_LARGEST_ID: Final = 2**64 - 1
 #: Parameters of a tensor that ask for what stateport does not have.
 _FOREIGN: Final = {
     "classification": "classes. Ask for the output itself, and sort it",
@@ -22,8 +21,8 @@ _FOREIGN: Final = {
 }
 
 
-class Place(NamedTuple):
-    """Where in which stream a request belongs."""
+class StreamParameters(NamedTuple):
+    """Which stream a request belongs to, and which of its steps it is."""
 
     sequence: SequenceId | None
     start: bool
@@ -31,22 +30,22 @@ class Place(NamedTuple):
     step: int | None
 
 
-_NOWHERE: Final = Place(None, start=False, end=False, step=None)
+_NO_STREAM: Final = StreamParameters(None, start=False, end=False, step=None)
 
 
-def place_of(parameters: Mapping[str, Any]) -> Place:
+def read_parameters(parameters: Mapping[str, Any]) -> StreamParameters:
     """The stream of a request, from its parameters. Parameters with other names are left alone.
 
     Raises:
         ServeError: an id, a flag or a number of a step has the wrong type or range.
     """
     if not parameters:
-        return _NOWHERE
+        return _NO_STREAM
 
-    return Place(
+    return StreamParameters(
         _sequence_id(parameters.get("sequence_id")),
-        _flag(parameters, "sequence_start"),
-        _flag(parameters, "sequence_end"),
+        read_flag(parameters, "sequence_start"),
+        read_flag(parameters, "sequence_end"),
         _step(parameters.get("sequence_step")),
     )
 
@@ -66,37 +65,34 @@ def check_tensor(name: str, parameters: Mapping[str, Any]) -> None:
             )
 
 
+def read_flag(parameters: Mapping[str, Any], key: str, default: bool = False) -> bool:
+    """A parameter that is true or false.
+
+    Raises:
+        ServeError: it is something else.
+    """
+    value = parameters.get(key, default)
+    if isinstance(value, bool):
+        return value
+
+    raise ServeError(
+        Status.INVALID, f"{key} is {shown(value)}; true or false was expected. Send one of them."
+    )
+
+
 def _sequence_id(value: object) -> SequenceId | None:
     """The id, or None for the two ids that mean none: 0 and the empty string."""
     if value is None or (value == 0 and type(value) is int) or value == "":
         return None
-    if type(value) is int and 0 < value <= _LARGEST_ID:
+    if type(value) is int and 0 < value <= LARGEST_ID:
         return value
-    if isinstance(value, str) and _is_unicode(value):
+    if isinstance(value, str) and is_unicode(value):
         return value
 
     raise ServeError(
         Status.INVALID,
         f"sequence_id is {shown(value)}; an integer from 1 to 2**64 - 1, or a text was expected. "
         "Send such an id, or leave it out for a call without a stream.",
-    )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
-
-
-def _flag(parameters: Mapping[str, Any], key: str) -> bool:
-    value = parameters.get(key, False)
-    if isinstance(value, bool):
-        return value
-
-    raise ServeError(
-        Status.INVALID, f"{key} is {shown(value)}; true or false was expected. Send one of them."
     )
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from ...shown import shown
 from ..errors import ServeError, Status
-from ..request import Request, Response
+from ..request import Request, Response, is_unicode
 from .datatypes import array_from_bytes, bytes_of, datatype_of
 from .json_tensors import array_from_json, json_of
-from .parameters import check_tensor, place_of
+from .parameters import check_tensor, read_flag, read_parameters
 
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 
@@ -77,10 +77,17 @@ def read_request(
     document = parse_object(body[:length])
 
     inputs = _inputs(document, body[length:])
-    parameters = _object(document, "parameters", "the request")
+    parameters = _parameters(document, "the request", "")
     outputs, form = _outputs(document, parameters, binary)
-    place = place_of(parameters)
-    request = Request(model, inputs, version, _text(document, "id"), outputs, *place, client=client)
+    request = Request(
+        model,
+        inputs,
+        version,
+        _text(document, "id"),
+        outputs,
+        *read_parameters(parameters),
+        client=client,
+    )
     return request, form
 
 
@@ -173,7 +180,7 @@ def _input(
 ) -> tuple[NDArray[Any], memoryview]:
     """One input, and the bytes that follow it."""
     datatype, shape = entry.get("datatype"), entry.get("shape")
-    parameters = _object(entry, "parameters", f"input {shown(name)}")
+    parameters = _parameters(entry, "input", name)
     check_tensor(name, parameters)
     size = parameters.get("binary_data_size")
     if size is None:
@@ -197,8 +204,8 @@ def _input(
 def _outputs(
     document: Mapping[str, Any], parameters: Mapping[str, Any], binary: bool
 ) -> tuple[tuple[str, ...], AnswerForm]:
-    """The names of the outputs that are wanted, and how they travel."""
-    binary = _flag(parameters, "binary_data_output", binary)
+    """The names of the outputs that are asked for, and how they travel."""
+    binary = read_flag(parameters, "binary_data_output", binary)
     entries = document.get("outputs")
     if entries is None:
         return (), AnswerForm(binary)
@@ -212,9 +219,9 @@ def _outputs(
     by_name: dict[str, bool] = {}
     for entry in entries:
         name = _name(entry, "outputs")
-        wishes = _object(entry, "parameters", f"output {shown(name)}")
+        wishes = _parameters(entry, "output", name)
         check_tensor(name, wishes)
-        by_name[name] = _flag(wishes, "binary_data", binary)
+        by_name[name] = read_flag(wishes, "binary_data", binary)
     return tuple(by_name), AnswerForm(binary, by_name)
 
 
@@ -245,45 +252,28 @@ def _name(entry: object, key: str) -> str:
     )
 
 
-def _object(entry: Mapping[str, Any], key: str, place: str) -> dict[str, Any]:
-    value = entry.get(key)
+def _parameters(entry: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
+    """The parameters of the request, or of the tensor of this name."""
+    value = entry.get("parameters")
     if value is None:
         return {}
     if isinstance(value, dict):
         return value
 
+    owner = f"{kind} {shown(name)}" if name else kind
     raise ServeError(
         Status.INVALID,
-        f"'{key}' of {place} is {shown(value)}; a JSON object was expected. Send one, or leave it "
-        "out.",
+        f"'parameters' of {owner} is {shown(value)}; a JSON object was expected. Send one, or "
+        "leave it out.",
     )
 
 
 def _text(document: Mapping[str, Any], key: str) -> str:
     value = document.get(key, "")
-    if isinstance(value, str) and _is_unicode(value):
+    if isinstance(value, str) and is_unicode(value):
         return value
 
     raise ServeError(
         Status.INVALID,
         f"'{key}' is {shown(value)}; a text was expected. Send one, or leave it out.",
     )
-
-
-def _flag(parameters: Mapping[str, Any], key: str, default: bool) -> bool:
-    value = parameters.get(key, default)
-    if isinstance(value, bool):
-        return value
-
-    raise ServeError(
-        Status.INVALID, f"{key} is {shown(value)}; true or false was expected. Send one of them."
-    )
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 can hold the text, and so the answer can repeat it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

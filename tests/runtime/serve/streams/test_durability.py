@@ -14,7 +14,9 @@ import pytest
 
 import stateport
 from stateport import Model
+from stateport.serve.codec import pack
 from stateport.serve.errors import ServeError, Status
+from stateport.serve.request import Request
 from stateport.serve.service import Service
 from stateport.serve.stores import ANY, StoreError, open_store
 from stateport.serve.stores.redis import RedisStore
@@ -122,6 +124,43 @@ def test_one_numbered_step_sent_to_two_servers_is_made_once(
     run(main())
 
 
+def test_a_recorded_answer_has_the_contracts_order(two: Path, store: str) -> None:
+    """The store's format sorts by dtype and name; the contract has the sum first."""
+    ones = {"a": np.ones((1, 2), np.float32), "b": np.full((1, 2), 3, np.float32)}
+
+    async def main() -> None:
+        async with (
+            serving(two, store=store) as first,
+            serving(two, store=store) as second,
+        ):
+            for number in (1, 2, 3):
+                request = Request("lstm", ones, sequence=1, start=number == 1, end=number == 3)
+                request = replace(request, step=number)
+                for server in (first, first, second, second):
+                    outputs = (await server.infer(request)).outputs
+                    assert [*outputs] == ["sum", "difference"]
+                    same(outputs["sum"], [[4, 4]])
+                    same(outputs["difference"], [[-2, -2]])
+
+    run(main())
+
+
+def test_a_start_that_another_model_has_answered_is_made(
+    reference: Path, wrong: Path, store: str
+) -> None:
+    x = chunk(1, 9)
+
+    async def main() -> None:
+        for path in (reference, wrong):
+            own = stateport.load(path).stream()
+            async with serving(path, store=store) as service:
+                same(await step(service, 1, x, start=True, step=1), own(x))
+                same(await step(service, 1, x, step=2), own(x))
+                same(await step(service, 1, x, start=True, step=1), stateport.load(path)(x)[0])
+
+    run(main())
+
+
 def test_a_start_on_another_server_ends_the_stream(
     reference: Path, model: Model, store: str
 ) -> None:
@@ -194,14 +233,17 @@ def test_a_damaged_record_is_an_error(reference: Path, store: str) -> None:
             await kept.open()
             record = await kept.load("lstm/i1")
             assert record is not None
-            for number, state in enumerate([b"", b"\x80\x04K\x01.", record.state[:-4]]):
-                damaged = replace(record, version=f"d{number}", state=state)
+            pieces = [b"", b"\x80\x04K\x01.", record.state[:-4]]
+            changes: list[dict[str, Any]] = [{"state": piece} for piece in pieces]
+            changes += [{"answer": piece} for piece in pieces]
+            changes.append({"answer": pack({"z": chunk()})})
+            for number, change in enumerate(changes):
+                damaged = replace(record, version=f"d{number}", **change)
                 await kept.save("lstm/i1", damaged, ANY)
                 with refused(Status.INTERNAL, "cannot be read"):
-                    await step(service, 1, chunk(1), step=2)
-                    await step(service, 1, chunk(1), step=3)
+                    await step(service, 1, chunk(), step=1)
+                assert service.live_streams == ("answer" in change)
             await kept.close()
-            assert service.live_streams == 0
 
     run(main())
 

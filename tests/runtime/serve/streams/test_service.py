@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 import stateport
-from stateport import InputError, Model
+from stateport import ArraySpec, Contract, InputError, Model, StateSpec, Streaming
 from stateport.serve.digest import digest_of
 from stateport.serve.errors import ServeError, Status
 from stateport.serve.request import Request
 from stateport.serve.service import Service
 from tests.conftest import Exported
+from tests.runtime.conftest import Build
 from tests.runtime.serve.streams.services import Clock, chunk, refused, run, serving, step
 
 CLOSE = 1e-5
@@ -203,6 +205,26 @@ def test_a_failure_of_the_engine_leaves_the_stream_as_it_was(counter: Path) -> N
     run(main())
 
 
+def test_a_stream_whose_answer_was_lost_is_gone(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> Any:
+        raise MemoryError
+
+    async def main() -> None:
+        async with serving(model) as service:
+            await step(service, 1, chunk(), start=True)
+            with monkeypatch.context() as patched:
+                patched.setattr("stateport.rounds._rows", fail)
+                with refused(Status.INTERNAL, "its answer was lost"):
+                    await step(service, 1, chunk())
+            assert service.live_streams == 0
+            with refused(Status.INVALID, "must specify the START flag"):
+                await step(service, 1, chunk())
+
+    run(main())
+
+
 def test_a_call_without_a_sequence_takes_and_gives_states(model: Model) -> None:
     async def main() -> None:
         async with serving(model) as service:
@@ -220,6 +242,51 @@ def test_a_call_without_a_sequence_takes_and_gives_states(model: Model) -> None:
             only = await service.infer(Request("lstm", inputs, outputs=("cn",)))
             assert [*only.outputs] == ["cn"]
             del y
+
+    run(main())
+
+
+@pytest.fixture
+def in_pairs(build: Build) -> Path:
+    """A file that takes two steps at a time: it counts pairs, and a last odd step is left out."""
+    contract = Contract(
+        inputs=(ArraySpec("x", "float32", ("batch", "time")),),
+        outputs=(ArraySpec("y", "float32", ("batch", "time")),),
+        states=(StateSpec("h0", "hn", "float32", ("batch", 1)),),
+        streaming=Streaming(chunk_multiple=2),
+    )
+    two = onnx.numpy_helper.from_array(np.array([2], np.int64), "two")
+    first = onnx.numpy_helper.from_array(np.array([1], np.int64), "first")
+    end = onnx.numpy_helper.from_array(np.array([2], np.int64), "end")
+    nodes = [
+        helper.make_node("Identity", ["x"], ["y"]),
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Slice", ["shape", "first", "end"], ["time"]),
+        helper.make_node("Div", ["time", "two"], ["pairs"]),
+        helper.make_node("Cast", ["pairs"], ["number"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Add", ["h0", "number"], ["hn"]),
+    ]
+    return build(contract, nodes, initializers=[two, first, end])
+
+
+def test_a_state_that_lacks_steps_does_not_leave_the_server(in_pairs: Path) -> None:
+    def request(steps: int, *outputs: str) -> Request:
+        inputs = {"x": np.ones((1, steps), np.float32), "h0": np.zeros((1, 1), np.float32)}
+        return Request("lstm", inputs, outputs=outputs)
+
+    async def main() -> None:
+        async with serving(in_pairs) as service:
+            whole = (await service.infer(request(4))).outputs
+            assert [*whole] == ["y", "hn"]
+            np.testing.assert_array_equal(whole["hn"], [[2]])
+
+            for unnamed in ([], ["y"]):
+                last = (await service.infer(request(5, *unnamed))).outputs
+                assert [*last] == ["y"]
+                assert last["y"].shape == (1, 5)
+            for named in (["hn"], ["y", "hn"]):
+                with refused(Status.INVALID, "left its last 1 steps out of it"):
+                    await service.infer(request(5, *named))
 
     run(main())
 
