@@ -10,6 +10,7 @@ import click
 
 from stateport.cli.common import FILE
 from stateport.cli.output import progress, say, show
+from stateport.table import Column, Table
 
 from .options import NO_CHECK, no_check_in_errors
 
@@ -55,12 +56,7 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
 
 
 def _show_operators(operators: Iterable[QuantizedOperator]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("operator", "weights", "now"):
-        table.add_column(heading, overflow="fold")
-
+    table = Table(Column("operator"), Column("weights", wraps=True), Column("now", wraps=True))
     for each in operators:
-        table.add_row(each.operator, each.name, each.form or f"as it was: {each.reason}")
+        table.add(each.operator, each.name, each.form or f"as it was: {each.reason}")
     show(table)
