@@ -20,7 +20,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 #: The width that a column of long texts keeps at least.
-_LEAST: Final = 24
+_LEAST: Final = 20
 #: Wider than any table.
 _ENDLESS: Final = 1_000_000
 

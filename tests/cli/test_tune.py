@@ -40,7 +40,7 @@ def test_with_a_budget_reduced_precision_is_among_them(command: Command, copied:
         "--time", "1,5", "--streams", "4", "-o", copied.with_name("quick.json"),
     )  # fmt: skip
     assert (outcome.returncode, outcome.stderr) == (0, "")
-    for part in ("blocks of 4 bits", "int8, plain step", "precision bfloat16", "pass", "Written"):
+    for part in ("blocks of 4 bits", "int8, plain step", "bfloat16", "pass", "Written"):
         assert part in outcome.stdout
     plan = copied.with_name("quick.json")
     for name in ("verify", "bench", "run"):

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from ..table import Column, Table
+from .noise import busy
 from .roofline import Ceilings, Work
 from .run import AT_LEAST_ALL, Bench, Result
 
@@ -21,15 +22,17 @@ def table(bench: Bench, sign: str = "█") -> Table:
         bench: the results.
         sign: the character that bars are drawn with.
     """
+    # A number of threads that all results share is in the line below the table, too.
+    one_count = len({result.threads for result in bench.results}) == 1
     columns = [
         Column("load"),
         Column("on"),
-        Column("threads", rank=3, right=True),
+        Column("threads", rank=3 if one_count else 0, right=True),
         Column("us per call", right=True),
         Column("p50", rank=6, right=True),
         Column("p99", rank=2, right=True),
         Column("steps/s", rank=4, right=True),
-        Column("limit", right=True),
+        Column("of limit", right=True),
         Column("", rank=7),
     ]
     if any(result.against for result in bench.results):
@@ -77,11 +80,9 @@ def notes(bench: Bench, cores: int) -> list[str]:
             "some of its weights in few steps only, or it does not compute in float32."
         )
 
-    if bench.busy is not None and bench.busy > cores - 0.5:
-        lines.append(
-            f"The machine was busy before this began (load {bench.busy:.1f} on {cores} cores): "
-            "measure again when it is idle."
-        )
+    busy_line = busy(bench.busy, cores)
+    if busy_line is not None:
+        lines.append(busy_line)
     return lines
 
 

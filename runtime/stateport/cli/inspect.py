@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract, describe
 from ..errors import ContractError
 from ..files.reading import parse_json
