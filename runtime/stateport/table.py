@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from rich.box import SIMPLE_HEAD
+from rich.box import SIMPLE_HEAD, Box
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -23,6 +23,9 @@ from rich.text import Text
 _LEAST: Final = 20
 #: Wider than any table.
 _ENDLESS: Final = 1_000_000
+
+#: As SIMPLE_HEAD, for encodings that have no other line.
+_ASCII_HEAD: Final = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 Cell = str | Text
 
@@ -112,10 +115,11 @@ class Table:
     def _grid(self, console: Console, columns: Sequence[int], *, stacked: bool) -> Grid:
         """These columns as rich draws them, with headings on one line or on several."""
         has_headings = any(column.heading for column in self.columns)
+        box = _ASCII_HEAD if console.options.ascii_only else SIMPLE_HEAD
         grid = Grid(
-            box=SIMPLE_HEAD if has_headings else None,
+            box=box if has_headings else None,
             show_header=has_headings,
-            padding=(0, 1, 0, 0),
+            padding=(0, 1 if has_headings else 2, 0, 0),
             pad_edge=has_headings,
         )
 

@@ -49,15 +49,16 @@ def lift(
     """
     from stateport.parity.reports.text import summary
 
-    from ..lift_file import lift as run_lift
+    with progress("importing the exporter") as show_step:
+        from ..lift_file import lift as run_lift
 
-    with progress(f"Lifting {source}"):
         result = run_lift(
             source,
             output,
             states=named_states(states),
             constants=named_constants(constants),
             over_time=over_time,
+            progress=show_step,
         )
 
     _show_operators(result.outcomes)

@@ -42,10 +42,10 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
     """
     from stateport.parity.reports.text import summary
 
-    from ..quantize_file import quantize as run_quantize
+    with progress("importing the exporter") as show_step, no_check_in_errors():
+        from ..quantize_file import quantize as run_quantize
 
-    with progress(f"Quantising {model}"), no_check_in_errors():
-        result = run_quantize(model, output, bits=int(bits), check=not no_check)
+        result = run_quantize(model, output, bits=int(bits), check=not no_check, progress=show_step)
 
     _show_operators(result.outcomes)
     before, after = model.stat().st_size, output.stat().st_size

@@ -22,11 +22,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO
 
 from rich.console import Console
+from rich.live import Live
 from rich.text import Text
 
 from ..errors import FileError
 from ..printable import json_text, printable
 from ..table import Table
+from .phases import Phases
 
 #: The width of tables in a pipe, unless a table needs more: there, no column is left out.
 _PIPE_WIDTH: Final = 160
@@ -35,6 +37,10 @@ _PIPE_WIDTH: Final = 160
 _COMMAND: Final = re.compile(r"`[^`]*`|pip (?:un)?install \S+")
 #: Stands for a space at which a line must not end; a printable text has none.
 _SPACE: Final = "\0"
+
+#: The pictures of the sign that moves while a command works.
+_SIGNS: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_ASCII_SIGNS: Final = "-\\|/"
 
 #: The streams that were stdout before `own_stdout` redirected it, innermost last.
 _own_stdouts: list[TextIO] = []
@@ -90,16 +96,32 @@ def can_show(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def progress(text: str) -> Iterator[Callable[[str], None]]:
-    """Shows the current step of the work on a terminal; yields a function that changes the text."""
+def progress(text: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Shows the phases of the work and their times, on stderr if that is a terminal.
+
+    Yields a function that takes "phase" or "phase: detail". What is shown disappears at the end;
+    one line stays, on where the time went, if the work took a second.
+
+    Args:
+        text: the first phase.
+        quiet: whether nothing is shown, because a program reads the output.
+    """
     stream = _stream(err=True)
-    if not stream.isatty():
+    if quiet or not stream.isatty():
         yield lambda _: None
         return
 
     screen = _Screen(stream)
-    with screen.status(screen.render_str(text)) as status:
-        yield lambda new_text: status.update(screen.render_str(new_text))
+    is_rich = _encodable(f"{_SIGNS}✓…", stream) == f"{_SIGNS}✓…"
+    phases = Phases(_SIGNS, "✓") if is_rich else Phases(_ASCII_SIGNS, "+")
+    phases(text)
+    with Live(phases, console=screen, transient=True, refresh_per_second=10):
+        yield phases
+
+    phases.end()
+    summary = phases.summary()
+    if summary is not None:
+        screen.print(Text(_wrapped(_safe_text(summary, stream), screen.width), "dim"))
 
 
 class _Sheet(io.StringIO):

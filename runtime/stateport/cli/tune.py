@@ -120,7 +120,7 @@ def tune(
 
     vectors = Vectors.load(vectors_file or vectors_path(model))
     warnings = remarks(model, vectors)
-    with progress("") as report_progress:
+    with progress("making variants", quiet=as_json) as report_progress:
         tuned = run_tune(
             model,
             vectors,

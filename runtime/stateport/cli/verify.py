@@ -192,7 +192,7 @@ def verify(
     _check_reports(reports, baseline, growth)
     earlier_errors = None if baseline is None else read_baseline(baseline)
 
-    with progress("") as report_progress:
+    with progress("reading", quiet=as_json) as report_progress:
         matrix = verify_file(
             model,
             engines=[choice for group in engines for choice in group] or None,

@@ -106,10 +106,10 @@ def reasons(matrix: Matrix) -> list[str]:
 
 
 def _prefixed(lines: Iterable[tuple[str, str | None]]) -> Iterator[str]:
-    """The lines that are not empty, with their prefixes."""
+    """The lines that are not empty, with their prefixes, unless they begin with them."""
     for prefix, line in lines:
         if line:
-            yield f"{prefix}: {line}"
+            yield line if line.startswith(f"{prefix} ") else f"{prefix}: {line}"
 
 
 def summary(report: EngineReport) -> list[str]:
