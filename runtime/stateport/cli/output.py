@@ -33,8 +33,8 @@ from .phases import Phases
 #: The width of tables in a pipe, unless a table needs more: there, no column is left out.
 _PIPE_WIDTH: Final = 160
 
-#: Commands in a text, in which no line ends: somebody may copy them.
-_COMMAND: Final = re.compile(r"`[^`]*`|pip (?:un)?install \S+")
+#: What no line ends in: commands, which somebody may copy, and numbers with their units.
+_WHOLE: Final = re.compile(r"`[^`]*`|pip (?:un)?install \S+|[\d.]+ (?:s|dB|bytes)\b")
 #: Stands for a space at which a line must not end; a printable text has none.
 _SPACE: Final = "\0"
 
@@ -230,7 +230,7 @@ def _encodable(text: str, stream: Any) -> str:
 
 def _wrapped(text: str, width: int) -> str:
     """The text in lines of at most this width, unless a word or a command in it is longer."""
-    whole = _COMMAND.sub(lambda match: match[0].replace(" ", _SPACE), text)
+    whole = _WHOLE.sub(lambda match: match[0].replace(" ", _SPACE), text)
     indent = " " * (len(text) - len(text.lstrip()) + 2)
     lines = textwrap.wrap(
         whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
