@@ -96,7 +96,8 @@ def test_verify_on_one_engine(shown: Shown, columns: int, reference: Path) -> No
 
 def test_verify_of_a_broken_file(shown: Shown, columns: int, wrong: Path) -> None:
     lines = shown("verify", wrong, "--engine", "ort-cpu", "--engine", "tract", code=1)
-    check(lines, columns)
+    text = check(lines, columns)
+    assert text.startswith("All 2 engines that were measured give the same wrong answers, so the")
     assert any(re.match(" ort-cpu .* FAIL$", line.rstrip()) for line in lines)
 
 

@@ -17,6 +17,7 @@ from ..parity.baseline import GROWTH, read_baseline, regressions
 from ..parity.bounds import requested_bound
 from ..parity.matrix import TIME_LIMIT, Matrix
 from ..parity.reports import ENDINGS, text, write
+from ..parity.reports.alike import common_fault
 from ..parity.reports.document import document
 from ..parity.reports.github import commands
 from ..parity.reports.wording import place, precision_note, verdict
@@ -286,6 +287,9 @@ def _show_tables(matrix: Matrix) -> None:
         StateportError: the only engine could not run.
     """
     if len(matrix.rows) > 1:
+        fault = common_fault(matrix)
+        if fault is not None:
+            say(fault, "")
         show(text.grid(matrix))
         if matrix.carried:
             show(text.carried_grid(matrix))
