@@ -70,6 +70,14 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
             )
         return path
 
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[click.shell_completion.CompletionItem]:
+        return [click.shell_completion.CompletionItem(incomplete, type="file")]
+
 
 @click.command(short_help="Check a model against PyTorch's recorded answers.")
 @MODEL
