@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -73,12 +74,35 @@ def test_the_picture_is_whole_and_takes_names_as_text(bench: Bench) -> None:
     space = "{http://www.w3.org/2000/svg}"
     texts = [element.text or "" for element in root.iter(f"{space}text")]
     assert "<b> & [red].onnx" in texts
-    assert any("PyTorch <&> [bold]" in text for text in texts)
-    assert any("2.0 us, 50%, 500,000 steps/s" in text for text in texts)
+    assert any("PyTorch <&>" in text for text in texts)
+    for said in ("2.0 us", "50%", "500,000 steps/s, p99 3.0 us", "share of the limit"):
+        assert said in texts
     width, height = map(float, root.attrib["viewBox"].split()[2:])
     for element in root.iter():
         assert float(element.attrib.get("x", 0)) < width
         assert float(element.attrib.get("y", 0)) < height
+
+
+def test_time_stands_beside_the_share_and_nothing_runs_out_of_the_picture(bench: Bench) -> None:
+    slow = Times((0.5, 0.5, 0.5), (0.6, 0.7))
+    first, second, *others = bench.results
+    long = replace(second, name="a very long name of another network", threads=16, times=slow)
+    root = ElementTree.fromstring(picture(replace(bench, results=(first, long, *others))))  # noqa: S314
+    space = "{http://www.w3.org/2000/svg}"
+    width = float(root.attrib["viewBox"].split()[2])
+
+    bars = [r for r in root.iter(f"{space}rect") if r.get("class") in ("bar", "beside")]
+    assert len(bars) == 2 * len(bench.results)
+    assert [float(bar.attrib["width"]) for bar in bars[:4]] == [2.0, 85.0, 170.0, 2.0]
+
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for text in root.iter(f"{space}text"):
+        size = 6.2 if text.get("class") == "small" else 7.6  # of a character, at most
+        start = float(text.attrib["x"])
+        rows.setdefault(text.attrib["y"], []).append((start, start + size * len(text.text or "")))
+    for spans in rows.values():
+        assert all(end <= width for _, end in spans)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 def test_a_call_faster_than_the_estimate_shows_no_share_above_all(
