@@ -144,45 +144,48 @@ def tune(
 def _table(tuned: Tuned) -> Table:
     goal, trials = tuned.wanted, tuned.trials
     streams = "1 stream" if goal.streams == 1 else f"{goal.streams} streams"
-    # What all plans share tells none of them apart.
-    one_count = len({trial.plan.threads for trial in trials}) == 1
-    one_chunk = len({trial.plan.chunk for trial in trials}) == 1
+    chunks = sorted({trial.plan.chunk for trial in trials})
+    title = f"Plans for {streams}, by {goal.goal}"
+    if len(chunks) == 1:
+        steps = "1 step" if chunks == [1] else f"{chunks[0]} steps"
+        title = f"Plans for {streams}, {steps} per call, by {goal.goal}"
+
+    # Of what all plans share, the chunk is in the title, and the threads may be left out.
+    several_counts = len({trial.plan.threads for trial in trials}) > 1
     grid = Table(
         Column("plan", wraps=True),
         Column("engine"),
-        Column("threads", rank=4 if one_count else 0, right=True),
-        Column("steps per call", rank=5 if one_chunk else 0, right=True),
+        Column("threads", rank=0 if several_counts else 4, right=True),
+        *([Column("steps per call", right=True)] if len(chunks) > 1 else []),
         Column("us per call", right=True),
         Column("p99", rank=2, right=True),
         Column("steps/s", rank=3, right=True),
         Column("SNR", rank=1, right=True),
         Column("verdict"),
-        title=f"Plans for {streams}, by {goal.goal}",
+        title=title,
     )
 
     for trial in trials:
         style = "bold green" if trial is tuned.best else ""
-        grid.add(*_cells(trial, goal.streams), style=style)
+        chunk = [str(trial.plan.chunk)] if len(chunks) > 1 else []
+        row = [trial.variant.name, _engine(trial), str(trial.plan.threads), *chunk]
+        grid.add(*row, *_measured(trial, goal.streams), style=style)
     return grid
 
 
-def _cells(trial: Trial, streams: int) -> list[str | Text]:
+def _measured(trial: Trial, streams: int) -> list[str | Text]:
+    """The cells of what was measured, and the verdict."""
     plan, times = trial.plan, trial.times
-    cells: list[str | Text] = [trial.variant.name, _engine(trial)]
-    cells += [str(plan.threads), str(plan.chunk)]
-
-    if times is None:  # not measured, for a reason that stands below the table
-        return [*cells, "", "", "", "", Text("not run", "dim")]
+    if times is None:  # for a reason that stands below the table
+        return ["", "", "", "", Text("not run", "dim")]
 
     rate = streams * plan.chunk / times.median
-    verdict = trial.verdict if trial.passed else Text("FAIL", "bold red")
     return [
-        *cells,
         f"{times.median * 1e6:,.1f}",
         f"{times.latency(0.99) * 1e6:,.1f}",
         f"{rate:,.0f}",
         decibels(trial.decibels),
-        verdict,
+        trial.verdict if trial.passed else Text("FAIL", "bold red"),
     ]
 
 

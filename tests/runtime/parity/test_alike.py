@@ -64,7 +64,7 @@ def matrix(*rows: EngineVerdict) -> Matrix:
 def test_engines_that_are_off_by_as_much_are_not_at_fault(rows: tuple[EngineVerdict, ...]) -> None:
     said = common_fault(matrix(*rows))
     assert said is not None
-    assert said.startswith("All 2 engines that were measured give the same wrong answers, so the")
+    assert said.startswith("Both engines that were measured give the same wrong answers, so the")
     assert "rather than an engine" in said
     assert "--locate" in said
 
@@ -95,7 +95,9 @@ def test_otherwise_an_engine_may_be_at_fault(rows: tuple[EngineVerdict, ...]) ->
 def test_a_file_that_no_engine_runs_is_probably_at_fault() -> None:
     said = common_fault(matrix(error_row("a"), error_row("b"), absent("c")))
     assert said is not None
-    assert said.startswith("None of the 2 engines runs the file, so the file is probably at fault")
+    assert said.startswith(
+        "Neither of the 2 engines runs the file, so the file is probably at fault"
+    )
 
 
 def test_every_form_says_it_first(failing: Matrix) -> None:
@@ -105,7 +107,7 @@ def test_every_form_says_it_first(failing: Matrix) -> None:
     assert document.document(failing)["common_fault"] == said
     lines = markdown.render(failing).splitlines()
     assert lines[0].startswith("## FAIL")
-    assert lines[2].startswith("**All 2 engines that were measured give the same wrong answers")
+    assert lines[2].startswith("**Both engines that were measured give the same wrong answers")
     html = page.render(failing)
     assert html.index("give the same wrong answers") < html.index("<h2>Engines")
     assert said in next(github.commands(failing))

@@ -33,14 +33,16 @@ def common_fault(matrix: Matrix) -> str | None:
     measured = [row for row in ran if row.report is not None]
     if not measured:
         return (
-            f"None of the {len(ran)} engines runs the file, so the file is probably at fault, "
-            "rather than an engine. Look at their reasons, or export the model again."
+            f"{'Neither' if len(ran) == 2 else 'None'} of the {len(ran)} engines runs the file, "
+            "so the file is probably at fault, rather than an engine. Look at their reasons, or "
+            "export the model again."
         )
     if len(measured) < 2 or not _are_alike([_by_place(row) for row in measured]):
         return None
+    engines = "Both" if len(measured) == 2 else f"All {len(measured)}"
     return (
-        f"All {len(measured)} engines that were measured give the same wrong answers, so the file "
-        "or its vectors are at fault, rather than an engine. Export the model again, or find the "
+        f"{engines} engines that were measured give the same wrong answers, so the file or its "
+        "vectors are at fault, rather than an engine. Export the model again, or find the "
         "first node that is off: stateport verify --locate."
     )
 

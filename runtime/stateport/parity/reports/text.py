@@ -106,10 +106,15 @@ def reasons(matrix: Matrix) -> list[str]:
 
 
 def _prefixed(lines: Iterable[tuple[str, str | None]]) -> Iterator[str]:
-    """The lines that are not empty, with their prefixes, unless they begin with them."""
+    """The lines that are not empty, each once, with their prefixes unless they begin with them."""
+    prefixes: dict[str, list[str]] = {}
     for prefix, line in lines:
         if line:
-            yield line if line.startswith(f"{prefix} ") else f"{prefix}: {line}"
+            prefixes.setdefault(line, []).append(prefix)
+
+    for line, alike in prefixes.items():
+        names = ", ".join(alike)
+        yield line if line.startswith(f"{names} ") else f"{names}: {line}"
 
 
 def summary(report: EngineReport) -> list[str]:
