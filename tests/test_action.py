@@ -148,6 +148,10 @@ def test_the_page_shows_the_inputs_as_they_are() -> None:
     steps = workflow["jobs"]["parity"]["steps"]
     (step,) = (step for step in steps if step["uses"] == "OWNER/REPO@v1")
     assert step["with"].keys() <= ACTION["inputs"].keys()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        if "OWNER/REPO" in block:
+            inputs = re.findall(r"^ {10}(\w+):", block.partition("OWNER/REPO")[2], re.MULTILINE)
+            assert {*inputs} - {"name", "path"} <= ACTION["inputs"].keys()
     rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\|", page, re.MULTILINE)
     assert dict(rows) == {name: spec["default"] for name, spec in ACTION["inputs"].items()}
 

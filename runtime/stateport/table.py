@@ -76,9 +76,8 @@ class Table:
 
     def width(self, console: Console) -> int:
         """The width that the table needs with all columns, and with long texts wrapped."""
-        titles = [_rendered(console, line).cell_len for line in (self.title,)]
-        columns = range(len(self.columns))
-        return max(*titles, self._width_of(console, columns, stacked=False))
+        title = _rendered(console, self.title).cell_len
+        return max(title, self._width_of(console, range(len(self.columns)), stacked=False))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draws the table into the width that `options` give."""
@@ -124,24 +123,27 @@ class Table:
         )
 
         for number in columns:
-            column = self.columns[number]
-            natural = max((_width(console, cells[number]) for cells, _ in self._rows), default=0)
-            heading = _heading(console, column.heading, natural if stacked else _ENDLESS)
-            least = min(natural, _LEAST) if column.wraps else natural
-            grid.add_column(
-                heading,
-                style=column.style,
-                justify="right" if column.right else "left",
-                vertical="top",
-                min_width=max(least, _width(console, heading)),
-                no_wrap=not column.wraps,
-                overflow="fold",
-            )
-
+            self._add_column(grid, console, number, stacked=stacked)
         for number, (cells, style) in enumerate(self._rows):
             shown = [cells[column] for column in columns]
             grid.add_row(*shown, style=style, end_section=number in self._ends)
         return grid
+
+    def _add_column(self, grid: Grid, console: Console, number: int, *, stacked: bool) -> None:
+        """Adds a column to what rich draws; it is as wide as its cells, unless they may wrap."""
+        column = self.columns[number]
+        natural = max((_width(console, cells[number]) for cells, _ in self._rows), default=0)
+        heading = _heading(console, column.heading, natural if stacked else _ENDLESS)
+        least = min(natural, _LEAST) if column.wraps else natural
+
+        grid.add_column(
+            heading,
+            style=column.style,
+            justify="right" if column.right else "left",
+            min_width=max(least, _width(console, heading)),
+            no_wrap=not column.wraps,
+            overflow="fold",
+        )
 
     def _note(self, console: Console, columns: Sequence[int], width: int) -> Iterator[Padding]:
         """A line on the columns that are left out, if any are."""

@@ -85,6 +85,16 @@ def test_misuse_is_refused(
     assert not list(copied.parent.glob("*.plan*"))
 
 
+def test_a_model_that_is_missing_is_named_before_its_vectors(
+    command: Command, copied: Path
+) -> None:
+    outcome = command("tune", copied.with_name("modle.onnx"))
+    assert outcome.returncode == 1
+    assert "modle.onnx could not be read" in outcome.stderr
+    assert "Did you mean 'model.onnx'?" in outcome.stderr
+    assert "vectors" not in outcome.stderr
+
+
 def test_where_the_exporter_is_missing_the_engines_are_compared(
     command: Command, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

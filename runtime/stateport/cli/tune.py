@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.text import Text
 
 from ..bench.noise import busy, unsteady
 from ..files.writing import check_place
+from ..model_file.onnx_outline import read
+from ..model_file.read_contract import read_contract
 from ..parity.pair import remarks
 from ..parity.reports.wording import decibels
 from ..parity.vectors import Vectors, vectors_path
@@ -118,6 +121,7 @@ def tune(
         )
     check_place(output)
 
+    read_contract(read(model))  # a model that is missing is not answered with its vectors
     vectors = Vectors.load(vectors_file or vectors_path(model))
     warnings = remarks(model, vectors)
     with progress("making variants", quiet=as_json) as report_progress:
@@ -142,14 +146,8 @@ def tune(
 
 
 def _table(tuned: Tuned) -> Table:
-    goal, trials = tuned.wanted, tuned.trials
-    streams = "1 stream" if goal.streams == 1 else f"{goal.streams} streams"
-    chunks = sorted({trial.plan.chunk for trial in trials})
-    title = f"Plans for {streams}, by {goal.goal}"
-    if len(chunks) == 1:
-        steps = "1 step" if chunks == [1] else f"{chunks[0]} steps"
-        title = f"Plans for {streams}, {steps} per call, by {goal.goal}"
-
+    trials = tuned.trials
+    chunks = {trial.plan.chunk for trial in trials}
     # Of what all plans share, the chunk is in the title, and the threads may be left out.
     several_counts = len({trial.plan.threads for trial in trials}) > 1
     grid = Table(
@@ -162,15 +160,26 @@ def _table(tuned: Tuned) -> Table:
         Column("steps/s", rank=3, right=True),
         Column("SNR", rank=1, right=True),
         Column("verdict"),
-        title=title,
+        title=_title(tuned.wanted, chunks),
     )
 
     for trial in trials:
         style = "bold green" if trial is tuned.best else ""
         chunk = [str(trial.plan.chunk)] if len(chunks) > 1 else []
         row = [trial.variant.name, _engine(trial), str(trial.plan.threads), *chunk]
-        grid.add(*row, *_measured(trial, goal.streams), style=style)
+        grid.add(*row, *_measured(trial, tuned.wanted.streams), style=style)
     return grid
+
+
+def _title(goal: TuningGoal, chunks: Collection[int]) -> str:
+    """The load: `Plans for 8 streams, 1 step per call, by latency`."""
+    streams = "1 stream" if goal.streams == 1 else f"{goal.streams} streams"
+    if len(chunks) != 1:
+        return f"Plans for {streams}, by {goal.goal}"
+
+    (chunk,) = chunks
+    steps = "1 step" if chunk == 1 else f"{chunk} steps"
+    return f"Plans for {streams}, {steps} per call, by {goal.goal}"
 
 
 def _measured(trial: Trial, streams: int) -> list[str | Text]:

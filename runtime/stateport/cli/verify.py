@@ -308,7 +308,8 @@ def _show_tables(matrix: Matrix) -> None:
     if row.report is None:
         raise StateportError(str(row.problem))
 
-    show(text.table(row.report))
+    # The engine ran in a process that knows the whole path; here it is as it was typed.
+    show(text.table(replace(row.report, model=matrix.model)))
     say(*matrix.remarks, *text.summary(row.report))
     say(*filter(None, [place(row), precision_note(row)]), *matrix.grown)
     if matrix.grown:

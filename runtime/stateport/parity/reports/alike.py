@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..engine_report import Measurement
-from ..matrix import EngineVerdict, Matrix
+from ..engine_report import EngineReport, Measurement
+from ..matrix import Matrix
 
 #: Errors of at least this share of their bound are compared; smaller ones are near the bound,
 #: where one engine fails and another one does not.
@@ -27,35 +27,43 @@ def common_fault(matrix: Matrix) -> str | None:
     off in the same places and by as much: engines do not make the same error by chance.
     """
     ran = [row for row in matrix.rows if row.status != "not run"]
-    if len(ran) < 2 or any(row.status == "passed" for row in ran):
+    statuses = {row.status for row in ran}
+    if len(ran) < 2 or "passed" in statuses:
         return None
+    if statuses == {"error"}:
+        return _no_engine_runs(len(ran))
 
-    measured = [row for row in ran if row.report is not None]
-    if not measured:
-        return (
-            f"{'Neither' if len(ran) == 2 else 'None'} of the {len(ran)} engines runs the file, "
-            "so the file is probably at fault, rather than an engine. Look at their reasons, or "
-            "export the model again."
-        )
-    if len(measured) < 2 or not _are_alike([_by_place(row) for row in measured]):
-        return None
-    engines = "Both" if len(measured) == 2 else f"All {len(measured)}"
+    measured = [_by_place(report) for report in matrix.reports]
+    return _same_answers(len(measured)) if _are_alike(measured) else None
+
+
+def _no_engine_runs(count: int) -> str:
+    none = "Neither" if count == 2 else "None"
     return (
-        f"{engines} engines that were measured give the same wrong answers, so the file or its "
-        "vectors are at fault, rather than an engine. Export the model again, or find the "
-        "first node that is off: stateport verify --locate."
+        f"{none} of the {count} engines runs the file, so the file is probably at fault, rather "
+        "than an engine. Look at their reasons, or export the model again."
     )
 
 
-def _by_place(row: EngineVerdict) -> _Measurements:
+def _same_answers(count: int) -> str:
+    engines = "Both" if count == 2 else f"All {count}"
+    return (
+        f"{engines} engines that were measured give the same wrong answers, so the file or its "
+        "vectors are at fault, rather than an engine. Export the model again, or find the first "
+        "node that is off: stateport verify --locate."
+    )
+
+
+def _by_place(report: EngineReport) -> _Measurements:
     """The measurements of an engine, by case and output."""
-    assert row.report is not None
-    return {(m.case, m.output): m for m in row.report.measurements}
+    return {(m.case, m.output): m for m in report.measurements}
 
 
 def _are_alike(engines: Sequence[_Measurements]) -> bool:
-    """Whether engines that fail are off by as much, wherever one of them is clearly off."""
+    """Whether engines that fail, at least two, are off by as much where one is clearly off."""
     first, *others = engines
+    if not others:
+        return False
     if any(other.keys() != first.keys() for other in others):
         return False
 
