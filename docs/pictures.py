@@ -255,7 +255,7 @@ def verify_table(model: Path, theme: Theme) -> str:
     console = Console(record=True, file=io.StringIO(), width=_COLUMNS, force_terminal=True)
     console.print("[dim]$[/] stateport verify lstm.onnx", highlight=False)
     table = text.table(row.report)
-    table.title = None
+    table.title = ""
     console.print(table, highlight=False)
     console.print(*text.summary(row.report), sep="\n", highlight=False)
     terminal = TerminalTheme(

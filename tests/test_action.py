@@ -148,6 +148,10 @@ def test_the_page_shows_the_inputs_as_they_are() -> None:
     steps = workflow["jobs"]["parity"]["steps"]
     (step,) = (step for step in steps if step["uses"] == "OWNER/REPO@v1")
     assert step["with"].keys() <= ACTION["inputs"].keys()
+    for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL):
+        if "OWNER/REPO" in block:
+            inputs = re.findall(r"^ {10}(\w+):", block.partition("OWNER/REPO")[2], re.MULTILINE)
+            assert {*inputs} - {"name", "path"} <= ACTION["inputs"].keys()
     rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\|", page, re.MULTILINE)
     assert dict(rows) == {name: spec["default"] for name, spec in ACTION["inputs"].items()}
 
@@ -168,6 +172,28 @@ def test_a_good_target_is_exported_and_passes(act: Act, tmp_path: Path) -> None:
     overwriting = act(model="build/lstm.onnx", baseline=ran.outputs["report"])
     assert overwriting.code == 2
     assert "would overwrite the baseline" in overwriting.printed
+
+
+def test_a_target_gets_its_arguments_and_an_example(act: Act, tmp_path: Path) -> None:
+    (tmp_path / "network.py").write_text(
+        "from torch import nn\n\n\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self, sizes, name):\n"
+        "        super().__init__()\n"
+        "        assert name == 'a b'\n"
+        "        self.lstm = nn.LSTM(sizes[0], sizes[1], batch_first=True)\n\n"
+        "    def forward(self, x):\n"
+        "        return self.lstm(x)[0]\n"
+    )
+    ran = act(
+        target="network.py:Network",
+        arg="sizes=[3, 4]\nname=a b\n",
+        example="x=float32[batch, time, 3]\n",
+    )
+    assert ran.code == 0, ran.printed
+    assert "input   x: float32[batch, time, 3]" in ran.printed
+    assert "output  y: float32[batch, time, 4]" in ran.printed
+    assert ran.outputs["passed"] == "true"
 
 
 def test_a_broken_model_fails_with_everything_said(act: Act, wrong: Path) -> None:
@@ -270,6 +296,36 @@ def test_lists_are_split_at_spaces_and_lines_and_at_nothing_else(act: Act, stub:
         ["export", "--output", "a model.onnx", *weights, "--", "my net.py:net"],
         ["verify", *reports("r s"), *engines, "--require", *more, "--", "a model.onnx"],
     ]
+
+
+def test_arguments_and_examples_are_lines_and_nothing_in_them_is_run(act: Act, stub: Path) -> None:
+    hostile = [
+        "a=$(touch taken)",
+        "b=`touch taken`",
+        "c=; touch taken #",
+        "d=\"'$HOME\\",
+        "e=[1, 2]",
+    ]
+    ran = act(
+        python=str(stub),
+        target="net.py:net",
+        arg="".join(f"{line}\n" for line in hostile),
+        example="\n  x=float32[batch, time, 5]  \nn=--debug\n\n",
+    )
+    assert ran.code == 0, ran.printed
+    arguments = [f"--arg={line}" for line in hostile]
+    examples = ["--example=x=float32[batch, time, 5]", "--example=n=--debug"]
+    export = ["export", "--output", "model.onnx", *arguments, *examples, "--", "net.py:net"]
+    assert calls(stub.parent)[0] == export
+    assert not list(stub.parent.glob("**/taken"))
+
+
+@pytest.mark.parametrize("name", ["arg", "example", "weights"])
+def test_what_describes_a_target_needs_one(act: Act, stub: Path, name: str) -> None:
+    ran = act(python=str(stub), **{name: "x=1"})
+    assert ran.code == 2
+    assert "::error title=stateport::weights, arg and example describe target, which" in ran.printed
+    assert not (stub.parent / "calls.jsonl").exists()
 
 
 def installed_by(act: Act, stub: Path, **inputs: str) -> list[str]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -64,6 +64,7 @@ def add_contract(
     *,
     states: Mapping[str, str] | None = None,
     axes: Mapping[str, Sequence[Axis]] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> ContractResult:
     """Writes a copy of an ONNX file with a contract, so that every command works on it.
 
@@ -79,6 +80,7 @@ def add_contract(
             they are recognised by their names, as `load` does. {} says that there are none.
         axes: by input or output, its axes: {"x": ("batch", "time", 5)}. "batch" and "time" have a
             meaning; any other name is an axis of its own.
+        progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Raises:
         FileError: a file cannot be read or written.
@@ -103,6 +105,7 @@ def add_contract(
     take_weights_from_inputs(model)
     sort_nodes(model)
     precision = declare_precision(model)
+    progress("trying sizes")
     contract, size = _measured_contract(
         file, model, infer_contract(file, states), precision, are_named=states is not None
     )
@@ -112,6 +115,7 @@ def add_contract(
     origin = {"contract": source.name, "stateport": __version__}
     model.metadata_props[ORIGIN_KEY] = json.dumps(origin)
 
+    progress("evaluating in float64")
     vectors = record_from_file(source, contract, size, double=precision == "float32")
     report = write_verified(
         model,
@@ -120,6 +124,7 @@ def add_contract(
         check=True,
         fault="ONNX Runtime does not give the answers that the file gives in float64",
         advice="Please report this file.",
+        progress=progress,
     )
 
     assert report is not None  # `ort-cpu` is installed: the file has run on it above

@@ -9,7 +9,7 @@ recorded, and the file is written, verified against them, and appears.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -116,6 +116,7 @@ def export(
     trace_time: int | None = None,
     vectors_from: str | PathLike[str] | None = None,
     origin: Mapping[str, object] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> ExportResult:
     """Exports a recurrent network to an ONNX file with explicit state inputs and outputs.
 
@@ -158,6 +159,7 @@ def export(
             random ones: an .npz, .npy or .safetensors file, or a folder of them, with arrays by the
             names of the file's inputs. Long recordings are cut, which `notes` says.
         origin: notes for the file on where the network came from.
+        progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Raises:
         ExportError: the network, the example or the weights cannot be exported, and why; or
@@ -193,7 +195,7 @@ def export(
         sample = Example(getattr(twin, method), example)
         check_caches(twin, method, sample)
         stack.enter_context(uncached(twin))
-        options = _Options(opset, lift, trace_time, states or {})
+        options = _Options(opset, lift, trace_time, states or {}, progress)
         built, beyond, answered = _built_network(twin, method, sample, options)
         contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
 
@@ -203,7 +205,7 @@ def export(
             recorded = recorded_cases(built.network, contract, recordings)
         allowance = Allowance()
         cases = (*beyond.cases, *recorded.cases)
-        vectors = record(built.network, contract, cases, allowance)
+        vectors = record(built.network, contract, cases, allowance, progress)
 
         model = built.captured.model
         if dtype == "float16":
@@ -213,7 +215,7 @@ def export(
             model.metadata_props[PRECISION_KEY] = dtype
         # A graph that PyTorch narrowed may hold for fewer sizes than its contract says.
         must_check = check or built.captured.narrowed is not None
-        report = _write(built.captured, vectors, path, beyond, check=must_check)
+        report = _write(built.captured, vectors, path, beyond, check=must_check, progress=progress)
 
     return ExportResult(
         path,
@@ -273,6 +275,7 @@ class _Options:
     lift: bool
     trace_time: int | None
     states: Declared
+    progress: Callable[[str], None]
 
 
 def _built_network(
@@ -332,11 +335,15 @@ def _build(
     """Traces a network, builds it with explicit states, and looks at other sizes."""
     # The author's network, as a graph in which recurrent layers are still whole.
     lift, opset = options.lift, options.opset
+    options.progress("tracing")
     traced = trace_network(twin, method, sample, opset, lift=lift, trace_time=options.trace_time)
 
     # The same with states as inputs and outputs, written in ONNX, and tried in chunks.
+    options.progress("making states explicit")
     contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
     built = build_network(traced, contexts, opset, options.states)
+
+    options.progress("trying other sizes")
     return built, look_at_other_sizes(traced, built)
 
 
@@ -378,11 +385,18 @@ def _lower_precision(
 
 
 def _write(
-    captured: Captured, vectors: Vectors, path: Path, beyond: Beyond, *, check: bool
+    captured: Captured,
+    vectors: Vectors,
+    path: Path,
+    beyond: Beyond,
+    *,
+    check: bool,
+    progress: Callable[[str], None],
 ) -> EngineReport | None:
     """Writes model, weights and vectors, verifies them, and lets them appear together."""
 
     def with_trace(file: Path) -> Vectors:
+        progress("recording the values of every node")
         return replace(vectors, trace=trace(file, vectors))
 
     return write_verified(
@@ -392,6 +406,7 @@ def _write(
         check=check,
         fault="The exported file does not give PyTorch's answers",
         advice=_advice(captured, vectors.contract, beyond),
+        progress=progress,
     )
 
 

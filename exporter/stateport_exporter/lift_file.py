@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import functools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def lift(
     states: Mapping[str, str] | None = None,
     constants: Mapping[str, object] | None = None,
     over_time: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> LiftResult:
     """Makes the hidden states of an ONNX file explicit, and gives the file a contract.
 
@@ -60,6 +62,7 @@ def lift(
         constants: inputs that become constants of the new file, {"sr": 16000}.
         over_time: a file that takes one step per call, such as (1, 1, n), becomes one that takes
             any number of steps: (time, 1, n). The step becomes the body of a `Scan`.
+        progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Raises:
         FileError: a file cannot be read or written.
@@ -72,6 +75,7 @@ def lift(
     """
     source, path = Path(source), Path(path)
     check_paths(path, source)
+    progress("reading")
     file = read(source)
     if CONTRACT_KEY in file.metadata:
         raise ExportError(
@@ -95,7 +99,8 @@ def lift(
         engine = ConstantInputs(open_engine("ort-cpu", runnable, None, {}), fixed)
 
         _make_constant(model.graph, fixed)
-        answers_for = functools.partial(_answers_of_source, file, engine, known)
+        progress("lifting")
+        answers_for = functools.partial(_answers_of_source, file, engine, known, progress)
         origin = {"lifted": source.name, "stateport": __version__}
         if not over_time:
             # ONNX Runtime cannot load a file with `layout=1`, even one that has all of its states.
@@ -125,11 +130,16 @@ def _make_constant(graph: ir.Graph, fixed: Mapping[str, Array]) -> None:
 
 
 def _answers_of_source(
-    file: OnnxFile, engine: ConstantInputs, known: Mapping[str, str], contract: Contract
+    file: OnnxFile,
+    engine: ConstantInputs,
+    known: Mapping[str, str],
+    progress: Callable[[str], None],
+    contract: Contract,
 ) -> Source:
     """A function from a whole sequence to the old file's answers, for the new file's contract.
 
-    `known` are the states that the old file has as inputs and outputs.
+    `known` are the states that the old file has as inputs and outputs. `progress` is called with a
+    text before each sequence.
     """
     own_names = {spec.name for spec in file.inputs}
     # States of the contract that the old file takes as plain arguments, without a next value.
@@ -140,8 +150,10 @@ def _answers_of_source(
     ]
     states = tuple(state for state in contract.states if state.input in known)
     old_file = Model(Contract((*contract.inputs, *starts), contract.outputs, states), engine)
+    numbers = count(1)
 
     def answer_whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
+        progress(f"comparing with {file.path.name}: {next(numbers)} sequences")
         shapes = {spec.name: arrays[spec.name].shape for spec in contract.inputs}
         sizes = axis_sizes(contract.inputs, shapes)
         zeros = {state.name: np.zeros(resolve(state.shape, sizes), state.dtype) for state in starts}

@@ -54,6 +54,7 @@ def quantize(
     *,
     bits: int = 8,
     check: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> QuantizeResult:
     """Writes a model's file again, with weights in 8 or 4 bits. The contract stays the same.
 
@@ -69,6 +70,7 @@ def quantize(
             processor: int8 weights keep within -64 to 64, so that no product saturates.
         check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
             installed. A file that is too far from PyTorch is then not written.
+        progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Raises:
         FileError: a file cannot be read or written.
@@ -89,6 +91,7 @@ def quantize(
             "model, or write the file without verifying it: check=False."
         )
 
+    progress("quantising")
     model = ir.load(source)
     outcomes = quantize_graph(model, bits)
     if not any(outcome.form for outcome in outcomes):
@@ -105,6 +108,7 @@ def quantize(
         fault="The quantised file is too far from PyTorch",
         advice="To write it anyway, pass check=False.",
         related=not notes,
+        progress=progress,
     )
     return QuantizeResult(path, tuple(outcomes), report, notes)
 

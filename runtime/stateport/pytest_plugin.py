@@ -173,9 +173,15 @@ def _read_marker(item: pytest.Item) -> tuple[tuple[Any, ...], bool]:
 def _failures(matrix: Matrix, *, require: bool) -> Iterator[str]:
     """Why engines failed, and streams that were carried from one engine to another.
 
-    With `require`, also which engines are not installed.
+    If all engines fail alike, that comes first. With `require`, also which engines are not
+    installed.
     """
+    from .parity.reports.alike import common_fault
     from .parity.reports.wording import reason
+
+    fault = common_fault(matrix)
+    if fault is not None:
+        yield f": {fault}"
 
     for row in matrix.rows:
         if row.status in ("failed", "error"):

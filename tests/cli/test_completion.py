@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,8 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
         ("stateport verify --at", "plain,--atol"),
         ("stateport run m.onnx --engine ort-cu", "plain,ort-cuda"),
         ("stateport export T --w", "plain,--weights"),
+        ("stateport verify mod", "file,mod"),
+        ("stateport verify m.onnx --report re", "file,re"),
     ],
 )
 def test_bash_completes(
@@ -32,6 +36,55 @@ def test_bash_completes(
     monkeypatch.setenv("COMP_WORDS", words)
     monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
     assert expected in command().stdout.splitlines()
+
+
+COMMANDS = re.findall(
+    r"^\| (\w+)[^|]* \| `(.+)` \|$",
+    (Path(__file__).parents[2] / "docs" / "completion.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+def test_the_page_has_a_command_for_every_shell() -> None:
+    assert [shell for shell, _ in COMMANDS] == ["bash", "zsh", "fish"]
+
+
+@pytest.mark.parametrize(("shell", "line"), COMMANDS)
+def test_the_commands_of_the_page_make_a_script(
+    script: Path, tmp_path: Path, shell: str, line: str
+) -> None:
+    """The lines for bash and zsh write a line that their next start evaluates."""
+    (tmp_path / ".config" / "fish" / "completions").mkdir(parents=True)
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "PATH": f"{script.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+
+    def run(code: str) -> str:
+        outcome = subprocess.run(
+            ["bash", "-c", code],  # noqa: S607
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        assert outcome.stderr == ""
+        return outcome.stdout
+
+    assert run(line) == ""
+    if shell == "fish":
+        made = (tmp_path / ".config" / "fish" / "completions" / "stateport.fish").read_text()
+    else:
+        (start,) = (tmp_path / f".{shell}rc").read_text().splitlines()
+        made = run(start.removeprefix("eval ").replace('"$(', "").removesuffix(')"'))
+    assert "_stateport_completion" in made
+    assert f"_STATEPORT_COMPLETE={shell}_complete" in made
+    if shell == "bash":
+        asked = f"{start}; complete -p stateport"
+        assert run(asked) == "complete -o nosort -F _stateport_completion stateport\n"
 
 
 def test_the_real_command_completes_without_pytorch(process: Command) -> None:

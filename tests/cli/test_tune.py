@@ -40,7 +40,7 @@ def test_with_a_budget_reduced_precision_is_among_them(command: Command, copied:
         "--time", "1,5", "--streams", "4", "-o", copied.with_name("quick.json"),
     )  # fmt: skip
     assert (outcome.returncode, outcome.stderr) == (0, "")
-    for part in ("blocks of 4 bits", "int8, plain step", "precision bfloat16", "pass", "Written"):
+    for part in ("blocks of 4 bits", "int8, plain step", "bfloat16", "pass", "Written"):
         assert part in outcome.stdout
     plan = copied.with_name("quick.json")
     for name in ("verify", "bench", "run"):
@@ -83,6 +83,16 @@ def test_misuse_is_refused(
     assert outcome.returncode == code
     assert says in outcome.stderr
     assert not list(copied.parent.glob("*.plan*"))
+
+
+def test_a_model_that_is_missing_is_named_before_its_vectors(
+    command: Command, copied: Path
+) -> None:
+    outcome = command("tune", copied.with_name("modle.onnx"))
+    assert outcome.returncode == 1
+    assert "modle.onnx could not be read" in outcome.stderr
+    assert "Did you mean 'model.onnx'?" in outcome.stderr
+    assert "vectors" not in outcome.stderr
 
 
 def test_where_the_exporter_is_missing_the_engines_are_compared(

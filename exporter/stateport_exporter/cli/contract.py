@@ -36,10 +36,16 @@ def contract(source: Path, output: Path, states: tuple[str, ...], axes: tuple[st
     """
     from stateport.parity.reports.text import summary
 
-    from ..contract_file import add_contract
+    with progress("importing the exporter") as show_step:
+        from ..contract_file import add_contract
 
-    with progress(f"Evaluating {source}"):
-        result = add_contract(source, output, states=named_states(states), axes=named_axes(axes))
+        result = add_contract(
+            source,
+            output,
+            states=named_states(states),
+            axes=named_axes(axes),
+            progress=show_step,
+        )
 
     say_contract(result.contract, ())
     if result.truth == "float32":

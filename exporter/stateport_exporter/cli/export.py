@@ -150,18 +150,17 @@ def export(
     values = dict(parse_argument(text) for text in arguments)
     declared = parse_states(states, no_states)
 
-    with progress("Importing PyTorch") as show_step:
+    with progress("importing PyTorch") as show_step:
         from torch.jit import ScriptModule
 
         from ..export_module import export as run_export
         from ..network.loading import find_target, make_network
 
-        show_step(f"Loading {target}")
+        show_step(f"loading {target}")
         attribute = find_target(target)
         module = make_network(target, attribute, values)
         example = find_example(module, examples)
 
-        show_step(f"Exporting {target}")
         with no_check_in_errors():
             result = run_export(
                 module,
@@ -180,6 +179,7 @@ def export(
                 trace_time=trace_time,
                 vectors_from=vectors_from,
                 origin={"target": target, "arguments": _as_json_values(values)},
+                progress=show_step,
             )
 
     _say_result(result, can_be_declared=not isinstance(module, ScriptModule))

@@ -10,6 +10,7 @@ import click
 
 from stateport.cli.common import CONSTANTS, FILE, STATES, named_constants, named_states
 from stateport.cli.output import progress, say, show
+from stateport.table import Column, Table
 
 from .printing import say_contract
 
@@ -48,15 +49,16 @@ def lift(
     """
     from stateport.parity.reports.text import summary
 
-    from ..lift_file import lift as run_lift
+    with progress("importing the exporter") as show_step:
+        from ..lift_file import lift as run_lift
 
-    with progress(f"Lifting {source}"):
         result = run_lift(
             source,
             output,
             states=named_states(states),
             constants=named_constants(constants),
             over_time=over_time,
+            progress=show_step,
         )
 
     _show_operators(result.outcomes)
@@ -68,13 +70,8 @@ def lift(
 
 
 def _show_operators(operators: Iterable[LiftedOperator]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("operator", "name", "result"):
-        table.add_column(heading, overflow="fold")
-
+    table = Table(Column("operator"), Column("name", wraps=True), Column("result", wraps=True))
     for each in operators:
         reason = f": {each.reason}" if each.reason else ""
-        table.add_row(each.operator, each.name, f"{each.what}{reason}")
+        table.add(each.operator, each.name, f"{each.what}{reason}")
     show(table)

@@ -10,6 +10,7 @@ import click
 
 from stateport.cli.common import FILE
 from stateport.cli.output import progress, say, show
+from stateport.table import Column, Table
 
 from .options import NO_CHECK, no_check_in_errors
 
@@ -41,10 +42,10 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
     """
     from stateport.parity.reports.text import summary
 
-    from ..quantize_file import quantize as run_quantize
+    with progress("importing the exporter") as show_step, no_check_in_errors():
+        from ..quantize_file import quantize as run_quantize
 
-    with progress(f"Quantising {model}"), no_check_in_errors():
-        result = run_quantize(model, output, bits=int(bits), check=not no_check)
+        result = run_quantize(model, output, bits=int(bits), check=not no_check, progress=show_step)
 
     _show_operators(result.outcomes)
     before, after = model.stat().st_size, output.stat().st_size
@@ -55,12 +56,7 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
 
 
 def _show_operators(operators: Iterable[QuantizedOperator]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("operator", "weights", "now"):
-        table.add_column(heading, overflow="fold")
-
+    table = Table(Column("operator"), Column("weights", wraps=True), Column("now", wraps=True))
     for each in operators:
-        table.add_row(each.operator, each.name, each.form or f"as it was: {each.reason}")
+        table.add(each.operator, each.name, each.form or f"as it was: {each.reason}")
     show(table)

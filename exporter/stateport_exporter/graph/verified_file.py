@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import onnx_ir as ir
@@ -45,6 +46,7 @@ def write_verified(
     fault: str,
     advice: str,
     related: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> EngineReport | None:
     """Writes a model and its vectors, verifies the two, and lets them appear together, or neither.
 
@@ -57,6 +59,7 @@ def write_verified(
         fault: what is wrong if the file fails, in the first words of the error.
         advice: what to do then, in the last words of the error.
         related: as in `write_vectors`.
+        progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Returns:
         What verifying the file gave, or None where it was not verified.
@@ -70,6 +73,7 @@ def write_verified(
     def refusal(measurement: str) -> str:
         return f"{fault}, so it was not written. {measurement} {advice}"
 
+    progress(f"writing {path.name}")
     with written_together(path) as folder:
         file = folder / path.name
         save(model, file)
@@ -78,7 +82,13 @@ def write_verified(
         if vectors is None:
             return None
         return write_vectors(
-            file, vectors, name=str(path), check=check, refusal=refusal, related=related
+            file,
+            vectors,
+            name=str(path),
+            check=check,
+            refusal=refusal,
+            related=related,
+            progress=progress,
         )
 
 
@@ -90,6 +100,7 @@ def write_vectors(
     check: bool,
     refusal: Callable[[str], str],
     related: bool = True,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> EngineReport | None:
     """Writes vectors that name the file beside which they are written, and verifies the two.
 
@@ -103,6 +114,7 @@ def write_vectors(
         refusal: makes the error's text, from a sentence on the worst measurement.
         related: whether the vectors are known to belong to the file, or to what it was made of.
             If not, they keep the names that they have, so that `measure_model` reports it.
+        progress: is called with a text before each case is verified.
 
     Raises:
         CheckError: the file does not give the answers.
@@ -114,7 +126,12 @@ def write_vectors(
     if not check or status("ort-cpu").problem is not None:
         return None
 
-    report = measure_model(load(file), vectors, name=name)
+    numbers = count(1)
+
+    def report_case(case: str) -> None:
+        progress(f"verifying: {next(numbers)} of {len(vectors.cases)}, {case}")
+
+    report = measure_model(load(file), vectors, name=name, progress=report_case)
     if not report.passed:
         raise CheckError(refusal(worst(report)))
     return report

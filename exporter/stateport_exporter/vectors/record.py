@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -32,18 +32,21 @@ _MOST_COPIED: Final = 10_000_000
 #: one makes all.
 _MOST_CALLS: Final = 512
 
+_Item = TypeVar("_Item")
+
 
 def record(
     network: Network,
     contract: Contract,
     beyond: Sequence[Case] = (),
     allowance: Allowance | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Vectors:
     """Runs PyTorch on every case, and on those beyond the usual sizes.
 
     A network that cannot run in float64 gives the truth in float32, and no floor. What does not
     fit into the allowance, by default the usual one, is shortened; it says what. Cases beyond the
-    usual sizes never are.
+    usual sizes never are. `progress` is called with a text before each case.
 
     Raises:
         ExportError: the network fails at a size that it was not traced at.
@@ -55,8 +58,12 @@ def record(
         # One thread sums in the same order on every machine, and a step is too small for several.
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
-        answered = list(_answered_cases(network, truth, contract, cases, kept_whole, allowance))
-        floor = _floor(network, truth, contract, answered, allowance)
+        counted = _counted(cases, "recording answers", lambda case: case.name, progress)
+        answered = list(_answered_cases(network, truth, contract, counted, kept_whole, allowance))
+        again = _counted(
+            answered, "measuring PyTorch's errors", lambda pair: pair[0].name, progress
+        )
+        floor = _floor(network, truth, contract, answered, again, allowance)
 
     return Vectors(
         contract=contract,
@@ -67,11 +74,23 @@ def record(
     )
 
 
+def _counted(
+    items: Sequence[_Item],
+    doing: str,
+    name_of: Callable[[_Item], str],
+    progress: Callable[[str], None],
+) -> Iterator[_Item]:
+    """The items; before each one, a text says which of how many it is."""
+    for number, item in enumerate(items, 1):
+        progress(f"{doing}: {number} of {len(items)}, {name_of(item)}")
+        yield item
+
+
 def _answered_cases(
     network: Network,
     truth: Network,
     contract: Contract,
-    cases: Sequence[Case],
+    cases: Iterable[Case],
     kept_whole: Collection[int],
     allowance: Allowance,
 ) -> Iterator[tuple[Case, Answers]]:
@@ -143,6 +162,7 @@ def _floor(
     truth: Network,
     contract: Contract,
     answered: Sequence[tuple[Case, Answers]],
+    counted: Iterable[tuple[Case, Answers]],
     allowance: Allowance,
 ) -> dict[str, Array]:
     """The largest error of PyTorch in float32 up to each step, over all cases: (steps,) float64.
@@ -154,13 +174,14 @@ def _floor(
 
     Where a network amplifies differences, the error of float32 depends on the luck of single
     roundings. So a few copies of the network with every parameter off by one unit in its last place
-    count too: an engine that is exact for such a copy is right.
+    count too: an engine that is exact for such a copy is right. `counted` are the answered cases
+    one by one, which tells of the progress.
     """
     copies = _noisy_copies(network, truth, allowance)
     length = max(sum(case.chunks) for case, _ in answered)
     floor = {spec.name: np.zeros(length) for spec in results(contract)}
 
-    for case, exact in answered:
+    for case, exact in counted:
         runs = [(network, case, True), (network, _beginning(contract, case), False)]
         if len(case.chunks) == 1:  # whole sequences run fast enough for all copies
             runs += [(noisy, case, True) for noisy in copies]

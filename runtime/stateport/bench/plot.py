@@ -12,10 +12,13 @@ from xml.sax import saxutils
 from ..printable import printable
 from .run import Bench, Result
 
-_WIDTH: Final = 860
-_NAME: Final = 200  # the width of the names before the bars
-_BAR: Final = 340  # the width of a bar at 100 %
+_WIDTH: Final = 960
 _ROW: Final = 26
+_BAR: Final = 170  # the width of a bar at 100 %
+_TIME: Final = 205  # where the bars of times begin, below the names before them
+_SHARE: Final = 480  # where the bars of shares begin
+_FIGURES: Final = 728  # where the other figures begin
+_LONGEST_NAME: Final = 25
 _STYLE: Final = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 }
   .title { font-size: 17px; font-weight: 600 } .load { font-weight: 600 }
@@ -30,7 +33,7 @@ _STYLE: Final = """
 
 
 def picture(bench: Bench) -> str:
-    """An SVG document with a bar for each result: its share of the machine's limit."""
+    """An SVG document with two bars for each result: its time, and its share of the limit."""
     elements = list(_elements(bench))
     last_y, _ = elements[-1]
     height = last_y + 40
@@ -51,51 +54,82 @@ def picture(bench: Bench) -> str:
 
 def _caption(bench: Bench) -> str:
     ceilings = bench.ceilings[0]
-    threads = "1 thread" if ceilings.threads == 1 else f"{ceilings.threads} threads"
     return (
-        "Bars: the share of the machine's limit (dashed line: 100%; with "
-        f"{threads} {ceilings.bandwidth / 1e9:.1f} GB/s, {ceilings.peak / 1e9:.0f} GFLOP/s)"
+        "Left: the time of a call, beside the slowest under the same load. Right: the share of the "
+        f"machine's limit (with {_threads(ceilings.threads)} "
+        f"{ceilings.bandwidth / 1e9:.1f} GB/s, {ceilings.peak / 1e9:.0f} GFLOP/s)"
     )
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _elements(bench: Bench) -> Iterator[tuple[int, str]]:
     """The elements below the caption, each with its distance from the top."""
     y = 64
-    for load, results in groupby(bench.results, key=lambda result: result.load):
+    for load, group in groupby(bench.results, key=lambda result: result.load):
+        results = list(group)
+        slowest = max(result.times.median for result in results)
+
         y += 24
         yield y, f'<text class="load" x="20" y="{y}">{_escaped(str(load))}</text>'
+        yield y, f'<text class="small" x="{_TIME}" y="{y}">time of a call</text>'
+        yield y, f'<text class="small" x="{_SHARE}" y="{y}">share of the limit</text>'
 
         y += 8
         first = y
         for result in results:
-            for element in _row(result, y):
+            for element in _row(result, slowest, y):
                 yield y, element
             y += _ROW
 
-        end = 20 + _NAME + _BAR
+        end = _SHARE + _BAR
         yield y, f'<line class="ceiling" x1="{end}" x2="{end}" y1="{first}" y2="{y - 4}"/>'
 
 
-def _row(result: Result, y: int) -> Iterator[str]:
-    """The elements of one result: its name, its bar and its figures."""
-    start = 20 + _NAME
-    threads = "1 thread" if result.threads == 1 else f"{result.threads} threads"
-    yield f'<text x="20" y="{y + 16}">{_escaped(f"{result.name}, {threads}")}</text>'
+def _row(result: Result, slowest: float, y: int) -> Iterator[str]:
+    """The elements of one result: its name, its bars and its figures."""
+    times = result.times
+    name = f"{_shortened(result.name)}, {_threads(result.threads)}"
+    yield _text(20, y, name)
 
-    yield f'<rect class="rail" x="{start}" y="{y + 3}" width="{_BAR}" height="{_ROW - 9}" rx="2"/>'
     is_pytorch = result.against is None and "PyTorch" in result.name
     kind = "beside" if is_pytorch else "bar"
-    width = max(min(result.share, 1.0) * _BAR, 2)
-    yield (
-        f'<rect class="{kind}" x="{start}" y="{y + 3}" width="{width:.1f}" '
-        f'height="{_ROW - 9}" rx="2"/>'
-    )
+    yield from _bar(kind, _TIME, y, times.median / slowest if slowest else 0.0)
+    yield _text(_TIME + _BAR + 8, y, f"{_microseconds(times.median)} us")
 
-    text = (
-        f"{result.times.median * 1e6:,.1f} us, {result.share_text}, "
-        f"{result.steps_per_second:,.0f} steps/s, p99 {result.times.latency(0.99) * 1e6:,.0f} us"
-    )
-    yield f'<text x="{start + _BAR + 12}" y="{y + 16}">{_escaped(text)}</text>'
+    yield from _bar(kind, _SHARE, y, result.share)
+    yield _text(_SHARE + _BAR + 8, y, result.share_text)
+
+    p99 = _microseconds(times.latency(0.99))
+    figures = f"{result.steps_per_second:,.0f} steps/s, p99 {p99} us"
+    yield _text(_FIGURES, y, figures, "small")
+
+
+def _bar(kind: str, x: int, y: int, share: float) -> Iterator[str]:
+    """A rail, and the bar on it: as long as the rail for a share of 1 and above."""
+    box = f'y="{y + 3}" height="{_ROW - 9}" rx="2"'
+    yield f'<rect class="rail" x="{x}" width="{_BAR}" {box}/>'
+    width = max(min(share, 1.0) * _BAR, 2)
+    yield f'<rect class="{kind}" x="{x}" width="{width:.1f}" {box}/>'
+
+
+def _text(x: int, y: int, text: str, style: str = "") -> str:
+    styled = f' class="{style}"' if style else ""
+    return f'<text{styled} x="{x}" y="{y + 16}">{_escaped(text)}</text>'
+
+
+def _microseconds(seconds: float) -> str:
+    """Microseconds in a few characters: `2.0`, `12,450`."""
+    number = seconds * 1e6
+    return f"{number:,.1f}" if number < 1e4 else f"{number:,.0f}"
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves the bars free."""
+    longest = _LONGEST_NAME - len(", 16 threads")
+    return name if len(name) <= longest + 3 else f"{name[: longest + 2]}…"
 
 
 def _escaped(text: str) -> str:

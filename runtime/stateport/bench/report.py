@@ -6,9 +6,8 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any, Final
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
+from ..table import Column, Table
+from .noise import busy
 from .roofline import Ceilings, Work
 from .run import AT_LEAST_ALL, Bench, Result
 
@@ -23,21 +22,28 @@ def table(bench: Bench, sign: str = "█") -> Table:
         bench: the results.
         sign: the character that bars are drawn with.
     """
-    grid = Table(box=SIMPLE_HEAD, title=bench.model, title_justify="left", title_style="bold")
-
-    grid.add_column("load")
-    grid.add_column("on")
-    for heading in ("threads", "us per call", "p50", "p99", "steps/s"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("share of the machine's limit")
+    # A number of threads that all results share is in the line below the table, too.
+    one_count = len({result.threads for result in bench.results}) == 1
+    columns = [
+        Column("load"),
+        Column("on"),
+        Column("threads", rank=3 if one_count else 0, right=True),
+        Column("us per call", right=True),
+        Column("p50", rank=6, right=True),
+        Column("p99", rank=2, right=True),
+        Column("steps/s", rank=4, right=True),
+        Column("of limit", right=True),
+        Column("", rank=7),
+    ]
     if any(result.against for result in bench.results):
-        grid.add_column("relative time", justify="right")
+        columns.append(Column("relative time", rank=1, right=True))
 
+    grid = Table(*columns, title=bench.model)
     for load, results in groupby(bench.results, key=lambda result: result.load):
-        grid.add_section()
         for number, result in enumerate(results):
             heading = str(load) if number == 0 else ""
-            grid.add_row(heading, *_cells(result, sign))
+            grid.add(heading, *_cells(result, sign)[: len(columns) - 1])
+        grid.end_group()
     return grid
 
 
@@ -54,7 +60,8 @@ def _cells(result: Result, sign: str) -> list[str]:
         str(result.threads),
         *microseconds,
         f"{result.steps_per_second:,.0f}",
-        f"{bar:<{_BAR}} {result.share_text}",
+        result.share_text,
+        f"{bar:<{_BAR}}",
         "" if result.against is None else str(result.against),
     ]
 
@@ -73,11 +80,9 @@ def notes(bench: Bench, cores: int) -> list[str]:
             "some of its weights in few steps only, or it does not compute in float32."
         )
 
-    if bench.busy is not None and bench.busy > cores - 0.5:
-        lines.append(
-            f"The machine was busy before this began (load {bench.busy:.1f} on {cores} cores): "
-            "measure again when it is idle."
-        )
+    busy_line = busy(bench.busy, cores)
+    if busy_line is not None:
+        lines.append(busy_line)
     return lines
 
 

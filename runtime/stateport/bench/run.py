@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..model import Model
 from ..model import load as load_model
 from ..model_file.onnx_outline import read
 from ..parity.engine_report import environment
+from .noise import load_average
 from .roofline import Ceilings, Work, measure_ceilings, work_of
 from .timing import ROUNDS, SECONDS, Call, Ratio, Times, measure, ratio
 from .workload import Workload, step_call
@@ -121,7 +121,7 @@ def bench(
         EngineUnavailable: an engine does not work here.
     """
     work = work_of(read(model))
-    busy = _load_average()
+    busy = load_average()
     if plan is None:
         models = {
             (engine, count): load_model(
@@ -191,8 +191,3 @@ def _results(
 
         least = ceilings[count].least(work, load, multiple)
         yield Result(load, name, count, candidate_times, least, against)
-
-
-def _load_average() -> float | None:
-    """How many processes want a core, on average over the last minute; None on Windows."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -127,7 +127,7 @@ def bench(
     _check_target_options(against, arguments, weights, examples)
     _check_plot(plot)
 
-    with progress("loading") as report_progress:
+    with progress("loading", quiet=as_json) as report_progress:
         result = run_bench(
             model,
             [Workload(count, length) for count in streams for length in times],

@@ -8,14 +8,23 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 import click
-from rich.table import Table
+from rich.text import Text
 
 from ..engines import engine_names, facts, status
-from .output import say_json, show
+from ..printable import printable
+from ..table import Column, Table
+from ..table import facts as facts_table
+from .output import can_show, say, say_json, show
 
 #: The packages whose versions are shown before and after those of the engines.
 _FIRST_PACKAGES: Final = ("stateport", "stateport-exporter", "numpy")
 _LAST_PACKAGES: Final = ("torch",)
+#: By how an engine is: a mark, the mark where the terminal has no such character, and the colour.
+_MARKS: Final = {
+    "works": ("✓", "+", "green"),
+    "cannot start": ("✗", "x", "bold red"),
+    "not installed": ("○", "-", "dim"),
+}
 
 
 @click.command(short_help="Report which engines work here.")
@@ -56,6 +65,7 @@ def _describe_engine(name: str) -> dict[str, Any]:
     return {
         "name": result.name,
         "works": result.problem is None,
+        "installed": result.installed,
         "version": result.version,
         "problem": result.problem,
         "install": facts(name).install or None,
@@ -63,20 +73,35 @@ def _describe_engine(name: str) -> dict[str, Any]:
 
 
 def _show_document(document: dict[str, Any]) -> None:
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(style="bold")
-    grid.add_column(overflow="fold")
-
-    grid.add_row("Python", f"{document['python']} on {document['platform']}")
+    packages = facts_table()
+    packages.add("Python", f"{document['python']} on {document['platform']}")
     for name, number in document["packages"].items():
-        grid.add_row(name, number or "not installed")
+        packages.add(name, number or Text("not installed", "dim"))
+    show(packages)
+    say("")
 
+    engines = Table(Column(), Column(style="bold"), Column(wraps=True), title="Engines")
+    has_marks = all(can_show(mark) for mark, _, _ in _MARKS.values())
     for engine in document["engines"]:
-        if engine["works"]:
-            grid.add_row(engine["name"], f"works: {engine['version']}")
-        else:
-            grid.add_row(engine["name"], f"no: {engine['problem']}")
-    show(grid)
+        word, text = _in_words(engine)
+        mark, ascii_mark, style = _MARKS[word]
+        engines.add(
+            Text(mark if has_marks else ascii_mark, style),
+            engine["name"],
+            Text.assemble((word, style), f": {printable(text)}"),
+        )
+    show(engines)
+
+
+def _in_words(engine: dict[str, Any]) -> tuple[str, str]:
+    """How an engine is, as a key of `_MARKS`; and its version, or why it does not work."""
+    if engine["works"]:
+        return "works", engine["version"]
+
+    if engine["installed"]:
+        known = f"{engine['name']} is installed and cannot start on this machine. "
+        return "cannot start", engine["problem"].removeprefix(known)
+    return "not installed", engine["problem"]
 
 
 def _package_version(package: str) -> str | None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract, describe
 from ..errors import ContractError
 from ..files.reading import parse_json
 from ..model_file.onnx_outline import OnnxFile, read
 from ..model_file.read_contract import find_contract
+from ..table import facts
 from .common import MODEL, STATES, named_states
 from .output import say_json, show
 
@@ -87,12 +87,9 @@ def _axis_names(contract: Contract) -> list[str]:
 
 
 def _show_document(document: dict[str, Any]) -> None:
-    grid = Table(box=None, show_header=False, pad_edge=False)
-    grid.add_column(style="bold", overflow="fold")
-    grid.add_column(overflow="fold")
-
+    grid = facts()
     for name, text in _rows(document):
-        grid.add_row(name, text)
+        grid.add(name, text)
     show(grid)
 
 

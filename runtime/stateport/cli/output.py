@@ -14,29 +14,50 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console
+from rich.live import Live
 from rich.text import Text
 
 from ..errors import FileError
 from ..printable import json_text, printable
+from ..table import Table
+from .phases import Phases
 
-#: The width of tables in a pipe, large enough that no cell is cut.
+#: The width of tables in a pipe, unless a table needs more: there, no column is left out.
 _PIPE_WIDTH: Final = 160
+
+#: What no line ends in: commands, which somebody may copy, and numbers with their units.
+_WHOLE: Final = re.compile(r"`[^`]*`|pip (?:un)?install \S+|[\d.]+ (?:s|dB|bytes)\b")
+#: Stands for a space at which a line must not end; a printable text has none.
+_SPACE: Final = "\0"
+
+#: The pictures of the sign that moves while a command works.
+_SIGNS: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_ASCII_SIGNS: Final = "-\\|/"
 
 #: The streams that were stdout before `own_stdout` redirected it, innermost last.
 _own_stdouts: list[TextIO] = []
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Prints each text on a separate line, on stdout or on stderr."""
+    """Prints each text on a separate line, on stdout or on stderr.
+
+    On stdout, a terminal gets long texts in several lines, broken at spaces. Errors are left to the
+    terminal, which keeps a command in them whole for whoever copies it.
+    """
     stream = _stream(err=err)
-    safe_lines = [f"{_safe_text(line, stream)}\n" for line in lines]
-    _write("".join(safe_lines), stream)
+    safe_lines = [_safe_text(line, stream) for line in lines]
+    if not err and stream.isatty():
+        width = _Screen(stream).width
+        safe_lines = [_wrapped(line, width) for line in safe_lines]
+    _write("".join(f"{line}\n" for line in safe_lines), stream)
 
 
 def say_json(document: Any) -> None:
@@ -53,12 +74,20 @@ def say_commands(lines: Iterator[str]) -> None:
     _write("".join(f"{_encodable(line, stream)}\n" for line in lines), stream)
 
 
-def show(table: RenderableType) -> None:
-    """Prints a table on stdout. Texts in it are not interpreted as markup."""
+def show(table: Table) -> None:
+    """Prints a table on stdout. Texts in it are not interpreted as markup.
+
+    On a terminal it fits the width; a pipe gets all columns.
+    """
     stream = _stream(err=False)
     sheet = _Sheet(stream)
-    _Screen(sheet).print(table)
-    _write(_encodable(sheet.getvalue(), stream), stream)
+    screen = _Screen(sheet)
+    if not stream.isatty():
+        screen.width = max(_PIPE_WIDTH, table.width(screen))
+
+    screen.print(table)
+    text = "".join(f"{line.rstrip()}\n" for line in sheet.getvalue().splitlines())
+    _write(_encodable(text, stream), stream)
 
 
 def can_show(text: str) -> bool:
@@ -67,16 +96,32 @@ def can_show(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def progress(text: str) -> Iterator[Callable[[str], None]]:
-    """Shows the current step of the work on a terminal; yields a function that changes the text."""
+def progress(text: str, *, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Shows the phases of the work and their times, on stderr if that is a terminal.
+
+    Yields a function that takes "phase" or "phase: detail". What is shown disappears at the end;
+    one line stays, on where the time went, if the work took a second.
+
+    Args:
+        text: the first phase.
+        quiet: whether nothing is shown, because a program reads the output.
+    """
     stream = _stream(err=True)
-    if not stream.isatty():
+    if quiet or not stream.isatty():
         yield lambda _: None
         return
 
     screen = _Screen(stream)
-    with screen.status(screen.render_str(text)) as status:
-        yield lambda new_text: status.update(screen.render_str(new_text))
+    is_rich = _encodable(f"{_SIGNS}✓…", stream) == f"{_SIGNS}✓…"
+    phases = Phases(_SIGNS, "✓") if is_rich else Phases(_ASCII_SIGNS, "+")
+    phases(text)
+    with Live(phases, console=screen, transient=True, refresh_per_second=10):
+        yield phases
+
+    phases.end()
+    summary = phases.summary()
+    if summary is not None:
+        screen.print(Text(_wrapped(_safe_text(summary, stream), screen.width), "dim"))
 
 
 class _Sheet(io.StringIO):
@@ -181,6 +226,16 @@ def _encodable(text: str, stream: Any) -> str:
     """The text, with escapes for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """The text in lines of at most this width, unless a word or a command in it is longer."""
+    whole = _WHOLE.sub(lambda match: match[0].replace(" ", _SPACE), text)
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    lines = textwrap.wrap(
+        whole, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines).replace(_SPACE, " ")
 
 
 def _write(text: str, stream: TextIO) -> None:

@@ -4,17 +4,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
+from rich.text import Text
 
+from ..bench.noise import busy, unsteady
 from ..files.writing import check_place
+from ..model_file.onnx_outline import read
+from ..model_file.read_contract import read_contract
 from ..parity.pair import remarks
+from ..parity.reports.wording import decibels
 from ..parity.vectors import Vectors, vectors_path
-from ..tune.search import Trial, Tuned, TuningGoal
+from ..table import Column, Table
+from ..tune.choice import Trial
+from ..tune.search import Tuned, TuningGoal
 from ..tune.search import tune as run_tune
 from .common import ENGINE, FILE, MODEL, NUMBERS
 from .output import progress, say, say_json, show
@@ -103,8 +109,9 @@ def tune(
 
     Engines, numbers of threads, and other forms of the file (if the exporter is installed) are
     measured side by side. The plan is the fastest candidate whose answers agree with PyTorch's,
-    within the usual bound or the budget of --snr. Use it with `--plan`, or with
-    load(model, plan=...).
+    within the usual bound or the budget of --snr. Among candidates that are as fast within the
+    noise, it is the simplest: fewer threads, then float32, then ort-cpu, then the file as it is.
+    Use it with `--plan`, or with load(model, plan=...).
     """
     output = output or model.with_name(f"{model.stem}.plan.json")
     if output.suffix != ".json":
@@ -114,9 +121,10 @@ def tune(
         )
     check_place(output)
 
+    read_contract(read(model))  # a model that is missing is not answered with its vectors
     vectors = Vectors.load(vectors_file or vectors_path(model))
     warnings = remarks(model, vectors)
-    with progress("") as report_progress:
+    with progress("making variants", quiet=as_json) as report_progress:
         tuned = run_tune(
             model,
             vectors,
@@ -133,50 +141,93 @@ def tune(
         return
 
     show(_table(tuned))
-    say(*(f"Not tried: {note}." for note in tuned.notes))
-    say(*warnings, f"Written: {output}")
+    say(*_reasons(tuned), *(f"Not tried: {note}." for note in tuned.notes))
+    say(*warnings, *_doubts(tuned), f"Written: {output}")
 
 
 def _table(tuned: Tuned) -> Table:
-    goal = tuned.wanted
-    streams = "1 stream" if goal.streams == 1 else f"{goal.streams} streams"
+    trials = tuned.trials
+    chunks = {trial.plan.chunk for trial in trials}
+    # Of what all plans share, the chunk is in the title, and the threads may be left out.
+    several_counts = len({trial.plan.threads for trial in trials}) > 1
     grid = Table(
-        box=SIMPLE_HEAD,
-        title=f"Plans for {streams}, by {goal.goal}",
-        title_justify="left",
-        title_style="bold",
+        Column("plan", wraps=True),
+        Column("engine"),
+        Column("threads", rank=0 if several_counts else 4, right=True),
+        *([Column("steps per call", right=True)] if len(chunks) > 1 else []),
+        Column("us per call", right=True),
+        Column("p99", rank=2, right=True),
+        Column("steps/s", rank=3, right=True),
+        Column("SNR", rank=1, right=True),
+        Column("verdict"),
+        title=_title(tuned.wanted, chunks),
     )
 
-    for heading in ("plan", "engine"):
-        grid.add_column(heading, overflow="fold")
-    for heading in ("threads", "steps per call", "us per call", "p99", "steps/s"):
-        grid.add_column(heading, justify="right")
-    grid.add_column("verdict", overflow="fold")
-
-    for trial in tuned.trials:
+    for trial in trials:
         style = "bold green" if trial is tuned.best else ""
-        grid.add_row(*_cells(trial, goal.streams), style=style)
+        chunk = [str(trial.plan.chunk)] if len(chunks) > 1 else []
+        row = [trial.variant.name, _engine(trial), str(trial.plan.threads), *chunk]
+        grid.add(*row, *_measured(trial, tuned.wanted.streams), style=style)
     return grid
 
 
-def _cells(trial: Trial, streams: int) -> list[str]:
+def _title(goal: TuningGoal, chunks: Collection[int]) -> str:
+    """The load: `Plans for 8 streams, 1 step per call, by latency`."""
+    streams = "1 stream" if goal.streams == 1 else f"{goal.streams} streams"
+    if len(chunks) != 1:
+        return f"Plans for {streams}, by {goal.goal}"
+
+    (chunk,) = chunks
+    steps = "1 step" if chunk == 1 else f"{chunk} steps"
+    return f"Plans for {streams}, {steps} per call, by {goal.goal}"
+
+
+def _measured(trial: Trial, streams: int) -> list[str | Text]:
+    """The cells of what was measured, and the verdict."""
     plan, times = trial.plan, trial.times
-    options = "".join(f", {name} {value}" for name, value in plan.options.items())
-    cells = [trial.variant.name, f"{plan.engine}{options}", str(plan.threads), str(plan.chunk)]
+    if times is None:  # for a reason that stands below the table
+        return ["", "", "", "", Text("not run", "dim")]
 
-    if times is None:  # not measured, for the reason that the verdict gives
-        cells += ["", "", ""]
-    else:
-        rate = streams * plan.chunk / times.median
-        cells += [f"{times.median * 1e6:.1f}", f"{times.latency(0.99) * 1e6:.1f}", f"{rate:,.0f}"]
+    rate = streams * plan.chunk / times.median
+    return [
+        f"{times.median * 1e6:,.1f}",
+        f"{times.latency(0.99) * 1e6:,.1f}",
+        f"{rate:,.0f}",
+        decibels(trial.decibels),
+        trial.verdict if trial.passed else Text("FAIL", "bold red"),
+    ]
 
-    return [*cells, trial.verdict]
+
+def _engine(trial: Trial) -> str:
+    """The engine with its options: `openvino, bfloat16`."""
+    parts = [trial.plan.engine]
+    for name, value in trial.plan.options.items():
+        parts.append(str(value) if name == "precision" else f"{name} {value}")
+    return ", ".join(parts)
+
+
+def _reasons(tuned: Tuned) -> list[str]:
+    """Why plans could not run or fail, each reason once for a form of the file and an engine."""
+    lines = [
+        f"{trial.variant.name} on {_engine(trial)}: {trial.verdict.rstrip('.')}."
+        for trial in tuned.trials
+        if not trial.passed
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _doubts(tuned: Tuned) -> list[str]:
+    """At most one line on a machine that was too busy to be measured."""
+    times = (trial.times for trial in tuned.trials if trial.times is not None)
+    line = busy(tuned.busy, os.cpu_count() or 1) or unsteady(times)
+    return [] if line is None else [line]
 
 
 def _document(tuned: Tuned, output: Path) -> dict[str, Any]:
     return {
         "version": 1,
         "plan": str(output),
+        "load_average": tuned.busy,
         "notes": list(tuned.notes),
         "trials": [_trial_entry(trial, best=trial is tuned.best) for trial in tuned.trials],
     }
@@ -194,6 +245,7 @@ def _trial_entry(trial: Trial, *, best: bool) -> dict[str, Any]:
         "seconds": times and times.median,
         "quartiles": times and list(times.quartiles),
         "p99": times and times.latency(0.99),
+        "decibels": trial.decibels,
         "verdict": trial.verdict,
         "best": best,
     }

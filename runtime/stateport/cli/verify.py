@@ -17,6 +17,7 @@ from ..parity.baseline import GROWTH, read_baseline, regressions
 from ..parity.bounds import requested_bound
 from ..parity.matrix import TIME_LIMIT, Matrix
 from ..parity.reports import ENDINGS, text, write
+from ..parity.reports.alike import common_fault
 from ..parity.reports.document import document
 from ..parity.reports.github import commands
 from ..parity.reports.wording import place, precision_note, verdict
@@ -68,6 +69,14 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
                 ctx,
             )
         return path
+
+    def shell_complete(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[click.shell_completion.CompletionItem]:
+        return [click.shell_completion.CompletionItem(incomplete, type="file")]
 
 
 @click.command(short_help="Check a model against PyTorch's recorded answers.")
@@ -192,7 +201,7 @@ def verify(
     _check_reports(reports, baseline, growth)
     earlier_errors = None if baseline is None else read_baseline(baseline)
 
-    with progress("") as report_progress:
+    with progress("reading", quiet=as_json) as report_progress:
         matrix = verify_file(
             model,
             engines=[choice for group in engines for choice in group] or None,
@@ -286,6 +295,9 @@ def _show_tables(matrix: Matrix) -> None:
         StateportError: the only engine could not run.
     """
     if len(matrix.rows) > 1:
+        fault = common_fault(matrix)
+        if fault is not None:
+            say(fault, "")
         show(text.grid(matrix))
         if matrix.carried:
             show(text.carried_grid(matrix))
@@ -296,7 +308,8 @@ def _show_tables(matrix: Matrix) -> None:
     if row.report is None:
         raise StateportError(str(row.problem))
 
-    show(text.table(row.report))
+    # The engine ran in a process that knows the whole path; here it is as it was typed.
+    show(text.table(replace(row.report, model=matrix.model)))
     say(*matrix.remarks, *text.summary(row.report))
     say(*filter(None, [place(row), precision_note(row)]), *matrix.grown)
     if matrix.grown:

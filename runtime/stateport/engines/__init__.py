@@ -18,6 +18,7 @@ from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..model_file.onnx_outline import OnnxFile
 from ..suggestions import did_you_mean
 from .base import Arrays, Buffer, Buffers, Engine, EngineFacts, HostEngine
+from .requirements import NotInstalledError
 
 __all__ = [
     "Arrays",
@@ -57,11 +58,13 @@ class Status:
         name: the engine's name.
         version: the name and version of its library; None where it does not work.
         problem: why it does not work and what to do; None where it works.
+        installed: whether its library is installed, although it may not work.
     """
 
     name: str
     version: str | None
     problem: str | None
+    installed: bool = True
 
 
 def engine_names() -> tuple[str, ...]:
@@ -125,7 +128,8 @@ def status(name: str) -> Status:
     except EngineError as error:
         if name not in engine_names():
             raise
-        return Status(name, None, str(error))
+        installed = not isinstance(error, NotInstalledError)
+        return Status(name, None, str(error), installed)
     return result
 
 

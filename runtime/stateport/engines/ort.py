@@ -26,7 +26,7 @@ from .base import Arrays, Buffer, Buffers, EngineFacts
 from .cuda_libraries import why_cuda_fails
 from .device_array import DeviceArray
 from .failure import failure
-from .requirements import library
+from .requirements import NotInstalledError, library
 from .too_new import too_new
 
 _PROVIDERS: Final = {"ort-cpu": "CPUExecutionProvider", "ort-cuda": "CUDAExecutionProvider"}
@@ -256,7 +256,7 @@ def _import_ort(name: str) -> ModuleType:
     with _without_telemetry():
         ort = library(name, "onnxruntime", _FACTS[name].install)
     if _PROVIDERS[name] not in ort.get_available_providers():
-        raise EngineUnavailable(
+        raise NotInstalledError(
             f"{name} needs the GPU build of ONNX Runtime; the CPU build {ort.__version__} is "
             f"installed. Replace it: pip uninstall onnxruntime, then "
             f"{_FACTS[name].install}. To run on the CPU, say engine='ort-cpu'."

@@ -12,6 +12,10 @@ from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..model_file.onnx_outline import OnnxFile
 
 
+class NotInstalledError(EngineUnavailable):
+    """The library of an engine is not installed; others than this are and do not work."""
+
+
 def library(name: str, module: str, install: str) -> ModuleType:
     """Imports the library of an engine.
 
@@ -21,7 +25,7 @@ def library(name: str, module: str, install: str) -> ModuleType:
         install: the command that installs the library.
 
     Raises:
-        EngineUnavailable: the library is not installed.
+        NotInstalledError: the library is not installed.
         EngineError: the library is installed and cannot be imported.
     """
     try:
@@ -31,7 +35,7 @@ def library(name: str, module: str, install: str) -> ModuleType:
         if error.name not in (module, top):
             raise EngineError(f"{name}: {top} is installed and needs {error.name!r}.") from error
 
-        raise EngineUnavailable(
+        raise NotInstalledError(
             f"{name} needs {top}, which is not installed. Install it: {install}."
         ) from error
     except Exception as error:

@@ -38,6 +38,9 @@ Array = NDArray[Any]
 _LONG: Final = 1024
 _POINTS: Final = 128
 
+#: The budget where only the ratio is of interest: it does not depend on the budget.
+_ANY_BUDGET: Final = 1.0
+
 _SHAPE_AND_DTYPE: Final = attrgetter("shape", "dtype")
 
 
@@ -139,6 +142,43 @@ def measure_model(
         FileError: the vectors belong to another model, do not fit their contract, or hold nothing
             to compare.
     """
+    report, _ = _measured(model, vectors, name, wanted, progress)
+    return report
+
+
+def measure_with_ratio(
+    model: Model,
+    vectors: Vectors,
+    *,
+    name: str = "model",
+    wanted: RequestedBound | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[EngineReport, float | None]:
+    """What `measure_model` gives, and the signal-to-noise ratio whatever the bound is.
+
+    Returns:
+        The report; and the ratio of the worst window of all outputs and cases in decibels, None
+        where an output could not be compared.
+
+    Raises:
+        FileError: as for `measure_model`.
+    """
+    budget = Budget(_ANY_BUDGET, _signals(vectors))
+    report, noise = _measured(model, vectors, name, wanted, progress, budget)
+    ratios = [m.snr for m in noise if m.snr is not None]
+    complete = bool(ratios) and not any(m.problem for m in noise)
+    return report, min(ratios) if complete else None
+
+
+def _measured(
+    model: Model,
+    vectors: Vectors,
+    name: str,
+    wanted: RequestedBound | None,
+    progress: Callable[[str], None],
+    budget: Budget | None = None,
+) -> tuple[EngineReport, list[Measurement]]:
+    """The report, and if there is a budget, the measurements by it: each case runs once."""
     if not _same_but_for_precision(vectors.contract, model):
         raise FileError(
             f"The vectors are not those of {name}: the two have different contracts. "
@@ -154,11 +194,16 @@ def measure_model(
         raise FileError(f"The vectors of {name} prove nothing: {error}.") from error
 
     measurements: list[Measurement] = []
+    by_budget: list[Measurement] = []
     for case in vectors.cases:
         progress(case.name)
-        measurements.extend(judge_case(model, vectors, case, bound))
+        bounds = [bound] if budget is None else [bound, budget]
+        found = list(judge_case(model, vectors, case, *bounds))
+        count = len(found) // len(bounds)
+        measurements += found[:count]
+        by_budget += found[count:]
 
-    return EngineReport(
+    report = EngineReport(
         model=name,
         engine=model.engine,
         engine_version=model.engine_version,
@@ -170,6 +215,7 @@ def measure_model(
         made_with=dict(vectors.made_with),
         measurements=tuple(measurements),
     )
+    return report, by_budget
 
 
 def bound_for(vectors: Vectors, precision: str, wanted: RequestedBound | None) -> Bound:
@@ -233,17 +279,18 @@ def environment() -> dict[str, str]:
     }
 
 
-def judge_case(model: Model, vectors: Vectors, case: Case, bound: Bound) -> Iterator[Measurement]:
-    """Runs one case and compares every output and state with the truth."""
+def judge_case(model: Model, vectors: Vectors, case: Case, *bounds: Bound) -> Iterator[Measurement]:
+    """Runs one case; compares every output and state with the truth, by one bound after another."""
     specs = results(model.contract)
     try:
         answers, _ = run_case(model, case)
     except (EngineError, InputError, StreamingError) as error:
-        for spec in specs:
+        for spec in (*specs,) * len(bounds):
             yield Measurement(case.name, spec.name, problem=str(error))
         return
 
-    yield from compare(model.contract, vectors, case, answers, bound)
+    for bound in bounds:
+        yield from compare(model.contract, vectors, case, answers, bound)
 
 
 def compare(

@@ -1,27 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search for a plan: lists what is possible, measures it, verifies from the fastest on."""
+"""The search for a plan: lists what is possible, measures and verifies it, and chooses."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from ..bench.timing import ROUNDS, SECONDS, Times, measure
+from ..bench.noise import load_average
+from ..bench.timing import ROUNDS, SECONDS, measure
 from ..bench.workload import Workload, step_call
 from ..engines import EngineFacts, engine_names, facts, status
 from ..errors import InputError, StateportError
 from ..files.writing import written_together
 from ..model import Model, load
 from ..parity.bounds import requested_bound
-from ..parity.engine_report import measure_model
+from ..parity.engine_report import measure_with_ratio
 from ..parity.reports.wording import worst
 from ..parity.vectors import Vectors
 from ..plan import Plan, PlanFile, sha256
+from .choice import CHOSEN, Trial, asked_precision, choose, with_verdicts
 from .variants import Variant, make_variants
 
 
@@ -51,36 +53,6 @@ class TuningGoal:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One plan that was tried.
-
-    Attributes:
-        variant: the variant that ran.
-        plan: how it ran.
-        times: the measured times; None where it could not run.
-        verdict: "pass", or in words why it was discarded or not verified.
-    """
-
-    variant: Variant
-    plan: Plan
-    times: Times | None = None
-    verdict: str = ""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it was verified and passed."""
-        return self.verdict == "pass"
-
-    def cost(self, goal: str) -> float:
-        """The number of seconds that the search minimizes; infinite where it could not run."""
-        if self.times is None:
-            return float("inf")
-        if goal == "latency":
-            return self.times.median
-        return self.times.median * self.plan.threads / self.plan.chunk
-
-
-@dataclass(frozen=True)
 class Tuned:
     """The result of a search.
 
@@ -88,16 +60,18 @@ class Tuned:
         wanted: the load, the goal and the budget.
         trials: the plans that were tried, the fastest first.
         notes: what could not be tried, and why.
+        busy: the load average before the search; None where the system does not report it.
     """
 
     wanted: TuningGoal
     trials: tuple[Trial, ...]
     notes: tuple[str, ...] = field(default=())
+    busy: float | None = None
 
     @property
     def best(self) -> Trial:
-        """The fastest trial that passes."""
-        return next(trial for trial in self.trials if trial.passed)
+        """The trial that was chosen."""
+        return next(trial for trial in self.trials if trial.verdict == CHOSEN)
 
 
 def tune(
@@ -114,8 +88,9 @@ def tune(
 ) -> Tuned:
     """Finds the fastest plan for a load and writes it, with the files that it needs beside it.
 
-    Every plan that is possible here is measured, all in turns. Then the plans are verified as they
-    would run, from the fastest on, until one passes.
+    Every plan that is possible here is measured, all in turns, and verified. Of those that pass,
+    the fastest is chosen, or a simpler one that is as fast within the noise (`choice`). The plan
+    that is chosen has been verified as it will run.
 
     Args:
         model: the model's file.
@@ -126,7 +101,7 @@ def tune(
         threads: the numbers of threads per call to try.
         rounds: how many turns each plan gets.
         seconds: the length of a turn.
-        progress: is called with a text before each part of the work.
+        progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Raises:
         StateportError: none passes, the model as it is among them.
@@ -135,6 +110,7 @@ def tune(
     """
     with tempfile.TemporaryDirectory(prefix="stateport-tune-") as name:
         folder = Path(name)
+        load = load_average()
         progress("making variants")
         variants: list[Variant] = []
         notes: list[str] = []
@@ -149,12 +125,13 @@ def tune(
         candidates = list(search.list_candidates(variants, engines or _working_engines(), threads))
         trials = search.measure(candidates, rounds, seconds)
         trials.sort(key=lambda trial: trial.cost(wanted.goal))
-        tuned = Tuned(wanted, tuple(search.verify(trials, vectors)), tuple(notes))
+        verified = search.verify(trials, vectors)
 
-        if not any(trial.passed for trial in tuned.trials):
-            reason = tuned.trials[0].verdict if tuned.trials else "none is possible here."
+        if not any(trial.passed for trial in verified):
+            reason = verified[0].verdict if verified else "none is possible here."
             raise StateportError(f"No plan for {model} passes. The quickest: {reason}")
 
+        tuned = Tuned(wanted, tuple(verified), tuple(notes), load)
         _write_plan(path, tuned)
 
     return tuned
@@ -220,7 +197,7 @@ class _Search:
         calls: dict[int, Callable[[], object]] = {}
         failures: dict[int, str] = {}
         for number, trial in enumerate(candidates):
-            self.progress(f"loading {trial.variant.name} on {trial.plan.engine}")
+            self.progress(f"loading plans: {trial.variant.name} on {trial.plan.engine}")
             try:
                 calls[number] = self._prepare_call(trial.plan)
             except _CannotRunError as error:
@@ -243,7 +220,7 @@ class _Search:
         """One call of the load under a plan, made once already."""
         with _left_out():
             loaded = self._load(plan)
-        asked = _asked_precision(plan)
+        asked = asked_precision(plan)
         if asked != "float32" and loaded.precision == "float32":
             raise _SameAsFloat32Error(f"this processor has no {asked}: the same as float32")
 
@@ -252,27 +229,47 @@ class _Search:
             call()
         return call
 
-    def verify(self, trials: Sequence[Trial], vectors: Vectors) -> Iterator[Trial]:
-        """The trials with their verdicts; those after the first that passes are not verified."""
-        passed = False
+    def verify(self, trials: Sequence[Trial], vectors: Vectors) -> list[Trial]:
+        """The trials with their verdicts and decibels; at most one is chosen.
+
+        Plans that differ in the number of threads or in the length of chunks alone give the same
+        answers but for the order of sums. So one of them is verified for all, and the one that is
+        chosen once more, as it will run.
+        """
+        verdicts: dict[Hashable, tuple[str, float | None]] = {}
+        sources: dict[Hashable, Plan] = {}
+        judged = []
         for trial in trials:
-            if trial.times is None:
-                yield trial
-                continue
+            if trial.times is not None:
+                key = _arithmetic(trial)
+                if key not in verdicts:
+                    verdicts[key] = self._verify(trial, vectors)
+                    sources[key] = trial.plan
+                verdict, decibels = verdicts[key]
+                trial = replace(trial, verdict=verdict, decibels=decibels)
+            judged.append(trial)
 
-            if passed:
-                yield replace(trial, verdict="slower")
-                continue
+        while any(trial.passed for trial in judged):
+            chosen = choose(judged, self.wanted.goal)
+            if chosen.plan != sources[_arithmetic(chosen)]:
+                verdict, decibels = self._verify(chosen, vectors)
+                if verdict != CHOSEN:
+                    failed = replace(chosen, verdict=verdict, decibels=decibels)
+                    judged[judged.index(chosen)] = failed
+                    continue
+            return with_verdicts(judged, chosen, self.wanted.goal)
+        return judged
 
-            self.progress(f"verifying {trial.variant.name} on {trial.plan.engine}")
-            report = measure_model(
-                self._load(trial.plan),
-                vectors,
-                name=trial.variant.name,
-                wanted=requested_bound(snr=self.wanted.snr),
-            )
-            passed = report.passed
-            yield replace(trial, verdict="pass" if passed else worst(report))
+    def _verify(self, trial: Trial, vectors: Vectors) -> tuple[str, float | None]:
+        """The verdict on a plan, and its signal-to-noise ratio in decibels."""
+        self.progress(f"verifying plans: {trial.variant.name} on {trial.plan.engine}")
+        report, ratio = measure_with_ratio(
+            self._load(trial.plan),
+            vectors,
+            name=trial.variant.name,
+            wanted=requested_bound(snr=self.wanted.snr),
+        )
+        return CHOSEN if report.passed else worst(report), ratio
 
     def _load(self, plan: Plan) -> Model:
         """The model under a plan, loaded as users load it."""
@@ -308,12 +305,10 @@ def _can_run(engine: str, engine_facts: EngineFacts, variant: Variant) -> bool:
     return is_for_engine and (variant.step is None or engine_facts.step_graphs)
 
 
-def _asked_precision(plan: Plan) -> str:
-    """The precision that the options of a plan ask the engine for."""
-    for precision, options in facts(plan.engine).precisions.items():
-        if options == plan.options:
-            return precision
-    return "float32"
+def _arithmetic(trial: Trial) -> Hashable:
+    """What the answers of a plan depend on, but for the order of sums."""
+    plan = trial.plan
+    return trial.variant.name, plan.engine, tuple(sorted(map(str, plan.options.items())))
 
 
 def _plan_file(path: Path | None) -> PlanFile | None:

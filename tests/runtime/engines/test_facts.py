@@ -14,7 +14,8 @@ import stateport
 from stateport import InputError, engines
 from stateport.engines import EngineFacts
 from stateport.parity.vectors import Vectors, vectors_path
-from stateport.tune.search import Trial, Tuned, TuningGoal, tune
+from stateport.tune.choice import Trial
+from stateport.tune.search import Tuned, TuningGoal, tune
 from stateport.tune.variants import Variant
 from tests.plugins import install
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from ...printable import json_text
 from ..engine_report import Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix
+from .alike import common_fault
 from .wording import reason
 
 VERSION: Final = 1
@@ -27,6 +28,7 @@ def document(matrix: Matrix) -> dict[str, Any]:
         "model": matrix.model,
         "passed": matrix.passed,
         "required": matrix.required,
+        "common_fault": common_fault(matrix),
         "engines": [_engine(row) for row in matrix.rows],
         "carried": [_carried(carried) for carried in matrix.carried],
         "grown": list(matrix.grown),

@@ -10,11 +10,19 @@ from collections.abc import Iterator
 
 from ...printable import printable
 from ..matrix import Matrix
+from .alike import common_fault
 from .wording import reason
 
 
 def commands(matrix: Matrix) -> Iterator[str]:
-    """One line for each engine and each carried stream that failed, each remark and growth."""
+    """One line for each engine and each carried stream that failed, each remark and growth.
+
+    If all engines fail alike, the first line says so.
+    """
+    fault = common_fault(matrix)
+    if fault is not None:
+        yield _command("error", matrix.model, fault)
+
     for row in matrix.rows:
         why = reason(row)
         if why is not None:

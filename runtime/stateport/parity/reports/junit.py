@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element, SubElement
 from ...printable import printable
 from ..engine_report import Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix
+from .alike import common_fault
 from .common import status
 from .wording import place, sentence
 
@@ -71,7 +72,10 @@ def _add_carried_stream(suite: Element, carried: CarriedStream, classname: str) 
 
 
 def _remarks(matrix: Matrix) -> dict[str, str]:
-    return {f"remark {number}": text for number, text in enumerate(matrix.remarks, 1)}
+    """The notes on the file, and above all that it is at fault."""
+    remarks = {f"remark {number}": text for number, text in enumerate(matrix.remarks, 1)}
+    fault = common_fault(matrix)
+    return remarks if fault is None else {"common fault": fault, **remarks}
 
 
 def _facts(row: EngineVerdict) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Final
 from ...printable import printable
 from ..engine_report import Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix
+from .alike import common_fault
 from .common import environments, explained, failed, not_run, notes, pairs, status
 from .wording import kinds, score, verdict, worst_by_kind, worst_of
 
@@ -26,12 +27,12 @@ _MEANINGFUL: Final = re.compile(r"[&<>@]|(?<=:)/(?=/)|(?<=www)\.|^[#+=-]|^\d+[.)
 
 def render(matrix: Matrix) -> str:
     """The whole report."""
-    parts = [
-        f"## {_text(verdict(matrix))}",
-        f"Model: {_text(matrix.model)}",
-        _matrix(matrix),
-        explained(matrix),
-    ]
+    parts = [f"## {_text(verdict(matrix))}"]
+    fault = common_fault(matrix)
+    if fault is not None:
+        parts.append(f"**{_text(fault)}**")
+
+    parts += [f"Model: {_text(matrix.model)}", _matrix(matrix), explained(matrix)]
     if matrix.carried:
         parts += ["### Streams carried from one engine to another", _carried(matrix)]
 

@@ -12,6 +12,7 @@ from typing import Final
 from ...printable import printable
 from ..engine_report import EngineReport, Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix
+from .alike import common_fault
 from .common import environments, explained, failed, not_run, notes, pairs, status
 from .curves import Line, chart, legend, lines
 from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
@@ -35,6 +36,8 @@ def render(matrix: Matrix) -> str:
     name = _text(Path(matrix.model).name)
     word, style = ("PASS", "good") if matrix.passed else ("FAIL", "bad")
     sections = "\n".join(_sections(matrix))
+    fault = common_fault(matrix)
+    first = "" if fault is None else f'<p class="fault">{_text(fault)}</p>\n'
 
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -52,7 +55,7 @@ def render(matrix: Matrix) -> str:
 <header>
 <h1>{name}</h1>
 <p class="verdict {style}">{_text(verdict(matrix))}</p>
-<p class="quiet">{_text(matrix.model)}</p>
+{first}<p class="quiet">{_text(matrix.model)}</p>
 </header>
 {sections}
 </main>

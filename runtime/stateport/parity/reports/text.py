@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
+from ...table import Column, Table
 from ..engine_report import EngineReport, Measurement
 from ..matrix import Matrix
 from .common import pairs
@@ -29,17 +28,19 @@ _VERDICTS: Final = {
 def table(report: EngineReport) -> Table:
     """One row per case, with its worst output; of a case that fails, each output that fails."""
     reduced = any(m.snr is not None for m in report.measurements)
-    grid = _titled(f"{report.model} on {report.engine} ({report.engine_version})")
-    grid.add_column("case", overflow="fold")
-    grid.add_column("output", overflow="fold")
-
-    for heading in ("error", "floor", "SNR" if reduced else "x floor", "step"):
-        grid.add_column(heading, justify="right")
-
-    grid.add_column("verdict")
+    grid = Table(
+        Column("case"),
+        Column("output"),
+        Column("error", rank=3, right=True),
+        Column("floor", rank=4, right=True),
+        Column("SNR" if reduced else "x floor", rank=1, right=True),
+        Column("step", rank=2, right=True),
+        Column("verdict"),
+        title=f"{report.model} on {report.engine} ({report.engine_version})",
+    )
 
     for worst in _worst_of_cases(report.measurements):
-        grid.add_row(
+        grid.add(
             worst.case,
             worst.output,
             number(worst.error),
@@ -55,34 +56,40 @@ def table(report: EngineReport) -> Table:
 def grid(matrix: Matrix) -> Table:
     """Engines down, kinds of cases across, the worst error in multiples of the floor."""
     headings = kinds(matrix)
-    grid = _titled(matrix.model)
-    grid.add_column("engine", overflow="fold")
-    grid.add_column("version", overflow="fold")
-
-    for heading in headings:
-        grid.add_column(heading, justify="right", overflow="fold")
-
-    grid.add_column("verdict")
+    # The version is left out first, then the kinds from the first on: the longest cases are last.
+    ranked = enumerate(reversed(headings), 1)
+    ranks = {heading: rank for rank, heading in ranked}
+    grid = Table(
+        Column("engine"),
+        Column("version", rank=len(headings) + 1),
+        *(Column(heading, rank=ranks[heading], right=True) for heading in headings),
+        Column("verdict"),
+        title=matrix.model,
+    )
 
     for row in matrix.rows:
         cells = [cell(row, heading) for heading in headings]
         version = row.report.engine_version if row.report else ""
-        grid.add_row(str(row.choice), version, *cells, _VERDICTS[row.status])
+        grid.add(str(row.choice), version, *cells, _VERDICTS[row.status])
     return grid
 
 
 def carried_grid(matrix: Matrix) -> Table:
     """The engine that a stream began on down, the engine that continued it across."""
     targets, rows = pairs(matrix)
-    grid = _titled("Streams carried from one engine to another")
-    grid.add_column("from", overflow="fold")
+    ranks = dict.fromkeys(targets, 1)
+    for carried in matrix.carried:
+        if carried.status != "passed":
+            ranks[carried.target] = 0  # what went wrong is never left out
 
-    for target in targets:
-        grid.add_column(f"to {target}", overflow="fold")
-
+    grid = Table(
+        Column("from"),
+        *(Column(f"to {target}", rank=ranks[target]) for target in targets),
+        title="Streams carried from one engine to another",
+    )
     for source, streams in rows:
         cells = ["" if stream is None else _VERDICTS[stream.status] for stream in streams]
-        grid.add_row(source, *cells)
+        grid.add(source, *cells)
     return grid
 
 
@@ -99,14 +106,15 @@ def reasons(matrix: Matrix) -> list[str]:
 
 
 def _prefixed(lines: Iterable[tuple[str, str | None]]) -> Iterator[str]:
-    """The lines that are not empty, with their prefixes."""
+    """The lines that are not empty, each once, with their prefixes unless they begin with them."""
+    prefixes: dict[str, list[str]] = {}
     for prefix, line in lines:
         if line:
-            yield f"{prefix}: {line}"
+            prefixes.setdefault(line, []).append(prefix)
 
-
-def _titled(title: str) -> Table:
-    return Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for line, alike in prefixes.items():
+        names = ", ".join(alike)
+        yield line if line.startswith(f"{names} ") else f"{names}: {line}"
 
 
 def summary(report: EngineReport) -> list[str]:
