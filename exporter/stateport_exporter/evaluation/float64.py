@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from .convolution_op import Conv
 from .recurrent_ops import OPERATORS
 
 Array = NDArray[Any]
@@ -50,7 +51,7 @@ def evaluation(
     if double:
         _widen_graph(copy.graph)
     wanted = [value.name for value in copy.graph.output] if names is None else [*names]
-    evaluator = ReferenceEvaluator(copy, new_ops=[*OPERATORS])
+    evaluator = ReferenceEvaluator(copy, new_ops=[*OPERATORS, Conv])
     constants = _constant_outputs(copy.graph)
 
     def evaluate(inputs: Mapping[str, Array]) -> Values:
