@@ -7,6 +7,7 @@ import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from stateport import Contract
@@ -26,8 +27,12 @@ _FREE_SIZES: Final = (4, 16, 64, 256)
 _FROZEN_BATCHES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 64, 128, 256)
 
 
-def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
+def accepted_sizes(
+    source: Source, contract: Contract, lengths: Mapping[str, int] = MappingProxyType({})
+) -> AcceptedSizes:
     """The sizes that the source takes, of the batch and of axes that are neither batch nor time.
+
+    `lengths` are as in `draw_array`.
 
     Raises:
         ExportError: the source takes none of the sizes that are tried; with its first error.
@@ -39,33 +44,59 @@ def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
 
     # Most files take a batch of one. Others hold a constant that is made for one batch.
     for batch, free in itertools.product(batches, free_sizes):
-        problem = _refusal(source, contract, batch, free)
+        problem = _refusal(source, contract, batch, free, lengths)
         if problem is None:
-            return AcceptedSizes(free, _accepted_batches(source, contract, batch, free))
+            batches_taken = _accepted_batches(source, contract, batch, free, lengths)
+            return AcceptedSizes(free, batches_taken, lengths)
         reason = reason or problem
 
     raise ExportError(
-        f"It takes nothing that was tried, so there is nothing to compare the new file with: "
-        f"{reason}"
+        "The file takes nothing that was tried, so there is nothing to compare the new file with. "
+        f"Tried were {_tried(axes)}. The first error: {_first_line(reason)} If an axis that the "
+        "file leaves open has one size, or an input has one value, say so: `stateport contract` "
+        "takes --axes x=batch,576, and it and `stateport lift` take --constant rate=16000."
     )
 
 
+def _tried(axes: set[str]) -> str:
+    """The sizes that were tried."""
+    sizes = []
+    if "batch" in axes:
+        sizes.append(f"batches of {_FROZEN_BATCHES[0]} to {_FROZEN_BATCHES[-1]}")
+    if "time" in axes:
+        sizes.append("64 steps")
+    for axis in sorted(axes - {"batch", "time"}):
+        sizes.append(f"{axis!r} of {', '.join(map(str, _FREE_SIZES))}")
+    return "; ".join(sizes) or "the sizes that it fixes"
+
+
+def _first_line(text: str) -> str:
+    """The first line of a runtime's error, as a sentence."""
+    line = text.strip().splitlines()[0] if text.strip() else "none"
+    return f"{line.rstrip('.')}."
+
+
 def _accepted_batches(
-    source: Source, contract: Contract, accepted: int, free: int
+    source: Source, contract: Contract, accepted: int, free: int, lengths: Mapping[str, int]
 ) -> tuple[int, ...]:
     """The sizes of the batch that are recorded, if the source takes them, and an accepted one."""
     batches = [accepted]
     if "batch" in input_axes(contract):
         for size in BATCHES:
-            if size != accepted and _refusal(source, contract, size, free) is None:
+            if size == accepted:
+                continue
+            if _refusal(source, contract, size, free, lengths) is None:
                 batches.append(size)
     return tuple(sorted(batches))
 
 
-def _refusal(source: Source, contract: Contract, batch: int, free: int) -> str | None:
+def _refusal(
+    source: Source, contract: Contract, batch: int, free: int, lengths: Mapping[str, int]
+) -> str | None:
     """Why a source does not take these sizes; None if it does."""
     try:
-        source(make_case(contract, "whole", [64], batch, free_size=free).inputs)
+        case = make_case(contract, "whole", [64], batch, free_size=free, lengths=lengths)
+        source(case.inputs)
     except StateportError as error:
         return str(error)
     return None
