@@ -36,7 +36,7 @@ from .foreign.source_cases import AcceptedSizes
 from .foreign.source_sizes import accepted_sizes
 from .foreign.usual_form import make_constant, sort_nodes, take_weights_from_inputs
 from .foreign.whole_sequences import measure_source_streaming
-from .graph.serialization import save
+from .graph.serialization import write
 from .graph.verified_file import check_paths, write_verified
 
 Array = NDArray[Any]
@@ -117,7 +117,7 @@ def add_contract(
 
     with tempfile.TemporaryDirectory() as name:
         usual = Path(name) / source.name
-        save(model, usual)
+        write(model, usual)
         file = with_named_axes(read(usual), axes or {})
         contract, sizes = _measured_contract(
             file, model, infer_contract(file, states), precision, are_named=bool(states)

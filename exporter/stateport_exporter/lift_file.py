@@ -33,7 +33,7 @@ from .foreign.usual_form import (
     sort_nodes,
     take_weights_from_inputs,
 )
-from .graph.serialization import save
+from .graph.serialization import write
 from .graph.verified_file import check_paths
 
 Array = NDArray[Any]
@@ -115,7 +115,7 @@ def lift(
 
 def _written(model: ir.Model, path: Path) -> OnnxFile:
     """The outline of a model that has been written to a file."""
-    save(model, path)
+    write(model, path)
     return read(path)
 
 

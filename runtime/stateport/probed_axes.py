@@ -192,10 +192,10 @@ def _measured_shape(
             shape.append("batch")
         elif pair == _times(contract) and _has(contract, "time"):
             shape.append("time")
-        elif declared is None:
-            shape.append(pair[0] if pair[0] == pair[1] else f"{spec.name} axis {number}")
-        else:
-            shape.append(declared)
+        elif isinstance(declared, int) or pair[0] != pair[1]:
+            shape.append(f"{spec.name} axis {number}" if declared is None else declared)
+        else:  # neither the batch nor time nor any open axis changes it
+            shape.append(pair[0])
     return tuple(shape)
 
 

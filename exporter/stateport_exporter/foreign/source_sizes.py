@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from typing import Final
 
 from stateport import Contract
 from stateport.contract import ArraySpec, Axis
-from stateport.errors import StateportError
+from stateport.errors import StateportError, first_line
 
 from ..errors import ExportError
 from ..vectors.cases import BATCHES
@@ -52,9 +53,8 @@ def accepted_sizes(
 
     raise ExportError(
         "The file takes nothing that was tried, so there is nothing to compare the new file with. "
-        f"Tried were {_tried(axes)}. The first error: {_first_line(reason)} If an axis that the "
-        "file leaves open has one size, or an input has one value, say so: `stateport contract` "
-        "takes --axes x=batch,576, and it and `stateport lift` take --constant rate=16000."
+        f"Tried were {_tried(axes)}. The first error: {first_line(reason).rstrip('.')}. "
+        f"{_advice(reason)}"
     )
 
 
@@ -70,10 +70,18 @@ def _tried(axes: set[str]) -> str:
     return "; ".join(sizes) or "the sizes that it fixes"
 
 
-def _first_line(text: str) -> str:
-    """The first line of a runtime's error, as a sentence."""
-    line = text.strip().splitlines()[0] if text.strip() else "none"
-    return f"{line.rstrip('.')}."
+def _advice(reason: str) -> str:
+    """What to do about an error of ONNX Runtime."""
+    if re.search(r"not support|NOT_IMPLEMENTED", reason):
+        return (
+            "ONNX Runtime lacks an operator in this dtype, so that nothing can be compared: "
+            "convert the file to float32."
+        )
+    return (
+        "If an axis that the file leaves open has one size, or an input has one value, say so: "
+        "`stateport contract` takes --axes x=batch,576, and it and `stateport lift` take "
+        "--constant rate=16000."
+    )
 
 
 def _accepted_batches(
@@ -152,6 +160,10 @@ def _measured_axis(spec: ArraySpec, axis: int, lengths: Mapping[_Sizes, int]) ->
             return "batch"
         if _follows(lengths, [time for time, _, _ in lengths]):
             return "time"
+
+    is_constant = len(lengths) > 1 and len(set(lengths.values())) == 1
+    if is_constant:
+        return next(iter(lengths.values()))
 
     declared = spec.shape[axis] if axis < len(spec.shape) else "?"
     is_wrong = isinstance(declared, int) and set(lengths.values()) != {declared}
