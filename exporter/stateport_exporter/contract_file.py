@@ -158,7 +158,7 @@ def _measured_contract(
     lengths = {} if has_time else fixed_row_lengths(model.graph)
     sizes = accepted_sizes(answer_whole, contract, lengths)
     streaming = streaming_of(file, contract)
-    if streaming.ok is None and has_time:
+    if streaming.ok is not False and has_time:
         streaming = measure_source_streaming(answer_whole, runner, sizes)
     elif streaming.ok is None:  # a call is a step; the caller may have named its states
         streaming = Streaming() if are_named else Streaming(False, streaming.reason)

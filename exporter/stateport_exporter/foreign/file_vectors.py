@@ -48,7 +48,7 @@ _Answered = tuple[Case, dict[str, Rows]]
 _TIMES: Final = (1, 2, 7, 64)
 _CHAIN: Final = 128
 #: The calls of a file without a time axis: one alone might be exact by chance.
-_CALLS: Final = 4
+_CALLS: Final = 2
 #: The seconds that evaluation may take in all, of which the first case takes what it needs.
 _SECONDS: Final = 60.0
 #: The copies of the file with weights off by one unit in their last place.
