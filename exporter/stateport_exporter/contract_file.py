@@ -33,7 +33,7 @@ from .foreign.lifted_file import declare_shapes
 from .foreign.named_axes import with_named_axes
 from .foreign.precision import declare_precision
 from .foreign.source_cases import AcceptedSizes
-from .foreign.source_sizes import accepted_sizes
+from .foreign.source_sizes import accepted_sizes, with_measured_outputs
 from .foreign.usual_form import make_constant, sort_nodes, take_weights_from_inputs
 from .foreign.whole_sequences import measure_source_streaming
 from .graph.serialization import write
@@ -157,6 +157,8 @@ def _measured_contract(
     has_time = any("time" in spec.shape for spec in contract.inputs)
     lengths = {} if has_time else fixed_row_lengths(model.graph)
     sizes = accepted_sizes(answer_whole, contract, lengths)
+    contract = with_measured_outputs(answer_whole, contract, sizes)
+    runner = Model(contract, engine, precision=precision)
     streaming = streaming_of(file, contract)
     if streaming.ok is not False and has_time:
         streaming = measure_source_streaming(answer_whole, runner, sizes)

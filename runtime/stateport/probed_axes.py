@@ -192,10 +192,12 @@ def _measured_shape(
             shape.append("batch")
         elif pair == _times(contract) and _has(contract, "time"):
             shape.append("time")
-        elif isinstance(declared, int) or pair[0] != pair[1]:
-            shape.append(f"{spec.name} axis {number}" if declared is None else declared)
-        else:  # neither the batch nor time nor any open axis changes it
+        elif pair[0] == pair[1]:  # neither the batch nor time nor any open axis changes it
             shape.append(pair[0])
+        elif isinstance(declared, str):
+            shape.append(declared)
+        else:
+            shape.append(f"{spec.name} axis {number}")
     return tuple(shape)
 
 
