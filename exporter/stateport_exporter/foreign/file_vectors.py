@@ -50,10 +50,12 @@ _TIMES: Final = (1, 2, 7, 64)
 _CHAIN: Final = 128
 #: The calls of a file without a time axis: one alone might be exact by chance.
 _CALLS: Final = 2
+#: How often the calls of a file without a time axis are drawn, for each size of the batch.
+_DRAWS: Final = 4
 #: The seconds that evaluation may take in all, of which the first case takes what it needs.
 _SECONDS: Final = 60.0
 #: The copies of the file with weights off by one unit in their last place.
-_NOISY_COPIES: Final = 3
+_NOISY_COPIES: Final = 8
 #: Smaller constants stay as they are: they may be the scales of a Resize, which sizes depend on.
 _FEW_ELEMENTS: Final = 8
 #: Files with more weights are not copied.
@@ -240,14 +242,18 @@ def _longest(answered: Sequence[_Answered]) -> int:
 
 def _cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
     """Whole sequences from zeros and from drawn states, and chunks where the file streams."""
-    axes = input_axes(contract)
     multiple = contract.streaming.chunk_multiple
-    calls = [[time * multiple] for time in _TIMES] if "time" in axes else [[1] * _CALLS]
-    name = "whole" if "time" in axes else "calls"
+    if "time" in input_axes(contract):
+        names = ["whole"] * len(_TIMES)
+        calls = [[time * multiple] for time in _TIMES]
+    else:
+        names = [f"calls, draw {number}," for number in range(1, _DRAWS + 1)]
+        calls = [[1] * _CALLS] * _DRAWS
 
-    for number, (batch, chunks) in enumerate(itertools.product(sizes.batches, calls)):
+    pairs = itertools.product(sizes.batches, zip(names, calls, strict=True))
+    for number, (batch, (name, chunks)) in enumerate(pairs):
         start = "random" if (number + number // len(calls)) % 2 else "zeros"
-        yield _drawn_case(contract, name, chunks, batch, sizes, start)
+        yield _drawn_case(contract, name, chunks, batch, sizes, start, seed=number)
     if contract.states and contract.streaming.ok:
         yield from _chunked_cases(contract, sizes, middle_of(sizes.batches))
 
@@ -271,13 +277,14 @@ def _drawn_case(
     drawn: AcceptedSizes,
     start: str = "zeros",
     through: str = "model",
+    seed: int = 0,
 ) -> Case:
     """A case with drawn inputs: whole along time, or stacked per call where there is no time."""
     sizes = dict.fromkeys(input_axes(contract) - {"time"}, drawn.free)
     if "batch" in sizes:
         sizes["batch"] = batch
 
-    random = np.random.default_rng(10_000 * batch + sum(chunks))
+    random = np.random.default_rng([seed, batch, sum(chunks)])
     whole = {**sizes, "time": sum(chunks)}
     inputs = {}
     for spec in contract.inputs:
