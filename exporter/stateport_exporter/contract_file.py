@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -22,17 +23,20 @@ from stateport.model_file.onnx_outline import OnnxFile, read
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import vectors_path
 from stateport.probed_axes import find_batch, measure_outputs
+from stateport.validation import fixed_inputs
 
 from . import __version__
 from .errors import ExportError
-from .foreign.arguments import with_row_lengths
+from .foreign.arguments import fixed_row_lengths, with_row_lengths
 from .foreign.file_vectors import record_from_file
 from .foreign.lifted_file import declare_shapes
 from .foreign.named_axes import with_named_axes
 from .foreign.precision import declare_precision
-from .foreign.source_sizes import accepted_sizes
-from .foreign.usual_form import sort_nodes, take_weights_from_inputs
+from .foreign.source_cases import AcceptedSizes
+from .foreign.source_sizes import accepted_sizes, with_measured_outputs
+from .foreign.usual_form import make_constant, sort_nodes, take_weights_from_inputs
 from .foreign.whole_sequences import measure_source_streaming
+from .graph.serialization import write
 from .graph.verified_file import check_paths, write_verified
 
 Array = NDArray[Any]
@@ -49,6 +53,7 @@ class ContractResult:
         truth: "float64" where the vectors are the file's answers in float64; "float32" where they
             are ONNX Runtime's, because the file cannot be evaluated in float64.
         report: the result of verifying the file on `ort-cpu`.
+        notes: what was recorded less of, because it would have taken too long.
     """
 
     path: Path
@@ -56,6 +61,7 @@ class ContractResult:
     contract: Contract
     truth: str
     report: EngineReport
+    notes: tuple[str, ...] = ()
 
 
 def add_contract(
@@ -64,6 +70,7 @@ def add_contract(
     *,
     states: Mapping[str, str] | None = None,
     axes: Mapping[str, Sequence[Axis]] | None = None,
+    constants: Mapping[str, object] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> ContractResult:
     """Writes a copy of an ONNX file with a contract, so that every command works on it.
@@ -80,13 +87,14 @@ def add_contract(
             they are recognised by their names, as `load` does. {} says that there are none.
         axes: by input or output, its axes: {"x": ("batch", "time", 5)}. "batch" and "time" have a
             meaning; any other name is an axis of its own.
+        constants: inputs that become constants of the copy, {"sr": 16000}.
         progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Raises:
         FileError: a file cannot be read or written.
         ContractError: the names of inputs and outputs match no pairing of states, or more than
             one; or a state grows with every call.
-        InputError: `states` or `axes` do not fit the file.
+        InputError: `states`, `axes` or `constants` do not fit the file.
         EngineUnavailable: ONNX Runtime, which runs the file, is not installed.
         EngineError: ONNX Runtime cannot load the file.
         ExportError: the file has a contract already, it takes nothing that was tried, or the copy
@@ -100,23 +108,31 @@ def add_contract(
             f"{source} has a contract already; a file without one was expected. Use it as it is."
         )
 
-    file = with_named_axes(file, axes or {})
+    known = infer_contract(with_named_axes(file, axes or {}), states)
+    fixed = fixed_inputs(known, constants or {})
     model = ir.load(source)
+    ir.external_data.load_to_model(model)  # the copy may lie in another folder
     take_weights_from_inputs(model)
     sort_nodes(model)
+    make_constant(model.graph, fixed)
     precision = declare_precision(model)
-    progress("trying sizes")
-    contract, size = _measured_contract(
-        file, model, infer_contract(file, states), precision, are_named=states is not None
-    )
+
+    with tempfile.TemporaryDirectory() as name:
+        usual = Path(name) / source.name
+        write(model, usual)
+        file = with_named_axes(read(usual), axes or {})
+        progress("trying sizes")
+        contract, sizes = _measured_contract(
+            file, model, infer_contract(file, states), precision, are_named=bool(states)
+        )
+        progress("evaluating in float64")
+        is_exact = precision == "float32"
+        vectors, notes = record_from_file(usual, contract, sizes, double=is_exact)
 
     declare_shapes(model.graph, contract)
     model.metadata_props[CONTRACT_KEY] = contract.to_json()
     origin = {"contract": source.name, "stateport": __version__}
     model.metadata_props[ORIGIN_KEY] = json.dumps(origin)
-
-    progress("evaluating in float64")
-    vectors = record_from_file(source, contract, size, double=precision == "float32")
     report = write_verified(
         model,
         path,
@@ -128,13 +144,13 @@ def add_contract(
     )
 
     assert report is not None  # `ort-cpu` is installed: the file has run on it above
-    return ContractResult(path, vectors_path(path), contract, vectors.truth, report)
+    return ContractResult(path, vectors_path(path), contract, vectors.truth, report, notes)
 
 
 def _measured_contract(
     file: OnnxFile, model: ir.Model, contract: Contract, precision: str, *, are_named: bool
-) -> tuple[Contract, int]:
-    """The contract, with what running the file shows; and a size that its free axes take."""
+) -> tuple[Contract, AcceptedSizes]:
+    """The contract, with what running the file shows; and the sizes that it takes."""
     engine = open_engine("ort-cpu", file, None, {})
     contract = with_row_lengths(find_batch(contract, engine), model.graph)
     contract = measure_outputs(contract, engine)
@@ -143,11 +159,14 @@ def _measured_contract(
     def answer_whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
         return runner.run(arrays)[0]
 
-    sizes = accepted_sizes(answer_whole, contract)
-    streaming = streaming_of(file, contract)
     has_time = any("time" in spec.shape for spec in contract.inputs)
-    if streaming.ok is None and has_time:
+    lengths = {} if has_time else fixed_row_lengths(model.graph)
+    sizes = accepted_sizes(answer_whole, contract, lengths)
+    contract = with_measured_outputs(answer_whole, contract, sizes)
+    runner = Model(contract, engine, precision=precision)
+    streaming = streaming_of(file, contract)
+    if streaming.ok is not False and has_time:
         streaming = measure_source_streaming(answer_whole, runner, sizes)
     elif streaming.ok is None:  # a call is a step; the caller may have named its states
         streaming = Streaming() if are_named else Streaming(False, streaming.reason)
-    return replace(contract, streaming=streaming), sizes.free
+    return replace(contract, streaming=streaming), sizes

@@ -28,8 +28,13 @@ from .errors import ExportError
 from .foreign.lifted_file import LiftResult, write_lifted
 from .foreign.over_time import write_over_time
 from .foreign.source_cases import Source
-from .foreign.usual_form import put_time_first, sort_nodes, take_weights_from_inputs
-from .graph.serialization import save
+from .foreign.usual_form import (
+    make_constant,
+    put_time_first,
+    sort_nodes,
+    take_weights_from_inputs,
+)
+from .graph.serialization import write
 from .graph.verified_file import check_paths
 
 Array = NDArray[Any]
@@ -98,7 +103,7 @@ def lift(
             runnable = _written(model, folder / source.name)
         engine = ConstantInputs(open_engine("ort-cpu", runnable, None, {}), fixed)
 
-        _make_constant(model.graph, fixed)
+        make_constant(model.graph, fixed)
         progress("lifting")
         answers_for = functools.partial(_answers_of_source, file, engine, known, progress)
         origin = {"lifted": source.name, "stateport": __version__}
@@ -115,18 +120,8 @@ def lift(
 
 def _written(model: ir.Model, path: Path) -> OnnxFile:
     """The outline of a model that has been written to a file."""
-    save(model, path)
+    write(model, path)
     return read(path)
-
-
-def _make_constant(graph: ir.Graph, fixed: Mapping[str, Array]) -> None:
-    """Turns inputs of a graph into initializers with these values."""
-    inputs = {value.name: value for value in graph.inputs}
-    for name, array in fixed.items():
-        value = inputs[name]
-        graph.inputs.remove(value)
-        value.const_value = ir.tensor(array, name=name)
-        graph.register_initializer(value)
 
 
 def _answers_of_source(

@@ -8,8 +8,8 @@ outputs unnamed. Which axis is the batch then follows from what the engine takes
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -26,8 +26,18 @@ from .validation import Array
 #: that cuts some off has some left: ONNX Runtime aborts the process if a recurrent operator gets a
 #: sequence of no steps.
 _RUNS: Final = ((2, 64, 48), (5, 96, 80))
+#: Lengths of windows in samples that files take which refuse those numbers of steps.
+_WINDOWS: Final = (256, 512, 576, 1024)
 #: The most assignments of axes that are tried.
 _MOST_TRIED: Final = 64
+
+
+@dataclass(frozen=True)
+class _BothRuns:
+    """The outputs of both runs, and the steps of each."""
+
+    outputs: list[dict[str, Array]]
+    times: tuple[int, ...]
 
 
 def find_batch(contract: Contract, engine: Engine) -> Contract:
@@ -56,27 +66,28 @@ def measure_outputs(contract: Contract, engine: Engine) -> Contract:
     if all(_is_known(contract, spec) for spec in contract.outputs):
         return contract
 
-    measured = _both_runs(contract, engine)
-    if measured is None:
+    both = _both_runs(contract, engine)
+    if both is None:
         return contract
 
     outputs = []
     for spec in contract.outputs:
-        shapes = [run[spec.name].shape for run in measured]
+        shapes = [run[spec.name].shape for run in both.outputs]
         if _is_known(contract, spec) or len(shapes[0]) != len(shapes[1]):
             outputs.append(spec)
         else:
-            outputs.append(replace(spec, shape=_measured_shape(contract, spec, *shapes)))
+            shape = _measured_shape(contract, spec, shapes, both.times)
+            outputs.append(replace(spec, shape=shape))
     return replace(contract, outputs=tuple(outputs))
 
 
 def constant_outputs(contract: Contract, engine: Engine) -> frozenset[str]:
     """The outputs that have the same bytes whatever goes in, at two sizes, from drawn numbers."""
-    measured = _both_runs(contract, engine)
-    if measured is None:
+    both = _both_runs(contract, engine)
+    if both is None:
         return frozenset()
 
-    first, second = measured
+    first, second = both.outputs
     names = set()
     for spec in contract.outputs:
         a, b = first[spec.name], second[spec.name]
@@ -85,15 +96,23 @@ def constant_outputs(contract: Contract, engine: Engine) -> frozenset[str]:
     return frozenset(names)
 
 
-def _both_runs(contract: Contract, engine: Engine) -> list[dict[str, Array]] | None:
-    """What calls of both sizes give; None where the engine refuses one."""
-    measured = []
-    for batch, time, free in _RUNS:
-        run = _run(contract, engine, {"batch": batch, "time": _steps(contract, time)}, free)
-        if run is None:
-            return None
-        measured.append(run)
-    return measured
+def _both_runs(contract: Contract, engine: Engine) -> _BothRuns | None:
+    """What calls of both sizes give; None where the engine refuses one.
+
+    A file of windows takes few numbers of steps, so that the same one is tried in both calls.
+    """
+    different = [_steps(contract, time) for _, time, _ in _RUNS]
+    alike = [[window, window] for window in _WINDOWS] if _has(contract, "time") else []
+    for times in (different, *alike):
+        measured = []
+        for (batch, _, free), time in zip(_RUNS, times, strict=True):
+            run = _run(contract, engine, {"batch": batch, "time": time}, free)
+            if run is None:
+                break
+            measured.append(run)
+        if len(measured) == len(_RUNS):
+            return _BothRuns(measured, tuple(times))
+    return None
 
 
 def _steps(contract: Contract, time: int) -> int:
@@ -182,29 +201,27 @@ def _is_known(contract: Contract, spec: ArraySpec) -> bool:
 
 
 def _measured_shape(
-    contract: Contract, spec: ArraySpec, first: tuple[int, ...], second: tuple[int, ...]
+    contract: Contract, spec: ArraySpec, shapes: Sequence[tuple[int, ...]], times: tuple[int, ...]
 ) -> tuple[Axis, ...]:
     """The axes of an output from its sizes in both runs."""
     shape: list[Axis] = []
-    for number, pair in enumerate(zip(first, second, strict=True)):
+    for number, pair in enumerate(zip(*shapes, strict=True)):
         declared = spec.shape[number] if number < len(spec.shape) else None
         if pair == _batches():
             shape.append("batch")
-        elif pair == _times(contract) and _has(contract, "time"):
+        elif pair == times and _has(contract, "time"):
             shape.append("time")
-        elif declared is None:
-            shape.append(pair[0] if pair[0] == pair[1] else f"{spec.name} axis {number}")
-        else:
+        elif pair[0] == pair[1]:  # neither the batch nor time nor any open axis changes it
+            shape.append(pair[0])
+        elif isinstance(declared, str):
             shape.append(declared)
+        else:
+            shape.append(f"{spec.name} axis {number}")
     return tuple(shape)
 
 
 def _batches() -> tuple[int, ...]:
     return tuple(batch for batch, _, _ in _RUNS)
-
-
-def _times(contract: Contract) -> tuple[int, ...]:
-    return tuple(_steps(contract, time) for _, time, _ in _RUNS)
 
 
 def _has(contract: Contract, axis: str) -> bool:

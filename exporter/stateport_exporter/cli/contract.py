@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stateport.cli.common import FILE, STATES, named_axes, named_states
+from stateport.cli.common import CONSTANTS, FILE, STATES, named_axes, named_constants, named_states
 from stateport.cli.output import progress, say
 
 from .printing import say_contract
@@ -17,13 +17,20 @@ from .printing import say_contract
 @click.argument("source", type=FILE, metavar="IN.onnx")
 @click.option("-o", "--output", type=FILE, required=True, help="The file to write, OUT.onnx.")
 @STATES
+@CONSTANTS
 @click.option(
     "--axes",
     multiple=True,
     metavar="NAME=AXIS,...",
     help="Name the axes of an input or output: x=batch,time,5. Repeatable.",
 )
-def contract(source: Path, output: Path, states: tuple[str, ...], axes: tuple[str, ...]) -> None:
+def contract(
+    source: Path,
+    output: Path,
+    states: tuple[str, ...],
+    constants: tuple[str, ...],
+    axes: tuple[str, ...],
+) -> None:
     """Write a contract into a copy of IN.onnx, whose states are inputs and outputs.
 
     The graph stays as it is. States without --state are recognised by their names. An axis that
@@ -45,6 +52,7 @@ def contract(source: Path, output: Path, states: tuple[str, ...], axes: tuple[st
             states=named_states(states),
             axes=named_axes(axes),
             progress=show_step,
+            constants=named_constants(constants),
         )
 
     say_contract(result.contract, ())
@@ -53,5 +61,7 @@ def contract(source: Path, output: Path, states: tuple[str, ...], axes: tuple[st
             "note: the graph cannot be evaluated in float64, so the vectors are the answers of "
             "ONNX Runtime."
         )
+    for note in result.notes:
+        say(f"note: {note}.")
     say(f"Wrote {result.path} and {result.vectors.name}.")
     say(*summary(result.report))

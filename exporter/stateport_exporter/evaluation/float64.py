@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from .recurrent_ops import OPERATORS
+from . import convolution_ops, recurrent_ops
 
 Array = NDArray[Any]
 Values = dict[str, Array]
+
+#: What onnx's reference computes wrongly, or too slowly.
+_OPERATORS: Final = (*convolution_ops.OPERATORS, *recurrent_ops.OPERATORS)
 
 
 def values(model: ModelProto, inputs: Mapping[str, Array], *, double: bool = True) -> Values:
@@ -50,7 +53,7 @@ def evaluation(
     if double:
         _widen_graph(copy.graph)
     wanted = [value.name for value in copy.graph.output] if names is None else [*names]
-    evaluator = ReferenceEvaluator(copy, new_ops=[*OPERATORS])
+    evaluator = ReferenceEvaluator(copy, new_ops=[*_OPERATORS])
     constants = _constant_outputs(copy.graph)
 
     def evaluate(inputs: Mapping[str, Array]) -> Values:

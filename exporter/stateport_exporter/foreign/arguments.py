@@ -160,19 +160,30 @@ def with_row_lengths(contract: Contract, graph: ir.Graph) -> Contract:
     if not any("time" in spec.shape for spec in contract.inputs):
         return contract
 
-    names = _lengths_of_rows(graph)
+    names = {name for name, _ in _holders_of_lengths(graph)}
     inputs = []
     for spec in contract.inputs:
         inputs.append(replace(spec, lengths_of="time") if spec.name in names else spec)
     return replace(contract, inputs=tuple(inputs))
 
 
-def _lengths_of_rows(graph: ir.Graph) -> list[str]:
-    """The names of the inputs that hold the lengths of rows."""
-    names = []
+def fixed_row_lengths(graph: ir.Graph) -> dict[str, int]:
+    """By input that holds the lengths of rows, the number of steps of its operator.
+
+    It is 1 where the file does not say it.
+    """
+    steps = {}
+    for name, node in _holders_of_lengths(graph):
+        x = node.inputs[0]
+        count = None if x is None or x.shape is None else x.shape[0]
+        steps[name] = count if isinstance(count, int) else 1
+    return steps
+
+
+def _holders_of_lengths(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
+    """The names of the inputs that hold the lengths of rows, each with its operator."""
     for node, _ in recurrent_nodes(graph):
         value = row_lengths(node)
         source = None if value is None else argument_of(graph, value)
         if source is not None and source.name is not None:
-            names.append(source.name)
-    return names
+            yield source.name, node

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
 from ..graph.dataflow import origin
@@ -32,6 +33,8 @@ _SIZES: Final = (
     (101, 103, 107, 109, 113, 127, 131, 137),
     (139, 149, 151, 157, 163, 167, 173, 179),
 )
+#: The shape of a first value, with names for its open axes, and its numbers, where those are 1.
+_FirstValue = tuple[Sequence[int | str], Array]
 _LETTERS: Final = "hc"
 _FLOATS: Final = frozenset({"float16", "float32", "float64"})
 
@@ -69,10 +72,15 @@ def lift_carried(
         if reason is not None:
             outcomes.append(LiftedOperator(node.op_type, name, "left", reason))
             continue
+        firsts = _first_values(model, node, hidden)
+        if firsts is None:
+            reason = "its first values cannot be evaluated"
+            outcomes.append(LiftedOperator(node.op_type, name, "left", reason))
+            continue
         prefix = state_prefix(model.graph, node, alone=len(loops) == 1)
-        for number, carried in enumerate(hidden):
+        for number, (carried, first) in enumerate(zip(hidden, firsts, strict=True)):
             letter = _LETTERS[number] if len(hidden) <= len(_LETTERS) else f"s{number + 1}_"
-            lifted.append(_lift(model, node, carried, f"{prefix}{letter}"))
+            lifted.append(_lift(model.graph, node, carried, f"{prefix}{letter}", first))
         outcomes.append(LiftedOperator(node.op_type, name, "lifted"))
         along = [*_axes_along(model.graph, node)] or _axes_beside(model.graph, lifted)
         times.update(dict.fromkeys(along, "time"))
@@ -173,13 +181,11 @@ def _axes_beside(graph: ir.Graph, lifted: Sequence[Lifted]) -> list[str]:
     return rest if len(rest) == 1 else []
 
 
-def _lift(model: ir.Model, node: ir.Node, carried: _Carried, name: str) -> Lifted:
+def _lift(
+    graph: ir.Graph, node: ir.Node, carried: _Carried, name: str, first: _FirstValue
+) -> Lifted:
     """Makes one carried value an input of the graph, and its last value an output."""
-    graph = model.graph
-    first = node.inputs[carried.operand]
-    assert first is not None
-    shape, initial = _first_value(model, first)
-
+    shape, initial = first
     dtype = ir.DataType.from_numpy(initial.dtype)
     argument = ir.Value(
         name=free_name(graph, f"{name}0"), type=ir.TensorType(dtype), shape=ir.Shape(shape)
@@ -197,7 +203,22 @@ def _lift(model: ir.Model, node: ir.Node, carried: _Carried, name: str) -> Lifte
     return Lifted(str(argument.name), str(last.name), initial if initial.any() else None)
 
 
-def _first_value(model: ir.Model, first: ir.Value) -> tuple[Sequence[int | str], Array]:
+def _first_values(
+    model: ir.Model, node: ir.Node, hidden: Iterable[_Carried]
+) -> list[_FirstValue] | None:
+    """The first values of what a loop carries; None where onnx's reference cannot give one."""
+    values = []
+    for carried in hidden:
+        first = node.inputs[carried.operand]
+        assert first is not None
+        try:
+            values.append(_first_value(model, first))
+        except Exception:  # an operator that onnx's reference lacks, or fails on
+            return None
+    return values
+
+
+def _first_value(model: ir.Model, first: ir.Value) -> _FirstValue:
     """The shape of a first value, with names for its open axes; and its numbers, where those are 1.
 
     The nodes in front of it compute it from constants and from sizes of the graph's inputs.
@@ -221,13 +242,22 @@ def _names_of(values: Iterable[ir.Value]) -> set[str]:
     return names
 
 
+def _names_read(node: NodeProto) -> Iterator[str]:
+    """The names of what a node reads, in the graphs inside of it too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _names_read(inner)
+        yield from (value.name for value in attribute.g.output)
+
+
 def _evaluation(model: ir.Model, value: ir.Value) -> Any:
     """A function that gives a value of the graph for sizes of the axes of its inputs."""
     proto = ir.to_proto(model)
     needed, nodes = {value.name}, []
     for node in reversed(proto.graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(_names_read(node))
             nodes.append(node)
     del proto.graph.node[:]
     proto.graph.node.extend(reversed(nodes))

@@ -10,15 +10,17 @@ their last place.
 from __future__ import annotations
 
 import itertools
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import GraphProto, TensorProto, numpy_helper
 
 from stateport import Contract
 from stateport.contract import ArraySpec, resolve
@@ -26,50 +28,66 @@ from stateport.engines import open_engine
 from stateport.engines.base import answers
 from stateport.errors import StateportError
 from stateport.model_file.onnx_outline import read
-from stateport.parity.vectors import Case, Vectors, call_inputs, results, row_errors, rows
+from stateport.parity.vectors import Case, Rows, Vectors, call_inputs, results, rows
 
 from ..errors import ExportError
 from ..evaluation.float64 import evaluation
-from ..vectors.cases import BATCHES, RAGGED
+from ..vectors.allowance import Allowance
+from ..vectors.cases import RAGGED
+from ..vectors.floor import look_ahead, raise_floor
+from ..vectors.record import first_calls
+from .source_cases import AcceptedSizes, draw_array, input_axes, middle_of
 
 Array = NDArray[Any]
 #: Gives all outputs of one call, by name, from all inputs, the states among them.
 Call = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-#: By output and state output, (rows, elements).
-_Tables = dict[str, tuple[Array, Array]]
+#: A case with the rows of each output and state output.
+_Answered = tuple[Case, dict[str, Rows]]
 
 #: The lengths of whole sequences, and the calls of a chain. Evaluation node by node takes about a
 #: millisecond for each node of a call, so that there are fewer than for PyTorch.
 _TIMES: Final = (1, 2, 7, 64)
 _CHAIN: Final = 128
+#: The calls of a file without a time axis: one alone might be exact by chance.
+_CALLS: Final = 2
+#: How often the calls of a file without a time axis are drawn, for each size of the batch.
+_DRAWS: Final = 4
+#: The seconds that evaluation may take in all, of which the first case takes what it needs.
+_SECONDS: Final = 60.0
 #: The copies of the file with weights off by one unit in their last place.
-_NOISY_COPIES: Final = 3
+_NOISY_COPIES: Final = 8
+#: Smaller constants stay as they are: they may be the scales of a Resize, which sizes depend on.
+_FEW_ELEMENTS: Final = 8
 #: Files with more weights are not copied.
 _MOST_COPIED: Final = 256 << 20
 
 
-def record_from_file(path: Path, contract: Contract, free_size: int, *, double: bool) -> Vectors:
+def record_from_file(
+    path: Path, contract: Contract, sizes: AcceptedSizes, *, double: bool
+) -> tuple[Vectors, tuple[str, ...]]:
     """Runs a file on every case, in float64 where that is possible.
 
     Args:
         path: the file.
         contract: its contract; the file itself need not have one.
-        free_size: a size for axes that are neither batch nor time.
+        sizes: what the file takes.
         double: whether the file may be evaluated in float64. A file that rounds values to integers
             may not: it would round other values.
 
     Returns:
         Vectors with the truth in float64 and a floor; or, where onnx's reference cannot evaluate
-        the file, ONNX Runtime's answers in float32 and no floor.
+        the file, ONNX Runtime's answers in float32 and no floor. And what was shortened because it
+        would have taken too long, one sentence each.
 
     Raises:
         ExportError: the file takes none of the cases; with its last error.
     """
-    cases = list(_cases(contract, free_size))
+    cases = list(_cases(contract, sizes))
     if double:
-        exact = _exact_vectors(path, contract, cases)
+        allowance = Allowance(_SECONDS, shortest=1)
+        exact = _exact_vectors(path, contract, cases, allowance)
         if exact is not None:
-            return exact
+            return exact, allowance.notes
 
     engine = open_engine("ort-cpu", read(path), None, {})
     names = [spec.name for spec in results(contract)]
@@ -77,60 +95,77 @@ def record_from_file(path: Path, contract: Contract, free_size: int, *, double: 
     def call(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         return answers(engine, inputs, names)
 
-    answered, reason = _answer_all(call, contract, cases)
+    allowance = Allowance(_SECONDS, shortest=1)
+    answered, reason = _answer_all(call, contract, cases, allowance)
     if not answered:
         raise ExportError(f"The file takes nothing that was tried: {reason}")
     floor = {name: np.zeros(_longest(answered)) for name in names}
-    return _vectors(contract, "float32", floor, answered)
+    return _vectors(contract, "float32", floor, answered), allowance.notes
 
 
-def _exact_vectors(path: Path, contract: Contract, cases: Sequence[Case]) -> Vectors | None:
+def _exact_vectors(
+    path: Path, contract: Contract, cases: Sequence[Case], allowance: Allowance
+) -> Vectors | None:
     """Vectors in float64; None where onnx's reference cannot evaluate the file."""
     try:
         model = onnx.load(path)
-        exact, _ = _answer_all(evaluation(model, double=True), contract, cases)
+        exact, _ = _answer_all(evaluation(model, double=True), contract, cases, allowance)
+        if not exact or not all(_is_double(tables, contract) for _, tables in exact):
+            return None
+        floor = _floor(model, contract, exact, allowance)
     except Exception:  # an operator that onnx's reference lacks, or fails on
         return None
-    if not exact or not all(_is_double(tables, contract) for _, tables in exact):
-        return None
-
-    return _vectors(contract, "float64", _floor(model, contract, exact), exact)
+    return _vectors(contract, "float64", floor, exact)
 
 
 def _floor(
-    model: onnx.ModelProto, contract: Contract, exact: Sequence[tuple[Case, _Tables]]
+    model: onnx.ModelProto,
+    contract: Contract,
+    exact: Sequence[_Answered],
+    allowance: Allowance,
 ) -> dict[str, Array]:
     """The largest error of float32 up to each step, over all cases: (steps,) float64."""
     floor = {spec.name: np.zeros(_longest(exact)) for spec in results(contract)}
+
+    def raise_to(
+        call: Call, case: Case, truth: Mapping[str, Rows], specs: Sequence[ArraySpec]
+    ) -> None:
+        tables = _tables(call, contract, case)
+        for spec in specs:
+            raise_floor(floor[spec.name], spec, tables[spec.name], truth[spec.name].table)
+
     in_float32 = evaluation(model, double=False)
-    for case, tables in exact:
-        _raise_floor(floor, contract, _tables(in_float32, contract, case), tables)
+    for case, truth in exact:
+        raise_to(in_float32, case, truth, results(contract))
 
+    # An integer, such as the number of the largest element, is right or wrong: a copy whose weights
+    # differ says nothing about it.
+    floats = [spec for spec in results(contract) if spec.dtype.startswith("float")]
     if model.ByteSize() <= _MOST_COPIED:
-        for noisy in _noisy_copies(model):
+        for noisy in _noisy_copies(model, allowance.copies(_NOISY_COPIES)):
             call = evaluation(noisy, double=True)
-            for case, tables in exact:
-                if len(case.chunks) == 1:  # chains take long, and show nothing more
-                    _raise_floor(floor, contract, _tables(call, contract, case), tables)
-    return {name: np.maximum.accumulate(steps) for name, steps in floor.items()}
+            for case, truth in exact:
+                if len(case.chunks) <= _CALLS:  # chains take long, and show nothing more
+                    raise_to(call, case, truth, floats)
+    return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
 
 
-def _is_double(tables: _Tables, contract: Contract) -> bool:
+def _is_double(tables: Mapping[str, Rows], contract: Contract) -> bool:
     """Whether all answers that the file has in float32 came in float64."""
     for spec in results(contract):
-        if spec.dtype == "float32" and tables[spec.name][0].dtype != np.float64:
+        if spec.dtype == "float32" and tables[spec.name].table.dtype != np.float64:
             return False
     return True
 
 
-def _noisy_copies(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+def _noisy_copies(model: onnx.ModelProto, count: int) -> Iterator[onnx.ModelProto]:
     """Copies whose float32 weights are off by one unit in the last place, up or down."""
-    for seed in range(_NOISY_COPIES):
+    for seed in range(count):
         random = np.random.default_rng(seed)
         noisy = onnx.ModelProto()
         noisy.CopyFrom(model)
-        for tensor in noisy.graph.initializer:
-            if tensor.data_type == onnx.TensorProto.FLOAT:
+        for tensor in _tensors(noisy.graph):
+            if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) > _FEW_ELEMENTS:
                 array = numpy_helper.to_array(tensor)
                 towards = random.choice(np.array([-np.inf, np.inf], np.float32), array.shape)
                 shifted = np.where(array == 0, array, np.nextafter(array, towards))
@@ -138,38 +173,39 @@ def _noisy_copies(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
         yield noisy
 
 
-def _raise_floor(
-    floor: Mapping[str, Array], contract: Contract, answered: _Tables, exact: _Tables
-) -> None:
-    """Raises the floor, in place, to the errors of answers; it is at least half a unit."""
-    for spec in results(contract):
-        table, steps = answered[spec.name]
-        truth, _ = exact[spec.name]
-        least: Array | float = 0.0
-        if spec.dtype.startswith("float"):
-            sizes = np.abs(truth, where=np.isfinite(truth), out=np.zeros(truth.shape))
-            least = sizes.max(axis=1, initial=0.0) * (np.finfo(np.float32).eps / 2)
-
-        errors = row_errors(table, truth)
-        raised = np.where(np.isfinite(errors), np.maximum(errors, least), least)
-        np.maximum.at(floor[spec.name], steps, raised)
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """The initializers and constants of a graph, and of the graphs of its nodes."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            elif attribute.HasField("t") and node.op_type == "Constant":
+                yield attribute.t
 
 
 def _answer_all(
-    call: Call, contract: Contract, cases: Sequence[Case]
-) -> tuple[list[tuple[Case, _Tables]], str]:
-    """The cases that the file takes, with its answers; and the last error."""
-    answered: list[tuple[Case, _Tables]] = []
+    call: Call, contract: Contract, cases: Sequence[Case], allowance: Allowance
+) -> tuple[list[_Answered], str]:
+    """The cases that the file takes and that fit into the allowance; and the last error."""
+    answered: list[_Answered] = []
     reason = ""
     for case in cases:
+        calls = allowance.calls(case)
+        if calls == 0:
+            continue
+        if calls < len(case.chunks):
+            case = first_calls(contract, case, calls)
+
         try:
-            answered.append((case, _tables(call, contract, case)))
+            with allowance.measured(case):
+                answered.append((case, _tables(call, contract, case)))
         except (StateportError, RuntimeError, ValueError, IndexError) as error:
             reason = str(error)  # a size that the file does not take
     return answered, reason
 
 
-def _tables(call: Call, contract: Contract, case: Case) -> _Tables:
+def _tables(call: Call, contract: Contract, case: Case) -> dict[str, Rows]:
     """What a file answers to all calls of a case, as rows with their steps."""
     sizes = {**case.sizes, "time": case.chunks[0]}
     state = {}
@@ -184,64 +220,53 @@ def _tables(call: Call, contract: Contract, case: Case) -> _Tables:
             arrays.append(np.asarray(outputs[name]))
         state = {each.input: np.asarray(outputs[each.output]) for each in contract.states}
 
-    tables: _Tables = {}
-    for spec in results(contract):
-        table, steps = rows(spec, case, per_call[spec.name])
-        tables[spec.name] = (table, steps)
-    return tables
+    return {spec.name: rows(spec, case, per_call[spec.name]) for spec in results(contract)}
 
 
 def _vectors(
     contract: Contract,
     truth: str,
     floor: Mapping[str, Array],
-    answered: Sequence[tuple[Case, _Tables]],
+    answered: Sequence[_Answered],
 ) -> Vectors:
     cases = []
     for case, tables in answered:
-        answers_of = {name: table for name, (table, _) in tables.items()}
-        cases.append(
-            Case(
-                case.name,
-                case.through,
-                case.sizes,
-                case.chunks,
-                case.inputs,
-                case.initial,
-                answers_of,
-            )
-        )
+        cases.append(replace(case, truth={name: each.table for name, each in tables.items()}))
     made_with = {"onnx": onnx.__version__, "machine": platform.machine()}
     return Vectors(contract, truth, floor, tuple(cases), made_with)
 
 
-def _longest(answered: Sequence[tuple[Case, _Tables]]) -> int:
+def _longest(answered: Sequence[_Answered]) -> int:
     return max(sum(case.chunks) for case, _ in answered)
 
 
-def _cases(contract: Contract, free_size: int) -> Iterator[Case]:
+def _cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
     """Whole sequences from zeros and from drawn states, and chunks where the file streams."""
-    has_time = "time" in _input_axes(contract)
     multiple = contract.streaming.chunk_multiple
-    times = [time * multiple for time in _TIMES] if has_time else [1]
-    batches = BATCHES if "batch" in _input_axes(contract) else (1,)
+    if "time" in input_axes(contract):
+        names = ["whole"] * len(_TIMES)
+        calls = [[time * multiple] for time in _TIMES]
+    else:
+        names = [f"calls, draw {number}," for number in range(1, _DRAWS + 1)]
+        calls = [[1] * _CALLS] * _DRAWS
 
-    for number, (batch, time) in enumerate(itertools.product(batches, times)):
-        start = "random" if (number + number // len(times)) % 2 else "zeros"
-        yield _drawn_case(contract, "whole", [time], batch, free_size, start)
+    pairs = itertools.product(sizes.batches, zip(names, calls, strict=True))
+    for number, (batch, (name, chunks)) in enumerate(pairs):
+        start = "random" if (number + number // len(calls)) % 2 else "zeros"
+        yield _drawn_case(contract, name, chunks, batch, sizes, start, seed=number)
     if contract.states and contract.streaming.ok:
-        yield from _chunked_cases(contract, free_size, batches[len(batches) // 2])
+        yield from _chunked_cases(contract, sizes, middle_of(sizes.batches))
 
 
-def _chunked_cases(contract: Contract, free_size: int, batch: int) -> Iterator[Case]:
+def _chunked_cases(contract: Contract, sizes: AcceptedSizes, batch: int) -> Iterator[Case]:
     """A chain of single steps, and where there is time, chunks of several lengths."""
     multiple = contract.streaming.chunk_multiple
     step = 1
-    if "time" in _input_axes(contract):
+    if "time" in input_axes(contract):
         step = multiple
         ragged = [time * multiple for time in RAGGED]
-        yield _drawn_case(contract, "ragged chunks", ragged, batch, free_size, through="stream")
-    yield _drawn_case(contract, "chain", [step] * _CHAIN, batch, free_size, "random", "stream")
+        yield _drawn_case(contract, "ragged chunks", ragged, batch, sizes, through="stream")
+    yield _drawn_case(contract, "chain", [step] * _CHAIN, batch, sizes, "random", "stream")
 
 
 def _drawn_case(
@@ -249,23 +274,27 @@ def _drawn_case(
     name: str,
     chunks: Sequence[int],
     batch: int,
-    free_size: int,
+    drawn: AcceptedSizes,
     start: str = "zeros",
     through: str = "model",
+    seed: int = 0,
 ) -> Case:
     """A case with drawn inputs: whole along time, or stacked per call where there is no time."""
-    sizes = dict.fromkeys(_input_axes(contract) - {"time"}, free_size)
+    sizes = dict.fromkeys(input_axes(contract) - {"time"}, drawn.free)
     if "batch" in sizes:
         sizes["batch"] = batch
 
-    random = np.random.default_rng(10_000 * batch + sum(chunks))
+    random = np.random.default_rng([seed, batch, sum(chunks)])
     whole = {**sizes, "time": sum(chunks)}
     inputs = {}
     for spec in contract.inputs:
         if "time" in spec.shape:
-            inputs[spec.name] = _drawn_array(spec, whole, random)
+            inputs[spec.name] = draw_array(spec, whole, random, drawn.lengths)
         else:
-            calls = [_drawn_array(spec, {**sizes, "time": n}, random) for n in chunks]
+            calls = []
+            for steps in chunks:
+                of_call = {**sizes, "time": steps}
+                calls.append(draw_array(spec, of_call, random, drawn.lengths))
             inputs[spec.name] = np.stack(calls)
 
     initial = {}
@@ -278,28 +307,9 @@ def _drawn_case(
     return Case(title, through, sizes, tuple(chunks), inputs, initial, {})
 
 
-def _drawn_array(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
-    """Normal numbers; for integers, 0 and 1, which every vocabulary has, or lengths that fit."""
-    shape = resolve(spec.shape, sizes)
-    if np.dtype(spec.dtype).kind == "f":
-        return random.standard_normal(shape).astype(spec.dtype)
-
-    if spec.lengths_of is None:
-        return np.asarray(random.integers(0, 2, shape)).astype(spec.dtype)
-    return np.asarray(random.integers(1, sizes[spec.lengths_of] + 1, shape)).astype(spec.dtype)
-
-
 def _drawn_state(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
     """Half of normal numbers; zeros for integers, which may count or point somewhere."""
     shape = resolve(spec.shape, sizes)
     if np.dtype(spec.dtype).kind != "f":
         return np.zeros(shape, spec.dtype)
     return np.asarray(0.5 * random.standard_normal(shape)).astype(spec.dtype)
-
-
-def _input_axes(contract: Contract) -> set[str]:
-    """The names of all axes of the inputs and the states."""
-    names: set[str] = set()
-    for spec in (*contract.inputs, *contract.state_inputs):
-        names.update(axis for axis in spec.shape if isinstance(axis, str))
-    return names

@@ -7,7 +7,8 @@ A source gives the answers for whole sequences: an ONNX file, or a TorchScript m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -34,10 +35,12 @@ class AcceptedSizes:
     Attributes:
         free: a size for axes that are neither batch nor time.
         batches: the sizes of the batch that are used, from the smallest on; (1,) without a batch.
+        lengths: as in `draw_array`.
     """
 
     free: int
     batches: tuple[int, ...]
+    lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 def source_cases(contract: Contract, sizes: AcceptedSizes, *, chunked: bool) -> Iterator[Case]:
@@ -85,9 +88,9 @@ def middle_of(batches: Sequence[int]) -> int:
 
 
 def input_axes(contract: Contract) -> set[str]:
-    """The names of all axes of the inputs."""
+    """The names of all axes of the inputs and the states."""
     names: set[str] = set()
-    for spec in contract.inputs:
+    for spec in (*contract.inputs, *contract.state_inputs):
         names.update(axis for axis in spec.shape if isinstance(axis, str))
     return names
 
@@ -100,8 +103,12 @@ def make_case(
     through: str = "model",
     *,
     free_size: int,
+    lengths: Mapping[str, int] = MappingProxyType({}),
 ) -> Case:
-    """A case with random inputs, which depend only on the sizes."""
+    """A case with random inputs, which depend only on the sizes.
+
+    `lengths` are as in `draw_array`.
+    """
     sizes = dict.fromkeys(input_axes(contract) - {"time"}, free_size)
     if "batch" in sizes:
         sizes["batch"] = batch
@@ -109,18 +116,33 @@ def make_case(
     time = sum(chunks)
     random = np.random.default_rng(10_000 * batch + time)
     all_sizes = {**sizes, "time": time}
-    inputs = {spec.name: _random_array(spec, all_sizes, random) for spec in contract.inputs}
+    inputs = {}
+    for spec in contract.inputs:
+        inputs[spec.name] = draw_array(spec, all_sizes, random, lengths)
     return Case(f"{name} {batch}x{time}", through, sizes, tuple(chunks), inputs, {})
 
 
-def _random_array(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
-    """Normal numbers; for integers, 0 and 1, which every vocabulary has, or lengths that fit."""
+def draw_array(
+    spec: ArraySpec,
+    sizes: Mapping[str, int],
+    random: np.random.Generator,
+    lengths: Mapping[str, int] = MappingProxyType({}),
+) -> Array:
+    """Normal numbers; for integers, 0 and 1, which every vocabulary has, or lengths that fit.
+
+    Args:
+        spec: the input.
+        sizes: the size of each of its axes.
+        random: where the numbers come from.
+        lengths: by input that holds lengths of rows although the file has no time axis, the number
+            of its steps. ONNX does not say what an operator gives for a row of length 0.
+    """
     shape = resolve(spec.shape, sizes)
     if np.dtype(spec.dtype).kind == "f":
         return random.standard_normal(shape).astype(spec.dtype)
 
-    if spec.lengths_of is None:
-        numbers = random.integers(0, 2, shape)
-    else:
-        numbers = random.integers(1, sizes[spec.lengths_of] + 1, shape)
+    most = lengths.get(spec.name)
+    if spec.lengths_of is not None:
+        most = sizes[spec.lengths_of]
+    numbers = random.integers(0, 2, shape) if most is None else random.integers(1, most + 1, shape)
     return np.asarray(numbers).astype(spec.dtype)

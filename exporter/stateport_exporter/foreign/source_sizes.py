@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 from stateport import Contract
 from stateport.contract import ArraySpec, Axis
-from stateport.errors import StateportError
+from stateport.errors import StateportError, first_line
 
 from ..errors import ExportError
 from ..vectors.cases import BATCHES
@@ -26,8 +28,12 @@ _FREE_SIZES: Final = (4, 16, 64, 256)
 _FROZEN_BATCHES: Final = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 64, 128, 256)
 
 
-def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
+def accepted_sizes(
+    source: Source, contract: Contract, lengths: Mapping[str, int] = MappingProxyType({})
+) -> AcceptedSizes:
     """The sizes that the source takes, of the batch and of axes that are neither batch nor time.
+
+    `lengths` are as in `draw_array`.
 
     Raises:
         ExportError: the source takes none of the sizes that are tried; with its first error.
@@ -39,33 +45,66 @@ def accepted_sizes(source: Source, contract: Contract) -> AcceptedSizes:
 
     # Most files take a batch of one. Others hold a constant that is made for one batch.
     for batch, free in itertools.product(batches, free_sizes):
-        problem = _refusal(source, contract, batch, free)
+        problem = _refusal(source, contract, batch, free, lengths)
         if problem is None:
-            return AcceptedSizes(free, _accepted_batches(source, contract, batch, free))
+            batches_taken = _accepted_batches(source, contract, batch, free, lengths)
+            return AcceptedSizes(free, batches_taken, lengths)
         reason = reason or problem
 
     raise ExportError(
-        f"It takes nothing that was tried, so there is nothing to compare the new file with: "
-        f"{reason}"
+        "The file takes nothing that was tried, so there is nothing to compare the new file with. "
+        f"Tried were {_tried(axes)}. The first error: {first_line(reason).rstrip('.')}. "
+        f"{_advice(reason)}"
+    )
+
+
+def _tried(axes: set[str]) -> str:
+    """The sizes that were tried."""
+    sizes = []
+    if "batch" in axes:
+        sizes.append(f"batches of {_FROZEN_BATCHES[0]} to {_FROZEN_BATCHES[-1]}")
+    if "time" in axes:
+        sizes.append("64 steps")
+    for axis in sorted(axes - {"batch", "time"}):
+        sizes.append(f"{axis!r} of {', '.join(map(str, _FREE_SIZES))}")
+    return "; ".join(sizes) or "the sizes that it fixes"
+
+
+def _advice(reason: str) -> str:
+    """What to do about an error of ONNX Runtime."""
+    if re.search(r"not support|NOT_IMPLEMENTED", reason):
+        return (
+            "ONNX Runtime lacks an operator in this dtype, so that nothing can be compared: "
+            "convert the file to float32."
+        )
+    return (
+        "If an axis that the file leaves open has one size, or an input has one value, say so: "
+        "`stateport contract` takes --axes x=batch,576, and it and `stateport lift` take "
+        "--constant rate=16000."
     )
 
 
 def _accepted_batches(
-    source: Source, contract: Contract, accepted: int, free: int
+    source: Source, contract: Contract, accepted: int, free: int, lengths: Mapping[str, int]
 ) -> tuple[int, ...]:
     """The sizes of the batch that are recorded, if the source takes them, and an accepted one."""
     batches = [accepted]
     if "batch" in input_axes(contract):
         for size in BATCHES:
-            if size != accepted and _refusal(source, contract, size, free) is None:
+            if size == accepted:
+                continue
+            if _refusal(source, contract, size, free, lengths) is None:
                 batches.append(size)
     return tuple(sorted(batches))
 
 
-def _refusal(source: Source, contract: Contract, batch: int, free: int) -> str | None:
+def _refusal(
+    source: Source, contract: Contract, batch: int, free: int, lengths: Mapping[str, int]
+) -> str | None:
     """Why a source does not take these sizes; None if it does."""
     try:
-        source(make_case(contract, "whole", [64], batch, free_size=free).inputs)
+        case = make_case(contract, "whole", [64], batch, free_size=free, lengths=lengths)
+        source(case.inputs)
     except StateportError as error:
         return str(error)
     return None
@@ -121,6 +160,10 @@ def _measured_axis(spec: ArraySpec, axis: int, lengths: Mapping[_Sizes, int]) ->
             return "batch"
         if _follows(lengths, [time for time, _, _ in lengths]):
             return "time"
+
+    is_constant = len(lengths) > 1 and len(set(lengths.values())) == 1
+    if is_constant:
+        return next(iter(lengths.values()))
 
     declared = spec.shape[axis] if axis < len(spec.shape) else "?"
     is_wrong = isinstance(declared, int) and set(lengths.values()) != {declared}

@@ -6,11 +6,15 @@ Its nodes are in order, its weights are no inputs, and its recurrent operators t
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from .recurrent_operators import INITIAL_STATES, is_batch_first, operand, recurrent_nodes
+
+Array = NDArray[Any]
 
 #: Before this IR version, every initializer had to be an input too.
 #: Source: https://github.com/onnx/onnx/blob/main/docs/IR.md
@@ -43,6 +47,16 @@ def take_weights_from_inputs(model: ir.Model) -> None:
         if value.is_initializer():
             graph.inputs.remove(value)
     model.ir_version = max(model.ir_version, _WEIGHTS_APART)
+
+
+def make_constant(graph: ir.Graph, fixed: Mapping[str, Array]) -> None:
+    """Turns inputs of a graph into initializers with these values, in place."""
+    inputs = {value.name: value for value in graph.inputs}
+    for name, array in fixed.items():
+        value = inputs[name]
+        graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=name)
+        graph.register_initializer(value)
 
 
 def put_time_first(model: ir.Model) -> bool:

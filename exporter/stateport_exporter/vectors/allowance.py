@@ -31,11 +31,17 @@ class Allowance:
     Args:
         seconds: the time in all.
         clock: gives the time in seconds, by default that of the processor.
+        shortest: cases of no more steps are never left out. The first case never is, either.
     """
 
     def __init__(
-        self, seconds: float = RECORDING_SECONDS, clock: Callable[[], float] = process_time
+        self,
+        seconds: float = RECORDING_SECONDS,
+        clock: Callable[[], float] = process_time,
+        *,
+        shortest: int = SHORTEST,
     ) -> None:
+        self._shortest = shortest
         self._seconds = seconds
         self._clock = clock
         self._start = clock()
@@ -63,7 +69,7 @@ class Allowance:
     def calls(self, case: Case) -> int:
         """The number of calls of a case that are recorded; 0 where it is left out."""
         calls, steps = len(case.chunks), sum(case.chunks)
-        if calls <= SHORTEST and (calls > 1 or steps <= SHORTEST):
+        if calls <= self._shortest and (calls > 1 or steps <= self._shortest):
             return calls
 
         per_step = self._per_step.get(calls == 1, 0.0)
@@ -72,7 +78,7 @@ class Allowance:
         if expected <= most:
             return calls
 
-        fewer = 0 if calls == 1 else max(SHORTEST, int(calls * most / expected))
+        fewer = 0 if calls == 1 else max(self._shortest, int(calls * most / expected))
         what = "left out" if fewer == 0 else f"cut to {fewer} calls"
         self._notes.append(
             f"{case.name!r} was {what}: its recording would take {expected:.0f} s, and all of it "
@@ -90,8 +96,8 @@ class Allowance:
         fitting = max(1, min(most, int(remaining / self._whole_sequences)))
         if fitting < most:
             self._notes.append(
-                f"PyTorch's rounding was measured on {fitting} of {most} copies of the network: "
-                f"each takes {self._whole_sequences:.0f} s, and all recording may take "
+                f"The rounding of float32 was measured on {fitting} of {most} copies of the "
+                f"network: each takes {self._whole_sequences:.0f} s, and all recording may take "
                 f"{self._seconds:.0f} s"
             )
         return fitting
@@ -101,7 +107,6 @@ class Allowance:
 
 
 def _work(case: Case) -> int:
-    """What a case costs, up to a factor: the elements of whole sequences, or the calls."""
-    if len(case.chunks) > 1:
-        return len(case.chunks)
-    return sum(case.chunks) * case.sizes.get("batch", 1)
+    """What a case costs, up to a factor: the elements of whole sequences, or those of calls."""
+    parts = len(case.chunks) if len(case.chunks) > 1 else sum(case.chunks)
+    return parts * case.sizes.get("batch", 1)

@@ -11,15 +11,16 @@ from typing import Final, TypeVar
 import numpy as np
 import torch
 
-from stateport.contract import ArraySpec, Contract
+from stateport.contract import Contract
 from stateport.parity.soundness import MOST_ELEMENTS
-from stateport.parity.vectors import Case, Rows, Vectors, results, row_errors
+from stateport.parity.vectors import Case, Vectors, results
 
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals, use_onednn
 from ..network.trial import check_any_length
 from .allowance import Allowance
 from .cases import all_cases, short_case
+from .floor import finite_sizes, look_ahead, raise_floor
 from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
 #: Numbers beyond this count as too large for float32: the sums that lead to them may be larger.
@@ -106,7 +107,7 @@ def _answered_cases(
         if allowed == 0:
             continue
         if allowed < len(case.chunks):
-            case = _first_calls(contract, case, allowed)
+            case = first_calls(contract, case, allowed)
 
         is_short = sum(case.chunks) < traced
         try:
@@ -120,7 +121,7 @@ def _answered_cases(
 
         calls = _count_calls_in_range(case, answers)
         if 0 < calls < len(case.chunks):
-            case = _first_calls(contract, case, calls)
+            case = first_calls(contract, case, calls)
             answers = run_reference(truth, contract, case)
         if calls > 0 or sum(case.chunks) <= traced:
             yield case, answers
@@ -130,19 +131,14 @@ def _count_calls_in_range(case: Case, answers: Answers) -> int:
     """The number of calls before the first that gives a number beyond the range of float32."""
     first_beyond = sum(case.chunks)
     for table, steps in answers.values():
-        absolute = _finite_sizes(table.astype(np.float64))
+        absolute = finite_sizes(table.astype(np.float64))
         beyond = (absolute > _LARGEST).any(axis=1)
         if table.dtype.kind == "f" and beyond.any():
             first_beyond = min(first_beyond, int(steps[beyond].min()))
     return sum(end <= first_beyond for end in case.ends)
 
 
-def _finite_sizes(table: Array) -> Array:
-    """Absolute values, with 0 for infinity and NaN."""
-    return np.abs(table, where=np.isfinite(table), out=np.zeros(table.shape))
-
-
-def _first_calls(contract: Contract, case: Case, calls: int) -> Case:
+def first_calls(contract: Contract, case: Case, calls: int) -> Case:
     """The case cut off after its first calls."""
     all_steps, steps = sum(case.chunks), sum(case.chunks[:calls])
     inputs = {}
@@ -191,14 +187,14 @@ def _floor(
             for spec in results(contract):
                 answer = answers[spec.name]
                 truth_there = exact[spec.name].table[: len(answer.table)]
-                _raise_floor(floor[spec.name], spec, answer, truth_there)
+                raise_floor(floor[spec.name], spec, answer, truth_there)
 
-    return {name: _look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
+    return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
 
 
 def _beginning(contract: Contract, case: Case) -> Case:
     """The case, or the first calls of one that has very many."""
-    return case if len(case.chunks) <= _MOST_CALLS else _first_calls(contract, case, _MOST_CALLS)
+    return case if len(case.chunks) <= _MOST_CALLS else first_calls(contract, case, _MOST_CALLS)
 
 
 def _noisy_copies(network: Network, truth: Network, allowance: Allowance) -> list[Network]:
@@ -207,30 +203,6 @@ def _noisy_copies(network: Network, truth: Network, allowance: Allowance) -> lis
     if parameters > _MOST_COPIED or truth is network:
         return []
     return [truth.with_ulp_noise(seed) for seed in range(allowance.copies(_NOISY_COPIES))]
-
-
-def _look_ahead(floor: Array) -> Array:
-    """The floor of each step taken an eighth of the steps so far later.
-
-    In a network that amplifies small differences, errors grow exponentially. How large they are at
-    a step depends on the very first roundings, so an engine's errors may be earlier than PyTorch's.
-    Where errors do not grow, this changes nothing.
-    """
-    steps = np.arange(len(floor))
-    ahead: Array = floor[np.minimum(steps + steps // 8, len(floor) - 1)]
-    return ahead
-
-
-def _raise_floor(floor: Array, spec: ArraySpec, answer: Rows, truth: Array) -> None:
-    """Raises the floor, in place, to the errors of an answer."""
-    errors = row_errors(answer.table, truth)
-    least: Array | float = 0.0
-    if spec.dtype.startswith("float"):
-        largest = _finite_sizes(truth).max(axis=1, initial=0.0)
-        least = largest * (np.finfo(np.float32).eps / 2)
-
-    raised = np.where(np.isfinite(errors), np.maximum(errors, least), least)
-    np.maximum.at(floor, answer.steps, raised)
 
 
 def _with_truth(case: Case, answers: Answers) -> Case:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -47,7 +47,7 @@ _IN_AND_OUT: Final = (
 )
 #: Names that states have, and signals do not.
 _STATE: Final = re.compile(
-    r"(^|_)[hcs]x?\d*(_|$)|hid|state|mem|carry|cell|prev|past|recur|lstm|gru|rnn|cache|buf|hist|ctx"
+    r"(^|[_/])[hcs]x?\d*(_|$)|hid|state|mem|carry|cell|prev|past|recur|lstm|gru|rnn|cache|buf|hist|ctx"
     r"|context|fifo|delay",
     re.IGNORECASE,
 )
@@ -175,7 +175,7 @@ def _read_names(file: OnnxFile) -> tuple[dict[str, list[str]], dict[str, list[st
     certain = _candidates(file, _PAIRS)
     general = _candidates(file, _IN_AND_OUT)
     for name, names in general.items():
-        if name in certain or _STATE.search(name):
+        if name in certain or _STATE.search(_snake_case(name)):
             certain[name] = list(dict.fromkeys([*certain.get(name, ()), *names]))
 
     possible = {}
@@ -236,15 +236,36 @@ def _open_axes(spec: ArraySpec) -> list[Axis]:
 
 
 def _matching_outputs(
-    name: str, outputs: Container[str], patterns: Iterable[tuple[str, tuple[str, ...]]]
+    name: str, outputs: Collection[str], patterns: Iterable[tuple[str, tuple[str, ...]]]
 ) -> list[str]:
-    """The outputs whose names match that of an input, so that they may give its next value."""
-    matching: list[str] = []
+    """The outputs whose names match that of an input, so that they may give its next value.
+
+    Names as they are come first. Where none matches, names in camel case, in capitals, or with
+    TensorFlow's ":0" are compared in snake case.
+    """
+    matching = _forms_of(name, patterns)
+    exact = [output for output in matching if output in outputs and output != name]
+    if exact:
+        return exact
+
+    matching = _forms_of(_snake_case(name), patterns)
+    return [output for output in outputs if _snake_case(output) in matching and output != name]
+
+
+def _forms_of(name: str, patterns: Iterable[tuple[str, tuple[str, ...]]]) -> list[str]:
+    """The names that the next value of a state with this name may have."""
+    forms_of: list[str] = []
     for pattern, forms in patterns:
         match = re.fullmatch(pattern, name)
         if match is not None:
-            matching += [match.expand(form) for form in forms]
-    return [output for output in dict.fromkeys(matching) if output in outputs and output != name]
+            forms_of += [match.expand(form) for form in forms]
+    return [*dict.fromkeys(forms_of)]
+
+
+def _snake_case(name: str) -> str:
+    """`lstm/hiddenStateIn:0` -> `lstm/hidden_state_in`."""
+    without_number = re.sub(r":\d+$", "", name)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", without_number).lower()
 
 
 def _fits(before: ArraySpec, after: ArraySpec) -> bool:

@@ -19,6 +19,8 @@ PAIRS = [
     ("h0", "hn"), ("h_0", "h_n"), ("h", "hn"), ("state", "stateN"), ("state", "next_state"),
     ("state_in", "state_out"), ("past_hidden", "present_hidden"), ("cache", "new_cache"),
     ("in_mem", "out_mem"), ("input_states", "output_states"), ("prev_h", "h"), ("ctx", "ctx_out"),
+    ("hiddenStateIn", "hiddenStateOut"), ("H_IN", "H_OUT"), ("h0", "hN"), ("prevH", "nextH"),
+    ("lstm/h_in:0", "lstm/h_out:0"), ("hIn", "hOut"), ("PastKey", "PresentKey"),
 ]  # fmt: skip
 
 
@@ -113,6 +115,8 @@ def specs(ports: Ports) -> tuple[ArraySpec, ...]:
             {"input_hidden": "output_hidden"},
         ),
         ({"x_in": SOUND}, {"x_out": SOUND}, {}),
+        ({"X_IN": SOUND, "H": SOUND}, {"X_OUT": SOUND, "HN": SOUND}, {"H": "HN"}),
+        ({"audioIn": SOUND, "hIn": SOUND}, {"audioOut": SOUND, "hOut": SOUND}, {"hIn": "hOut"}),
         ({"h": SOUND, "sr": None}, {"hn": SOUND}, {}),
         ({"h": SOUND, "x": SOUND}, {"hn": SOUND}, {}),
     ],
@@ -134,6 +138,7 @@ def test_a_signal_is_no_state_whatever_it_is_called(
         ),
         ({"in_a": SOUND, "in_b": SOUND, "h": SOUND}, {"out_a": SOUND, "out_b": SOUND, "hn": SOUND}),
         ({"h": SOUND, "c": SOUND}, {"hn": SOUND, "cn": SOUND}),
+        ({"x": SOUND, "hIn": SOUND}, {"y": SOUND, "hOut": SOUND, "h_out": SOUND}),
     ],
 )
 def test_names_that_may_mean_a_signal_or_a_state_are_asked_about(

@@ -9,7 +9,7 @@ from typing import Final
 
 from .dims import Dim, Dims, Value, grows, has_axis, merged, time_of, with_axis
 from .nodes import Graph, Node
-from .walk import Call, Rule, like
+from .walk import Call, Rule, Start, like
 
 #: The positions of each operator's initial states among its operands.
 _INITIAL_STATES: Final = {
@@ -33,14 +33,24 @@ def _recurrent(call: Call) -> Sequence[Value]:
 
     if runs_over_time or call.is_uncertain(x):
         _check_direction(call, direction)
+    lasts = [0, 0]
     if runs_over_time:
         call.walk.findings.recurs = True
-        _check_operands(call)
+        lasts = _check_operands(call)
     elif call.is_uncertain(x):
         call.doubt("may run over time")
 
     directions = 2 if direction == "bidirectional" else 1
-    return _recurrent_results(call, x.dims, directions, batch_first)
+    sequence, hidden, cell = _recurrent_results(call, x.dims, directions, batch_first)
+    return [
+        _depending_on(sequence, lasts[0]),  # its last step is the last hidden state
+        _depending_on(hidden, lasts[0]),
+        _depending_on(cell, lasts[-1]),
+    ]
+
+
+def _depending_on(value: Value, bit: int) -> Value:
+    return replace(value, origins=value.origins | bit)
 
 
 def _runs_over_time(dims: Dims | None, batch_first: bool) -> bool:
@@ -57,14 +67,21 @@ def _check_direction(call: Call, direction: str) -> None:
         call.tie(_BACKWARDS)
 
 
-def _check_operands(call: Call) -> None:
-    """Notes row lengths, and initial states that no state of the file gives."""
+def _check_operands(call: Call) -> list[int]:
+    """Notes row lengths and where the initial states come from; gives bits for the last states."""
     if call.has(_ROW_LENGTHS):
         call.tie("takes the length of each row, which is unknown for a chunk")
 
+    lasts = []
     for position in _INITIAL_STATES[call.node.operator]:
-        if not call.is_state(call.value(position)):
+        initial, last = call.value(position), call.walk.new_bit()
+        lasts.append(last)
+        if call.is_state(initial):
+            start = Start(str(call.node), call.node.inputs[position], initial.origins, last)
+            call.walk.findings.starts.append(start)
+        else:
             call.tie(_why_not_carried(call, position))
+    return lasts
 
 
 def _why_not_carried(call: Call, position: int) -> str:
@@ -179,10 +196,15 @@ def _scan_results(call: Call, results: Sequence[Value], states: int, length: Dim
     stacked = results[states:]
     axes = call.node.numbers("scan_output_axes") or (0,) * len(results)
 
-    values = [like(call, value.dims) for value in results[:states]]
+    values = [_like_result(call, value, value.dims) for value in results[:states]]
     for value, axis in zip(stacked, axes, strict=False):
-        values.append(like(call, _stacked_dims(value.dims, axis, length)))
+        values.append(_like_result(call, value, _stacked_dims(value.dims, axis, length)))
     return values
+
+
+def _like_result(call: Call, result: Value, dims: Dims | None) -> Value:
+    """A result of a loop, which depends on what it depends on in the body."""
+    return _depending_on(like(call, dims), result.origins)
 
 
 def _stacked_dims(dims: Dims | None, axis: int, length: Dim) -> Dims | None:
@@ -213,13 +235,13 @@ def _loop(call: Call) -> Sequence[Value]:
 
     # The first result is the condition.
     pairs = zip(results[1:], carried, strict=False)
-    values = [like(call, merged(after.dims, before.dims)) for after, before in pairs]
+    values = [_like_result(call, after, merged(after.dims, before.dims)) for after, before in pairs]
 
     length = iterations
     if iterations is None or grows(iterations):
         length = "~time"
     for value in results[1 + len(carried) :]:
-        values.append(like(call, _stacked_dims(value.dims, 0, length)))
+        values.append(_like_result(call, value, _stacked_dims(value.dims, 0, length)))
     return values
 
 

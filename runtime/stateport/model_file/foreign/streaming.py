@@ -11,7 +11,7 @@ starts from a state. Otherwise the answer is that it is not known, with a reason
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from ...contract import ArraySpec, Axis, Contract, Streaming
@@ -38,7 +38,7 @@ def streaming_of(file: OnnxFile, contract: Contract) -> Streaming:
         return Streaming(None, "it has too many operators to be looked through")
 
     # Without a time axis, there are no steps to tie together.
-    ties = findings.ties if times else []
+    ties = [*findings.ties, *_lost_lasts(findings, contract, outputs)] if times else []
     doubts = findings.doubts if times else []
     if ties and (findings.recurs or _answers_each_step(contract, outputs)):
         return Streaming(False, ties[0])
@@ -47,11 +47,28 @@ def streaming_of(file: OnnxFile, contract: Contract) -> Streaming:
     return Streaming() if reason is None else Streaming(None, reason)
 
 
+def _lost_lasts(
+    findings: Findings, contract: Contract, outputs: Mapping[str, Value]
+) -> Iterator[str]:
+    """Sentences on operators that start from a state which does not get their last state."""
+    for start in findings.starts:
+        sources = []
+        for position, state in enumerate(contract.states, len(contract.inputs)):
+            if start.origins >> position & 1:
+                sources.append(state)
+
+        carried = [outputs.get(state.output, Value()).origins & start.last for state in sources]
+        if not any(carried):
+            pair = f"{sources[0].input!r}, and its last state does not go to {sources[0].output!r}"
+            yield f"{start.node} starts from {pair}"
+
+
 def _answers_each_step(contract: Contract, outputs: Mapping[str, Value]) -> bool:
     """Whether an output has time, by the contract or as the walk has shown."""
     if any(spec.time_axis is not None for spec in contract.outputs):
         return True
-    return any(time_of(value.dims) is not None for value in outputs.values())
+    answers = [outputs.get(spec.name, Value()) for spec in contract.outputs]
+    return any(time_of(value.dims) is not None for value in answers)
 
 
 def _first_doubt(ties: Sequence[str], doubts: Sequence[str]) -> str | None:
@@ -102,7 +119,7 @@ def _axis_names(specs: Iterable[ArraySpec]) -> set[str]:
 def _walk_graph(
     graph: Graph, file: OnnxFile, contract: Contract, times: Collection[str]
 ) -> tuple[Findings, dict[str, Value]]:
-    """Walks through the graph; returns the findings, and the values of the contract's outputs."""
+    """Walks through the graph; returns the findings, and the values of the graph's outputs."""
 
     def as_time(axis: Axis) -> Axis:
         return "time" if axis in times else axis
@@ -119,9 +136,7 @@ def _walk_graph(
         elif time_of(dims) is not None:
             fed |= bit
 
-    walk = Walk(_RULES, file.opsets.get("ai.onnx", 0), fed, states)
+    free = 1 << len(contract.inputs) + len(contract.states)
+    walk = Walk(_RULES, file.opsets.get("ai.onnx", 0), fed, states, free)
     results = walk.graph(graph, scope)
-
-    names = {spec.name for spec in contract.outputs}
-    values = dict(zip(graph.outputs, results, strict=True))
-    return walk.findings, {name: value for name, value in values.items() if name in names}
+    return walk.findings, dict(zip(graph.outputs, results, strict=True))

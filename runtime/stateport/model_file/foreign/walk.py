@@ -17,15 +17,34 @@ NOTHING: Final = Value()
 Rule = Callable[["Call"], Sequence[Value]]
 
 
+@dataclass(frozen=True)
+class Start:
+    """An initial state of an operator over time, which depends on states of the file.
+
+    Attributes:
+        node: the operator, in words.
+        operand: the name of the initial state.
+        origins: what it depends on, as bits.
+        last: the bit of what depends on the operator's last state.
+    """
+
+    node: str
+    operand: str
+    origins: int
+    last: int
+
+
 @dataclass
 class Findings:
     """What ties a step to others of its call, and what may; in words, in the order of the nodes.
 
-    `recurs` is whether a recurrent operator or a loop runs over time.
+    `recurs` is whether a recurrent operator or a loop runs over time; `starts` are the initial
+    states that states of the file give.
     """
 
     ties: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    starts: list[Start] = field(default_factory=list)
     recurs: bool = False
 
 
@@ -101,14 +120,23 @@ class Walk:
         opset: the version of ONNX's operators.
         fed: the bits of the inputs with time.
         states: the bits of the states.
+        free: the first bit that no input has; last states of operators get bits from there on.
     """
 
-    def __init__(self, rules: Mapping[str, Rule], opset: int, fed: int, states: int) -> None:
+    def __init__(
+        self, rules: Mapping[str, Rule], opset: int, fed: int, states: int, free: int
+    ) -> None:
+        self._free = free
         self.rules = rules
         self.opset = opset
         self.fed = fed
         self.states = states
         self.findings = Findings()
+
+    def new_bit(self) -> int:
+        """A bit for what depends on the last state of one operator."""
+        bit, self._free = self._free, self._free << 1
+        return bit
 
     def graph(self, graph: Graph, scope: ChainMap[str, Value]) -> list[Value]:
         """The values of a graph's outputs.

@@ -21,7 +21,7 @@ def explained(matrix: Matrix) -> str:
 
     text = "A number is the worst error in the cases of a kind"
     if any(m.multiple is not None and m.snr is None for m in measurements):
-        text += ", in multiples of the floor: what PyTorch itself loses in float32"
+        text += ", in multiples of the floor: what float32 itself loses"
     if any(m.snr is not None for m in measurements):
         text += ". With dB, it is how far the truth is above the error"
     return f"{text}."

@@ -114,7 +114,7 @@ def _lines_of_cases(matrix: Matrix) -> dict[str, dict[str, list[Line]]]:
 def legend(drawn: Iterable[Line]) -> str:
     """The names of the lines, as the items of a list."""
     engines = {line.number: line for line in drawn}
-    items = [_legend_item("floor", "the floor: what PyTorch itself loses in float32")]
+    items = [_legend_item("floor", "the floor: what float32 itself loses")]
     if any(line.by_floor for line in engines.values()):
         items.append(_legend_item("bound", f"allowed: {Floor()}"))
 

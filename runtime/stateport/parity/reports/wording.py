@@ -86,7 +86,7 @@ def sentence(measurement: Measurement, bound: str) -> str:
     if measurement.first_off not in (None, step):
         first = f" (off since step {measurement.first_off})"
     if measurement.floor:
-        floor = f", where PyTorch itself loses {number(measurement.floor)}"
+        floor = f", where float32 itself loses {number(measurement.floor)}"
     return f"{case}: {output} is {number(measurement.error)} off at step {step}{first}{floor}."
 
 

@@ -251,6 +251,30 @@ def half_of_the_states(b: Builder, x: str) -> str:
     return y
 
 
+def one_state_for_two_layers(b: Builder, x: str) -> str:
+    """Two layers start from h0, and one of them gives hn."""
+    y = started(b, "GRU", x)
+    other = b.recurrent("GRU", x, SIZE, HIDDEN)
+    next(n for n in b.nodes[::-1] if n.op_type == "GRU").input.extend(["", "", "h0"])
+    return str(b.op("Add", [y, other]))
+
+
+def from_the_last_state_of_another(b: Builder, x: str) -> str:
+    """A decoder starts from the last state of an encoder, whose own state is carried."""
+    y = started(b, "GRU", x)
+    other = b.recurrent("GRU", x, SIZE, HIDDEN)
+    next(n for n in b.nodes[::-1] if n.op_type == "GRU").input.extend(["", "", "hn"])
+    return str(b.op("Add", [y, other]))
+
+
+def crossed(b: Builder, x: str) -> str:
+    """The last states of an LSTM have each other's names."""
+    y = started(b, "LSTM", x)
+    lstm = next(node for node in b.nodes if node.op_type == "LSTM")
+    lstm.output[1], lstm.output[2] = lstm.output[2], lstm.output[1]
+    return y
+
+
 YES = {
     "plain": plain, "batch first": batch_first, "layer norm": layer_norm,
     "each step by itself": each_step_by_itself, "both ways over features": over_features,
@@ -282,6 +306,9 @@ NO: dict[str, tuple[Callable[[Builder, str], str], str]] = {
     "turned by lengths": (turned_by_lengths, "reverses time"),
     "the last step": (from_the_last_step, "gives each step what the whole call says"),
     "hidden layer": (hidden_layer, "starts every call from a state that is made in the call"),
+    "one state for two layers": (one_state_for_two_layers, "its last state does not go to 'hn'"),
+    "another's last state": (from_the_last_state_of_another, "its last state does not go to 'hn'"),
+    "crossed": (crossed, "starts from 'h0', and its last state does not go to 'hn'"),
     "half of the states": (half_of_the_states, "starts from 'c0', which depends on no state"),
 }  # fmt: skip
 

@@ -75,7 +75,7 @@ def test_graphs_that_make_no_sense_raise_nothing(seed: int) -> None:
                 "h": Value(r.choice([None, (1, "batch", 3)]), 2),
             }
         )
-        Walk(_RULES, r.choice([1, 9, 12, 13, 18, 26]), 1, 2).graph(graph(r), scope)
+        Walk(_RULES, r.choice([1, 9, 12, 13, 18, 26]), 1, 2, 4).graph(graph(r), scope)
 
 
 def test_nothing_grows_without_bound() -> None:
@@ -90,7 +90,7 @@ def test_nothing_grows_without_bound() -> None:
     made.constants = {"s": Tensor((2,), (1, 2)), "zero": Tensor((1,), (0,))}
     made.constants["end"] = Tensor((1,), (2,))
     values = ChainMap({name: Value(("time", "batch"), 1) for name in "xyz"})
-    for value in Walk(_RULES, 20, 1, 2).graph(made, values):
+    for value in Walk(_RULES, 20, 1, 2, 4).graph(made, values):
         assert value.dims is None or len(value.dims) <= MOST_DIMS
         assert value.content is None or len(value.content) <= MOST_NUMBERS
         assert all(len(str(dim)) < 100 for dim in value.dims or ())
