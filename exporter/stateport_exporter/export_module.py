@@ -20,13 +20,13 @@ import torch
 from torch import nn
 
 from stateport import Contract
-from stateport.contract import PRECISION_KEY
+from stateport.contract import CONTRACT_KEY, PRECISION_KEY
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
 from .capture.capture import Captured, check_runs
-from .errors import ExportError
+from .errors import CheckError, ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
     check_arguments,
@@ -36,6 +36,7 @@ from .export_steps.arguments import (
     existing_path,
 )
 from .export_steps.building import BuiltNetwork, build_network
+from .export_steps.narrowing import differences, narrowed_contract, narrowed_vectors
 from .export_steps.sizes import look_at_other_sizes
 from .export_steps.tracing import trace_network
 from .foreign.torchscript import export_script
@@ -213,14 +214,16 @@ def export(
             model.metadata_props[PRECISION_KEY] = dtype
         # A graph that PyTorch narrowed may hold for fewer sizes than its contract says.
         must_check = check or built.captured.narrowed is not None
-        report = _write(built.captured, vectors, path, beyond, check=must_check)
+        written = _write_where_right(
+            built.captured, contract, vectors, path, beyond, check=must_check
+        )
 
     return ExportResult(
         path,
         vectors_path(path),
-        contract,
+        written.contract,
         built.lifted,
-        report,
+        written.report,
         built.possible,
         (
             *changes,
@@ -228,6 +231,7 @@ def export(
             *_kept_starts(contract, built),
             *recorded.notes,
             *allowance.notes,
+            *written.notes,
         ),
     )
 
@@ -375,6 +379,42 @@ def _lower_precision(
     ports = port_names(contract, keep_float32)
     to_float16(model, ports)
     return float16_contract(contract, ports)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What became of a file: its report, its contract, and notes."""
+
+    report: EngineReport | None
+    contract: Contract
+    notes: tuple[str, ...] = ()
+
+
+def _write_where_right(
+    captured: Captured,
+    contract: Contract,
+    vectors: Vectors,
+    path: Path,
+    beyond: Beyond,
+    *,
+    check: bool,
+) -> _Written:
+    """Writes a file; if it is wrong, then for those sizes alone that its graph was made for.
+
+    Raises:
+        CheckError: the file does not give PyTorch's answers at those either.
+    """
+    try:
+        return _Written(_write(captured, vectors, path, beyond, check=check), contract)
+    except CheckError:
+        narrowed = narrowed_contract(contract, captured.ranges)
+        fewer = None if narrowed is None else narrowed_vectors(vectors, narrowed)
+        if narrowed is None or fewer is None:
+            raise
+
+    captured.model.metadata_props[CONTRACT_KEY] = narrowed.to_json()
+    report = _write(captured, fewer, path, beyond, check=check)
+    return _Written(report, narrowed, (differences(narrowed, contract),))
 
 
 def _write(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._decomp import decompositions
 from torch.export import ExportedProgram
 from torch.export.graph_signature import OutputKind
+from torch.export import dynamic_shapes
 from torch.fx.experimental import symbolic_shapes
 
 T = TypeVar("T")
@@ -87,7 +88,8 @@ def with_named_axes(axes: Iterable[str], export: Callable[[Mapping[str, Any]], T
     """Calls `export` with named axes.
 
     If PyTorch cannot say what an axis must be, `export` is called again with axes that may be
-    anything. PyTorch 2.9 and 2.10 raise a bare AssertionError then (pytorch#171673).
+    anything. PyTorch 2.9 and 2.10 raise a bare AssertionError then (pytorch#171673), and later
+    versions one on a Dim "with inconsistent min", where a size is padded to a multiple.
     """
     names = tuple(axes)
     try:
@@ -110,7 +112,8 @@ def _is_from_shapes(error: BaseException) -> bool:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
 
-    return Path(file) == Path(str(symbolic_shapes.__file__))
+    reasoning = (symbolic_shapes.__file__, dynamic_shapes.__file__)
+    return Path(file) in {Path(str(module_file)) for module_file in reasoning}
 
 
 @contextlib.contextmanager

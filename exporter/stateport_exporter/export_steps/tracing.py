@@ -20,10 +20,13 @@ from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.trace_length import (
     at_given_length,
+    SHORT,
     first_taken,
     given_by_example,
     long_enough,
+    longer_lengths,
 )
+from ..network.trial import needed_multiple, runs_at
 from ..states.hidden import Hidden, find_hidden
 from ..states.row_lengths import with_row_lengths
 
@@ -112,11 +115,66 @@ def _capture_at_some_length(
     for longer_example in _longer_examples(explicit, example, captured):
         # Where this fails too, the first error is the one to show.
         with contextlib.suppress(ExportError):
-            return longer_example, capture(explicit, longer_example, opset)
+            return _at_multiples(explicit, longer_example, opset)
 
     if isinstance(captured, ExportError):
         raise captured
+    if is_for_short_alone(captured):
+        return _beyond_short(explicit, example, captured, opset)
+    return _at_multiples(explicit, example, opset, captured)
+
+
+def is_for_short_alone(captured: Captured) -> bool:
+    """Whether a graph was made for short sequences alone, as a branch for these in forward is."""
+    _, longest = captured.ranges.get("time", (1, None))
+    return longest is not None and longest < SHORT
+
+
+def _beyond_short(
+    explicit: Explicit, example: Example, captured: Captured, opset: int
+) -> tuple[Example, Captured]:
+    """Captures a network at the first length beyond what it does with short sequences alone.
+
+    Raises:
+        FixedTimeError: it has a loop over time there.
+    """
+    for candidate in longer_lengths(explicit, example):
+        try:
+            longer_example, longer = _at_multiples(explicit, candidate, opset)
+        except FixedTimeError:
+            raise
+        except ExportError:
+            continue
+        if not is_for_short_alone(longer):
+            return longer_example, longer
     return example, captured
+
+
+def _at_multiples(
+    explicit: Explicit, example: Example, opset: int, captured: Captured | None = None
+) -> tuple[Example, Captured]:
+    """The graph of a network at a length; if it takes multiples of a length alone, of several.
+
+    `captured` is the graph, if it was captured at this length already.
+    """
+    if captured is None:
+        captured = capture(explicit, example, opset)
+    if "time" not in example.axes or runs_at(explicit, example, {"time": _next_length(example)}):
+        return example, captured
+
+    multiple = needed_multiple(explicit, example)
+    if multiple is None or example.sizes["time"] % multiple:
+        return example, captured
+
+    time = example.sizes["time"]
+    example = example.with_multiple(multiple)
+    if example.sizes["time"] != time:
+        captured = capture(explicit, example, opset)
+    return example, captured
+
+
+def _next_length(example: Example) -> int:
+    return example.sizes["time"] + 1
 
 
 def _longer_examples(

@@ -71,6 +71,7 @@ class Example:
         leaves: the tensors among the arguments, in the order of the flattened arguments, which is
             the order of the file's inputs.
         sizes: the sizes at which the network is traced, by axis.
+        time_multiple: the number of which the network takes multiples of time steps alone.
         lifted: the states that are not among the author's arguments, for each lifted call of a
             recurrent function.
         given_time: the number of time steps of the tensors or files that the example was made of;
@@ -99,6 +100,7 @@ class Example:
                 f"The example has {len(names)} axes; {len(_TRACE_SIZES)} is the most."
             )
         self.sizes = dict(zip(names, _TRACE_SIZES, strict=False))
+        self.time_multiple = 1
         self.lifted: tuple[tuple[Leaf, ...], ...] = ()
         self.remembered: tuple[Leaf, ...] = ()
         self.first_values: Mapping[str, Tensor] = {}
@@ -129,6 +131,18 @@ class Example:
         """The same example, traced at this length."""
         copied = copy.copy(self)
         copied.sizes = {**self.sizes, "time": time}
+        return copied
+
+    def with_multiple(self, multiple: int) -> Example:
+        """The same example for a network that takes multiples of a number of steps alone.
+
+        Its length is one that the network takes, of at least as many multiples as steps are usual.
+        """
+        copied = copy.copy(self)
+        copied.time_multiple = multiple
+        usual = dict(zip(("batch", "time"), _TRACE_SIZES, strict=False))["time"]
+        time = max(self.sizes["time"], usual * multiple)
+        copied.sizes = {**self.sizes, "time": -(-time // multiple) * multiple}
         return copied
 
     def with_lengths(self, positions: Collection[int], descending: bool) -> Example:

@@ -7,6 +7,7 @@ and 1 as constants (pytorch#157621), so that a graph traced there would hold for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from torch import nn
@@ -21,6 +22,8 @@ from .trial import runs_at
 #: Lengths that leave more steps than the usual one. Primes: no product of other sizes is mistaken
 #: for one of them.
 _LENGTHS: Final = (67, 1031, 4099)
+#: A sequence of fewer steps is short: forward may treat it otherwise.
+SHORT: Final = 64
 #: What has to be left of time behind every stride.
 _FEWEST_STEPS: Final = 3
 #: More takes too long to trace and to record.
@@ -82,6 +85,14 @@ def long_enough(network: nn.Module, example: Example) -> Example | None:
         if _leaves_enough(network, candidate):
             return candidate
     return None
+
+
+def longer_lengths(network: nn.Module, example: Example) -> Iterator[Example]:
+    """The example at greater lengths that a network takes."""
+    for time in _LENGTHS:
+        candidate = example.with_time(time)
+        if runs_at(network, candidate, {}):
+            yield candidate
 
 
 def first_taken(network: nn.Module, example: Example) -> Example | None:

@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from stateport.axes import SIZE_LIMIT
 from stateport.contract import Contract
 from stateport.parity.soundness import check_case
 from stateport.parity.vectors import Case
@@ -26,7 +27,7 @@ from ..loops import results_in_float64, same_in_float64
 from ..network.blame import Line, at_line
 from ..network.example import Example
 from ..network.isolation import float64_copy, unchanged_globals
-from ..vectors.cases import BATCHES, case_at, usual_times
+from ..vectors.cases import BATCHES, case_at, shortest_time_of, usual_times
 from ..vectors.torch_reference import Answers, Network, run_reference
 from .comparisons import STEP, Comparison, Turn, compared, largest_mentioned, turns
 
@@ -104,7 +105,7 @@ class _Search:
         self._contract = contract
         self._ask = ask
         self._usual = network.example.sizes
-        self._multiple = contract.streaming.chunk_multiple
+        self._multiple = contract.step_multiple
         self._seen: set[tuple[tuple[str, int], ...]] = set()
         self._beyond = Beyond()
 
@@ -147,6 +148,8 @@ class _Search:
         `is_crossed` says that the same comparison turns at other sizes that can be run.
         """
         network, contract = self._network, self._contract
+        if turn.sizes.get("time", SIZE_LIMIT) < shortest_time_of(contract):
+            return []  # no call is as short
         if not self._is_in_reach(turn):
             # PyTorch itself compares the number of elements, as with a short sequence in a huge
             # batch. What it does behind that is tried with longer sequences.
@@ -157,9 +160,10 @@ class _Search:
 
         answers = self._answers(turn.sizes)
         if answers is not None:
-            case = case_at(network, contract, turn.sizes)
-            _check_shapes(network.module.network, contract, case, answers, turn)
-            self._beyond.cases.append(case)
+            problem = wrong_shape(network, contract, turn.sizes, answers)
+            if problem is not None:
+                raise _differs(network.module.network, turn, problem)
+            self._beyond.cases.append(case_at(network, contract, turn.sizes))
             if turn.line is not None:
                 self._beyond.lines.append(f"{_describe_sizes(turn.sizes)} ({turn.line})")
             return self._ask({**self._usual, **turn.sizes})
@@ -184,17 +188,23 @@ def answers_at(network: Network, contract: Contract, sizes: Sizes) -> Answers | 
     return None
 
 
-def _check_shapes(
-    network: nn.Module, contract: Contract, case: Case, answers: Answers, turn: Turn
-) -> None:
-    """Refuses results whose shapes are not those in the contract."""
+def wrong_shape(
+    network: Network, contract: Contract, sizes: Sizes, answers: Answers
+) -> str | None:
+    """Which answers to a whole sequence have other shapes than the contract's; None if none do."""
+    case = case_at(network, contract, sizes)
     try:
         check_case(contract, replace(case, truth={n: rows.table for n, rows in answers.items()}))
     except ValueError as error:
-        raise ExportError(
-            f"{type(network).__qualname__} behaves differently at {_describe_sizes(turn.sizes)}"
-            f"{at_line(turn.line)}: {error}. Let it do the same at every size."
-        ) from error
+        return str(error)
+    return None
+
+
+def _differs(network: nn.Module, turn: Turn, problem: str) -> ExportError:
+    return ExportError(
+        f"{type(network).__qualname__} behaves differently at {_describe_sizes(turn.sizes)}"
+        f"{at_line(turn.line)}: {problem}. Let it do the same at every size."
+    )
 
 
 def _with_next(every_turn: Iterable[Turn], multiple: int) -> Iterator[Turn]:
