@@ -34,7 +34,7 @@ from .signature import (
     refuse_mutation,
 )
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
-from .write_onnx import drop_idle_squeezes, write_onnx
+from .write_onnx import drop_idle_squeezes, split_into_slices, write_onnx
 
 #: What stands before the names of an author's parameters, once for each wrapper.
 _WRAPPER: Final = "network."
@@ -94,6 +94,7 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
         narrowed = narrowed_in_words(name, ranges)
 
     drop_idle_squeezes(program)
+    split_into_slices(program)
     model = write_onnx(program, name, opset)
     check_inputs(model, example)
     name_axes(model, example)
@@ -198,7 +199,8 @@ def _trace(
     with quiet(), torch.no_grad():
         try:
             try:
-                program, loops = with_named_axes(example.sizes, export)
+                multiples = {"time": example.time_multiple}
+                program, loops = with_named_axes(example.sizes, export, multiples)
             except torch._dynamo.exc.UserError as error:
                 narrowed = str(why_not(module.network, example, error))
                 program, loops = _export_loosely(example, export, error)

@@ -37,7 +37,8 @@ def check_folded(
         ExportError: the results differ.
     """
     name = type(network).__qualname__
-    for batch, time in _SIZES:
+    for batch, count in _SIZES:
+        time = count * example.time_multiple
         arguments = example.make({**example.sizes, "batch": batch, "time": time}, seed=time)
         try:
             expected = _results(evaluation_twin(network), method, arguments)

@@ -33,6 +33,8 @@ from .spec import Spec as Spec  # which others import from here
 # or multiple of them is not mistaken for another axis.
 _TRACE_SIZES: Final = (3, 7, 11, 13, 17, 19, 23, 29)
 
+_USUAL_TIME: Final = _TRACE_SIZES[1]
+
 #: Types of arguments besides tensors. Their values are fixed in the file.
 _CONSTANTS: Final = (
     *(int, float, complex, str, bytes, type(None)),
@@ -140,9 +142,14 @@ class Example:
         """
         copied = copy.copy(self)
         copied.time_multiple = multiple
-        usual = dict(zip(("batch", "time"), _TRACE_SIZES, strict=False))["time"]
-        time = max(self.sizes["time"], usual * multiple)
+        time = max(self.sizes["time"], _USUAL_TIME * multiple)
         copied.sizes = {**self.sizes, "time": -(-time // multiple) * multiple}
+        return copied
+
+    def with_usual_time(self) -> Example:
+        """The same example at the usual length, or at as many multiples of steps."""
+        copied = copy.copy(self)
+        copied.sizes = {**self.sizes, "time": _USUAL_TIME * self.time_multiple}
         return copied
 
     def with_lengths(self, positions: Collection[int], descending: bool) -> Example:

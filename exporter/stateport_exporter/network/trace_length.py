@@ -29,9 +29,9 @@ _FEWEST_STEPS: Final = 3
 #: More takes too long to trace and to record.
 _MOST_STEPS: Final = 1 << 20
 
-#: Factors of the usual length, tried until a network takes the product: powers of two, and what
-#: 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
-_FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
+#: Factors of the usual length, tried until a network takes the product: small ones, powers of two,
+#: and what 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
+_FACTORS: Final = (*range(2, 65), 80, 128, 160, 256, 320, 441, 480, 512, 1024, 2048)
 
 
 def at_given_length(example: Example, trace_time: int) -> Example:

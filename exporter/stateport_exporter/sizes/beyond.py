@@ -265,25 +265,37 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
 def _turns_of_loops(network: nn.Module, method: str, example: Example) -> list[Turn]:
     """Where comparisons of sizes and step numbers turn; last, a large number of steps."""
     tried: dict[str, Sequence[int]] = {axis: (size,) for axis, size in example.sizes.items()}
-    tried |= {"batch": (1, 2, 3), "time": (1, 2, 3, 8, 13), STEP: range(13)}
-    short = {**example.sizes, "time": _ASKED_STEPS}
+    multiple = example.time_multiple
+    times = [multiple * time for time in (1, 2, 3, 8, 13)]
+    tried |= {"batch": (1, 2, 3), "time": times, STEP: range(13)}
+    short = {**example.sizes, "time": _ASKED_STEPS * multiple}
     many = max(_LONG, _TIMES * largest_mentioned(network))
-    steps = min(many + 1, reach(network, "time"))
+    steps = _at_most(min(many + multiple, reach(network, "time")), multiple)
 
     every_turn: list[Turn] = []
     for comparison in compared(network, method, example, short):
-        every_turn += map(_in_steps, turns(comparison, tried))
+        for turn in turns(comparison, tried, multiple):
+            every_turn.append(_in_steps(turn, multiple))
     return [*every_turn, Turn("time", {"time": steps}, None, direct=False)]
 
 
-def _in_steps(turn: Turn) -> Turn:
-    """The turn with a number of steps in place of a step number: step 12 needs 13 steps."""
+def _in_steps(turn: Turn, multiple: int) -> Turn:
+    """The turn with a number of steps in place of a step number: step 12 needs 13 steps.
+
+    The number of steps is a multiple.
+    """
     if turn.axis != STEP:
         return turn
 
     sizes = dict(turn.sizes)
     del sizes[STEP]
-    return replace(turn, axis="time", sizes={**sizes, "time": turn.size + 1})
+    # What is counted may be steps, or as many at a time as the network takes.
+    return replace(turn, axis="time", sizes={**sizes, "time": (turn.size + 1) * multiple})
+
+
+def _at_most(time: int, multiple: int) -> int:
+    """The largest multiple that is no larger, but at least one."""
+    return max(time // multiple, 1) * multiple
 
 
 def reach(network: nn.Module, axis: str) -> int:
