@@ -16,6 +16,7 @@ from stateport.errors import first_line
 from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls
+from ..network.scan import NoStepError
 from ..network.isolation import computing_in, evaluation_twin, unchanged_globals
 
 #: (batch, time) that were not traced, odd and even; one step, because a loop may start differently.
@@ -47,6 +48,8 @@ def check_folded(
 
         try:
             actual = _results(folded, "forward", arguments)
+        except NoStepError:  # the shortest length that the file takes is greater
+            continue
         except Exception as error:
             problem = f"it fails: {first_line(error)}"
             raise _refusal(name, time, problem, has_loops=has_loops) from error
@@ -109,6 +112,8 @@ def same_in_float64(
     expected = results_in_float64(network, method, example, sizes)
     try:
         actual = results_in_float64(folded, "forward", example, sizes)
+    except NoStepError:  # the shortest length that the file takes is greater
+        return True
     except Exception:  # which the author's network does not raise
         return False
 
