@@ -21,7 +21,6 @@ from torch.utils import _pytree as pytree
 from ..errors import ExportError
 from ..network.example import Example, leaves_by_name
 
-
 #: The size of an axis that is a multiple of a number, as PyTorch writes it.
 _MULTIPLE = re.compile(r"(\d+)\*(\w+)")
 

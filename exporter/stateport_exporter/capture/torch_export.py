@@ -12,9 +12,8 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._decomp import decompositions
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, dynamic_shapes
 from torch.export.graph_signature import OutputKind
-from torch.export import dynamic_shapes
 from torch.fx.experimental import symbolic_shapes
 
 T = TypeVar("T")

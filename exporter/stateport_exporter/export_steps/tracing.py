@@ -20,8 +20,8 @@ from ..network.example import Example
 from ..network.explicit import Calls, Explicit
 from ..network.isolation import quiet, unchanged_globals
 from ..network.trace_length import (
-    at_given_length,
     SHORT,
+    at_given_length,
     first_taken,
     given_by_example,
     long_enough,

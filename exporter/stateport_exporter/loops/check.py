@@ -16,8 +16,8 @@ from stateport.errors import first_line
 from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls
-from ..network.scan import NoStepError
 from ..network.isolation import computing_in, evaluation_twin, unchanged_globals
+from ..network.scan import NoStepError
 
 #: (batch, time) that were not traced, odd and even; one step, because a loop may start differently.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))

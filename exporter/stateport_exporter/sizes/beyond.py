@@ -188,9 +188,7 @@ def answers_at(network: Network, contract: Contract, sizes: Sizes) -> Answers | 
     return None
 
 
-def wrong_shape(
-    network: Network, contract: Contract, sizes: Sizes, answers: Answers
-) -> str | None:
+def wrong_shape(network: Network, contract: Contract, sizes: Sizes, answers: Answers) -> str | None:
     """Which answers to a whole sequence have other shapes than the contract's; None if none do."""
     case = case_at(network, contract, sizes)
     try:
