@@ -9,6 +9,7 @@ recorded, and the file is written, verified against them, and appears.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -20,13 +21,13 @@ import torch
 from torch import nn
 
 from stateport import Contract
-from stateport.contract import PRECISION_KEY
+from stateport.contract import CONTRACT_KEY, PRECISION_KEY
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
 from .capture.capture import Captured, check_runs
-from .errors import ExportError
+from .errors import CheckError, ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
     check_arguments,
@@ -36,6 +37,7 @@ from .export_steps.arguments import (
     existing_path,
 )
 from .export_steps.building import BuiltNetwork, build_network
+from .export_steps.narrowing import differences, narrowed_contract, narrowed_vectors
 from .export_steps.sizes import look_at_other_sizes
 from .export_steps.tracing import trace_network
 from .foreign.torchscript import export_script
@@ -215,14 +217,17 @@ def export(
             model.metadata_props[PRECISION_KEY] = dtype
         # A graph that PyTorch narrowed may hold for fewer sizes than its contract says.
         must_check = check or built.captured.narrowed is not None
-        report = _write(built.captured, vectors, path, beyond, check=must_check, progress=progress)
+        write = functools.partial(
+            _write, built.captured, path=path, beyond=beyond, check=must_check, progress=progress
+        )
+        written = _write_where_right(write, built.captured, contract, vectors)
 
     return ExportResult(
         path,
         vectors_path(path),
-        contract,
+        written.contract,
         built.lifted,
-        report,
+        written.report,
         built.possible,
         (
             *changes,
@@ -230,6 +235,7 @@ def export(
             *_kept_starts(contract, built),
             *recorded.notes,
             *allowance.notes,
+            *written.notes,
         ),
     )
 
@@ -382,6 +388,44 @@ def _lower_precision(
     ports = port_names(contract, keep_float32)
     to_float16(model, ports)
     return float16_contract(contract, ports)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What became of a file: its report, its contract, and notes."""
+
+    report: EngineReport | None
+    contract: Contract
+    notes: tuple[str, ...] = ()
+
+
+def _write_where_right(
+    write: Callable[[Vectors], EngineReport | None],
+    captured: Captured,
+    contract: Contract,
+    vectors: Vectors,
+) -> _Written:
+    """Writes a file; if it is wrong, then for those sizes alone that its graph was made for.
+
+    Args:
+        write: writes the captured graph and these vectors, and verifies them.
+        captured: the graph.
+        contract: its contract.
+        vectors: its vectors.
+
+    Raises:
+        CheckError: the file does not give PyTorch's answers at those either.
+    """
+    try:
+        return _Written(write(vectors), contract)
+    except CheckError:
+        narrowed = narrowed_contract(contract, captured.ranges)
+        fewer = None if narrowed is None else narrowed_vectors(vectors, narrowed)
+        if narrowed is None or fewer is None:
+            raise
+
+    captured.model.metadata_props[CONTRACT_KEY] = narrowed.to_json()
+    return _Written(write(fewer), narrowed, (differences(narrowed, contract),))
 
 
 def _write(

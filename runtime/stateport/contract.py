@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import prod
+from math import lcm, prod
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -144,6 +144,8 @@ class Contract:
         streaming: whether the network can run chunk by chunk.
         limits: the names of axes that must not exceed a size in one call, with that size.
         minimums: the names of axes that must reach a size in one call, with that size.
+        multiples: the names of axes whose size in every call must be a multiple of a number, with
+            that number.
 
     Raises:
         ContractError: these contradict one another, or are more than stateport supports.
@@ -155,6 +157,7 @@ class Contract:
     streaming: Streaming = Streaming()
     limits: tuple[tuple[str, int], ...] = ()
     minimums: tuple[tuple[str, int], ...] = ()
+    multiples: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         _check_contract(self)
@@ -174,6 +177,15 @@ class Contract:
         """The names of all dynamic axes."""
         return frozenset(_axis_names((*self.inputs, *self.outputs, *self.state_inputs)))
 
+    @property
+    def step_multiple(self) -> int:
+        """The number of which the steps of every call, chunk or whole sequence, are a multiple.
+
+        A whole sequence may have any length where `multiples` does not have time. But its state
+        goes on only where its length is a multiple of `streaming.chunk_multiple`.
+        """
+        return lcm(self.streaming.chunk_multiple, dict(self.multiples).get("time", 1))
+
     def to_json(self) -> str:
         """The contract as the JSON text that is stored in the file."""
         document = {"version": VERSION, **asdict(self), "streaming": self.streaming.to_document()}
@@ -181,7 +193,7 @@ class Contract:
             if array["lengths_of"] is None:
                 del array["lengths_of"]
 
-        for key in ("limits", "minimums"):
+        for key in ("limits", "minimums", "multiples"):
             if document[key]:
                 document[key] = dict(document[key])
             else:
@@ -223,6 +235,7 @@ class Contract:
             streaming=_read_streaming(entries.get("streaming")),
             limits=_read_axis_sizes(entries, "limits"),
             minimums=_read_axis_sizes(entries, "minimums"),
+            multiples=_read_axis_sizes(entries, "multiples"),
         )
 
 
@@ -255,17 +268,26 @@ def check_streaming(contract: Contract) -> None:
 
 
 def check_limits(contract: Contract, sizes: Mapping[str, int]) -> None:
-    """Refuses a call in which an axis is larger or smaller than the network supports.
+    """Refuses a call in which an axis has a size that the network does not take.
 
     Raises:
-        InputError: with the axis, its size, and the largest or smallest size.
+        InputError: with the axis, its size, and the largest or smallest size, or the multiple.
     """
+    for axis, multiple in contract.multiples:
+        size = sizes.get(axis, multiple)
+        if size % multiple:
+            raise InputError(
+                f"Axis {axis!r} is {size} in this call; the network takes multiples of {multiple} "
+                f"alone, in PyTorch too. {_nearest_multiples(size, multiple)}"
+            )
+
     for axis, minimum in contract.minimums:
         size = sizes.get(axis, minimum)
         if size < minimum:
             raise InputError(
                 f"Axis {axis!r} is {size} in this call; the network takes at least {minimum}. "
-                "Below that it fails in PyTorch too. Make a larger call."
+                "Below that it fails in PyTorch too, or does something that is not in the file. "
+                "Make a larger call."
             )
 
     for axis, limit in contract.limits:
@@ -277,6 +299,14 @@ def check_limits(contract: Contract, sizes: Mapping[str, int]) -> None:
                 "that it fails in PyTorch too, or does something that is not in the file. "
                 f"{'Feed it in chunks.' if in_chunks else 'Make a smaller call.'}"
             )
+
+
+def _nearest_multiples(size: int, multiple: int) -> str:
+    """What to do about a size that is no multiple."""
+    more = multiple - size % multiple
+    if size < multiple:
+        return f"Fill it up with {more} more."
+    return f"Cut it to {size - size % multiple}, or fill it up with {more} more."
 
 
 def check_chunk(contract: Contract, sizes: Mapping[str, int]) -> None:
@@ -407,7 +437,7 @@ def _fixed_nbytes(state: StateSpec) -> int:
 def _check_limited_axes(contract: Contract) -> None:
     axes = set(_axis_names(contract.inputs))
     limits = dict(contract.limits)
-    for axis, limit in (*contract.limits, *contract.minimums):
+    for axis, limit in (*contract.limits, *contract.minimums, *contract.multiples):
         if axis not in axes or not 1 <= limit <= SIZE_LIMIT:
             raise ContractError(
                 f"The contract limits the axis {shown(axis)} to {shown(limit)}; it must be an axis "
@@ -420,6 +450,13 @@ def _check_limited_axes(contract: Contract) -> None:
                 f"The contract says that the axis {shown(axis)} is at least {minimum} and at most "
                 f"{limits[axis]}."
             )
+
+    chunks, calls = contract.streaming.chunk_multiple, dict(contract.multiples).get("time", 1)
+    if contract.streaming.ok and chunks % calls:
+        raise ContractError(
+            f"The contract says that chunks are multiples of {chunks} steps and calls multiples of "
+            f"{calls}; the first must be a multiple of the second."
+        )
 
 
 def _axis_names(specs: Iterable[ArraySpec]) -> Iterator[str]:

@@ -117,7 +117,7 @@ def _both_runs(contract: Contract, engine: Engine) -> _BothRuns | None:
 
 def _steps(contract: Contract, time: int) -> int:
     """The number of steps of a run, as a contract allows it: not too few, and a multiple."""
-    multiple = contract.streaming.chunk_multiple
+    multiple = contract.step_multiple
     return max(dict(contract.minimums).get("time", 1), 1) * multiple + time * multiple
 
 

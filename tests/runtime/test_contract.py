@@ -159,6 +159,42 @@ def test_a_call_below_a_minimum_is_refused() -> None:
         check_limits(limited, {"batch": 1, "time": 399})
 
 
+def test_multiples_are_said_where_there_are_some() -> None:
+    streaming = Streaming(chunk_multiple=320)
+    framed = replace(LSTM, multiples=(("time", 160),), streaming=streaming)
+    assert json.loads(framed.to_json())["multiples"] == {"time": 160}
+    assert Contract.from_json(framed.to_json()) == framed
+    assert framed.step_multiple == 320
+    assert "multiples" not in json.loads(LSTM.to_json())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([], "'multiples' must be an object"),
+        ({"time": "160"}, "'multiples' must give a size for each axis"),
+        ({"time": 0}, "a size of at least 1"),
+        ({"frames": 4}, "limits the axis 'frames' to 4; it must be an axis of an input"),
+        ({"time": 160}, "chunks are multiples of 1 steps and calls multiples of 160"),
+    ],
+)
+def test_multiples_that_are_none_are_refused(wrong: object, message: str) -> None:
+    document = json.loads(LSTM.to_json()) | {"multiples": wrong}
+    with pytest.raises(ContractError, match=message):
+        Contract.from_json(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("time", "advice"),
+    [(7, "Fill it up with 153 more"), (330, "Cut it to 320, or fill it up with 150 more")],
+)
+def test_a_call_that_is_no_multiple_is_refused(time: int, advice: str) -> None:
+    framed = replace(LSTM, multiples=(("time", 160),), streaming=Streaming(chunk_multiple=160))
+    check_limits(framed, {"batch": 1, "time": 320})
+    with pytest.raises(InputError, match=rf"'time' is {time} .*multiples of 160 alone.*{advice}"):
+        check_limits(framed, {"batch": 1, "time": time})
+
+
 def test_a_call_beyond_a_limit_is_refused() -> None:
     limited = replace(LSTM, limits=(("time", 700),))
     check_limits(limited, {"batch": 9, "time": 700})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from ..network.explicit import Explicit
 from ..network.isolation import quiet
 from .fixed_batch import why_fixed_batch
 from .recorders import Loop, opaque_layers
-from .refusals import why_not
+from .refusals import narrowed_in_words, why_not
 from .signature import (
     check_inputs,
     input_paths,
@@ -34,11 +34,16 @@ from .signature import (
     refuse_mutation,
 )
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
-from .write_onnx import drop_idle_squeezes, write_onnx
+from .write_onnx import drop_idle_squeezes, split_into_slices, write_onnx
 
 #: What stands before the names of an author's parameters, once for each wrapper.
 _WRAPPER: Final = "network."
 
+
+#: The smallest and the largest size of an axis; None where there is no largest one.
+Range = tuple[int, int | None]
+#: PyTorch's exporter assumes that every dynamic size is at least this (pytorch#157621).
+_SMALLEST: Final = 2
 
 #: The program that `torch.export` made of a network, and its loops by the number of the call.
 _Traced = tuple[torch.export.ExportedProgram, Mapping[int, Loop]]
@@ -57,6 +62,8 @@ class Captured:
         narrowed: which sizes forward may treat otherwise, in words, if there are such.
         guards: the relations of sizes on which PyTorch's exporter relied, each with the axes whose
             sizes its symbols are.
+        ranges: the smallest and the largest size of axes for which the graph was made, for those
+            that it narrowed; None where there is no largest one.
     """
 
     model: ir.Model
@@ -65,6 +72,7 @@ class Captured:
     loops: Mapping[int, Loop]
     narrowed: str | None = None
     guards: Sequence[tuple[Any, Mapping[Any, str]]] = ()
+    ranges: Mapping[str, Range] = field(default_factory=dict)
 
 
 def capture(module: Explicit, example: Example, opset: int) -> Captured:
@@ -81,14 +89,18 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
     refuse_mutation(program, example)
     results = output_paths(program)
     guards = list(_guards(program, example))
+    ranges = _ranges(program, example)
+    if ranges and narrowed is None:
+        narrowed = narrowed_in_words(name, ranges)
 
     drop_idle_squeezes(program)
+    split_into_slices(program)
     model = write_onnx(program, name, opset)
     check_inputs(model, example)
     name_axes(model, example)
     _name_initializers(model)
     arguments = input_paths(module.network, example)
-    return Captured(model, arguments, results, loops, narrowed, guards)
+    return Captured(model, arguments, results, loops, narrowed, guards, ranges)
 
 
 def _name_initializers(model: ir.Model) -> None:
@@ -128,6 +140,22 @@ def _guards(
         symbols = guard.expr.free_symbols
         if symbols <= axes.keys():
             yield guard.expr, {symbol: axes[symbol] for symbol in symbols}
+
+
+def _ranges(program: torch.export.ExportedProgram, example: Example) -> dict[str, Range]:
+    """The sizes of axes for which the program was made, for axes that it narrowed."""
+    ranges: dict[str, Range] = {}
+    for size, axis in _symbolic_sizes(program, example):
+        bounds = program.range_constraints.get(size.node.expr)
+        if bounds is None:
+            continue
+
+        lower, upper = bounds.lower, bounds.upper
+        smallest = int(lower) if lower.is_Integer else 0
+        largest = int(upper) if upper.is_Integer else None
+        if smallest > _SMALLEST or largest is not None:
+            ranges[axis] = (smallest if smallest > _SMALLEST else 1, largest)
+    return ranges
 
 
 def _symbolic_sizes(
@@ -171,7 +199,8 @@ def _trace(
     with quiet(), torch.no_grad():
         try:
             try:
-                program, loops = with_named_axes(example.sizes, export)
+                multiples = {"time": example.time_multiple}
+                program, loops = with_named_axes(example.sizes, export, multiples)
             except torch._dynamo.exc.UserError as error:
                 narrowed = str(why_not(module.network, example, error))
                 program, loops = _export_loosely(example, export, error)

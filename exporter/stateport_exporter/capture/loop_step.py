@@ -39,11 +39,10 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
     """
     name = f"the step of the loop in {loop.body.path!r}" if loop.body.path else "the loop's step"
     operands = [torch.zeros(like.shape, dtype=like.dtype) for like in loop.operands]
-    shapes = [_dynamic_axes(like) for like in loop.operands]
 
     with quiet(), torch.no_grad():
         try:
-            program = torch_export(_Step(loop.body), (operands,), (shapes,))
+            program = _step_program(loop, operands)
             # Decomposes recurrent layers inside the step, which PyTorch's ONNX writer gets wrong.
             program = functional(program, decomposed=True)
             drop_idle_squeezes(program)
@@ -53,6 +52,20 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
     return write_onnx(program, name, opset).graph
 
 
-def _dynamic_axes(like: TensorSignature) -> dict[int, Any]:
-    axes = enumerate(like.dynamic)
-    return {axis: torch.export.Dim.DYNAMIC for axis, dynamic in axes if dynamic}
+def _step_program(loop: Loop, operands: Sequence[Tensor]) -> torch.export.ExportedProgram:
+    """The program of one step.
+
+    A size that PyTorch cannot simplify, as one of features behind a reshape, may be the same for
+    all sequences. So if the step fixes a size, that axis is one of them.
+    """
+    step = _Step(loop.body)
+    try:
+        shapes = [_dynamic_axes(like, torch.export.Dim.DYNAMIC) for like in loop.operands]
+        return torch_export(step, (list(operands),), (shapes,))
+    except torch._dynamo.exc.UserError:
+        shapes = [_dynamic_axes(like, torch.export.Dim.AUTO) for like in loop.operands]
+        return torch_export(step, (list(operands),), (shapes,))
+
+
+def _dynamic_axes(like: TensorSignature, dim: Any) -> dict[int, Any]:
+    return {axis: dim for axis, dynamic in enumerate(like.dynamic) if dynamic}

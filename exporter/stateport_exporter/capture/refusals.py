@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -35,9 +36,7 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
     violated = re.search(r"Constraints violated \((\w+)\).*?\n\s*- (.*)", text)
     if violated:
         return _size_error(violated[1])(
-            f"{name} does not do the same at every size of the axis {violated[1]!r}, but where "
-            f"{_condition(violated[2], violated[1])}. A comparison of sizes or a slice of a fixed "
-            "length in forward does that."
+            _narrowed(name, violated[1], _condition(violated[2], violated[1]))
         )
 
     if is_data_dependent(error):
@@ -53,6 +52,26 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
     return ExportError(
         f"{name} could not be traced{where(module, error)}: {type(error).__name__}: "
         f"{message_of(error)}{leftovers(module)}{_without_time(example)}"
+    )
+
+
+def narrowed_in_words(name: str, ranges: Mapping[str, tuple[int, int | None]]) -> str:
+    """The sentence on a network that does the same at some sizes of its axes alone.
+
+    Args:
+        name: the network's name.
+        ranges: the smallest and the largest of these sizes, None for no largest, of at least one
+            axis.
+    """
+    axis, (smallest, largest) = min(ranges.items())
+    end = "" if largest is None else f" and {axis} <= {largest}"
+    return _narrowed(name, axis, f"{smallest} <= {axis}{end}")
+
+
+def _narrowed(name: str, axis: str, condition: str) -> str:
+    return (
+        f"{name} does not do the same at every size of the axis {axis!r}, but where {condition}. A "
+        "comparison of sizes or a slice of a fixed length in forward does that."
     )
 
 

@@ -21,6 +21,9 @@ from torch.utils import _pytree as pytree
 from ..errors import ExportError
 from ..network.example import Example, leaves_by_name
 
+#: The size of an axis that is a multiple of a number, as PyTorch writes it.
+_MULTIPLE = re.compile(r"(\d+)\*(\w+)")
+
 
 def refuse_mutation(program: torch.export.ExportedProgram, example: Example) -> None:
     """Refuses a network that writes into an argument.
@@ -121,7 +124,9 @@ def name_axes(model: ir.Model, example: Example) -> None:
     if not symbols:
         return
 
-    pattern = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
+    # The longest first: "5*s27" is an axis, and "s27" a fifth of it.
+    longest_first = sorted(symbols, key=len, reverse=True)
+    pattern = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, longest_first)) + r")\b")
 
     def named(dim: int | ir.SymbolicDim) -> int | str:
         if isinstance(dim, int):
@@ -144,6 +149,9 @@ def _axes_by_symbol(model: ir.Model, example: Example) -> dict[str, str]:
             if not isinstance(dim, ir.SymbolicDim):
                 raise ExportError(f"The exported graph fixes axis {axis!r} of {leaf} at {dim}.")
             symbols[str(dim.value)] = axis
+            product = _MULTIPLE.fullmatch(str(dim.value))
+            if product is not None:
+                symbols[product[2]] = f"({axis}//{product[1]})"
 
     return symbols
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import Tensor, nn
 from torch._decomp import decompositions
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, dynamic_shapes
 from torch.export.graph_signature import OutputKind
 from torch.fx.experimental import symbolic_shapes
 
@@ -83,20 +83,30 @@ def _is_composite_view(operator: torch._ops.OpOverload) -> bool:
     )
 
 
-def with_named_axes(axes: Iterable[str], export: Callable[[Mapping[str, Any]], T]) -> T:
-    """Calls `export` with named axes.
+def with_named_axes(
+    axes: Iterable[str],
+    export: Callable[[Mapping[str, Any]], T],
+    multiples: Mapping[str, int] | None = None,
+) -> T:
+    """Calls `export` with named axes. `multiples` has those whose sizes are multiples of a number.
 
     If PyTorch cannot say what an axis must be, `export` is called again with axes that may be
-    anything. PyTorch 2.9 and 2.10 raise a bare AssertionError then (pytorch#171673).
+    anything. PyTorch 2.9 and 2.10 raise a bare AssertionError then (pytorch#171673), and later
+    versions one on a Dim "with inconsistent min", where a size is padded to a multiple.
     """
     names = tuple(axes)
     try:
-        return export({name: torch.export.Dim(name) for name in names})
+        return export({name: _dim(name, (multiples or {}).get(name, 1)) for name in names})
     except AssertionError as error:
         if not _is_from_shapes(error):
             raise
 
     return export(loose_axes(names))
+
+
+def _dim(name: str, multiple: int) -> Any:
+    """A named axis. PyTorch counts the multiples of one that is a multiple of a number."""
+    return torch.export.Dim(name) if multiple == 1 else multiple * torch.export.Dim(f"{name}_parts")
 
 
 def loose_axes(axes: Iterable[str]) -> Mapping[str, Any]:
@@ -110,7 +120,8 @@ def _is_from_shapes(error: BaseException) -> bool:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
 
-    return Path(file) == Path(str(symbolic_shapes.__file__))
+    reasoning = (symbolic_shapes.__file__, dynamic_shapes.__file__)
+    return Path(file) in {Path(str(module_file)) for module_file in reasoning}
 
 
 @contextlib.contextmanager

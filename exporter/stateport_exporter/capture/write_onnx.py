@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -89,6 +90,35 @@ def _registry(_has_torchvision: bool, /, *args: Any, **named: Any) -> Any:
 
 
 _original_from_torchlib: Any = _registration.ONNXRegistry.from_torchlib
+
+
+def split_into_slices(program: torch.export.ExportedProgram) -> None:
+    """Writes splits into pieces of a computed size as slices, which ONNX has at any size.
+
+    PyTorch's ONNX writer fails on them: `x.chunk(3, dim=1)` of a sequence of any length.
+    """
+    graph = program.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.split.Tensor):
+        tensor, size, dim = (*node.args, 0)[:3]
+        if not isinstance(size, torch.fx.Node):
+            continue
+        for piece in [*node.users]:
+            number = piece.args[1]
+            with graph.inserting_before(piece):
+                start, end = (_times(graph, size, n) for n in (number, number + 1))
+                arguments = (tensor, dim, start, end)
+                part = graph.call_function(torch.ops.aten.slice.Tensor, arguments)
+            part.meta = dict(piece.meta)
+            piece.replace_all_uses_with(part)
+            graph.erase_node(piece)
+        graph.erase_node(node)
+
+
+def _times(graph: torch.fx.Graph, size: torch.fx.Node, number: int) -> torch.fx.Node:
+    """A size times a number."""
+    product = graph.call_function(operator.mul, (size, number))
+    product.meta["val"] = size.meta["val"] * number
+    return product
 
 
 def drop_idle_squeezes(program: torch.export.ExportedProgram) -> None:

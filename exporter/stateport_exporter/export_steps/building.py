@@ -105,9 +105,20 @@ class _Unmeasured:
     network: Network
     finished: FinishedGraph
 
+    @property
+    def contract(self) -> Contract:
+        """What the graph promises, before streaming is measured."""
+        multiple = self.network.example.time_multiple
+        multiples = () if multiple == 1 else (("time", multiple),)
+        contract = self.finished.contract
+        streaming = contract.streaming
+        if streaming.ok:  # until chunks are tried
+            streaming = replace(streaming, chunk_multiple=multiple)
+        return replace(contract, multiples=multiples, streaming=streaming)
+
     def with_streaming(self, streaming: Streaming, reason: str | None) -> BuiltNetwork:
         """The network with what was measured, and with the reason if it cannot stream."""
-        contract = self.finished.contract
+        contract = self.contract
         may_stream = contract.streaming.ok
         if may_stream and not streaming.ok and reason is not None:
             streaming = replace(streaming, reason=reason)
@@ -127,7 +138,7 @@ class _Unmeasured:
 def _with_shortest_time(network: Network, contract: Contract) -> Contract:
     """The contract with the shortest sequence that the network takes, if it is not the usual."""
     shortest = shortest_time(network, contract)
-    if shortest == contract.streaming.chunk_multiple:
+    if shortest == contract.step_multiple:
         return contract
     return replace(contract, minimums=(("time", shortest),))
 
@@ -146,7 +157,11 @@ def _build_and_measure(
     """
     built = _build(traced, contexts, opset, wish, recapture=is_retry, check_memory_too=not is_retry)
     reason = built.finished.reason
-    streaming = measure_streaming(built.network, built.finished.contract, reason, contexts.multiple)
+    contract = built.contract
+    shortest = shortest_time(built.network, contract)
+    streaming = measure_streaming(
+        built.network, contract, reason, contexts.multiple, shortest=shortest
+    )
     return built.with_streaming(streaming, reason)
 
 

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from ..capture.capture import Captured, capture, check_runs
@@ -17,13 +17,17 @@ from ..loops import RolledNetwork, roll_loops
 from ..memory.outside import check_outside
 from ..network.chance import check_no_chance
 from ..network.example import Example
-from ..network.explicit import Explicit
+from ..network.explicit import Calls, Explicit
+from ..network.isolation import quiet, unchanged_globals
 from ..network.trace_length import (
+    SHORT,
     at_given_length,
     first_taken,
     given_by_example,
     long_enough,
+    longer_lengths,
 )
+from ..network.trial import needed_multiple, runs_at
 from ..states.hidden import Hidden, find_hidden
 from ..states.row_lengths import with_row_lengths
 
@@ -81,9 +85,11 @@ def trace_network(
     except FixedTimeError as error:
         check_no_chance(explicit, example)
         # A Python loop over time fixes its length. Rolled up, it is a layer like any other.
-        rolled = roll_loops(twin, method, example, error)
+        sample = error.example if isinstance(error, LoopError) else example
+        sample = sample.with_usual_time()
+        rolled = roll_loops(twin, method, sample, error)
         explicit = Explicit(rolled).eval()
-        sample, captured = example, capture(explicit, example, opset)
+        captured = capture(explicit, sample, opset)
     except ExportError:
         check_no_chance(explicit, example)
         raise
@@ -109,14 +115,136 @@ def _capture_at_some_length(
     except ExportError as error:
         captured = error
 
+    loop = None
     for longer_example in _longer_examples(explicit, example, captured):
-        # Where this fails too, the first error is the one to show.
-        with contextlib.suppress(ExportError):
-            return longer_example, capture(explicit, longer_example, opset)
+        try:
+            return _at_multiples(explicit, longer_example, opset)
+        except LoopError as error:
+            loop = error
+        except ExportError:
+            continue
 
-    if isinstance(captured, ExportError):
+    if isinstance(captured, FixedTimeError):
         raise captured
+    if isinstance(captured, ExportError):
+        # Where a longer sequence fails too, the first error is the one to show.
+        raise loop or captured
+    if _is_for_short_alone(captured):
+        return _beyond_short(explicit, example, captured, opset)
+    return _at_multiples(explicit, example, opset, captured)
+
+
+class LoopError(FixedTimeError):
+    """Forward has a loop over time; `example` is at a length that it takes."""
+
+    def __init__(self, text: str, example: Example) -> None:
+        super().__init__(text)
+        self.example = example
+
+
+def _is_for_short_alone(captured: Captured) -> bool:
+    """Whether a graph was made for short sequences alone, as a branch for these in forward is."""
+    _, longest = captured.ranges.get("time", (1, None))
+    return longest is not None and longest < SHORT
+
+
+def _beyond_short(
+    explicit: Explicit, example: Example, captured: Captured, opset: int
+) -> tuple[Example, Captured]:
+    """Captures a network at the first length beyond what it does with short sequences alone.
+
+    Raises:
+        LoopError: it has a loop over time there.
+    """
+    for candidate in longer_lengths(explicit, example):
+        try:
+            longer_example, longer = _at_multiples(explicit, candidate, opset)
+        except LoopError:
+            raise
+        except ExportError:
+            continue
+        if not _is_for_short_alone(longer):
+            return longer_example, longer
     return example, captured
+
+
+def _check_same_calls(explicit: Explicit, example: Example) -> None:
+    """Checks that a network calls its recurrent layers as often at another length.
+
+    Raises:
+        LoopError: it does not, as one that cuts its input into pieces of a fixed length.
+    """
+    if "time" not in example.axes:
+        return
+
+    time = example.sizes["time"]
+    longer = 4 * time * example.time_multiple
+    usual_count, count = (_count_calls(explicit, example, length) for length in (time, longer))
+    if usual_count is None or count is None or usual_count == count:
+        return
+    text = (
+        f"{type(explicit.network).__qualname__} calls its recurrent layers {usual_count} times for "
+        f"{time} steps and {count} times for {longer}: forward cuts the sequence into pieces and "
+        "loops over them, and a graph has one number of calls. Let each layer run over the whole "
+        "sequence, which gives the same, or export what is done with one piece and loop outside."
+    )
+    raise LoopError(text, example)
+
+
+def _count_calls(explicit: Explicit, example: Example, time: int) -> int | None:
+    """The number of calls of recurrent layers for a sequence; None if the network fails."""
+    arguments = example.make({**example.sizes, "time": time})
+    calls = Calls({}, with_firsts=False)
+    with quiet(), unchanged_globals(seed=0), torch.no_grad(), calls:
+        try:
+            explicit(*arguments)
+        except (Exception, SystemExit):  # the user's forward may raise anything
+            return None
+    return len(calls.lasts)
+
+
+def _at_multiples(
+    explicit: Explicit, example: Example, opset: int, captured: Captured | None = None
+) -> tuple[Example, Captured]:
+    """The graph of a network at a length; if it takes multiples of a length alone, of several.
+
+    `captured` is the graph, if it was captured at this length already.
+    """
+    if captured is None:
+        captured = _captured_or_loop(explicit, example, opset)
+    if captured.narrowed is None:
+        return example, captured
+
+    with_multiple = _with_multiple(explicit, example)
+    if with_multiple is not example:
+        captured = _captured_or_loop(explicit, with_multiple, opset)
+    _check_same_calls(explicit, with_multiple)
+    return with_multiple, captured
+
+
+def _with_multiple(explicit: Explicit, example: Example) -> Example:
+    """The example with the number of which a network takes multiples alone, if there is one."""
+    if "time" not in example.axes:
+        return example
+
+    time = example.sizes["time"]
+    multiple = None
+    if not runs_at(explicit, example, {"time": time + 1}):
+        multiple = needed_multiple(explicit, example)
+    is_multiple = multiple is not None and time % multiple == 0
+    return example.with_multiple(multiple) if multiple and is_multiple else example
+
+
+def _captured_or_loop(explicit: Explicit, example: Example, opset: int) -> Captured:
+    """The graph of a network.
+
+    Raises:
+        LoopError: it has a loop over time, with the example at a length that the loop takes.
+    """
+    try:
+        return capture(explicit, example, opset)
+    except FixedTimeError as error:
+        raise LoopError(str(error), _with_multiple(explicit, example)) from error
 
 
 def _longer_examples(

@@ -17,6 +17,7 @@ from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls
 from ..network.isolation import computing_in, evaluation_twin, unchanged_globals
+from ..network.scan import NoStepError
 
 #: (batch, time) that were not traced, odd and even; one step, because a loop may start differently.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))
@@ -37,7 +38,8 @@ def check_folded(
         ExportError: the results differ.
     """
     name = type(network).__qualname__
-    for batch, time in _SIZES:
+    for batch, count in _SIZES:
+        time = count * example.time_multiple
         arguments = example.make({**example.sizes, "batch": batch, "time": time}, seed=time)
         try:
             expected = _results(evaluation_twin(network), method, arguments)
@@ -46,6 +48,8 @@ def check_folded(
 
         try:
             actual = _results(folded, "forward", arguments)
+        except NoStepError:  # the shortest length that the file takes is greater
+            continue
         except Exception as error:
             problem = f"it fails: {first_line(error)}"
             raise _refusal(name, time, problem, has_loops=has_loops) from error
@@ -108,6 +112,8 @@ def same_in_float64(
     expected = results_in_float64(network, method, example, sizes)
     try:
         actual = results_in_float64(folded, "forward", example, sizes)
+    except NoStepError:  # the shortest length that the file takes is greater
+        return True
     except Exception:  # which the author's network does not raise
         return False
 

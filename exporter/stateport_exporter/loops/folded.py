@@ -32,7 +32,8 @@ _TIMES: Final = (5, 6)
 class RolledNetwork(nn.Module):
     """Computes what the author's method does, with every loop over time as one call of `scan`.
 
-    `network` is the author's module, whose parameters it uses.
+    `network` is the author's module, whose parameters it uses. The program counts time in
+    `multiple` steps.
     """
 
     def __init__(
@@ -42,9 +43,11 @@ class RolledNetwork(nn.Module):
         leaves: Sequence[Leaf],
         names: Sequence[str],
         constants: Mapping[str, Tensor],
+        multiple: int = 1,
     ) -> None:
         super().__init__()
         self.network = network
+        self.multiple = multiple
         self.program = program
         self.names = tuple(names)
         self.time_at = next(
@@ -63,7 +66,9 @@ class RolledNetwork(nn.Module):
         number, axis = self.time_at
         weights = [self._weight(name) for name in self.names]
 
-        results = self.program.run([*tensors, *weights], tensors[number].shape[axis], seen=True)
+        time = tensors[number].shape[axis]
+        count = time if self.multiple == 1 else time // self.multiple
+        results = self.program.run([*tensors, *weights], count, seen=True)
         return pytree.tree_unflatten(results, self.program.structure)
 
     def _weight(self, name: str) -> Any:
@@ -106,7 +111,8 @@ def roll_loops(
     """
     name = type(network).__qualname__
     try:
-        programs = [_trace(network, method, example, time) for time in _TIMES]
+        multiple = example.time_multiple
+        programs = [_trace(network, method, example, multiple * time) for time in _TIMES]
         short, long = (unroll(program) for program in programs)
         has_loops = False
         while roll(short, long):
@@ -122,7 +128,9 @@ def roll_loops(
             "operations, or export one step of it and loop outside it."
         ) from error
 
-    folded = RolledNetwork(network, program, example.leaves, short.names, short.constants).eval()
+    folded = RolledNetwork(
+        network, program, example.leaves, short.names, short.constants, multiple
+    ).eval()
     check_folded(network, method, folded, example, has_loops=has_loops)
     return folded
 

@@ -89,7 +89,7 @@ class _Memory:
         self.network, self.method, self.firsts = network, method, firsts
         self.arguments = example.make(example.sizes)
         self.other_arguments = example.make(example.sizes, seed=1)
-        time = example.sizes.get("time", 1) * 2 + 1
+        time = example.sizes.get("time", 1) * 2 + example.time_multiple
         self.longer = example.make({**example.sizes, "time": time})
 
     def check(self, states: Sequence[Tensor]) -> None:

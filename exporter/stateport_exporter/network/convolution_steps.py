@@ -150,12 +150,47 @@ class ConvolutionStates(TorchFunctionMode):
         if tensor is None or not isinstance(result, Tensor):
             return
 
-        if func in _STRIDED:
-            self.strides[len(self.sizes)] = _strides_by_axis(func, tensor.ndim, args, kwargs)
+        strides = _strides_by_axis(func, tensor.ndim, args, kwargs)
+        if strides is not None:
+            self.strides[len(self.sizes)] = strides
         self.sizes.append((tuple(tensor.shape), tuple(result.shape)))
 
 
 def _strides_by_axis(
+    func: Callable[..., Any], rank: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[int, int] | None:
+    """The stride along each axis over which a function moves; None for most functions."""
+    if func in _STRIDED:
+        return _strides_of_windows(func, rank, args, kwargs)
+    if func is Tensor.unfold:
+        axis, step = _argument(args, kwargs, 1, "dimension"), _argument(args, kwargs, 3, "step")
+        return {axis % rank: step}
+    if func in (torch.stft, Tensor.stft):
+        length = _argument(args, kwargs, 1, "n_fft")
+        return {rank - 1: _argument(args, kwargs, 2, "hop_length") or length // 4}
+    if func is Tensor.__getitem__:
+        return _steps_of_slices(args[1], rank)
+    return None
+
+
+def _steps_of_slices(key: Any, rank: int) -> dict[int, int] | None:
+    """The steps by axis of slices such as `x[:, ::2]`; None where there are none."""
+    keys = [item for item in (key if isinstance(key, tuple) else (key,)) if item is not None]
+    if not all(isinstance(item, slice | int | type(...)) for item in keys):
+        return None
+
+    steps, axis = dict[int, int](), 0
+    for number, item in enumerate(keys):
+        if item is ...:
+            axis = rank - (len(keys) - number - 1)
+            continue
+        if isinstance(item, slice) and item.step not in (None, 1):
+            steps[axis] = item.step
+        axis += 1
+    return steps or None
+
+
+def _strides_of_windows(
     func: Callable[..., Any], rank: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[int, int]:
     """The stride along each axis over which a convolution or pooling moves."""

@@ -33,6 +33,8 @@ from .spec import Spec as Spec  # which others import from here
 # or multiple of them is not mistaken for another axis.
 _TRACE_SIZES: Final = (3, 7, 11, 13, 17, 19, 23, 29)
 
+_USUAL_TIME: Final = _TRACE_SIZES[1]
+
 #: Types of arguments besides tensors. Their values are fixed in the file.
 _CONSTANTS: Final = (
     *(int, float, complex, str, bytes, type(None)),
@@ -71,6 +73,7 @@ class Example:
         leaves: the tensors among the arguments, in the order of the flattened arguments, which is
             the order of the file's inputs.
         sizes: the sizes at which the network is traced, by axis.
+        time_multiple: the number of which the network takes multiples of time steps alone.
         lifted: the states that are not among the author's arguments, for each lifted call of a
             recurrent function.
         given_time: the number of time steps of the tensors or files that the example was made of;
@@ -99,6 +102,7 @@ class Example:
                 f"The example has {len(names)} axes; {len(_TRACE_SIZES)} is the most."
             )
         self.sizes = dict(zip(names, _TRACE_SIZES, strict=False))
+        self.time_multiple = 1
         self.lifted: tuple[tuple[Leaf, ...], ...] = ()
         self.remembered: tuple[Leaf, ...] = ()
         self.first_values: Mapping[str, Tensor] = {}
@@ -129,6 +133,23 @@ class Example:
         """The same example, traced at this length."""
         copied = copy.copy(self)
         copied.sizes = {**self.sizes, "time": time}
+        return copied
+
+    def with_multiple(self, multiple: int) -> Example:
+        """The same example for a network that takes multiples of a number of steps alone.
+
+        Its length is one that the network takes, of at least as many multiples as steps are usual.
+        """
+        copied = copy.copy(self)
+        copied.time_multiple = multiple
+        time = max(self.sizes["time"], _USUAL_TIME * multiple)
+        copied.sizes = {**self.sizes, "time": -(-time // multiple) * multiple}
+        return copied
+
+    def with_usual_time(self) -> Example:
+        """The same example at the usual length, or at as many multiples of steps."""
+        copied = copy.copy(self)
+        copied.sizes = {**self.sizes, "time": _USUAL_TIME * self.time_multiple}
         return copied
 
     def with_lengths(self, positions: Collection[int], descending: bool) -> Example:

@@ -42,6 +42,7 @@ def quiet() -> Iterator[None]:
     program may read stdout.
     """
     names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
+    names += ("torch._subclasses.fake_tensor",)  # it logs errors that are caught
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
 
@@ -49,7 +50,7 @@ def quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:  # begins before anything is changed: Ctrl-C may come between any two lines
             for logger in loggers:
-                logger.setLevel(logging.ERROR)
+                logger.setLevel(logging.CRITICAL)
             yield
         finally:
             for logger, level in zip(loggers, levels, strict=True):

@@ -12,6 +12,10 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .program import Body
 
 
+class NoStepError(ValueError):
+    """A loop has no step, which ONNX Runtime's Scan cannot run."""
+
+
 def scan(
     body: Body,
     states: Sequence[Tensor],
@@ -26,7 +30,7 @@ def scan(
         the last states, then every output of the steps, stacked along a new first axis.
 
     Raises:
-        ValueError: the sequences have no step.
+        NoStepError: the sequences have no step.
     """
     tensors = (*states, *sequences, *invariants)
     if has_torch_function(tensors):
@@ -36,7 +40,7 @@ def scan(
         return result
 
     if len(sequences[0]) == 0:
-        raise ValueError("a loop without a single step, which ONNX Runtime's Scan cannot run")
+        raise NoStepError("a loop without a single step, which ONNX Runtime's Scan cannot run")
 
     current: Sequence[Tensor] = states
     steps: list[list[Tensor]] = []

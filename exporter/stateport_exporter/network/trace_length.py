@@ -7,6 +7,7 @@ and 1 as constants (pytorch#157621), so that a graph traced there would hold for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from torch import nn
@@ -21,14 +22,16 @@ from .trial import runs_at
 #: Lengths that leave more steps than the usual one. Primes: no product of other sizes is mistaken
 #: for one of them.
 _LENGTHS: Final = (67, 1031, 4099)
+#: A sequence of fewer steps is short: forward may treat it otherwise.
+SHORT: Final = 64
 #: What has to be left of time behind every stride.
 _FEWEST_STEPS: Final = 3
 #: More takes too long to trace and to record.
 _MOST_STEPS: Final = 1 << 20
 
-#: Factors of the usual length, tried until a network takes the product: powers of two, and what
-#: 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
-_FACTORS: Final = (2, 4, 8, 16, 32, 64, 128, 256, 512, 80, 160, 320, 480, 441, 1024, 2048)
+#: Factors of the usual length, tried until a network takes the product: small ones, powers of two,
+#: and what 5, 10, 20 and 30 milliseconds are at 16 and 44.1 kHz.
+_FACTORS: Final = (*range(2, 65), 80, 128, 160, 256, 320, 441, 480, 512, 1024, 2048)
 
 
 def at_given_length(example: Example, trace_time: int) -> Example:
@@ -82,6 +85,14 @@ def long_enough(network: nn.Module, example: Example) -> Example | None:
         if _leaves_enough(network, candidate):
             return candidate
     return None
+
+
+def longer_lengths(network: nn.Module, example: Example) -> Iterator[Example]:
+    """The example at greater lengths that a network takes."""
+    for time in _LENGTHS:
+        candidate = example.with_time(time)
+        if runs_at(network, candidate, {}):
+            yield candidate
 
 
 def first_taken(network: nn.Module, example: Example) -> Example | None:

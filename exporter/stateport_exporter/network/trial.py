@@ -51,20 +51,20 @@ def check_any_length(network: nn.Module, example: Example) -> None:
     Raises:
         ExportError: with the number of steps, and what to do.
     """
-    multiple = _needed_multiple(network, example)
-    if multiple is None:
+    multiple = needed_multiple(network, example)
+    if multiple is None or multiple == example.time_multiple:
         return
 
     time = example.sizes["time"]
     raise ExportError(
-        f"The network takes {time} steps and not {time + 1}: it takes multiples of {multiple} "
-        "steps alone, and every length was expected. Fill the input up in forward, and cut the "
-        f"result off: -x.shape[1] % {multiple} is the number of steps that are missing. Or pass "
-        f"the chunks of {multiple} steps as the input, so that time counts the chunks."
+        f"The network takes {time} and {time + multiple} steps, and no length between them. A "
+        "network may take every length, or multiples of a number of steps. Fill the input up in "
+        f"forward, and cut the result off: ({time} - x.shape[1]) % {multiple} is the number of "
+        "steps that are missing."
     )
 
 
-def _needed_multiple(network: nn.Module, example: Example) -> int | None:
+def needed_multiple(network: nn.Module, example: Example) -> int | None:
     """The number of steps by which a sequence may grow; None where it is 1, or unknown."""
     if "time" not in example.axes or not runs_at(network, example, {}):
         return None

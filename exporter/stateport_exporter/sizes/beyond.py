@@ -17,6 +17,7 @@ from typing import Final
 import torch
 from torch import nn
 
+from stateport.axes import SIZE_LIMIT
 from stateport.contract import Contract
 from stateport.parity.soundness import check_case
 from stateport.parity.vectors import Case
@@ -26,7 +27,7 @@ from ..loops import results_in_float64, same_in_float64
 from ..network.blame import Line, at_line
 from ..network.example import Example
 from ..network.isolation import float64_copy, unchanged_globals
-from ..vectors.cases import BATCHES, case_at, usual_times
+from ..vectors.cases import BATCHES, case_at, shortest_time_of, usual_times
 from ..vectors.torch_reference import Answers, Network, run_reference
 from .comparisons import STEP, Comparison, Turn, compared, largest_mentioned, turns
 
@@ -104,7 +105,7 @@ class _Search:
         self._contract = contract
         self._ask = ask
         self._usual = network.example.sizes
-        self._multiple = contract.streaming.chunk_multiple
+        self._multiple = contract.step_multiple
         self._seen: set[tuple[tuple[str, int], ...]] = set()
         self._beyond = Beyond()
 
@@ -147,6 +148,8 @@ class _Search:
         `is_crossed` says that the same comparison turns at other sizes that can be run.
         """
         network, contract = self._network, self._contract
+        if turn.sizes.get("time", SIZE_LIMIT) < shortest_time_of(contract):
+            return []  # no call is as short
         if not self._is_in_reach(turn):
             # PyTorch itself compares the number of elements, as with a short sequence in a huge
             # batch. What it does behind that is tried with longer sequences.
@@ -157,9 +160,10 @@ class _Search:
 
         answers = self._answers(turn.sizes)
         if answers is not None:
-            case = case_at(network, contract, turn.sizes)
-            _check_shapes(network.module.network, contract, case, answers, turn)
-            self._beyond.cases.append(case)
+            problem = wrong_shape(network, contract, turn.sizes, answers)
+            if problem is not None:
+                raise _differs(network.module.network, turn, problem)
+            self._beyond.cases.append(case_at(network, contract, turn.sizes))
             if turn.line is not None:
                 self._beyond.lines.append(f"{_describe_sizes(turn.sizes)} ({turn.line})")
             return self._ask({**self._usual, **turn.sizes})
@@ -184,17 +188,21 @@ def answers_at(network: Network, contract: Contract, sizes: Sizes) -> Answers | 
     return None
 
 
-def _check_shapes(
-    network: nn.Module, contract: Contract, case: Case, answers: Answers, turn: Turn
-) -> None:
-    """Refuses results whose shapes are not those in the contract."""
+def wrong_shape(network: Network, contract: Contract, sizes: Sizes, answers: Answers) -> str | None:
+    """Which answers to a whole sequence have other shapes than the contract's; None if none do."""
+    case = case_at(network, contract, sizes)
     try:
         check_case(contract, replace(case, truth={n: rows.table for n, rows in answers.items()}))
     except ValueError as error:
-        raise ExportError(
-            f"{type(network).__qualname__} behaves differently at {_describe_sizes(turn.sizes)}"
-            f"{at_line(turn.line)}: {error}. Let it do the same at every size."
-        ) from error
+        return str(error)
+    return None
+
+
+def _differs(network: nn.Module, turn: Turn, problem: str) -> ExportError:
+    return ExportError(
+        f"{type(network).__qualname__} behaves differently at {_describe_sizes(turn.sizes)}"
+        f"{at_line(turn.line)}: {problem}. Let it do the same at every size."
+    )
 
 
 def _with_next(every_turn: Iterable[Turn], multiple: int) -> Iterator[Turn]:
@@ -255,25 +263,37 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
 def _turns_of_loops(network: nn.Module, method: str, example: Example) -> list[Turn]:
     """Where comparisons of sizes and step numbers turn; last, a large number of steps."""
     tried: dict[str, Sequence[int]] = {axis: (size,) for axis, size in example.sizes.items()}
-    tried |= {"batch": (1, 2, 3), "time": (1, 2, 3, 8, 13), STEP: range(13)}
-    short = {**example.sizes, "time": _ASKED_STEPS}
+    multiple = example.time_multiple
+    times = [multiple * time for time in (1, 2, 3, 8, 13)]
+    tried |= {"batch": (1, 2, 3), "time": times, STEP: range(13)}
+    short = {**example.sizes, "time": _ASKED_STEPS * multiple}
     many = max(_LONG, _TIMES * largest_mentioned(network))
-    steps = min(many + 1, reach(network, "time"))
+    steps = _at_most(min(many + multiple, reach(network, "time")), multiple)
 
     every_turn: list[Turn] = []
     for comparison in compared(network, method, example, short):
-        every_turn += map(_in_steps, turns(comparison, tried))
+        for turn in turns(comparison, tried, multiple):
+            every_turn.append(_in_steps(turn, multiple))
     return [*every_turn, Turn("time", {"time": steps}, None, direct=False)]
 
 
-def _in_steps(turn: Turn) -> Turn:
-    """The turn with a number of steps in place of a step number: step 12 needs 13 steps."""
+def _in_steps(turn: Turn, multiple: int) -> Turn:
+    """The turn with a number of steps in place of a step number: step 12 needs 13 steps.
+
+    The number of steps is a multiple.
+    """
     if turn.axis != STEP:
         return turn
 
     sizes = dict(turn.sizes)
     del sizes[STEP]
-    return replace(turn, axis="time", sizes={**sizes, "time": turn.size + 1})
+    # What is counted may be steps, or as many at a time as the network takes.
+    return replace(turn, axis="time", sizes={**sizes, "time": (turn.size + 1) * multiple})
+
+
+def _at_most(time: int, multiple: int) -> int:
+    """The largest multiple that is no larger, but at least one."""
+    return max(time // multiple, 1) * multiple
 
 
 def reach(network: nn.Module, axis: str) -> int:

@@ -4,44 +4,85 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Final
 
 import numpy as np
 
 from stateport.contract import Contract
 
 from ..vectors.torch_reference import Network
-from .beyond import answers_at
+from .beyond import answers_at, wrong_shape
+
+#: Up to this number of multiples every length is tried, and as many above the shortest.
+_DENSE: Final = 16
 
 
 def shortest_time(network: Network, contract: Contract) -> int:
     """The smallest number of steps from which on the network gives answers.
 
-    The network is run in PyTorch. It has no answer where it fails, or gives NaN, as a standard
-    deviation over one step does. Lengths are multiples of the contract's `chunk_multiple`.
+    The network is run in PyTorch, at lengths up to the one that it was traced at. It has no answer
+    where it fails, or gives NaN, as a standard deviation over one step does. Where results have
+    another shape than the contract says, as those of a slice of a fixed length, it has no answer
+    that the graph can give. Lengths are multiples of the contract's `step_multiple`.
     """
-    multiple = contract.streaming.chunk_multiple
-    if "time" not in network.example.axes or _answers(network, contract, multiple):
+    multiple = contract.step_multiple
+    if "time" not in network.example.axes:
         return multiple
 
-    # It fails at `failing` multiples and answers at `answering`: the boundary lies between.
-    failing, answering = 1, -(-network.example.sizes["time"] // multiple)
-    if not _answers(network, contract, answering * multiple):
+    def answers(count: int) -> bool:
+        return _answers(network, contract, count * multiple)
+
+    largest = -(-network.example.sizes["time"] // multiple)
+    if not answers(largest):
         return multiple
+    return _smallest_count(answers, largest) * multiple
+
+
+def _smallest_count(answers: Callable[[int], bool], largest: int) -> int:
+    """The smallest number from which on all that are tried answer; `largest` does."""
+    failing = [count for count in _tried(largest) if not answers(count)]
+    if not failing:
+        return 1
+
+    before = max(failing)
+    while True:
+        after = _boundary(answers, before, min(n for n in _tried(largest) if n > before))
+        # A network may fail again at a few lengths above the first that it takes.
+        above = range(after + 1, min(after + _DENSE, largest))
+        failing = [count for count in above if not answers(count)]
+        if not failing:
+            return after
+        before = max(failing)
+
+
+def _tried(largest: int) -> list[int]:
+    """The numbers that are tried: all small ones, and then ever fewer."""
+    counts = [*range(1, min(_DENSE, largest) + 1), largest]
+    count = _DENSE
+    while count < largest:
+        counts.append(count)
+        count += count // 2
+    return sorted({*counts})
+
+
+def _boundary(answers: Callable[[int], bool], failing: int, answering: int) -> int:
+    """The number at which failing ends, between one that fails and one that answers."""
     while answering - failing > 1:
         middle = (failing + answering) // 2
-        if _answers(network, contract, middle * multiple):
+        if answers(middle):
             answering = middle
         else:
             failing = middle
-    return answering * multiple
+    return answering
 
 
 def _answers(network: Network, contract: Contract, time: int) -> bool:
-    """Whether the network gives numbers for sequences of this length."""
+    """Whether the network gives numbers, of the contract's shapes, for sequences of this length."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the author's, about the length
         answers = answers_at(network, contract, {"time": time})
 
-    if answers is None:
+    if answers is None or wrong_shape(network, contract, {"time": time}, answers) is not None:
         return False
     return not any(np.isnan(rows.table).any() for rows in answers.values())

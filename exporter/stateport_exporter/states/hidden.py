@@ -107,6 +107,7 @@ def make_explicit(
 def _first_states(explicit: Explicit, example: Example, more: int) -> list[States]:
     """The first states that the network makes, by call, with every axis longer by `more`."""
     sizes = {axis: size + more for axis, size in example.sizes.items()}
+    sizes["time"] += more * (example.time_multiple - 1)
     with unchanged_globals(seed=more), torch.no_grad(), Calls({}) as calls:
         try:
             explicit(*example.make(sizes, seed=more))

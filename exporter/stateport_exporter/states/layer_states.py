@@ -62,11 +62,25 @@ def runs_within_steps(layer: Recurrent) -> bool:
 
     # A layer over the rows of a batch is a mistake: batch_first is wrong.
     sequence = names[layer.time]
+    if _is_second_axis(layer, sequence):
+        return True
     if _names_axis(sequence, "time") or _names_axis(sequence, "batch"):
         return False
 
     rows = [name for axis, name in enumerate(names[:2]) if axis != layer.time]
     return any(_names_axis(name, "time") for name in rows)
+
+
+def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
+    """Whether a layer runs over another axis than time, in a graph that has time as well.
+
+    An encoder runs over frames where a decoder runs over time. Its input is whole in every call.
+    """
+    if not sequence.isidentifier() or sequence in ("time", "batch") or layer.node.graph is None:
+        return False
+
+    shapes = [value.shape for value in layer.node.graph.inputs if value.shape is not None]
+    return any(str(dim) == "time" for shape in shapes for dim in shape)
 
 
 def _names_axis(size: str, axis: str) -> bool:

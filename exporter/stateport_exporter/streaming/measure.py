@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import lcm
 from typing import Final
 
 import numpy as np
@@ -29,7 +30,12 @@ _MOST_MASKS: Final = 3
 
 
 def measure_streaming(
-    network: Network, contract: Contract, reason: str | None, multiple: int = 1
+    network: Network,
+    contract: Contract,
+    reason: str | None,
+    multiple: int = 1,
+    *,
+    shortest: int = 1,
 ) -> Streaming:
     """What the contract says of streaming, after trying the same sequence whole and in chunks.
 
@@ -41,6 +47,7 @@ def measure_streaming(
         contract: its contract so far.
         reason: the reason to give if the results differ; None for what was measured.
         multiple: a number of steps of which every chunk may have to be a multiple.
+        shortest: the smallest number of steps that the network takes in one call.
 
     Raises:
         ExportError: the network does not take every length.
@@ -54,9 +61,12 @@ def measure_streaming(
     with unchanged_globals(seed=0), torch.no_grad():
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
-        for divisor in _divisors(multiple):
+        call_multiple = dict(contract.multiples).get("time", 1)
+        for divisor in _divisors(lcm(multiple, call_multiple)):
+            if divisor % call_multiple:
+                continue
             try:
-                problem = _problem_with_chunks(truth, contract, divisor)
+                problem = _problem_with_chunks(truth, contract, divisor, shortest)
             except ExportError:  # at the length of the whole sequence, which is an odd one
                 check_any_length(network.module, network.example)
                 raise
@@ -70,7 +80,9 @@ def _divisors(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
-def _problem_with_chunks(truth: Network, contract: Contract, multiple: int) -> str | None:
+def _problem_with_chunks(
+    truth: Network, contract: Contract, multiple: int, shortest: int
+) -> str | None:
     """Why chunks of multiples of this number of steps do not do, None if they do."""
     # The last chunks are short: long ones would hide what a network forgets.
     chunks = [multiple * time for time in (256, 142, *reversed(RAGGED))]
@@ -85,13 +97,24 @@ def _problem_with_chunks(truth: Network, contract: Contract, multiple: int) -> s
         try:
             in_chunks = run_reference(truth, contract, _mask_later_calls(chunked, masks))
         except ExportError as failure:
-            return f"it cannot take short chunks: {failure}"
+            return _why_no_short_chunks(shortest, multiple, failure)
 
         problem = _difference(contract, at_once, in_chunks, tolerance)
         if problem is None:
             return None
         first_problem = first_problem or problem
     return f"measured: fed in chunks, {first_problem}"
+
+
+def _why_no_short_chunks(shortest: int, multiple: int, failure: ExportError) -> str:
+    if shortest <= multiple:
+        return f"it cannot take short chunks: {failure}"
+    return (
+        f"it takes {shortest} steps in one call or more, and no state has the steps before a "
+        "chunk. For a window, as of torch.stft (with center=False) or unfold, put as many zeros "
+        "before the sequence in forward, F.pad(x, (window - hop, 0)): they are then carried from "
+        "call to call"
+    )
 
 
 def _rows_to_compare(contract: Contract) -> int:

@@ -33,11 +33,11 @@ def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ())
         beyond: further cases, of sizes at which the network may behave differently.
     """
     for case in (*_usual_cases(network, contract), *beyond):
-        if _is_within_limits(case, contract):
+        if is_within_limits(case, contract):
             yield case
 
 
-def _is_within_limits(case: Case, contract: Contract) -> bool:
+def is_within_limits(case: Case, contract: Contract) -> bool:
     """Whether the contract allows all calls of a case."""
     largest = {**case.sizes, "time": max(case.chunks)}
     smallest = {**case.sizes, "time": min(case.chunks)}
@@ -72,7 +72,8 @@ def _whole_sequences(
 def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Iterator[Case]:
     """Cases of many calls, for a network with states."""
     if not contract.streaming.ok:
-        call = max(8, shortest_time_of(contract))
+        multiple = contract.step_multiple
+        call = -(-max(8, shortest_time_of(contract)) // multiple) * multiple
         yield case_of(network, contract, "chain of calls", [call] * (CHAIN // 8), batch)
         return
 
@@ -88,14 +89,14 @@ def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Ite
 
 def usual_times(contract: Contract) -> list[int]:
     """The lengths of whole sequences: multiples that chunks need, and none below the shortest."""
-    multiple = contract.streaming.chunk_multiple
+    multiple = contract.step_multiple
     missing = shortest_time_of(contract) - multiple
     return [time * multiple + missing for time in TIMES]
 
 
 def shortest_time_of(contract: Contract) -> int:
     """The smallest number of steps in one call."""
-    return max(dict(contract.minimums).get("time", 1), contract.streaming.chunk_multiple)
+    return max(dict(contract.minimums).get("time", 1), contract.step_multiple)
 
 
 def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> Case:
@@ -104,7 +105,7 @@ def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> C
     The number of steps is the example's where `sizes` has none, and is rounded up to a multiple
     that the contract allows. The batch is 1 where `sizes` has none.
     """
-    multiple, axes = contract.streaming.chunk_multiple, network.example.axes
+    multiple, axes = contract.step_multiple, network.example.axes
     time = sizes.get("time", network.example.sizes["time"]) if "time" in axes else 1
     rounded_time = -(-time // multiple) * multiple
 

@@ -88,6 +88,12 @@ class Network:
         with computing_in(self.dtype):
             results = tensors_in(self.module(*arguments))
 
+        if len(results) != len(self.results):
+            raise ValueError(
+                "forward calls its recurrent layers another number of times, or returns another "
+                "number of tensors, than at the size that it was traced at. Let it do the same at "
+                "every size"
+            )
         named = zip(self.results, results, strict=True)
         return {name: tensor.numpy() for name, tensor in named if name is not None}
 

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -128,6 +128,14 @@ def _file_rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "opset", f"{opsets} (IR version {document['ir_version']})"
 
 
+#: The entries of a contract that limit the sizes of axes, in words.
+_LIMITS: Final = (
+    ("minimums", "at least"),
+    ("limits", "at most"),
+    ("multiples", "multiples of"),
+)
+
+
 def _contract_rows(document: dict[str, Any], contract: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The states, streaming and axes."""
     if not document["says_itself"]:
@@ -139,7 +147,7 @@ def _contract_rows(document: dict[str, Any], contract: dict[str, Any]) -> Iterat
 
     yield "streams", _streaming_text(contract["streaming"])
     yield "dynamic axes", ", ".join(document["axes"]) or "none"
-    for key, words in (("minimums", "at least"), ("limits", "at most")):
+    for key, words in _LIMITS:
         if key in contract:
             sizes = ", ".join(f"{axis} {size}" for axis, size in contract[key].items())
             yield words, f"{sizes} in one call"

@@ -59,7 +59,7 @@ def _is_fed_in_chunks(contract: Contract) -> bool:
 
 def shortest_chunk(contract: Contract) -> int:
     """The smallest number of steps of one call, which all others are multiples of."""
-    multiple = contract.streaming.chunk_multiple
+    multiple = contract.step_multiple
     shortest = dict(contract.minimums).get("time", 1)
     return -(-shortest // multiple) * multiple
 

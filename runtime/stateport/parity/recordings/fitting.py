@@ -115,7 +115,7 @@ def _cut_to_contract(recording: FittedRecording, contract: Contract) -> FittedRe
         return recording
 
     longest = dict(contract.limits).get("time", recording.steps)
-    multiple = contract.streaming.chunk_multiple
+    multiple = contract.step_multiple
     shortest = max(dict(contract.minimums).get("time", 1), multiple)
     steps = min(recording.steps, longest) // multiple * multiple
     if steps < shortest:

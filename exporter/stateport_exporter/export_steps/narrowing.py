@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A contract for fewer sizes, for a file that is right at those alone that it was made for.
+
+PyTorch's exporter may make a graph for some sizes of an axis, as those from 5 on that a branch of
+forward leaves. The graph often holds at the other sizes as well. Only where it does not, the
+contract says at which sizes it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from stateport import Contract
+from stateport.contract import Streaming
+from stateport.parity.vectors import Vectors
+
+from ..capture.capture import Range
+from ..vectors.cases import is_within_limits
+
+
+def narrowed_contract(contract: Contract, ranges: Mapping[str, Range]) -> Contract | None:
+    """The contract with the smallest and largest sizes of axes; None where it has these already.
+
+    Args:
+        contract: the contract.
+        ranges: the smallest and the largest size of axes; None where there is no largest one.
+    """
+    minimums, limits = dict(contract.minimums), dict(contract.limits)
+    for axis, (smallest, largest) in ranges.items():
+        if smallest > minimums.get(axis, 1):
+            minimums[axis] = smallest
+        if largest is not None and largest < limits.get(axis, largest + 1):
+            limits[axis] = largest
+
+    narrowed = replace(
+        contract, minimums=tuple(sorted(minimums.items())), limits=tuple(sorted(limits.items()))
+    )
+    if narrowed == contract:
+        return None
+
+    shortest = minimums.get("time", 1)
+    if contract.streaming.ok and shortest > contract.step_multiple:
+        reason = f"in calls of less than {shortest} steps, forward does something else"
+        return replace(narrowed, streaming=Streaming(False, reason))
+    return narrowed
+
+
+def narrowed_vectors(vectors: Vectors, contract: Contract) -> Vectors | None:
+    """The vectors without cases of sizes that a narrowed contract excludes; None if none is left.
+
+    Args:
+        vectors: the vectors, of a contract for more sizes.
+        contract: has the smallest and largest sizes.
+    """
+    narrowed = replace(vectors.contract, minimums=contract.minimums, limits=contract.limits)
+    cases = tuple(case for case in vectors.cases if is_within_limits(case, narrowed))
+    return replace(vectors, contract=narrowed, cases=cases) if cases else None
+
+
+def differences(narrowed: Contract, contract: Contract) -> str:
+    """A sentence on the sizes that a narrowed contract excludes."""
+    parts = [
+        *(f"{axis} below {size}" for axis, size in {*narrowed.minimums} - {*contract.minimums}),
+        *(f"{axis} beyond {size}" for axis, size in {*narrowed.limits} - {*contract.limits}),
+    ]
+    return (
+        f"At sizes of {' and '.join(sorted(parts))}, forward does something that is not in the "
+        "file, which refuses them."
+    )
