@@ -237,10 +237,13 @@ class Application:
                     headers[b"authorization"] = f"Bearer {token}".encode("latin-1")
             client = client_of(self._tokens, scope, headers)
             model, version = match[1], match[2] or ""
-            self._catalogue.model(model, version)
+            self.service.find(model, version)
         except ServeError as error:
             log_refusal("websocket", error)
             await _refuse_socket(scope, send, error)
+            return
+        except Exception as error:
+            await _refuse_socket(scope, send, unexpected("websocket", error))
             return
 
         accepted = _SUBPROTOCOL if _SUBPROTOCOL in offered else None
@@ -256,7 +259,11 @@ class Application:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if not origin or origin in self._origins or "*" in self._origins:
             return True
-        return urlsplit(origin).netloc == headers.get(b"host", b"").decode("latin-1")
+        try:
+            address = urlsplit(origin).netloc
+        except ValueError:  # no address at all
+            return False
+        return address == headers.get(b"host", b"").decode("latin-1")
 
 
 def _path_of(scope: Scope) -> str:

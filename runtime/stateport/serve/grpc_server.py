@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import punctuation
 from typing import Any, Final, NoReturn
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -37,6 +39,11 @@ from .wire.grpc_messages import read_request, write_response
 SERVICE: Final = "inference.GRPCInferenceService"
 #: Calls of all connections that run at once. Beyond it, gRPC answers RESOURCE_EXHAUSTED.
 _MOST_CALLS: Final = 16_384
+#: The signs that a status has on the wire as they are, beside letters and digits.
+_PLAIN: Final = punctuation.replace("%", " ")
+#: The longest text of a status in bytes on the wire. Clients take 8 KiB of trailers, and answer
+#: RESOURCE_EXHAUSTED in place of the status if there is more.
+_LONGEST_STATUS: Final = 4096
 #: What the server does not have, by the name of the call.
 _UNSUPPORTED: Final = {
     "RepositoryIndex": NO_REPOSITORY,
@@ -375,8 +382,21 @@ async def _abort(context: Context, error: ServeError) -> NoReturn:
         milliseconds = max(1, round(error.retry_after * 1000))
         trailers = (("grpc-retry-pushback-ms", str(milliseconds)),)
 
-    await context.abort(grpc.StatusCode[error.status.grpc], str(error), trailers)
+    await context.abort(grpc.StatusCode[error.status.grpc], status_text(str(error)), trailers)
     raise AssertionError  # abort has raised
+
+
+def status_text(text: str) -> str:
+    """The text of a status, with the middle of a long one left out.
+
+    Each byte outside of ASCII's letters and signs takes three on the wire. Source: "Status-Message"
+    in https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
+    """
+    short, half = text, _LONGEST_STATUS
+    while len(quote(short, safe=_PLAIN)) > _LONGEST_STATUS:
+        half //= 2
+        short = f"{text[:half]} ... {text[-half:]}"
+    return short
 
 
 def _address_of(peer: str) -> str:
