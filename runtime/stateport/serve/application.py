@@ -248,7 +248,10 @@ class Application:
 
         accepted = _SUBPROTOCOL if _SUBPROTOCOL in offered else None
         await send({"type": "websocket.accept", "subprotocol": accepted})
-        await Conversation(self.service, model, version, client, receive, send).run()
+        conversation = Conversation(
+            self.service, model, version, client, receive, send, self._limits
+        )
+        await conversation.run()
 
     def _is_known_origin(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the page that opens a socket may do so.
