@@ -237,15 +237,21 @@ class Application:
                     headers[b"authorization"] = f"Bearer {token}".encode("latin-1")
             client = client_of(self._tokens, scope, headers)
             model, version = match[1], match[2] or ""
-            self._catalogue.model(model, version)
+            self.service.find(model, version)
         except ServeError as error:
             log_refusal("websocket", error)
             await _refuse_socket(scope, send, error)
             return
+        except Exception as error:
+            await _refuse_socket(scope, send, unexpected("websocket", error))
+            return
 
         accepted = _SUBPROTOCOL if _SUBPROTOCOL in offered else None
         await send({"type": "websocket.accept", "subprotocol": accepted})
-        await Conversation(self.service, model, version, client, receive, send).run()
+        conversation = Conversation(
+            self.service, model, version, client, receive, send, self._limits
+        )
+        await conversation.run()
 
     def _is_known_origin(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the page that opens a socket may do so.
@@ -256,7 +262,11 @@ class Application:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if not origin or origin in self._origins or "*" in self._origins:
             return True
-        return urlsplit(origin).netloc == headers.get(b"host", b"").decode("latin-1")
+        try:
+            address = urlsplit(origin).netloc
+        except ValueError:  # no address at all
+            return False
+        return address == headers.get(b"host", b"").decode("latin-1")
 
 
 def _path_of(scope: Scope) -> str:

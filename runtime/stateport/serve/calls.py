@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from . import tracing
-from .errors import ServeError, Status
+from .errors import ServeError, Status, brief
 from .logs import LOG, log
 from .request import Request, Response
 
@@ -80,10 +80,11 @@ def _log_answer(transport: str, request: Request) -> None:
 def _fields(request: Request | None) -> dict[str, object]:
     if request is None:
         return {}
+    sequence = request.sequence
     return {
-        "model": request.model,
-        "sequence": request.sequence,
+        "model": brief(request.model),
+        "sequence": brief(sequence) if isinstance(sequence, str) else sequence,
         "step": request.step,
         "client": request.client,
-        "id": request.id,
+        "id": brief(request.id),
     }

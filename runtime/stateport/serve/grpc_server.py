@@ -11,7 +11,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from string import punctuation
 from typing import Any, Final, NoReturn
+from urllib.parse import quote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -19,7 +21,7 @@ from google.protobuf.message import DecodeError
 from ..errors import FileError, in_words
 from .calls import call, log_refusal, unexpected
 from .errors import ServeError, Status
-from .limits import MOST_AT_ONCE, Limits
+from .limits import Limits, Window
 from .metadata import Catalogue
 from .request import Request
 from .service import Service
@@ -37,6 +39,11 @@ from .wire.grpc_messages import read_request, write_response
 SERVICE: Final = "inference.GRPCInferenceService"
 #: Calls of all connections that run at once. Beyond it, gRPC answers RESOURCE_EXHAUSTED.
 _MOST_CALLS: Final = 16_384
+#: The signs that a status has on the wire as they are, beside letters and digits.
+_PLAIN: Final = punctuation.replace("%", " ")
+#: The longest text of a status in bytes on the wire. Clients take 8 KiB of trailers, and answer
+#: RESOURCE_EXHAUSTED in place of the status if there is more.
+_LONGEST_STATUS: Final = 4096
 #: What the server does not have, by the name of the call.
 _UNSUPPORTED: Final = {
     "RepositoryIndex": NO_REPOSITORY,
@@ -247,9 +254,10 @@ class Conversation:
         self._headers = context.invocation_metadata() or ()
         #: Whether an error ends the call with a status, instead of being an answer.
         self._wants_status = ("triton_grpc_error", "true") in [(k, v) for k, v in self._headers]
-        self._answers: asyncio.Queue[bytes | ServeError | None] = asyncio.Queue()
+        #: Answers, each with the size of its request; None after the last.
+        self._answers: asyncio.Queue[tuple[bytes | ServeError, int] | None] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
+        self._window = Window(limits.max_body)
         #: How many answers are sent, and whether one is being sent.
         self._sent = 0
         self._is_sending = False
@@ -268,20 +276,20 @@ class Conversation:
         """Starts a task for each request. Tasks begin in the order of the requests."""
         try:
             async for data in requests:
-                await self._slots.acquire()  # a client that only sends has to wait here
+                await self._window.enter(len(data))  # a client that only sends has to wait here
                 task = asyncio.create_task(self._answer(data))
                 self._running.add(task)
-                task.add_done_callback(self._finished)
+                task.add_done_callback(self._running.discard)
 
             if self._running:
                 await asyncio.wait(self._running)
         finally:
             self._answers.put_nowait(None)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-
     async def _answer(self, data: bytes) -> None:
+        self._answers.put_nowait((await self._answer_to(data), len(data)))
+
+    async def _answer_to(self, data: bytes) -> bytes | ServeError:
         message: Any = None
         request: Request | None = None
         try:
@@ -290,29 +298,29 @@ class Conversation:
             response = await call(self._service, "grpc", request, self._headers)
             answer = messages.ModelStreamInferResponse()
             write_response(response, answer.infer_response)
-            self._answers.put_nowait(answer.SerializeToString())
+            return bytes(answer.SerializeToString())
         except ServeError as error:
             if request is None:
                 log_refusal("grpc", error)
-            self._refuse(error, message)
+            return self._refusal(error, message)
         except Exception as error:
-            self._refuse(unexpected("grpc", error, request), message)
+            return self._refusal(unexpected("grpc", error, request), message)
 
-    def _refuse(self, error: ServeError, message: Any) -> None:
-        """Answers with an error: as an answer of the stream, or as the end of the call."""
+    def _refusal(self, error: ServeError, message: Any) -> bytes | ServeError:
+        """An error as an answer of the stream, or as the end of the call."""
         if self._wants_status:
-            self._answers.put_nowait(error)
-            return
+            return error
 
         answer = messages.ModelStreamInferResponse(error_message=str(error))
         if message is not None:
             answer.infer_response.id = message.id
             answer.infer_response.model_name = message.model_name
-        self._answers.put_nowait(answer.SerializeToString())
+        return bytes(answer.SerializeToString())
 
     async def _write(self) -> None:
         """Sends the answers."""
-        while (answer := await self._answers.get()) is not None:
+        while (entry := await self._answers.get()) is not None:
+            answer, size = entry
             if isinstance(answer, ServeError):
                 await _abort(self._context, answer)
 
@@ -320,7 +328,7 @@ class Conversation:
             await self._context.write(answer)
             self._is_sending = False
             self._sent += 1
-            self._slots.release()
+            self._window.leave(size)
 
     async def _watch(self, writer: asyncio.Task[Any] | None) -> None:
         """Cuts off a client that leaves answers unread for one to two times as long as it may.
@@ -375,8 +383,21 @@ async def _abort(context: Context, error: ServeError) -> NoReturn:
         milliseconds = max(1, round(error.retry_after * 1000))
         trailers = (("grpc-retry-pushback-ms", str(milliseconds)),)
 
-    await context.abort(grpc.StatusCode[error.status.grpc], str(error), trailers)
+    await context.abort(grpc.StatusCode[error.status.grpc], status_text(str(error)), trailers)
     raise AssertionError  # abort has raised
+
+
+def status_text(text: str) -> str:
+    """The text of a status, with the middle of a long one left out.
+
+    Each byte outside of ASCII's letters and signs takes three on the wire. Source: "Status-Message"
+    in https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md.
+    """
+    short, half = text, _LONGEST_STATUS
+    while len(quote(short, safe=_PLAIN)) > _LONGEST_STATUS:
+        half //= 2
+        short = f"{text[:half]} ... {text[-half:]}"
+    return short
 
 
 def _address_of(peer: str) -> str:

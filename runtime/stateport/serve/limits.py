@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,3 +28,31 @@ class Limits:
     body_seconds: float = 30.0
     write_seconds: float = 30.0
     idle_seconds: float = 75.0
+
+
+class Window:
+    """The requests of one socket or gRPC stream that are under way: so many, with so many bytes.
+
+    A single request may have any size. One coroutine enters.
+    """
+
+    def __init__(self, most_bytes: int, most: int = MOST_AT_ONCE) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._count = 0
+        self._bytes = 0
+        self._left = asyncio.Event()
+
+    async def enter(self, size: int) -> None:
+        """Waits until there is room for a request of so many bytes, and takes it."""
+        while self._count >= self._most or (self._count and self._bytes + size > self._most_bytes):
+            self._left.clear()
+            await self._left.wait()
+        self._count += 1
+        self._bytes += size
+
+    def leave(self, size: int) -> None:
+        """Frees the room of a request."""
+        self._count -= 1
+        self._bytes -= size
+        self._left.set()

@@ -12,7 +12,7 @@ import orjson
 from .calls import Infers, call, log_refusal, unexpected
 from .errors import ServeError, Status
 from .http_messages import Receive, Send
-from .limits import MOST_AT_ONCE
+from .limits import Limits, Window
 from .request import Request, Response
 from .wire.rest_messages import AnswerForm, read_request, write_response
 
@@ -25,7 +25,14 @@ class Conversation:
     """One open socket. Requests run at once, those of one stream in their order."""
 
     def __init__(
-        self, service: Infers, model: str, version: str, client: str, receive: Receive, send: Send
+        self,
+        service: Infers,
+        model: str,
+        version: str,
+        client: str,
+        receive: Receive,
+        send: Send,
+        limits: Limits,
     ) -> None:
         self._service = service
         self._model = model
@@ -34,7 +41,7 @@ class Conversation:
         self._receive = receive
         self._send = send
         self._running: set[asyncio.Task[None]] = set()
-        self._slots = asyncio.Semaphore(MOST_AT_ONCE)
+        self._window = Window(limits.max_body)
         self._is_open = True
 
     async def run(self) -> None:
@@ -44,35 +51,37 @@ class Conversation:
             if message["type"] == "websocket.disconnect":
                 break
 
-            await self._slots.acquire()  # a client that only sends has to wait here
             frame = message.get("bytes")
-            task = asyncio.create_task(self._answer(frame))
+            size = len(frame or b"")
+            await self._window.enter(size)  # a client that only sends has to wait here
+            task = asyncio.create_task(self._answer(frame, size))
             self._running.add(task)
-            task.add_done_callback(self._finished)
+            task.add_done_callback(self._running.discard)
 
         self._is_open = False
         if self._running:
             await asyncio.wait(self._running)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._slots.release()
-
-    async def _answer(self, frame: bytes | None) -> None:
+    async def _answer(self, frame: bytes | None, size: int) -> None:
         """Answers one frame. Tasks begin in the order of the frames, and so do their calls."""
+        try:
+            answer = await self._answer_to(frame)
+            if self._is_open:
+                await self._write(answer)
+        finally:
+            self._window.leave(size)
+
+    async def _answer_to(self, frame: bytes | None) -> bytes:
         request: Request | None = None
         try:
             request, form = self._read(frame)
-            answer = write_frame(await call(self._service, "websocket", request), request, form)
+            return write_frame(await call(self._service, "websocket", request), request, form)
         except ServeError as error:
             if request is None:
                 log_refusal("websocket", error)
-            answer = error_frame(error, request, frame)
+            return error_frame(error, request, frame)
         except Exception as error:
-            answer = error_frame(unexpected("websocket", error, request), request, frame)
-
-        if self._is_open:
-            await self._write(answer)
+            return error_frame(unexpected("websocket", error, request), request, frame)
 
     def _read(self, frame: bytes | None) -> tuple[Request, AnswerForm]:
         if frame is None:

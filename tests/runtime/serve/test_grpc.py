@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import stateport
-from stateport.serve.grpc_server import SERVICE, Conversation, GrpcServer
+from stateport.serve.grpc_server import SERVICE, Conversation, GrpcServer, status_text
 from stateport.serve.limits import Limits
 from stateport.serve.tokens import Tokens
 from stateport.serve.wire import open_inference as messages
@@ -252,6 +252,26 @@ def test_a_wrong_request_is_refused(channel: Any, request_: Any, code: str, word
     assert (caught.value.code().name, words in str(caught.value.details())) == (code, True), (
         caught.value.details()
     )
+
+
+@pytest.mark.parametrize("sign", ["n", "\u20ac", "\U0001f600", "%", "\n", "\0"])
+@pytest.mark.parametrize("length", [1, 3000, 60_000])
+def test_a_long_name_does_not_hide_the_status(channel: Any, sign: str, length: int) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        infer(channel, wrong(name=sign * length))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    details = str(caught.value.details())
+    assert details.startswith("There is no input '")
+    assert len(details) <= 4200
+
+
+@pytest.mark.parametrize("text", ["a" * 9000, "\u20ac" * 9000, "%" * 9000, "short \u20ac"])
+def test_the_text_of_a_status_fits_the_wire(text: str) -> None:
+    short = status_text(text)
+    encoded = short.encode()
+    plain = sum(0x20 <= byte < 0x7F and byte != 0x25 for byte in encoded)
+    assert plain + 3 * (len(encoded) - plain) <= 4096
+    assert short == text if len(text) < 20 else " ... " in short
 
 
 def test_a_stream_of_calls_has_errors_as_answers(channel: Any) -> None:

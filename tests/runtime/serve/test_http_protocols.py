@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes of one turn of the event loop go to the operating system together."""
+"""What connections share: writes of one turn go out together, and requests have a window."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from stateport.serve.http_protocols import JoiningTransport
+from stateport.serve.limits import Window
 
 
 class Transport:
@@ -70,3 +71,57 @@ def test_an_end_writes_what_waits_or_drops_it(
         assert transport.events == events
 
     asyncio.run(main())
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("sizes", [[0, 0, 0], [40, 40, 40], [1000, 1, 1]])
+def test_a_window_holds_so_many_requests_and_bytes(sizes: list[int]) -> None:
+    """The third has to wait: for their number, or for their bytes."""
+
+    async def main() -> None:
+        window = Window(most_bytes=100, most=2)
+        entered = 0
+
+        async def enter() -> None:
+            nonlocal entered
+            for size in sizes:
+                await window.enter(size)
+                entered += 1
+
+        entering = asyncio.create_task(enter())
+        await turns()
+        assert entered == (1 if sizes[0] > 100 else 2)
+        window.leave(sizes[0])
+        await turns()
+        assert entered == 3
+        await entering
+
+    asyncio.run(main())
+
+
+def test_reading_that_is_held_is_not_resumed() -> None:
+    class Reader(Transport):
+        def pause_reading(self) -> None:
+            self.events.append("paused")
+
+        def resume_reading(self) -> None:
+            self.events.append("resumed")
+
+    transport = Reader()
+    joining = JoiningTransport(transport)
+    joining.hold_reading()
+    joining.resume_reading()
+    assert transport.events == ["paused"]
+    joining.release_reading()
+    assert transport.events == ["paused", "resumed"]
+
+    joining.pause_reading()
+    joining.hold_reading()
+    joining.release_reading()
+    assert transport.events[2:] == ["paused", "paused"]
+    joining.resume_reading()
+    assert transport.events[-1] == "resumed"

@@ -9,8 +9,11 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.runtime.serve.asking import chunk, document, frame, place
 from tests.runtime.serve.process import Serving
+from tests.runtime.serve.test_hostile_requests import memory
 
 PATH = "/v2/models/lstm/infer"
 
@@ -126,15 +129,117 @@ def test_a_client_that_never_reads_answers_is_cut_off(hasty: Serving) -> None:
     assert is_well(hasty)
 
 
+UPGRADE = (
+    "Host: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+OPENING = f"GET /v2/models/lstm/stream HTTP/1.1\r\n{UPGRADE}\r\n".encode()
+
+
+def masked(first: int, payload: bytes) -> bytes:
+    """A frame of a client, with the mask 0."""
+    return struct.pack("!BBI", first, 0x80 | len(payload), 0) + payload
+
+
+@contextmanager
+def opened(server: Serving, **options: int) -> Iterator[socket.socket]:
+    """A WebSocket, on which a test writes bytes as it likes."""
+    with connected(server, **options) as client:
+        client.sendall(OPENING)
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 101 ")
+        yield client
+
+
 def test_a_socket_that_never_reads_is_cut_off(hasty: Serving) -> None:
-    upgrade = (
-        "GET /v2/models/lstm/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
     payload = frame(chunk(20_000), **place("deaf-socket", start=True))
-    masked = struct.pack("!BBQI", 0x82, 0x80 | 127, len(payload), 0) + payload
-    with connected(hasty, receive_buffer=4096) as client:
-        client.sendall(upgrade.encode())
-        assert is_cut_off(client, masked)
+    data = struct.pack("!BBQI", 0x82, 0x80 | 127, len(payload), 0) + payload
+    with opened(hasty, receive_buffer=4096) as client:
+        assert is_cut_off(client, data)
+    assert is_well(hasty)
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        ("{} X-A: ", b"a" * 4096),
+        ("{}", b"X-A: b\r\n" * 500),
+        ("POST /", b"a" * 4096),
+        ("{}Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: b\r\n" * 500),
+        ("{}Transfer-Encoding: chunked\r\n\r\n1;a=", b"a" * 4096),
+    ],
+    ids=["value", "headers", "address", "trailers", "extension"],
+)
+def test_an_endless_header_is_cut_off(server: Serving, start: str, piece: bytes) -> None:
+    with connected(server) as client:
+        client.sendall(start.format(f"POST {PATH} HTTP/1.1\r\nHost: x\r\n").encode())
+        assert is_cut_off(client, piece * 16)  # more than the sockets hold
+    assert is_well(server)
+
+
+def test_a_long_header_is_answered_431(server: Serving) -> None:
+    with connected(server) as client:
+        client.sendall(f"GET /v2 HTTP/1.1\r\nHost: x\r\nX-A: {'a' * 30_000}\r\n\r\n".encode())
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+    with connected(server) as client:
+        client.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nX-A: ")
+        client.sendall(b"a" * 330_000)  # what comes with the beginning is not counted: 256,000
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_body_in_the_smallest_chunks_is_taken(server: Serving) -> None:
+    body = json.dumps(document(chunk(400), **place("tiny", start=True, end=True))).encode()
+    assert len(body) > 20_000
+    pieces = b"".join([b"1\r\n%c\r\n" % byte for byte in body])
+    start = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with connected(server) as client:
+        client.sendall(start + pieces + b"0\r\n\r\n")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("request_", [b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", header(2) + b"{}"])
+def test_requests_ahead_of_their_answers_wait(server: Serving, request_: bytes) -> None:
+    count = 2000
+    with connected(server) as client:
+        client.sendall(count * request_ + header(2, PATH, "Connection: close") + b"{}")
+        answers = all_from(client)
+    assert answers.count(b"HTTP/1.1 ") == count + 1
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        OPENING.replace(b"Host: x", b"X-Long: " + b"a" * 9000),
+        OPENING.replace(b"Host: x", b"\r\n".join([b"X-A: b"] * 200)),
+        OPENING.replace(b"GET", b"POST"),
+        OPENING.replace(b"Version: 13", b"Version: 99"),
+        OPENING.replace(b"Key: dGhl", b"Key: "),
+    ],
+    ids=["long", "many", "method", "version", "key"],
+)
+def test_a_wrong_handshake_is_refused(server: Serving, opening: bytes) -> None:
+    with connected(server) as client:
+        client.sendall(opening)
+        assert all_from(client).startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("payload", [b"", b"a"])
+def test_endless_small_fragments_close_the_socket(server: Serving, payload: bytes) -> None:
+    with opened(server) as client:
+        client.sendall(masked(0x02, b"a"))
+        client.sendall(masked(0x00, payload) * 2000)
+        assert struct.pack("!H", 1009) in all_from(client)
+    assert is_well(server)
+
+
+def test_a_text_that_is_none_closes_the_socket(server: Serving) -> None:
+    with opened(server) as client:
+        client.sendall(masked(0x81, b"\xff"))
+        assert struct.pack("!H", 1007) in all_from(client)
+
+
+def test_pings_that_are_not_read_are_not_kept(hasty: Serving) -> None:
+    with opened(hasty, receive_buffer=4096) as client:
+        before = memory(hasty.process)
+        assert is_cut_off(client, masked(0x89, bytes(125)) * 1000)
+        assert memory(hasty.process) < before + (16 << 20)
     assert is_well(hasty)

@@ -129,6 +129,8 @@ def test_a_stream_outlives_its_socket(server: Serving) -> None:
         ("/v2/models/lstm/versions/3/stream", {}, 404),
         ("/v2/models/lstm", {}, 403),
         ("/v2/models/lstm/stream", {"origin": "http://elsewhere.example"}, 403),
+        ("/v2/models/lstm/stream", {"origin": "http://["}, 403),
+        ("/v2/models/lstm/stream", {"origin": "null"}, 403),
     ],
 )
 def test_a_socket_that_is_refused(
