@@ -70,6 +70,8 @@ def test_a_plan_is_never_one_that_fails(command: Command, copied: Path) -> None:
         (("--time", "1,2"), 1, "For latency one chunk length is needed, and 2 came"),
         (("--time", "1,,2"), 2, "is not a list of whole numbers"),
         (("--streams", "0"), 2, "0 is not in the range"),
+        (("--snr", "x"), 2, "'x' is no number"),
+        (("--snr", "0"), 2, "0.0 is not in the range"),
         (("--goal", "beauty"), 2, "'beauty' is not one of"),
         (("-o", "plan.yaml"), 2, "a plan is a JSON file"),
         (("-o", "nowhere/plan.json"), 1, "there is no folder nowhere"),
