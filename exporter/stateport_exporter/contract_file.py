@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Axis, Streaming
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Axis, Streaming
 from stateport.engines import open_engine
 from stateport.model_file.foreign.streaming import streaming_of
 from stateport.model_file.infer_contract import infer_contract
@@ -25,11 +25,11 @@ from stateport.probed_axes import find_batch, measure_outputs
 
 from . import __version__
 from .errors import ExportError
-from .foreign.arguments import lengths_of_rows
+from .foreign.arguments import with_row_lengths
 from .foreign.file_vectors import record_from_file
 from .foreign.lifted_file import declare_shapes
 from .foreign.named_axes import with_named_axes
-from .foreign.rounding import rounds
+from .foreign.precision import declare_precision
 from .foreign.source_sizes import accepted_sizes
 from .foreign.usual_form import sort_nodes, take_weights_from_inputs
 from .foreign.whole_sequences import measure_source_streaming
@@ -104,20 +104,20 @@ def add_contract(
     model = ir.load(source)
     take_weights_from_inputs(model)
     sort_nodes(model)
+    precision = declare_precision(model)
+
     progress("trying sizes")
     contract, size = _measured_contract(
-        file, model, infer_contract(file, states), are_named=states is not None
+        file, model, infer_contract(file, states), precision, are_named=states is not None
     )
 
     declare_shapes(model.graph, contract)
     model.metadata_props[CONTRACT_KEY] = contract.to_json()
     origin = {"contract": source.name, "stateport": __version__}
     model.metadata_props[ORIGIN_KEY] = json.dumps(origin)
-    if rounds(file.operators):
-        model.metadata_props.setdefault(PRECISION_KEY, "int8")
 
-    progress("evaluating in float64")
-    vectors = record_from_file(source, contract, size, double=not rounds(file.operators))
+    progress("evaluating the file")
+    vectors = record_from_file(source, contract, size, double=precision == "float32")
     report = write_verified(
         model,
         path,
@@ -133,18 +133,13 @@ def add_contract(
 
 
 def _measured_contract(
-    file: OnnxFile, model: ir.Model, contract: Contract, *, are_named: bool
+    file: OnnxFile, model: ir.Model, contract: Contract, precision: str, *, are_named: bool
 ) -> tuple[Contract, int]:
     """The contract, with what running the file shows; and a size that its free axes take."""
     engine = open_engine("ort-cpu", file, None, {})
-    contract = find_batch(contract, engine)
-    lengths = lengths_of_rows(model.graph)
-    inputs = []
-    for spec in contract.inputs:
-        holds_lengths = spec.name in lengths
-        inputs.append(replace(spec, lengths_of="time") if holds_lengths else spec)
-    contract = measure_outputs(replace(contract, inputs=tuple(inputs)), engine)
-    runner = Model(contract, engine)
+    contract = with_row_lengths(find_batch(contract, engine), model.graph)
+    contract = measure_outputs(contract, engine)
+    runner = Model(contract, engine, precision=precision)
 
     def answer_whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
         return runner.run(arrays)[0]
@@ -153,8 +148,7 @@ def _measured_contract(
     streaming = streaming_of(file, contract)
     has_time = any("time" in spec.shape for spec in contract.inputs)
     if streaming.ok is None and has_time:
-        rounded = rounds(file.operators)
-        streaming = measure_source_streaming(answer_whole, runner, sizes, rounded=rounded)
+        streaming = measure_source_streaming(answer_whole, runner, sizes)
     elif streaming.ok is None:  # a call is a step; the caller may have named its states
         streaming = Streaming() if are_named else Streaming(False, streaming.reason)
     return replace(contract, streaming=streaming), sizes.free

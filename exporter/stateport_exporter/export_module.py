@@ -351,8 +351,8 @@ def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:
     """A note for each state that starts from what the network keeps in an attribute now."""
     kept = {str(leaf) for leaf in built.network.example.remembered}
     return [
-        f"A sequence starts from the values that the network keeps for {state.input!r}, which are "
-        "not zeros."
+        f"a sequence starts from the values that the network keeps for {state.input!r}, which are "
+        "not zeros"
         for state in contract.states
         if state.initial == "file" and state.input in kept
     ]

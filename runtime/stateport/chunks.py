@@ -42,17 +42,22 @@ def joined(chunks: Sequence[Array], axis: int) -> Array:
     return np.moveaxis(np.array(chunks), 0, axis)
 
 
-def split(batches: Sequence[Array], axes: Sequence[int | None]) -> Iterator[tuple[Array, ...]]:
-    """Splits several arrays along their batch axes; at least one has such an axis.
+def split(
+    batches: Sequence[Array], axes: Sequence[int | None], count: int
+) -> Iterator[tuple[Array, ...]]:
+    """Splits several arrays along their batch axes into `count` rows.
 
     Yields, for each row of the batch, its part of every array, and a copy of those without a batch.
+
+    Raises:
+        ValueError: an array with a batch axis has another number of rows.
     """
     parts: list[Iterable[Array]] = []
     for batch, axis in zip(batches, axes, strict=True):
-        parts.append(_copies(batch) if axis is None else np.moveaxis(batch, axis, 0))
-    return zip(*parts, strict=False)
-
-
-def _copies(array: Array) -> Iterator[Array]:
-    while True:
-        yield array.copy()
+        if axis is None:
+            parts.append([batch.copy() for _ in range(count)])
+        elif batch.shape[axis] == count:
+            parts.append(np.moveaxis(batch, axis, 0))
+        else:
+            raise ValueError(f"{batch.shape[axis]} rows along axis {axis}; {count} were expected.")
+    return zip(*parts, strict=True)

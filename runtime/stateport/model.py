@@ -23,6 +23,7 @@ from .plan import Plan
 from .pool import Pool
 from .precision import lowest
 from .probed_axes import find_batch
+from .rewindable_stream import RewindableStream
 from .state import State
 from .stream import Stream
 from .validation import (
@@ -238,13 +239,23 @@ class Model:
         leftover = sizes.get("time", 0) % self._contract.streaming.chunk_multiple
         return outputs, State._adopt(next_state, leftover)
 
-    def stream(self) -> Stream:
+    def stream(self, *, history: int = 0) -> Stream:
         """A new sequence that holds its state itself, and starts from the initial state.
+
+        Args:
+            history: the number of last calls that `stream.rewind` can undo. Each call then costs a
+                copy of the state more, and the states are in the host's memory.
 
         Raises:
             StreamingError: the contract says that this network cannot stream.
+            InputError: `history` is not a number of calls, 0 or more.
         """
-        return Stream(self._contract, self._engine, self._initial)
+        if type(history) is not int or history < 0:
+            raise InputError(f"history is {history!r}; a number of calls was expected, 0 or more.")
+
+        if history == 0:
+            return Stream(self._contract, self._engine, self._initial)
+        return RewindableStream(self._contract, self._engine, self._initial, self.run, history)
 
     def pool(self, capacity: int) -> Pool:
         """A pool of up to `capacity` sequences that step together.

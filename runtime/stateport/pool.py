@@ -120,11 +120,7 @@ class Pool:
             InputError: there would be more than `capacity` streams, or there is not enough memory.
                 No stream is opened.
         """
-        number = 1 if count is None else count
-        if type(number) is not int or number < 1:
-            raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
-
-        streams = self._open(number)
+        streams = self._open(_checked_count(count))
         return int(streams[0]) if count is None else streams
 
     @owned
@@ -140,6 +136,38 @@ class Pool:
 
         self._roster = roster
         return streams
+
+    @overload
+    def fork(self, stream: int) -> int: ...
+    @overload
+    def fork(self, stream: int, count: int) -> Rows: ...
+    def fork(self, stream: int, count: int | None = None) -> int | Rows:
+        """Opens streams that continue from the present state of another one.
+
+        For what speculates, as a beam search: from then on the streams are independent.
+
+        Args:
+            stream: the stream whose state is copied.
+            count: how many streams to open.
+
+        Returns:
+            Without `count`, one stream as an int; with it, an int64 array of streams.
+
+        Raises:
+            InputError: the stream is not open, there would be more than `capacity` streams, or
+                there is not enough memory. No stream is opened.
+        """
+        number = _checked_count(count)
+        state = self[stream].state
+        copies = self._open(number, state if number == 1 else self._repeated(state, number))
+        return int(copies[0]) if count is None else copies
+
+    def _repeated(self, state: State, count: int) -> State:
+        """A state of one row as one of several equal rows."""
+        arrays = {}
+        for spec in self._contract.state_inputs:
+            arrays[spec.name] = np.repeat(state[spec.name], count, spec.shape.index("batch"))
+        return State._adopt(arrays)
 
     @owned
     def close(self, streams: int | Sequence[int] | Rows) -> None:
@@ -358,7 +386,7 @@ class Pool:
         axis = self._contract.inputs[0].shape.index("batch")
         if len(groups) == 1:
             x = joined(xs, axis)
-            return self._rows_of(self._step(rows, (x,), x.shape))
+            return self._rows_of(self._step(rows, (x,), x.shape), len(rows))
 
         results: list[Any] = [None] * len(xs)
         changes: list[Change] = []
@@ -367,7 +395,9 @@ class Pool:
             group_rows = rows[positions]
             outputs, after = self._buffers.run_some(group_rows, (x,), x.shape)
             changes.append((group_rows, {name: array.copy() for name, array in after.items()}))
-            for position, result in zip(positions, self._rows_of(outputs), strict=True):
+            for position, result in zip(
+                positions, self._rows_of(outputs, len(positions)), strict=True
+            ):
                 results[position] = result
 
         self._buffers.write_rows(changes)
@@ -402,9 +432,21 @@ class Pool:
         if is_plain and judged_by_shape(self._contract):
             cache_bounded(self._checked, (None, chunk.shape), chunk.dtype, _MAX_CHECKED)
 
-    def _rows_of(self, outputs: Sequence[Array]) -> list[Any]:
+    def _rows_of(self, outputs: Sequence[Array], count: int) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
-        return [self._by_name(parts) for parts in split(outputs, self._output_axes)]
+        return [self._by_name(parts) for parts in split(outputs, self._output_axes, count)]
+
+
+def _checked_count(count: int | None) -> int:
+    """The number of streams to open.
+
+    Raises:
+        InputError: it is not an integer of at least 1.
+    """
+    number = 1 if count is None else count
+    if type(number) is not int or number < 1:
+        raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
+    return number
 
 
 class PoolStream:

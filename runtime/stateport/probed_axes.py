@@ -21,10 +21,11 @@ from .errors import StateportError
 from .validation import Array
 
 #: The sizes of the batch, of time, and of axes that are neither, in two runs. They differ within a
-#: run, so that no operator takes one for another, and between the runs. There are enough steps that
-#: a network that cuts some off has some left: ONNX Runtime aborts the process if a recurrent
-#: operator gets a sequence of no steps.
-_RUNS: Final = ((2, 64, 48), (5, 96, 48))
+#: run, so that no operator takes one for another, and between the runs, so that an axis that
+#: follows one of them is not taken for one of a fixed size. There are enough steps that a network
+#: that cuts some off has some left: ONNX Runtime aborts the process if a recurrent operator gets a
+#: sequence of no steps.
+_RUNS: Final = ((2, 64, 48), (5, 96, 80))
 #: The most assignments of axes that are tried.
 _MOST_TRIED: Final = 64
 

@@ -134,11 +134,14 @@ class Stream:
     @owned
     def _read(self) -> State:
         if not self._buffers.live:
-            raise StateError(
-                "The stream has no state yet, because its batch size is not known. Feed the first "
-                "chunk, or call restore(state)."
-            )
+            raise self._no_state()
         return State._adopt(self._buffers.read())
+
+    def _no_state(self) -> StateError:
+        return StateError(
+            "The stream has no state yet, because its batch size is not known. Feed the first "
+            "chunk, or call restore(state)."
+        )
 
     @owned
     def restore(self, state: State) -> None:
@@ -157,6 +160,30 @@ class Stream:
         """Discards the state: the next chunk begins a new sequence, with any batch size."""
         self._bound_step = None
         self._buffers.live = False
+
+    @property
+    def rewindable(self) -> int:
+        """The number of calls that `rewind` can undo now: 0 without a history."""
+        return 0
+
+    def rewind(self, calls: int = 1) -> None:
+        """Undoes the last calls: the stream continues from the state before them.
+
+        For what speculates: an answer that is interrupted, or a search that goes back. A stream
+        keeps the states that this needs if it was made with `model.stream(history=N)`: those before
+        its last N calls. `reset` and `restore` discard them.
+
+        Args:
+            calls: the number of calls to undo.
+
+        Raises:
+            InputError: `calls` is not a number of calls, 1 or more.
+            StateError: the stream does not keep the state before that many calls.
+        """
+        raise StateError(
+            f"rewind({calls}) is not possible, because the stream keeps no earlier states. Make it "
+            "with model.stream(history=N), which keeps the states before the last N calls."
+        )
 
     def __copy__(self) -> Stream:
         """Another stream that continues from the same state."""
@@ -182,8 +209,8 @@ class Stream:
 
     def __repr__(self) -> str:
         inputs = ", ".join(map(str, self._contract.inputs))
-        sizes = [f"{axis} {size}" for axis, size in sorted(self._buffers.sizes.items())]
-        begun = " ".join(["begun,", *sizes]) if self._buffers.live else "not begun"
+        sizes = [f"{axis} {size}" for axis, size in sorted(self._carried_sizes().items())]
+        begun = " ".join(["begun,", *sizes]) if self._has_begun() else "not begun"
         return f"<stateport.Stream {inputs}, {begun} on {self._engine.name}>"
 
     def _step(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -195,13 +222,25 @@ class Stream:
         if not self._buffers.live:
             return self._step_first(arrays, shapes, sizes)
 
-        for axis, size in sorted(self._buffers.sizes.items()):
+        self._check_sizes(sizes)
+        return self._buffers.step(arrays, shapes)
+
+    def _check_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Refuses a chunk of other axis sizes than those of the state."""
+        for axis, size in sorted(self._carried_sizes().items()):
             if sizes.get(axis, size) != size:
                 raise InputError(
                     f"This chunk has {axis} {sizes[axis]}, but the stream carries the state of "
                     f"{axis} {size}. Call reset() first to begin a new sequence."
                 )
-        return self._buffers.step(arrays, shapes)
+
+    def _has_begun(self) -> bool:
+        """Whether there is a state."""
+        return self._buffers.live
+
+    def _carried_sizes(self) -> Mapping[str, int]:
+        """The sizes of the dynamic axes of the state; none before the first chunk."""
+        return self._buffers.sizes if self._buffers.live else {}
 
     def _step_first(
         self, arrays: Sequence[Array], shapes: Hashable, sizes: Mapping[str, int]

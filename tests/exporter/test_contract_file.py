@@ -10,14 +10,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 import stateport
 from stateport import ContractError, InputError
+from stateport.model_file.infer_contract import infer_contract
+from stateport.model_file.onnx_outline import read
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, add_contract, lift, quantize
+from stateport_exporter.foreign.arguments import with_row_lengths
 
 Array = NDArray[Any]
 
@@ -210,6 +214,77 @@ def test_outputs_without_axes_are_measured(tmp_path: Path) -> None:
     result = add_contract(path, tmp_path / "c.onnx")
     assert result.contract.outputs[0].shape == ("time", 1, "batch", 4)
     assert len(stateport.load(path).pool(2).open(2)) == 2
+
+
+def test_an_axis_that_is_free_is_not_taken_for_a_size(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "h_in"], ["h_out"]),
+        helper.make_node("Tanh", ["h_out"], ["y"]),
+    ]
+    ins = [port("x", "batch", "width"), port("h_in", "batch", "width")]
+    outs = [port("y", None, None), port("h_out", "batch", "width")]
+    path = written(tmp_path / "m.onnx", nodes, ins, outs, [])
+    result = add_contract(path, tmp_path / "c.onnx")
+    batch, width = result.contract.outputs[0].shape
+    assert batch == "batch"
+    assert isinstance(width, str)
+
+    x = np.ones((2, 7), "f4")
+    y, _ = stateport.load(result.path)(x, stateport.State({"h_in": x}))
+    np.testing.assert_allclose(y, np.tanh(2 * x), atol=1e-6)
+
+
+def in_float16(path: Path) -> Path:
+    """The file with all of its inputs, outputs and weights in float16."""
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor).astype("f2")
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    onnx.save(model, path)
+    return path
+
+
+def test_float16_is_judged_by_its_bounds(usual: Path, tmp_path: Path) -> None:
+    result = add_contract(in_float16(usual), tmp_path / "c.onnx")
+    assert stateport.load(result.path).precision == "float16"
+    assert result.truth == "float32"
+    assert result.contract.streaming.ok, result.contract.streaming.reason
+    assert result.report.passed
+
+
+@pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.FLOAT])
+def test_rounding_to_integers_is_judged_as_int8(tmp_path: Path, element: int) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["x32"], to=TensorProto.FLOAT),
+        helper.make_node("DynamicQuantizeLinear", ["x32"], ["q", "scale", "zero"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Cast", ["d"], ["a"], to=element),
+        helper.make_node("Add", ["a", "h_in"], ["h_out"]),
+        helper.make_node("Tanh", ["h_out"], ["y"]),
+    ]
+    ins = [port(name, "batch", 4, kind=element) for name in ("x", "h_in")]
+    outs = [port(name, "batch", 4, kind=element) for name in ("y", "h_out")]
+    path = written(tmp_path / "m.onnx", nodes, ins, outs, [])
+    result = add_contract(path, tmp_path / "c.onnx")
+    assert stateport.load(result.path).precision == "int8"
+    assert result.report.passed
+
+
+def test_lengths_of_rows_need_a_time_axis(tmp_path: Path) -> None:
+    state = [1, 2, 4]
+    node = helper.make_node(
+        "LSTM", ["x", "W", "R", "B", "n", "h_in", "c_in"], ["y", "h_out", "c_out"], hidden_size=4
+    )
+    ins = [port("x", 1, 2, 3), port("n", 2, kind=TensorProto.INT32)]
+    ins += [port("h_in", *state), port("c_in", *state)]
+    outs = [port("y", 1, 1, 2, 4), port("h_out", *state), port("c_out", *state)]
+    weights = [floats("W", 1, 16, 3), floats("R", 1, 16, 4), floats("B", 1, 32)]
+    path = written(tmp_path / "m.onnx", [node], ins, outs, weights)
+    contract = with_row_lengths(infer_contract(read(path)), ir.load(path).graph)
+    assert contract.inputs[1].lengths_of is None
 
 
 def test_axes_are_those_that_the_caller_names(tmp_path: Path) -> None:

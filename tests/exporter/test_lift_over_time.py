@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 import stateport
 from stateport_exporter import ExportError, lift
-from tests.exporter.test_contract_file import floats, port, written
+from tests.exporter.test_contract_file import floats, in_float16, port, written
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -110,6 +110,17 @@ def test_an_output_without_time_gets_it_in_front(tmp_path: Path) -> None:
     many = layer(tmp_path / "many.onnx", "time", kind="GRU")
     x = drawn(5, 1, 3)
     np.testing.assert_allclose(stateport.load(result.path)(x)[0], answer(many, x), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", sorted(GATES))
+def test_float16_stays_float16_over_time(tmp_path: Path, kind: str) -> None:
+    one, many = (in_float16(layer(tmp_path / f"{n}.onnx", n, kind=kind)) for n in (1, "time"))
+    result = lift(one, tmp_path / "l.onnx", over_time=True)
+    assert result.contract.streaming.ok, result.contract.streaming.reason
+    model = stateport.load(result.path)
+    assert model.precision == "float16"
+    x = drawn(9, 1, 3).astype("f2")
+    np.testing.assert_allclose(model(x)[0], answer(many, x), atol=3e-3)
 
 
 def test_what_is_no_single_step_is_refused(tmp_path: Path) -> None:

@@ -62,6 +62,20 @@ class PoolBesideStreams(RuleBasedStateMachine):
         self.beside: dict[int, Stream] = {}
         self.seed = 0
 
+    @precondition(lambda self: self.beside)
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def fork(self, data: st.DataObject, count: int) -> None:
+        stream = data.draw(st.sampled_from(sorted(self.beside)))
+        if len(self.pool) + count > self.pool.capacity:
+            with pytest.raises(InputError, match=f"this pool holds {self.pool.capacity}"):
+                self.pool.fork(stream, count)
+            return
+
+        copies = self.pool.fork(stream, count)
+        for each in copies.tolist():
+            self.beside[each] = self.model.stream()
+            self.beside[each].restore(self.pool[stream].state)
+
     @rule(count=st.integers(1, 4))
     def open(self, count: int) -> None:
         if len(self.pool) + count > self.pool.capacity:
@@ -333,6 +347,27 @@ def test_a_stream_of_a_pool_is_restored_and_reset_like_a_stream(model: Model) ->
     for call in (closed.reset, lambda: closed.restore(stream.state)):
         with pytest.raises(InputError, match=f"no open stream {a} "):
             call()
+
+
+@pytest.mark.parametrize("engine", ["ort-cpu", "openvino", "tract", "onnx-reference"])
+def test_a_fork_goes_on_from_the_present_state(reference: Path, engine: str) -> None:
+    pool = stateport.load(reference, engine=engine).pool(4)
+    first = pool.open()
+    pool.step([first], normal(1, 3))
+    second = pool.fork(first)
+    assert pool[second].state == pool[first].state
+    close(*pool.step([first, second], np.repeat(normal(1, 2, 1), 2, axis=0)))
+
+    pool.step([second], normal(1, 1, 2))
+    assert pool[second].state != pool[first].state
+    assert len(pool.fork(second, 2)) == 2
+    with pytest.raises(InputError, match="this pool holds 4"):
+        pool.fork(first)
+    with pytest.raises(InputError, match="count is 0"):
+        pool.fork(first, 0)
+    pool.close(first)
+    with pytest.raises(InputError, match=f"no open stream {first}"):
+        pool.fork(first)
 
 
 def test_wrong_streams_and_chunks_are_refused(model: Model) -> None:

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 import onnx_ir as ir
+
+from stateport import Contract
 
 from ..graph.dataflow import reachable, targets
 from .constants import MOVES
@@ -149,7 +152,22 @@ def _add_reverse(graph: ir.Graph, value: ir.Value, move: ir.Node) -> ir.Value:
     return node.outputs[0]
 
 
-def lengths_of_rows(graph: ir.Graph) -> list[str]:
+def with_row_lengths(contract: Contract, graph: ir.Graph) -> Contract:
+    """The contract, which says of the inputs that hold the lengths of rows that they do.
+
+    Without a time axis there are no lengths that vary, so that the contract stays as it is.
+    """
+    if not any("time" in spec.shape for spec in contract.inputs):
+        return contract
+
+    names = _lengths_of_rows(graph)
+    inputs = []
+    for spec in contract.inputs:
+        inputs.append(replace(spec, lengths_of="time") if spec.name in names else spec)
+    return replace(contract, inputs=tuple(inputs))
+
+
+def _lengths_of_rows(graph: ir.Graph) -> list[str]:
     """The names of the inputs that hold the lengths of rows."""
     names = []
     for node, _ in recurrent_nodes(graph):

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, ArraySpec, Streaming
+from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, ArraySpec, Streaming
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.infer_contract import infer_contract
@@ -30,15 +30,14 @@ from ..graph.verified_file import write_vectors
 from ..states.naming import store_initial
 from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
-from .arguments import explicit_pairs, lengths_of_rows
+from .arguments import explicit_pairs, with_row_lengths
 from .axes import find_axes
 from .carried import lift_carried
 from .constants import constant_of
 from .frozen_batch import fix_batch
 from .outputs import keep_outputs
-from .precision import precision_of
-from .recurrent_operators import is_batch_first, is_bidirectional, recurrent_nodes, row_lengths
-from .rounding import rounds
+from .precision import declare_precision
+from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
 from .source_cases import AcceptedSizes, Source
 from .source_sizes import accepted_sizes, with_measured_outputs
 from .states import Lifted, LiftedOperator, lift_states
@@ -107,12 +106,12 @@ def write_lifted(
     pairs = keep_outputs(model.graph, own_outputs, {**known, **found}, known)
     initial = _initial_values(lifted)
     store_initial(model.graph, initial)
-    precision = precision_of(model.graph)
+    precision = declare_precision(model)
 
     with written_together(path) as folder:
         draft = folder / path.name
         save(model, draft)
-        contract = _contract_of(read(draft), pairs, axes, initial, lengths_of_rows(model.graph))
+        contract = _contract_of(read(draft), pairs, axes, initial, model.graph)
         source = ask(contract)
 
         def load(contract: Contract) -> Model:
@@ -124,15 +123,10 @@ def write_lifted(
         contract = with_true_batch(source, load(contract), sizes)
         streaming = _streaming_of(model, outcomes, source, load(contract), sizes)
         contract = replace(contract, streaming=streaming)
-        rounded = _is_quantized(model.graph)
-        vectors = record_from_source(source, load(contract), sizes, rounded=rounded)
+        vectors = record_from_source(source, load(contract), sizes)
 
         declare_shapes(model.graph, contract)
-        if _is_quantized(model.graph):
-            model.metadata_props.setdefault(PRECISION_KEY, "int8")
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
-        if precision != "float32":
-            model.metadata_props[PRECISION_KEY] = precision
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, draft)
         report = write_vectors(
@@ -153,11 +147,6 @@ def write_lifted(
         report=report,
         possible_states=tuple(_possible_states(model.graph, contract)),
     )
-
-
-def _is_quantized(graph: ir.Graph) -> bool:
-    """Whether operators of a graph, in its branches and loops too, round values to integers."""
-    return rounds(node.op_type for node in ir.traversal.RecursiveGraphIterator(graph))
 
 
 def _refusal(worst: str) -> str:
@@ -216,7 +205,7 @@ def _contract_of(
     pairs: Mapping[str, str],
     axes: Mapping[str, str],
     initial: Mapping[str, Array],
-    lengths: Sequence[str],
+    graph: ir.Graph,
 ) -> Contract:
     """The contract of the new file.
 
@@ -225,22 +214,15 @@ def _contract_of(
         pairs: its states, {input: output}.
         axes: the names of its axes that have a meaning.
         initial: the initial values of states that do not start from zeros, by input.
-        lengths: the inputs that hold the lengths of rows.
+        graph: its graph.
     """
-    contract = infer_contract(file, pairs, axes)
-
-    inputs = []
-    has_time = any("time" in spec.shape for spec in contract.inputs)
-    for spec in contract.inputs:
-        holds_lengths = spec.name in lengths and has_time
-        inputs.append(replace(spec, lengths_of="time") if holds_lengths else spec)
-
+    contract = with_row_lengths(infer_contract(file, pairs, axes), graph)
     states = []
     for state in contract.states:
         start = "file" if state.input in initial else "zeros"
         states.append(replace(state, initial=start))
 
-    return replace(contract, inputs=tuple(inputs), states=tuple(states))
+    return replace(contract, states=tuple(states))
 
 
 def _streaming_of(
@@ -262,8 +244,7 @@ def _streaming_of(
     if not any("time" in spec.shape for spec in lifted.contract.inputs):
         return _streaming_of_fixed(model.graph)
 
-    rounded = _is_quantized(model.graph)
-    measured = measure_source_streaming(source, lifted, sizes, rounded=rounded)
+    measured = measure_source_streaming(source, lifted, sizes)
     if measured.ok:
         return measured
 
@@ -285,8 +266,7 @@ def _streaming_of_fixed(graph: ir.Graph) -> Streaming:
     """Whether a file without a time axis can be called again and again: yes, step by step."""
     for node, _ in recurrent_nodes(graph):
         x = node.inputs[0]
-        axis = 1 if is_batch_first(node) else 0
-        if x is None or x.shape is None or x.shape[axis] != 1:
+        if x is None or x.shape is None or x.shape[0] != 1:
             reason = (
                 f"a call has a fixed length, so that {node.name} was never seen to go on from one "
                 "call to the next"

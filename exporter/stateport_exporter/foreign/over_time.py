@@ -31,6 +31,7 @@ from ..graph.serialization import save
 from ..graph.verified_file import write_vectors
 from .axes import find_axes
 from .lifted_file import LiftResult
+from .precision import declare_precision
 from .source_cases import Source
 from .source_sizes import accepted_sizes
 from .whole_sequences import measure_source_streaming, record_from_source
@@ -74,13 +75,12 @@ def write_over_time(step: LiftResult, path: Path, origin: Mapping[str, object]) 
     with written_together(path) as folder:
         draft = folder / path.name
         save(model, draft)
-        runner = Model(contract, open_engine("ort-cpu", read(draft), None, {}), initial)
+        engine = open_engine("ort-cpu", read(draft), None, {})
+        precision = declare_precision(model)
+        runner = Model(contract, engine, initial, precision)
         sizes = accepted_sizes(source, contract)
-        streaming = measure_source_streaming(source, runner, sizes)
-        contract = replace(contract, streaming=streaming)
-
-        runner = Model(contract, open_engine("ort-cpu", read(draft), None, {}), initial)
-        vectors = record_from_source(source, runner, sizes)
+        contract = replace(contract, streaming=measure_source_streaming(source, runner, sizes))
+        vectors = record_from_source(source, Model(contract, engine, initial, precision), sizes)
         model.metadata_props[CONTRACT_KEY] = contract.to_json()
         model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
         save(model, draft)
@@ -181,7 +181,12 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
         opset_imports=dict(step.opset_imports),
         name="over_time",
     )
-    return ir.Model(graph, ir_version=step.ir_version)
+    return ir.Model(
+        graph,
+        ir_version=step.ir_version,
+        functions=[*step.functions.values()],
+        metadata_props=dict(step.metadata_props),
+    )
 
 
 def _values(values: Sequence[ir.Value], specs: Sequence[ArraySpec]) -> list[ir.Value]:

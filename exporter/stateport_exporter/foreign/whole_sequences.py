@@ -20,10 +20,10 @@ from stateport import Contract, Model, State
 from stateport.contract import ArraySpec, StateSpec, Streaming
 from stateport.errors import StateportError
 from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
+from stateport.precision import BUDGETS
 
 from ..errors import ExportError
 from ..vectors.cases import RAGGED
-from .rounding import ROUNDED
 from .source_cases import (
     AcceptedSizes,
     Array,
@@ -38,6 +38,9 @@ from .source_cases import (
 #: precision of the file. In the 16-bit formats, the states between chunks are rounded: it is eight
 #: units in the last place, 2**-10 and 2**-7.
 _SAME: Final = {"float32": 1e-4, "float16": 8 * 2.0**-10, "bfloat16": 8 * 2.0**-7}
+#: In a file that rounds values to integers, the difference is noise, which is compared with the
+#: whole as root mean squares.
+_SAME_ROUNDED: Final = {name: 10 ** (-BUDGETS[name] / 20) for name in ("int8", "int4")}
 #: Chunks are tried as multiples of these.
 _MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
 #: The steps of chunks, before they are multiplied.
@@ -85,7 +88,7 @@ def _takes_more_rows(source: Source, model: Model, sizes: AcceptedSizes) -> bool
         rows = {
             spec.name: _first_rows(spec, answers[spec.name], batch) for spec in contract.outputs
         }
-        return _difference(model, source(smaller), [rows], rounded=False) is None
+        return _difference(model, source(smaller), [rows]) is None
     except StateportError:
         return False
 
@@ -106,33 +109,27 @@ def _with_batch(spec: _Spec, batch: int) -> _Spec:
     return replace(spec, shape=shape)
 
 
-def measure_source_streaming(
-    source: Source, model: Model, sizes: AcceptedSizes, *, rounded: bool = False
-) -> Streaming:
+def measure_source_streaming(source: Source, model: Model, sizes: AcceptedSizes) -> Streaming:
     """Whether chunks give the source's answers for the whole, and which multiple they must be.
 
     Args:
         source: gives the answers for whole sequences.
-        model: the lifted file, which takes chunks.
+        model: the lifted file, which takes chunks. Its precision says how near they come.
         sizes: what the source takes.
-        rounded: whether each call rounds values to integers, so that chunks are only near the
-            whole.
     """
     if not any("time" in spec.shape for spec in model.contract.inputs):
         return Streaming(False, "none of its inputs has an axis that is time")
 
     first_problem = None
     for multiple in _MULTIPLES:
-        problem = _chunk_problem(source, model, multiple, sizes, rounded)
+        problem = _chunk_problem(source, model, multiple, sizes)
         if problem is None:
             return Streaming(True, None, multiple)
         first_problem = first_problem or problem
     return Streaming(False, first_problem)
 
 
-def _chunk_problem(
-    source: Source, model: Model, multiple: int, sizes: AcceptedSizes, rounded: bool
-) -> str | None:
+def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedSizes) -> str | None:
     """How chunks of a multiple differ from the whole; None if they do not."""
     # Long chunks come first. A network that cuts off steps may have none left of a short chunk, and
     # ONNX Runtime aborts the process if a recurrent operator gets a sequence of no steps.
@@ -142,7 +139,7 @@ def _chunk_problem(
         case = make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
         try:
             whole, calls = source(case.inputs), _run_calls(model, case)
-            problem = _difference(model, whole, calls, rounded)
+            problem = _difference(model, whole, calls)
         except StateportError as error:
             problem = f"it cannot take short chunks: {error}"
         if problem is not None:
@@ -151,13 +148,11 @@ def _chunk_problem(
 
 
 def _difference(
-    model: Model,
-    whole: Mapping[str, Array],
-    calls: Sequence[Mapping[str, Array]],
-    rounded: bool,
+    model: Model, whole: Mapping[str, Array], calls: Sequence[Mapping[str, Array]]
 ) -> str | None:
     """A sentence on the first output whose chunks differ from the whole; None if all agree."""
-    same = ROUNDED if rounded else _SAME[model.precision]
+    rounded = model.precision in _SAME_ROUNDED
+    same = (_SAME_ROUNDED if rounded else _SAME)[model.precision]
     for spec in model.contract.outputs:
         axis = spec.time_axis
         expected = whole[spec.name]
@@ -189,24 +184,24 @@ def _scale_of(array: Array) -> float:
     return float(np.abs(array).max(initial=0.0))
 
 
-def record_from_source(
-    source: Source, model: Model, sizes: AcceptedSizes, *, rounded: bool = False
-) -> Vectors:
+def record_from_source(source: Source, model: Model, sizes: AcceptedSizes) -> Vectors:
     """Asks the source for every case.
+
+    If each call rounds values to integers, the whole, which has one scale for all steps, is no
+    truth for chunks, so that whole sequences alone are recorded.
 
     Args:
         source: gives the answers for whole sequences.
         model: the lifted file.
         sizes: what the source takes.
-        rounded: whether each call rounds values to integers. The whole, which has one scale for
-            all steps, is then no truth for chunks, so that whole sequences alone are recorded.
 
     Raises:
         ExportError: the source takes none of the cases; with its last error.
     """
     answered: list[Case] = []
     reason = ""
-    for case in source_cases(model.contract, sizes, chunked=not rounded):
+    chunked = model.precision not in _SAME_ROUNDED
+    for case in source_cases(model.contract, sizes, chunked=chunked):
         try:
             answered.append(_with_truth(source, model, case))
         except StateportError as error:  # a size that the source does not take

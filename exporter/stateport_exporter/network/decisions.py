@@ -134,8 +134,8 @@ class _Search:
             answers[line] = answer
             if _is_check(line):
                 notes.append(
-                    f"The check of values at {line} is not in the file: call it with arguments "
-                    "that pass."
+                    f"the check of values at {line} is not in the file: call it with arguments "
+                    "that pass"
                 )
         return Decisions(answers, tuple(notes)) if answers else None
 

@@ -2,19 +2,20 @@
 """How long recording may take: of a slow network, fewer and shorter cases are recorded.
 
 What a case costs is known from the cases before it. So a network within the bound, which nearly
-all are, is recorded in full, and always in the same way.
+all are, is recorded in full, and always in the same way. Seconds are those of the processor: on a
+busy machine, the clock would shorten what is recorded in full elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import process_time
 from typing import Final
 
 from stateport.parity.vectors import Case
 
-#: Seconds that recording may take, apart from cases that are never left out.
+#: Seconds of the processor that recording may take, apart from cases that are never left out.
 RECORDING_SECONDS: Final = 120.0
 #: Shorter sequences are never left out, and chains never have fewer calls.
 SHORTEST: Final = 64
@@ -29,11 +30,11 @@ class Allowance:
 
     Args:
         seconds: the time in all.
-        clock: gives the time in seconds.
+        clock: gives the time in seconds, by default that of the processor.
     """
 
     def __init__(
-        self, seconds: float = RECORDING_SECONDS, clock: Callable[[], float] = perf_counter
+        self, seconds: float = RECORDING_SECONDS, clock: Callable[[], float] = process_time
     ) -> None:
         self._seconds = seconds
         self._clock = clock

@@ -88,7 +88,8 @@ def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[Buffered
 def _similar_file(path: Path) -> str:
     """A sentence with the file of the same folder whose name is most like this one's."""
     try:
-        names = [entry.name for entry in islice(os.scandir(path.parent), _MOST_ENTRIES)]
+        with os.scandir(path.parent) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_ENTRIES)]
     except OSError:
         return ""
     return did_you_mean(path.name, names)

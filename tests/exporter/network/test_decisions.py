@@ -115,6 +115,8 @@ def test_one_answer_is_right(
     assert found is not None
     assert list(found.answers.values()) == [answer]
     assert len(found.notes) == notes
+    # A caller puts them into a sentence, "note: ...".
+    assert not any(note.endswith(".") for note in found.notes)
 
 
 @pytest.mark.parametrize("function", [doubled, clamped_late, doubled_at_once, on_average])
