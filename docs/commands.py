@@ -27,6 +27,10 @@ the exporter; all others run where PyTorch is not installed.
 
 Exit codes: 0, all is well; 1, a check failed or the work could not be done; 2, the command was
 called in a wrong way. Errors go to stderr. `--debug` shows the traceback of an error.
+
+On a terminal, tables fit its width; columns that do not fit are named below. While a command
+works, stderr shows the phases of the work. A pipe gets all columns, and neither colours nor
+phases. `NO_COLOR=1` switches colours off. [Completion](completion.md) is for bash, zsh and fish.
 """
 
 

@@ -125,7 +125,7 @@ def add_contract(
         contract, sizes = _measured_contract(
             file, model, infer_contract(file, states), precision, are_named=bool(states)
         )
-        progress("evaluating in float64")
+        progress("evaluating the file")
         is_exact = precision == "float32"
         vectors, notes = record_from_file(usual, contract, sizes, double=is_exact)
 

@@ -133,7 +133,8 @@ class Plan:
 def _remove_version(document: Any) -> None:
     version = document.pop("version", None) if isinstance(document, dict) else None
     if type(version) is not int or version != VERSION:
-        raise ValueError(f"its version is {shown(version)}; {VERSION} was expected")
+        found = "it has no version" if version is None else f"its version is {shown(version)}"
+        raise ValueError(f"{found}; {VERSION} was expected")
 
 
 def _check_keys(document: dict[str, Any], known: Collection[str]) -> None:

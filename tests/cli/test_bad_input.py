@@ -618,7 +618,7 @@ def test_chunks_of_a_network_that_cannot_stream(
         (["--engine", "abacus"], 2, "no engine 'abacus'; known are ort-cpu"),
         (["--report", "r.pdf"], 2, "reports are written as FILE.json"),
         (["--atol", "-1"], 2, "is not in the range"),
-        (["--rtol", "much"], 2, "'much' is not a valid float"),
+        (["--rtol", "much"], 2, "'much' is no number. Write one such as 20"),
         (["--vectors", "none"], 1, "none could not be read"),
         (["--vectors", "{model}"], 1, "is not a safetensors file"),
         (["--vectors", "{other}"], 1, "The vectors are not those of"),

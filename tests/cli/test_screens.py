@@ -13,6 +13,7 @@ import pytest
 from rich.cells import cell_len
 
 from stateport.cli import main
+from stateport.cli.output import say
 from tests.cli.conftest import Command
 from tests.exporter.graphs import Builder
 
@@ -180,6 +181,41 @@ def test_a_pipe_gets_all_columns(command: Command, reference: Path) -> None:
     assert "Left out" not in text
     assert "floor" in text.splitlines()[2]
     assert not ESCAPES.search(text)
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_verdict_has_a_colour_unless_nobody_wants_it(
+    monkeypatch: pytest.MonkeyPatch, no_color: bool
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    say("PASS: 20 cases", "FAIL: 1 case", "PASSING: by", "a PASS: no")
+    lines = terminal.text().splitlines()
+    assert [ESCAPES.sub("", line) for line in lines] == [
+        "PASS: 20 cases", "FAIL: 1 case", "PASSING: by", "a PASS: no",
+    ]  # fmt: skip
+    assert ["\x1b" in line for line in lines] == [not no_color, not no_color, False, False]
+
+
+def test_long_lines_break_at_spaces_and_in_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    say(
+        "It is missing here. Install it in a moment: pip install 'stateport[gpu]'. "
+        "Or say `stateport doctor`."
+    )
+    say("  indented " + "words " * 10)
+    lines = terminal.text().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert any("pip install 'stateport[gpu]'." in line for line in lines)
+    assert any("`stateport doctor`." in line for line in lines)
+    assert lines[-1].startswith("    words")
 
 
 # Progress

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import stateport
-from stateport import StateportError
-from stateport.parity.engine_report import measure_model
+from stateport import FileError, StateportError
+from stateport.parity.engine_report import measure_model, measure_with_ratio
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.plan import Plan
 from stateport.tune.search import TuningGoal, tune
@@ -70,6 +71,8 @@ def test_a_plan_is_never_one_that_fails(command: Command, copied: Path) -> None:
         (("--time", "1,2"), 1, "For latency one chunk length is needed, and 2 came"),
         (("--time", "1,,2"), 2, "is not a list of whole numbers"),
         (("--streams", "0"), 2, "0 is not in the range"),
+        (("--snr", "x"), 2, "'x' is no number"),
+        (("--snr", "0"), 2, "0.0 is not in the range"),
         (("--goal", "beauty"), 2, "'beauty' is not one of"),
         (("-o", "plan.yaml"), 2, "a plan is a JSON file"),
         (("-o", "nowhere/plan.json"), 1, "there is no folder nowhere"),
@@ -128,3 +131,46 @@ def test_an_engine_that_fails_is_left_out_with_its_reason(
     alone = ("abacus-picky",)
     with pytest.raises(StateportError, match="The quickest: cannot run: abacus-picky takes no"):
         tune(copied, vectors, plan, TuningGoal(), engines=alone, rounds=2, seconds=0.001)
+
+
+def test_a_plan_that_cannot_be_verified_does_not_stop_a_search_that_has_one(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+
+    def measure(*arguments: Any, name: str, **options: Any) -> Any:
+        names.append(name)
+        if len(names) > 1:
+            raise FileError("The vectors do not fit.")
+        return measure_with_ratio(*arguments, name=name, **options)
+
+    monkeypatch.setattr("stateport.tune.search.measure_with_ratio", measure)
+    vectors = Vectors.load(vectors_path(copied))
+    goal, engines = TuningGoal(), ("ort-cpu", "tract")
+    tuned = tune(
+        copied, vectors, tmp_path / "p.json", goal, engines=engines, rounds=2, seconds=1e-3
+    )
+    verdicts = [trial.verdict for trial in tuned.trials if trial.times is not None]
+    assert verdicts.count("pass") == 1
+    assert "cannot be verified: The vectors do not fit." in verdicts
+
+
+def test_every_plan_that_ran_has_decibels_and_the_chosen_one_is_verified_as_it_runs(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def measure(model: stateport.Model, *arguments: Any, **options: Any) -> Any:
+        ran.append((model.engine, model.threads))
+        return measure_with_ratio(model, *arguments, **options)
+
+    monkeypatch.setattr("stateport.tune.search.measure_with_ratio", measure)
+    vectors = Vectors.load(vectors_path(copied))
+    goal, engines = TuningGoal(), ("ort-cpu",)
+    tuned = tune(
+        copied, vectors, tmp_path / "p.json", goal,
+        engines=engines, threads=(1, 2), rounds=2, seconds=1e-3,
+    )  # fmt: skip
+    assert {trial.decibels and trial.decibels > 100 for trial in tuned.trials} == {True}
+    assert ("ort-cpu", tuned.best.plan.threads) in ran
+    assert len(ran) <= 3, "one for each form, and the chosen one"

@@ -57,6 +57,9 @@ COMMANDS = [
     ("inspect .", [". is a folder", "an ONNX file was expected"]),
     ("inspect", ["Missing argument 'MODEL.onnx'"]),
     ("run model.onnx -i x=y.npy", ["y.npy could not be read", "Did you mean 'x.npy'?"]),
+    ("run model.onnx", ["The input 'x' is missing", "the model takes", "Add -i x=FILE.npy"]),
+    ("verify model.onnx --atol little", ["'little' is no number", "Write one such as"]),
+    ("bench model.onnx --streams 99999999999", ["'99999999999' is not", "at most 999999999"]),
     ("run model.onnx -i X=x.npy", ["There is no input 'X'", "the model takes"]),
 ]
 

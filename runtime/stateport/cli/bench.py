@@ -26,6 +26,7 @@ from .common import (
     NUMBERS,
     PLAN,
     STATES,
+    Finite,
     check_plan,
     named_constants,
     named_states,
@@ -91,7 +92,7 @@ from .output import can_show, progress, say, say_json, show
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     metavar="SECONDS",
     default=0.03,
     show_default=True,

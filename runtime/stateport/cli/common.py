@@ -35,8 +35,8 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # not before click 8
         parts = [part.strip() for part in str(value).split(",")]
         if not all(_DIGITS.fullmatch(part) for part in parts):
             self.fail(
-                f"{value!r} is not a list of whole numbers of at least 1. Write them with commas: "
-                "1,64.",
+                f"{value!r} is not a list of whole numbers of at least 1 and at most 999999999. "
+                "Write them with commas: 1,64.",
                 param,
                 ctx,
             )
@@ -77,6 +77,11 @@ class Finite(click.FloatRange):
         Raises:
             click.BadParameter: it is not a number, not in the range, or not finite.
         """
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number. Write one such as 20, 0.5 or 1e-6.", param, ctx)
+
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)

@@ -38,6 +38,8 @@ _WHOLE: Final = re.compile(r"`[^`]*`|pip (?:un)?install \S+|[\d.]+ (?:s|dB|bytes
 #: Stands for a space at which a line must not end; a printable text has none.
 _SPACE: Final = "\0"
 
+#: A verdict -> the parameters of the escape sequence for its colour (ECMA-48, SGR).
+_VERDICTS: Final = {"PASS": "1;32", "FAIL": "1;31"}
 #: The pictures of the sign that moves while a command works.
 _SIGNS: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SIGNS: Final = "-\\|/"
@@ -55,8 +57,8 @@ def say(*lines: str, err: bool = False) -> None:
     stream = _stream(err=err)
     safe_lines = [_safe_text(line, stream) for line in lines]
     if not err and stream.isatty():
-        width = _Screen(stream).width
-        safe_lines = [_wrapped(line, width) for line in safe_lines]
+        screen = _Screen(stream)
+        safe_lines = [_coloured(_wrapped(line, screen.width), screen) for line in safe_lines]
     _write("".join(f"{line}\n" for line in safe_lines), stream)
 
 
@@ -226,6 +228,14 @@ def _encodable(text: str, stream: Any) -> str:
     """The text, with escapes for characters that the stream's encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _coloured(text: str, screen: Console) -> str:
+    """The text; a verdict at its beginning has a colour, where the terminal has colours."""
+    word, colon, rest = text.partition(":")
+    if not colon or word not in _VERDICTS or screen.no_color or screen.color_system is None:
+        return text
+    return f"\x1b[{_VERDICTS[word]}m{word}\x1b[0m:{rest}"
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -109,6 +109,7 @@ def run(
         if path is not None:
             check_place(path)
 
+    _check_given(loaded.contract, input_paths)
     arrays = {name: read_npy(path) for name, path in input_paths.items()}
     state = None if state_in is None else State.load(state_in)
     if chunk is None:
@@ -147,6 +148,21 @@ def _parse_inputs(texts: Sequence[str]) -> dict[str, Path]:
                 f"The input {name!r} is given twice. Pass each input once.", param_hint="--input"
             )
     return dict(pairs)
+
+
+def _check_given(contract: Contract, paths: Mapping[str, Path]) -> None:
+    """Refuses to run without any input, and says how inputs are given.
+
+    Raises:
+        InputError: no input is given, and the model takes some.
+    """
+    if contract.inputs and not paths:
+        inputs = ", ".join(map(str, contract.inputs))
+        example = " ".join(f"-i {spec.name}=FILE.npy" for spec in contract.inputs)
+        first = contract.inputs[0].name
+        raise InputError(
+            f"The input {first!r} is missing; the model takes {inputs}. Add {example}."
+        )
 
 
 def _run_in_chunks(

@@ -22,7 +22,7 @@ from ..table import Column, Table
 from ..tune.choice import Trial
 from ..tune.search import Tuned, TuningGoal
 from ..tune.search import tune as run_tune
-from .common import ENGINE, FILE, MODEL, NUMBERS
+from .common import ENGINE, FILE, MODEL, NUMBERS, Finite
 from .output import progress, say, say_json, show
 
 
@@ -60,7 +60,7 @@ from .output import progress, say, say_json, show
 )
 @click.option(
     "--snr",
-    type=float,
+    type=Finite(min=0, min_open=True),
     metavar="DB",
     help="Also try lower precisions, with a signal-to-noise ratio of at least DB decibels.",
 )

@@ -125,13 +125,13 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
 )
 @click.option(
     "--atol",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     metavar="ERROR",
     help="Replace the default bound: the largest absolute error allowed.",
 )
 @click.option(
     "--rtol",
-    type=click.FloatRange(min=0),
+    type=Finite(min=0),
     metavar="ERROR",
     help="Replace the default bound: the largest relative error allowed.",
 )

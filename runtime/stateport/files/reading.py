@@ -138,6 +138,17 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number in JSON")
 
 
+#: Types as a person calls them.
+_KINDS: Final[dict[type, str]] = {
+    bool: "the truth value",
+    dict: "the object",
+    float: "the number",
+    int: "the whole number",
+    list: "the list",
+    str: "the text",
+}
+
+
 def value_of(entry: Any, key: str, kind: type[_T]) -> _T:
     """The value under a key of a JSON object.
 
@@ -146,7 +157,7 @@ def value_of(entry: Any, key: str, kind: type[_T]) -> _T:
     """
     value = entry.get(key) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
-        raise ValueError(f"no {key} in {shown(entry)}, or none that is a {kind.__name__}")
+        raise ValueError(f"{_KINDS.get(kind, kind.__name__)} {key!r} is missing in {shown(entry)}")
     return value
 
 

@@ -236,46 +236,64 @@ class _Search:
         answers but for the order of sums. So one of them is verified for all, and the one that is
         chosen once more, as it will run.
         """
-        verdicts: dict[Hashable, tuple[str, float | None]] = {}
-        sources: dict[Hashable, Plan] = {}
-        judged = []
+        verdicts: dict[Hashable, _Verified] = {}
+        judged: list[Trial] = []
         for trial in trials:
             if trial.times is not None:
                 key = _arithmetic(trial)
                 if key not in verdicts:
-                    verdicts[key] = self._verify(trial, vectors)
-                    sources[key] = trial.plan
-                verdict, decibels = verdicts[key]
-                trial = replace(trial, verdict=verdict, decibels=decibels)
+                    has_passed = any(earlier.passed for earlier in judged)
+                    verdicts[key] = self._verify(trial, vectors, may_fail=has_passed)
+                trial = verdicts[key].of(trial)
             judged.append(trial)
 
         while any(trial.passed for trial in judged):
             chosen = choose(judged, self.wanted.goal)
-            if chosen.plan != sources[_arithmetic(chosen)]:
-                verdict, decibels = self._verify(chosen, vectors)
-                if verdict != CHOSEN:
-                    failed = replace(chosen, verdict=verdict, decibels=decibels)
-                    judged[judged.index(chosen)] = failed
+            if chosen.plan != verdicts[_arithmetic(chosen)].plan:
+                verified = self._verify(chosen, vectors).of(chosen)
+                if not verified.passed:
+                    judged[judged.index(chosen)] = verified
                     continue
             return with_verdicts(judged, chosen, self.wanted.goal)
         return judged
 
-    def _verify(self, trial: Trial, vectors: Vectors) -> tuple[str, float | None]:
-        """The verdict on a plan, and its signal-to-noise ratio in decibels."""
+    def _verify(self, trial: Trial, vectors: Vectors, *, may_fail: bool = False) -> _Verified:
+        """The verdict on a plan, and its signal-to-noise ratio.
+
+        `may_fail` says that an error is the verdict on this plan: others have passed.
+        """
         self.progress(f"verifying plans: {trial.variant.name} on {trial.plan.engine}")
-        report, ratio = measure_with_ratio(
-            self._load(trial.plan),
-            vectors,
-            name=trial.variant.name,
-            wanted=requested_bound(snr=self.wanted.snr),
-        )
-        return CHOSEN if report.passed else worst(report), ratio
+        try:
+            report, ratio = measure_with_ratio(
+                self._load(trial.plan),
+                vectors,
+                name=trial.variant.name,
+                wanted=requested_bound(snr=self.wanted.snr),
+            )
+        except StateportError as error:
+            if not may_fail:
+                raise
+            return _Verified(trial.plan, f"cannot be verified: {error}", None)
+        return _Verified(trial.plan, CHOSEN if report.passed else worst(report), ratio)
 
     def _load(self, plan: Plan) -> Model:
         """The model under a plan, loaded as users load it."""
         path = self.folder / "plan.json"
         plan.save(path)
         return load(self.model, plan=path)
+
+
+@dataclass(frozen=True)
+class _Verified:
+    """The verdict on a plan, which is that on all plans with the same arithmetic."""
+
+    plan: Plan
+    verdict: str
+    decibels: float | None
+
+    def of(self, trial: Trial) -> Trial:
+        """The trial with this verdict."""
+        return replace(trial, verdict=self.verdict, decibels=self.decibels)
 
 
 class _CannotRunError(Exception):
