@@ -147,7 +147,8 @@ class Random(nn.Module):
     def _before(self, x: Tensor) -> Tensor:
         """What stands before the layers."""
         if self.front_kind == "stride":
-            return self.front(x.transpose(1, 2)).transpose(1, 2)
+            framed: Tensor = self.front(x.transpose(1, 2))
+            return framed.transpose(1, 2)
         if self.front_kind == "reshape":
             return x.reshape(x.shape[0], -1, 4 * self.front_steps)
         return x[:, -self.front_steps :] if self.front_kind == "last" else x

@@ -41,8 +41,8 @@ def quiet() -> Iterator[None]:
     What it or onnxscript prints on stdout, as onnxscript 0.5.6 does, goes to stderr, since another
     program may read stdout.
     """
-    names = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript")
-    names += ("torch._subclasses.fake_tensor",)  # it logs errors that are caught
+    names = ["torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript"]
+    names.append("torch._subclasses.fake_tensor")  # it logs errors that are caught
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
 
