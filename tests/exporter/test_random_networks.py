@@ -31,6 +31,9 @@ SAME_EVERY_TIME = "STATEPORT_FUZZ" not in os.environ
 KINDS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 CELLS = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
 HOLDING = ("argument", "argument, not returned", "absent", "zeros", "learned", "attribute")
+#: What stands before the layers, and by how many steps: a convolution with a stride, a reshape of
+#: steps into features, or a window that takes the last steps alone.
+FRONTS = [("none", 1), *((kind, n) for kind in ("stride", "reshape", "last") for n in (2, 3, 5))]
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,24 @@ class Random(nn.Module):
 
     kept: dict[int, Any]
 
-    def __init__(self, stack: Sequence[Layer], head: str, residual: bool, seed: int) -> None:
+    def __init__(
+        self,
+        stack: Sequence[Layer],
+        head: str,
+        residual: bool,
+        seed: int,
+        front: tuple[str, int] = ("none", 1),
+    ) -> None:
         super().__init__()
+        self.front_kind, self.front_steps = front
         self.descending = seed % 2 == 0
         self.stack, self.head, self.residual = stack, head, residual
         self.kept = {}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            sizes = [4, *(layer.features for layer in stack)]
+            features = 4 * self.front_steps if self.front_kind == "reshape" else 4
+            sizes = [features, *(layer.features for layer in stack)]
+            self.front = nn.Conv1d(4, 4, self.front_steps, self.front_steps)
             self.rnn = nn.ModuleList(
                 layer.module(size) for layer, size in zip(stack, sizes, strict=False)
             )
@@ -123,8 +136,25 @@ class Random(nn.Module):
                 for size in layer.state_sizes()
             )
             self.linear = nn.Linear(sizes[-1], 3)
+        # Weights in a container of the author's, which is no module.
+        self.weights = {"head": [self.linear.weight, self.linear.bias]}
+        for number, layer in enumerate(stack):
+            if layer.holding == "buffer":
+                for i, size in enumerate(layer.state_sizes()):
+                    rows = layer.num_layers * layer.directions
+                    self.register_buffer(f"buffer_{number}_{i}", torch.zeros(rows, 1, size))
+
+    def _before(self, x: Tensor) -> Tensor:
+        """What stands before the layers."""
+        if self.front_kind == "stride":
+            framed: Tensor = self.front(x.transpose(1, 2))
+            return framed.transpose(1, 2)
+        if self.front_kind == "reshape":
+            return x.reshape(x.shape[0], -1, 4 * self.front_steps)
+        return x[:, -self.front_steps :] if self.front_kind == "last" else x
 
     def forward(self, x: Tensor, states: list[Any], lengths: Tensor | None = None) -> Any:
+        x = self._before(x)
         given, returned, last = iter(states), [], x
         for number, (layer, rnn) in enumerate(zip(self.stack, self.rnn, strict=True)):
             z = x if layer.batch_first else x.transpose(0, 1)
@@ -137,6 +167,10 @@ class Random(nn.Module):
                 y, last = rnn(z, state)
             if layer.holding == "attribute":
                 setattr(self, f"kept_{number}", last)
+            if layer.holding == "buffer":
+                lasts = last if isinstance(last, tuple) else (last,)
+                for i, state in enumerate(lasts):
+                    setattr(self, f"buffer_{number}_{i}", state)
             if layer.holding == "argument":
                 returned.append(last)
             y = y if layer.batch_first else y.transpose(0, 1)
@@ -169,6 +203,10 @@ class Random(nn.Module):
             return getattr(self, f"kept_{number}", None)
         if layer.holding == "absent":
             return None
+        if layer.holding == "buffer":
+            names = [f"buffer_{number}_{i}" for i in range(len(layer.state_sizes()))]
+            held = tuple(getattr(self, name) for name in names)
+            return held if layer.kind == "LSTM" else held[0]
         if layer.holding == "zeros":
             state = [x.new_zeros(rows, x.size(0), size) for size in layer.state_sizes()]
         else:
@@ -179,7 +217,7 @@ class Random(nn.Module):
 
     def _answer(self, x: Tensor, last: Any) -> Any:
         if self.head == "every step":
-            return self.linear(x)
+            return nn.functional.linear(x, *self.weights["head"])
         if self.head == "last step":
             return self.linear(x[:, -1])
         if self.head == "last hidden":
@@ -245,3 +283,49 @@ def _zeros(layer: Layer, batch: int) -> Any:
     rows = layer.num_layers * layer.directions
     state = [torch.zeros(rows, batch, size) for size in layer.state_sizes()]
     return tuple(state) if layer.kind == "LSTM" else state[0]
+
+
+@st.composite
+def fronted(draw: st.DrawFn) -> tuple[list[Layer], tuple[str, int]]:
+    """Layers behind a front, some of which hold their state in a buffer of one row."""
+    stack = draw(st.lists(layers(), min_size=1, max_size=2))
+    plain = []
+    for layer in stack:
+        holding = draw(st.sampled_from(["buffer", "absent", "zeros", "attribute"]))
+        plain.append(replace(layer, packs=False, looped=False, holding=holding))
+    return plain, draw(st.sampled_from(FRONTS))
+
+
+@pytest.mark.patterns
+@given(
+    drawn=fronted(),
+    head=st.sampled_from(["none", "every step", "last step"]),
+    seed=st.integers(0, 2**16),
+)
+@settings(
+    max_examples=EXAMPLES,
+    derandomize=SAME_EVERY_TIME,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.shrink},  # an export takes seconds
+    print_blob=True,
+)
+def test_a_random_network_takes_the_lengths_that_it_says(
+    drawn: tuple[list[Layer], tuple[str, int]], head: str, seed: int
+) -> None:
+    stack, (kind, steps) = drawn
+    net = Random(stack, head, False, seed, (kind, steps)).eval()
+    note(f"{stack}, front {kind} of {steps}, head {head}, seed {seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        result = export(net, net.example(), Path(folder) / "m.onnx")
+        contract = result.contract
+        assert contract.multiples == ((("time", steps),) if kind == "reshape" else ())
+        one_way = not any(layer.bidirectional for layer in stack)
+        assert contract.streaming.ok == (one_way and kind != "last")
+        if contract.streaming.ok:
+            assert contract.streaming.chunk_multiple == (1 if kind == "none" else steps)
+
+        x = np.random.default_rng(seed).standard_normal((1, 6 * steps, 4)).astype(np.float32)
+        outputs, _ = stateport.load(result.path).run({"x": x})
+    with torch.no_grad():
+        expected, _ = net(torch.from_numpy(x), [])
+    np.testing.assert_allclose(outputs["y"], expected, atol=2e-6)

@@ -181,13 +181,12 @@ def _steps_of_slices(key: Any, rank: int) -> dict[int, int] | None:
 
     steps, axis = dict[int, int](), 0
     for number, item in enumerate(keys):
-        if item is ...:
-            axis = rank - (len(keys) - number - 1)
-            continue
-        if isinstance(item, slice) and item.step not in (None, 1):
-            steps[axis] = item.step
+        if item is ...:  # for all axes that no other key is for
+            axis = rank - len(keys) + number
+        elif isinstance(item, slice):
+            steps[axis] = item.step or 1
         axis += 1
-    return steps or None
+    return steps if any(step != 1 for step in steps.values()) else None
 
 
 def _strides_of_windows(
