@@ -339,3 +339,84 @@ def test_unnamed_states_and_contracts_are_refused(usual: Path, tmp_path: Path) -
         lift(usual, tmp_path / "lifted.onnx")
     with pytest.raises(ContractError, match=r"stateport contract IN\.onnx"):
         quantize(usual, tmp_path / "q.onnx", check=False)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_lengths_of_rows_are_at_least_one_without_a_time_axis(tmp_path: Path, steps: int) -> None:
+    state = [1, 2, 4]
+    node = helper.make_node(
+        "LSTM", ["x", "W", "R", "B", "n", "h_in", "c_in"], ["y", "h_out", "c_out"], hidden_size=4
+    )
+    ins = [port("x", steps, 2, 3), port("n", 2, kind=TensorProto.INT32)]
+    ins += [port("h_in", *state), port("c_in", *state)]
+    outs = [port("y", steps, 1, 2, 4), port("h_out", *state), port("c_out", *state)]
+    weights = [floats("W", 1, 16, 3), floats("R", 1, 16, 4), floats("B", 1, 32)]
+    path = written(tmp_path / "m.onnx", [node], ins, outs, weights)
+
+    result = add_contract(path, tmp_path / "c.onnx")
+    assert result.truth == "float64"
+    lengths = [case.inputs["n"] for case in Vectors.load(result.vectors).cases]
+    assert min(map(np.min, lengths)) == 1
+    assert max(map(np.max, lengths)) == steps
+
+
+@pytest.fixture
+def windowed(tmp_path: Path) -> Path:
+    """Takes windows of 40 samples at one rate, whatever its open axes say."""
+    nodes = [
+        helper.make_node("Cast", ["rate"], ["factor"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["x", "factor"], ["scaled"]),
+        helper.make_node("MatMul", ["scaled", "K"], ["seen"]),
+        helper.make_node("Add", ["seen", "h_in"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["h_out"]),
+        helper.make_node("Identity", ["h_out"], ["y"]),
+    ]
+    rate = helper.make_tensor_value_info("rate", TensorProto.INT64, [])
+    ins = [port("x", "batch", "samples"), rate, port("h_in", "batch", 5)]
+    outs = [port("y", None, None), port("h_out", "batch", 5)]
+    return written(tmp_path / "w.onnx", nodes, ins, outs, [floats("K", 40, 5)])
+
+
+def test_sizes_and_values_that_only_the_caller_knows(windowed: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError) as refusal:
+        add_contract(windowed, tmp_path / "c.onnx")
+    for part in ("takes nothing that was tried", "64 steps", "--axes x=batch,576", "--constant"):
+        assert part in str(refusal.value)
+    assert not (tmp_path / "c.onnx").exists()
+
+    result = add_contract(
+        windowed, tmp_path / "c.onnx", axes={"x": ("batch", 40)}, constants={"rate": 3}
+    )
+    assert [str(spec) for spec in result.contract.inputs] == ["x: float32[batch, 40]"]
+    assert [str(spec) for spec in result.contract.outputs] == ["y: float32[batch, 5]"]
+    x = np.random.default_rng(0).standard_normal((2, 40)).astype("f4")
+    theirs, _ = stateport.load(windowed, constants={"rate": 3})(x)
+    np.testing.assert_allclose(stateport.load(result.path)(x)[0], theirs, atol=1e-6)
+
+    with pytest.raises(InputError, match="There is no input 'speed' to hold a constant"):
+        add_contract(windowed, tmp_path / "d.onnx", constants={"speed": 3})
+
+
+def test_an_axis_that_nothing_changes_is_a_size(tmp_path: Path) -> None:
+    state = (1, "batch", 4)
+    path = lstm(tmp_path / "m.onnx", ("time", "batch", 3), [state] * 4, (None, "one", None, "four"))
+    result = add_contract(path, tmp_path / "c.onnx")
+    assert result.contract.outputs[0].shape == ("time", 1, "batch", 4)
+
+
+def test_one_state_that_two_layers_start_from_does_not_stream(usual: Path, tmp_path: Path) -> None:
+    model = onnx.load(usual)
+    second = onnx.NodeProto()
+    second.CopyFrom(model.graph.node[0])
+    second.input[1], second.output[:] = "W2", ["y2", "", ""]
+    model.graph.node.append(second)
+    model.graph.node.append(helper.make_node("Add", ["y", "y2"], ["both"]))
+    model.graph.initializer.append(floats("W2", 1, 16, 3))
+    model.graph.initializer[-1].CopyFrom(
+        numpy_helper.from_array(-numpy_helper.to_array(model.graph.initializer[-1]), "W2")
+    )
+    model.graph.output[0].name = "both"
+    onnx.save(model, usual)
+    result = add_contract(usual, tmp_path / "c.onnx")
+    assert result.contract.streaming.ok is False
+    assert "its last state does not go to 'h_out'" in str(result.contract.streaming.reason)

@@ -35,7 +35,8 @@ def contract(
 
     The graph stays as it is. States without --state are recognised by their names. An axis that
     the file leaves open without a usable name is found by running the file at two sizes; --axes
-    names it. (`stateport lift` is for a file that hides its states.)
+    names it, and --constant gives an input the same value in every call. (`stateport lift` is for
+    a file that hides its states.)
 
     The command records vectors beside the copy: the answers of the graph itself in float64. It
     verifies ONNX Runtime against them, and writes nothing if that fails. Every other command then

@@ -53,7 +53,7 @@ def accepted_sizes(
 
     raise ExportError(
         "The file takes nothing that was tried, so there is nothing to compare the new file with. "
-        f"Tried were {_tried(axes)}. The first error: {first_line(reason).rstrip('.')}. "
+        f"Tried were {_tried(axes)}. The first error: {reason.rstrip('.')}. "
         f"{_advice(reason)}"
     )
 
@@ -106,7 +106,7 @@ def _refusal(
         case = make_case(contract, "whole", [64], batch, free_size=free, lengths=lengths)
         source(case.inputs)
     except StateportError as error:
-        return str(error)
+        return first_line(error)
     return None
 
 

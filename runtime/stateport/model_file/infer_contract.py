@@ -22,7 +22,10 @@ _TIME: Final = re.compile(
     re.IGNORECASE,
 )
 
-_ADVICE: Final = "Declare them: states={'input': 'output'}, or --state input=output."
+_FORMS: Final = "states={'input': 'output'}, or --state input=output."
+_ADVICE: Final = f"Declare them: {_FORMS}"
+#: The operators that have a state in any case.
+_RECURRENT: Final = ("LSTM", "GRU", "RNN", "com.microsoft::DynamicQuantizeLSTM")
 
 #: Names of a state's input and output: a pattern for the input, and forms for the output.
 _PAIRS: Final = (
@@ -98,10 +101,18 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
     """The states by the names of the file; there has to be one."""
     pairs = match_state_names(file)
     if not pairs:
+        recurrent = [name for name in _RECURRENT if name in file.operators]
+        advice = f"{_ADVICE} states={{}} says that it has none."
+        if recurrent:
+            advice = (
+                f"Its {recurrent[0].rpartition(':')[2]} has a state: if the file hides it, "
+                "`stateport lift IN.onnx -o OUT.onnx` makes it an input and an output; if both are "
+                f"there, declare them: {_FORMS}"
+            )
         raise ContractError(
             f"{file.path} carries no contract, and no names of its inputs "
             f"({_listed(file.inputs)}) and outputs ({_listed(file.outputs)}) match a pairing of "
-            f"states. {_ADVICE} states={{}} says that it has none."
+            f"states. {advice}"
         )
     return pairs
 

@@ -15,7 +15,7 @@ from .bounds import RequestedBound
 from .engine_report import EngineReport, Measurement
 from .fault import LocatedFault
 from .handover import handover_case
-from .pair import Standing, remarks
+from .pair import Standing, narrow_weights, remarks
 from .vectors import Vectors
 from .workers.client import ask
 from .workers.protocol import LOCATING, Job, measurement_from_json, report_from_json
@@ -162,6 +162,8 @@ def run_matrix(
     # The vectors are read here once, so that a fault in them is one error, not one per engine.
     recorded = Vectors.load(vectors)
     notes = remarks(model, recorded)
+    if wanted is None:
+        notes = (*notes, *narrow_weights(model))
     stateful = handover_case(recorded) is not None
     job = {
         "model": str(model.resolve()),

@@ -5,14 +5,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Final
 
+from ..contract import PRECISION_KEY
 from ..errors import FileError
 from ..model_file.onnx_outline import OnnxFile, read
+from ..precision import BUDGETS
 from .vectors import Vectors
 
+#: By the dtype of narrow weights, their bits, and the signal-to-noise ratio of such files.
+_NARROW: Final = {
+    "int8": (8, BUDGETS["int8"]),
+    "uint8": (8, BUDGETS["int8"]),
+    "float16": (16, BUDGETS["float16"]),
+    "bfloat16": (16, BUDGETS["bfloat16"]),
+}
 #: The most bytes between two weights in an external file: writers align the weights.
 _GAP: Final = 1 << 16
 #: The bytes that are hashed at a time.
@@ -55,6 +66,34 @@ def remarks(model: Path, vectors: Vectors) -> tuple[str, ...]:
 
     note = f"The vectors were recorded with another file than {model}, or it has changed since"
     return (f"{note}; it is judged by its numbers.",)
+
+
+def narrow_weights(model: Path) -> tuple[str, ...]:
+    """A note if most weights are 8 or 16 bits wide, and the file does not say its precision.
+
+    Other tools' quantisers and converters to float16 write such files from ours. They fail by the
+    floor of float32.
+    """
+    file = read(model)
+    if PRECISION_KEY in file.metadata:
+        return ()
+
+    elements: Counter[str] = Counter()
+    for weight in file.weights:
+        elements[weight.dtype] += prod(weight.shape)
+    narrow = {dtype: count for dtype, count in elements.items() if dtype in _NARROW}
+    wide = elements["float32"] + elements["float64"]
+    if not narrow or sum(narrow.values()) <= wide:
+        return ()
+
+    dtype = max(narrow, key=narrow.__getitem__)
+    bits, budget = _NARROW[dtype]
+    note = (
+        f"Most weights of {model} are {dtype}, {bits} bits wide, but its metadata have no "
+        f"{PRECISION_KEY}, so that it is judged as a file in float32. A bound for such a file is "
+        f"a signal-to-noise ratio: --snr {budget:g} (snr={budget:g})."
+    )
+    return (note,)
 
 
 class Standing:
