@@ -43,6 +43,13 @@ class Numbered:
     inputs: bytes
     outputs: Mapping[str, Array] | bytes
 
+    @property
+    def nbytes(self) -> int:
+        """The size of the answer."""
+        if isinstance(self.outputs, bytes):
+            return len(self.outputs)
+        return sum(array.nbytes for array in self.outputs.values())
+
     def answer(self, names: Sequence[str]) -> Mapping[str, Array]:
         """The outputs with these names, in this order, which the record itself does not have.
 

@@ -18,6 +18,7 @@ from ..state import State
 from .codec import unpack_state
 from .digest import digest_of_inputs
 from .errors import ServeError, Status
+from .gone import Gone, GoneStreams
 from .keeper import ENDED_FOR, Keeper
 from .live import Generation, Live, Numbered
 from .observe import Observer
@@ -30,8 +31,6 @@ _LOG: Final = logging.getLogger("stateport.serve")
 
 #: How often a step is made anew because another server stepped the stream first.
 _MOST_TRIES: Final = 5
-#: Of how many streams it is remembered why they are gone.
-_MOST_GONE: Final = 10_000
 
 Outputs = Mapping[str, Array]
 
@@ -80,8 +79,7 @@ class Sequences:
         self._live: OrderedDict[SequenceId, Live] = OrderedDict()
         self._clients: dict[str, int] = {}
         self._opening = 0
-        #: Why streams are gone, and the last answer of those that ended, with the time of that.
-        self._gone: OrderedDict[SequenceId, _Gone] = OrderedDict()
+        self._gone = GoneStreams()
         self._names = [spec.name for spec in served.contract.outputs]
         self._generations: list[Generation] = []
         self._refusal: StreamingError | None = None
@@ -141,10 +139,7 @@ class Sequences:
             finally:
                 self._turns.give(live.id)
 
-        now = self._clock()
-        for sequence, gone in [*self._gone.items()]:
-            if gone.until < now:
-                del self._gone[sequence]
+        self._gone.expire(self._clock())
         await self._retire()
 
     async def flush(self) -> None:
@@ -253,8 +248,8 @@ class Sequences:
                 last = _last_of(record)
         elif sequence in self._live:
             last = self._live[sequence].last
-        elif sequence in self._gone:
-            last = self._gone[sequence].last
+        elif (gone := self._gone.get(sequence)) is not None:
+            last = gone.last
 
         if last is not None and last.step == 1 and last.inputs == digest:
             return version, last.answer(self._names)
@@ -428,7 +423,7 @@ class Sequences:
             self._opening -= 1
 
         self._live[sequence] = live
-        self._gone.pop(sequence, None)
+        self._gone.forget(sequence)
         generation.live += 1
         self._observer.streams(self._served.name, len(self._live))
         if was_cancelled:
@@ -499,13 +494,10 @@ class Sequences:
         now, idle = self._clock(), self._limits.idle
         if reason == "ended":
             last = live.last
-            self._gone[live.id] = _Gone("it has ended", now + min(idle, ENDED_FOR), last)
+            self._gone.add(live.id, Gone("it has ended", now + min(idle, ENDED_FOR), last))
         elif reason == "idle":
-            self._gone[live.id] = _Gone(
-                f"it expired, because no request came for {idle:g} seconds", now + idle
-            )
-        while len(self._gone) > _MOST_GONE:
-            self._gone.popitem(last=False)
+            words = f"it expired, because no request came for {idle:g} seconds"
+            self._gone.add(live.id, Gone(words, now + idle))
 
     def _is_expired(self, live: Live) -> bool:
         return self._clock() - live.used > self._limits.idle
@@ -569,15 +561,6 @@ class Sequences:
             if not generation.live:
                 self._generations.remove(generation)
                 await generation.rounds.stop()
-
-
-@dataclass(frozen=True, slots=True)
-class _Gone:
-    """Why a stream is gone, until when that is remembered, and its last answer."""
-
-    reason: str
-    until: float
-    last: Numbered | None = None
 
 
 def _last_of(record: Record | None) -> Numbered | None:
