@@ -66,7 +66,25 @@ class _FilePath(click.Path):
         return path
 
 
-class Finite(click.FloatRange):
+class Number(click.FloatRange):
+    """A number in a range; infinity is one."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The value as a float.
+
+        Raises:
+            click.BadParameter: it is not a number, or not in the range.
+        """
+        try:
+            float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number. Write one such as 20, 0.5 or 1e-6.", param, ctx)
+        return float(super().convert(value, param, ctx))
+
+
+class Finite(Number):
     """A number in a range that is neither infinite nor NaN."""
 
     def convert(
@@ -77,12 +95,7 @@ class Finite(click.FloatRange):
         Raises:
             click.BadParameter: it is not a number, not in the range, or not finite.
         """
-        try:
-            float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number. Write one such as 20, 0.5 or 1e-6.", param, ctx)
-
-        number = float(super().convert(value, param, ctx))
+        number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number

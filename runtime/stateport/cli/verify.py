@@ -22,7 +22,7 @@ from ..parity.reports.document import document
 from ..parity.reports.github import commands
 from ..parity.reports.wording import place, precision_note, verdict
 from ..parity.verify import verify as verify_file
-from .common import FILE, MODEL, PLAN, Finite
+from .common import FILE, MODEL, PLAN, Finite, Number
 from .output import progress, say, say_commands, say_json, show
 
 
@@ -125,13 +125,13 @@ class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.
 )
 @click.option(
     "--atol",
-    type=Finite(min=0),
+    type=Number(min=0),
     metavar="ERROR",
     help="Replace the default bound: the largest absolute error allowed.",
 )
 @click.option(
     "--rtol",
-    type=Finite(min=0),
+    type=Number(min=0),
     metavar="ERROR",
     help="Replace the default bound: the largest relative error allowed.",
 )
