@@ -125,7 +125,7 @@ class Centred(Recurrent):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden, answers = None, []
-        for piece in x.split(10, dim=1):
+        for piece in torch.split(x, 10, dim=1):
             answer, hidden = self.gru(piece - piece.mean(1, keepdim=True), hidden)
             answers.append(answer)
         return torch.cat(answers, 1)
