@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from stateport_exporter import ExportError, Spec, export
 
-LIBRARY = torch.library.Library("stateport_refusals", "DEF")
+LIBRARY: Any = torch.library.Library("stateport_refusals", "DEF")  # type: ignore[no-untyped-call]
 LIBRARY.define("twice(Tensor x) -> Tensor")
 LIBRARY.impl("twice", lambda x: 2 * x, "CPU")
 
