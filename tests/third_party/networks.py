@@ -168,6 +168,19 @@ def asteroid(name: str, *sizes: int, **options: int) -> Any:
     return getattr(recurrent, name)("LSTM", *sizes, **options)
 
 
+def denoiser_lstm() -> Any:
+    """The recurrent part of a network that takes noise out of speech."""
+    from denoiser.demucs import BLSTM
+
+    return BLSTM(8, 2, bi=False)
+
+
+def causal_convolutions() -> Any:
+    from pytorch_tcn import TCN
+
+    return TCN(4, [6, 6], kernel_size=3, dilations=[1, 2], dropout=0.0, input_shape="NLC")
+
+
 def encodec_lstm() -> Any:
     from transformers import EncodecConfig
     from transformers.models.encodec.modeling_encodec import EncodecLSTM
@@ -270,6 +283,21 @@ NETWORKS = {
         lambda: asteroid("MulCatRNN", 5, 8),
         sequence(5),
         {f"rnn{i}_{s}0": (1, "batch", 8) for i in (1, 2) for s in "hc"},
+    ),
+    "denoiser BLSTM": Network(
+        denoiser_lstm,
+        Spec("float32", "time", "batch", 8),
+        {"h0": (2, "batch", 8), "c0": (2, "batch", 8)},
+    ),
+    "pytorch-tcn TCN": Network(
+        causal_convolutions,
+        sequence(4),
+        {
+            "network_0_conv1_padder_pad_frames": ("batch", 4, 2),
+            "network_0_conv2_padder_pad_frames": ("batch", 6, 2),
+            "network_1_conv1_padder_pad_frames": ("batch", 6, 4),
+            "network_1_conv2_padder_pad_frames": ("batch", 6, 4),
+        },
     ),
     "transformers EncodecLSTM": Network(
         encodec_lstm,

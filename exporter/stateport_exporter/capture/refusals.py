@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from torch import nn
+from torch._subclasses.fake_tensor import UnsupportedOperatorException
 
 from stateport.errors import first_line, text_of
 
@@ -37,6 +38,13 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
     if violated:
         return _size_error(violated[1])(
             _narrowed(name, violated[1], _condition(violated[2], violated[1]))
+        )
+
+    if _needs_numbers(error, text):
+        return ExportError(
+            f"{raised_in(module, error)} calls an operator that an extension in C++ or CUDA brings"
+            f"{at_line(raised_line(error))}, and that runs on numbers alone. PyTorch's exporter "
+            "cannot look into it. Let forward use what the package has in Python, if it has that."
         )
 
     if is_data_dependent(error):
@@ -81,6 +89,11 @@ def _without_time(example: Example) -> str:
     if "time" in example.axes or not others:
         return ""
     return f" No axis of the example is called 'time'. If {others[0]!r} is time, call it 'time'."
+
+
+def _needs_numbers(error: BaseException, text: str) -> bool:
+    """Whether an operator without a meta kernel was called, which PyTorch cannot trace."""
+    return isinstance(error, UnsupportedOperatorException) or "data is not allocated yet" in text
 
 
 def is_data_dependent(error: BaseException) -> bool:
