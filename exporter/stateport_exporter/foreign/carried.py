@@ -69,12 +69,9 @@ def lift_carried(
 
         name = node.name or node.op_type
         reason = _why_not(model.graph, node)
-        if reason is not None:
-            outcomes.append(LiftedOperator(node.op_type, name, "left", reason))
-            continue
-        firsts = _first_values(model, node, hidden)
+        firsts = _first_values(model, node, hidden) if reason is None else None
         if firsts is None:
-            reason = "its first values cannot be evaluated"
+            reason = reason or "its first values cannot be evaluated"
             outcomes.append(LiftedOperator(node.op_type, name, "left", reason))
             continue
         prefix = state_prefix(model.graph, node, alone=len(loops) == 1)

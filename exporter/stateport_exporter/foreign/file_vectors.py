@@ -141,12 +141,12 @@ def _floor(
     # An integer, such as the number of the largest element, is right or wrong: a copy whose weights
     # differ says nothing about it.
     floats = [spec for spec in results(contract) if spec.dtype.startswith("float")]
-    if model.ByteSize() <= _MOST_COPIED:
-        for noisy in _noisy_copies(model, allowance.copies(_NOISY_COPIES)):
-            call = evaluation(noisy, double=True)
-            for case, truth in exact:
-                if len(case.chunks) <= _CALLS:  # chains take long, and show nothing more
-                    raise_to(call, case, truth, floats)
+    short = [(case, truth) for case, truth in exact if len(case.chunks) <= _CALLS]
+    copies = allowance.copies(_NOISY_COPIES) if model.ByteSize() <= _MOST_COPIED else 0
+    for noisy in _noisy_copies(model, copies):
+        call = evaluation(noisy, double=True)
+        for case, truth in short:  # chains take long, and show nothing more
+            raise_to(call, case, truth, floats)
     return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
 
 

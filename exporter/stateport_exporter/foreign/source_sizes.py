@@ -119,12 +119,17 @@ def with_measured_outputs(source: Source, contract: Contract, sizes: AcceptedSiz
     measured = _measure_shapes(source, contract, sizes)
     _, first = next(iter(measured))
 
+    axes = input_axes(contract)
+    all_vary = _all_vary(axes, [sizes for sizes, _ in measured])
     outputs = []
     for spec in contract.outputs:
-        shape = []
+        shape: list[Axis] = []
         for axis in range(len(first[spec.name])):
             lengths = {sizes: shapes[spec.name][axis] for sizes, shapes in measured}
-            shape.append(_measured_axis(spec, axis, lengths))
+            measured_axis = _measured_axis(spec, axis, lengths)
+            if all_vary and measured_axis not in axes and len(set(lengths.values())) == 1:
+                measured_axis = first[spec.name][axis]  # nothing changes it
+            shape.append(measured_axis)
         outputs.append(replace(spec, shape=tuple(shape)))
     return replace(contract, outputs=tuple(outputs))
 
@@ -153,6 +158,13 @@ def _measure_shapes(
     return list(measured.items())
 
 
+def _all_vary(axes: set[str], tried: Sequence[_Sizes]) -> bool:
+    """Whether each kind of axis that the inputs have was tried at several sizes."""
+    kinds = ["time" in axes, "batch" in axes, bool(axes - {"batch", "time"})]
+    varied = [len(set(sizes)) > 1 for sizes in zip(*tried, strict=True)]
+    return all(vary or not has for vary, has in zip(varied, kinds, strict=True))
+
+
 def _measured_axis(spec: ArraySpec, axis: int, lengths: Mapping[_Sizes, int]) -> Axis:
     """What an axis of an output is, from its lengths at several sizes."""
     if len(lengths) > 1:
@@ -160,10 +172,6 @@ def _measured_axis(spec: ArraySpec, axis: int, lengths: Mapping[_Sizes, int]) ->
             return "batch"
         if _follows(lengths, [time for time, _, _ in lengths]):
             return "time"
-
-    is_constant = len(lengths) > 1 and len(set(lengths.values())) == 1
-    if is_constant:
-        return next(iter(lengths.values()))
 
     declared = spec.shape[axis] if axis < len(spec.shape) else "?"
     is_wrong = isinstance(declared, int) and set(lengths.values()) != {declared}
