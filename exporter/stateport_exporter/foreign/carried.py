@@ -75,13 +75,24 @@ def lift_carried(
             outcomes.append(LiftedOperator(node.op_type, name, "left", reason))
             continue
         prefix = state_prefix(model.graph, node, alone=len(loops) == 1)
-        for number, (carried, first) in enumerate(zip(hidden, firsts, strict=True)):
-            letter = _LETTERS[number] if len(hidden) <= len(_LETTERS) else f"s{number + 1}_"
-            lifted.append(_lift(model.graph, node, carried, f"{prefix}{letter}", first))
+        lifted += _lift_all(model.graph, node, hidden, firsts, prefix)
         outcomes.append(LiftedOperator(node.op_type, name, "lifted"))
         along = [*_axes_along(model.graph, node)] or _axes_beside(model.graph, lifted)
         times.update(dict.fromkeys(along, "time"))
     return lifted, outcomes, times
+
+
+def _lift_all(
+    graph: ir.Graph,
+    node: ir.Node,
+    hidden: Sequence[_Carried],
+    firsts: Iterable[_FirstValue],
+    prefix: str,
+) -> Iterator[Lifted]:
+    """Lifts all states of one loop, with names that begin with a prefix."""
+    for number, (carried, first) in enumerate(zip(hidden, firsts, strict=True)):
+        letter = _LETTERS[number] if len(hidden) <= len(_LETTERS) else f"s{number + 1}_"
+        yield _lift(graph, node, carried, f"{prefix}{letter}", first)
 
 
 def _is_loop(node: ir.Node) -> bool:

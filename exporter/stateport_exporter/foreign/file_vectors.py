@@ -126,28 +126,31 @@ def _floor(
 ) -> dict[str, Array]:
     """The largest error of float32 up to each step, over all cases: (steps,) float64."""
     floor = {spec.name: np.zeros(_longest(exact)) for spec in results(contract)}
-
-    def raise_to(
-        call: Call, case: Case, truth: Mapping[str, Rows], specs: Sequence[ArraySpec]
-    ) -> None:
-        tables = _tables(call, contract, case)
-        for spec in specs:
-            raise_floor(floor[spec.name], spec, tables[spec.name], truth[spec.name].table)
-
     in_float32 = evaluation(model, double=False)
-    for case, truth in exact:
-        raise_to(in_float32, case, truth, results(contract))
+    _raise_to(floor, in_float32, contract, exact, results(contract))
 
     # An integer, such as the number of the largest element, is right or wrong: a copy whose weights
-    # differ says nothing about it.
+    # differ says nothing about it. Chains take long, and show nothing more.
     floats = [spec for spec in results(contract) if spec.dtype.startswith("float")]
     short = [(case, truth) for case, truth in exact if len(case.chunks) <= _CALLS]
     copies = allowance.copies(_NOISY_COPIES) if model.ByteSize() <= _MOST_COPIED else 0
     for noisy in _noisy_copies(model, copies):
-        call = evaluation(noisy, double=True)
-        for case, truth in short:  # chains take long, and show nothing more
-            raise_to(call, case, truth, floats)
+        _raise_to(floor, evaluation(noisy, double=True), contract, short, floats)
     return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
+
+
+def _raise_to(
+    floor: Mapping[str, Array],
+    call: Call,
+    contract: Contract,
+    exact: Sequence[_Answered],
+    specs: Sequence[ArraySpec],
+) -> None:
+    """Raises the floor of some outputs, in place, to the errors of a function's answers."""
+    for case, truth in exact:
+        tables = _tables(call, contract, case)
+        for spec in specs:
+            raise_floor(floor[spec.name], spec, tables[spec.name], truth[spec.name].table)
 
 
 def _is_double(tables: Mapping[str, Rows], contract: Contract) -> bool:
