@@ -172,8 +172,9 @@ def _refusal(name: str, time: int, problem: str, *, has_loops: bool) -> ExportEr
         return ExportError(
             f"{name} takes another way at another number of time steps, and it has no loop over "
             f"single steps: as at 5 steps, but run over {time}, {problem}. It may cut the sequence "
-            "into as many chunks as fit, or branch on its length. Let forward run over all that it "
-            "is given; the chunks of a stream may have any length."
+            "into as many chunks as fit, leave steps out, or branch on its length. Let every step "
+            "do the same, over all that forward is given; the chunks of a stream may have any "
+            "length."
         )
     return ExportError(
         f"The loop over time in {name} does not do the same in every step: seen at two lengths and "

@@ -32,6 +32,9 @@ _MOST_LINES: Final = 8
 _WAYS: Final = 4
 #: The number of halvings until the border is found on a way.
 _HALVINGS: Final = 26
+#: How many more questions a run may ask than the first one does, as a factor and beyond it. With a
+#: forced answer, or with huge arguments, a loop that asks may never end.
+_MORE_QUESTIONS: Final = (16, 256)
 #: By what floating-point arguments are multiplied.
 _SCALES: Final = (0.0, 1e-6, 1e-3, 0.1, 0.5, 2.0, 10.0, 1e3, 1e6, 1e9, -1.0)
 
@@ -52,21 +55,31 @@ class Decisions:
     notes: tuple[str, ...]
 
 
+class _TooManyQuestions(BaseException):
+    """Ends a run. Forward may catch any `Exception`, so that this is none."""
+
+
 class Answering(TorchFunctionMode):
     """Answers forward's questions about the values of tensors.
 
     Args:
         answers: the answers by line. Other questions get what is true.
         traced_only: whether only tensors without values get them, as while a graph is captured.
+        most: the number of questions that are answered; by default any number.
 
     Attributes:
         asked: the true answers to all questions about tensors that have values, by line.
+        questions: the number of questions so far.
     """
 
-    def __init__(self, answers: Answers, *, traced_only: bool = False) -> None:
+    def __init__(
+        self, answers: Answers, *, traced_only: bool = False, most: int | None = None
+    ) -> None:
         super().__init__()
         self.answers = answers
         self.traced_only = traced_only
+        self.most = most
+        self.questions = 0
         self.asked: dict[Line, list[bool]] = {}
 
     def __torch_function__(
@@ -79,6 +92,10 @@ class Answering(TorchFunctionMode):
         """The protocol of `TorchFunctionMode`."""
         if getattr(func, "__name__", "") != "__bool__":
             return func(*args, **(kwargs or {}))
+
+        self.questions += 1
+        if self.most is not None and self.questions > self.most:
+            raise _TooManyQuestions
 
         line = author_line()
         is_traced = isinstance(args[0], FakeTensor | FunctionalTensor)
@@ -109,6 +126,7 @@ class _Run:
 
     results: list[Any] | None
     asked: Mapping[Line, Sequence[bool]]
+    questions: int
 
 
 class _Search:
@@ -117,13 +135,18 @@ class _Search:
     def __init__(self, network: nn.Module, example: Example) -> None:
         self.network, self.example = network, example
         self.structure: Any = None
+        self.most_questions: int | None = None
 
     def run(self) -> Decisions | None:
         answers: dict[Line, bool] = {}
         notes: list[str] = []
         tried = [self._leaves(seed) for seed in range(3)]
-        if not self._run(tried[0], {}).asked:
+        usual = self._run(tried[0], {})
+        if not usual.asked:
             return None
+
+        factor, more = _MORE_QUESTIONS
+        self.most_questions = factor * usual.questions + more
         samples = [*tried, *self._variations(tried[0])]
         while (line := self._next_line(samples, answers)) is not None:
             if len(answers) == _MOST_LINES:
@@ -148,12 +171,13 @@ class _Search:
         copies = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         arguments: Arguments = pytree.tree_unflatten(copies, self.structure)
         results: list[Any] | None = None
-        mode = Answering(answers)
+        mode = Answering(answers, most=self.most_questions)
         # The user's forward may raise anything.
-        with unchanged_globals(seed=0), contextlib.suppress(Exception, SystemExit), mode:
+        expected = contextlib.suppress(Exception, SystemExit, _TooManyQuestions)
+        with unchanged_globals(seed=0), expected, mode:
             returned, states = self.network(*arguments)
             results = pytree.tree_leaves((returned, states))
-        return _Run(results, mode.asked)
+        return _Run(results, mode.asked, mode.questions)
 
     def _next_line(self, samples: Sequence[list[Any]], answers: Answers) -> Line | None:
         """The first line that asks a question which has no answer yet."""
