@@ -7,12 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.patterns import table_of_docs
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, export
 from tests.chunks import check_chunks
 from tests.exporter.patterns import PATTERNS, Pattern, seeded
+from tests.exporter.patterns.lifting import scaled_in_a_buffer
+from tests.exporter.patterns.loops import looks_ahead, with_h
+from tests.exporter.patterns.pattern import ROW, X, gru, network
 
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
 
@@ -48,6 +52,28 @@ def test_what_is_just_outside_is_refused(pattern: Pattern, tmp_path: Path) -> No
     with pytest.raises(ExportError, match=outside.message):
         export(seeded(outside.make), outside.example, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+# These were just outside once. They are right now, and need whole sequences.
+NO_CHUNKS = {
+    "looks ahead": (lambda: with_h(looks_ahead), (X, ROW), "is computed from the other"),
+    "scales its state": (
+        lambda: network(scaled_in_a_buffer, gru=gru(), kept=torch.zeros(1, 1, 4)),
+        (X,),
+        "is computed from the other",
+    ),
+}
+
+
+@pytest.mark.patterns
+@pytest.mark.parametrize("name", NO_CHUNKS)
+def test_what_needs_whole_sequences_says_why(name: str, tmp_path: Path) -> None:
+    make, example, reason = NO_CHUNKS[name]
+    result = export(seeded(make), example, tmp_path / "m.onnx")
+    assert result.report is not None
+    assert result.report.passed
+    assert result.contract.streaming.ok is False
+    assert reason in str(result.contract.streaming.reason)
 
 
 def test_the_table_in_docs_lists_the_patterns() -> None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..capture.capture import Captured
 from ..errors import ExportError
-from ..graph.dataflow import axes, origin
+from ..graph.dataflow import axes, behind, origin
 from ..layers import Recurrent
 from .layer_states import Roles, StatePair, first_state_inputs, pairs_of_layers, roles_of
 from .names import Path
@@ -146,11 +146,22 @@ def why_not_carried(
     for layer in layers:
         name = _layer_name(layer)
         sources = first_state_inputs(graph, layer)
+        if not sources and _follows(layer, carried):
+            return (
+                f"the state that goes from call to call is not that of {name}: one is computed "
+                "from the other in each call"
+            )
         if not sources:
             return f"{name} starts every call from a state that is made in the call itself"
         if not carried.issuperset(sources):
             return f"{name} starts from an argument, and its last state is not returned"
     return None
+
+
+def _follows(layer: Recurrent, inputs: Collection[ir.Value]) -> bool:
+    """Whether a first state of a layer is computed from one of these inputs."""
+    values = itertools.chain.from_iterable(behind(first) for _, first, _ in layer.states)
+    return any(value in inputs for value in values)
 
 
 def _layer_name(layer: Recurrent) -> str:

@@ -323,7 +323,7 @@ LOOPS: Final = (
         lambda: with_h(stacked, Liquid()),
         (X, ROW),
         ONE,
-        refused(looks_ahead, "looks_ahead.*[Rr]ewrite|looks_ahead.*[Ll]et every"),
+        refused(by_the_number, "by_the_number.*[Rr]ewrite|by_the_number.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
@@ -355,7 +355,7 @@ LOOPS: Final = (
         lambda: with_h(backwards),
         (X,),
         HIDDEN,
-        Outside(lambda: with_h(backwards_by_two), (X,), "loop over time in backwards_by_two"),
+        Outside(lambda: with_h(backwards_by_two), (X,), "backwards_by_two.*[Ll]et every"),
         streams=False,
     ),
     Pattern(
@@ -400,7 +400,7 @@ LOOPS: Final = (
         lambda: with_h(written),
         (X, ROW),
         ONE,
-        refused(looks_ahead, "looks_ahead.*[Rr]ewrite|looks_ahead.*[Ll]et every"),
+        refused(by_the_number, "by_the_number.*[Rr]ewrite|by_the_number.*[Ll]et every"),
     ),
     Pattern(
         GROUP,
