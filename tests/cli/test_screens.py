@@ -67,7 +67,8 @@ def shown(monkeypatch: pytest.MonkeyPatch, columns: int) -> Shown:
 def check(lines: list[str], columns: int) -> str:
     """Checks that every line fits; returns all words with single spaces."""
     for line in lines:
-        assert cell_len(line) <= columns, line
+        is_one_word = len(line.split()) == 1  # a long path is never broken
+        assert cell_len(line) <= columns or is_one_word, line
     return " ".join(" ".join(lines).split())
 
 
