@@ -354,13 +354,29 @@ def until(net: Looping, x: Tensor) -> Any:
 
 @pytest.mark.parametrize(
     "function",
-    [counted, attends_to_all, other_first_step, every_other_step, until],
+    [counted, attends_to_all, every_other_step, until],
     ids=lambda function: function.__name__,
 )
 def test_steps_that_differ_are_refused(function: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=rf"Looping .*({SAME}|{NONE})"):
         export(Looping(function), (X,), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_first_step_of_another_kind_is_a_step_before_the_loop(tmp_path: Path) -> None:
+    network = Looping(other_first_step).eval()
+    result = export(network, (X,), tmp_path / "m.onnx")
+    assert result.report is not None
+    assert result.report.passed
+    assert result.contract.minimums == (("time", 2),)  # the loop has a step
+    assert not result.contract.streaming.ok
+
+    model = stateport.load(result.path)
+    for time in (2, 3, 40):
+        x = np.random.default_rng(time).standard_normal((3, time, 5)).astype("f4")
+        with torch.no_grad():
+            want = network(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(model(x)[0], want, atol=1e-5)
 
 
 class Remembers(nn.Module):
