@@ -370,11 +370,10 @@ def one_next_for_two(lstm: nn.LSTM, x: Tensor, h0: Tensor, c0: Tensor) -> Any:
         (looped, "Inner cannot take any number of time steps: .*same in every step"),
         (chosen, r"takes numbers out of a tensor \(test_export_module.py:\d+, .*x.sum\(\) > 0"),
         (crossed, "hidden state that forward computes from its arguments"),
-        (short_ones_reversed, "same at every size of the axis 'time', but where 6 <= time"),
         (written_into, "writes into its argument 'h0'.*Return the new value"),
         (one_next_for_two, "'h0' and 'c0' hold two states, but one result, result 2.*for each"),
     ],
-    ids=["packed", "loop", "choice", "computed state", "two ways", "written into", "one for two"],
+    ids=["packed", "loop", "choice", "computed state", "written into", "one for two"],
 )
 def test_what_cannot_be_exported_is_refused(
     function: Callable[..., Any], message: str, tmp_path: Path
@@ -382,6 +381,15 @@ def test_what_cannot_be_exported_is_refused(
     with pytest.raises(ExportError, match=message):
         export(Inner(function), (X, STATE, STATE), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_at_which_the_file_does_not_hold_are_excluded(tmp_path: Path) -> None:
+    result = export(Inner(short_ones_reversed), (X, STATE, STATE), tmp_path / "m.onnx")
+    assert result.report is not None
+    assert result.report.passed
+    assert result.contract.minimums == (("time", 6),)
+    assert not result.contract.streaming.ok
+    assert any("time below 6" in note for note in result.notes)
 
 
 def test_a_memory_in_a_buffer_is_refused(tmp_path: Path) -> None:
