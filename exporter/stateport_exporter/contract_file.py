@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, Axis, Streaming
+from stateport.contract import CONTRACT_KEY, Axis, Streaming
 from stateport.engines import open_engine
 from stateport.model_file.foreign.streaming import streaming_of
 from stateport.model_file.infer_contract import infer_contract
@@ -38,6 +37,7 @@ from .foreign.usual_form import make_constant, sort_nodes, take_weights_from_inp
 from .foreign.whole_sequences import measure_source_streaming
 from .graph.serialization import write
 from .graph.verified_file import check_paths, write_verified
+from .states.naming import set_contract
 
 Array = NDArray[Any]
 
@@ -130,9 +130,7 @@ def add_contract(
         vectors, notes = record_from_file(usual, contract, sizes, double=is_exact)
 
     declare_shapes(model.graph, contract)
-    model.metadata_props[CONTRACT_KEY] = contract.to_json()
-    origin = {"contract": source.name, "stateport": __version__}
-    model.metadata_props[ORIGIN_KEY] = json.dumps(origin)
+    set_contract(model, contract, {"contract": source.name, "stateport": __version__})
     report = write_verified(
         model,
         path,

@@ -28,6 +28,13 @@ from stateport_exporter import Spec, export
 
 EXAMPLES = int(os.environ.get("STATEPORT_FUZZ", "4"))
 SAME_EVERY_TIME = "STATEPORT_FUZZ" not in os.environ
+SETTINGS = settings(
+    max_examples=EXAMPLES,
+    derandomize=SAME_EVERY_TIME,
+    suppress_health_check=list(HealthCheck),
+    phases=set(Phase) - {Phase.shrink},  # an export takes seconds
+    print_blob=True,
+)
 KINDS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 CELLS = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
 HOLDING = ("argument", "argument, not returned", "absent", "zeros", "learned", "attribute")
@@ -242,13 +249,7 @@ class Random(nn.Module):
     residual=st.booleans(),
     seed=st.integers(0, 2**16),
 )
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=SAME_EVERY_TIME,
-    suppress_health_check=list(HealthCheck),
-    phases=set(Phase) - {Phase.shrink},  # an export takes seconds
-    print_blob=True,
-)
+@SETTINGS
 def test_a_random_network_is_exported_right(
     stack: list[Layer], head: str, residual: bool, seed: int
 ) -> None:
@@ -305,13 +306,7 @@ def fronted(draw: st.DrawFn) -> tuple[list[Layer], tuple[str, int]]:
     head=st.sampled_from(["none", "every step", "last step"]),
     seed=st.integers(0, 2**16),
 )
-@settings(
-    max_examples=EXAMPLES,
-    derandomize=SAME_EVERY_TIME,
-    suppress_health_check=list(HealthCheck),
-    phases=set(Phase) - {Phase.shrink},  # an export takes seconds
-    print_blob=True,
-)
+@SETTINGS
 def test_a_random_network_takes_the_lengths_that_it_says(
     drawn: tuple[list[Layer], tuple[str, int]], head: str, seed: int
 ) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,20 +13,20 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, ArraySpec, Streaming
+from stateport.contract import ArraySpec, Streaming
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.infer_contract import infer_contract
 from stateport.model_file.onnx_outline import OnnxFile, read
 from stateport.parity.engine_report import EngineReport
-from stateport.parity.vectors import vectors_path
+from stateport.parity.vectors import Vectors, vectors_path
 
 from ..errors import ExportError
 from ..evaluation.trace import trace
 from ..graph.dataflow import behind
 from ..graph.serialization import save
 from ..graph.verified_file import write_vectors
-from ..states.naming import store_initial
+from ..states.naming import set_contract, store_initial
 from ..states.possible import PossibleState
 from ..streaming.reasons import why_tied
 from .arguments import explicit_pairs, with_row_lengths
@@ -126,18 +125,9 @@ def write_lifted(
         vectors = record_from_source(source, load(contract), sizes)
 
         declare_shapes(model.graph, contract)
-        model.metadata_props[CONTRACT_KEY] = contract.to_json()
-        model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
-        save(model, draft)
-        report = write_vectors(
-            draft,
-            replace(vectors, trace=trace(draft, vectors)),
-            name=str(path),
-            check=True,
-            refusal=_refusal,
-        )
+        set_contract(model, contract, origin)
+        report = write_draft(model, draft, vectors, path, _refusal)
 
-    assert report is not None  # `ort-cpu` is installed: the file has run on it above
     return LiftResult(
         path=path,
         vectors=vectors_path(path),
@@ -147,6 +137,28 @@ def write_lifted(
         report=report,
         possible_states=tuple(_possible_states(model.graph, contract)),
     )
+
+
+def write_draft(
+    model: ir.Model, draft: Path, vectors: Vectors, path: Path, refusal: Callable[[str], str]
+) -> EngineReport:
+    """Writes a model and its vectors, and compares them.
+
+    Args:
+        model: the model, with its contract.
+        draft: the file to write, in a folder of drafts.
+        vectors: what it has to answer.
+        path: the file that the draft becomes, for messages.
+        refusal: makes the error from a sentence on the largest error.
+
+    Raises:
+        CheckError: the file gives other answers.
+    """
+    save(model, draft)
+    traced = replace(vectors, trace=trace(draft, vectors))
+    report = write_vectors(draft, traced, name=str(path), check=True, refusal=refusal)
+    assert report is not None  # `ort-cpu` is installed: it has run the file before
+    return report
 
 
 def _refusal(worst: str) -> str:

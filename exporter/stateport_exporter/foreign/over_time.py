@@ -8,7 +8,6 @@ operators: the axes of size 1 get names, and shape inference carries these to th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +18,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model, State, load
-from stateport.contract import CONTRACT_KEY, ORIGIN_KEY, ArraySpec, Axis, Streaming
+from stateport.contract import ArraySpec, Axis, Streaming
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.onnx_outline import read
 from stateport.parity.vectors import vectors_path
 
 from ..errors import ExportError
-from ..evaluation.trace import trace
 from ..graph.serialization import save
-from ..graph.verified_file import write_vectors
+from ..states.naming import set_contract
 from .axes import find_axes
-from .lifted_file import LiftResult
+from .lifted_file import LiftResult, write_draft
 from .precision import declare_precision
 from .source_cases import Source
 from .source_sizes import accepted_sizes
@@ -81,22 +79,18 @@ def write_over_time(step: LiftResult, path: Path, origin: Mapping[str, object]) 
         sizes = accepted_sizes(source, contract)
         contract = replace(contract, streaming=measure_source_streaming(source, runner, sizes))
         vectors = record_from_source(source, Model(contract, engine, initial, precision), sizes)
-        model.metadata_props[CONTRACT_KEY] = contract.to_json()
-        model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
-        save(model, draft)
-        report = write_vectors(
-            draft,
-            replace(vectors, trace=trace(draft, vectors)),
-            name=str(path),
-            check=True,
-            refusal=lambda worst: (
-                "The file over time does not give the answers of single steps, so it was not "
-                f"written. {worst} Please report this file."
-            ),
-        )
+        set_contract(model, contract, origin)
+        report = write_draft(model, draft, vectors, path, _refusal)
 
-    assert report is not None  # `ort-cpu` is installed: the file has run on it above
     return replace(step, path=path, vectors=vectors_path(path), contract=contract, report=report)
+
+
+def _refusal(worst: str) -> str:
+    """The error for a file that gives other answers; `worst` is a sentence on the largest error."""
+    return (
+        "The file over time does not give the answers of single steps, so it was not written. "
+        f"{worst} Please report this file."
+    )
 
 
 def _check_is_step(model: ir.Model, contract: Contract) -> None:

@@ -112,6 +112,11 @@ def write_metadata(model: ir.Model, contract: Contract, origin: Mapping[str, obj
 
     model.producer_name = "stateport"
     model.producer_version = str(origin["stateport"])
+    set_contract(model, contract, origin)
+
+
+def set_contract(model: ir.Model, contract: Contract, origin: Mapping[str, object]) -> None:
+    """Puts the contract and the file's origin into the model's metadata."""
     model.metadata_props[ORIGIN_KEY] = json.dumps(dict(origin))
     model.metadata_props[CONTRACT_KEY] = contract.to_json()
 
