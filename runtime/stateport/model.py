@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +16,8 @@ from .engines import Engine, check_threads, open_engine
 from .engines.base import answers
 from .engines.step_and_whole import StepAndWhole
 from .engines.with_constants import ConstantInputs
-from .errors import ContractError, InputError, StateportError
+from .errors import ContractError, InputError, StateportError, StreamingError
+from .mixed_rows import find_mixed_rows
 from .model_file.foreign.streaming import streaming_of
 from .model_file.onnx_outline import OnnxFile, read
 from .model_file.read_contract import find_contract, read_contract
@@ -261,10 +263,23 @@ class Model:
         """A pool of up to `capacity` sequences that step together.
 
         Raises:
-            StreamingError: the network cannot stream, or has no batch axis.
+            StreamingError: the network cannot stream, has no batch axis, or computes something over
+                the rows of the batch, so that streams would see each other.
             InputError: `capacity` is not a positive whole number.
         """
-        return Pool(self._contract, self._engine, self._initial, capacity)
+        pool = Pool(self._contract, self._engine, self._initial, capacity)
+        if self._mixed_rows is not None:
+            raise StreamingError(
+                f"The rows of {self._mixed_rows!r} depend on the other rows of the batch, as by a "
+                "mean over them, so that the streams of a pool would see each other. Feed each "
+                "sequence to a stream of its own: model.stream()."
+            )
+        return pool
+
+    @cached_property
+    def _mixed_rows(self) -> str | None:
+        """The first output or state whose rows depend on other rows; None if none was seen."""
+        return find_mixed_rows(self._contract, self._engine, self._precision)
 
     def __copy__(self) -> Model:
         """The model itself: it never changes."""

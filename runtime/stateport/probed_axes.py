@@ -101,7 +101,7 @@ def _both_runs(contract: Contract, engine: Engine) -> _BothRuns | None:
 
     A file of windows takes few numbers of steps, so that the same one is tried in both calls.
     """
-    different = [_steps(contract, time) for _, time, _ in _RUNS]
+    different = [steps_of_run(contract, time) for _, time, _ in _RUNS]
     alike = [[window, window] for window in _WINDOWS] if _has(contract, "time") else []
     for times in (different, *alike):
         measured = []
@@ -115,7 +115,7 @@ def _both_runs(contract: Contract, engine: Engine) -> _BothRuns | None:
     return None
 
 
-def _steps(contract: Contract, time: int) -> int:
+def steps_of_run(contract: Contract, time: int) -> int:
     """The number of steps of a run, as a contract allows it: not too few, and a multiple."""
     multiple = contract.step_multiple
     return max(dict(contract.minimums).get("time", 1), 1) * multiple + time * multiple
@@ -171,14 +171,14 @@ def _run(
     all_sizes = {**dict.fromkeys(names, free), **sizes}
     random = np.random.default_rng(all_sizes["batch"])
     try:
-        arrays = {spec.name: _drawn(spec, all_sizes, random) for spec in specs}
+        arrays = {spec.name: draw(spec, all_sizes, random) for spec in specs}
         outputs = [spec.name for spec in (*contract.outputs, *contract.state_outputs)]
         return answers(engine, arrays, outputs)
     except (StateportError, KeyError):  # a size that the file does not take
         return None
 
 
-def _drawn(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
+def draw(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator) -> Array:
     """Normal numbers; for integers, 0 and 1, which every vocabulary has; for lengths, all steps."""
     shape = resolve(spec.shape, sizes)
     if spec.lengths_of is not None:

@@ -66,7 +66,13 @@ def gate(model: Model) -> Gate:
 
 @pytest.fixture
 def gated(model: Model, gate: Gate) -> Model:
-    return Model(model.contract, gate)
+    gated = Model(model.contract, gate)
+    gate.open.set()
+    assert gated._mixed_rows is None  # which calls the engine
+    gate.open.clear()
+    gate.entered.clear()
+    gate.calls = 0
+    return gated
 
 
 async def entered(gate: Gate) -> None:

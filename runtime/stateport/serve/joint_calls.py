@@ -64,7 +64,8 @@ class JointCalls:
 
     A call that finds a thread free starts at the end of this turn of the event loop. The calls that
     wait then and have its shapes, apart from the number of rows, join it. They are joined where
-    every array has a batch axis, and where shapes alone decide whether an array fits.
+    every array has a batch axis, where shapes alone decide whether an array fits, and where no row
+    depends on other rows.
     """
 
     def __init__(self, model: Model, most_rows: int, threads: Executor, most_running: int) -> None:
@@ -78,7 +79,7 @@ class JointCalls:
         """
         self._model = model
         self._contract = contract = model.contract
-        self._axes = _batch_axes(contract)
+        self._axes = None if model._mixed_rows else _batch_axes(contract)
         self._most_rows = min(most_rows, dict(contract.limits).get("batch", most_rows))
         self._threads = threads
         self._most_running = most_running

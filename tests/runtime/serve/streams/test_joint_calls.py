@@ -56,6 +56,20 @@ def gate(model: Model) -> Gate:
     return Gate(model._engine)
 
 
+def gated(model: Model, gate: Gate) -> Model:
+    """The model behind the gate, which has looked at its rows already."""
+    was_open = gate.open.is_set()
+    gate.open.set()
+    gated = Model(model.contract, gate)
+    assert gated._mixed_rows is None
+    while gate.entered.acquire(blocking=False):
+        pass
+    gate.batches.clear()
+    if not was_open:
+        gate.open.clear()
+    return gated
+
+
 class Calls(JointCalls):
     """Calls with one thread of their own."""
 
@@ -93,7 +107,7 @@ def test_calls_of_one_turn_are_joined_by_their_shapes(model: Model, gate: Gate) 
 
     async def main() -> None:
         gate.open.set()
-        calls = Calls(Model(model.contract, gate))
+        calls = Calls(gated(model, gate))
         answers = await asyncio.gather(
             *[call(calls, rows, time, seed) for seed, (rows, time) in enumerate(sizes)]
         )
@@ -107,7 +121,7 @@ def test_calls_of_one_turn_are_joined_by_their_shapes(model: Model, gate: Gate) 
 
 def test_calls_that_come_while_the_engine_works_run_next(model: Model, gate: Gate) -> None:
     async def main() -> None:
-        calls = Calls(Model(model.contract, gate), most_rows=4)
+        calls = Calls(gated(model, gate), most_rows=4)
         first = asyncio.create_task(call(calls))
         await asyncio.to_thread(gate.entered.acquire)
         later = [asyncio.create_task(call(calls, 1, 1, seed)) for seed in range(5)]
@@ -176,7 +190,7 @@ def test_calls_that_cannot_be_joined_run_alone(shape: tuple[Any, ...]) -> None:
 
 def test_a_stop_refuses_what_waits_and_ends_what_runs(model: Model, gate: Gate) -> None:
     async def main() -> None:
-        calls = Calls(Model(model.contract, gate))
+        calls = Calls(gated(model, gate))
         first = asyncio.create_task(call(calls))
         await asyncio.to_thread(gate.entered.acquire)
         second = asyncio.create_task(call(calls))

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the rows of a batch see each other, found by running the file.
+
+Sequences of different people share a batch in pools and in the server. In a network that computes
+something over the batch, as its mean, each of them would change the answers of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+
+from .contract import ArraySpec, Contract
+from .engines import Engine
+from .engines.base import answers
+from .errors import StateportError
+from .precision import BUDGETS
+from .probed_axes import draw, steps_of_run
+from .validation import Array
+
+#: The number of steps of a call, before the contract's multiple; and sizes of unnamed axes.
+_TIME: Final = 64
+_FREE: Final = 48
+#: How often the other row is replaced.
+_TRIALS: Final = 2
+#: The signal-to-noise ratio of float32 that counts as the same, in decibels; and by how much two
+#: calls of a lower precision may be farther apart than its budget, because both are inexact.
+_SAME: Final = 80.0
+_BOTH_INEXACT: Final = 6.0
+
+
+def find_mixed_rows(contract: Contract, engine: Engine, precision: str) -> str | None:
+    """The first output or state whose rows depend on other rows of the batch.
+
+    The second of two rows is replaced. The first one has to give the same answers.
+
+    Args:
+        contract: the contract of the file.
+        engine: has loaded the file.
+        precision: what the file or the engine computes in, as "float32" or "int8".
+
+    Returns:
+        The name; None where all rows are independent, or where the engine takes no two rows.
+    """
+    specs = (*contract.inputs, *contract.state_inputs)
+    results = [
+        spec for spec in (*contract.outputs, *contract.state_outputs) if "batch" in spec.shape
+    ]
+    names = {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}
+    sizes = {**dict.fromkeys(names, _FREE), "batch": 2, "time": _steps(contract)}
+
+    random = np.random.default_rng(0)
+    try:
+        arrays = {spec.name: draw(spec, sizes, random) for spec in specs}
+        before = answers(engine, arrays, [spec.name for spec in results])
+        for _ in range(_TRIALS):
+            replaced = {}
+            for spec in specs:
+                replaced[spec.name] = _with_other_row(spec, arrays[spec.name], sizes, random)
+            after = answers(engine, replaced, [spec.name for spec in results])
+            for spec in results:
+                if not _has_same_first_row(spec, before[spec.name], after[spec.name], precision):
+                    return spec.name
+    except (StateportError, KeyError):  # a size that the file does not take
+        return None
+    return None
+
+
+def _steps(contract: Contract) -> int:
+    """The number of steps of a call, as far as the contract allows it."""
+    most = dict(contract.limits).get("time")
+    steps = steps_of_run(contract, _TIME)
+    return steps if most is None else min(steps, most - most % contract.step_multiple)
+
+
+def _with_other_row(
+    spec: ArraySpec, array: Array, sizes: Mapping[str, int], random: np.random.Generator
+) -> Array:
+    """An array whose second row is drawn anew; the same array where it has no rows."""
+    if "batch" not in spec.shape:
+        return array
+
+    first_row = [slice(None)] * array.ndim
+    first_row[spec.shape.index("batch")] = slice(0, 1)
+    other = draw(spec, sizes, random)
+    other[tuple(first_row)] = array[tuple(first_row)]
+    return other
+
+
+def _has_same_first_row(spec: ArraySpec, before: Array, after: Array, precision: str) -> bool:
+    axis = spec.shape.index("batch")
+    if before.shape != after.shape or before.shape[axis] == 0:
+        return False
+    first, again = before.take(0, axis), after.take(0, axis)
+    if first.dtype.kind != "f":
+        return np.array_equal(first, again)
+
+    is_number = np.isfinite(first) & np.isfinite(again)
+    signal = np.where(is_number, first, 0).astype(np.float64)
+    noise = np.where(is_number, again, 0).astype(np.float64) - signal
+    decibels = BUDGETS.get(precision, _SAME) - _BOTH_INEXACT
+    most = 10 ** (-decibels / 20) * np.sqrt(np.mean(np.square(signal)))
+    return bool(np.sqrt(np.mean(np.square(noise))) <= most)
