@@ -84,6 +84,8 @@ def test_calls_of_rows_that_see_each_other_are_not_joined(build: Build) -> None:
         answers = await asyncio.gather(*[calls.run({"x": x}, state) for x in xs])
         for x, answer in zip(xs, answers, strict=True):
             assert answer.batch == 1
-            np.testing.assert_allclose(answer.outputs["y"], np.tanh(x - x.mean(0)), atol=1e-6)
+            np.testing.assert_allclose(
+                answer.outputs["y"], np.tanh(x - np.array(x.mean(0))), atol=1e-6
+            )
 
     asyncio.run(main())
