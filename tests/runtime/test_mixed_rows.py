@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,6 +75,10 @@ def test_rows_that_see_each_other_share_no_pool(
     assert model.stream()(np.ones((1, 4), "f4")).shape == (1, 4)
 
 
+def close(actual: Any, expected: Any) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+
+
 def test_calls_of_rows_that_see_each_other_are_not_joined(build: Build) -> None:
     model = stateport.load(mean(build))
     calls = JointCalls(model, 8, ThreadPoolExecutor(1), 1)
@@ -84,8 +89,6 @@ def test_calls_of_rows_that_see_each_other_are_not_joined(build: Build) -> None:
         answers = await asyncio.gather(*[calls.run({"x": x}, state) for x in xs])
         for x, answer in zip(xs, answers, strict=True):
             assert answer.batch == 1
-            np.testing.assert_allclose(
-                answer.outputs["y"], np.tanh(x - np.array(x.mean(0))), atol=1e-6
-            )
+            close(answer.outputs["y"], np.tanh(x - np.mean(x, axis=0)))
 
     asyncio.run(main())
