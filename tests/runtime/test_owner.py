@@ -190,7 +190,9 @@ def test_what_a_handler_raises_passes_through_the_engine(
         lambda: pool.step([0], ONES),
         lambda: stream(np.concatenate([ONES, ONES], 1)),
     ]
-    if engine != "openvino":  # what a bound call of it asks is another object
+    if engine == "openvino":  # the next run makes a request again, which asks the library
+        drop_idle_requests(model)
+    else:  # what a bound call of OpenVINO asks is another object
         calls.append(lambda: stream(ONES))
     library.ring = ring
     for call in calls:
@@ -199,6 +201,12 @@ def test_what_a_handler_raises_passes_through_the_engine(
     library.ring = None
     np.testing.assert_array_equal(stream(ONES), 3 * ONES)
     np.testing.assert_array_equal(pool.step([0], ONES), 2 * ONES)
+
+
+def drop_idle_requests(model: Model) -> None:
+    engine: Any = model._engine
+    while not engine._idle.empty():
+        engine._idle.get_nowait()
 
 
 class _Ringing:
