@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -16,6 +17,7 @@ from ..memory.kept import unchanged_shared
 from ..network.packing import Lengths, check_lengths, intercept, is_packed, traceable
 from ..network.program import Body
 from ..network.scan import scan
+from .sliding_blocks import sliding_blocks
 
 DOMAIN: Final = "stateport.torch"
 
@@ -43,6 +45,9 @@ class _RecurrentLayers(TorchFunctionMode):
         """The protocol of `TorchFunctionMode`."""
         if func is scan:
             return self._record_loop(self._next_call(), *args)
+
+        if func is F.unfold:
+            return sliding_blocks(*args, **(kwargs or {}))
 
         record = _RECORDERS.get(func)
         if record is not None:
