@@ -18,7 +18,7 @@ from .names import free_name
 from .recurrent_operators import INITIAL_STATES, operand, recurrent_nodes, row_lengths
 
 #: Moves that keep all elements of a state, so that they can be reversed.
-_REVERSIBLE: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}) | {
+REVERSIBLE: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}) | {
     "Unsqueeze"
 }
 
@@ -122,7 +122,7 @@ def _move_back(
     moves = []
     while initial is not None and initial is not source:
         node = initial.producer()
-        if node is None or node.op_type not in _REVERSIBLE or node.inputs[0] is None:
+        if node is None or node.op_type not in REVERSIBLE or node.inputs[0] is None:
             return None
         moves.append(node)
         initial = node.inputs[0]
@@ -130,12 +130,12 @@ def _move_back(
     if moves and not last.name:  # a result that the node left out so far
         last.name = free_name(graph, f"{source.name}_last")
     for node in moves:
-        last = _add_reverse(graph, last, node)
+        last = add_reverse(graph, last, node)
     return last
 
 
-def _add_reverse(graph: ir.Graph, value: ir.Value, move: ir.Node) -> ir.Value:
-    """Adds the reverse of a move at the end of the graph."""
+def add_reverse(graph: ir.Graph, value: ir.Value, move: ir.Node) -> ir.Value:
+    """Adds the reverse of one of the moves in `REVERSIBLE` at the end of the graph."""
     order = move.attributes.get("perm")
     if move.op_type == "Transpose" and order is not None:
         reverse = {"perm": np.argsort(order.as_ints()).tolist()}

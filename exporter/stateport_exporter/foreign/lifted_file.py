@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from .precision import declare_precision
 from .recurrent_operators import is_bidirectional, recurrent_nodes, row_lengths
 from .source_cases import AcceptedSizes, Source
 from .source_sizes import accepted_sizes, with_measured_outputs
+from .stacked_states import stacked_pairs
 from .states import Lifted, LiftedOperator, lift_states
 from .whole_sequences import measure_source_streaming, record_from_source, with_true_batch
 
@@ -97,10 +98,11 @@ def write_lifted(
     carried, loops, times = lift_carried(model)
     lifted, outcomes = lift_states(model, [*known, *(state.input for state in carried)])
     lifted, outcomes, axes = [*carried, *lifted], [*loops, *outcomes], {**axes, **times}
-    found = explicit_pairs(model.graph, known)
+    found = stacked_pairs(model.graph, known)
+    found |= explicit_pairs(model.graph, {**known, **found})
     found |= {state.input: state.output for state in lifted}
     if required and not found:
-        raise ExportError(_why_nothing_lifted(outcomes))
+        raise ExportError(_why_nothing_lifted(outcomes, known))
 
     pairs = keep_outputs(model.graph, own_outputs, {**known, **found}, known)
     initial = _initial_values(lifted)
@@ -191,17 +193,24 @@ def _are_alike(argument: ArraySpec, result: ArraySpec) -> bool:
     return (argument.dtype, argument.shape) == (result.dtype, result.shape)
 
 
-def _why_nothing_lifted(outcomes: Sequence[LiftedOperator]) -> str:
+def _why_nothing_lifted(outcomes: Sequence[LiftedOperator], known: Collection[str]) -> str:
     if not outcomes:
         return (
             "There is no LSTM, GRU or RNN in the file, and no loop that carries a value from a "
             "constant, so there is no state to lift."
         )
     if all(outcome.what == "explicit" for outcome in outcomes):
+        if known:
+            return (
+                "All its states are inputs and outputs already. `stateport contract IN.onnx -o "
+                "OUT.onnx` writes its contract into a copy; if the names of its states do not "
+                "match, name them: --state INPUT=OUTPUT, or states={'input': 'output'}."
+            )
         return (
-            "All its states are inputs and outputs already. `stateport contract IN.onnx -o "
-            "OUT.onnx` writes its contract into a copy; if the names of its states do not "
-            "match, name them: --state INPUT=OUTPUT, or states={'input': 'output'}."
+            "All its states are inputs already, and no output was found that is the next value of "
+            "one. If there is such an output, `stateport contract IN.onnx -o OUT.onnx --state "
+            "INPUT=OUTPUT` writes the contract into a copy. In Python, that is "
+            "states={'input': 'output'}."
         )
 
     reasons = [
