@@ -7,7 +7,7 @@ and 1 as constants (pytorch#157621), so that a graph traced there would hold for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from torch import nn
@@ -26,6 +26,8 @@ _LENGTHS: Final = (67, 1031, 4099)
 SHORT: Final = 64
 #: What has to be left of time behind every stride.
 _FEWEST_STEPS: Final = 3
+#: The number of lengths at which twice the steps take more calls, as in a loop over time.
+_SURELY_A_LOOP: Final = 2
 #: More takes too long to trace and to record.
 _MOST_STEPS: Final = 1 << 20
 
@@ -77,13 +79,22 @@ def long_enough(network: nn.Module, example: Example) -> Example | None:
         network: an `Explicit` network; it is run at several lengths.
         example: the example, at the usual length.
     """
-    if "time" not in example.axes or _leaves_enough(network, example):
+    if "time" not in example.axes:
         return None
 
-    for time in _LENGTHS:
-        candidate = example.with_time(time)
-        if _leaves_enough(network, candidate):
-            return candidate
+    loops = 0
+    for candidate in (example, *map(example.with_time, _LENGTHS)):
+        usual, longer = _result_shapes(network, candidate, 1), _result_shapes(network, candidate, 2)
+        if usual is None or longer is None:
+            continue
+
+        if _leaves_enough(usual, longer):
+            return None if candidate is example else candidate
+        # A loop over time calls more functions for every longer sequence, so no length helps. A
+        # network with a branch for short sequences may do that at one length.
+        loops += len(usual) < len(longer)
+        if loops == _SURELY_A_LOOP:
+            return None
     return None
 
 
@@ -110,18 +121,25 @@ def first_taken(network: nn.Module, example: Example) -> Example | None:
     return None
 
 
-def _leaves_enough(network: nn.Module, example: Example) -> bool:
-    """Whether no axis that grows with time is too short; not where the network fails."""
-    time = example.sizes["time"]
-    usual, longer = ConvolutionStates(), ConvolutionStates()
-    with usual:
-        runs = runs_at(network, example, {})
-    with longer:
-        runs = runs and runs_at(network, example, {"time": 2 * time})
-    if not runs or len(usual.sizes) != len(longer.sizes):
+def _result_shapes(
+    network: nn.Module, example: Example, factor: int
+) -> Sequence[tuple[int, ...]] | None:
+    """The shapes of all results inside a network, at a multiple of the example's length.
+
+    None where the network fails.
+    """
+    sizes = {"time": factor * example.sizes["time"]}
+    with ConvolutionStates() as calls:
+        runs = runs_at(network, example, sizes)
+    return [shape for _, shape in calls.sizes] if runs else None
+
+
+def _leaves_enough(usual: Sequence[tuple[int, ...]], longer: Sequence[tuple[int, ...]]) -> bool:
+    """Whether no axis that grows with time is too short, by the shapes at two lengths."""
+    if len(usual) != len(longer):
         return False
 
-    for (_, before), (_, after) in zip(usual.sizes, longer.sizes, strict=True):
+    for before, after in zip(usual, longer, strict=True):
         if len(before) != len(after):
             return False
         for size, other_size in zip(before, after, strict=True):

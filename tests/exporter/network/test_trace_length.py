@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from stateport_exporter import Spec, export
 from stateport_exporter.network.example import Example
 from stateport_exporter.network.explicit import Explicit
-from stateport_exporter.network.trace_length import given_by_example
+from stateport_exporter.network.trace_length import given_by_example, long_enough
 from stateport_exporter.network.trial import check_any_length
 
 
@@ -129,6 +130,46 @@ def test_trace_time_decides_over_the_file(tmp_path: Path) -> None:
 def test_a_loop_exports_with_a_long_file(tmp_path: Path) -> None:
     spec = Spec.parse(f"{saved(tmp_path, 1, 6000, 3)}[batch,time,3]")
     assert export(LoopOverTime(), (spec,), tmp_path / "m.onnx").contract.streaming.ok
+
+
+class Calls(nn.Module):
+    """Calls as many functions as `calls` says for the number of steps."""
+
+    def __init__(self, calls: Callable[[int], int]) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.calls(x.shape[1])):
+            x = x + 1
+        return x
+
+
+def run_for_length(calls: Callable[[int], int]) -> tuple[int | None, list[int]]:
+    """The length that is long enough for a network, and the lengths that it ran at."""
+    lengths = []
+
+    def noting(time: int) -> int:
+        lengths.append(time)
+        return calls(time)
+
+    network = Calls(noting)
+    example = Example(network.forward, [Spec("float32", "batch", "time")])
+    found = long_enough(Explicit(network), example)
+    return None if found is None else found.sizes["time"], lengths
+
+
+def test_a_loop_over_time_does_not_run_at_great_lengths() -> None:
+    found, lengths = run_for_length(lambda time: time)
+    assert found is None
+    assert max(lengths) < 200
+
+
+def test_a_branch_for_short_sequences_is_no_loop_over_time() -> None:
+    assert run_for_length(lambda time: 1 if time < 50 else 3) == (None, [7, 14])
+    assert run_for_length(lambda time: 1 if time < 10 else 3)[0] == 67
+    assert run_for_length(lambda time: 3 if time < 10 else 1)[0] == 67
+    assert run_for_length(lambda time: 1 + (time > 10) + (time > 300))[0] == 67
 
 
 class OfChunks(nn.Module):
