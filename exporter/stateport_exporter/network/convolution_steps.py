@@ -91,6 +91,7 @@ class ConvolutionStates(TorchFunctionMode):
 
         self.places: list[Place] = []
         self.lasts: list[Tensor] = []
+        self._beginnings = _Beginnings()
         self.sizes: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.strides: dict[int, dict[int, int]] = {}
         self.path = ""
@@ -124,10 +125,20 @@ class ConvolutionStates(TorchFunctionMode):
         return self._carried.get(len(self.places) - 1)
 
     def put_before(self, context: Context, state: Tensor, *parts: Tensor) -> Tensor:
-        """Joins the steps from the call before to this call's, and records the next state."""
-        joined = torch.cat([state, *parts], context.axis)
-        self.lasts.append(_end(joined, context.axis, joined.shape[context.axis], context.steps))
-        return joined
+        """Joins the steps from the call before to this call's, and records the next state.
+
+        Where the last part is the beginning of a longer sequence, as in a shift of time
+        (`cat([zeros, x[:, :-1]], 1)`), the next call needs the steps that were cut off.
+        """
+        axis = context.axis
+        *others, last = [state, *parts]
+        whole = torch.cat([*others, self._beginnings.whole_of(last, axis)], axis)
+        self.lasts.append(_end(whole, axis, whole.shape[axis], context.steps))
+        return whole.narrow(axis, 0, sum(part.shape[axis] for part in (state, *parts)))
+
+    def keep_beginning(self, whole: Tensor, beginning: Tensor, axis: int) -> None:
+        """Remembers what a tensor is the beginning of."""
+        self._beginnings.keep(whole, beginning, axis)
 
     def add_overlap(self, context: Context, state: Tensor, whole: Tensor, length: Any) -> Tensor:
         """Adds the overlap from the call before; returns all `length` steps that are complete."""
@@ -154,6 +165,23 @@ class ConvolutionStates(TorchFunctionMode):
         if strides is not None:
             self.strides[len(self.sizes)] = strides
         self.sizes.append((tuple(tensor.shape), tuple(result.shape)))
+
+
+class _Beginnings:
+    """Tensors that are the first steps of longer ones."""
+
+    def __init__(self) -> None:
+        # The tensors are kept, so that their ids stay theirs.
+        self._wholes: dict[int, tuple[Tensor, Tensor, int]] = {}
+
+    def keep(self, whole: Tensor, beginning: Tensor, axis: int) -> None:
+        """Remembers that `beginning` is that of `whole` along an axis."""
+        self._wholes[id(beginning)] = (beginning, whole, axis)
+
+    def whole_of(self, tensor: Tensor, axis: int) -> Tensor:
+        """The tensor whose beginning along an axis this one is; else the tensor itself."""
+        _, whole, along = self._wholes.get(id(tensor), (tensor, tensor, axis))
+        return whole if along == axis else tensor
 
 
 def _strides_by_axis(
@@ -357,11 +385,54 @@ def _join(
     return frames.put_before(context, state, *parts)
 
 
+def _index(frames: ConvolutionStates, func: Callable[..., Any], tensor: Tensor, key: Any) -> Any:
+    """`tensor[key]`, which may be the beginning of a sequence."""
+    result = func(tensor, key)
+    axis = _axis_of_beginning(key, tensor.ndim)
+    if axis is not None:
+        frames.keep_beginning(tensor, result, axis)
+    return result
+
+
+def _axis_of_beginning(key: Any, rank: int) -> int | None:
+    """The axis whose first elements a key such as `[:, :-1]` takes; None where it does more."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if not all(isinstance(item, slice | type(...)) for item in keys) or keys.count(...) > 1:
+        return None
+    if ... in keys:
+        where = keys.index(...)
+        keys[where : where + 1] = [slice(None)] * (rank - len(keys) + 1)
+
+    axes = [axis for axis, item in enumerate(keys) if item != slice(None)]
+    if len(axes) != 1:
+        return None
+    (axis,) = axes
+    begins = keys[axis].start in (None, 0) and keys[axis].step in (None, 1)
+    return axis if begins else None
+
+
+def _narrow(
+    frames: ConvolutionStates,
+    func: Callable[..., Tensor],
+    input: Tensor,  # noqa: A002  # PyTorch's name
+    dim: int,
+    start: Any,
+    length: Any,
+) -> Tensor:
+    """`torch.narrow`, which may give the beginning of a sequence."""
+    result = func(input, dim, start, length)
+    if isinstance(start, int) and start == 0:
+        frames.keep_beginning(input, result, dim % input.ndim)
+    return result
+
+
 _HANDLERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     **dict.fromkeys(_PADS, _pad),
     **dict.fromkeys(_CONVOLUTIONS, _convolve),
     **dict.fromkeys(_TRANSPOSED, _transpose),
     **dict.fromkeys(_JOINS, _join),
+    Tensor.__getitem__: _index,
+    **dict.fromkeys((torch.narrow, Tensor.narrow), _narrow),
 }
 
 

@@ -7,6 +7,7 @@ Values have numbers: first the program's inputs, then the results of its operati
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,18 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx, nn
 
-#: PyTorch's recurrent operators -> the public functions that a `TorchFunctionMode` sees.
+
+def _slice(
+    tensor: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Tensor:
+    """PyTorch's operator for slices, as `tensor[..., start:end:step]`, which a mode sees."""
+    keys = [slice(None)] * tensor.ndim
+    keys[dim] = slice(start, None if end == sys.maxsize else end, step)
+    return tensor[tuple(keys)]
+
+
+#: PyTorch's recurrent operators, and those that may put steps before a sequence -> the public
+#: functions that a `TorchFunctionMode` sees.
 _SEEN_AS: Final = {
     torch.ops.aten.lstm.input: torch.lstm,
     torch.ops.aten.gru.input: torch.gru,
@@ -25,6 +37,19 @@ _SEEN_AS: Final = {
     torch.ops.aten.gru_cell.default: torch.gru_cell,
     torch.ops.aten.rnn_tanh_cell.default: torch.rnn_tanh_cell,
     torch.ops.aten.rnn_relu_cell.default: torch.rnn_relu_cell,
+    torch.ops.aten.conv1d.default: torch.conv1d,
+    torch.ops.aten.conv1d.padding: torch.conv1d,
+    torch.ops.aten.conv2d.default: torch.conv2d,
+    torch.ops.aten.conv2d.padding: torch.conv2d,
+    torch.ops.aten.conv3d.default: torch.conv3d,
+    torch.ops.aten.conv3d.padding: torch.conv3d,
+    torch.ops.aten.conv_transpose1d.default: torch.conv_transpose1d,
+    torch.ops.aten.conv_transpose2d.input: torch.conv_transpose2d,
+    torch.ops.aten.conv_transpose3d.input: torch.conv_transpose3d,
+    torch.ops.aten.pad.default: torch._C._nn.pad,
+    torch.ops.aten.constant_pad_nd.default: torch.constant_pad_nd,
+    torch.ops.aten.cat.default: torch.cat,
+    torch.ops.aten.slice.Tensor: _slice,
 }
 
 
