@@ -8,7 +8,9 @@ sequence gives. Where they do not, other choices of states are tried.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
+import numpy as np
 import torch
 
 from stateport import Contract
@@ -24,6 +26,7 @@ from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
 from ..network.returned import named_results
+from ..network.running_values import COUNT
 from ..sizes.shortest import shortest_time
 from ..states.checks import (
     check_carried,
@@ -39,9 +42,13 @@ from ..states.pairing import Wish
 from ..states.possible import PossibleState
 from ..states.row_lengths import packed
 from ..streaming.measure import measure_streaming
-from ..vectors.torch_reference import Network
+from ..vectors.cases import short_case
+from ..vectors.torch_reference import Network, run_reference
 from .finishing import FinishedGraph, finish_graph
 from .tracing import TracedNetwork
+
+#: The number of steps after which a network that numbers them has to go on as before.
+_MANY_STEPS: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -81,18 +88,23 @@ def build_network(
     positions = positions_of(declared, captured.model.graph, captured.input_paths, names)
     wish = Wish(positions, names)
 
-    first = _build_and_measure(traced, contexts, opset, wish)
+    # Numbers of steps may be there to tell padding from data, which begin anew in every call.
+    uncounted = contexts.without_counts()
+    first = _build_and_measure(traced, uncounted, opset, wish)
     if first.contract.streaming.ok:
         return first
 
     for levels in first.other_levels:
         retried = _build_and_measure(
-            traced, contexts, opset, replace(wish, levels=levels), is_retry=True
+            traced, uncounted, opset, replace(wish, levels=levels), is_retry=True
         )
         if retried.contract.streaming.ok:
             return retried
 
-    if contexts.contexts:
+    counted = _build_with_counts(traced, contexts, opset, wish)
+    if counted is not None:
+        return counted
+    if uncounted.contexts:
         return _build_for_whole_sequences(traced, contexts, opset, wish, first)
     return first
 
@@ -165,6 +177,39 @@ def _build_and_measure(
     return built.with_streaming(streaming, reason)
 
 
+def _build_with_counts(
+    traced: TracedNetwork, contexts: ConvolutionContexts, opset: int, wish: Wish
+) -> BuiltNetwork | None:
+    """The network with numbers of steps that go on from call to call; None if that is no help."""
+    if contexts == contexts.without_counts():
+        return None
+
+    try:
+        counted = _build_and_measure(traced, contexts, opset, wish, is_retry=True)
+    except ExportError:  # as of numbers by which it indexes a call's own steps
+        return None
+
+    goes_on = counted.contract.streaming.ok and _takes_great_numbers(counted, contexts)
+    return counted if goes_on else None
+
+
+def _takes_great_numbers(built: BuiltNetwork, contexts: ConvolutionContexts) -> bool:
+    """Whether a network still runs after very many steps; a table of positions has an end."""
+    network, contract = built.network, built.contract
+    case = short_case(network, contract)
+    state = dict(case.initial)
+    for context in contexts.contexts:
+        if context.kind == COUNT:
+            state[context.name] = np.full_like(state[context.name], _MANY_STEPS)
+
+    try:
+        with unchanged_globals(seed=0), torch.no_grad():
+            run_reference(network, contract, replace(case, initial=state))
+    except ExportError:
+        return False
+    return True
+
+
 def _build_for_whole_sequences(
     traced: TracedNetwork,
     contexts: ConvolutionContexts,
@@ -217,7 +262,14 @@ def _build(
         captured, opset, traced.hidden, contexts, sample.lengths, wish, sample.first_values
     )
     check_default_start(traced.twin, traced.method, sample, finished.state_parameters)
-    network = Network(explicit, sample, finished.inputs, finished.results, finished.initial)
+    network = Network(
+        explicit,
+        sample,
+        finished.inputs,
+        finished.results,
+        finished.initial,
+        contexts.running_values(),
+    )
     return _Unmeasured(captured, network, finished)
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carries the former steps that a convolution over time needs, from call to call.
+"""Carries what a network over time needs of the steps before, from call to call.
 
 A causal convolution pads its input on the left. At the beginning of a sequence the padding is
 zeros; in the middle of one it has to be the steps before. So steps that a network puts before a
 sequence (padding, a convolution's padding, zeros joined to it) become a state: a call gets the last
 steps of the call before it. A transposed convolution with a kernel longer than its stride gives
 outputs that overlap: a call adds what reaches beyond its last step to the beginning of the next.
+
+Running sums and numbers of steps (`running_values`) go on from where the call before ended.
 
 Which of these states make chunks exact is not decided here but measured.
 """
@@ -22,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+
+from .running_values import COUNT, SUM, SUMS, step_of_numbers
 
 _PADS: Final = (F.pad, torch._C._nn.pad, torch.constant_pad_nd)
 _CONVOLUTIONS: Final = (torch.conv1d, torch.conv2d, torch.conv3d)
@@ -45,20 +49,22 @@ class Context:
         name: the name of its state, as "encoder_conv_frames".
         axis: the time axis there.
         steps: the number of steps.
+        kind: as in `Place`.
     """
 
     number: int
     name: str
     axis: int
     steps: int
+    kind: str = "frames"
 
 
 @dataclass(frozen=True)
 class Place:
-    """A place in forward that puts steps before a sequence, or gives steps beyond its end.
+    """A place in forward that needs something of the steps before a sequence.
 
     Attributes:
-        kind: "frames" or "overlap".
+        kind: "frames" before it, an "overlap" with it, a running "sum", or a "count".
         path: the module that was running.
         shape: the shape of the sequence without the steps, or of all that overlaps.
         steps: the number of steps by axis, for each axis that has some.
@@ -426,12 +432,57 @@ def _narrow(
     return result
 
 
+def _sum_up(
+    frames: ConvolutionStates,
+    func: Callable[..., Tensor],
+    input: Tensor,  # noqa: A002  # PyTorch's name
+    dim: int,
+    **rest: Any,
+) -> Tensor:
+    """A running sum, which goes on from the last value of the call before."""
+    result = func(input, dim, **rest)
+    if input.ndim == 0:
+        return result
+
+    axis = dim % input.ndim
+    carried = frames.record_place(SUM, result.shape, {axis: 1}, 0.0, result.dtype)
+    if carried is None:
+        return result
+
+    _, state = carried
+    sums = result + state
+    frames.lasts.append(_end(sums, axis, sums.shape[axis], 1))
+    return sums
+
+
+def _number(frames: ConvolutionStates, func: Callable[..., Tensor], *args: Any, **rest: Any) -> Any:
+    """`torch.arange`, whose numbers go on from the last one of the call before."""
+    numbers = func(*args, **rest)
+    step = step_of_numbers(args, rest)
+    if step is None:
+        return numbers
+
+    carried = frames.record_place(COUNT, numbers.shape, {0: 1}, 0.0, torch.int64)
+    if carried is None:
+        return numbers
+
+    _, offset = carried
+    count = numbers.shape[0]
+    first = numbers.narrow(0, 0, 1)
+    numbers = numbers + offset.to(numbers.dtype)
+    after = _end(numbers, 0, count, 1) + step - first
+    frames.lasts.append(after.to(torch.int64))
+    return numbers
+
+
 _HANDLERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     **dict.fromkeys(_PADS, _pad),
     **dict.fromkeys(_CONVOLUTIONS, _convolve),
     **dict.fromkeys(_TRANSPOSED, _transpose),
     **dict.fromkeys(_JOINS, _join),
     Tensor.__getitem__: _index,
+    **dict.fromkeys(SUMS, _sum_up),
+    torch.arange: _number,
     **dict.fromkeys((torch.narrow, Tensor.narrow), _narrow),
 }
 

@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from .convolution_steps import Context, ConvolutionStates
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
+from .running_values import LOOPS, with_values
 from .scan import scan
 
 States = tuple[Tensor, ...]
@@ -31,7 +32,7 @@ LAYERS: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 #: Those that its cells call: (x, hx, w_ih, w_hh, b_ih, b_hh) -> last states.
 CELLS: Final = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 #: All functions whose calls are seen.
-_SEEN: Final = frozenset({*LAYERS, *CELLS, PACK, PAD, scan})
+_SEEN: Final = frozenset({*LAYERS, *CELLS, *LOOPS, PACK, PAD, scan})
 #: The types of attributes that forward may change in place.
 _CONTAINERS: Final = frozenset({list, dict, set})
 
@@ -207,6 +208,8 @@ class Calls(TorchFunctionMode):
 
         if func is scan:
             return self._run_loop(*args)
+        if func in LOOPS:
+            return self._run_as_loop(func, *args, **(kwargs or {}))
         if func in (PACK, PAD):
             return self.packs.run(func, args)
         if func in LAYERS:
@@ -261,6 +264,24 @@ class Calls(TorchFunctionMode):
         self._record_first(tuple(own), None)
         self.lasts.append(tuple(result[: len(own)]))
         return result
+
+    def _run_as_loop(
+        self,
+        func: Callable[..., Any],
+        input: Tensor,  # noqa: A002  # PyTorch's name
+        dim: int,
+    ) -> Any:
+        """Runs a running maximum or the like as a loop over its axis."""
+        with torch._C.DisableTorchFunction():  # a mode around this one sees the loop alone
+            result = func(input, dim)
+        if input.ndim == 0:
+            return result
+
+        body, start = LOOPS[func]
+        slices = input.movedim(dim, 0)
+        first = torch.full_like(slices[0], start)
+        _, values = self._run_loop(body, (first,), [slices], [])
+        return with_values(result, values.movedim(0, dim))
 
     def _record_first(self, own: States, batch_sizes: Any) -> None:
         # A buffer that is updated in place must not change what is recorded.

@@ -50,6 +50,14 @@ _SEEN_AS: Final = {
     torch.ops.aten.constant_pad_nd.default: torch.constant_pad_nd,
     torch.ops.aten.cat.default: torch.cat,
     torch.ops.aten.slice.Tensor: _slice,
+    torch.ops.aten.cumsum.default: torch.cumsum,
+    torch.ops.aten.cumprod.default: torch.cumprod,
+    torch.ops.aten.cummax.default: torch.cummax,
+    torch.ops.aten.cummin.default: torch.cummin,
+    torch.ops.aten.logcumsumexp.default: torch.logcumsumexp,
+    torch.ops.aten.arange.default: torch.arange,
+    torch.ops.aten.arange.start: torch.arange,
+    torch.ops.aten.arange.start_step: torch.arange,
 }
 
 

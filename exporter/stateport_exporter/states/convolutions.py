@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a network needs steps of the call before; see `network.convolution_steps`."""
+"""Where a network needs something of the call before; see `network.convolution_steps`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..network.convolution_steps import Context, ConvolutionStates, Place
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
+from ..network.running_values import COUNT
 from .start_values import differing_axis, one_row
 
 #: What a sequence starts from, with dynamic axes of size 1; None for zeros.
@@ -48,6 +50,21 @@ class ConvolutionContexts:
     def without_contexts(self) -> ConvolutionContexts:
         """The same for a network that gets no steps of the call before."""
         return replace(self, contexts=(), leaves=(), initial=())
+
+    def running_values(self) -> frozenset[str]:
+        """The names of the states that are no steps, but what was computed from all of them."""
+        steps = ("frames", "overlap")
+        return frozenset(each.name for each in self.contexts if each.kind not in steps)
+
+    def without_counts(self) -> ConvolutionContexts:
+        """The same for a network that numbers the steps of every call from the beginning."""
+        kept = [each.kind != COUNT for each in self.contexts]
+        return replace(
+            self,
+            contexts=tuple(compress(self.contexts, kept)),
+            leaves=tuple(compress(self.leaves, kept)),
+            initial=tuple(compress(self.initial, kept)),
+        )
 
 
 NO_CONTEXTS: Final = ConvolutionContexts((), (), (), 1)
@@ -84,7 +101,8 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
         base = f"{place.path.replace('.', '_')}_{place.kind}".removeprefix("_")
         name = free_name(base, [context.name for context in contexts], "_")
         dtype = str(place.dtype).removeprefix("torch.")
-        contexts.append(Context(number, name, state.axis, place.steps[state.axis]))
+        steps = place.steps[state.axis]
+        contexts.append(Context(number, name, state.axis, steps, place.kind))
         leaves.append(Leaf(("context", f"{number}"), dtype, state.shape))
         initial.append(state.start)
     return ConvolutionContexts(tuple(contexts), tuple(leaves), tuple(initial), multiple)

@@ -9,11 +9,14 @@ from types import MappingProxyType
 from typing import Final
 
 import numpy as np
+import torch
 
 from stateport.contract import ArraySpec, Contract, resolve
 from stateport.parity.vectors import Case
+from stateport.validation import initial_state
 
 from ..network.example import Example
+from ..network.isolation import unchanged_globals
 from .torch_reference import Array, Network
 
 BATCHES: Final = (1, 2, 5)
@@ -158,7 +161,7 @@ def case_of(
         sizes=sizes,
         chunks=tuple(chunks),
         inputs=_inputs(network, contract, sizes, chunks, seed),
-        initial=_random_state(contract, sizes, seed) if start == "random" else {},
+        initial=_random_state(network, contract, sizes, seed) if start == "random" else {},
     )
 
 
@@ -216,12 +219,31 @@ def _is_constant_float(array: Array) -> bool:
     return bool((array == array.flat[0]).all())
 
 
-def _random_state(contract: Contract, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
+def _random_state(
+    network: Network, contract: Contract, sizes: Mapping[str, int], seed: int
+) -> dict[str, Array]:
     random = np.random.default_rng(seed)
-    states = {}
+    states = _reached_state(network, contract, sizes, seed) if network.reached else {}
     for spec in contract.states:
         numbers = random.standard_normal(resolve(spec.shape, sizes))
-        states[spec.input] = (0.5 * numbers).astype(spec.dtype)
+        if spec.input not in states:
+            states[spec.input] = (0.5 * numbers).astype(spec.dtype)
+    return states
+
+
+def _reached_state(
+    network: Network, contract: Contract, sizes: Mapping[str, int], seed: int
+) -> dict[str, Array]:
+    """The states that cannot be any numbers, as they are after a few random steps."""
+    inputs = made_inputs(network, {**network.example.sizes, **sizes}, seed + 1)
+    first = initial_state(contract, network.initial, sizes)
+    with unchanged_globals(seed), torch.no_grad():
+        results = network({**inputs, **first})
+
+    states = {}
+    for spec in contract.states:
+        if spec.input in network.reached:
+            states[spec.input] = results[spec.output].astype(spec.dtype)
     return states
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,8 @@ class Network:
         results: the graph's names of the flattened results, in order. None marks a result that the
             graph does not return.
         initial: the first values of states that do not start from zeros, by name.
+        reached: the names of states that cannot be any numbers, as a sum of squares. Sequences
+            that start from random states start from such as the network reaches.
     """
 
     def __init__(
@@ -48,12 +50,14 @@ class Network:
         inputs: Sequence[str],
         results: Sequence[str | None],
         initial: Mapping[str, Array],
+        reached: Collection[str] = (),
     ) -> None:
         self.module = module
         self.example = example
         self.inputs = inputs
         self.results = results
         self.initial = initial
+        self.reached = frozenset(reached)
 
         self.dtype = torch.float32
         self._template = example.make(example.sizes)
