@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .running_values import COUNT, SUM, SUMS, step_of_numbers
+from .running_values import COUNT, SUM, SUMS, step_of_numbers, with_dim
 
 _PADS: Final = (F.pad, torch._C._nn.pad, torch.constant_pad_nd)
 _CONVOLUTIONS: Final = (torch.conv1d, torch.conv2d, torch.conv3d)
@@ -111,7 +111,7 @@ class ConvolutionStates(TorchFunctionMode):
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
         handler = _HANDLERS.get(func)
-        kwargs = kwargs or {}
+        kwargs = with_dim(kwargs or {})
         result = handler(self, func, *args, **kwargs) if handler else func(*args, **kwargs)
 
         if not torch.compiler.is_exporting():
@@ -413,8 +413,13 @@ def _axis_of_beginning(key: Any, rank: int) -> int | None:
     if len(axes) != 1:
         return None
     (axis,) = axes
-    begins = keys[axis].start in (None, 0) and keys[axis].step in (None, 1)
+    begins = _is_none_or(keys[axis].start, 0) and _is_none_or(keys[axis].step, 1)
     return axis if begins else None
+
+
+def _is_none_or(value: Any, number: int) -> bool:
+    """Whether an index is left out, or is this number; one that is traced is not compared."""
+    return value is None or (isinstance(value, int) and value == number)
 
 
 def _narrow(

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from .convolution_steps import Context, ConvolutionStates
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
-from .running_values import LOOPS, with_values
+from .running_values import LOOPS, first_value, with_dim, with_values
 from .scan import scan
 
 States = tuple[Tensor, ...]
@@ -209,7 +209,7 @@ class Calls(TorchFunctionMode):
         if func is scan:
             return self._run_loop(*args)
         if func in LOOPS:
-            return self._run_as_loop(func, *args, **(kwargs or {}))
+            return self._run_as_loop(func, *args, **with_dim(kwargs or {}))
         if func in (PACK, PAD):
             return self.packs.run(func, args)
         if func in LAYERS:
@@ -277,10 +277,9 @@ class Calls(TorchFunctionMode):
         if input.ndim == 0:
             return result
 
-        body, start = LOOPS[func]
         slices = input.movedim(dim, 0)
-        first = torch.full_like(slices[0], start)
-        _, values = self._run_loop(body, (first,), [slices], [])
+        first = first_value(func, slices[0])
+        _, values = self._run_loop(LOOPS[func][0], (first,), [slices], [])
         return with_values(result, values.movedim(0, dim))
 
     def _record_first(self, own: States, batch_sizes: Any) -> None:

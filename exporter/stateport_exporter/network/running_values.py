@@ -13,7 +13,7 @@ PyTorch's exporter cannot write `cumprod`, `cummax` and `cummin`, and what it wr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
@@ -25,6 +25,11 @@ SUMS: Final = (torch.cumsum, Tensor.cumsum)
 #: The kinds of places where sums are computed, and where steps are numbered.
 SUM: Final = "sum"
 COUNT: Final = "count"
+
+
+def with_dim(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by name, with PyTorch's name for what NumPy calls `axis`; PyTorch takes both."""
+    return {"dim" if name == "axis" else name: value for name, value in kwargs.items()}
 
 
 def step_of_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
@@ -73,6 +78,15 @@ LOOPS: Final[dict[Callable[..., Any], tuple[Body, float]]] = {
     torch.logcumsumexp: _LOG_SUM,
     Tensor.logcumsumexp: _LOG_SUM,
 }
+
+
+def first_value(func: Callable[..., Any], like: Tensor) -> Tensor:
+    """The value before the first step, of the shape and dtype of one step."""
+    start = LOOPS[func][1]
+    if math.isinf(start) and not like.is_floating_point():
+        range_of_dtype = torch.iinfo(like.dtype)
+        start = range_of_dtype.min if start < 0 else range_of_dtype.max
+    return torch.full_like(like, start)
 
 
 def with_values(result: Any, values: Tensor) -> Any:

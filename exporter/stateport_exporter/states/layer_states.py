@@ -15,7 +15,7 @@ from ..capture.capture import Captured
 from ..errors import ExportError
 from ..graph.dataflow import MOVES, axes, behind, origin, results_like, same_kind, targets
 from ..graph.free_names import free_name
-from ..layers import Recurrent
+from ..layers import LOOP, Recurrent
 from .names import Path, has_name
 
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).
@@ -54,9 +54,12 @@ def runs_within_steps(layer: Recurrent) -> bool:
     """Whether a layer runs over another axis than time, with a row for each step of time.
 
     Dual-path networks have such layers, over the frequencies of each frame for example. They see
-    one step each, so that they have nothing to carry to the next call.
+    one step each, so that they have nothing to carry to the next call. A loop over a fixed number
+    of elements is a running maximum or the like along the features.
     """
     names = axes(layer.x)
+    if layer.node.op_type == LOOP and names[layer.time].isdigit():
+        return True
     if len(names) < 3:
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -178,3 +178,39 @@ def test_numbers_that_tell_padding_from_data_begin_in_every_call(tmp_path: Path)
     result = export(Network(masked).eval(), (X,), tmp_path / "m.onnx")
     assert result.contract.streaming.ok
     assert [state.input for state in result.contract.states] == ["h0"]
+
+
+#: What PyTorch calls `dim` may be called by NumPy's name, too.
+AXIS: Final[dict[str, Any]] = {"axis": -1}
+
+#: Along the features nothing is carried: each step has its own.
+ALONG_FEATURES: Final[dict[str, Callable[[Network, Tensor], Tensor]]] = {
+    "a sum": lambda net, x: net.gru(x.cumsum(**AXIS))[0],
+    "a product": lambda net, x: net.gru(x.cumprod(-1))[0],
+    "the largest": lambda net, x: net.gru(x.cummax(2).values)[0],
+    "a log of sums": lambda net, x: net.gru(torch.logcumsumexp(x, **AXIS))[0],
+}
+
+
+@pytest.mark.patterns
+@pytest.mark.parametrize("name", ALONG_FEATURES)
+def test_along_the_features_nothing_is_carried(name: str, tmp_path: Path) -> None:
+    result = export(Network(ALONG_FEATURES[name]).eval(), (X,), tmp_path / "m.onnx")
+    assert [state.shape for state in result.contract.states] == [(1, "batch", 4)]
+    assert result.contract.streaming.ok
+    assert result.report is not None
+    assert result.report.passed
+
+
+@pytest.mark.patterns
+def test_whole_numbers_are_carried_as_such(tmp_path: Path) -> None:
+    def counted(net: Network, x: Tensor) -> Tensor:
+        loud = (x > 1).cumsum(1)
+        largest = (x * 100).long().cummax(1)[0]
+        y: Tensor = net.gru(torch.sin(loud * 0.1) + largest / 1000)[0]
+        return y
+
+    result = export(Network(counted).eval(), (X,), tmp_path / "m.onnx")
+    assert result.contract.streaming.ok
+    dtypes = {state.input: state.dtype for state in result.contract.states}
+    assert dtypes == {"sum": "int64", "loop_h0": "int64", "gru_h0": "float32"}
