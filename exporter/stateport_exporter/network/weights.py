@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from stateport.errors import FileError
+from stateport.errors import FileError, first_line
 from stateport.files.paths import file_beside, opened
 from stateport.files.reading import read_header, read_json, texts_of
 from stateport.shown import shown
@@ -143,7 +143,7 @@ def _read_safetensors(path: Path) -> object:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, KeyError, RuntimeError) as error:
         raise TargetError(
-            f"{path} is not a safetensors file that PyTorch reads: {error}."
+            f"{path} is not a safetensors file that PyTorch reads: {first_line(error)}."
         ) from error
 
 
@@ -167,7 +167,7 @@ def _reason(error: Exception) -> str:
     """The object that PyTorch does not unpickle, or else the beginning of its message."""
     unsupported = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
     if unsupported:
-        return f"it holds {unsupported[1]}"
+        return f"it holds {unsupported[1]:.100}"
     return f"{type(error).__name__}: {shown(str(error))}"
 
 

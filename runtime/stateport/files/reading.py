@@ -24,7 +24,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ..errors import FileError
+from ..errors import FileError, first_line
 from ..shown import shown
 from .paths import opened
 
@@ -223,7 +223,8 @@ def _read_header(file: IO[bytes], source: str) -> Header:
     try:
         return _parse_header(parse_json(content.decode()))
     except ValueError as error:
-        raise FileError(f"{source} is not a safetensors file: in its header, {error}.") from error
+        reason = first_line(error)
+        raise FileError(f"{source} is not a safetensors file: in its header, {reason}.") from error
 
 
 def _parse_header(document: Any) -> Header:
@@ -269,7 +270,8 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     except OSError as error:
         raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
     except safetensors.SafetensorError as error:
-        raise FileError(f"{path} is not a safetensors file: {error}.") from error
+        reason = first_line(error)
+        raise FileError(f"{path} is not a safetensors file: {reason}.") from error
 
     return arrays, header.metadata
 
@@ -290,7 +292,8 @@ def parse_arrays(content: bytes, source: str) -> tuple[dict[str, NDArray[Any]], 
     try:
         arrays = safetensors.numpy.load(content)
     except safetensors.SafetensorError as error:
-        raise FileError(f"{source} is not a safetensors file: {error}.") from error
+        reason = first_line(error)
+        raise FileError(f"{source} is not a safetensors file: {reason}.") from error
 
     return arrays, header.metadata
 
