@@ -138,8 +138,11 @@ class ConvolutionStates(TorchFunctionMode):
         """
         axis = context.axis
         *others, last = [state, *parts]
-        whole = torch.cat([*others, self._beginnings.whole_of(last, axis)], axis)
+        uncut = self._beginnings.whole_of(last, axis)
+        whole = torch.cat([*others, uncut], axis)
         self.lasts.append(_end(whole, axis, whole.shape[axis], context.steps))
+        if uncut is last:
+            return whole
         return whole.narrow(axis, 0, sum(part.shape[axis] for part in (state, *parts)))
 
     def keep_beginning(self, whole: Tensor, beginning: Tensor, axis: int) -> None:
