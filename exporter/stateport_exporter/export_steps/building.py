@@ -105,7 +105,7 @@ def build_network(
     if counted is not None:
         return counted
     if uncounted.contexts:
-        return _build_for_whole_sequences(traced, contexts, opset, wish, first)
+        return _build_without_contexts(traced, contexts, opset, wish, first)
     return first
 
 
@@ -168,13 +168,19 @@ def _build_and_measure(
     `is_retry` says that the network was built before, with other choices of states.
     """
     built = _build(traced, contexts, opset, wish, recapture=is_retry, check_memory_too=not is_retry)
-    reason = built.finished.reason
+    return built.with_streaming(_measure(built, contexts), built.finished.reason)
+
+
+def _measure(built: _Unmeasured, contexts: ConvolutionContexts) -> Streaming:
+    """Whether chunks give what the whole sequence gives."""
     contract = built.contract
-    shortest = shortest_time(built.network, contract)
-    streaming = measure_streaming(
-        built.network, contract, reason, contexts.multiple, shortest=shortest
+    return measure_streaming(
+        built.network,
+        contract,
+        built.finished.reason,
+        contexts.multiple,
+        shortest=shortest_time(built.network, contract),
     )
-    return built.with_streaming(streaming, reason)
 
 
 def _build_with_counts(
@@ -210,20 +216,26 @@ def _takes_great_numbers(built: BuiltNetwork, contexts: ConvolutionContexts) -> 
     return True
 
 
-def _build_for_whole_sequences(
+def _build_without_contexts(
     traced: TracedNetwork,
     contexts: ConvolutionContexts,
     opset: int,
     wish: Wish,
     before: BuiltNetwork,
 ) -> BuiltNetwork:
-    """Builds a network that takes whole sequences alone, and so needs no steps of a call before.
+    """Builds a network that gets nothing from the call before but the states of its layers.
 
-    `before` is the network with such steps, for which chunks were tried in vain.
+    `before` is the network that gets more, for which chunks were tried in vain. What looks like
+    padding may be something else, so that chunks are tried once more; mostly it takes whole
+    sequences alone.
     """
     built = _build(
         traced, contexts.without_contexts(), opset, wish, recapture=False, check_memory_too=False
     )
+    streaming = _measure(built, contexts)
+    if streaming.ok:
+        return built.with_streaming(streaming, None)
+
     reason = before.reason or built.finished.reason
     return built.with_streaming(before.contract.streaming, reason)
 
