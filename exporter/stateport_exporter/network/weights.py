@@ -35,6 +35,8 @@ from .loading import run_author
 
 #: Steps of the pickle in a file of PyTorch's, which takes each in Python: a tensor has some 35.
 _MOST_STEPS: Final = 500_000
+#: The longest name of an object in a pickle, with its module.
+_LONGEST_NAME: Final = 500
 #: The pickles that a file of PyTorch before 1.6 begins with, before the numbers.
 _OLD_PICKLES: Final = 5
 
@@ -194,13 +196,16 @@ def _check_pickles(pickles: Sequence[IO[bytes] | bytes]) -> None:
     """Reads pickles without running them. A file that is listed twice gives its next pickle.
 
     Raises:
-        ValueError: they have too many steps, or reserve memory for a bytearray of any size.
+        ValueError: they have too many steps, reserve memory for a bytearray of any size, or name
+            an object by a very long name, which PyTorch searches for minutes.
     """
     steps = 0
     for pickle in pickles:
-        for _, argument, _ in pickletools.genops(pickle):
+        for operator, argument, _ in pickletools.genops(pickle):
             steps += 1
             if steps > _MOST_STEPS:
                 raise ValueError("its pickle is too long")
             if isinstance(argument, str) and argument.endswith(" bytearray"):
                 raise ValueError("its pickle makes a bytearray")
+            if operator.name == "GLOBAL" and len(str(argument)) > _LONGEST_NAME:
+                raise ValueError(f"its pickle names an object by {len(str(argument))} characters")

@@ -188,6 +188,15 @@ def test_what_is_not_unpickled_is_named(tmp_path: Path) -> None:
         load_weights(Net(), tmp_path / "w.pt")
 
 
+def test_an_object_with_a_very_long_name_is_refused_at_once(tmp_path: Path) -> None:
+    """PyTorch searches such a name for minutes."""
+    name = b"collections." + b"OrderedDict" * 3000
+    path = tmp_path / "long.pt"
+    path.write_bytes(b"\x80\x02c" + name.replace(b".", b"\n", 1) + b"\n.")
+    with pytest.raises(TargetError, match="names an object by 33012 characters"):
+        load_weights(Net(), path)
+
+
 def test_arguments_are_advised_only_where_shapes_differ(tmp_path: Path) -> None:
     torch.save(Net(4).state_dict(), tmp_path / "w.pt")
     with pytest.raises(TargetError, match=r"is float32\[16\], not float32\[12\].*--arg"):

@@ -180,3 +180,14 @@ def test_an_npy_file_that_is_sound_is_read(dtype: str, tmp_path: Path) -> None:
     array = np.arange(6).reshape(2, 3).astype(dtype)
     np.save(tmp_path / "a.npy", np.asfortranarray(array))
     np.testing.assert_array_equal(read_npy(tmp_path / "a.npy"), array)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F33"])
+def test_a_name_of_thousands_of_characters_is_shortened(tmp_path: Path, dtype: str) -> None:
+    entry = {"dtype": dtype, "shape": [2], "data_offsets": [3, 1]}
+    header = json.dumps({"a" * 9000: entry}).encode()
+    path = tmp_path / "long.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(FileError) as error:
+        read_arrays(path)
+    assert len(str(error.value)) < 1500
