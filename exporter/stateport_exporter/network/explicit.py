@@ -270,14 +270,16 @@ class Calls(TorchFunctionMode):
         func: Callable[..., Any],
         input: Tensor,  # noqa: A002  # PyTorch's name
         dim: int,
+        **rest: Any,
     ) -> Any:
         """Runs a running maximum or the like as a loop over its axis."""
         with torch._C.DisableTorchFunction():  # a mode around this one sees the loop alone
-            result = func(input, dim)
+            result = func(input, dim, **rest)
         if input.ndim == 0:
             return result
 
-        slices = input.movedim(dim, 0)
+        own_values = result if isinstance(result, Tensor) else result[0]
+        slices = input.to(own_values.dtype).movedim(dim, 0)
         first = first_value(func, slices[0])
         _, values = self._run_loop(LOOPS[func][0], (first,), [slices], [])
         return with_values(result, values.movedim(0, dim))
