@@ -26,7 +26,7 @@ from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
 from ..network.returned import named_results
-from ..network.running_values import COUNT
+from ..network.running_values import COUNT, SUM
 from ..sizes.shortest import shortest_time
 from ..states.checks import (
     check_carried,
@@ -88,23 +88,23 @@ def build_network(
     positions = positions_of(declared, captured.model.graph, captured.input_paths, names)
     wish = Wish(positions, names)
 
-    # Numbers of steps may be there to tell padding from data, which begin anew in every call.
-    uncounted = contexts.without_counts()
-    first = _build_and_measure(traced, uncounted, opset, wish)
+    # What the author takes and returns comes before running values that are carried for the author.
+    steps_only = contexts.without(SUM, COUNT)
+    first = _build_and_measure(traced, steps_only, opset, wish)
     if first.contract.streaming.ok:
         return first
 
     for levels in first.other_levels:
         retried = _build_and_measure(
-            traced, uncounted, opset, replace(wish, levels=levels), is_retry=True
+            traced, steps_only, opset, replace(wish, levels=levels), is_retry=True
         )
         if retried.contract.streaming.ok:
             return retried
 
-    counted = _build_with_counts(traced, contexts, opset, wish)
-    if counted is not None:
-        return counted
-    if uncounted.contexts:
+    with_values = _build_with_running_values(traced, contexts, opset, wish)
+    if with_values is not None:
+        return with_values
+    if steps_only.contexts:
         return _build_without_contexts(traced, contexts, opset, wish, first)
     return first
 
@@ -183,20 +183,26 @@ def _measure(built: _Unmeasured, contexts: ConvolutionContexts) -> Streaming:
     )
 
 
-def _build_with_counts(
+def _build_with_running_values(
     traced: TracedNetwork, contexts: ConvolutionContexts, opset: int, wish: Wish
 ) -> BuiltNetwork | None:
-    """The network with numbers of steps that go on from call to call; None if that is no help."""
-    if contexts == contexts.without_counts():
-        return None
+    """The network with sums and numbers of steps that go on from call to call, if that helps.
 
-    try:
-        counted = _build_and_measure(traced, contexts, opset, wish, is_retry=True)
-    except ExportError:  # as of numbers by which it indexes a call's own steps
-        return None
+    Sums are tried alone first: numbers of steps may tell padding from data in a call.
+    """
+    tried = contexts.without(SUM, COUNT)
+    for candidate in (contexts.without(COUNT), contexts):
+        if candidate == tried:
+            continue
 
-    goes_on = counted.contract.streaming.ok and _takes_great_numbers(counted, contexts)
-    return counted if goes_on else None
+        tried = candidate
+        try:
+            built = _build_and_measure(traced, candidate, opset, wish, is_retry=True)
+        except ExportError:  # as of numbers by which it indexes a call's own steps
+            continue
+        if built.contract.streaming.ok and _takes_great_numbers(built, candidate):
+            return built
+    return None
 
 
 def _takes_great_numbers(built: BuiltNetwork, contexts: ConvolutionContexts) -> bool:

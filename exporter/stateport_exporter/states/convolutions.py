@@ -23,7 +23,7 @@ from ..network.convolution_steps import Context, ConvolutionStates, Place
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
-from ..network.running_values import COUNT
+from ..network.running_values import COUNT, SUM
 from .start_values import differing_axis, one_row
 
 #: What a sequence starts from, with dynamic axes of size 1; None for zeros.
@@ -53,12 +53,11 @@ class ConvolutionContexts:
 
     def running_values(self) -> frozenset[str]:
         """The names of the states that are no steps, but what was computed from all of them."""
-        steps = ("frames", "overlap")
-        return frozenset(each.name for each in self.contexts if each.kind not in steps)
+        return frozenset(each.name for each in self.contexts if each.kind in (SUM, COUNT))
 
-    def without_counts(self) -> ConvolutionContexts:
-        """The same for a network that numbers the steps of every call from the beginning."""
-        kept = [each.kind != COUNT for each in self.contexts]
+    def without(self, *kinds: str) -> ConvolutionContexts:
+        """The same for a network that gets nothing of these kinds of the call before."""
+        kept = [each.kind not in kinds for each in self.contexts]
         return replace(
             self,
             contexts=tuple(compress(self.contexts, kept)),
