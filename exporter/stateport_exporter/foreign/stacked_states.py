@@ -23,6 +23,10 @@ from .recurrent_operators import INITIAL_STATES, operand
 _FAR: Final = 2**31
 
 
+#: Axis, start, end, and whether the axis is dropped.
+_Selection = tuple[int, int, int, bool]
+
+
 @dataclass(frozen=True)
 class _Part:
     """A part of an input along one axis, from which one operator starts.
@@ -71,16 +75,18 @@ def _parts_of(graph: ir.Graph, source: ir.Value) -> Iterator[_Part]:
     for node in list(graph):
         for result, position in enumerate(INITIAL_STATES.get(node.op_type, ()), 1):
             initial = operand(node, position)
+            place = None if initial is None else _place_in(source, initial)
+            if place is None:
+                continue
+
             if len(node.outputs) <= result:
                 node.resize_outputs(result + 1)
-
-            part = None if initial is None else _part(source, initial, node.outputs[result])
-            if part is not None:
-                yield part
+            selection, moves = place
+            yield _Part(*selection, moves, node.outputs[result])
 
 
-def _part(source: ir.Value, initial: ir.Value, last: ir.Value) -> _Part | None:
-    """The part of an input that an initial state is; None where it is something else."""
+def _place_in(source: ir.Value, initial: ir.Value) -> tuple[_Selection, tuple[ir.Node, ...]] | None:
+    """Which part of an input an initial state is, and the nodes that move it; None if it is none."""
     moves = []
     node = initial.producer()
     while node is not None and node.op_type in REVERSIBLE and node.inputs[0] is not None:
@@ -91,13 +97,11 @@ def _part(source: ir.Value, initial: ir.Value, last: ir.Value) -> _Part | None:
     if node is None or not node.inputs or node.inputs[0] is not source:
         return None
     selection = _selection(node, initial, source)
-    return None if selection is None else _Part(*selection, tuple(moves), last)
+    return None if selection is None else (selection, tuple(moves))
 
 
-def _selection(
-    node: ir.Node, selected: ir.Value, source: ir.Value
-) -> tuple[int, int, int, bool] | None:
-    """Axis, start, end, and whether the axis is dropped, of what a node selects of an input."""
+def _selection(node: ir.Node, selected: ir.Value, source: ir.Value) -> _Selection | None:
+    """What a node selects of an input."""
     if source.shape is None:
         return None
 
