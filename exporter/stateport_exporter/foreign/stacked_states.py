@@ -86,7 +86,7 @@ def _parts_of(graph: ir.Graph, source: ir.Value) -> Iterator[_Part]:
 
 
 def _place_in(source: ir.Value, initial: ir.Value) -> tuple[_Selection, tuple[ir.Node, ...]] | None:
-    """Which part of an input an initial state is, and the nodes that move it; None if it is none."""
+    """Which part of an input an initial state is, and what moves it; None if it is no part."""
     moves = []
     node = initial.producer()
     while node is not None and node.op_type in REVERSIBLE and node.inputs[0] is not None:
