@@ -14,7 +14,7 @@ TRITON := .venv-triton
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check fuzz matrix mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -36,7 +36,7 @@ demo: $(READY)       ## export, verify and stream the reference networks, the la
 	$(BIN)/python -m demo
 
 # PyTorch computes with one thread in each process: there are as many processes as cores.
-test test-avx2 pattern-tests fuzz matrix: export OMP_NUM_THREADS = 1
+test test-avx2 pattern-tests fuzz matrix cuda: export OMP_NUM_THREADS = 1
 
 test: $(READY)       ## run the tests
 	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns and not soak'
@@ -79,6 +79,10 @@ fuzz: $(READY)       ## 500 random networks and graphs, and 20,000 malformed fil
 
 matrix: $(READY)     ## run every kind of network on every engine, and carry streams between them
 	$(BIN)/python -m pytest $(SPREAD) tests/matrix
+
+# It wants the GPU build of ONNX Runtime in place of the CPU's: pip install 'stateport[gpu]'.
+cuda:                ## run every kind of network on a GPU; PYTHON names the environment
+	$(PYTHON) -m pytest $(SPREAD) tests/cuda
 
 mutants: $(READY)    ## break good files in every way and rewrite the table in docs/parity.md
 	$(BIN)/python -W ignore -m benchmarks.mutants

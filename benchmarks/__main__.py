@@ -1,7 +1,8 @@
 """stateport beside its peers, in one run: `make bench`. Rewrites the page of this processor's kind.
 
 Every network under every load is measured in a separate process, first on one core, which is
-pinned, then on all, and on the GPU where there is one. Within a process all contenders take turns.
+pinned, then on all. Within a process all contenders take turns. `--gpu` measures on the GPU
+instead, and rewrites the page of CUDA.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .loads import LOADS, Load
 from .measure import Taken
 from .networks import NETWORKS, Network
 from .page import Setting, write
-from .processor import figures_page
+from .processor import CUDA_PAGE, figures_page
 from .startup import measure_startup
 from .targets import Results
 from .verification import measure_verification
@@ -31,28 +32,28 @@ from .verification import measure_verification
 @click.command()
 @click.option("--rounds", default=30, show_default=True, help="Turns of each contender.")
 @click.option("--only", multiple=True, metavar="5,10x1", help="Only this network; repeatable.")
-@click.option("--one-core", is_flag=True, help="Leave out all cores and the GPU.")
+@click.option("--one-core", is_flag=True, help="Leave out all cores.")
+@click.option("--gpu", is_flag=True, help="Measure on the GPU alone.")
 @click.option(
     "--page",
-    default=figures_page,
-    show_default="that of this kind of processor",
     type=click.Path(path_type=Path),
-    help="The page to rewrite.",
+    help="The page to rewrite; by default, that of this kind of processor, or of CUDA.",
 )
-def main(rounds: int, only: tuple[str, ...], one_core: bool, page: Path) -> None:
+def main(rounds: int, only: tuple[str, ...], one_core: bool, gpu: bool, page: Path | None) -> None:
     """Measures everything and puts the figures into the page."""
     networks = [n for n in NETWORKS if not only or str(n).replace(" ", "") in only]
+    if gpu:
+        setting = Setting(f"GPU: {torch.cuda.get_device_name()}", 1, "cuda")
+        write(page or CUDA_PAGE, [(setting, _measured(setting, networks, rounds))], [], {})
+        return
+
     cores = len(os.sched_getaffinity(0))
-    settings, missing = [Setting("One core", 1)], list[str]()
+    settings = [Setting("One core", 1)]
     if cores > 1 and not one_core:
         settings.append(Setting(f"All {cores} cores", cores))
-    if torch.cuda.is_available() and not one_core:
-        settings.append(Setting(f"GPU: {torch.cuda.get_device_name()}", 1, "cuda"))
-    else:
-        missing.append("No GPU was at hand in this run, so nothing on this page is about CUDA.")
     found = [(setting, _measured(setting, networks, rounds)) for setting in settings]
     startup = measure_startup(rounds=max(rounds // 3, 2))
-    write(page, found, startup, measure_verification(rounds), missing)
+    write(page or figures_page(), found, startup, measure_verification(rounds))
 
 
 def _measured(setting: Setting, networks: Sequence[Network], rounds: int) -> Results:

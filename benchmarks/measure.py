@@ -22,7 +22,7 @@ from . import own
 from .contender import Contender, Exact
 from .loads import Load
 from .networks import Network
-from .peers import by_hand, openvino, pytorch, tract
+from .peers import pytorch
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ def run(network: Network, load: Load, threads: int, rounds: int, device: str) ->
 
 
 def _all(network: Network, load: Load, threads: int) -> Iterator[Contender]:
+    # These libraries need not be installed where only the GPU is measured.
+    from .peers import by_hand, openvino, tract
+
     yield from own.contenders(network, load, threads)
     for peer in (by_hand, pytorch, openvino, tract):
         yield from peer.contenders(network, load, threads)

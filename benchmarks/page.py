@@ -20,7 +20,7 @@ from .targets import Figure, Results, figures, ratio
 from .verification import AT_MOST
 
 BEGIN, END = "<!-- figures: make bench -->", "<!-- end of figures -->"
-_PACKAGES: Final = ("torch", "onnxruntime", "openvino", "tract", "numpy")
+_PACKAGES: Final = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tract", "numpy")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ def write(
     settings: Sequence[tuple[Setting, Results]],
     startup: Sequence[Process],
     verification: Mapping[str, Sequence[float]],
-    missing: Sequence[str],
 ) -> None:
     """Puts the figures into the page."""
     lines = [_machine(), ""]
@@ -48,7 +47,6 @@ def write(
         for load in LOADS:
             lines += _table(load, results)
     lines += _startup(startup)
-    lines += [f"*{said}*\n" for said in missing]
     before = page.read_text(encoding="utf-8") if page.exists() else ""
     head, _, rest = before.partition(BEGIN)
     text = "\n".join(lines).strip()
@@ -57,8 +55,9 @@ def write(
 
 
 def _machine() -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
-    return f"{processor()}. {versions}, Python {platform.python_version()}."
+    installed = {each.name: each.version for each in importlib.metadata.distributions()}
+    versions = [f"{name} {installed[name]}" for name in _PACKAGES if name in installed]
+    return f"{processor()}. {', '.join(versions)}, Python {platform.python_version()}."
 
 
 def _targets(

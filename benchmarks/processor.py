@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
+CUDA_PAGE: Final = DOCS / "performance-cuda.md"
 
 _INFORMATION: Final = Path("/proc/cpuinfo")
 #: Linux's names of instructions that matter here -> their usual names.

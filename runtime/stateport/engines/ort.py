@@ -262,12 +262,21 @@ def _import_ort(name: str) -> ModuleType:
             f"{_FACTS[name].install}. To run on the CPU, say engine='ort-cpu'."
         )
 
-    if name == "ort-cuda" and hasattr(ort, "preload_dlls"):
-        # It loads the CUDA libraries that are installed as wheels, and prints what it lacks.
+    if name == "ort-cuda":
+        _prepare_cuda(ort)
+    return ort
+
+
+def _prepare_cuda(ort: ModuleType) -> None:
+    """Loads the CUDA libraries that are installed as wheels, and keeps ONNX Runtime quiet."""
+    # Each allocation on the GPU outside a session prints a warning: no plugin is registered for
+    # the device, and none is needed. Only the logger of the whole process can stop it.
+    ort.set_default_logger_severity(3)
+
+    if hasattr(ort, "preload_dlls"):
+        # It prints what it lacks.
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
-
-    return ort
 
 
 @contextlib.contextmanager
