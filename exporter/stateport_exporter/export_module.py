@@ -39,7 +39,7 @@ from .export_steps.arguments import (
 from .export_steps.building import BuiltNetwork, build_network
 from .export_steps.narrowing import differences, narrowed_contract, narrowed_vectors
 from .export_steps.sizes import look_at_other_sizes
-from .export_steps.tracing import trace_network
+from .export_steps.tracing import TracedNetwork, trace_network
 from .foreign.torchscript import export_script
 from .graph.verified_file import check_paths, write_verified
 from .memory.caches import check_caches, uncached
@@ -57,6 +57,7 @@ from .network.isolation import (
     usual_settings,
 )
 from .network.weights import load_weights
+from .network.window_search import with_windows
 from .network.wrappers import unwrap_parts, unwrapped
 from .sizes.beyond import Beyond
 from .states.convolutions import NO_CONTEXTS, find_contexts
@@ -349,8 +350,32 @@ def _build(
     contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
     built = build_network(traced, contexts, opset, options.states)
 
+    if lift and not built.contract.streaming.ok and traced.rolled is None:
+        options.progress("trying windows of former steps")
+        traced, built = _with_windows(traced, options) or (traced, built)
+
     options.progress("trying other sizes")
     return built, look_at_other_sizes(traced, built)
+
+
+def _with_windows(
+    traced: TracedNetwork, options: _Options
+) -> tuple[TracedNetwork, BuiltNetwork] | None:
+    """The network with the last steps of the calls before, if it can be fed in chunks so."""
+    windowed = with_windows(traced.twin, traced.method, traced.sample)
+    if windowed is None:
+        return None
+
+    states = {**windowed.declared, **options.states}
+    contexts = replace(NO_CONTEXTS, multiple=windowed.multiple)
+    try:
+        again = trace_network(
+            windowed.network, "forward", windowed.example, options.opset, lift=True
+        )
+        rebuilt = build_network(again, contexts, options.opset, states)
+    except ExportError:  # as of an operator that PyTorch's exporter writes at fixed sizes alone
+        return None
+    return (again, rebuilt) if rebuilt.contract.streaming.ok else None
 
 
 def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:

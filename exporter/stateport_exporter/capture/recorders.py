@@ -17,6 +17,7 @@ from ..memory.kept import unchanged_shared
 from ..network.packing import Lengths, check_lengths, intercept, is_packed, traceable
 from ..network.program import Body
 from ..network.scan import scan
+from .attention import attention
 from .sliding_blocks import sliding_blocks
 
 DOMAIN: Final = "stateport.torch"
@@ -46,8 +47,9 @@ class _RecurrentLayers(TorchFunctionMode):
         if func is scan:
             return self._record_loop(self._next_call(), *args)
 
-        if func is F.unfold:
-            return sliding_blocks(*args, **(kwargs or {}))
+        rewrite = _REWRITTEN.get(func)
+        if rewrite is not None:
+            return rewrite(*args, **(kwargs or {}))
 
         record = _RECORDERS.get(func)
         if record is not None:
@@ -239,6 +241,13 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     torch.gru_cell: _cell_recorder("GRU"),
     torch.rnn_tanh_cell: _cell_recorder("RNN_TANH"),
     torch.rnn_relu_cell: _cell_recorder("RNN_RELU"),
+}
+
+
+#: Functions that PyTorch's exporter writes for some arrays alone -> the same in other functions.
+_REWRITTEN: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    F.unfold: sliding_blocks,
+    F.scaled_dot_product_attention: attention,
 }
 
 

@@ -286,7 +286,7 @@ def _build(
         finished.inputs,
         finished.results,
         finished.initial,
-        contexts.running_values(),
+        contexts.running_values() | sample.reached,
     )
     return _Unmeasured(captured, network, finished)
 

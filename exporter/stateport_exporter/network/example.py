@@ -81,6 +81,7 @@ class Example:
         remembered: the named arguments, behind the author's, that take what the network keeps in
             attributes.
         first_values: what these start from, by name, with dynamic axes of size 1.
+        reached: the names of those that cannot be any values, as a number of steps.
         lengths: the positions of the leaves that hold the lengths of rows.
         descending: whether the lengths of rows decrease.
     """
@@ -106,6 +107,7 @@ class Example:
         self.lifted: tuple[tuple[Leaf, ...], ...] = ()
         self.remembered: tuple[Leaf, ...] = ()
         self.first_values: Mapping[str, Tensor] = {}
+        self.reached: frozenset[str] = frozenset()
         self.lengths: frozenset[int] = frozenset()
         self.descending = False
         self.leaves = self._find_leaves()
@@ -117,16 +119,20 @@ class Example:
         copied.leaves = (*self.leaves, *chain.from_iterable(lifted))
         return copied
 
-    def with_remembered(self, leaves: Sequence[Leaf], firsts: Sequence[Tensor]) -> Example:
+    def with_remembered(
+        self, leaves: Sequence[Leaf], firsts: Sequence[Tensor], reached: Collection[str] = ()
+    ) -> Example:
         """The same example with named arguments for what the network keeps in attributes.
 
-        `firsts` are the values that a sequence starts from, with dynamic axes of size 1.
+        `firsts` are the values that a sequence starts from, with dynamic axes of size 1. `reached`
+        are the names of those that cannot be any values.
         """
         copied = copy.copy(self)
         copied.remembered = tuple(leaves)
         copied.leaves = (*self.leaves, *leaves)
         names = [str(leaf) for leaf in leaves]
         copied.first_values = dict(zip(names, firsts, strict=True))
+        copied.reached = frozenset(reached)
         return copied
 
     def with_time(self, time: int) -> Example:
