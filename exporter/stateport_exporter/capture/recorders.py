@@ -18,6 +18,7 @@ from ..network.packing import Lengths, check_lengths, intercept, is_packed, trac
 from ..network.program import Body
 from ..network.scan import scan
 from .attention import attention
+from .pooling import max_pool1d
 from .sliding_blocks import sliding_blocks
 
 DOMAIN: Final = "stateport.torch"
@@ -248,6 +249,8 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
 _REWRITTEN: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     F.unfold: sliding_blocks,
     F.scaled_dot_product_attention: attention,
+    F.max_pool1d: max_pool1d,
+    torch.max_pool1d: max_pool1d,
 }
 
 

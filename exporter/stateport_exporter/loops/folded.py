@@ -128,7 +128,9 @@ def roll_loops(
             "operations, or export one step of it and loop outside it."
         ) from error
 
-    folded = RolledNetwork(
+    # In messages it is called what its author called it.
+    kind = type(type(network).__qualname__, (RolledNetwork,), {})
+    folded: RolledNetwork = kind(
         network, program, example.leaves, short.names, short.constants, multiple
     ).eval()
     check_folded(network, method, folded, example, has_loops=has_loops)

@@ -5,6 +5,7 @@ A row of docs/patterns.md belongs to each; `python -m benchmarks.patterns` write
 
 from typing import Final
 
+from .carried import CARRIED
 from .layers import LAYERS
 from .lengths import LENGTHS
 from .lifting import LIFTING
@@ -13,4 +14,4 @@ from .pattern import Outside, Pattern, seeded
 
 __all__ = ["PATTERNS", "Outside", "Pattern", "seeded"]
 
-PATTERNS: Final = (*LAYERS, *LOOPS, *LIFTING, *LENGTHS)
+PATTERNS: Final = (*LAYERS, *LOOPS, *LIFTING, *LENGTHS, *CARRIED)

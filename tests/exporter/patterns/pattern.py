@@ -29,12 +29,14 @@ class Outside:
     """A network just outside a pattern, and what the exporter must say of it.
 
     `message` is a regular expression for the refusal, which names the layer's path where a layer is
-    to blame, and says what to change.
+    to blame, and says what to change. A network that is not `refused` is exported for whole
+    sequences alone; then the message is the reason in its contract.
     """
 
     make: Callable[[], nn.Module]
     example: Any
     message: str
+    refused: bool = True
 
 
 @dataclass(frozen=True)
