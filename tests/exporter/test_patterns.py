@@ -19,6 +19,8 @@ from tests.exporter.patterns.loops import looks_ahead, with_h
 from tests.exporter.patterns.pattern import ROW, X, gru, network
 
 every_pattern = pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+REFUSED = [pattern for pattern in PATTERNS if pattern.outside.refused]
+FOR_WHOLE_SEQUENCES = [pattern for pattern in PATTERNS if not pattern.outside.refused]
 
 
 @pytest.mark.patterns
@@ -46,12 +48,25 @@ def test_a_pattern_is_exported_and_proven(pattern: Pattern, tmp_path: Path) -> N
 # One of the networks is TorchScript.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 @pytest.mark.patterns
-@every_pattern
+@pytest.mark.parametrize("pattern", REFUSED, ids=str)
 def test_what_is_just_outside_is_refused(pattern: Pattern, tmp_path: Path) -> None:
     outside = pattern.outside
     with pytest.raises(ExportError, match=outside.message):
         export(seeded(outside.make), outside.example, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.patterns
+@pytest.mark.parametrize("pattern", FOR_WHOLE_SEQUENCES, ids=str)
+def test_what_is_just_outside_takes_whole_sequences_alone(
+    pattern: Pattern, tmp_path: Path
+) -> None:
+    outside = pattern.outside
+    result = export(seeded(outside.make), outside.example, tmp_path / "m.onnx")
+    assert result.report is not None
+    assert result.report.passed
+    assert not result.contract.streaming.ok
+    assert re.search(outside.message, str(result.contract.streaming.reason))
 
 
 # These were just outside once. They are right now, and need whole sequences.
