@@ -43,6 +43,16 @@ def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
     return resolved
 
 
+def dynamic_axes(shape: Iterable[Axis]) -> list[str]:
+    """The axes of a shape that have a name, or are computed from names, and no size."""
+    return [axis for axis in shape if isinstance(axis, str)]
+
+
+def with_known_sizes(shape: Iterable[Axis], sizes: Mapping[str, int]) -> list[Axis]:
+    """The shape with sizes in place of the axes that have one."""
+    return [axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in shape]
+
+
 def without_brackets(axis: Axis) -> Axis:
     """The same axis without brackets around the whole of it: "time//8" for "(time//8)"."""
     if isinstance(axis, int) or not axis.startswith("("):

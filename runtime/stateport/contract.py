@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from .axes import SIZE_LIMIT, impossible
+from .axes import SIZE_LIMIT, dynamic_axes, impossible
 from .axes import Axis as Axis
 from .axes import names_in as names_in
 from .axes import resolve as resolve
@@ -175,7 +175,7 @@ class Contract:
     @property
     def axes(self) -> frozenset[str]:
         """The names of all dynamic axes."""
-        return frozenset(_axis_names((*self.inputs, *self.outputs, *self.state_inputs)))
+        return frozenset(axis_names((*self.inputs, *self.outputs, *self.state_inputs)))
 
     @property
     def step_multiple(self) -> int:
@@ -395,7 +395,7 @@ def _check_shape(spec: ArraySpec) -> None:
 
 
 def _check_lengths(contract: Contract) -> None:
-    axes = set(_axis_names(contract.inputs))
+    axes = set(axis_names(contract.inputs))
     for spec in contract.inputs:
         is_integer = "int" in spec.dtype
         if spec.lengths_of is not None and not (is_integer and spec.lengths_of in axes):
@@ -435,7 +435,7 @@ def _fixed_nbytes(state: StateSpec) -> int:
 
 
 def _check_limited_axes(contract: Contract) -> None:
-    axes = set(_axis_names(contract.inputs))
+    axes = set(axis_names(contract.inputs))
     limits = dict(contract.limits)
     for axis, limit in (*contract.limits, *contract.minimums, *contract.multiples):
         if axis not in axes or not 1 <= limit <= SIZE_LIMIT:
@@ -459,12 +459,15 @@ def _check_limited_axes(contract: Contract) -> None:
         )
 
 
-def _axis_names(specs: Iterable[ArraySpec]) -> Iterator[str]:
+def has_time(contract: Contract) -> bool:
+    """Whether a call takes several steps: an input has a time axis."""
+    return any("time" in spec.shape for spec in contract.inputs)
+
+
+def axis_names(specs: Iterable[ArraySpec | StateSpec]) -> Iterator[str]:
     """The dynamic axes of all arrays, with repetitions."""
     for spec in specs:
-        for axis in spec.shape:
-            if isinstance(axis, str):
-                yield axis
+        yield from dynamic_axes(spec.shape)
 
 
 def _fixed_sizes(shape: tuple[Axis, ...]) -> list[int]:

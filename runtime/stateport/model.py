@@ -116,7 +116,13 @@ def _load_file(
 
     if fixed:
         opened = ConstantInputs(opened, fixed)
-        variable = tuple(spec for spec in contract.inputs if spec.name not in fixed)
+
+        free_inputs = []
+        for spec in contract.inputs:
+            if spec.name not in fixed:
+                free_inputs.append(spec)
+
+        variable = tuple(free_inputs)
         contract = replace(contract, inputs=variable)
     if CONTRACT_KEY not in file.metadata:
         contract = _with_batch(file, contract, opened)

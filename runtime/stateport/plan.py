@@ -132,6 +132,7 @@ class Plan:
 
 def _remove_version(document: Any) -> None:
     version = document.pop("version", None) if isinstance(document, dict) else None
+
     if type(version) is not int or version != VERSION:
         found = "it has no version" if version is None else f"its version is {shown(version)}"
         raise ValueError(f"{found}; {VERSION} was expected")

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from .contract import ArraySpec, Axis, Contract, resolve
+from .contract import ArraySpec, Axis, Contract, axis_names, has_time, resolve
 from .engines import Engine
 from .engines.base import answers
 from .errors import StateportError
@@ -102,7 +102,9 @@ def _both_runs(contract: Contract, engine: Engine) -> _BothRuns | None:
     A file of windows takes few numbers of steps, so that the same one is tried in both calls.
     """
     different = [steps_of_run(contract, time) for _, time, _ in _RUNS]
+
     alike = [[window, window] for window in _WINDOWS] if _has(contract, "time") else []
+
     for times in (different, *alike):
         measured = []
         for (batch, _, free), time in zip(_RUNS, times, strict=True):
@@ -134,9 +136,11 @@ def _assignments(contract: Contract) -> Iterator[Contract]:
 
 def _open(spec: ArraySpec) -> list[int]:
     """The positions of an array's axes that have a plain name and no size."""
-    return [
-        number for number, axis in enumerate(spec.shape) if isinstance(axis, str) and axis != "time"
-    ]
+    positions = []
+    for number, axis in enumerate(spec.shape):
+        if isinstance(axis, str) and axis != "time":
+            positions.append(number)
+    return positions
 
 
 def _with_axis(spec: ArraySpec, number: int, axis: Axis) -> ArraySpec:
@@ -147,12 +151,16 @@ def _with_axis(spec: ArraySpec, number: int, axis: Axis) -> ArraySpec:
 
 def _with_time(contract: Contract) -> Contract:
     """The contract; where no input has time, the only open axis of one is time."""
-    if any("time" in spec.shape for spec in contract.inputs):
+    if has_time(contract):
         return contract
 
     inputs = []
     for spec in contract.inputs:
-        rest = [number for number in _open(spec) if spec.shape[number] != "batch"]
+        rest = []
+        for number in _open(spec):
+            if spec.shape[number] != "batch":
+                rest.append(number)
+
         inputs.append(_with_axis(spec, rest[0], "time") if len(rest) == 1 else spec)
     return replace(contract, inputs=tuple(inputs))
 
@@ -167,8 +175,7 @@ def _run(
 ) -> dict[str, Array] | None:
     """What one call gives at these sizes, from drawn numbers; None where the engine refuses it."""
     specs = (*contract.inputs, *contract.state_inputs)
-    names = {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}
-    all_sizes = {**dict.fromkeys(names, free), **sizes}
+    all_sizes = {**dict.fromkeys(axis_names(specs), free), **sizes}
     random = np.random.default_rng(all_sizes["batch"])
     try:
         arrays = {spec.name: draw(spec, all_sizes, random) for spec in specs}
@@ -190,9 +197,7 @@ def draw(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator)
 
 def _is_known(contract: Contract, spec: ArraySpec) -> bool:
     """Whether the shape of an output is known before a call."""
-    sizes: dict[str, int] = {}
-    for source in (*contract.inputs, *contract.state_inputs):
-        sizes.update(dict.fromkeys((axis for axis in source.shape if isinstance(axis, str)), 1))
+    sizes = dict.fromkeys(axis_names((*contract.inputs, *contract.state_inputs)), 1)
     try:
         resolve(spec.shape, sizes)
     except KeyError:

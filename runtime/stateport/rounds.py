@@ -292,8 +292,8 @@ class Rounds:
             InputError: an array is missing or unknown, or does not fit the contract.
         """
         arrays = [inputs.get(name) for name in self._names]
-        shapes = tuple([x.shape if type(x) is np.ndarray else None for x in arrays])
-        key = (shapes, *[x.dtype for x in arrays if type(x) is np.ndarray])
+        shapes, dtypes = _shapes_and_dtypes(arrays)
+        key = (shapes, *dtypes)
         if key in self._checked and len(inputs) == len(arrays):
             return shapes
 
@@ -566,6 +566,12 @@ def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
+
+
+def _shapes_and_dtypes(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
+    """The shape of each, None where it is no array; and the dtypes of the arrays."""
+    shapes = tuple([x.shape if type(x) is np.ndarray else None for x in arrays])
+    return shapes, [x.dtype for x in arrays if type(x) is np.ndarray]
 
 
 def _checked(stream: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import ArraySpec, Contract, StateSpec, check_limits, describe, resolve
+from .contract import ArraySpec, Contract, StateSpec, axis_names, check_limits, describe, resolve
 from .errors import InputError, StateError
 from .plain import ADVICE, conversion, is_special, kind_of
 from .state import State, check_can_go_on
@@ -80,8 +80,7 @@ def initial_state(
     Raises:
         StateError: the size of an axis of a state is not known, or there is not enough memory.
     """
-    axes = (axis for spec in contract.states for axis in spec.shape)
-    unknown = sorted({axis for axis in axes if isinstance(axis, str)} - {*sizes})
+    unknown = sorted({*axis_names(contract.states)} - {*sizes})
     if unknown:
         raise StateError(
             f"The initial state cannot be made: no input has the axis {unknown[0]!r}, so that its "

@@ -208,11 +208,11 @@ def _engine(trial: Trial) -> str:
 
 def _reasons(tuned: Tuned) -> list[str]:
     """Why plans could not run or fail, each reason once for a form of the file and an engine."""
-    lines = [
-        f"{trial.variant.name} on {_engine(trial)}: {trial.verdict.rstrip('.')}."
-        for trial in tuned.trials
-        if not trial.passed
-    ]
+    lines = []
+    for trial in tuned.trials:
+        if not trial.passed:
+            lines.append(f"{trial.variant.name} on {_engine(trial)}: {trial.verdict.rstrip('.')}.")
+
     return list(dict.fromkeys(lines))
 
 

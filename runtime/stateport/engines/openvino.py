@@ -197,5 +197,9 @@ def _failure(error: Exception) -> EngineError:
 
 def _reason(error: Exception) -> str:
     """The last two lines of OpenVINO's message; before them are positions in its own sources."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = []
+    for line in str(error).splitlines():
+        if line.strip():
+            lines.append(line.strip())
+
     return " ".join(lines[-2:]) if lines else type(error).__name__

@@ -245,7 +245,11 @@ def _cuda_options(device: int, *, graphs: bool) -> dict[str, str]:
 
 def _import_ort(name: str) -> ModuleType:
     """ONNX Runtime, in the build that the engine needs."""
-    wheels = [wheel for wheel in _WHEELS if _is_installed(wheel)]
+    wheels = []
+    for wheel in _WHEELS:
+        if _is_installed(wheel):
+            wheels.append(wheel)
+
     if len(wheels) > 1:
         raise EngineUnavailable(
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the "

@@ -109,6 +109,11 @@ def _reason(error: Exception) -> str:
     """The first and the last cause, without the trace of Rust functions behind them."""
     text = str(error).partition("Stack backtrace")[0]
     lines = [line.strip() for line in text.splitlines()]
-    causes = [line for line in lines if line not in ("", "Caused by:")]
+
+    causes = []
+    for line in lines:
+        if line not in ("", "Caused by:"):
+            causes.append(line)
+
     first_and_last = dict.fromkeys([*causes[:1], *causes[-1:]])
     return ": ".join(first_and_last) or type(error).__name__

@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ..contract import ArraySpec, Axis, Contract, StateSpec, describe
+from ..contract import ArraySpec, Axis, Contract, StateSpec, axis_names, describe
 from ..errors import ContractError, InputError
 from .foreign.growing import check_growing
 from .foreign.streaming import streaming_of
@@ -75,6 +75,7 @@ def infer_contract(
             every call.
     """
     pairs = _matched_states(file) if states is None else _declared_states(file, states)
+
     check_growing(file, pairs)
     ports_of_states = {*pairs, *pairs.values()}
     state_inputs = [spec for spec in file.inputs if spec.name in pairs]
@@ -162,9 +163,10 @@ def match_state_names(file: OnnxFile) -> dict[str, str]:
     signal_among_pairs = not leaves_signal and len(certain) > 1
 
     if not unique or possible or signal_among_pairs:
-        candidates = [
-            f"{name!r} with {_either(names)}" for name, names in {**certain, **possible}.items()
-        ]
+        candidates = []
+        for name, names in {**certain, **possible}.items():
+            candidates.append(f"{name!r} with {_either(names)}")
+
         raise ContractError(
             f"{file.path} carries no contract, and its names match more than one pairing of "
             f"states: {'; '.join(candidates)}. {_ADVICE}"
@@ -255,7 +257,12 @@ def _matching_outputs(
     TensorFlow's ":0" are compared in snake case.
     """
     matching = _forms_of(name, patterns)
-    exact = [output for output in matching if output in outputs and output != name]
+
+    exact = []
+    for output in matching:
+        if output in outputs and output != name:
+            exact.append(output)
+
     if exact:
         return exact
 
@@ -319,11 +326,7 @@ def _state_spec(spec: ArraySpec, output: str, renamed: Mapping[str, str]) -> Sta
 
 def _named_axes(inputs: Iterable[ArraySpec], states: Iterable[StateSpec]) -> set[str]:
     """The names of axes that inputs and states have: before a call, these have sizes."""
-    shapes = [*(spec.shape for spec in inputs), *(state.shape for state in states)]
-    axes: set[str] = set()
-    for shape in shapes:
-        axes.update(axis for axis in shape if isinstance(axis, str))
-    return axes
+    return {*axis_names(inputs), *axis_names(states)}
 
 
 def _name_input_axes(spec: ArraySpec, renamed: Mapping[str, str]) -> ArraySpec:

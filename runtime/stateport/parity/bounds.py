@@ -174,6 +174,7 @@ def noise(table: Array, truth: Array) -> Array:
     """
     with np.errstate(over="ignore"):
         squares = differences(table, truth) ** 2
+
         row_means = squares.mean(axis=1) if squares.shape[1] else np.zeros(len(squares))
 
     window_means = np.empty_like(row_means)

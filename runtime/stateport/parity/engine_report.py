@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..axes import with_known_sizes
 from ..contract import ArraySpec, Contract, describe
 from ..errors import EngineError, FileError, InputError, StreamingError
 from ..model import Model
@@ -312,7 +313,7 @@ def _wrong_kind(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> str | 
     kinds = zip(map(_SHAPE_AND_DTYPE, answers), case.chunks, strict=True)
     for (_, chunk), answer in dict(zip(kinds, answers, strict=True)).items():
         sizes = {**case.sizes, "time": chunk}
-        shape = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape]
+        shape = with_known_sizes(spec.shape, sizes)
         if answer.dtype != np.dtype(spec.dtype) or not _fits_shape(answer, shape):
             return (
                 f"{describe(answer.dtype, answer.shape)} came where "

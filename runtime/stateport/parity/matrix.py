@@ -164,32 +164,38 @@ def run_matrix(
     notes = remarks(model, recorded)
     if wanted is None:
         notes = (*notes, *narrow_weights(model))
-    stateful = handover_case(recorded) is not None
-    job = {
+
+    job = _job_of_all(model, vectors, plan, wanted)
+    carries = len(choices) > 1 and handover_case(recorded) is not None
+
+    with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
+        states = [Path(folder) / str(number) for number in range(len(choices))]
+        measured = []
+        for choice, state in zip(choices, states, strict=True):
+            files = {}
+            if carries:
+                files["hand_over"] = str(state)
+            if locate:
+                files["locate"] = str(_node_file(model, choice))
+            measured.append(_verify_engine(job, choice, limit, progress, **files))
+
+        rows = tuple(measured)
+        carried = tuple(_carry_streams(job, rows, states, limit, progress)) if carries else ()
+
+    standing.check()  # each engine has read the files by itself
+    return Matrix(str(model), rows, carried, required=require, remarks=(*more_remarks, *notes))
+
+
+def _job_of_all(
+    model: Path, vectors: Path, plan: Path | None, wanted: RequestedBound | None
+) -> dict[str, Any]:
+    """What the jobs of all engines have."""
+    return {
         "model": str(model.resolve()),
         "vectors": str(vectors.resolve()),
         "plan": None if plan is None else str(plan.resolve()),
         "wanted": {} if wanted is None else asdict(wanted),
     }
-
-    with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
-        states = [Path(folder) / str(number) for number in range(len(choices))]
-        several = len(choices) > 1 and stateful
-        rows = tuple(
-            _verify_engine(
-                job,
-                choice,
-                limit,
-                progress,
-                hand_over=str(state) if several else None,
-                locate=str(_node_file(model, choice)) if locate else None,
-            )
-            for choice, state in zip(choices, states, strict=True)
-        )
-        carried = tuple(_carry_streams(job, rows, states, limit, progress)) if several else ()
-
-    standing.check()  # each engine has read the files by itself
-    return Matrix(str(model), rows, carried, required=require, remarks=(*more_remarks, *notes))
 
 
 def _verify_engine(
@@ -240,11 +246,11 @@ def _carry_streams(
         if target.report is None:
             continue
 
-        sources = {
-            str(state): source
-            for state, source in zip(states, rows, strict=True)
-            if source is not target and source.report is not None
-        }
+        sources = {}
+        for state, source in zip(states, rows, strict=True):
+            if source is not target and source.report is not None:
+                sources[str(state)] = source
+
         if sources:
             yield from _continue_on(job, target, sources, limit, progress)
 

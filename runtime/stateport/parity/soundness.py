@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..axes import SIZE_LIMIT, resolve
-from ..contract import ArraySpec, Contract, describe
+from ..axes import SIZE_LIMIT, resolve, with_known_sizes
+from ..contract import ArraySpec, Contract, describe, has_time
 from ..shown import shown
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _check_inputs(contract: Contract, case: Case) -> None:
 
 def _check_chunks(contract: Contract, case: Case) -> None:
     """Refuses chunks that a stream of the network does not take."""
-    if not any("time" in spec.shape for spec in contract.inputs):
+    if not has_time(contract):
         return
 
     multiple = contract.streaming.chunk_multiple
@@ -162,8 +162,7 @@ def _check_array(
 
     `calls` are the axes before those of the spec.
     """
-    axes = (sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape)
-    shape = (*calls, *axes)
+    shape = (*calls, *with_known_sizes(spec.shape, sizes))
     if array.dtype != np.dtype(spec.dtype) or not _fits_shape(array, shape):
         raise ValueError(
             f"{shown(spec.name)} is {describe(array.dtype, array.shape)}; "

@@ -139,8 +139,16 @@ def tune(
 
 def _working_engines() -> list[str]:
     """The engines that work here, except those that are slow by design."""
-    names = [name for name in engine_names() if facts(name).for_speed]
-    return [name for name in names if status(name).problem is None]
+    names = []
+    for name in engine_names():
+        if facts(name).for_speed:
+            names.append(name)
+
+    working = []
+    for name in names:
+        if status(name).problem is None:
+            working.append(name)
+    return working
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,12 @@ class _Search:
             engine_facts = facts(engine)
             if not _can_run(engine, engine_facts, variant):
                 continue
-            counts = [count for count in threads if engine_facts.can_use(count)]
+
+            counts = []
+            for count in threads:
+                if engine_facts.can_use(count):
+                    counts.append(count)
+
             for options in self._options_of(engine_facts):
                 yield from product([engine], [options], counts, chunks)
 

@@ -88,7 +88,13 @@ def _joined_axes(file: OnnxFile, pairs: Mapping[str, str]) -> dict[str, int]:
 def _grows(graph: Graph, sources: list[str]) -> bool:
     """Whether at least two of the joined arrays are not empty constants."""
     constants = {name for name, tensor in graph.constants.items() if 0 in tensor.shape}
-    return len([name for name in sources if name not in constants]) > 1
+
+    varying = []
+    for name in sources:
+        if name not in constants:
+            varying.append(name)
+
+    return len(varying) > 1
 
 
 def _source(name: str, producers: Mapping[str, Node]) -> str:

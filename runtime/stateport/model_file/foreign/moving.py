@@ -228,7 +228,11 @@ def _sum(dims: Sequence[Dim]) -> int | None:
 
 def _lengthened(call: Call, dims: Dims, axis: int) -> Value:
     """A sequence that is joined with something else along time."""
-    parts = [value for value in call.values if value.dims is None or not grows(value.dims[axis])]
+    parts = []
+    for value in call.values:
+        if value.dims is None or not grows(value.dims[axis]):
+            parts.append(value)
+
     context = bool(parts) and all(map(call.is_state, parts))
 
     if context:

@@ -132,14 +132,22 @@ def summary(report: EngineReport) -> list[str]:
 
 def _worst_error(report: EngineReport) -> str:
     """The worst error and the bound, for the end of a sentence; empty if nothing was compared."""
-    ratios = [m.snr for m in report.measurements if m.snr is not None]
+    ratios = []
+    for m in report.measurements:
+        if m.snr is not None:
+            ratios.append(m.snr)
+
     if ratios:
         return (
             f"; the truth is {decibels(min(ratios))} above the error or more, "
             f"{report.bound} was wanted ({report.precision}, {report.truth} truth)"
         )
 
-    shares = [m.share for m in report.measurements if m.share is not None]
+    shares = []
+    for m in report.measurements:
+        if m.share is not None:
+            shares.append(m.share)
+
     if not shares:
         return ""
 
@@ -150,7 +158,11 @@ def _worst_error(report: EngineReport) -> str:
 
 def _problems(report: EngineReport) -> list[str]:
     """Why outputs could not be compared; of many problems, the first few."""
-    problems = [f"{m.case}, {m.output}: {m.problem}" for m in report.measurements if m.problem]
+    problems = []
+    for m in report.measurements:
+        if m.problem:
+            problems.append(f"{m.case}, {m.output}: {m.problem}")
+
     rest = len(problems) - _PROBLEMS_SHOWN
     if rest > 0:
         return [*problems[:_PROBLEMS_SHOWN], f"... and {rest} more like these."]

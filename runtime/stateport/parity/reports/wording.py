@@ -106,7 +106,9 @@ def reason(part: EngineVerdict | CarriedStream) -> str | None:
     else:
         assert part.report is not None
         measurements, bound = part.report.measurements, part.report.bound
-    return sentence(worst_of(measurements), bound) if measurements else "Nothing was measured."
+    if measurements:
+        return sentence(worst_of(measurements), bound)
+    return "Nothing was measured."
 
 
 def place(row: EngineVerdict) -> str | None:
