@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .dataflow import present
 from .operators import Operators
 
 Array = NDArray[Any]
@@ -72,7 +73,7 @@ class Cell:
     @property
     def states(self) -> list[ir.Value]:
         """The first states (1, batch, hidden): h, and c of an LSTM."""
-        return [value for value in self.node.inputs[5:7] if value is not None]
+        return present(self.node.inputs[5:7])
 
 
 def read(node: ir.Node) -> Cell | str:
@@ -150,7 +151,9 @@ def _two_biases(b: Array | None) -> tuple[Array, Array] | None:
 
 def _activations(node: ir.Node) -> list[str]:
     attribute = node.attributes.get("activations")
-    return _ACTIVATIONS[node.op_type] if attribute is None else list(attribute.as_strings())
+    if attribute is None:
+        return _ACTIVATIONS[node.op_type]
+    return list(attribute.as_strings())
 
 
 def _weights_name(node: ir.Node) -> str:

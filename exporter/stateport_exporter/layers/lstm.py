@@ -45,7 +45,12 @@ def write_layer(
     )
 
     if is_projected:
-        w_hr = np.stack([direction.w_hr.T for direction in layer if direction.w_hr is not None])
+        transposed = []
+        for direction in layer:
+            if direction.w_hr is not None:
+                transposed.append(direction.w_hr.T)
+
+        w_hr = np.stack(transposed)
         projection = writer.constant(w_hr, f"{name}.P")
         y = writer.op("MatMul", [y, projection])
         hn = writer.op("MatMul", [hn, projection])

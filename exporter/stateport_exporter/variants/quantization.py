@@ -123,7 +123,9 @@ def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> Quanti
     if tensor is None:
         name = _stored_matrix_name(node)
         reason = "its weights are the left operand"
-        return None if name is None else QuantizedOperator(node.op_type, name, None, reason)
+        if name is None:
+            return None
+        return QuantizedOperator(node.op_type, name, None, reason)
 
     name = _layer_name(node, weight)
     matrix = _plain_matrix(node, tensor.numpy())

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from ..errors import ExportError
 from ..graph.cells import OPERATORS, read, step
+from ..graph.dataflow import dims_of
 from ..graph.operators import Writer
 from ..graph.transposes import fold_transposes
 from .operands import required_operand
@@ -58,7 +59,7 @@ def _fix_shapes(graph: ir.Graph) -> None:
 
 def _shape_of_one_step(value: ir.Value) -> ir.Shape:
     dims: list[int | ir.SymbolicDim] = []
-    for dim in value.shape or ():
+    for dim in dims_of(value):
         name = "" if isinstance(dim, int) else str(dim.value)
 
         if "time" in name and name != "time":
@@ -143,7 +144,10 @@ def _keeps_order(node: ir.Node) -> bool:
     if sizes is None:
         return False
 
-    moved = [axis for axis in node.attributes["perm"].as_ints() if sizes[axis] != 1]
+    moved = []
+    for axis in node.attributes["perm"].as_ints():
+        if sizes[axis] != 1:
+            moved.append(axis)
     return moved == sorted(moved)
 
 
