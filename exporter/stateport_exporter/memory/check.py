@@ -28,6 +28,7 @@ from ..network.blame import Line, at_line, raised_line
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, States
 from ..network.isolation import evaluation_twin, unchanged_globals
+from ..network.trees import are_close
 from .kept import authored, contents, names_in, replaced_builtins, slots, unchanged_shared
 from .unknown import Copies, Questions, Unknown, for_unknown, name_of, unknown
 
@@ -325,7 +326,9 @@ def _is_clock(value: Any) -> bool:
     if isinstance(value, type) and module == "datetime":
         return True
 
-    return value in _CLOCKS if isinstance(value, ModuleType) else module == "time"
+    if isinstance(value, ModuleType):
+        return value in _CLOCKS
+    return module == "time"
 
 
 def _is_random(value: Any) -> bool:
@@ -348,9 +351,7 @@ def are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
 def _is_same(first: Any, second: Any) -> bool:
     """Whether two results are equal; besides tensors, only their types are compared."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
-        if first.shape != second.shape or first.dtype != second.dtype:
-            return False
-        return bool(torch.isclose(first, second, rtol=0, atol=0, equal_nan=True).all())
+        return are_close(first, second)
 
     return type(first) is type(second) and not isinstance(first, Tensor)
 

@@ -347,7 +347,11 @@ def _values_inside(value: Any) -> list[Any]:
 @functools.lru_cache(maxsize=4096)
 def names_in(code: CodeType) -> frozenset[str]:
     """The names of globals and attributes in a function's code, and in functions inside it."""
-    inner = [names_in(part) for part in code.co_consts if isinstance(part, CodeType)]
+    inner = []
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            inner.append(names_in(part))
+
     # pytest puts names such as "@pytest_ar" into assertions, which are no identifiers.
     own = filter(str.isidentifier, code.co_names)
     return frozenset(own).union(*inner)

@@ -103,7 +103,9 @@ def _items(value: Any) -> Any:
     """What a value holds, by key or index: nothing, where it is no container."""
     if isinstance(value, dict | list | tuple):
         return value
-    return vars(value) if is_holder(value) and not isinstance(value, nn.Module) else ()
+    if is_holder(value) and not isinstance(value, nn.Module):
+        return vars(value)
+    return ()
 
 
 def _replaced(value: Any, inner: tuple[Any, ...], new: Any) -> Any:
@@ -116,6 +118,8 @@ def _replaced(value: Any, inner: tuple[Any, ...], new: Any) -> Any:
     changed = _replaced(before, tuple(rest), new)
     if isinstance(value, tuple):
         parts = [*value[:key], changed, *value[key + 1 :]]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if hasattr(value, "_fields"):
+            return type(value)(*parts)
+        return type(value)(parts)
     items[key] = changed
     return value

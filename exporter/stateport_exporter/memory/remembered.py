@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import evaluation_twin, quiet, unchanged_globals
+from ..network.trees import are_alike, are_close, copied_leaves
 from .kept import unchanged_shared
 from .places import Place, places_of
 
@@ -94,7 +95,9 @@ class Remembering(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the network's method from the states among `kwargs`."""
         given = {state.name: kwargs.pop(state.name) for state in self.states}
+
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
+
         with self._put_back():
             for state in self.states:
                 # A copy, because the network may write into it.
@@ -188,7 +191,7 @@ class _Search:
         arguments = self._arguments(batch, seed)
         with unchanged_globals(seed=1):
             result = getattr(network, self.method)(*arguments.args, **arguments.kwargs)
-        return _copied_leaves(result)
+        return copied_leaves(result)
 
     def _batch_that_runs(self) -> int | None:
         """The first batch at which two calls in a row succeed: the usual one, or a kept one."""
@@ -288,7 +291,7 @@ class _Search:
         arguments = self._arguments(batch, seed)
         with unchanged_globals(seed=1), put_back(explicit):
             *results, following = explicit(*arguments.args, **arguments.kwargs, **states)
-        return _copied_leaves(results), {name: value.clone() for name, value in following.items()}
+        return copied_leaves(results), {name: value.clone() for name, value in following.items()}
 
     def _goes_on_as_author(self, explicit: Remembering, batch: int) -> bool:
         """Whether the network's own calls in a row give what it gives with states passed on."""
@@ -304,7 +307,11 @@ class _Search:
     def _keeps_rows_apart(self, explicit: Remembering) -> bool:
         """Whether another first state of one row changes the next states of that row alone."""
         batch = self.example.sizes["batch"]
-        usual = {state.name: state.rows(batch) for state in explicit.states}
+
+        usual = {}
+        for state in explicit.states:
+            usual[state.name] = state.rows(batch)
+
         other = {name: value.clone() for name, value in usual.items()}
         for state in explicit.states:
             other[state.name].select(state.axis, 0).add_(0.25)
@@ -368,22 +375,13 @@ def _with_distinct_names(states: Sequence[Remembered], taken: set[str]) -> list[
     return named
 
 
-def _copied_leaves(result: Any) -> list[Any]:
-    leaves = pytree.tree_leaves(result)
-    return [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-
-
 def _is_like(value: Any, reference: Tensor) -> bool:
     """Whether a value is a tensor of a certain shape and dtype."""
-    if not isinstance(value, Tensor):
-        return False
-    return value.shape == reference.shape and value.dtype == reference.dtype
+    return isinstance(value, Tensor) and are_alike(value, reference)
 
 
 def _equal(first: Tensor, second: Tensor, tolerance: float = 0.0) -> bool:
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return are_close(first, second, rtol=tolerance, atol=tolerance)
 
 
 def _all_equal(first: Sequence[Any], second: Sequence[Any], tolerance: float = 0.0) -> bool:

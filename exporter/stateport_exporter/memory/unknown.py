@@ -360,6 +360,7 @@ def _hide(value: Any, name: str, *, loose: bool) -> Any:
         return Unknown(value, name)
 
     tensor = value if type(value) is UnknownTensor else value.as_subclass(UnknownTensor)
+
     tensor.unknown_name = name
     return tensor
 

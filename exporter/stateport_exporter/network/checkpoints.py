@@ -167,7 +167,9 @@ def _choose(candidates: list[_Candidate], source: str, key: str | None) -> list[
     chosen = [each for each in candidates if each.key == key]
     if not chosen:
         keys = [each.key for each in candidates if each.key]
+
         has = f"its sets of weights are {_few(keys)}" if keys else "it is one state_dict itself"
+
         raise TargetError(f"{source} has no weights under {shown(key)}; {has}.")
     return chosen
 
@@ -332,7 +334,12 @@ def _tied_names(expected: StateDict) -> list[list[str]]:
         if tensor.numel():
             place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
             groups.setdefault(place, []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
+
+    tied = []
+    for names in groups.values():
+        if len(names) > 1:
+            tied.append(names)
+    return tied
 
 
 def _misfit(

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from .blame import Line, author_line
 from .example import Arguments, Example
 from .isolation import quiet, unchanged_globals
+from .trees import are_close, tensors_in
 
 #: Questions of one network that are tried.
 _MOST_LINES: Final = 8
@@ -228,7 +229,11 @@ class _Search:
 
     def _variations(self, leaves: Sequence[Any]) -> Iterator[list[Any]]:
         """Other arguments: one or all of the tensors scaled, emptied, filled or made NaN."""
-        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        positions = []
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                positions.append(i)
+
         groups = [[position] for position in positions]
         if len(positions) > 1:
             groups.append(positions)
@@ -284,8 +289,7 @@ class _Search:
 
 def _is_odd(leaves: Sequence[Any]) -> bool:
     """Whether some argument is NaN or infinite somewhere."""
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return not all(bool(tensor.isfinite().all()) for tensor in tensors)
+    return not all(bool(tensor.isfinite().all()) for tensor in tensors_in(leaves))
 
 
 def _scaled(factor: float) -> Callable[[Tensor], Tensor]:
@@ -366,9 +370,7 @@ def _all_close(first: Sequence[Any], second: Sequence[Any]) -> bool:
 def _is_close(first: Any, second: Any) -> bool:
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return type(first) is type(second)
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return torch.allclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True)
+    return are_close(first, second, rtol=1e-5, atol=1e-6)
 
 
 def _is_check(line: Line) -> bool:

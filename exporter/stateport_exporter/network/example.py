@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stateport.axes import dynamic_axes
 from stateport.contract import Axis, resolve
 from stateport.errors import in_words
 from stateport.suggestions import did_you_mean
@@ -232,7 +233,12 @@ class Example:
     ) -> Arguments:
         """The arguments with lengths of 1 to `longest`: no row is empty or longer than its data."""
         leaves, structure = pytree.tree_flatten(arguments)
-        tensors = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+        tensors = []
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                tensors.append(index)
+
         for position in self.lengths:
             old = leaves[tensors[position]]
             lengths = torch.from_numpy(self.draw_lengths(old.shape, longest, seed + position))
@@ -247,12 +253,22 @@ class Example:
     def defaults(self) -> dict[str, Any]:
         """The default values of parameters, for those that have one."""
         parameters = self._signature.parameters.items()
-        return {name: p.default for name, p in parameters if p.default is not p.empty}
+
+        values = {}
+        for name, p in parameters:
+            if p.default is not p.empty:
+                values[name] = p.default
+        return values
 
     def named(self, arguments: Arguments) -> dict[str, Any]:
         """The author's arguments by the names of their parameters."""
         names = {str(leaf) for leaf in self.remembered}
-        own = {name: value for name, value in arguments.kwargs.items() if name not in names}
+
+        own = {}
+        for name, value in arguments.kwargs.items():
+            if name not in names:
+                own[name] = value
+
         remembered = {name: arguments.kwargs[name] for name in names}
         return {**self._signature.bind(*arguments.args, **own).arguments, **remembered}
 
@@ -260,7 +276,7 @@ class Example:
     def axes(self) -> frozenset[str]:
         """The dynamic axes that the arguments have."""
         axes = chain.from_iterable(leaf.shape for leaf in self.leaves)
-        return frozenset(axis for axis in axes if isinstance(axis, str))
+        return frozenset(dynamic_axes(axes))
 
     def tensors(self, arguments: Arguments) -> list[tuple[tuple[str, ...], Tensor]]:
         """The tensors among the arguments with their paths, in the order of flattening.
@@ -335,7 +351,7 @@ def _names_of_axes(example: object) -> list[str]:
     """The batch, time, and then the other dynamic axes of specs in alphabetical order."""
     specs = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
     axes = chain.from_iterable(spec.shape for spec in specs)
-    names = {axis for axis in axes if isinstance(axis, str)}
+    names = set(dynamic_axes(axes))
     return ["batch", "time", *sorted(names - {"batch", "time"})]
 
 

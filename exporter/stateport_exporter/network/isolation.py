@@ -113,7 +113,12 @@ def _put_back_signals(before: Mapping[int, Any]) -> None:
 def _loggers() -> list[tuple[str, logging.Logger]]:
     """The root logger under the name "", then all loggers by name, placeholders left out."""
     entries = list(logging.root.manager.loggerDict.items())
-    loggers = [(name, entry) for name, entry in entries if isinstance(entry, logging.Logger)]
+
+    loggers = []
+    for name, entry in entries:
+        if isinstance(entry, logging.Logger):
+            loggers.append((name, entry))
+
     return [("", logging.root), *loggers]
 
 
@@ -193,7 +198,11 @@ def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
     check_initialised(module)
     parameters = module.parameters() if share_parameters else ()
     # PyTorch cannot trace a tensor that was made in inference mode.
-    shared = {id(tensor): tensor for tensor in parameters if not tensor.is_inference()}
+    shared = {}
+    for tensor in parameters:
+        if not tensor.is_inference():
+            shared[id(tensor)] = tensor
+
     copied = copy_of(module, shared)
     copied.eval()  # an author's own may return nothing
     return copied

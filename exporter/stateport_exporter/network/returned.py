@@ -69,7 +69,11 @@ def _returned_expressions(function: Callable[..., Any]) -> Iterator[ast.expr]:
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError):  # typed in, or generated
         return
 
-    functions = [part for part in tree.body if isinstance(part, ast.FunctionDef)]
+    functions = []
+    for part in tree.body:
+        if isinstance(part, ast.FunctionDef):
+            functions.append(part)
+
     waiting: list[ast.AST] = [*functions[0].body] if functions else []
     while waiting:
         node = waiting.pop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -61,3 +62,24 @@ def _collect(tree: Any, tensors: list[Tensor]) -> None:
             _collect(part, tensors)
     else:
         tensors += [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def copied_leaves(tree: Any) -> list[Any]:
+    """The leaves of a tree, with copies of tensors, which do not change when the originals do."""
+    return [_copied(leaf) for leaf in pytree.tree_leaves(tree)]
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def are_alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same shape and dtype."""
+    return first.shape == second.shape and first.dtype == second.dtype
+
+
+def are_close(first: Tensor, second: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> bool:
+    """Whether two tensors are alike, with equal values up to tolerances; NaN is equal to NaN."""
+    if not are_alike(first, second):
+        return False
+    return torch.allclose(first, second, rtol=rtol, atol=atol, equal_nan=True)
