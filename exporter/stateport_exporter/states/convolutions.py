@@ -80,10 +80,10 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
         return NO_CONTEXTS
 
     longer = _run_at(explicit, example, {"time": 4 * time}, 1)
-    wider = {
-        axis: _run_at(explicit, example, {axis: example.sizes[axis] + 1}, 1)
-        for axis in _other_axes(example)
-    }
+
+    wider = {}
+    for axis in _other_axes(example):
+        wider[axis] = _run_at(explicit, example, {axis: example.sizes[axis] + 1}, 1)
 
     multiple = _time_division(usual, longer)
     counts = {len(run.places) for run in (usual, longer, *wider.values())}
@@ -109,7 +109,11 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
 
 def _other_axes(example: Example) -> list[str]:
     """The dynamic axes besides time."""
-    return [axis for axis in example.sizes if axis in example.axes and axis != "time"]
+    names = []
+    for axis in example.sizes:
+        if axis in example.axes and axis != "time":
+            names.append(axis)
+    return names
 
 
 def _run_at(
@@ -194,7 +198,12 @@ def _time_axis(place: Place, longer: Place) -> int | None:
         return None
 
     sizes = enumerate(zip(place.shape, longer.shape, strict=True))
-    grown = [axis for axis, (size, longer_size) in sizes if size != longer_size]
+
+    grown = []
+    for axis, (size, longer_size) in sizes:
+        if size != longer_size:
+            grown.append(axis)
+
     if len(grown) != 1:
         return None
 
@@ -292,4 +301,9 @@ def _shortening(shapes: _Shapes, longer: _Shapes, strides: Mapping[int, int] | N
 def _growth(shape: Sequence[int], longer: Sequence[int]) -> dict[int, int]:
     """By how much each axis is longer, for those that are."""
     differences = (after - before for before, after in zip(shape, longer, strict=False))
-    return {axis: difference for axis, difference in enumerate(differences) if difference}
+
+    grown = {}
+    for axis, difference in enumerate(differences):
+        if difference:
+            grown[axis] = difference
+    return grown

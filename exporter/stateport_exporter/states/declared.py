@@ -46,7 +46,11 @@ def positions_of(
 
 
 def _argument_position(name: object, paths: Sequence[Path]) -> int:
-    fits = [position for position, path in enumerate(paths) if name in _path_names(path)]
+    fits = []
+    for position, path in enumerate(paths):
+        if name in _path_names(path):
+            fits.append(position)
+
     if len(fits) != 1:
         known = ", ".join(".".join(path) for path in paths)
         raise ExportError(
@@ -57,11 +61,19 @@ def _argument_position(name: object, paths: Sequence[Path]) -> int:
 
 
 def _result_position(name: object, paths: Sequence[Path]) -> int:
-    fits = [i for i, path in enumerate(paths) if str(name) in _result_names(i, path)]
+    fits = []
+    for i, path in enumerate(paths):
+        if str(name) in _result_names(i, path):
+            fits.append(i)
 
     if not fits:
         known = ", ".join(_described_result(i, path) for i, path in enumerate(paths))
-        names = [".".join(path) for path in paths if has_name(path)]
+
+        names = []
+        for path in paths:
+            if has_name(path):
+                names.append(".".join(path))
+
         raise ExportError(
             f"The declared result {name!r} does not exist; the results are {known}."
             f"{did_you_mean(name, names)}"

@@ -96,7 +96,12 @@ def make_explicit(
 ) -> tuple[Explicit, Example]:
     """The network and its example, with hidden states and those of contexts as arguments."""
     calls = [each.call for each in hidden]
-    folds = {each.call: each.fold for each in hidden if each.fold is not None}
+
+    folds = {}
+    for each in hidden:
+        if each.fold is not None:
+            folds[each.call] = each.fold
+
     lifted = Explicit(explicit.network, explicit.method, calls, contexts.contexts, folds)
 
     leaves = [each.leaves for each in hidden]
@@ -126,9 +131,7 @@ def _fold_of(layer: Recurrent, values: States, explicit: Explicit, example: Exam
     """
     products = set()
     for (_, first, _), value in zip(layer.states, values, strict=True):
-        shape = map(str, shape_of(first)[-value.ndim :])
-        found = [(axis, size) for axis, size in enumerate(shape) if _PRODUCT.fullmatch(size)]
-        products.add(found[0] if len(found) == 1 else None)
+        products.add(_only_product(shape_of(first)[-value.ndim :]))
     product = products.pop()
     if product is None or products:
         return None
@@ -141,6 +144,15 @@ def _fold_of(layer: Recurrent, values: States, explicit: Explicit, example: Exam
     if changed and changed <= set(range(0, factor * batch, batch)):
         return Fold(axis, factor, batch_first=False)
     return None
+
+
+def _only_product(shape: Sequence[Axis]) -> tuple[int, str] | None:
+    """The axis that is a multiple of the batch, with its size; None unless there is exactly one."""
+    found = []
+    for axis, size in enumerate(map(str, shape)):
+        if _PRODUCT.fullmatch(size):
+            found.append((axis, size))
+    return found[0] if len(found) == 1 else None
 
 
 def _rows_of_first(layer: Recurrent, explicit: Explicit, example: Example, axis: int) -> set[int]:

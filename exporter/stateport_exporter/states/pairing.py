@@ -120,7 +120,12 @@ def drop_spare_outputs(
     positions of the outputs that stayed.
     """
     needed = {*range(author), *(state.output for state in states)}
-    staying = [position for position in range(len(graph.outputs)) if position in needed]
+
+    staying = []
+    for position in range(len(graph.outputs)):
+        if position in needed:
+            staying.append(position)
+
     graph.outputs[:] = [graph.outputs[position] for position in staying]
 
     return [replace(state, output=staying.index(state.output)) for state in states], staying
@@ -182,10 +187,11 @@ def _context_pairs(graph: ir.Graph, names: Sequence[str]) -> list[StatePair]:
     """The states of convolutions: the last inputs and the last outputs."""
     first_input = len(graph.inputs) - len(names)
     first_output = len(graph.outputs) - len(names)
-    return [
-        StatePair(first_input + number, first_output + number, name)
-        for number, name in enumerate(names)
-    ]
+
+    pairs = []
+    for number, name in enumerate(names):
+        pairs.append(StatePair(first_input + number, first_output + number, name))
+    return pairs
 
 
 def _match_others(
@@ -257,7 +263,12 @@ def _check_inputs(
     The first `own` inputs are the author's arguments.
     """
     states = {pair.input for pair in pairs}
-    rest = [value for position, value in enumerate(graph.inputs) if position not in states]
+
+    rest = []
+    for position, value in enumerate(graph.inputs):
+        if position not in states:
+            rest.append(value)
+
     if pairs and not rest:
         raise ExportError(
             "All arguments would be states, so the file would have no input: "

@@ -199,8 +199,15 @@ def _sure_result(argument: Port, options: Sequence[Port]) -> Port | None:
 
 def _of_same_name(argument: Port, results: Iterable[Port]) -> list[Port]:
     """The results with an argument's name: with exactly that, or else with one that agrees."""
-    agreeing = [result for result in results if are_one(argument.path, result.path)]
-    exact = [result for result in agreeing if argument.path == result.path]
+    agreeing = []
+    for result in results:
+        if are_one(argument.path, result.path):
+            agreeing.append(result)
+
+    exact = []
+    for result in agreeing:
+        if argument.path == result.path:
+            exact.append(result)
     return exact or agreeing
 
 
@@ -227,7 +234,12 @@ def _behind_leading(arguments: Sequence[Port]) -> list[Port]:
     leading = {argument.path[0] for argument in arguments if argument.leads}
     if not leading:
         leading = {argument.path[0] for argument in arguments[:1]}
-    return [argument for argument in arguments if argument.path[0] not in leading]
+
+    behind = []
+    for argument in arguments:
+        if argument.path[0] not in leading:
+            behind.append(argument)
+    return behind
 
 
 def _match_kind(arguments: Sequence[Port], options: Options, first: int, matches: Matches) -> None:
