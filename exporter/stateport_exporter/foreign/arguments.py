@@ -11,8 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from stateport import Contract
+from stateport.contract import has_time
 
-from ..graph.dataflow import reachable, targets
+from ..graph.dataflow import reachable, size_of, targets
 from .constants import MOVES
 from .names import free_name
 from .recurrent_operators import INITIAL_STATES, operand, recurrent_nodes, row_lengths
@@ -97,7 +98,11 @@ def _output_of_last_state(
         node.resize_outputs(result + 1)
     last = node.outputs[result]
 
-    outputs = [output for output in targets(graph, last, MOVES) if _may_be(source, output)]
+    outputs = []
+    for output in targets(graph, last, MOVES):
+        if _may_be(source, output):
+            outputs.append(output)
+
     if outputs:
         return outputs[0] if len(outputs) == 1 else None
 
@@ -157,7 +162,7 @@ def with_row_lengths(contract: Contract, graph: ir.Graph) -> Contract:
 
     Without a time axis there are no lengths that vary, so that the contract stays as it is.
     """
-    if not any("time" in spec.shape for spec in contract.inputs):
+    if not has_time(contract):
         return contract
 
     names = {name for name, _ in _holders_of_lengths(graph)}
@@ -174,9 +179,8 @@ def fixed_row_lengths(graph: ir.Graph) -> dict[str, int]:
     """
     steps = {}
     for name, node in _holders_of_lengths(graph):
-        x = node.inputs[0]
-        count = None if x is None or x.shape is None else x.shape[0]
-        steps[name] = count if isinstance(count, int) else 1
+        count = size_of(node.inputs[0], 0)
+        steps[name] = 1 if count is None else count
     return steps
 
 

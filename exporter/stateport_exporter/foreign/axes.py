@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from ..graph.dataflow import dims_of
 from .recurrent_operators import is_recurrent
 
 
@@ -26,9 +27,12 @@ def find_axes(model: ir.Model) -> dict[str, str]:
     _infer_inner_shapes(model)
 
     names = set(_symbolic_names(model.graph.inputs))
-    meanings = {
-        axis: meaning for axis, meaning in _recurrent_axes(model.graph).items() if axis in names
-    }
+
+    meanings = {}
+    for axis, meaning in _recurrent_axes(model.graph).items():
+        if axis in names:
+            meanings[axis] = meaning
+
     _rename_axes(model, meanings)
     return {meaning: meaning for meaning in meanings.values()}
 
@@ -83,7 +87,7 @@ def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
 
 def _symbolic_names(values: Iterable[ir.Value]) -> Iterable[str]:
     for value in values:
-        for dim in value.shape or ():
+        for dim in dims_of(value):
             if isinstance(dim, ir.SymbolicDim):
                 yield str(dim.value)
 

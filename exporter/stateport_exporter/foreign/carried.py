@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
-from ..graph.dataflow import origin
+from ..graph.dataflow import dims_of, origin
 from .constants import constant_of
 from .levels import Level, iterations_of
 from .names import free_name, state_prefix
@@ -155,7 +155,7 @@ def _why_not(graph: ir.Graph, node: ir.Node) -> str | None:
 def _open_axes(value: ir.Value) -> list[str]:
     """The names of a value's axes that have no size."""
     names = []
-    for dim in value.shape or ():
+    for dim in dims_of(value):
         if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
             names.append(str(dim.value))
     return names
@@ -278,7 +278,9 @@ def _evaluation(model: ir.Model, value: ir.Value) -> Any:
         inputs = {}
         for spec in model.graph.inputs:
             if spec.name in needed:
-                dims = [d if isinstance(d, int) else sizes[str(d.value)] for d in spec.shape or ()]
+                dims = []
+                for dim in dims_of(spec):
+                    dims.append(dim if isinstance(dim, int) else sizes[str(dim.value)])
                 dtype = ir.DataType.FLOAT if spec.dtype is None else spec.dtype
                 inputs[str(spec.name)] = np.zeros(dims, dtype.numpy())
         (array,) = evaluator.run(None, inputs)

@@ -76,7 +76,12 @@ def _moved_constant(node: ir.Node) -> Array | None:
 
 def integer_of(value: ir.Value | None) -> int | None:
     """The only element of a constant; None where the value is absent, computed, or longer."""
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     if tensor is None or tensor.size != 1:
         return None
     return int(tensor.numpy().ravel()[0])
+
+
+def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """What a value holds; None where the value is absent or computed."""
+    return None if value is None else ir.convenience.get_const_tensor(value)

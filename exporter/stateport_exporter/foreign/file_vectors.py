@@ -131,8 +131,16 @@ def _floor(
 
     # An integer, such as the number of the largest element, is right or wrong: a copy whose weights
     # differ says nothing about it. Chains take long, and show nothing more.
-    floats = [spec for spec in results(contract) if spec.dtype.startswith("float")]
-    short = [(case, truth) for case, truth in exact if len(case.chunks) <= _CALLS]
+    floats = []
+    for spec in results(contract):
+        if spec.dtype.startswith("float"):
+            floats.append(spec)
+
+    short = []
+    for case, truth in exact:
+        if len(case.chunks) <= _CALLS:
+            short.append((case, truth))
+
     copies = allowance.copies(_NOISY_COPIES) if model.ByteSize() <= _MOST_COPIED else 0
     for noisy in _noisy_copies(model, copies):
         _raise_to(floor, evaluation(noisy, double=True), contract, short, floats)
@@ -197,9 +205,8 @@ def _answer_all(
         calls = allowance.calls(case)
         if calls == 0:
             continue
-        if calls < len(case.chunks):
-            case = first_calls(contract, case, calls)
 
+        case = first_calls(contract, case, calls)
         try:
             with allowance.measured(case):
                 answered.append((case, _tables(call, contract, case)))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .axes import all_values
-from .constants import constant_of
+from .constants import constant_of, tensor_of
 from .recurrent_operators import (
     INITIAL_STATES,
     directions_of,
@@ -43,7 +43,7 @@ def fix_batch(model: ir.Model) -> None:
 def _fixed_rows(node: ir.Node) -> Iterator[int]:
     """The numbers of rows that an operator's constants fix."""
     lengths = row_lengths(node)
-    tensor = None if lengths is None else ir.convenience.get_const_tensor(lengths)
+    tensor = tensor_of(lengths)
     if tensor is not None:
         yield tensor.size
 

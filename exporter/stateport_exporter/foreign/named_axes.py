@@ -33,7 +33,9 @@ def with_named_axes(file: OnnxFile, axes: Mapping[str, Sequence[Axis]]) -> OnnxF
         _check_shape(specs[name], shape)
 
     def named(spec: ArraySpec) -> ArraySpec:
-        return replace(spec, shape=tuple(axes[spec.name])) if spec.name in axes else spec
+        if spec.name in axes:
+            return replace(spec, shape=tuple(axes[spec.name]))
+        return spec
 
     inputs = tuple(named(spec) for spec in file.inputs)
     outputs = tuple(named(spec) for spec in file.outputs)

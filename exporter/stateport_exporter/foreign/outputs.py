@@ -33,7 +33,11 @@ def keep_outputs(
     kept = {}
     for name, output in pairs.items():
         is_own = output in own and name not in known
-        kept[name] = _copy_as_output(graph, values[output], name) if is_own else output
+
+        if is_own:
+            kept[name] = _copy_as_output(graph, values[output], name)
+        else:
+            kept[name] = output
     return kept
 
 

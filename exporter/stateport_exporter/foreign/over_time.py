@@ -18,13 +18,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model, State, load
-from stateport.contract import ArraySpec, Axis, Streaming
+from stateport.contract import ArraySpec, Axis, Streaming, has_time
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.onnx_outline import read
 from stateport.parity.vectors import vectors_path
 
 from ..errors import ExportError
+from ..graph.dataflow import axes
 from ..graph.serialization import save
 from ..states.naming import set_contract
 from .axes import find_axes
@@ -94,7 +95,7 @@ def _refusal(worst: str) -> str:
 
 
 def _check_is_step(model: ir.Model, contract: Contract) -> None:
-    if any("time" in spec.shape for spec in contract.inputs):
+    if has_time(contract):
         raise ExportError(
             "The file has a time axis already, and over_time is for a file of one step per call. "
             "Leave over_time out."
@@ -121,7 +122,7 @@ def _time_axes(path: Path) -> dict[str, int]:
 
     times = {}
     for value in (*model.graph.inputs, *results):
-        names = [str(dim) for dim in value.shape or ()]
+        names = axes(value)
         if "time" in names:
             times[str(value.name)] = names.index("time")
     return times
@@ -303,7 +304,11 @@ def _step_by_step(step: Model, contract: Contract, times: Mapping[str, int]) -> 
         whole = {}
         for name, axis in axes.items():
             parts_of = [call[name] for call in calls]
-            whole[name] = np.stack(parts_of) if axis is None else np.concatenate(parts_of, axis)
+
+            if axis is None:
+                whole[name] = np.stack(parts_of)
+            else:
+                whole[name] = np.concatenate(parts_of, axis)
         return whole
 
     return answer_whole

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stateport import Contract
+from stateport.axes import dynamic_axes
 from stateport.contract import ArraySpec, resolve
 from stateport.parity.vectors import Case
 
@@ -91,7 +92,7 @@ def input_axes(contract: Contract) -> set[str]:
     """The names of all axes of the inputs and the states."""
     names: set[str] = set()
     for spec in (*contract.inputs, *contract.state_inputs):
-        names.update(axis for axis in spec.shape if isinstance(axis, str))
+        names.update(dynamic_axes(spec.shape))
     return names
 
 
@@ -145,4 +146,5 @@ def draw_array(
     if spec.lengths_of is not None:
         most = sizes[spec.lengths_of]
     numbers = random.integers(0, 2, shape) if most is None else random.integers(1, most + 1, shape)
+
     return np.asarray(numbers).astype(spec.dtype)

@@ -13,7 +13,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..graph.dataflow import targets
+from ..graph.dataflow import size_of, targets
 from .arguments import REVERSIBLE, add_reverse
 from .constants import MOVES, integer_of
 from .names import free_name
@@ -155,8 +155,8 @@ def _bounds_of_piece(node: ir.Node, piece: ir.Value) -> tuple[int, int] | None:
     number = list(node.outputs).index(piece)
     sizes = []
     for output in node.outputs:
-        size = None if output.shape is None else output.shape[_axis_of(node)]
-        if not isinstance(size, int):
+        size = size_of(output, _axis_of(node))
+        if size is None:
             return None
         sizes.append(size)
     start = sum(sizes[:number])
@@ -178,7 +178,11 @@ def _cover(parts: Sequence[_Part], source: ir.Value) -> bool:
 
 def _is_returned(graph: ir.Graph, source: ir.Value, parts: Sequence[_Part]) -> bool:
     """Whether an output of the input's shape is moved from the last states of all parts."""
-    outputs = {value for value in graph.outputs if value.shape == source.shape}
+    outputs = set()
+    for value in graph.outputs:
+        if value.shape == source.shape:
+            outputs.add(value)
+
     for part in parts:
         outputs &= set(targets(graph, part.last, MOVES))
     return bool(outputs)

@@ -28,6 +28,7 @@ from ..errors import ExportError, InvalidModelError
 from ..graph.opset import raise_opset
 from ..network.example import Example, ExampleLike
 from ..network.isolation import quiet
+from ..network.trees import tensors_in
 from .arguments import explicit_pairs
 from .lifted_file import LiftResult, write_lifted
 
@@ -127,10 +128,12 @@ def _to_onnx(network: torch.jit.ScriptModule, sample: Example, opset: int) -> ir
         raise ExportError("Arguments of a TorchScript module are given by position, in a tuple.")
 
     names = _argument_names(sample)
-    axes = {
-        name: _dynamic_axes(leaf.shape) for name, leaf in zip(names, sample.leaves, strict=True)
-    }
-    count = len(_tensors(network(*arguments.args)))
+
+    axes = {}
+    for name, leaf in zip(names, sample.leaves, strict=True):
+        axes[name] = _dynamic_axes(leaf.shape)
+
+    count = len(tensors_in(network(*arguments.args)))
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "script.onnx"
@@ -159,7 +162,11 @@ def _argument_names(sample: Example) -> list[str]:
 
 def _dynamic_axes(shape: Sequence[int | str]) -> dict[int, str]:
     """The axes that have a name, by number."""
-    return {axis: name for axis, name in enumerate(shape) if isinstance(name, str)}
+    axes = {}
+    for axis, name in enumerate(shape):
+        if isinstance(name, str):
+            axes[axis] = name
+    return axes
 
 
 def _name_results(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
@@ -200,14 +207,18 @@ def _run_network(
     for position, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor):
             array = inputs.get(next(names))
-            leaves[position] = torch.zeros_like(leaf) if array is None else torch.from_numpy(array)
+
+            if array is None:
+                leaves[position] = torch.zeros_like(leaf)
+            else:
+                leaves[position] = torch.from_numpy(array)
 
     with torch.no_grad():
         try:
             results = network(*pytree.tree_unflatten(leaves, structure))
         except Exception as error:  # the user's forward may raise anything
             raise ExportError(f"The module fails: {first_line(error)}") from error
-    return [tensor.numpy() for tensor in _tensors(results)]
+    return [tensor.numpy() for tensor in tensors_in(results)]
 
 
 def _axis_sizes(sample: Example, inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -225,8 +236,8 @@ def _axis_sizes(sample: Example, inputs: Mapping[str, Any]) -> dict[str, int]:
 def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
     arguments = sample.make(sample.sizes)
     with torch.no_grad():
-        first = _tensors(network(*arguments.args))
-        second = _tensors(network(*arguments.args))
+        first = tensors_in(network(*arguments.args))
+        second = tensors_in(network(*arguments.args))
 
     if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
         raise ExportError(
@@ -268,7 +279,12 @@ def _changing_values(nodes: Sequence[Any]) -> dict[Any, str]:
             target = next(iter(node.inputs()), None)
             if target in paths:
                 written.add(paths[target])
-    return {value: path for value, path in paths.items() if path in written}
+
+    changing = {}
+    for value, path in paths.items():
+        if path in written:
+            changing[value] = path
+    return changing
 
 
 def _writes_into_operand(node: Any) -> bool:
@@ -312,7 +328,3 @@ def _depends_on_writes(path: str) -> ExportError:
         "file would lose that: take it as an argument of forward and return the next one, or "
         "export the nn.Module that it was made from."
     )
-
-
-def _tensors(results: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]

@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 import numpy as np
 
 from stateport import Contract, Model, State
-from stateport.contract import ArraySpec, StateSpec, Streaming
+from stateport.contract import ArraySpec, StateSpec, Streaming, has_time
 from stateport.errors import StateportError
 from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
 from stateport.precision import BUDGETS
@@ -117,7 +117,7 @@ def measure_source_streaming(source: Source, model: Model, sizes: AcceptedSizes)
         model: the lifted file, which takes chunks. Its precision says how near they come.
         sizes: what the source takes.
     """
-    if not any("time" in spec.shape for spec in model.contract.inputs):
+    if not has_time(model.contract):
         return Streaming(False, "none of its inputs has an axis that is time")
 
     first_problem = None
@@ -174,7 +174,9 @@ def _difference(
 
 
 def _root_mean_square(array: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(array.astype(np.float64))))) if array.size else 0.0
+    if array.size:
+        return float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
+    return 0.0
 
 
 def _scale_of(array: Array) -> float:
