@@ -180,8 +180,9 @@ def export(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_isolated(module))
         if isinstance(module, torch.jit.ScriptModule):
+            has_weights = (weights, weights_key, strip_prefix) != (None, None, None)
             check_script_options(
-                weights=weights is not None or weights_key is not None or strip_prefix is not None,
+                weights=has_weights,
                 method=method != "forward",
                 states=bool(states),
                 lift=not lift,

@@ -138,11 +138,11 @@ def _answers_of_source(
     """
     own_names = {spec.name for spec in file.inputs}
     # States of the contract that the old file takes as plain arguments, without a next value.
-    starts = [
-        state
-        for state in contract.state_inputs
-        if state.name in own_names and state.name not in known
-    ]
+    starts = []
+    for state in contract.state_inputs:
+        if state.name in own_names and state.name not in known:
+            starts.append(state)
+
     states = tuple(state for state in contract.states if state.input in known)
     old_file = Model(Contract((*contract.inputs, *starts), contract.outputs, states), engine)
     numbers = count(1)

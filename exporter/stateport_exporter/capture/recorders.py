@@ -222,10 +222,16 @@ def _cell_recorder(kind: str) -> Callable[..., Any]:
         b_hh: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         states = [hx[None]] if isinstance(hx, Tensor) else [state[None] for state in hx]
-        weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+
+        weights = []
+        for w in (w_ih, w_hh, b_ih, b_hh):
+            if w is not None:
+                weights.append(w)
 
         _, *last = _record(call, kind, x[None], states, weights, b_ih is not None, 1, False, False)
-        return last[0][0] if isinstance(hx, Tensor) else tuple(state[0] for state in last)
+        if isinstance(hx, Tensor):
+            return last[0][0]
+        return tuple(state[0] for state in last)
 
     return record
 

@@ -106,7 +106,9 @@ def with_named_axes(
 
 def _dim(name: str, multiple: int) -> Any:
     """A named axis. PyTorch counts the multiples of one that is a multiple of a number."""
-    return torch.export.Dim(name) if multiple == 1 else multiple * torch.export.Dim(f"{name}_parts")
+    if multiple == 1:
+        return torch.export.Dim(name)
+    return multiple * torch.export.Dim(f"{name}_parts")
 
 
 def loose_axes(axes: Iterable[str]) -> Mapping[str, Any]:

@@ -53,6 +53,7 @@ def evaluation(
     if double:
         _widen_graph(copy.graph)
     wanted = [value.name for value in copy.graph.output] if names is None else [*names]
+
     evaluator = ReferenceEvaluator(copy, new_ops=[*_OPERATORS])
     constants = _constant_outputs(copy.graph)
 

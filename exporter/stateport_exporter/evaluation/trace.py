@@ -50,7 +50,11 @@ def trace(path: Path, vectors: Vectors) -> Trace | None:
     if not _is_truth(vectors, case, evaluated):
         return None
 
-    nodes = {node.name: tuple(node.output) for node in model.graph.node if node.name}
+    nodes = {}
+    for node in model.graph.node:
+        if node.name:
+            nodes[node.name] = tuple(node.output)
+
     return Trace(case.name, nodes, _small_outputs(nodes, evaluated))
 
 

@@ -145,12 +145,21 @@ def _initial_values(
 ) -> dict[str, NDArray[Any]]:
     """The first values of the lifted states that do not start from zeros."""
     named = zip(inputs, starts, strict=True)
-    return {name: value for name, value in named if value is not None}
+
+    values = {}
+    for name, value in named:
+        if value is not None:
+            values[name] = value
+    return values
 
 
 def _remembered_values(first_values: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     """The first values of what is kept in attributes, where they are not zeros."""
-    return {name: value.numpy() for name, value in first_values.items() if bool(value.any())}
+    arrays = {}
+    for name, value in first_values.items():
+        if bool(value.any()):
+            arrays[name] = value.numpy()
+    return arrays
 
 
 def _state_parameters(

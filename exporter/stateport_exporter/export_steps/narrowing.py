@@ -54,8 +54,15 @@ def narrowed_vectors(vectors: Vectors, contract: Contract) -> Vectors | None:
         contract: has the smallest and largest sizes.
     """
     narrowed = replace(vectors.contract, minimums=contract.minimums, limits=contract.limits)
-    cases = tuple(case for case in vectors.cases if is_within_limits(case, narrowed))
-    return replace(vectors, contract=narrowed, cases=cases) if cases else None
+
+    cases = []
+    for case in vectors.cases:
+        if is_within_limits(case, narrowed):
+            cases.append(case)
+
+    if not cases:
+        return None
+    return replace(vectors, contract=narrowed, cases=tuple(cases))
 
 
 def differences(narrowed: Contract, contract: Contract) -> str:

@@ -201,7 +201,12 @@ def largest_mentioned(network: nn.Module) -> int:
     that is seen.
     """
     functions = authored(network).functions
-    codes = [function.__code__ for function in functions if function.__name__ != "__init__"]
+
+    codes = []
+    for function in functions:
+        if function.__name__ != "__init__":
+            codes.append(function.__code__)
+
     names = frozenset[str]().union(*map(names_in, codes))
 
     values = list(chain.from_iterable(map(constants_in, codes)))
@@ -310,7 +315,9 @@ def _counting_functions(recorder: _RecordingShapes) -> dict[str, Callable[..., A
         return ((symbolic(number), item) for number, item in enumerate(items, start))
 
     def length(value: Any) -> Any:
-        return value.shape[0] if isinstance(value, Tensor) and value.ndim else len(value)
+        if isinstance(value, Tensor) and value.ndim:
+            return value.shape[0]
+        return len(value)
 
     return {"range": count, "enumerate": count_items, "len": length}
 
@@ -325,7 +332,9 @@ def _value(expression: Any, values: Mapping[Any, Any]) -> Any:
         return values[expression]
 
     if not expression.args:
-        return bool(expression) if expression in (sympy.true, sympy.false) else float(expression)
+        if expression in (sympy.true, sympy.false):
+            return bool(expression)
+        return float(expression)
 
     operands = [_value(operand, values) for operand in expression.args]
     return _OPERATIONS[type(expression).__name__](*operands)

@@ -112,7 +112,11 @@ def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> C
     time = sizes.get("time", network.example.sizes["time"]) if "time" in axes else 1
     rounded_time = -(-time // multiple) * multiple
 
-    rest = {axis: size for axis, size in sizes.items() if axis not in ("batch", "time")}
+    rest = {}
+    for axis, size in sizes.items():
+        if axis not in ("batch", "time"):
+            rest[axis] = size
+
     name = ", ".join(["whole", *(f"{axis} {size}" for axis, size in rest.items())])
     batch = sizes.get("batch", 1)
     return case_of(network, contract, name, [rounded_time], batch, "zeros", sizes=rest)
@@ -149,7 +153,12 @@ def case_of(
     """
     axes = network.example.axes
     usual = {**network.example.sizes, **sizes}
-    sizes = {axis: size for axis, size in usual.items() if axis in axes and axis != "time"}
+
+    sizes = {}
+    for axis, size in usual.items():
+        if axis in axes and axis != "time":
+            sizes[axis] = size
+
     if "batch" in axes:
         sizes["batch"] = batch
 

@@ -104,20 +104,14 @@ def _answered_cases(
     traced = truth.example.sizes["time"]
     for case in cases:
         allowed = len(case.chunks) if id(case) in kept_whole else allowance.calls(case)
+
         if allowed == 0:
             continue
-        if allowed < len(case.chunks):
-            case = first_calls(contract, case, allowed)
 
-        is_short = sum(case.chunks) < traced
-        try:
-            with allowance.measured(case):
-                answers = run_reference(truth, contract, case)
-        except ExportError:
-            if len(case.chunks) == 1 and is_short:
-                continue
-            check_any_length(network.module, network.example)
-            raise
+        case = first_calls(contract, case, allowed)
+        answers = _answers_of(network, truth, contract, case, allowance)
+        if answers is None:
+            continue
 
         calls = _count_calls_in_range(case, answers)
         if 0 < calls < len(case.chunks):
@@ -125,6 +119,21 @@ def _answered_cases(
             answers = run_reference(truth, contract, case)
         if calls > 0 or sum(case.chunks) <= traced:
             yield case, answers
+
+
+def _answers_of(
+    network: Network, truth: Network, contract: Contract, case: Case, allowance: Allowance
+) -> Answers | None:
+    """The answers to a case; None where it is one sequence that is too short for the network."""
+    try:
+        with allowance.measured(case):
+            return run_reference(truth, contract, case)
+    except ExportError:
+        is_short = sum(case.chunks) < truth.example.sizes["time"]
+        if len(case.chunks) == 1 and is_short:
+            return None
+        check_any_length(network.module, network.example)
+        raise
 
 
 def _count_calls_in_range(case: Case, answers: Answers) -> int:
@@ -139,7 +148,10 @@ def _count_calls_in_range(case: Case, answers: Answers) -> int:
 
 
 def first_calls(contract: Contract, case: Case, calls: int) -> Case:
-    """The case cut off after its first calls."""
+    """The case cut off after its first calls, if it has more."""
+    if calls >= len(case.chunks):
+        return case
+
     all_steps, steps = sum(case.chunks), sum(case.chunks[:calls])
     inputs = {}
     for spec in contract.inputs:
@@ -194,7 +206,7 @@ def _floor(
 
 def _beginning(contract: Contract, case: Case) -> Case:
     """The case, or the first calls of one that has very many."""
-    return case if len(case.chunks) <= _MOST_CALLS else first_calls(contract, case, _MOST_CALLS)
+    return first_calls(contract, case, _MOST_CALLS)
 
 
 def _noisy_copies(network: Network, truth: Network, allowance: Allowance) -> list[Network]:

@@ -99,7 +99,12 @@ class Network:
                 "every size"
             )
         named = zip(self.results, results, strict=True)
-        return {name: tensor.numpy() for name, tensor in named if name is not None}
+
+        arrays = {}
+        for name, tensor in named:
+            if name is not None:
+                arrays[name] = tensor.numpy()
+        return arrays
 
     def _to_tensor(self, array: Array) -> Tensor:
         tensor = torch.from_numpy(np.array(array))
