@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from .axes import SIZE_LIMIT, dynamic_axes, impossible
+from .axes import SIZE_LIMIT, dynamic_axes, fixed_sizes, impossible, is_count
 from .axes import Axis as Axis
 from .axes import names_in as names_in
 from .axes import resolve as resolve
@@ -360,7 +360,7 @@ def _check_disjoint(inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...
 
     An engine with bound buffers would leave the buffer of such an output unchanged.
     """
-    shared = {spec.name for spec in inputs} & {spec.name for spec in outputs}
+    shared = {*names_of(inputs)} & {*names_of(outputs)}
     for name in shared:
         raise ContractError(
             f"The contract names {shown(name)} as an input and as an output. Give the output "
@@ -377,7 +377,7 @@ def _check_dtype(spec: ArraySpec) -> None:
 
 def _check_shape(spec: ArraySpec) -> None:
     # An axis of size 0 counts as 1, so that it does not hide the size of the others.
-    elements = prod(max(size, 1) for size in _fixed_sizes(spec.shape))
+    elements = prod(max(size, 1) for size in fixed_sizes(spec.shape))
     if len(spec.shape) > MOST_DIMENSIONS or elements >= SIZE_LIMIT:
         raise ContractError(
             f"The contract gives {shown(spec.name)} the shape {shown([*spec.shape])}; an array has "
@@ -431,7 +431,7 @@ def _check_states(contract: Contract) -> None:
 
 def _fixed_nbytes(state: StateSpec) -> int:
     """The bytes of a state whose dynamic axes all have the size 1."""
-    return prod(_fixed_sizes(state.shape)) * np.dtype(state.dtype).itemsize
+    return prod(fixed_sizes(state.shape)) * np.dtype(state.dtype).itemsize
 
 
 def _check_limited_axes(contract: Contract) -> None:
@@ -459,6 +459,21 @@ def _check_limited_axes(contract: Contract) -> None:
         )
 
 
+def by_name(specs: Iterable[ArraySpec]) -> dict[str, ArraySpec]:
+    """Inputs or outputs by their names."""
+    return {spec.name: spec for spec in specs}
+
+
+def names_of(specs: Iterable[ArraySpec]) -> list[str]:
+    """The names of inputs or outputs, in their order."""
+    return [spec.name for spec in specs]
+
+
+def takes_lengths(contract: Contract) -> bool:
+    """Whether an input holds the lengths of the rows of a padded batch."""
+    return any(spec.lengths_of is not None for spec in contract.inputs)
+
+
 def has_time(contract: Contract) -> bool:
     """Whether a call takes several steps: an input has a time axis."""
     return any("time" in spec.shape for spec in contract.inputs)
@@ -468,10 +483,6 @@ def axis_names(specs: Iterable[ArraySpec | StateSpec]) -> Iterator[str]:
     """The dynamic axes of all arrays, with repetitions."""
     for spec in specs:
         yield from dynamic_axes(spec.shape)
-
-
-def _fixed_sizes(shape: tuple[Axis, ...]) -> list[int]:
-    return [axis for axis in shape if isinstance(axis, int)]
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
@@ -516,7 +527,7 @@ def _read_shape(entry: dict[str, Any]) -> tuple[Axis, ...]:
 def _is_axis(axis: object) -> bool:
     if isinstance(axis, str):
         return 0 < len(axis) <= _LONGEST_NAME
-    return type(axis) is int and 0 <= axis < SIZE_LIMIT
+    return is_count(axis, 0, SIZE_LIMIT - 1)
 
 
 def _read_array_spec(entry: dict[str, Any]) -> ArraySpec:
@@ -560,4 +571,4 @@ def _read_streaming(value: object) -> Streaming:
 
 
 def _is_steps(value: object, *, minimum: int) -> bool:
-    return type(value) is int and minimum <= value < SIZE_LIMIT
+    return is_count(value, minimum, SIZE_LIMIT - 1)

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from .contract import ArraySpec, Contract, axis_names
+from .contract import ArraySpec, Contract, axis_names, names_of
 from .engines import Engine
 from .engines.base import answers
 from .errors import StateportError
@@ -67,7 +67,7 @@ def _with_second_row_replaced(
     for spec in (*contract.outputs, *contract.state_outputs):
         if "batch" in spec.shape:
             results.append(spec)
-    names = [spec.name for spec in results]
+    names = names_of(results)
 
     random = np.random.default_rng(0)
     arrays = {spec.name: draw(spec, sizes, random) for spec in specs}

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from .contract import ArraySpec, Axis, Contract, axis_names, has_time, resolve
+from .contract import ArraySpec, Axis, Contract, axis_names, has_time, names_of, resolve
 from .engines import Engine
 from .engines.base import answers
 from .errors import StateportError
@@ -47,14 +47,17 @@ def find_batch(contract: Contract, engine: Engine) -> Contract:
     batch there the file runs, and elsewhere it does not. Where several fit, or none, the contract
     stays as it is.
     """
-    if not any("batch" in spec.shape for spec in contract.states) or _has(contract, "batch"):
+    states_have_batch = any("batch" in spec.shape for spec in contract.states)
+    if not states_have_batch or _has(contract, "batch"):
         return contract
 
     fitting = []
     for renamed in itertools.islice(_assignments(contract), _MOST_TRIED):
         if _takes(renamed, engine):
             fitting.append(renamed)
-    return _with_time(fitting[0]) if len(fitting) == 1 else contract
+    if len(fitting) == 1:
+        return _with_time(fitting[0])
+    return contract
 
 
 def measure_outputs(contract: Contract, engine: Engine) -> Contract:
@@ -73,7 +76,8 @@ def measure_outputs(contract: Contract, engine: Engine) -> Contract:
     outputs = []
     for spec in contract.outputs:
         shapes = [run[spec.name].shape for run in both.outputs]
-        if _is_known(contract, spec) or len(shapes[0]) != len(shapes[1]):
+        ranks_differ = len(shapes[0]) != len(shapes[1])
+        if _is_known(contract, spec) or ranks_differ:
             outputs.append(spec)
         else:
             shape = _measured_shape(contract, spec, shapes, both.times)
@@ -179,7 +183,7 @@ def _run(
     random = np.random.default_rng(all_sizes["batch"])
     try:
         arrays = {spec.name: draw(spec, all_sizes, random) for spec in specs}
-        outputs = [spec.name for spec in (*contract.outputs, *contract.state_outputs)]
+        outputs = names_of((*contract.outputs, *contract.state_outputs))
         return answers(engine, arrays, outputs)
     except (StateportError, KeyError):  # a size that the file does not take
         return None

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from .buffers.stream_buffers import cache_bounded
-from .contract import check_chunk
+from .contract import check_chunk, names_of
 from .errors import EngineError, InputError, StateportError, in_words
 from .model import Model
 from .roster import is_integer
@@ -115,7 +115,7 @@ class Rounds:
         """
         self._contract = contract = model.contract
         self._pool = model.pool(capacity)
-        self._names = [spec.name for spec in contract.inputs]
+        self._names = names_of(contract.inputs)
         self._axes = [spec.shape.index("batch") for spec in contract.inputs]
         self.output_axes = self._pool._output_axes
         self._state_axes = {s.input: s.shape.index("batch") for s in contract.states}

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..axes import is_count
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
 from ..suggestions import did_you_mean
@@ -225,7 +226,7 @@ def _read_options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
         raise InputError(f"{name} has no option {option!r}; it takes {takes}.{hint}")
 
     device, graphs = options.get("device", 0), options.get("graphs", False)
-    if type(device) is not int or device < 0:
+    if not is_count(device, 0):
         raise InputError(
             f"device is {device!r}; the number of a GPU was expected, 0 for the first."
         )

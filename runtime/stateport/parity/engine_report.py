@@ -30,7 +30,7 @@ from .bounds import (
 )
 from .run_case import Answers, run_case
 from .soundness import check_floor, check_vectors
-from .vectors import Case, Vectors, results, row_errors, rows
+from .vectors import Case, Vectors, most_steps, results, row_errors, rows
 
 Array = NDArray[Any]
 
@@ -211,7 +211,7 @@ def _measured(
         truth=vectors.truth,
         bound=str(bound),
         precision=model.precision,
-        steps=max(sum(case.chunks) for case in vectors.cases),
+        steps=most_steps(vectors.cases),
         environment=environment(),
         made_with=dict(vectors.made_with),
         measurements=tuple(measurements),

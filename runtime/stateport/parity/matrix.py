@@ -108,7 +108,7 @@ class Matrix:
     @property
     def passed(self) -> bool:
         """Whether all engines that ran passed, at least one, and nothing else went wrong."""
-        ran = [row for row in self.rows if row.status != "not run"]
+        ran = rows_that_ran(self)
         parts: list[EngineVerdict | CarriedStream] = [*ran, *self.carried]
         all_passed = all(part.status == "passed" for part in parts)
 
@@ -124,6 +124,11 @@ class Matrix:
     def reports(self) -> tuple[EngineReport, ...]:
         """The reports of the engines that were measured."""
         return tuple(row.report for row in self.rows if row.report is not None)
+
+
+def rows_that_ran(matrix: Matrix) -> list[EngineVerdict]:
+    """The verdicts on the engines that are available here."""
+    return [row for row in matrix.rows if row.status != "not run"]
 
 
 def run_matrix(

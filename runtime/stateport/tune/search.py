@@ -333,7 +333,8 @@ class _SameAsFloat32Error(Exception):
 def _can_run(engine: str, engine_facts: EngineFacts, variant: Variant) -> bool:
     """Whether an engine can run a variant at all."""
     is_for_engine = not variant.engines or engine in variant.engines
-    return is_for_engine and (variant.step is None or engine_facts.step_graphs)
+    has_graph = variant.step is None or engine_facts.step_graphs
+    return is_for_engine and has_graph
 
 
 def _arithmetic(trial: Trial) -> Hashable:
@@ -343,7 +344,9 @@ def _arithmetic(trial: Trial) -> Hashable:
 
 
 def _plan_file(path: Path | None) -> PlanFile | None:
-    return None if path is None else PlanFile.of(path)
+    if path is None:
+        return None
+    return PlanFile.of(path)
 
 
 def _write_plan(path: Path, tuned: Tuned) -> None:

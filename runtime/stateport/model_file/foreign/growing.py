@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ...contract import ArraySpec
+from ...contract import ArraySpec, by_name
 from ...errors import InputError
 from ..onnx_outline import OnnxFile
 from .nodes import Graph, Node, TooManyNodesError, read_nodes
@@ -25,8 +25,8 @@ def check_growing(file: OnnxFile, pairs: Mapping[str, str]) -> None:
     Raises:
         InputError: a state grows; with the way out.
     """
-    inputs = {spec.name: spec for spec in file.inputs}
-    outputs = {spec.name: spec for spec in file.outputs}
+    inputs = by_name(file.inputs)
+    outputs = by_name(file.outputs)
     open_pairs = {before: after for before, after in pairs.items() if _open_axes(inputs[before])}
     if not open_pairs:
         return

@@ -44,7 +44,9 @@ def streaming_of(file: OnnxFile, contract: Contract) -> Streaming:
         return Streaming(False, ties[0])
 
     reason = _unnamed_state(contract, outputs) or _first_doubt(ties, doubts)
-    return Streaming() if reason is None else Streaming(None, reason)
+    if reason is None:
+        return Streaming()
+    return Streaming(None, reason)
 
 
 def _lost_lasts(

@@ -15,7 +15,7 @@ from ...contract import ArraySpec, Contract, has_time
 from ...model import Model
 from ..pair import digest
 from ..run_case import Answers, run_case
-from ..vectors import Case, Vectors, results, rows
+from ..vectors import Case, Vectors, most_steps, results, rows
 from .cases import cases_of, cut_to_time, with_prefix
 from .fitting import FittedRecording, fit, is_cut_along_time
 from .reading import read_recordings
@@ -112,7 +112,7 @@ def _run_whole(model: Model, contract: Contract, recording: FittedRecording) -> 
 
 def _no_floor(contract: Contract, cases: Sequence[Case]) -> dict[str, Array]:
     """Zeros: what PyTorch itself loses on recorded data is not known."""
-    steps = max(sum(case.chunks) for case in cases)
+    steps = most_steps(cases)
     return {spec.name: np.zeros(steps) for spec in results(contract)}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...contract import Contract, has_time
+from ...contract import Contract, has_time, takes_lengths
 from ..vectors import Case
 from .fitting import FittedRecording, cut, is_cut_along_time
 
@@ -52,9 +52,8 @@ def cases_of(recording: FittedRecording, contract: Contract) -> Iterator[Case]:
 
 def _is_fed_in_chunks(contract: Contract) -> bool:
     """Whether the steps of all answers are known, so that chunks can be compared with the whole."""
-    takes_lengths = any(spec.lengths_of is not None for spec in contract.inputs)
     known = all(spec.time_axis is None or is_cut_along_time(spec) for spec in contract.outputs)
-    return bool(contract.streaming.ok and contract.states) and known and not takes_lengths
+    return bool(contract.streaming.ok and contract.states) and known and not takes_lengths(contract)
 
 
 def shortest_chunk(contract: Contract) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...axes import names_in, resolve
-from ...contract import ArraySpec, Contract, describe, has_time
+from ...contract import ArraySpec, Contract, describe, has_time, names_of
 from ...errors import InputError
 from ...state import State
 from ...validation import check_inputs, check_state
@@ -203,7 +203,7 @@ def _initial(
     recording: Recording, contract: Contract, sizes: Mapping[str, int]
 ) -> dict[str, Array]:
     """The recorded first state; empty where none was recorded."""
-    names = [spec.name for spec in contract.state_inputs]
+    names = names_of(contract.state_inputs)
 
     given = {}
     for name in names:

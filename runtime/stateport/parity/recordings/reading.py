@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from ...contract import Contract
+from ...contract import Contract, names_of
 from ...errors import FileError, InputError, why_not
 from ...files.paths import usable_path
 from ...files.reading import read_arrays, read_npy, read_npz
@@ -181,7 +181,7 @@ def _checked(recording: Recording, contract: Contract) -> Recording:
         InputError: a name is unknown, or an input is missing.
     """
     known = _names(contract)
-    inputs = [spec.name for spec in contract.inputs]
+    inputs = names_of(contract.inputs)
     advice = f"Save it with numpy.savez(FILE, {_inputs_as_arguments(contract)})."
 
     for name in recording.arrays:

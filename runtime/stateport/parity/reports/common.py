@@ -58,12 +58,11 @@ def _failures(matrix: Matrix) -> Iterator[_Entry]:
 
 def not_run(matrix: Matrix) -> list[tuple[str, list[str]]]:
     """The engines that are neither installed nor required, and what is missing."""
-    rows = []
+    entries = []
     for row in matrix.rows:
         if status(matrix, row) == "not run":
-            rows.append(row)
-
-    return [(str(row.choice), _reasons(row)) for row in rows]
+            entries.append((str(row.choice), _reasons(row)))
+    return entries
 
 
 def notes(matrix: Matrix) -> list[tuple[str, list[str]]]:

@@ -13,7 +13,18 @@ from ...table import Column, Table
 from ..engine_report import EngineReport, Measurement
 from ..matrix import Matrix
 from .common import pairs
-from .wording import cell, decibels, kinds, multiple, number, place, precision_note, reason, verdict
+from .wording import (
+    cell,
+    decibels,
+    kinds,
+    multiple,
+    number,
+    outcome,
+    place,
+    precision_note,
+    reason,
+    verdict,
+)
 
 _PROBLEMS_SHOWN: Final = 3
 # Only what has a colour is a `Text`; a `str` is shown as it is.
@@ -47,7 +58,7 @@ def table(report: EngineReport) -> Table:
             number(worst.floor or None),
             decibels(worst.snr) if reduced else multiple(worst.multiple),
             "" if worst.step is None else str(worst.step),
-            _VERDICTS["passed" if worst.passed else "failed"],
+            _VERDICTS[outcome(worst)],
         )
 
     return grid
@@ -96,12 +107,11 @@ def carried_grid(matrix: Matrix) -> Table:
 def reasons(matrix: Matrix) -> list[str]:
     """What went wrong, by engine and by carried stream, and the verdict as the last line."""
     rows = matrix.rows
-    lines = [
-        *_prefixed((str(row.choice), reason(row)) for row in rows),
-        *_prefixed((str(row.choice), place(row)) for row in rows),
-        *_prefixed((str(row.choice), precision_note(row)) for row in rows),
-        *_prefixed((f"{c.source} to {c.target}", reason(c)) for c in matrix.carried),
-    ]
+    lines: list[str] = []
+    for describe in (reason, place, precision_note):
+        lines += _prefixed((str(row.choice), describe(row)) for row in rows)
+
+    lines += _prefixed((f"{c.source} to {c.target}", reason(c)) for c in matrix.carried)
     return [*lines, *matrix.remarks, *matrix.grown, verdict(matrix)]
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from ..engine_report import EngineReport, Measurement
-from ..matrix import CarriedStream, EngineVerdict, Matrix
+from ..matrix import CarriedStream, EngineVerdict, Matrix, rows_that_ran
 
 
 def number(value: float | None) -> str:
@@ -70,6 +70,11 @@ def score(measurement: Measurement) -> str:
     return number(measurement.error)
 
 
+def outcome(part: Measurement | EngineReport) -> str:
+    """Whether a measurement, or all of an engine's, passed, as the word for `_VERDICTS`."""
+    return "passed" if part.passed else "failed"
+
+
 def sentence(measurement: Measurement, bound: str) -> str:
     """A sentence on which output is off, at which step, and how far."""
     case, output, step = measurement.case, measurement.output, measurement.step
@@ -127,7 +132,7 @@ def precision_note(row: EngineVerdict) -> str | None:
 
 def verdict(matrix: Matrix) -> str:
     """The verdict in one line."""
-    ran = [row for row in matrix.rows if row.status != "not run"]
+    ran = rows_that_ran(matrix)
     passed = sum(row.status == "passed" for row in ran)
     text = f"{'PASS' if matrix.passed else 'FAIL'}: {passed} of {len(ran)} engines pass"
 
