@@ -79,7 +79,9 @@ def _constant_outputs(graph: GraphProto) -> Values:
 
 
 def _widen_array(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype == np.float32 else array
+    if array.dtype == np.float32:
+        return array.astype(np.float64)
+    return array
 
 
 def _widen_graph(graph: GraphProto) -> None:

@@ -130,7 +130,9 @@ def _unusual_operand(node: ir.Node) -> str | None:
 
 
 def _operand(node: ir.Node, position: int) -> ir.Value | None:
-    return node.inputs[position] if len(node.inputs) > position else None
+    if len(node.inputs) > position:
+        return node.inputs[position]
+    return None
 
 
 def _constant(value: ir.Value | None) -> Array | None:
@@ -138,7 +140,9 @@ def _constant(value: ir.Value | None) -> Array | None:
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    if tensor is None:
+        return None
+    return tensor.numpy()
 
 
 def _two_biases(b: Array | None) -> tuple[Array, Array] | None:

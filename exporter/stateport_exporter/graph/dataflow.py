@@ -44,10 +44,25 @@ def dim_of(value: ir.Value | None, axis: int) -> int | ir.SymbolicDim | None:
     return value.shape[axis]
 
 
+def name_of_dim(dim: int | ir.SymbolicDim | None) -> str | None:
+    """The name of a dimension, or the expression that it is; None where it has none."""
+    if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+        return str(dim.value)
+    return None
+
+
 def size_of(value: ir.Value | None, axis: int) -> int | None:
     """The size of an axis of a value; None where it has a name, or nothing is known of it."""
     dim = dim_of(value, axis)
     return dim if isinstance(dim, int) else None
+
+
+def forget_shapes(nodes: Iterable[ir.Node]) -> None:
+    """Forgets the shapes of what nodes compute, except those of the graph's outputs."""
+    for node in nodes:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
 
 
 def present(values: Iterable[ir.Value | None]) -> list[ir.Value]:
@@ -57,7 +72,9 @@ def present(values: Iterable[ir.Value | None]) -> list[ir.Value]:
 
 def dtype_of(value: ir.Value) -> str:
     """The name of a value's dtype, "float32"; "unknown" where the graph does not have it."""
-    return "unknown" if value.dtype is None else value.dtype.numpy().name
+    if value.dtype is None:
+        return "unknown"
+    return value.dtype.numpy().name
 
 
 def same_kind(value: ir.Value, reference: ir.Value) -> bool:
@@ -142,16 +159,19 @@ def reachable(
         waiting.extend(neighbours(current))
 
 
+def moved_by(node: ir.Node) -> Sequence[ir.Value | None]:
+    """The operands whose elements a node moves: all of Concat, the first of other moves."""
+    return node.inputs if node.op_type == "Concat" else node.inputs[:1]
+
+
 def _moved_operands(value: ir.Value) -> Sequence[ir.Value | None]:
     """The operands that a value was moved from; none where it was computed."""
     node = value.producer()
     if node is None:
         return ()
 
-    if node.op_type == "Concat":
-        return node.inputs
     if node.op_type in MOVES:
-        return node.inputs[:1]
+        return moved_by(node)
     if node.op_type in _WRITES:
         return (node.inputs[0], node.inputs[-1])
     return ()

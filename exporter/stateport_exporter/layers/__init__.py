@@ -101,7 +101,9 @@ def _describe_layer(node: ir.Node) -> Recurrent:
 def _stack_of_layer(node: ir.Node, attribute: Mapping[str, int]) -> ir.Value | None:
     """The result of a layer that holds its hidden state after every step."""
     is_plain = attribute["num_layers"] == 1 and not attribute["bidirectional"]
-    return node.outputs[0] if is_plain and not attribute["has_lengths"] else None
+    if is_plain and not attribute["has_lengths"]:
+        return node.outputs[0]
+    return None
 
 
 def _describe_loop(node: ir.Node) -> Recurrent:

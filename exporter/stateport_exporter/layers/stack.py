@@ -130,12 +130,16 @@ def _biases(
     writer: Writer, name: str, layer: list[Direction], order: Sequence[int]
 ) -> ir.Value | None:
     """(directions, 2 * g * hidden): the biases of the input, then those of the recurrence."""
-    rows = [
-        np.concatenate([reorder(direction.b_ih, order), reorder(direction.b_hh, order)])
-        for direction in layer
-        if direction.b_ih is not None and direction.b_hh is not None
-    ]
-    return writer.constant(np.stack(rows), f"{name}.B") if rows else None
+    rows = []
+    for direction in layer:
+        if direction.b_ih is not None and direction.b_hh is not None:
+            rows.append(
+                np.concatenate([reorder(direction.b_ih, order), reorder(direction.b_hh, order)])
+            )
+
+    if rows:
+        return writer.constant(np.stack(rows), f"{name}.B")
+    return None
 
 
 def _join_directions(writer: Writer, y: ir.Value, directions: int) -> ir.Value:

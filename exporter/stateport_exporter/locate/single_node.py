@@ -50,7 +50,8 @@ def write_node(
     constants = _constants_of(model, node)
     inputs = _input_names(node, constants)
     outputs = [name for name in node.output if name in truth]
-    if not outputs or not all(name in operands for name in inputs):
+    has_all_inputs = all(name in operands for name in inputs)
+    if not outputs or not has_all_inputs:
         return False
 
     input_arrays = {name: operands[name] for name in inputs}

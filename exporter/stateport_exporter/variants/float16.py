@@ -82,12 +82,20 @@ def to_float16(model: ir.Model, keep_float32: Container[str]) -> None:
 
 def _keep_ports(graph: ir.Graph, keep_float32: Container[str]) -> set[ir.Value]:
     """Puts casts at the inputs and outputs that stay float32, and returns these."""
-    inputs = [value for value in graph.inputs if _stays_float32(value, keep_float32)]
+    inputs = []
+    for value in graph.inputs:
+        if _stays_float32(value, keep_float32):
+            inputs.append(value)
+
     for value in inputs:
         _halve_uses(graph, value)
 
     # Only now: an input that is an output too has become the result of its cast.
-    outputs = [value for value in graph.outputs if _stays_float32(value, keep_float32)]
+    outputs = []
+    for value in graph.outputs:
+        if _stays_float32(value, keep_float32):
+            outputs.append(value)
+
     return {*inputs, *(_append_float32_output(graph, value) for value in outputs)}
 
 

@@ -101,7 +101,9 @@ def _quantize_linear_node(
         return None
     name = _stored_matrix_name(node)
     reason = f"{node.op_type} is left as it is"
-    return QuantizedOperator(node.op_type, name, None, reason) if name else None
+    if name:
+        return QuantizedOperator(node.op_type, name, None, reason)
+    return None
 
 
 def _stored_matrix_name(node: ir.Node) -> str | None:
@@ -153,7 +155,9 @@ def _plain_matrix(node: ir.Node, weights: NDArray[Any]) -> NDArray[Any] | None:
 
     if weights.ndim != 2 or weights.dtype != np.float32:
         return None
-    return weights.T if attribute.get("transB", 0) else weights
+    if attribute.get("transB", 0):
+        return weights.T
+    return weights
 
 
 def _write_product(
@@ -192,7 +196,11 @@ def _layer_name(node: ir.Node, weight: ir.Value) -> str:
 
 
 def _initializer_names(node: ir.Node) -> list[str]:
-    return [value.name or "" for value in node.inputs if value and value.is_initializer()]
+    names = []
+    for value in node.inputs:
+        if value and value.is_initializer():
+            names.append(value.name or "")
+    return names
 
 
 def _quantize_lstm(node: ir.Node) -> QuantizedOperator:

@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from ..errors import ExportError
 from ..graph.cells import OPERATORS, read, step
-from ..graph.dataflow import dims_of
+from ..graph.dataflow import dims_of, forget_shapes
 from ..graph.operators import Writer
 from ..graph.transposes import fold_transposes
 from .operands import required_operand
@@ -51,10 +51,7 @@ def _fix_shapes(graph: ir.Graph) -> None:
     """Sets time to 1 in inputs and outputs, and forgets the shapes of all other values."""
     for value in (*graph.inputs, *graph.outputs):
         value.shape = _shape_of_one_step(value)
-    for node in graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
+    forget_shapes(graph)
 
 
 def _shape_of_one_step(value: ir.Value) -> ir.Shape:
@@ -126,7 +123,8 @@ def _merge_moves(graph: ir.Graph) -> None:
             continue
 
         root = roots[value] = roots.get(first, first)
-        if shape == _known_sizes(root) and not value.is_graph_output():
+        is_redundant = shape == _known_sizes(root) and not value.is_graph_output()
+        if is_redundant:
             ir.convenience.replace_all_uses_with(value, root)
             continue
 
