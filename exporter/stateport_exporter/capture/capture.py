@@ -109,7 +109,11 @@ def _name_initializers(model: ir.Model) -> None:
     The author's module may be wrapped more than once. A part of it may be called `network` as well,
     so that only the levels that all parameters share are taken off.
     """
-    names = [name for name in model.graph.initializers if name.startswith(_WRAPPER)]
+    names = []
+    for name in model.graph.initializers:
+        if name.startswith(_WRAPPER):
+            names.append(name)
+
     levels = min((_wrappers_before(name) for name in names), default=0)
     # "network.weight" has to give up its name before "network.network.weight" takes it.
     for name in sorted(names, key=_wrappers_before):

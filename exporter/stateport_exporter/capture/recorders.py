@@ -54,7 +54,9 @@ class _RecurrentLayers(TorchFunctionMode):
             return record(self._next_call(), *args, **(kwargs or {}))
 
         result = intercept(func, args)
-        return func(*args, **(kwargs or {})) if result is NotImplemented else result
+        if result is NotImplemented:
+            return func(*args, **(kwargs or {}))
+        return result
 
     def _next_call(self) -> int:
         self.count += 1

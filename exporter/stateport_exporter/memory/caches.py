@@ -17,7 +17,7 @@ from ..errors import ExportError
 from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.isolation import evaluation_twin, quiet, unchanged_globals
-from ..network.trees import are_close, tensors_in
+from ..network.trees import agree, are_close, tensors_in
 from .kept import Slot, Uncached, cache_slots, unchanged_shared
 
 
@@ -85,7 +85,7 @@ def _differs(
     """Whether the answers are others where these functions keep their results."""
     with uncached(network, keeping=keeping):
         actual = _answers(network, method, example)
-    return len(expected) != len(actual) or not all(map(are_close, expected, actual))
+    return not agree(are_close, expected, actual)
 
 
 def _answers(network: nn.Module, method: str, example: Example) -> list[Tensor]:

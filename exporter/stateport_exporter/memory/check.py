@@ -28,7 +28,7 @@ from ..network.blame import Line, at_line, raised_line
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, States
 from ..network.isolation import evaluation_twin, unchanged_globals
-from ..network.trees import are_close
+from ..network.trees import agree, are_close
 from .kept import authored, contents, names_in, replaced_builtins, slots, unchanged_shared
 from .unknown import Copies, Questions, Unknown, for_unknown, name_of, unknown
 
@@ -109,7 +109,8 @@ class _Memory:
             changed.pop(name, None)
 
         outside = list(_globals_outside(twin, draws=draws))
-        if draws and not any(variable.is_random for variable in outside):
+        is_explained = any(variable.is_random for variable in outside)
+        if draws and not is_explained:
             raise _random(None)
         if changed or outside:
             self._check_unknown(twin, changed, outside)
@@ -292,7 +293,11 @@ def _is_inside(name: str, outer: Sequence[str]) -> bool:
 
 def _move_unknown(holder: dict[str, Any], attributes: dict[str, Any]) -> None:
     """Moves unknown values of a module to its attributes, to which anything may be assigned."""
-    names = [name for name, value in holder.items() if name_of(value) is not None]
+    names = []
+    for name, value in holder.items():
+        if name_of(value) is not None:
+            names.append(name)
+
     for name in names:
         attributes[name] = holder.pop(name)
 
@@ -342,10 +347,7 @@ def _is_random(value: Any) -> bool:
 
 def are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
     """Whether the leaves of two results are equal, tensors bit by bit."""
-    if len(first) != len(second):
-        return False
-
-    return all(map(_is_same, first, second))
+    return agree(_is_same, first, second)
 
 
 def _is_same(first: Any, second: Any) -> bool:

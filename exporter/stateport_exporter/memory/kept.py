@@ -70,7 +70,9 @@ class Uncached:
 
     def __get__(self, instance: Any, owner: type) -> Any:
         """The bound method, where it is an attribute of a class."""
-        return self if instance is None else MethodType(self, instance)
+        if instance is None:
+            return self
+        return MethodType(self, instance)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Uncached:
         return self
@@ -231,7 +233,11 @@ def _own_slots(network: nn.Module) -> Iterator[Slot]:
 @contextlib.contextmanager
 def unchanged_shared(network: nn.Module) -> Iterator[None]:
     """Puts back globals and classes' attributes that the author's code changes inside."""
-    before = {name: slot for name, slot in slots(network).items() if slot.shared}
+    before = {}
+    for name, slot in slots(network).items():
+        if slot.shared:
+            before[name] = slot
+
     saved = [(slot, slot.value, _copy_inside(slot.value)) for slot in before.values()]
 
     try:
@@ -574,7 +580,9 @@ def _copy_inside(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.copy()
 
-    return copy.copy(value) if type(value) in (list, dict, set, deque) else None
+    if type(value) in (list, dict, set, deque):
+        return copy.copy(value)
+    return None
 
 
 def _fill(value: Any, inside: Any) -> None:

@@ -75,7 +75,12 @@ def places_of(network: nn.Module) -> Iterator[Place]:
     for path, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        own = {key: value for key, value in vars(module).items() if key not in OWN_ATTRIBUTES}
+
+        own = {}
+        for key, value in vars(module).items():
+            if key not in OWN_ATTRIBUTES:
+                own[key] = value
+
         for key, value in {**own, **module._buffers}.items():
             for inner in _inside(value):
                 yield Place(path, key, inner)
@@ -84,7 +89,9 @@ def places_of(network: nn.Module) -> Iterator[Place]:
 def _attributes(module: nn.Module, key: str) -> dict[str, Any]:
     """The dict of a module that has a key: that of its buffers, or of its attributes."""
     buffers: dict[str, Any] = module._buffers
-    return buffers if key in buffers else vars(module)
+    if key in buffers:
+        return buffers
+    return vars(module)
 
 
 def _inside(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:

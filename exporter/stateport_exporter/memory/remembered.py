@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import evaluation_twin, quiet, unchanged_globals
-from ..network.trees import are_alike, are_close, copied_leaves
+from ..network.trees import agree, are_alike, are_close, copied_leaves
 from .kept import unchanged_shared
 from .places import Place, places_of
 
@@ -212,8 +212,17 @@ class _Search:
         """The places whose tensor changes from call to call, and changes what follows."""
         twin = evaluation_twin(self.network)
         self._call(twin, batch, 1)
-        changed = [place for place in places_of(twin) if self._is_changed(place, twin)]
-        return [place for place in changed if self._is_read(place, changed, twin, batch)]
+
+        changed = []
+        for place in places_of(twin):
+            if self._is_changed(place, twin):
+                changed.append(place)
+
+        read = []
+        for place in changed:
+            if self._is_read(place, changed, twin, batch):
+                read.append(place)
+        return read
 
     def _is_changed(self, place: Place, twin: nn.Module) -> bool:
         """Whether the tensor at a place is another one than before the first call."""
@@ -274,7 +283,8 @@ class _Search:
                 _, following = self._step(explicit, batch, 1, firsts)
             except (Exception, SystemExit):  # forward may raise anything
                 return False
-            if any(not _is_like(following[name], first) for name, first in firsts.items()):
+            differ = any(not _is_like(following[name], first) for name, first in firsts.items())
+            if differ:
                 return False
         return True
 
@@ -296,7 +306,7 @@ class _Search:
     def _goes_on_as_author(self, explicit: Remembering, batch: int) -> bool:
         """Whether the network's own calls in a row give what it gives with states passed on."""
         twin = evaluation_twin(self.network)
-        states = {state.name: state.rows(batch) for state in explicit.states}
+        states = _first_states(explicit, batch)
         for seed in range(1, _CALLS + 1):
             expected = self._call(twin, batch, seed)
             actual, states = self._step(explicit, batch, seed, states)
@@ -330,9 +340,14 @@ class _Search:
         """The number of the author's results, behind which the next states are."""
         batch = self.example.sizes["batch"]
         arguments = self._arguments(batch, 1)
-        states = {state.name: state.rows(batch) for state in explicit.states}
+        states = _first_states(explicit, batch)
         with unchanged_globals(seed=1), put_back(explicit):
             return len(explicit(*arguments.args, **arguments.kwargs, **states)) - 1
+
+
+def _first_states(explicit: Remembering, batch: int) -> dict[str, Tensor]:
+    """The first states by name, with a row for each of a batch."""
+    return {state.name: state.rows(batch) for state in explicit.states}
 
 
 def _first_row(first: Any, later: Tensor, axis: int) -> Tensor | None:
@@ -386,11 +401,10 @@ def _equal(first: Tensor, second: Tensor, tolerance: float = 0.0) -> bool:
 
 def _all_equal(first: Sequence[Any], second: Sequence[Any], tolerance: float = 0.0) -> bool:
     """Whether two lists of leaves are the same, up to a tolerance."""
-    if len(first) != len(second):
-        return False
-    for one, other in zip(first, second, strict=True):
-        if isinstance(one, Tensor) != isinstance(other, Tensor):
-            return False
-        if isinstance(one, Tensor) and not _equal(one, other, tolerance):
-            return False
-    return True
+
+    def are_equal(one: Any, other: Any) -> bool:
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            return isinstance(one, Tensor) == isinstance(other, Tensor)
+        return _equal(one, other, tolerance)
+
+    return agree(are_equal, first, second)

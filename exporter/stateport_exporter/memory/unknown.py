@@ -140,7 +140,9 @@ class Unknown:
         except Exception:  # the author's values may raise anything
             return Unknown(None, self._name)
 
-        return None if result is None else Unknown(result, self._name)
+        if result is None:
+            return None
+        return Unknown(result, self._name)
 
     def _ask(self, now: Any) -> bool:
         return _QUESTIONS.get().ask(self._name, bool(_now(now)))
@@ -195,7 +197,9 @@ class Unknown:
         return format(self._value, how)
 
     def __index__(self) -> Any:
-        return self._value if _formats(sys._getframe(1)) else self._refuse()
+        if _formats(sys._getframe(1)):
+            return self._value
+        return self._refuse()
 
     __int__ = __float__ = __index__
     __len__ = __iter__ = __hash__ = __complex__ = __array__ = __reduce_ex__ = _refuse

@@ -127,9 +127,14 @@ def told(network: nn.Module) -> Iterator[None]:
         ) from error
 
 
+def paths_of(network: nn.Module) -> dict[int, str]:
+    """The paths of a network's modules, by the ids of the modules."""
+    return {id(module): path for path, module in network.named_modules()}
+
+
 def where(network: nn.Module, error: BaseException) -> str:
     """The innermost module that was running, as " in 'encoder.gru'"; empty if there is none."""
-    paths = {id(module): path for path, module in network.named_modules()}
+    paths = paths_of(network)
     innermost = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         innermost = paths.get(id(frame.f_locals.get("self")), innermost)

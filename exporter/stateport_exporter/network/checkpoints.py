@@ -292,7 +292,8 @@ def _in_dtypes_of(candidate: _Candidate, expected: StateDict) -> _Candidate:
 def _is_castable(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether a tensor fits as it is, or as a half that becomes a float32."""
     is_half = tensor.dtype in _HALVES and expected.dtype == torch.float32
-    return tensor.shape == expected.shape and (is_half or tensor.dtype == expected.dtype)
+    has_dtype = is_half or tensor.dtype == expected.dtype
+    return tensor.shape == expected.shape and has_dtype
 
 
 def _misfits(weights: StateDict, expected: StateDict) -> list[str]:
@@ -309,7 +310,11 @@ def _with_tied(candidate: _Candidate, expected: StateDict) -> _Candidate:
     """With a weight that the file has once under each of its names in the network."""
     weights = dict(candidate.weights)
     for names in _tied_names(expected):
-        present = [name for name in names if name in weights]
+        present = []
+        for name in names:
+            if name in weights:
+                present.append(name)
+
         for name in names:
             if present and name not in weights:
                 weights[name] = weights[present[0]]
@@ -381,7 +386,8 @@ def _problems(weights: StateDict, expected: StateDict) -> list[str]:
 def _remedy(weights: StateDict, original: StateDict, expected: StateDict) -> str:
     """What to do; `original` are the weights under the names of the file."""
     shared = weights.keys() & expected.keys()
-    if any(weights[name].shape != expected[name].shape for name in shared):
+    shapes_differ = any(weights[name].shape != expected[name].shape for name in shared)
+    if shapes_differ:
         return "Pass the arguments (--arg) that the network was trained with."
     if len(shared) == len(expected):
         return "Convert the weights to the dtypes of the network, and save them again."
@@ -416,7 +422,9 @@ def _described(tensor: torch.Tensor) -> str:
 def _few(names: list[str]) -> str:
     first = ", ".join(_short(name) for name in names[:_MOST_NAMES])
     more = len(names) - _MOST_NAMES
-    return f"{first} and {more} more" if more > 0 else first
+    if more > 0:
+        return f"{first} and {more} more"
+    return first
 
 
 def _short(name: str) -> str:

@@ -29,6 +29,7 @@ from ..errors import ExportError
 from .isolation import unchanged_globals
 from .packing import Padded, padded_arguments
 from .spec import Spec as Spec  # which others import from here
+from .trees import tensor_positions
 
 # Distinct and at least 2: sizes of 0 and 1 specialise (pytorch#157621). Primes, so that a product
 # or multiple of them is not mistaken for another axis.
@@ -169,7 +170,9 @@ class Example:
         elif kind == 1:
             lengths.flat[random.integers(lengths.size)] = time
 
-        return -np.sort(-lengths, axis=0) if self.descending else lengths
+        if self.descending:
+            return -np.sort(-lengths, axis=0)
+        return lengths
 
     def make(
         self, sizes: Mapping[str, int], seed: int = 0, longest: int | None = None
@@ -234,11 +237,7 @@ class Example:
         """The arguments with lengths of 1 to `longest`: no row is empty or longer than its data."""
         leaves, structure = pytree.tree_flatten(arguments)
 
-        tensors = []
-        for index, leaf in enumerate(leaves):
-            if isinstance(leaf, Tensor):
-                tensors.append(index)
-
+        tensors = tensor_positions(leaves)
         for position in self.lengths:
             old = leaves[tensors[position]]
             lengths = torch.from_numpy(self.draw_lengths(old.shape, longest, seed + position))
@@ -349,17 +348,22 @@ class Example:
 
 def _names_of_axes(example: object) -> list[str]:
     """The batch, time, and then the other dynamic axes of specs in alphabetical order."""
-    specs = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
-    axes = chain.from_iterable(spec.shape for spec in specs)
-    names = set(dynamic_axes(axes))
+    names: set[str] = set()
+    for spec in _specs_in(example):
+        names.update(dynamic_axes(spec.shape))
     return ["batch", "time", *sorted(names - {"batch", "time"})]
 
 
 def _given_time(example: object) -> int | None:
     """The length of the tensors or files that specs were made of, if it is one."""
-    specs = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
-    times = {spec.example_time for spec in specs} - {None}
-    return times.pop() if len(times) == 1 else None
+    times = {spec.example_time for spec in _specs_in(example)} - {None}
+    if len(times) == 1:
+        return times.pop()
+    return None
+
+
+def _specs_in(example: object) -> list[Spec]:
+    return [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
 
 
 def _paths(tensors: Sequence[tuple[tuple[str, ...], Tensor]]) -> list[tuple[str, ...]]:

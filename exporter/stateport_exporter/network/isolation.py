@@ -127,8 +127,12 @@ def _signal_handlers() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
 
-    handlers = {int(number): signal.getsignal(number) for number in signal.valid_signals()}
-    return {number: handler for number, handler in handlers.items() if handler is not None}
+    handlers = {}
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if handler is not None:
+            handlers[int(number)] = handler
+    return handlers
 
 
 @contextlib.contextmanager

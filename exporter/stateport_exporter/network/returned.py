@@ -35,7 +35,9 @@ def _named_path(path: Path, expressions: Sequence[ast.expr]) -> Path:
         named_path = _path_from_variable(expression, path)
         if named_path is not None:
             named_paths.add(named_path)
-    return named_paths.pop() if len(named_paths) == 1 else path
+    if len(named_paths) == 1:
+        return named_paths.pop()
+    return path
 
 
 def _path_from_variable(expression: ast.expr, path: Path) -> Path | None:

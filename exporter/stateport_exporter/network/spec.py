@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stateport.axes import SIZE_LIMIT
+from stateport.axes import SIZE_LIMIT, fixed_sizes
 from stateport.contract import Axis, describe
 from stateport.files.reading import MOST_DIMENSIONS, read_npy
 from stateport.shown import shown
@@ -128,8 +128,7 @@ def _check_shape(shape: tuple[Axis, ...]) -> None:
         if not _is_axis(axis):
             raise ExportError(f"{shown(axis)} is neither a size nor the name of an axis.")
 
-    sizes = [axis for axis in shape if isinstance(axis, int)]
-    if len(shape) > MOST_DIMENSIONS or prod(sizes) >= SIZE_LIMIT:
+    if len(shape) > MOST_DIMENSIONS or prod(fixed_sizes(shape)) >= SIZE_LIMIT:
         raise ExportError(
             f"{shown(shape)} is no shape of an example; at most {MOST_DIMENSIONS} dimensions "
             f"are, and fewer than {SIZE_LIMIT} elements along those whose sizes are fixed."

@@ -7,7 +7,7 @@ containers but plain tuples, lists and dicts, and the order of leaves is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -64,6 +64,15 @@ def _collect(tree: Any, tensors: list[Tensor]) -> None:
         tensors += [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def tensor_positions(leaves: Iterable[Any]) -> list[int]:
+    """The positions of the tensors among leaves."""
+    positions = []
+    for position, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            positions.append(position)
+    return positions
+
+
 def copied_leaves(tree: Any) -> list[Any]:
     """The leaves of a tree, with copies of tensors, which do not change when the originals do."""
     return [_copied(leaf) for leaf in pytree.tree_leaves(tree)]
@@ -83,3 +92,8 @@ def are_close(first: Tensor, second: Tensor, *, rtol: float = 0.0, atol: float =
     if not are_alike(first, second):
         return False
     return torch.allclose(first, second, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def agree(test: Callable[[Any, Any], bool], first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether two lists of leaves have the same length, and each pair passes a test."""
+    return len(first) == len(second) and all(map(test, first, second))
