@@ -15,7 +15,7 @@ from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, Explicit
 from ..network.isolation import evaluation_twin, unchanged_globals
-from ..network.trees import tensors_in
+from ..network.trees import agree, tensors_in
 from .hidden import Hidden
 
 #: A memory may show only some calls later, as a delay line does.
@@ -271,9 +271,7 @@ def _attributes(network: nn.Module) -> Iterator[tuple[str, object]]:
 
 def _same(results: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
     """Whether all tensors are equal; NaN counts as equal to NaN."""
-    if len(results) != len(reference):
-        return False
-    return all(_same_values(a, b) for a, b in zip(results, reference, strict=True))
+    return agree(_same_values, results, reference)
 
 
 def _same_values(a: Tensor, b: Tensor) -> bool:

@@ -102,7 +102,9 @@ def _check_distinct(positions: Mapping[int, int | None], results: Sequence[Path]
 def _result_names(position: int, path: Path) -> tuple[str, ...]:
     """What a result may be called: its number, and its path if that is more than numbers."""
     number = str(position + 1)
-    return (number, *_path_names(path)) if has_name(path) else (number,)
+    if has_name(path):
+        return (number, *_path_names(path))
+    return (number,)
 
 
 def _path_names(path: Path) -> tuple[str, str]:

@@ -67,7 +67,12 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     graph = captured.model.graph
     layers = find(graph)
     check_sequence_axis(layers)
-    hidden = [layer for layer in hidden_states(graph, layers) if _may_be_lifted(layer)]
+
+    hidden = []
+    for layer in hidden_states(graph, layers):
+        if _may_be_lifted(layer):
+            hidden.append(layer)
+
     if not hidden:
         return []
 

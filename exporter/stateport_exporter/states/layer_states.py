@@ -13,7 +13,17 @@ import onnx_ir as ir
 
 from ..capture.capture import Captured
 from ..errors import ExportError
-from ..graph.dataflow import MOVES, axes, behind, origin, present, results_like, same_kind, targets
+from ..graph.dataflow import (
+    MOVES,
+    axes,
+    behind,
+    moved_by,
+    origin,
+    present,
+    results_like,
+    same_kind,
+    targets,
+)
 from ..graph.free_names import free_name
 from ..layers import LOOP, Recurrent
 from .names import Path, has_name
@@ -86,7 +96,11 @@ def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
     if not sequence.isidentifier() or sequence in ("time", "batch") or layer.node.graph is None:
         return False
 
-    shapes = [value.shape for value in layer.node.graph.inputs if value.shape is not None]
+    shapes = []
+    for value in layer.node.graph.inputs:
+        if value.shape is not None:
+            shapes.append(value.shape)
+
     return any(str(dim) == "time" for shape in shapes for dim in shape)
 
 
@@ -241,7 +255,8 @@ def _last_of_stack(
         return None
     holding = targets(graph, stack)
     results = graph.outputs[1:author]
-    if not any(result in holding and "time" in " ".join(axes(result)) for result in results):
+    is_returned = any(result in holding and "time" in " ".join(axes(result)) for result in results)
+    if not is_returned:
         return None
 
     for position in range(author, len(graph.outputs)):
@@ -276,8 +291,7 @@ def _data_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
     if node.op_type not in MOVES:
         return []
 
-    operands = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    return present(operands)
+    return present(moved_by(node))
 
 
 def _unmasked_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
@@ -303,7 +317,8 @@ def _starts_inside(graph: ir.Graph, layer: Recurrent) -> bool:
     if first_state_inputs(graph, layer):
         return False
     sources = _dependencies_of_layer(graph, layer)
-    return not sources or any("time" in axes(value) for value in sources)
+    is_from_sequence = any("time" in axes(value) for value in sources)
+    return not sources or is_from_sequence
 
 
 def _dependencies_of_layer(graph: ir.Graph, layer: Recurrent) -> set[ir.Value]:
@@ -352,7 +367,11 @@ def _next_of_lifted(
     one of another shape: `alike` are the author's results with the shape of the state.
     """
     fits = _holding_last_state(graph, roles, value)
-    behind_output = [i for i in fits if i > 0 and i in alike]
+
+    behind_output = []
+    for i in fits:
+        if i > 0 and i in alike:
+            behind_output.append(i)
 
     unnamed = []
     for i in behind_output:
@@ -431,7 +450,9 @@ def _computed_from_layer(
 
 
 def _only_role(roles: set[str]) -> str | None:
-    return min(roles) if len(roles) == 1 else None
+    if len(roles) == 1:
+        return min(roles)
+    return None
 
 
 def _capitalized(layer: Recurrent) -> str:

@@ -15,7 +15,7 @@ from ..graph.dataflow import axes, behind, origin
 from ..layers import Recurrent
 from .layer_states import Roles, StatePair, first_state_inputs, pairs_of_layers, roles_of
 from .names import Path
-from .pairs import NAMED, SHAPED, SURE, Matches, Port, match
+from .pairs import NAMED, SHAPED, SURE, Matches, Port, match, without
 from .possible import alike
 
 
@@ -211,7 +211,11 @@ def _open_arguments(
     The first argument that is no state is what the network is fed.
     """
     states = {pair.input for pair in pairs}
-    positions = [position for position in range(len(paths)) if position not in states]
+
+    positions = []
+    for position in range(len(paths)):
+        if position not in states:
+            positions.append(position)
 
     ports = []
     for position in positions:
@@ -225,7 +229,7 @@ def _open_arguments(
 def _open_results(results: Iterable[Port], pairs: Iterable[StatePair]) -> list[Port]:
     """The results that are no state's next value."""
     used = {pair.output for pair in pairs}
-    return [result for result in results if result.position not in used]
+    return without(results, used)
 
 
 def _other_levels(matches: Matches, levels: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -319,7 +323,9 @@ def _leave_an_output(graph: ir.Graph, pairs: list[StatePair], author: int) -> li
 
 def _with_output(pair: StatePair, output: int, spare: int) -> StatePair:
     """The same state, from the output `spare` if it is from `output`."""
-    return replace(pair, output=spare) if pair.output == output else pair
+    if pair.output == output:
+        return replace(pair, output=spare)
+    return pair
 
 
 def _first_same(values: Sequence[ir.Value], position: int, candidates: Iterable[int]) -> int | None:

@@ -25,6 +25,11 @@ RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
 CHAIN: Final = 2048
 
 
+def ragged_chunks(multiple: int) -> list[int]:
+    """Chunks of very different lengths, all multiples of a number of steps."""
+    return [length * multiple for length in RAGGED]
+
+
 def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Iterator[Case]:
     """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain.
 
@@ -44,9 +49,11 @@ def is_within_limits(case: Case, contract: Contract) -> bool:
     """Whether the contract allows all calls of a case."""
     largest = {**case.sizes, "time": max(case.chunks)}
     smallest = {**case.sizes, "time": min(case.chunks)}
-    return all(largest.get(axis, 0) <= limit for axis, limit in contract.limits) and all(
+    is_below_limits = all(largest.get(axis, 0) <= limit for axis, limit in contract.limits)
+    is_above_minimums = all(
         smallest.get(axis, minimum) >= minimum for axis, minimum in contract.minimums
     )
+    return is_below_limits and is_above_minimums
 
 
 def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
@@ -83,7 +90,7 @@ def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Ite
     has_time = "time" in network.example.axes
     step = contract.streaming.chunk_multiple if has_time else 1
     if has_time:
-        ragged = [time * step for time in RAGGED]
+        ragged = ragged_chunks(step)
         yield case_of(network, contract, "step by step", [step] * 64, batch, through="stream")
         yield case_of(network, contract, "ragged chunks", ragged, batch, through="stream")
         yield case_of(network, contract, "ragged calls", ragged, batch)

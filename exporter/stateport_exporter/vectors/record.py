@@ -13,14 +13,14 @@ import torch
 
 from stateport.contract import Contract
 from stateport.parity.soundness import MOST_ELEMENTS
-from stateport.parity.vectors import Case, Vectors, results
+from stateport.parity.vectors import Case, Vectors, most_steps, results
 
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals, use_onednn
 from ..network.trial import check_any_length
 from .allowance import Allowance
 from .cases import all_cases, short_case
-from .floor import finite_sizes, look_ahead, raise_floor
+from .floor import finite_sizes, looking_ahead, no_floor, raise_floor
 from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
 #: Numbers beyond this count as too large for float32: the sums that lead to them may be larger.
@@ -186,8 +186,8 @@ def _floor(
     one by one, which tells of the progress.
     """
     copies = _noisy_copies(network, truth, allowance)
-    length = max(sum(case.chunks) for case, _ in answered)
-    floor = {spec.name: np.zeros(length) for spec in results(contract)}
+    length = most_steps(case for case, _ in answered)
+    floor = no_floor(contract, length)
 
     for case, exact in counted:
         runs = [(network, case, True), (network, _beginning(contract, case), False)]
@@ -201,7 +201,7 @@ def _floor(
                 truth_there = exact[spec.name].table[: len(answer.table)]
                 raise_floor(floor[spec.name], spec, answer, truth_there)
 
-    return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
+    return looking_ahead(floor)
 
 
 def _beginning(contract: Contract, case: Case) -> Case:

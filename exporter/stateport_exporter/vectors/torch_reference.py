@@ -108,7 +108,9 @@ class Network:
 
     def _to_tensor(self, array: Array) -> Tensor:
         tensor = torch.from_numpy(np.array(array))
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        if tensor.is_floating_point():
+            return tensor.to(self.dtype)
+        return tensor
 
 
 def run_reference(network: Network, contract: Contract, case: Case) -> Answers:
