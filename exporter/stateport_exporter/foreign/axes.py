@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..graph.dataflow import dims_of
+from ..graph.dataflow import dims_of, forget_shapes, name_of_dim
 from .recurrent_operators import is_recurrent
 
 
@@ -59,10 +59,7 @@ def _known_size(dim: int | ir.SymbolicDim) -> int | str | None:
 
 def _infer_inner_shapes(model: ir.Model) -> None:
     """Infers the shapes of all values between inputs and outputs, from those of the inputs."""
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
+    forget_shapes(ir.traversal.RecursiveGraphIterator(model.graph))
     ShapeInferencePass()(model)
 
 
@@ -80,8 +77,9 @@ def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
             continue
 
         for dim, meaning in zip(x.shape, ("time", "batch"), strict=False):
-            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                meanings.setdefault(str(dim.value), meaning)
+            name = name_of_dim(dim)
+            if name is not None:
+                meanings.setdefault(name, meaning)
     return meanings
 
 

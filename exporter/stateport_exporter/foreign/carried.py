@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
-from ..graph.dataflow import dims_of, origin
+from ..graph.dataflow import dims_of, name_of_dim, origin
 from .constants import constant_of
 from .levels import Level, iterations_of
 from .names import free_name, state_prefix
@@ -58,7 +58,11 @@ def lift_carried(
         The states that have been lifted; what became of each loop that carries one; and the names
         of axes that a loop runs along, {"s27": "time"}.
     """
-    loops = [node for node in list(model.graph) if _is_loop(node)]
+    loops = []
+    for node in list(model.graph):
+        if _is_loop(node):
+            loops.append(node)
+
     lifted: list[Lifted] = []
     outcomes: list[LiftedOperator] = []
     times: dict[str, str] = {}
@@ -156,8 +160,9 @@ def _open_axes(value: ir.Value) -> list[str]:
     """The names of a value's axes that have no size."""
     names = []
     for dim in dims_of(value):
-        if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-            names.append(str(dim.value))
+        name = name_of_dim(dim)
+        if name is not None:
+            names.append(name)
     return names
 
 

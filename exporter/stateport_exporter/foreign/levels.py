@@ -47,7 +47,9 @@ def _loop_length(level: Level) -> int | None:
     # Most bodies pass on the condition that they take.
     condition = origin(level.body.outputs[0])
     goes_on = condition is level.body.inputs[1] or integer_of(condition) == 1
-    return integer_of(limit) if starts and goes_on else None
+    if starts and goes_on:
+        return integer_of(limit)
+    return None
 
 
 def enter_level(level: Level, value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
+from ..states.naming import next_name
 from .names import free_name
 
 
@@ -43,7 +44,7 @@ def keep_outputs(
 
 def _copy_as_output(graph: ir.Graph, value: ir.Value, state: str) -> str:
     """Adds a copy of an output, as the next value of a state; returns its name."""
-    name = f"{state[:-1]}n" if state.endswith("0") else f"{state}_n"
+    name = next_name(state)
     node = ir.node("Identity", [value])
     copy = node.outputs[0]
     copy.name, copy.type, copy.shape = free_name(graph, name), value.type, value.shape

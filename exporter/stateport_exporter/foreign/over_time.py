@@ -141,8 +141,14 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     """A model whose only node is a Scan with the step's graph as its body."""
     body = step.graph
     opset = step.opset_imports[""]
-    fed = [spec for spec in contract.inputs if spec.name in times]
-    fixed = [spec for spec in contract.inputs if spec.name not in times]
+    fed: list[ArraySpec] = []
+    fixed: list[ArraySpec] = []
+    for spec in contract.inputs:
+        if spec.name in times:
+            fed.append(spec)
+        else:
+            fixed.append(spec)
+
     untouched = _values(body.inputs, fixed)
 
     # What goes into the Scan, and comes out of it, has the names of the step's inputs and outputs,
@@ -199,7 +205,11 @@ def _change_axes(
     opset: int,
 ) -> list[ir.Value]:
     """Puts the time axis back onto the signals of a body, and takes it off its answers."""
-    axes = [times[spec.name] for spec in contract.inputs if spec.name in times]
+    axes = []
+    for spec in contract.inputs:
+        if spec.name in times:
+            axes.append(times[spec.name])
+
     for value, axis in zip(signals, axes, strict=True):
         _enter(body, value, axis, opset)
         value.shape = None  # a Scan gives its parts a shape
@@ -239,7 +249,12 @@ def _renamed(inner: ir.Value) -> ir.Value:
 def _enter(body: ir.Graph, value: ir.Value, axis: int, opset: int) -> None:
     """Puts the time axis, which a Scan takes off, back onto an input of the body."""
     node = _axis_node("Unsqueeze", body, value, axis, opset)
-    uses = [use for use in value.uses() if use.node is not node]
+
+    uses = []
+    for use in value.uses():
+        if use.node is not node:
+            uses.append(use)
+
     for use in uses:
         use.node.replace_input_with(use.idx, node.outputs[0])
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape

@@ -68,7 +68,9 @@ def is_batch_first(node: ir.Node) -> bool:
 
 def operand(node: ir.Node, position: int) -> ir.Value | None:
     """The operand in a position; None where the node leaves it out."""
-    return node.inputs[position] if position < len(node.inputs) else None
+    if position < len(node.inputs):
+        return node.inputs[position]
+    return None
 
 
 def row_lengths(node: ir.Node) -> ir.Value | None:

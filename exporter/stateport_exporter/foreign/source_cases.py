@@ -19,7 +19,7 @@ from stateport.axes import dynamic_axes
 from stateport.contract import ArraySpec, resolve
 from stateport.parity.vectors import Case
 
-from ..vectors.cases import CHAIN, RAGGED, TIMES
+from ..vectors.cases import CHAIN, TIMES, ragged_chunks
 
 Array = NDArray[Any]
 #: Gives the outputs of a whole sequence, from the initial state, by name.
@@ -70,7 +70,7 @@ def _whole_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
 def _chunked_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
     batch = middle_of(sizes.batches)
     multiple = contract.streaming.chunk_multiple
-    ragged = [time * multiple for time in RAGGED]
+    ragged = ragged_chunks(multiple)
     has_timeless_output = any(spec.time_axis is None for spec in contract.outputs)
     chain_length = _SHORT_CHAIN if has_timeless_output else CHAIN
 

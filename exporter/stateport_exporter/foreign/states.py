@@ -20,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
-from ..graph.dataflow import axes, dim_of
+from ..graph.dataflow import axes, dim_of, name_of_dim
 from .arguments import argument_of, depends_on
 from .constants import constant_of, tensor_of
 from .frozen_batch import initial_value, rows_of
@@ -233,7 +233,9 @@ def _weight_bytes(node: ir.Node) -> list[bytes | None]:
 
 def _bytes_of(value: ir.Value | None) -> bytes | None:
     tensor = tensor_of(value)
-    return None if tensor is None else tensor.numpy().tobytes()
+    if tensor is None:
+        return None
+    return tensor.numpy().tobytes()
 
 
 def _state_shape(graph: ir.Graph, node: ir.Node) -> list[int | str] | str:
@@ -249,8 +251,9 @@ def _state_shape(graph: ir.Graph, node: ir.Node) -> list[int | str] | str:
     names_of_axes = _axis_names(graph.inputs)
     # Names that ONNX's shape inference makes up tell nothing. If such rows are not those of the
     # batch, the comparison of both files shows it.
-    if isinstance(rows, ir.SymbolicDim) and rows.value is not None:
-        names = set(re.findall(r"\w+", str(rows.value)))
+    name = name_of_dim(rows)
+    if name is not None:
+        names = set(re.findall(r"\w+", name))
         if names & (names_of_axes - {"batch"}):
             return f"its rows are not those of the batch, but {rows}"
 
@@ -322,7 +325,9 @@ def _lift_state(
 def _dtype_of(node: ir.Node) -> ir.DataType:
     """The dtype of an operator's sequence, which its states have too."""
     x = node.inputs[0]
-    return ir.DataType.FLOAT if x is None or x.dtype is None else x.dtype
+    if x is None or x.dtype is None:
+        return ir.DataType.FLOAT
+    return x.dtype
 
 
 def _set_operand(node: ir.Node, position: int, value: ir.Value) -> None:

@@ -29,6 +29,7 @@ from ..graph.opset import raise_opset
 from ..network.example import Example, ExampleLike
 from ..network.isolation import quiet
 from ..network.trees import tensors_in
+from ..states.naming import next_name, output_name
 from .arguments import explicit_pairs
 from .lifted_file import LiftResult, write_lifted
 
@@ -177,22 +178,21 @@ def _name_results(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
     """
     results = list(graph.outputs)
     pairs = explicit_pairs(graph, {})
-    state_names = {output: _next_name(argument) for argument, output in pairs.items()}
-    answers = [value for value in results if value.name not in state_names]
+    state_names = {output: next_name(argument) for argument, output in pairs.items()}
+
+    answers = []
+    for value in results:
+        if value.name not in state_names:
+            answers.append(value)
 
     for value in graph.outputs:
         if value.name in state_names:
             value.name = state_names[value.name]
     for number, value in enumerate(answers, 1):
-        value.name = "y" if len(answers) == 1 else f"y{number}"
+        value.name = output_name(number, len(answers))
 
     renamed_pairs = {argument: state_names[output] for argument, output in pairs.items()}
     return renamed_pairs, [str(value.name) for value in results]
-
-
-def _next_name(name: str) -> str:
-    """The name of a state's output: hn for h0, and cache_n for cache."""
-    return f"{name[:-1]}n" if name.endswith("0") else f"{name}_n"
 
 
 def _run_network(
@@ -239,7 +239,8 @@ def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
         first = tensors_in(network(*arguments.args))
         second = tensors_in(network(*arguments.args))
 
-    if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+    are_equal = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    if not are_equal:
         raise ExportError(
             "The module gives something else when it is called again: it keeps a state in an "
             "attribute, or draws random numbers. In an ONNX file that would be lost. Export the "
@@ -270,10 +271,13 @@ def _check_writes(network: torch.jit.ScriptModule) -> None:
 
 def _changing_values(nodes: Sequence[Any]) -> dict[Any, str]:
     """The values read from attributes that the module writes to, with the attributes' paths."""
-    paths = {
-        node.output(): _attribute_path(node) for node in nodes if node.kind() == "prim::GetAttr"
-    }
-    written = {_attribute_path(node) for node in nodes if node.kind() == "prim::SetAttr"}
+    paths, written = {}, set()
+    for node in nodes:
+        if node.kind() == "prim::GetAttr":
+            paths[node.output()] = _attribute_path(node)
+        elif node.kind() == "prim::SetAttr":
+            written.add(_attribute_path(node))
+
     for node in nodes:
         if _writes_into_operand(node):
             target = next(iter(node.inputs()), None)

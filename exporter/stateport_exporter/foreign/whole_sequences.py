@@ -17,13 +17,15 @@ from typing import Final, TypeVar
 import numpy as np
 
 from stateport import Contract, Model, State
+from stateport.axes import with_known_sizes
 from stateport.contract import ArraySpec, StateSpec, Streaming, has_time
 from stateport.errors import StateportError
-from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
+from stateport.parity.vectors import Case, Vectors, call_inputs, most_steps, results, rows
 from stateport.precision import BUDGETS
 
 from ..errors import ExportError
 from ..vectors.cases import RAGGED
+from ..vectors.floor import no_floor
 from .source_cases import (
     AcceptedSizes,
     Array,
@@ -105,8 +107,7 @@ _Spec = TypeVar("_Spec", ArraySpec, StateSpec)
 
 def _with_batch(spec: _Spec, batch: int) -> _Spec:
     """An array or a state whose batch has this size."""
-    shape = tuple(batch if axis == "batch" else axis for axis in spec.shape)
-    return replace(spec, shape=shape)
+    return replace(spec, shape=tuple(with_known_sizes(spec.shape, {"batch": batch})))
 
 
 def measure_source_streaming(source: Source, model: Model, sizes: AcceptedSizes) -> Streaming:
@@ -211,11 +212,11 @@ def record_from_source(source: Source, model: Model, sizes: AcceptedSizes) -> Ve
     if not answered:
         raise ExportError(f"The lifted file takes nothing that was tried: {reason}")
 
-    longest = max(sum(case.chunks) for case in answered)
+    longest = most_steps(answered)
     return Vectors(
         contract=model.contract,
         truth="float32",
-        floor={spec.name: np.zeros(longest) for spec in results(model.contract)},
+        floor=no_floor(model.contract, longest),
         cases=tuple(answered),
         made_with={"machine": platform.machine()},
     )
