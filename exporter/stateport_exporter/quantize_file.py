@@ -12,6 +12,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from stateport.axes import with_known_sizes
 from stateport.contract import CONTRACT_KEY, PRECISION_KEY, has_time
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import read_contract
@@ -219,6 +220,6 @@ def _single_step(source: Path, *, per_gate: bool) -> ir.Model:
     document = json.loads(model.metadata_props[CONTRACT_KEY])
     for kind in ("inputs", "outputs", "states"):
         for spec in document[kind]:
-            spec["shape"] = [1 if axis == "time" else axis for axis in spec["shape"]]
+            spec["shape"] = with_known_sizes(spec["shape"], {"time": 1})
     model.metadata_props[CONTRACT_KEY] = json.dumps(document)
     return model

@@ -170,4 +170,10 @@ def _state_parameters(
     The last `lifted` inputs are no arguments of the method.
     """
     own = len(captured.input_paths) - lifted
-    return tuple(captured.input_paths[pair.input][0] for pair in pairs if pair.input < own)
+
+    names = []
+    for pair in pairs:
+        if pair.input < own:
+            names.append(captured.input_paths[pair.input][0])
+
+    return tuple(names)

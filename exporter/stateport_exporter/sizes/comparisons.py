@@ -154,14 +154,17 @@ def _first_turn(
     def is_turned(size: int) -> bool:
         return bool(comparison.holds({**fixed, axis: size})) not in tried_outcomes
 
-    return _bisect(int(grid[first - 1]), after, is_turned)
+    return bisect(int(grid[first - 1]), after, is_turned)
 
 
-def _bisect(before: int, after: int, is_turned: Callable[[int], bool]) -> int:
-    """The first size that is turned, above `before`, which is not, and up to `after`, which is."""
+def bisect(before: int, after: int, holds: Callable[[int], bool]) -> int:
+    """The first number for which something holds: above `before`, where it does not yet.
+
+    It holds for `after`, and changes once between both.
+    """
     while after - before > 1:
         middle = (before + after) // 2
-        if is_turned(middle):
+        if holds(middle):
             after = middle
         else:
             before = middle
@@ -217,7 +220,9 @@ def largest_mentioned(network: nn.Module) -> int:
 def _number(value: Any) -> int:
     """A number of steps that a value may stand for; 0 if there is none."""
     if isinstance(value, int | float):
-        return int(value) if abs(value) < _MOST_STEPS else 0
+        if abs(value) < _MOST_STEPS:
+            return int(value)
+        return 0
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return max(value.shape, default=0)
     if isinstance(value, list | tuple | set | dict):
@@ -306,7 +311,9 @@ def _counting_functions(recorder: _RecordingShapes) -> dict[str, Callable[..., A
     """`range`, `enumerate` and `len` that give symbolic numbers."""
 
     def symbolic(number: int) -> Any:
-        return recorder.size(STEP, number) if number >= 0 else number
+        if number >= 0:
+            return recorder.size(STEP, number)
+        return number
 
     def count(*bounds: Any) -> Iterator[Any]:
         return map(symbolic, range(*map(operator.index, bounds)))
