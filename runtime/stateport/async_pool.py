@@ -50,7 +50,8 @@ class AsyncPool:
         """
         self._contract = model.contract
         self._rounds = Rounds(model, capacity)
-        inputs, outputs = self._contract.inputs, self._contract.outputs
+        inputs = self._contract.inputs
+        outputs = self._contract.outputs
         self._axes = {spec.name: spec.shape.index("batch") for spec in inputs}
         names = names_of(outputs)
         self._output_axes = dict(zip(names, self._rounds.output_axes, strict=True))

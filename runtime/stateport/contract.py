@@ -451,7 +451,8 @@ def _check_limited_axes(contract: Contract) -> None:
                 f"{limits[axis]}."
             )
 
-    chunks, calls = contract.streaming.chunk_multiple, dict(contract.multiples).get("time", 1)
+    chunks = contract.streaming.chunk_multiple
+    calls = dict(contract.multiples).get("time", 1)
     if contract.streaming.ok and chunks % calls:
         raise ContractError(
             f"The contract says that chunks are multiples of {chunks} steps and calls multiples of "
@@ -560,7 +561,8 @@ def _read_streaming(value: object) -> Streaming:
             f"In the contract, 'streaming' must say 'ok' true or false; it is {shown(entry)}."
         )
 
-    multiple, lookahead = entry.get("multiple", 1), entry.get("delay", 0)
+    multiple = entry.get("multiple", 1)
+    lookahead = entry.get("delay", 0)
     if not _is_steps(multiple, minimum=1) or not _is_steps(lookahead, minimum=0):
         raise ContractError(
             "In the contract, 'streaming' must say 'multiple' and 'delay' in steps; "

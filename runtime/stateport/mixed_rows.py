@@ -110,7 +110,8 @@ def _has_same_first_row(spec: ArraySpec, before: Array, after: Array, precision:
     axis = spec.shape.index("batch")
     if before.shape != after.shape or before.shape[axis] == 0:
         return False
-    first, again = before.take(0, axis), after.take(0, axis)
+    first = before.take(0, axis)
+    again = after.take(0, axis)
     if first.dtype.kind != "f":
         return np.array_equal(first, again)
 

@@ -376,7 +376,8 @@ class Pool:
                 fitting[row] = position
 
         if fitting:
-            rows, positions = np.array([*fitting]), [*fitting.values()]
+            rows = np.array([*fitting])
+            positions = [*fitting.values()]
             chunks = [xs[position] for position in positions]
             outputs = self._step_each(rows, chunks, alike(chunks))
             for position, output in zip(positions, outputs, strict=True):

@@ -134,7 +134,8 @@ def _assignments(contract: Contract) -> Iterator[Contract]:
         if any(number is not None for number in chosen):
             inputs = []
             for spec, number in zip(contract.inputs, chosen, strict=True):
-                inputs.append(spec if number is None else _with_axis(spec, number, "batch"))
+                renamed = spec if number is None else _with_axis(spec, number, "batch")
+                inputs.append(renamed)
             yield replace(contract, inputs=tuple(inputs))
 
 
@@ -165,7 +166,8 @@ def _with_time(contract: Contract) -> Contract:
             if spec.shape[number] != "batch":
                 rest.append(number)
 
-        inputs.append(_with_axis(spec, rest[0], "time") if len(rest) == 1 else spec)
+        named = _with_axis(spec, rest[0], "time") if len(rest) == 1 else spec
+        inputs.append(named)
     return replace(contract, inputs=tuple(inputs))
 
 

@@ -160,7 +160,8 @@ class OrtEngine:
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         """A call in which the engine works in the buffers themselves, without copies."""
-        session, binding = self._session, self._session.io_binding()
+        session = self._session
+        binding = self._session.io_binding()
         try:
             for name, buffer in inputs.items():
                 binding.bind_ortvalue_input(name, self._value(buffer))
@@ -225,7 +226,8 @@ def _read_options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
         hint = did_you_mean(option, known)
         raise InputError(f"{name} has no option {option!r}; it takes {takes}.{hint}")
 
-    device, graphs = options.get("device", 0), options.get("graphs", False)
+    device = options.get("device", 0)
+    graphs = options.get("graphs", False)
     if not is_count(device, 0):
         raise InputError(
             f"device is {device!r}; the number of a GPU was expected, 0 for the first."

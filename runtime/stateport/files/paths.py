@@ -106,7 +106,8 @@ def file_beside(file: Path, name: str) -> Path:
             folder".
     """
     try:
-        folder, usable = file.resolve().parent, usable_path(name)
+        folder = file.resolve().parent
+        usable = usable_path(name)
         target = (folder / usable).resolve()
         inside = not usable.is_absolute() and target.is_relative_to(folder)
         present = inside and target.is_file()

@@ -244,7 +244,8 @@ def _parse_entry(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
     if not isinstance(entry, dict):
         raise ValueError(f"{shown(name)} is no object")
 
-    dtype, shape = entry.get("dtype"), entry.get("shape")
+    dtype = entry.get("dtype")
+    shape = entry.get("shape")
     if not isinstance(dtype, str) or not isinstance(shape, list):
         raise ValueError(f"{shown(name)} has no dtype and shape")
 

@@ -84,7 +84,8 @@ def _compare_specs(
         )
 
     for name in sorted(in_contract):
-        spec, graph_spec = in_contract[name], in_graph[name]
+        spec = in_contract[name]
+        graph_spec = in_graph[name]
         if spec.dtype != graph_spec.dtype or not _has_axes(graph_spec, spec):
             raise ContractError(
                 f"{file.path}: the contract promises the {what} {spec}, but the graph has "

@@ -355,6 +355,7 @@ def _measure(
     worst = int(np.argmax(shares))
     off = np.flatnonzero(~(shares <= 1.0))  # NaN is off, too
 
+    curve = _curve(compared, steps) if sum(case.chunks) >= _LONG else None
     return Measurement(
         case=case.name,
         output=spec.name,
@@ -364,7 +365,7 @@ def _measure(
         share=float(shares[worst]),
         snr=bound.snr(float(shares[worst])),
         first_off=int(steps[off[0]]) if len(off) else None,
-        curve=_curve(compared, steps) if sum(case.chunks) >= _LONG else None,
+        curve=curve,
     )
 
 

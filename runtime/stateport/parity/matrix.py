@@ -224,10 +224,11 @@ def _verify_engine(
     if "report" not in answer or died_early:
         return EngineVerdict(choice, problem=answer.get("error") or died or _NO_ANSWER)
 
+    located = LocatedFault(**answer["located"]) if "located" in answer else None
     return EngineVerdict(
         choice,
         report_from_json(answer["report"]),
-        located=LocatedFault(**answer["located"]) if "located" in answer else None,
+        located=located,
         not_located=answer.get("not_located") or died,
         not_handed_over=answer.get("not_handed_over"),
     )

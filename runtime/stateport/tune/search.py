@@ -166,7 +166,8 @@ class _Search:
         """Every plan that is possible here, not measured yet."""
         model_digest = sha256(self.model)
         for variant in variants:
-            whole, step = _plan_file(variant.whole), _plan_file(variant.step)
+            whole = _plan_file(variant.whole)
+            step = _plan_file(variant.step)
             for engine, options, count, chunk in self._ways_to_run(variant, engines, threads):
                 yield Trial(
                     variant,
@@ -287,7 +288,8 @@ class _Search:
             if not may_fail:
                 raise
             return _Verified(trial.plan, f"cannot be verified: {error}", None)
-        return _Verified(trial.plan, CHOSEN if report.passed else worst(report), ratio)
+        verdict = CHOSEN if report.passed else worst(report)
+        return _Verified(trial.plan, verdict, ratio)
 
     def _load(self, plan: Plan) -> Model:
         """The model under a plan, loaded as users load it."""

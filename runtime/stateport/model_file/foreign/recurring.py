@@ -74,7 +74,8 @@ def _check_operands(call: Call) -> list[int]:
 
     lasts = []
     for position in _INITIAL_STATES[call.node.operator]:
-        initial, last = call.value(position), call.walk.new_bit()
+        initial = call.value(position)
+        last = call.walk.new_bit()
         lasts.append(last)
         if call.is_state(initial):
             start = Start(str(call.node), call.node.inputs[position], initial.origins, last)

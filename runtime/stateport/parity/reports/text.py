@@ -124,7 +124,8 @@ def _prefixed(lines: Iterable[tuple[str, str | None]]) -> Iterator[str]:
 
     for line, alike in prefixes.items():
         names = ", ".join(alike)
-        yield line if line.startswith(f"{names} ") else f"{names}: {line}"
+        text = line if line.startswith(f"{names} ") else f"{names}: {line}"
+        yield text
 
 
 def summary(report: EngineReport) -> list[str]:

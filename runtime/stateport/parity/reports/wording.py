@@ -77,7 +77,9 @@ def outcome(part: Measurement | EngineReport) -> str:
 
 def sentence(measurement: Measurement, bound: str) -> str:
     """A sentence on which output is off, at which step, and how far."""
-    case, output, step = measurement.case, measurement.output, measurement.step
+    case = measurement.case
+    output = measurement.output
+    step = measurement.step
     if measurement.problem is not None:
         return f"{case}, {output}: {measurement.problem.rstrip('.')}."
 
@@ -110,7 +112,8 @@ def reason(part: EngineVerdict | CarriedStream) -> str | None:
         measurements = part.measurements
     else:
         assert part.report is not None
-        measurements, bound = part.report.measurements, part.report.bound
+        measurements = part.report.measurements
+        bound = part.report.bound
     if measurements:
         return sentence(worst_of(measurements), bound)
     return "Nothing was measured."
