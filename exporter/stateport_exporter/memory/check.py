@@ -191,7 +191,8 @@ class _Memory:
             ExportError: it draws some in NumPy.
         """
         with unchanged_globals(seed=1):
-            python, numpy = random.getstate(), repr(np.random.get_state(legacy=False))
+            python = random.getstate()
+            numpy = repr(np.random.get_state(legacy=False))
             self._call(network, arguments)
             draws_in_numpy = numpy != repr(np.random.get_state(legacy=False))
             draws_in_python = python != random.getstate()

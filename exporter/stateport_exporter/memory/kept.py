@@ -43,6 +43,8 @@ _HOLDERS: Final = (
     *(SimpleNamespace, argparse.Namespace, threading.local),
     *(UserDict, UserList, UserString, queue.Queue),
 )
+#: Types whose text says all that a value is.
+_SHOWN_WHOLE: Final = (type(None), bool, int, float, complex, str, bytes, np.generic)
 #: The number of items at each end of a container that are examined.
 _MOST_ITEMS: Final = 64
 #: The depth to which values inside values are examined.
@@ -180,7 +182,8 @@ class _TupleItem(Slot):
         items[self.key] = value
         kind = type(self.holder.value)
         is_named_tuple = hasattr(kind, "_fields")
-        self.holder.put(kind(*items) if is_named_tuple else kind(items))
+        new_tuple = kind(*items) if is_named_tuple else kind(items)
+        self.holder.put(new_tuple)
 
 
 def slots(network: nn.Module) -> dict[str, Slot]:
@@ -525,9 +528,7 @@ def _is_authors_module(value: Any) -> bool:
 
 def _content(value: Any) -> Any:
     """A value in a form that can be compared, without what its inner slots hold."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return type(value), repr(value)
-    if isinstance(value, np.generic):
+    if isinstance(value, _SHOWN_WHOLE):
         return type(value), repr(value)
     if isinstance(value, Tensor):
         return _content_of_tensor(value)

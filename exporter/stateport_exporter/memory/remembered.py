@@ -234,7 +234,8 @@ class _Search:
 
     def _is_read(self, place: Place, changed: Sequence[Place], twin: nn.Module, batch: int) -> bool:
         """Whether another tensor at a place gives other results, or another memory elsewhere."""
-        usual, other = evaluation_twin(twin), evaluation_twin(twin)
+        usual = evaluation_twin(twin)
+        other = evaluation_twin(twin)
         value = place.get(other)
         noise = torch.rand(value.shape, generator=torch.Generator().manual_seed(1))
         place.put(other, value + noise.to(value.dtype) + 0.1)
@@ -264,7 +265,8 @@ class _Search:
 
     def _possible_states(self, place: Place, twin: nn.Module, batch: int) -> list[Remembered]:
         """The states that a place may hold, one for each axis that has the size of the batch."""
-        first, later = place.get(self.network), place.get(twin)
+        first = place.get(self.network)
+        later = place.get(twin)
         has_container = bool(place.inner) and place.attribute.get(self.network) is not None
         container = None if has_container or not place.inner else place.attribute.get(twin)
         states = []

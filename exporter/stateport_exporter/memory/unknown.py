@@ -218,7 +218,8 @@ class Unknown:
 
 def _formats(frame: FrameType) -> bool:
     """Whether a number is needed for a text, as in `"%d calls" % calls`."""
-    code, position = frame.f_code.co_code, frame.f_lasti
+    code = frame.f_code.co_code
+    position = frame.f_lasti
     return dis.opname[code[position]] == "BINARY_OP" and code[position + 1] in _REMAINDER
 
 
@@ -254,7 +255,8 @@ _TWO: Final = (
 def _equip() -> None:
     """Gives unknown values Python's operators."""
     for name in _TWO:
-        operation, plain = getattr(operator, name), name.strip("_")
+        operation = getattr(operator, name)
+        plain = name.strip("_")
         setattr(Unknown, f"__{plain}__", _operator(operation))
         setattr(Unknown, f"__r{plain}__", _operator(lambda a, b, f=operation: f(b, a)))
 

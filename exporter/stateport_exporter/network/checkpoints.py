@@ -300,7 +300,8 @@ def _misfits(weights: StateDict, expected: StateDict) -> list[str]:
     """What has the network's name and not its shape and dtype."""
     lines = []
     for name in sorted(expected.keys() & weights.keys()):
-        came, needed = _described(weights[name]), _described(expected[name])
+        came = _described(weights[name])
+        needed = _described(expected[name])
         if came != needed and not _is_castable(weights[name], expected[name]):
             lines.append(f"{_short(name)} is {came}, not {needed}")
     return lines
@@ -355,13 +356,17 @@ def _misfit(
     prefix: str | None,
 ) -> TargetError:
     """What to say of a file none of whose weights fit: what differs, and what would help."""
-    most, closest, original = -1, candidates[0], candidates[0]
+    most = -1
+    closest = candidates[0]
+    original = candidates[0]
     for candidate in candidates:
         for naming in _namings(candidate, prefix):
             renamed = _with_norms_of(naming, expected)
             shared = len(renamed.weights.keys() & expected.keys())
             if shared > most:
-                most, closest, original = shared, renamed, candidate
+                most = shared
+                closest = renamed
+                original = candidate
 
     problems = _problems(closest.weights, expected)
     under = f" (under {shown(closest.key)})" if closest.key else ""

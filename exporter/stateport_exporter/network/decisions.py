@@ -395,5 +395,6 @@ def _is_checking(node: ast.stmt) -> bool:
 def _asks_at(node: ast.stmt, number: int) -> bool:
     """Whether the question of a statement is on a line."""
     asking: ast.AST = node.test if isinstance(node, ast.Assert | ast.If) else node
-    first, last = getattr(asking, "lineno", 0), getattr(asking, "end_lineno", 0) or 0
+    first = getattr(asking, "lineno", 0)
+    last = getattr(asking, "end_lineno", 0) or 0
     return first <= number <= last

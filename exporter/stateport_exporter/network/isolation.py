@@ -64,7 +64,9 @@ def unchanged_process() -> Iterator[None]:
     These are the environment's variables, `sys.path`, warnings, the levels of loggers, handlers of
     signals, the working directory and NumPy's handling of errors.
     """
-    environment, folder, path = dict(os.environ), _folder(), list(sys.path)
+    environment = dict(os.environ)
+    folder = _folder()
+    path = list(sys.path)
     levels = {name: logger.level for name, logger in _loggers()}
     signals = _signal_handlers()
 
@@ -166,8 +168,10 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
 
     With a seed, the generators of PyTorch, NumPy and Python are set to it inside.
     """
-    python, numpy = random.getstate(), np.random.get_state()
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    python = random.getstate()
+    numpy = np.random.get_state()
+    dtype = torch.get_default_dtype()
+    threads = torch.get_num_threads()
     onednn = bool(torch.backends.mkldnn.enabled)
 
     try:
@@ -236,7 +240,8 @@ class _Float64(TorchFunctionMode):
         if not kwargs:
             return func(*args)
 
-        return func(*args, **{name: _as_float64(value) for name, value in kwargs.items()})
+        widened = {name: _as_float64(value) for name, value in kwargs.items()}
+        return func(*args, **widened)
 
 
 def _as_float64(argument: Any) -> Any:

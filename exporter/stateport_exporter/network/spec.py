@@ -110,7 +110,8 @@ class Spec:
         if match["what"].endswith(".npy"):
             return cls.of(_read_tensor(match["what"]), *shape)
 
-        low, high = _integer(match["low"] or "0"), _integer(match["high"] or "1")
+        low = _integer(match["low"] or "0")
+        high = _integer(match["high"] or "1")
         return cls(match["what"], *shape, low=low, high=high)
 
     def make(self, sizes: Mapping[str, int], random: np.random.Generator) -> Tensor:

@@ -87,7 +87,8 @@ def long_enough(network: nn.Module, example: Example) -> Example | None:
 
     loops = 0
     for candidate in (example, *map(example.with_time, _LENGTHS)):
-        usual, longer = _result_shapes(network, candidate, 1), _result_shapes(network, candidate, 2)
+        usual = _result_shapes(network, candidate, 1)
+        longer = _result_shapes(network, candidate, 2)
         if usual is None or longer is None:
             continue
 

@@ -124,7 +124,10 @@ def _fixed_sizes(
     """Sizes of some axes, so that each tried size of each axis occurs."""
     count = max((len(tried[axis]) for axis in axes), default=1)
     for number in range(count):
-        yield {axis: tried[axis][number % len(tried[axis])] for axis in axes}
+        sizes = {}
+        for axis in axes:
+            sizes[axis] = tried[axis][number % len(tried[axis])]
+        yield sizes
 
 
 def _first_turn(
@@ -241,7 +244,8 @@ def _fake(
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             shape: Iterable[Any] = next(shapes).shape
-            yield torch.empty([sizes.get(axis, axis) for axis in shape], dtype=leaf.dtype)
+            shape_there = [sizes.get(axis, axis) for axis in shape]
+            yield torch.empty(shape_there, dtype=leaf.dtype)
         else:
             yield leaf
 
@@ -282,7 +286,8 @@ class _RecordingShapes(ShapeEnv):
         for relation in _relations(expression):
             axes = {symbol: self.axes[symbol] for symbol in relation.free_symbols}
             # Every step has another symbol, but its comparisons are the same.
-            key = relation.xreplace({symbol: sympy.Symbol(axis) for symbol, axis in axes.items()})
+            axis_symbols = {symbol: sympy.Symbol(axis) for symbol, axis in axes.items()}
+            key = relation.xreplace(axis_symbols)
             self.comparisons.setdefault((key, line), Comparison(relation, axes, line, direct))
 
 
