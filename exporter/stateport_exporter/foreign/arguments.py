@@ -186,7 +186,8 @@ def with_row_lengths(contract: Contract, graph: ir.Graph) -> Contract:
     names = {name for name, _ in _holders_of_lengths(graph)}
     inputs = []
     for spec in contract.inputs:
-        inputs.append(replace(spec, lengths_of="time") if spec.name in names else spec)
+        described = replace(spec, lengths_of="time") if spec.name in names else spec
+        inputs.append(described)
     return replace(contract, inputs=tuple(inputs))
 
 

@@ -112,7 +112,8 @@ def _carried(node: ir.Node) -> Iterator[_Carried]:
             yield _Carried(number, number, body.inputs[number], body.outputs[number])
     else:  # a Loop has a number of iterations and a condition in front
         for number in range(len(node.inputs) - 2):
-            before, after = body.inputs[number + 2], body.outputs[number + 1]
+            before = body.inputs[number + 2]
+            after = body.outputs[number + 1]
             yield _Carried(number + 2, number, before, after)
 
 

@@ -153,11 +153,14 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
 
     # What goes into the Scan, and comes out of it, has the names of the step's inputs and outputs,
     # so that these get other names in the body.
-    before, signals = _values(body.inputs, contract.state_inputs), _values(body.inputs, fed)
+    before = _values(body.inputs, contract.state_inputs)
+    signals = _values(body.inputs, fed)
     after = _values(body.outputs, contract.state_outputs)
     answers = _values(body.outputs, contract.outputs)
-    outer_states, outer_signals = _outside(before), _outside(signals)
-    finals, outer_answers = _outside(after), _outside(answers)
+    outer_states = _outside(before)
+    outer_signals = _outside(signals)
+    finals = _outside(after)
+    outer_answers = _outside(answers)
     _set_shapes(outer_signals, fed, times)
     _set_shapes(outer_answers, contract.outputs, times)
     parts = _change_axes(body, signals, answers, contract, times, opset)
@@ -165,11 +168,12 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     weights = list(body.initializers.values())
     body.initializers.clear()
     _replace_ports(body, [*before, *signals], [*after, *parts])
+    output_axes = [times.get(spec.name, 0) for spec in contract.outputs]
     attributes: dict[str, Any] = {
         "body": body,
         "num_scan_inputs": len(fed),
         "scan_input_axes": [times[spec.name] for spec in fed],
-        "scan_output_axes": [times.get(spec.name, 0) for spec in contract.outputs],
+        "scan_output_axes": output_axes,
     }
     operands = [*outer_states, *outer_signals]
     outputs = [*finals, *outer_answers]
@@ -297,7 +301,8 @@ def _shape_over_time(spec: ArraySpec, times: Mapping[str, int]) -> ArraySpec:
 def _contract_over_time(contract: Contract, times: Mapping[str, int]) -> Contract:
     inputs = []
     for spec in contract.inputs:
-        inputs.append(_shape_over_time(spec, times) if spec.name in times else spec)
+        described = _shape_over_time(spec, times) if spec.name in times else spec
+        inputs.append(described)
     outputs = [_shape_over_time(spec, times) for spec in contract.outputs]
     return replace(contract, inputs=tuple(inputs), outputs=tuple(outputs), streaming=Streaming())
 

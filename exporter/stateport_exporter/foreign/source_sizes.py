@@ -140,7 +140,8 @@ def _measure_shapes(
 ) -> list[tuple[_Sizes, dict[str, tuple[int, ...]]]]:
     """The shapes of all outputs at several sizes, without the sizes that the source refuses."""
     axes = input_axes(contract)
-    first_batch, batch = accepted.batches[0], accepted.batches[-1]
+    first_batch = accepted.batches[0]
+    batch = accepted.batches[-1]
     time = 96 if "time" in axes else 64
 
     measured: dict[_Sizes, dict[str, tuple[int, ...]]] = {}

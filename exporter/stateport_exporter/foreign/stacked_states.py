@@ -146,7 +146,8 @@ def _bounds_of_element(node: ir.Node) -> tuple[tuple[int, int] | None, bool]:
 
 def _bounds_of_slice(node: ir.Node) -> tuple[int, int] | None:
     """Start and end of a slice along one axis, without steps."""
-    start, end = integer_of(operand(node, 1)), integer_of(operand(node, 2))
+    start = integer_of(operand(node, 1))
+    end = integer_of(operand(node, 2))
     steps = operand(node, 4)
     skips = steps is not None and integer_of(steps) != 1
     if start is None or end is None or skips:
@@ -202,7 +203,8 @@ def _add_output(graph: ir.Graph, source: ir.Value, parts: Sequence[_Part]) -> st
             last.name = free_name(graph, f"{source.name}_last")
         for move in part.moves:
             last = add_reverse(graph, last, move)
-        lasts.append(_with_axis(graph, last, axis) if part.drops_axis else last)
+        last_state = _with_axis(graph, last, axis) if part.drops_axis else last
+        lasts.append(last_state)
 
     node = ir.node("Concat", lasts, {"axis": axis})
     joined = node.outputs[0]

@@ -139,7 +139,8 @@ def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedS
         batch = middle_of(sizes.batches)
         case = make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
         try:
-            whole, calls = source(case.inputs), _run_calls(model, case)
+            whole = source(case.inputs)
+            calls = _run_calls(model, case)
             problem = _difference(model, whole, calls)
         except StateportError as error:
             problem = f"it cannot take short chunks: {error}"
@@ -167,7 +168,8 @@ def _difference(
 
         difference = actual.astype(np.float64) - expected.astype(np.float64)
         measure = _root_mean_square if rounded else _scale_of
-        error, size = measure(difference), measure(expected)
+        error = measure(difference)
+        size = measure(expected)
         # The negation refuses NaN too.
         if not error <= same * max(size, 1e-30):
             return f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from the whole"
@@ -256,7 +258,8 @@ def _expected_per_call(
         if axis is None:
             timeless.append(spec.name)
         else:
-            ends = np.cumsum([call[spec.name].shape[axis] for call in calls])[:-1]
+            lengths = [call[spec.name].shape[axis] for call in calls]
+            ends = np.cumsum(lengths)[:-1]
             expected[spec.name] = np.split(whole[spec.name], ends, axis)
 
     if timeless:

@@ -82,7 +82,8 @@ def read(node: ir.Node) -> Cell | str:
     if reason is not None:
         return reason
 
-    w, r = _constant(node.inputs[1]), _constant(node.inputs[2])
+    w = _constant(node.inputs[1])
+    r = _constant(node.inputs[2])
     b = _constant(_operand(node, 3))
     is_bias_computed = b is None and _operand(node, 3) is not None
     if w is None or r is None or is_bias_computed:
@@ -246,7 +247,8 @@ def _gru_step_per_gate(
 ) -> list[ir.Value]:
     """A GRU's step with a product for each gate; `operands` are x, h and the two joined."""
     x, h, joined = operands
-    two, last = np.s_[: 2 * cell.hidden], np.s_[2 * cell.hidden :]
+    two = np.s_[: 2 * cell.hidden]
+    last = np.s_[2 * cell.hidden :]
 
     # Update and reset gate add what comes from x and from h, so one product gives both.
     matrix, bias = _joined_weights(cell)

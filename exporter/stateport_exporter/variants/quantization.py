@@ -120,7 +120,8 @@ def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> Quanti
 
     Constants become initializers of the graph `home`.
     """
-    x, weight = required_operand(node, 0), required_operand(node, 1)
+    x = required_operand(node, 0)
+    weight = required_operand(node, 1)
     tensor = ir.convenience.get_const_tensor(weight)
     if tensor is None:
         name = _stored_matrix_name(node)
@@ -209,7 +210,8 @@ def _quantize_lstm(node: ir.Node) -> QuantizedOperator:
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
     DynamicQuantizeLSTM.
     """
-    w, r = required_operand(node, 1), required_operand(node, 2)
+    w = required_operand(node, 1)
+    r = required_operand(node, 2)
     name = (w.name or "LSTM").removesuffix(".W")
     w_tensor = ir.convenience.get_const_tensor(w)
     r_tensor = ir.convenience.get_const_tensor(r)
@@ -226,11 +228,12 @@ def _quantize_lstm(node: ir.Node) -> QuantizedOperator:
         scales += [writer.constant(scale, f"{name}.{letter}.scale"), zero]
 
     rest = [*node.inputs[3:], *[None] * 8][:5]  # B, sequence_lens, initial_h, initial_c, P
+    kept_attributes = {key: a.value for key, a in node.attributes.items() if key != "layout"}
     outputs = writer.own_ops(
         "DynamicQuantizeLSTM",
         [node.inputs[0], *stored, *rest, *scales],
         len(node.outputs),
-        **{key: a.value for key, a in node.attributes.items() if key != "layout"},
+        **kept_attributes,
     )
     writer.replace(outputs)
     return QuantizedOperator("LSTM", name, "DynamicQuantizeLSTM")

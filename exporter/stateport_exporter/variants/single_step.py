@@ -117,7 +117,8 @@ def _merge_moves(graph: ir.Graph) -> None:
         if node.op_type not in _MOVERS or node.domain != "" or not _keeps_order(node):
             continue
 
-        value, first = node.outputs[0], required_operand(node, 0)
+        value = node.outputs[0]
+        first = required_operand(node, 0)
         shape = _known_sizes(value)
         if shape is None or shape.count(-1) > 1:
             continue
