@@ -77,6 +77,7 @@ class _RecurrentLayers(TorchFunctionMode):
         self.loops[call] = Loop(body, operands)
 
         time = sequences[0].shape[0]
+        dtypes = [x.dtype for x in (*states, *outputs)]
         results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::LOOP",
             (*states, *sequences, *invariants),
@@ -87,7 +88,7 @@ class _RecurrentLayers(TorchFunctionMode):
                 "path": body.path,
                 "stacks": body.stacked_states() or [-1],
             },
-            dtypes=[x.dtype for x in (*states, *outputs)],
+            dtypes=dtypes,
             shapes=(*(x.shape for x in states), *((time, *x.shape) for x in outputs)),
             version=1,
         )

@@ -86,7 +86,8 @@ def output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...]
     Raises:
         ExportError: a result is neither a tensor nor None.
     """
-    structure, signature = program.call_spec.out_spec, program.graph_signature
+    structure = program.call_spec.out_spec
+    signature = program.graph_signature
 
     outputs = []
     for spec in signature.output_specs:

@@ -26,7 +26,8 @@ def narrowed_contract(contract: Contract, ranges: Mapping[str, Range]) -> Contra
         contract: the contract.
         ranges: the smallest and the largest size of axes; None where there is no largest one.
     """
-    minimums, limits = dict(contract.minimums), dict(contract.limits)
+    minimums = dict(contract.minimums)
+    limits = dict(contract.limits)
     for axis, (smallest, largest) in ranges.items():
         if smallest > minimums.get(axis, 1):
             minimums[axis] = smallest

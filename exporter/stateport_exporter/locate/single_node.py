@@ -143,12 +143,13 @@ def _vectors_of(
     truth: Mapping[str, Array],
     floor: Mapping[str, float],
 ) -> Vectors:
+    stacked_inputs = {spec.name: operands[spec.name][None] for spec in contract.inputs}
     case = Case(
         name="the node alone",
         through="model",
         sizes={},
         chunks=(1,),
-        inputs={spec.name: operands[spec.name][None] for spec in contract.inputs},
+        inputs=stacked_inputs,
         initial={},
         truth={spec.name: truth[spec.name].reshape(1, -1) for spec in contract.outputs},
     )

@@ -92,7 +92,9 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
     if len(counts) > 1:  # it is not clear which place is which
         return replace(NO_CONTEXTS, multiple=multiple)
 
-    contexts, leaves, initial = list[Context](), list[Leaf](), list[Start]()
+    contexts = list[Context]()
+    leaves = list[Leaf]()
+    initial = list[Start]()
     for number, place in enumerate(usual.places):
         at_other_sizes = {name: run.places[number] for name, run in wider.items()}
         state = _state_at(place, longer.places[number], at_other_sizes)

@@ -142,7 +142,8 @@ def _fold_of(layer: Recurrent, values: States, explicit: Explicit, example: Exam
         return None
 
     axis, size = product
-    factor, batch = int(size.replace("batch", "").strip("*")), example.sizes["batch"]
+    factor = int(size.replace("batch", "").strip("*"))
+    batch = example.sizes["batch"]
     changed = _rows_of_first(layer, explicit, example, axis)
     if changed and changed <= set(range(factor)):
         return Fold(axis, factor, batch_first=True)

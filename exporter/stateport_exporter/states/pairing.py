@@ -128,7 +128,8 @@ def drop_spare_outputs(
 
     graph.outputs[:] = [graph.outputs[position] for position in staying]
 
-    return [replace(state, output=staying.index(state.output)) for state in states], staying
+    moved_states = [replace(state, output=staying.index(state.output)) for state in states]
+    return moved_states, staying
 
 
 def why_whole_only(layers: Iterable[Recurrent]) -> str | None:

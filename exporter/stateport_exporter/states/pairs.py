@@ -299,7 +299,8 @@ def _pair_in_order(
     if not _fit_in_order(arguments, results, options):
         return [], _unclear(arguments, results)
     pairs = zip(arguments, results, strict=True)
-    return [(argument.position, result.position) for argument, result in pairs], None
+    positions = [(argument.position, result.position) for argument, result in pairs]
+    return positions, None
 
 
 def _all_results(arguments: Iterable[Port], options: Options) -> list[Port]:
@@ -379,7 +380,8 @@ def _described(result: Port) -> str:
 
 
 def _advice(arguments: Sequence[Port], results: Sequence[Port]) -> str:
-    name, result = ".".join(arguments[0].path), results[0].called
+    name = ".".join(arguments[0].path)
+    result = results[0].called
     return (
         f"Declare it: states={{{name!r}: {result!r}}} makes it a state, states={{{name!r}: None}} "
         f"does not (on the command line, --state {name}={result} or --no-state {name})."

@@ -115,7 +115,8 @@ def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> C
     The number of steps is the example's where `sizes` has none, and is rounded up to a multiple
     that the contract allows. The batch is 1 where `sizes` has none.
     """
-    multiple, axes = contract.step_multiple, network.example.axes
+    multiple = contract.step_multiple
+    axes = network.example.axes
     time = sizes.get("time", network.example.sizes["time"]) if "time" in axes else 1
     rounded_time = -(-time // multiple) * multiple
 
@@ -171,8 +172,9 @@ def case_of(
 
     seed = 10_000 * batch + sum(chunks)
     title = f"{name} {batch}x{sum(chunks)}"
+    full_title = f"{title}, from {start}" if contract.states else title
     return Case(
-        name=f"{title}, from {start}" if contract.states else title,
+        name=full_title,
         through=through,
         sizes=sizes,
         chunks=tuple(chunks),
@@ -198,7 +200,8 @@ def _inputs(
         elif "time" in spec.shape:
             inputs[spec.name] = per_call[0][spec.name]
         else:
-            inputs[spec.name] = np.stack([arrays[spec.name] for arrays in per_call])
+            of_calls = [arrays[spec.name] for arrays in per_call]
+            inputs[spec.name] = np.stack(of_calls)
     return inputs
 
 

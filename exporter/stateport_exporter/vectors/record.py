@@ -152,7 +152,8 @@ def first_calls(contract: Contract, case: Case, calls: int) -> Case:
     if calls >= len(case.chunks):
         return case
 
-    all_steps, steps = sum(case.chunks), sum(case.chunks[:calls])
+    all_steps = sum(case.chunks)
+    steps = sum(case.chunks[:calls])
     inputs = {}
     for spec in contract.inputs:
         array = case.inputs[spec.name]
