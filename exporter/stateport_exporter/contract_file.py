@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, Axis, Streaming
+from stateport.contract import CONTRACT_KEY, Axis, Streaming, has_time
 from stateport.engines import open_engine
 from stateport.model_file.foreign.streaming import streaming_of
 from stateport.model_file.infer_contract import infer_contract
@@ -157,13 +157,13 @@ def _measured_contract(
     def answer_whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
         return runner.run(arrays)[0]
 
-    has_time = any("time" in spec.shape for spec in contract.inputs)
-    lengths = {} if has_time else fixed_row_lengths(model.graph)
+    is_timed = has_time(contract)
+    lengths = {} if is_timed else fixed_row_lengths(model.graph)
     sizes = accepted_sizes(answer_whole, contract, lengths)
     contract = with_measured_outputs(answer_whole, contract, sizes)
     runner = Model(contract, engine, precision=precision)
     streaming = streaming_of(file, contract)
-    if streaming.ok is not False and has_time:
+    if streaming.ok is not False and is_timed:
         streaming = measure_source_streaming(answer_whole, runner, sizes)
     elif streaming.ok is None:  # a call is a step; the caller may have named its states
         streaming = Streaming() if are_named else Streaming(False, streaming.reason)

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from stateport import Contract
-from stateport.contract import CONTRACT_KEY, PRECISION_KEY
+from stateport.contract import CONTRACT_KEY, PRECISION_KEY, takes_lengths
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
@@ -181,8 +181,9 @@ def export(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_isolated(module))
         if isinstance(module, torch.jit.ScriptModule):
+            has_weights = (weights, weights_key, strip_prefix) != (None, None, None)
             check_script_options(
-                weights=weights is not None or weights_key is not None or strip_prefix is not None,
+                weights=has_weights,
                 method=method != "forward",
                 states=bool(states),
                 lift=not lift,
@@ -381,12 +382,15 @@ def _with_windows(
 def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:
     """A note for each state that starts from what the network keeps in an attribute now."""
     kept = {str(leaf) for leaf in built.network.example.remembered}
-    return [
-        f"a sequence starts from the values that the network keeps for {state.input!r}, which are "
-        "not zeros"
-        for state in contract.states
-        if state.initial == "file" and state.input in kept
-    ]
+
+    reasons = []
+    for state in contract.states:
+        if state.initial == "file" and state.input in kept:
+            reasons.append(
+                "a sequence starts from the values that the network keeps for "
+                f"{state.input!r}, which are not zeros"
+            )
+    return reasons
 
 
 def _load(
@@ -486,8 +490,7 @@ def _advice(captured: Captured, contract: Contract, beyond: Beyond) -> str:
         lines = "; at ".join(beyond.lines[:_MOST_LINES])
         sentences.append(f"Its sizes decide what it does: at {lines}.")
 
-    is_packed = any(spec.lengths_of is not None for spec in contract.inputs)
-    if is_packed:
+    if takes_lengths(contract):
         sentences.append(
             "Of a packed sequence, forward may compute with each step's data by itself, and must "
             "keep sorted_indices and unsorted_indices where it makes another of them. If it does, "

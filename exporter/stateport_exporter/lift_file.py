@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import CONTRACT_KEY, axis_sizes, resolve
+from stateport.contract import CONTRACT_KEY, axis_sizes, names_of, resolve
 from stateport.engines import open_engine
 from stateport.engines.with_constants import ConstantInputs
 from stateport.model_file.infer_contract import infer_contract, match_state_names
@@ -136,13 +136,13 @@ def _answers_of_source(
     `known` are the states that the old file has as inputs and outputs. `progress` is called with a
     text before each sequence.
     """
-    own_names = {spec.name for spec in file.inputs}
+    own_names = {*names_of(file.inputs)}
     # States of the contract that the old file takes as plain arguments, without a next value.
-    starts = [
-        state
-        for state in contract.state_inputs
-        if state.name in own_names and state.name not in known
-    ]
+    starts = []
+    for state in contract.state_inputs:
+        if state.name in own_names and state.name not in known:
+            starts.append(state)
+
     states = tuple(state for state in contract.states if state.input in known)
     old_file = Model(Contract((*contract.inputs, *starts), contract.outputs, states), engine)
     numbers = count(1)

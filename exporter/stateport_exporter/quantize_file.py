@@ -12,8 +12,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from stateport import Contract
-from stateport.contract import CONTRACT_KEY, PRECISION_KEY
+from stateport.axes import with_known_sizes
+from stateport.contract import CONTRACT_KEY, PRECISION_KEY, has_time
 from stateport.model_file.onnx_outline import read
 from stateport.model_file.read_contract import read_contract
 from stateport.parity.engine_report import EngineReport
@@ -124,7 +124,7 @@ def make_variants(source: Path, folder: Path, *, reduced: bool) -> Iterator[Vari
         reduced: whether variants of reduced precision are made too.
     """
     outline = read(source)
-    if PRECISION_KEY in outline.metadata or not _has_time(read_contract(outline)):
+    if PRECISION_KEY in outline.metadata or not has_time(read_contract(outline)):
         yield "the file has no time axis, or its precision is reduced already"
         return
 
@@ -220,11 +220,6 @@ def _single_step(source: Path, *, per_gate: bool) -> ir.Model:
     document = json.loads(model.metadata_props[CONTRACT_KEY])
     for kind in ("inputs", "outputs", "states"):
         for spec in document[kind]:
-            spec["shape"] = [1 if axis == "time" else axis for axis in spec["shape"]]
+            spec["shape"] = with_known_sizes(spec["shape"], {"time": 1})
     model.metadata_props[CONTRACT_KEY] = json.dumps(document)
     return model
-
-
-def _has_time(contract: Contract) -> bool:
-    """Whether an input of the model has a time axis."""
-    return any("time" in spec.shape for spec in contract.inputs)

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from .chunks import batch_of_one
+from .contract import names_of
 from .errors import StateportError
 from .model import Model
 from .rounds import Rounds
@@ -49,9 +50,10 @@ class AsyncPool:
         """
         self._contract = model.contract
         self._rounds = Rounds(model, capacity)
-        inputs, outputs = self._contract.inputs, self._contract.outputs
+        inputs = self._contract.inputs
+        outputs = self._contract.outputs
         self._axes = {spec.name: spec.shape.index("batch") for spec in inputs}
-        names = [spec.name for spec in outputs]
+        names = names_of(outputs)
         self._output_axes = dict(zip(names, self._rounds.output_axes, strict=True))
 
     @property

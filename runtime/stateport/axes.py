@@ -8,7 +8,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from math import prod
-from typing import Final
+from typing import Final, TypeGuard
 
 #: A size, or the name of a dynamic axis, or an expression. "batch" and "time" are reserved names.
 Axis = int | str
@@ -43,6 +43,33 @@ def resolve(shape: Iterable[Axis], sizes: Mapping[str, int]) -> tuple[int, ...]:
     return resolved
 
 
+def is_count(value: object, least: int, most: int | None = None) -> TypeGuard[int]:
+    """Whether a value is an integer (no bool), at least `least` and at most `most`, if given."""
+    if type(value) is not int or value < least:
+        return False
+    return most is None or value <= most
+
+
+def dynamic_axes(shape: Iterable[Axis]) -> list[str]:
+    """The axes of a shape that have a name, or are computed from names, and no size."""
+    return [axis for axis in shape if isinstance(axis, str)]
+
+
+def fixed_sizes(shape: Iterable[Axis]) -> list[int]:
+    """The sizes of the axes that have one."""
+    return [axis for axis in shape if isinstance(axis, int)]
+
+
+def with_known_sizes(shape: Iterable[Axis], sizes: Mapping[str, int]) -> list[Axis]:
+    """The shape with sizes in place of the axes that have one."""
+    return [axis if isinstance(axis, int) else sizes.get(axis, axis) for axis in shape]
+
+
+def of_one_row(shape: Iterable[Axis]) -> tuple[int, ...]:
+    """The sizes of a state's first value in a file, which has one row along axes with a name."""
+    return tuple(axis if isinstance(axis, int) else 1 for axis in shape)
+
+
 def without_brackets(axis: Axis) -> Axis:
     """The same axis without brackets around the whole of it: "time//8" for "(time//8)"."""
     if isinstance(axis, int) or not axis.startswith("("):
@@ -51,7 +78,9 @@ def without_brackets(axis: Axis) -> Axis:
         same = ast.dump(_parse(axis)) == ast.dump(_parse(axis[1:-1]))
     except KeyError:  # "(a)+(b)" without its ends is no expression
         return axis
-    return without_brackets(axis[1:-1]) if same else axis
+    if same:
+        return without_brackets(axis[1:-1])
+    return axis
 
 
 def names_in(axis: Axis) -> frozenset[str]:
@@ -85,7 +114,9 @@ def impossible(axis: Axis) -> str | None:
 
 
 def _size(axis: str, sizes: Mapping[str, int]) -> int:
-    return sizes[axis] if axis in sizes else _evaluate(_parse(axis), axis, sizes)
+    if axis in sizes:
+        return sizes[axis]
+    return _evaluate(_parse(axis), axis, sizes)
 
 
 @lru_cache(maxsize=256)

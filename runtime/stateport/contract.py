@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from .axes import SIZE_LIMIT, impossible
+from .axes import SIZE_LIMIT, dynamic_axes, fixed_sizes, impossible, is_count
 from .axes import Axis as Axis
 from .axes import names_in as names_in
 from .axes import resolve as resolve
@@ -175,7 +175,7 @@ class Contract:
     @property
     def axes(self) -> frozenset[str]:
         """The names of all dynamic axes."""
-        return frozenset(_axis_names((*self.inputs, *self.outputs, *self.state_inputs)))
+        return frozenset(axis_names((*self.inputs, *self.outputs, *self.state_inputs)))
 
     @property
     def step_multiple(self) -> int:
@@ -360,7 +360,7 @@ def _check_disjoint(inputs: tuple[ArraySpec, ...], outputs: tuple[ArraySpec, ...
 
     An engine with bound buffers would leave the buffer of such an output unchanged.
     """
-    shared = {spec.name for spec in inputs} & {spec.name for spec in outputs}
+    shared = {*names_of(inputs)} & {*names_of(outputs)}
     for name in shared:
         raise ContractError(
             f"The contract names {shown(name)} as an input and as an output. Give the output "
@@ -377,7 +377,7 @@ def _check_dtype(spec: ArraySpec) -> None:
 
 def _check_shape(spec: ArraySpec) -> None:
     # An axis of size 0 counts as 1, so that it does not hide the size of the others.
-    elements = prod(max(size, 1) for size in _fixed_sizes(spec.shape))
+    elements = prod(max(size, 1) for size in fixed_sizes(spec.shape))
     if len(spec.shape) > MOST_DIMENSIONS or elements >= SIZE_LIMIT:
         raise ContractError(
             f"The contract gives {shown(spec.name)} the shape {shown([*spec.shape])}; an array has "
@@ -395,7 +395,7 @@ def _check_shape(spec: ArraySpec) -> None:
 
 
 def _check_lengths(contract: Contract) -> None:
-    axes = set(_axis_names(contract.inputs))
+    axes = set(axis_names(contract.inputs))
     for spec in contract.inputs:
         is_integer = "int" in spec.dtype
         if spec.lengths_of is not None and not (is_integer and spec.lengths_of in axes):
@@ -431,11 +431,11 @@ def _check_states(contract: Contract) -> None:
 
 def _fixed_nbytes(state: StateSpec) -> int:
     """The bytes of a state whose dynamic axes all have the size 1."""
-    return prod(_fixed_sizes(state.shape)) * np.dtype(state.dtype).itemsize
+    return prod(fixed_sizes(state.shape)) * np.dtype(state.dtype).itemsize
 
 
 def _check_limited_axes(contract: Contract) -> None:
-    axes = set(_axis_names(contract.inputs))
+    axes = set(axis_names(contract.inputs))
     limits = dict(contract.limits)
     for axis, limit in (*contract.limits, *contract.minimums, *contract.multiples):
         if axis not in axes or not 1 <= limit <= SIZE_LIMIT:
@@ -451,7 +451,8 @@ def _check_limited_axes(contract: Contract) -> None:
                 f"{limits[axis]}."
             )
 
-    chunks, calls = contract.streaming.chunk_multiple, dict(contract.multiples).get("time", 1)
+    chunks = contract.streaming.chunk_multiple
+    calls = dict(contract.multiples).get("time", 1)
     if contract.streaming.ok and chunks % calls:
         raise ContractError(
             f"The contract says that chunks are multiples of {chunks} steps and calls multiples of "
@@ -459,16 +460,30 @@ def _check_limited_axes(contract: Contract) -> None:
         )
 
 
-def _axis_names(specs: Iterable[ArraySpec]) -> Iterator[str]:
+def by_name(specs: Iterable[ArraySpec]) -> dict[str, ArraySpec]:
+    """Inputs or outputs by their names."""
+    return {spec.name: spec for spec in specs}
+
+
+def names_of(specs: Iterable[ArraySpec]) -> list[str]:
+    """The names of inputs or outputs, in their order."""
+    return [spec.name for spec in specs]
+
+
+def takes_lengths(contract: Contract) -> bool:
+    """Whether an input holds the lengths of the rows of a padded batch."""
+    return any(spec.lengths_of is not None for spec in contract.inputs)
+
+
+def has_time(contract: Contract) -> bool:
+    """Whether a call takes several steps: an input has a time axis."""
+    return any("time" in spec.shape for spec in contract.inputs)
+
+
+def axis_names(specs: Iterable[ArraySpec | StateSpec]) -> Iterator[str]:
     """The dynamic axes of all arrays, with repetitions."""
     for spec in specs:
-        for axis in spec.shape:
-            if isinstance(axis, str):
-                yield axis
-
-
-def _fixed_sizes(shape: tuple[Axis, ...]) -> list[int]:
-    return [axis for axis in shape if isinstance(axis, int)]
+        yield from dynamic_axes(spec.shape)
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
@@ -513,7 +528,7 @@ def _read_shape(entry: dict[str, Any]) -> tuple[Axis, ...]:
 def _is_axis(axis: object) -> bool:
     if isinstance(axis, str):
         return 0 < len(axis) <= _LONGEST_NAME
-    return type(axis) is int and 0 <= axis < SIZE_LIMIT
+    return is_count(axis, 0, SIZE_LIMIT - 1)
 
 
 def _read_array_spec(entry: dict[str, Any]) -> ArraySpec:
@@ -546,7 +561,8 @@ def _read_streaming(value: object) -> Streaming:
             f"In the contract, 'streaming' must say 'ok' true or false; it is {shown(entry)}."
         )
 
-    multiple, lookahead = entry.get("multiple", 1), entry.get("delay", 0)
+    multiple = entry.get("multiple", 1)
+    lookahead = entry.get("delay", 0)
     if not _is_steps(multiple, minimum=1) or not _is_steps(lookahead, minimum=0):
         raise ContractError(
             "In the contract, 'streaming' must say 'multiple' and 'delay' in steps; "
@@ -557,4 +573,4 @@ def _read_streaming(value: object) -> Streaming:
 
 
 def _is_steps(value: object, *, minimum: int) -> bool:
-    return type(value) is int and minimum <= value < SIZE_LIMIT
+    return is_count(value, minimum, SIZE_LIMIT - 1)

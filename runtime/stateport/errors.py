@@ -87,6 +87,11 @@ def in_words(error: BaseException) -> str:
     return f"{kind}: {text}" if text else kind
 
 
+def why_not(error: OSError) -> object:
+    """What the system says of a file that it could not read or write: "Permission denied"."""
+    return error.strerror or error
+
+
 def _shortened(text: str, longest: int) -> str:
     rest = len(text) - longest
     if rest <= 0:

@@ -7,12 +7,12 @@ something over the batch, as its mean, each of them would change the answers of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 
-from .contract import ArraySpec, Contract
+from .contract import ArraySpec, Contract, axis_names, names_of
 from .engines import Engine
 from .engines.base import answers
 from .errors import StateportError
@@ -44,35 +44,52 @@ def find_mixed_rows(contract: Contract, engine: Engine, precision: str) -> str |
     Returns:
         The name; None where all rows are independent, or where the engine takes no two rows.
     """
-    specs = (*contract.inputs, *contract.state_inputs)
-    results = [
-        spec for spec in (*contract.outputs, *contract.state_outputs) if "batch" in spec.shape
-    ]
-    names = {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}
-    sizes = {**dict.fromkeys(names, _FREE), "batch": 2, "time": _steps(contract)}
-
-    random = np.random.default_rng(0)
     try:
-        arrays = {spec.name: draw(spec, sizes, random) for spec in specs}
-        before = answers(engine, arrays, [spec.name for spec in results])
-        for _ in range(_TRIALS):
-            replaced = {}
-            for spec in specs:
-                replaced[spec.name] = _with_other_row(spec, arrays[spec.name], sizes, random)
-            after = answers(engine, replaced, [spec.name for spec in results])
-            for spec in results:
-                if not _has_same_first_row(spec, before[spec.name], after[spec.name], precision):
-                    return spec.name
+        for spec, before, after in _with_second_row_replaced(contract, engine):
+            if not _has_same_first_row(spec, before, after, precision):
+                return spec.name
     except (StateportError, KeyError):  # a size that the file does not take
         return None
     return None
+
+
+def _with_second_row_replaced(
+    contract: Contract, engine: Engine
+) -> Iterator[tuple[ArraySpec, Array, Array]]:
+    """The answers that have rows, each before and after the second row of all inputs is replaced.
+
+    Raises:
+        StateportError, KeyError: the file does not take two rows.
+    """
+    specs = (*contract.inputs, *contract.state_inputs)
+    sizes = {**dict.fromkeys(axis_names(specs), _FREE), "batch": 2, "time": _steps(contract)}
+    results = []
+    for spec in (*contract.outputs, *contract.state_outputs):
+        if "batch" in spec.shape:
+            results.append(spec)
+    names = names_of(results)
+
+    random = np.random.default_rng(0)
+    arrays = {spec.name: draw(spec, sizes, random) for spec in specs}
+    before = answers(engine, arrays, names)
+
+    for _ in range(_TRIALS):
+        replaced = {}
+        for spec in specs:
+            replaced[spec.name] = _with_other_row(spec, arrays[spec.name], sizes, random)
+
+        after = answers(engine, replaced, names)
+        for spec in results:
+            yield spec, before[spec.name], after[spec.name]
 
 
 def _steps(contract: Contract) -> int:
     """The number of steps of a call, as far as the contract allows it."""
     most = dict(contract.limits).get("time")
     steps = steps_of_run(contract, _TIME)
-    return steps if most is None else min(steps, most - most % contract.step_multiple)
+    if most is None:
+        return steps
+    return min(steps, most - most % contract.step_multiple)
 
 
 def _with_other_row(
@@ -93,7 +110,8 @@ def _has_same_first_row(spec: ArraySpec, before: Array, after: Array, precision:
     axis = spec.shape.index("batch")
     if before.shape != after.shape or before.shape[axis] == 0:
         return False
-    first, again = before.take(0, axis), after.take(0, axis)
+    first = before.take(0, axis)
+    again = after.take(0, axis)
     if first.dtype.kind != "f":
         return np.array_equal(first, again)
 

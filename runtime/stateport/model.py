@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .arguments import path_of
-from .contract import CONTRACT_KEY, PRECISION_KEY, Contract
+from .axes import is_count
+from .contract import CONTRACT_KEY, PRECISION_KEY, Contract, names_of
 from .engines import Engine, check_threads, open_engine
 from .engines.base import answers
 from .engines.step_and_whole import StepAndWhole
@@ -116,7 +117,13 @@ def _load_file(
 
     if fixed:
         opened = ConstantInputs(opened, fixed)
-        variable = tuple(spec for spec in contract.inputs if spec.name not in fixed)
+
+        free_inputs = []
+        for spec in contract.inputs:
+            if spec.name not in fixed:
+                free_inputs.append(spec)
+
+        variable = tuple(free_inputs)
         contract = replace(contract, inputs=variable)
     if CONTRACT_KEY not in file.metadata:
         contract = _with_batch(file, contract, opened)
@@ -178,7 +185,7 @@ class Model:
         self._threads = threads
         self._precision = lowest(precision, engine.precision)
         outputs = (*contract.outputs, *contract.state_outputs)
-        self._outputs = [spec.name for spec in outputs]
+        self._outputs = names_of(outputs)
 
     @property
     def contract(self) -> Contract:
@@ -252,7 +259,7 @@ class Model:
             StreamingError: the contract says that this network cannot stream.
             InputError: `history` is not a number of calls, 0 or more.
         """
-        if type(history) is not int or history < 0:
+        if not is_count(history, 0):
             raise InputError(f"history is {history!r}; a number of calls was expected, 0 or more.")
 
         if history == 0:

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
-from .axes import SIZE_LIMIT
+from .axes import SIZE_LIMIT, is_count
 from .errors import FileError
 from .files.paths import file_beside, opened, usable_path
 from .files.reading import read_json
@@ -132,6 +132,7 @@ class Plan:
 
 def _remove_version(document: Any) -> None:
     version = document.pop("version", None) if isinstance(document, dict) else None
+
     if type(version) is not int or version != VERSION:
         found = "it has no version" if version is None else f"its version is {shown(version)}"
         raise ValueError(f"{found}; {VERSION} was expected")
@@ -150,7 +151,7 @@ def _check_keys(document: dict[str, Any], known: Collection[str]) -> None:
 
     for key in ("threads", "chunk"):
         number = document.get(key, 1)
-        if type(number) is not int or not 0 < number < SIZE_LIMIT:
+        if not is_count(number, 1, SIZE_LIMIT - 1):
             raise ValueError(f"its {key} is {shown(number)}; a number above 0 was expected")
 
     for key in ("model", "engine", "threads"):

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NoReturn, overload
 
 import numpy as np
 
+from .axes import is_count
 from .buffers.pool_buffers import Change, PoolBuffers, check_rows
 from .buffers.stream_buffers import cache_bounded
 from .chunks import alike, joined, split
@@ -64,10 +65,11 @@ class Pool:
     ) -> None:
         contract = measure_outputs(contract, engine)
         constant: frozenset[str] = frozenset()
-        if any("batch" not in spec.shape for spec in contract.outputs):
+        lacks_batch = any("batch" not in spec.shape for spec in contract.outputs)
+        if lacks_batch:
             constant = constant_outputs(contract, engine)
         check_rows(contract, constant)
-        if type(capacity) is not int or not 1 <= capacity <= _MAX_CAPACITY:
+        if not is_count(capacity, 1, _MAX_CAPACITY):
             raise InputError(
                 f"capacity is {capacity!r}; the largest number of streams was expected, an integer "
                 "from 1 to 2**63 - 1."
@@ -374,7 +376,8 @@ class Pool:
                 fitting[row] = position
 
         if fitting:
-            rows, positions = np.array([*fitting]), [*fitting.values()]
+            rows = np.array([*fitting])
+            positions = [*fitting.values()]
             chunks = [xs[position] for position in positions]
             outputs = self._step_each(rows, chunks, alike(chunks))
             for position, output in zip(positions, outputs, strict=True):
@@ -444,7 +447,7 @@ def _checked_count(count: int | None) -> int:
         InputError: it is not an integer of at least 1.
     """
     number = 1 if count is None else count
-    if type(number) is not int or number < 1:
+    if not is_count(number, 1):
         raise InputError(f"count is {count!r}; a number of streams was expected, 1 or more.")
     return number
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from .contract import ArraySpec, Axis, Contract, resolve
+from .contract import ArraySpec, Axis, Contract, axis_names, has_time, names_of, resolve
 from .engines import Engine
 from .engines.base import answers
 from .errors import StateportError
@@ -47,14 +47,17 @@ def find_batch(contract: Contract, engine: Engine) -> Contract:
     batch there the file runs, and elsewhere it does not. Where several fit, or none, the contract
     stays as it is.
     """
-    if not any("batch" in spec.shape for spec in contract.states) or _has(contract, "batch"):
+    states_have_batch = any("batch" in spec.shape for spec in contract.states)
+    if not states_have_batch or _has(contract, "batch"):
         return contract
 
     fitting = []
     for renamed in itertools.islice(_assignments(contract), _MOST_TRIED):
         if _takes(renamed, engine):
             fitting.append(renamed)
-    return _with_time(fitting[0]) if len(fitting) == 1 else contract
+    if len(fitting) == 1:
+        return _with_time(fitting[0])
+    return contract
 
 
 def measure_outputs(contract: Contract, engine: Engine) -> Contract:
@@ -73,7 +76,8 @@ def measure_outputs(contract: Contract, engine: Engine) -> Contract:
     outputs = []
     for spec in contract.outputs:
         shapes = [run[spec.name].shape for run in both.outputs]
-        if _is_known(contract, spec) or len(shapes[0]) != len(shapes[1]):
+        ranks_differ = len(shapes[0]) != len(shapes[1])
+        if _is_known(contract, spec) or ranks_differ:
             outputs.append(spec)
         else:
             shape = _measured_shape(contract, spec, shapes, both.times)
@@ -102,7 +106,9 @@ def _both_runs(contract: Contract, engine: Engine) -> _BothRuns | None:
     A file of windows takes few numbers of steps, so that the same one is tried in both calls.
     """
     different = [steps_of_run(contract, time) for _, time, _ in _RUNS]
+
     alike = [[window, window] for window in _WINDOWS] if _has(contract, "time") else []
+
     for times in (different, *alike):
         measured = []
         for (batch, _, free), time in zip(_RUNS, times, strict=True):
@@ -128,15 +134,18 @@ def _assignments(contract: Contract) -> Iterator[Contract]:
         if any(number is not None for number in chosen):
             inputs = []
             for spec, number in zip(contract.inputs, chosen, strict=True):
-                inputs.append(spec if number is None else _with_axis(spec, number, "batch"))
+                renamed = spec if number is None else _with_axis(spec, number, "batch")
+                inputs.append(renamed)
             yield replace(contract, inputs=tuple(inputs))
 
 
 def _open(spec: ArraySpec) -> list[int]:
     """The positions of an array's axes that have a plain name and no size."""
-    return [
-        number for number, axis in enumerate(spec.shape) if isinstance(axis, str) and axis != "time"
-    ]
+    positions = []
+    for number, axis in enumerate(spec.shape):
+        if isinstance(axis, str) and axis != "time":
+            positions.append(number)
+    return positions
 
 
 def _with_axis(spec: ArraySpec, number: int, axis: Axis) -> ArraySpec:
@@ -147,13 +156,18 @@ def _with_axis(spec: ArraySpec, number: int, axis: Axis) -> ArraySpec:
 
 def _with_time(contract: Contract) -> Contract:
     """The contract; where no input has time, the only open axis of one is time."""
-    if any("time" in spec.shape for spec in contract.inputs):
+    if has_time(contract):
         return contract
 
     inputs = []
     for spec in contract.inputs:
-        rest = [number for number in _open(spec) if spec.shape[number] != "batch"]
-        inputs.append(_with_axis(spec, rest[0], "time") if len(rest) == 1 else spec)
+        rest = []
+        for number in _open(spec):
+            if spec.shape[number] != "batch":
+                rest.append(number)
+
+        named = _with_axis(spec, rest[0], "time") if len(rest) == 1 else spec
+        inputs.append(named)
     return replace(contract, inputs=tuple(inputs))
 
 
@@ -167,12 +181,11 @@ def _run(
 ) -> dict[str, Array] | None:
     """What one call gives at these sizes, from drawn numbers; None where the engine refuses it."""
     specs = (*contract.inputs, *contract.state_inputs)
-    names = {axis for spec in specs for axis in spec.shape if isinstance(axis, str)}
-    all_sizes = {**dict.fromkeys(names, free), **sizes}
+    all_sizes = {**dict.fromkeys(axis_names(specs), free), **sizes}
     random = np.random.default_rng(all_sizes["batch"])
     try:
         arrays = {spec.name: draw(spec, all_sizes, random) for spec in specs}
-        outputs = [spec.name for spec in (*contract.outputs, *contract.state_outputs)]
+        outputs = names_of((*contract.outputs, *contract.state_outputs))
         return answers(engine, arrays, outputs)
     except (StateportError, KeyError):  # a size that the file does not take
         return None
@@ -190,9 +203,7 @@ def draw(spec: ArraySpec, sizes: Mapping[str, int], random: np.random.Generator)
 
 def _is_known(contract: Contract, spec: ArraySpec) -> bool:
     """Whether the shape of an output is known before a call."""
-    sizes: dict[str, int] = {}
-    for source in (*contract.inputs, *contract.state_inputs):
-        sizes.update(dict.fromkeys((axis for axis in source.shape if isinstance(axis, str)), 1))
+    sizes = dict.fromkeys(axis_names((*contract.inputs, *contract.state_inputs)), 1)
     try:
         resolve(spec.shape, sizes)
     except KeyError:

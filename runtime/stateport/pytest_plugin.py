@@ -102,7 +102,11 @@ class Parity:
 
     def _judge(self, matrix: Matrix, *, require: bool) -> None:
         """Fails or skips the test, or notes what the summary has to mention."""
-        missing = [f"{row.choice}: {row.problem}" for row in matrix.rows if not row.available]
+        missing = []
+        for row in matrix.rows:
+            if not row.available:
+                missing.append(f"{row.choice}: {row.problem}")
+
         if len(missing) == len(matrix.rows) and not require:
             pytest.skip(_lines(missing))
 

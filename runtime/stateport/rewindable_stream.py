@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from .axes import is_count
 from .contract import Contract, axis_sizes, check_chunk
 from .engines import Engine
 from .errors import InputError, StateError
@@ -48,7 +49,7 @@ class RewindableStream(Stream):
     @owned
     def rewind(self, calls: int = 1) -> None:
         """Undoes the last calls: the stream continues from the state before them."""
-        if type(calls) is not int or calls < 1:
+        if not is_count(calls, 1):
             raise InputError(f"calls is {calls!r}; a number of calls was expected, 1 or more.")
         if calls > self.rewindable:
             raise StateError(

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from .buffers.stream_buffers import cache_bounded
-from .contract import check_chunk
+from .contract import check_chunk, names_of
 from .errors import EngineError, InputError, StateportError, in_words
 from .model import Model
 from .roster import is_integer
@@ -115,7 +115,7 @@ class Rounds:
         """
         self._contract = contract = model.contract
         self._pool = model.pool(capacity)
-        self._names = [spec.name for spec in contract.inputs]
+        self._names = names_of(contract.inputs)
         self._axes = [spec.shape.index("batch") for spec in contract.inputs]
         self.output_axes = self._pool._output_axes
         self._state_axes = {s.input: s.shape.index("batch") for s in contract.states}
@@ -292,8 +292,8 @@ class Rounds:
             InputError: an array is missing or unknown, or does not fit the contract.
         """
         arrays = [inputs.get(name) for name in self._names]
-        shapes = tuple([x.shape if type(x) is np.ndarray else None for x in arrays])
-        key = (shapes, *[x.dtype for x in arrays if type(x) is np.ndarray])
+        shapes, dtypes = _shapes_and_dtypes(arrays)
+        key = (shapes, *dtypes)
         if key in self._checked and len(inputs) == len(arrays):
             return shapes
 
@@ -566,6 +566,12 @@ def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
         future.set_exception(answer)
     else:
         future.set_result(answer)
+
+
+def _shapes_and_dtypes(arrays: Sequence[Any]) -> tuple[tuple[Any, ...], list[Any]]:
+    """The shape of each, None where it is no array; and the dtypes of the arrays."""
+    shapes = tuple([x.shape if type(x) is np.ndarray else None for x in arrays])
+    return shapes, [x.dtype for x in arrays if type(x) is np.ndarray]
 
 
 def _checked(stream: int) -> int:

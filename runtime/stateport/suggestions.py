@@ -16,4 +16,6 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     wanted = str(name)
     by_lowercase = {known_name.lower(): known_name for known_name in reversed(names)}
     close = get_close_matches(wanted.lower(), by_lowercase, n=1)
-    return f" Did you mean {by_lowercase[close[0]]!r}?" if close else ""
+    if close:
+        return f" Did you mean {by_lowercase[close[0]]!r}?"
+    return ""

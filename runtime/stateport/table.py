@@ -147,11 +147,11 @@ class Table:
 
     def _note(self, console: Console, columns: Sequence[int], width: int) -> Iterator[Padding]:
         """A line on the columns that are left out, if any are."""
-        names = [
-            column.heading
-            for number, column in enumerate(self.columns)
-            if number not in columns and column.heading
-        ]
+        names = []
+        for number, column in enumerate(self.columns):
+            if number not in columns and column.heading:
+                names.append(column.heading)
+
         if names:
             text = (
                 f"Left out to fit {width} columns: {', '.join(names)}. "

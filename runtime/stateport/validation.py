@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import ArraySpec, Contract, StateSpec, check_limits, describe, resolve
+from .axes import fixed_sizes
+from .contract import (
+    ArraySpec,
+    Contract,
+    StateSpec,
+    axis_names,
+    by_name,
+    check_limits,
+    describe,
+    names_of,
+    resolve,
+)
 from .errors import InputError, StateError
 from .plain import ADVICE, conversion, is_special, kind_of
 from .state import State, check_can_go_on
@@ -80,8 +91,7 @@ def initial_state(
     Raises:
         StateError: the size of an axis of a state is not known, or there is not enough memory.
     """
-    axes = (axis for spec in contract.states for axis in spec.shape)
-    unknown = sorted({axis for axis in axes if isinstance(axis, str)} - {*sizes})
+    unknown = sorted({*axis_names(contract.states)} - {*sizes})
     if unknown:
         raise StateError(
             f"The initial state cannot be made: no input has the axis {unknown[0]!r}, so that its "
@@ -130,7 +140,7 @@ def fixed_inputs(contract: Contract, constants: Mapping[str, object]) -> dict[st
             "expected."
         )
 
-    specs = {spec.name: spec for spec in contract.inputs}
+    specs = by_name(contract.inputs)
     fixed: dict[str, Array] = {}
     for name, value in constants.items():
         if name not in specs:
@@ -156,7 +166,7 @@ def _as_constant(spec: ArraySpec, value: object) -> Array:
         )
 
     shape = array.shape
-    sizes = [axis for axis in spec.shape if isinstance(axis, int)]
+    sizes = fixed_sizes(spec.shape)
     if array.ndim == 0 and len(sizes) == len(spec.shape):
         array = np.full(sizes, array)
     if _find_problem(spec, array, {}) is not None:
@@ -208,7 +218,7 @@ def _check_names(
     specs: Iterable[ArraySpec], names: Iterable[str], kind: str, error: type[InputError]
 ) -> None:
     """Checks that there is a value for each input or state, and no other value."""
-    expected, actual = {spec.name for spec in specs}, set(names)
+    expected, actual = {*names_of(specs)}, set(names)
     arrays = ", ".join(str(spec) for spec in specs) or f"no {kind} at all"
     for name in sorted(actual - expected, key=repr):
         hint = did_you_mean(name, expected)

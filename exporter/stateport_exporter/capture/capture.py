@@ -109,7 +109,11 @@ def _name_initializers(model: ir.Model) -> None:
     The author's module may be wrapped more than once. A part of it may be called `network` as well,
     so that only the levels that all parameters share are taken off.
     """
-    names = [name for name in model.graph.initializers if name.startswith(_WRAPPER)]
+    names = []
+    for name in model.graph.initializers:
+        if name.startswith(_WRAPPER):
+            names.append(name)
+
     levels = min((_wrappers_before(name) for name in names), default=0)
     # "network.weight" has to give up its name before "network.network.weight" takes it.
     for name in sorted(names, key=_wrappers_before):
@@ -163,7 +167,12 @@ def _symbolic_sizes(
 ) -> Iterator[tuple[torch.SymInt, str]]:
     """The symbolic sizes of the program's arguments, and the axes that they belong to."""
     inputs = program.graph.find_nodes(op="placeholder")
-    tensors = [node.meta["val"] for node in inputs if isinstance(node.meta.get("val"), Tensor)]
+
+    tensors = []
+    for node in inputs:
+        if isinstance(node.meta.get("val"), Tensor):
+            tensors.append(node.meta["val"])
+
     # Parameters and buffers come before the arguments.
     arguments = tensors[-len(example.leaves) :]
 
@@ -249,6 +258,12 @@ def _dynamic_shapes(
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
         axes = enumerate(leaf.shape)
-        shapes[tensor] = {position: dims[axis] for position, axis in axes if isinstance(axis, str)}
+
+        named_dims = {}
+        for position, axis in axes:
+            if isinstance(axis, str):
+                named_dims[position] = dims[axis]
+
+        shapes[tensor] = named_dims
 
     return shapes.dynamic_shapes(module, tuple(arguments))

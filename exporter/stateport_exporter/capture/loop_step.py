@@ -38,6 +38,7 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
         ExportError: PyTorch's exporter cannot express it.
     """
     name = f"the step of the loop in {loop.body.path!r}" if loop.body.path else "the loop's step"
+
     operands = [torch.zeros(like.shape, dtype=like.dtype) for like in loop.operands]
 
     with quiet(), torch.no_grad():
@@ -68,4 +69,8 @@ def _step_program(loop: Loop, operands: Sequence[Tensor]) -> torch.export.Export
 
 
 def _dynamic_axes(like: TensorSignature, dim: Any) -> dict[int, Any]:
-    return {axis: dim for axis, dynamic in enumerate(like.dynamic) if dynamic}
+    dims = {}
+    for axis, dynamic in enumerate(like.dynamic):
+        if dynamic:
+            dims[axis] = dim
+    return dims

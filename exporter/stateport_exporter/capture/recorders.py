@@ -57,7 +57,9 @@ class _RecurrentLayers(TorchFunctionMode):
             return record(self._next_call(), *args, **(kwargs or {}))
 
         result = intercept(func, args)
-        return func(*args, **(kwargs or {})) if result is NotImplemented else result
+        if result is NotImplemented:
+            return func(*args, **(kwargs or {}))
+        return result
 
     def _next_call(self) -> int:
         self.count += 1
@@ -78,6 +80,7 @@ class _RecurrentLayers(TorchFunctionMode):
         self.loops[call] = Loop(body, operands)
 
         time = sequences[0].shape[0]
+        dtypes = [x.dtype for x in (*states, *outputs)]
         results: Sequence[Tensor] = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::LOOP",
             (*states, *sequences, *invariants),
@@ -88,7 +91,7 @@ class _RecurrentLayers(TorchFunctionMode):
                 "path": body.path,
                 "stacks": body.stacked_states() or [-1],
             },
-            dtypes=[x.dtype for x in (*states, *outputs)],
+            dtypes=dtypes,
             shapes=(*(x.shape for x in states), *((time, *x.shape) for x in outputs)),
             version=1,
         )
@@ -225,10 +228,16 @@ def _cell_recorder(kind: str) -> Callable[..., Any]:
         b_hh: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         states = [hx[None]] if isinstance(hx, Tensor) else [state[None] for state in hx]
-        weights = [w for w in (w_ih, w_hh, b_ih, b_hh) if w is not None]
+
+        weights = []
+        for w in (w_ih, w_hh, b_ih, b_hh):
+            if w is not None:
+                weights.append(w)
 
         _, *last = _record(call, kind, x[None], states, weights, b_ih is not None, 1, False, False)
-        return last[0][0] if isinstance(hx, Tensor) else tuple(state[0] for state in last)
+        if isinstance(hx, Tensor):
+            return last[0][0]
+        return tuple(state[0] for state in last)
 
     return record
 

@@ -23,7 +23,8 @@ class FixedTimeError(ExportError):
 
 def why_not(module: nn.Module, example: Example, error: BaseException) -> ExportError:
     """The error that says why a network could not be traced."""
-    name, text = type(module).__qualname__, text_of(error)
+    name = type(module).__qualname__
+    text = text_of(error)
 
     frozen = re.search(r"marked (\w+) as dynamic but your code specialized it to be", text)
     if frozen:

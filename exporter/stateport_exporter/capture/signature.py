@@ -86,8 +86,14 @@ def output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...]
     Raises:
         ExportError: a result is neither a tensor nor None.
     """
-    structure, signature = program.call_spec.out_spec, program.graph_signature
-    outputs = [spec.arg for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    structure = program.call_spec.out_spec
+    signature = program.graph_signature
+
+    outputs = []
+    for spec in signature.output_specs:
+        if spec.kind is OutputKind.USER_OUTPUT:
+            outputs.append(spec.arg)
+
     assert structure is not None
 
     paths = []
@@ -107,6 +113,7 @@ def output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...]
 
 def _no_tensor(path: Sequence[str], result: object) -> ExportError:
     value = repr(result.value) if isinstance(result, ConstantArgument) else "a number"
+
     name = ".".join(path) or "the result"
     return ExportError(
         f"forward returns something besides tensors: {name!r} is {value}. An ONNX file "

@@ -54,9 +54,10 @@ def functional(program: ExportedProgram, *, decomposed: bool = False) -> Exporte
 
 def _must_change(program: ExportedProgram) -> bool:
     """Whether any operator may write in place, or is a composite view; True where unknown."""
-    if any(
+    keeps_state = any(
         spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs
-    ):
+    )
+    if keeps_state:
         return True
 
     for graph_module in program.graph_module.modules():
@@ -106,7 +107,9 @@ def with_named_axes(
 
 def _dim(name: str, multiple: int) -> Any:
     """A named axis. PyTorch counts the multiples of one that is a multiple of a number."""
-    return torch.export.Dim(name) if multiple == 1 else multiple * torch.export.Dim(f"{name}_parts")
+    if multiple == 1:
+        return torch.export.Dim(name)
+    return multiple * torch.export.Dim(f"{name}_parts")
 
 
 def loose_axes(axes: Iterable[str]) -> Mapping[str, Any]:
@@ -152,7 +155,9 @@ def _mended_lstm() -> Iterator[None]:
 
 def _with_rank_of(state: Tensor, first: Tensor) -> Tensor:
     """The last state without the axis that the first state does not have."""
-    return state.squeeze(0) if state.dim() > first.dim() else state
+    if state.dim() > first.dim():
+        return state.squeeze(0)
+    return state
 
 
 def _version() -> tuple[int, ...]:

@@ -48,7 +48,8 @@ def quantize(model: Path, output: Path, bits: str, no_check: bool) -> None:
         result = run_quantize(model, output, bits=int(bits), check=not no_check, progress=show_step)
 
     _show_operators(result.outcomes)
-    before, after = model.stat().st_size, output.stat().st_size
+    before = model.stat().st_size
+    after = output.stat().st_size
     say(f"{output}: {after:,} bytes, {after / before:.0%} of {before:,}")
     if result.report is not None:
         say(*summary(result.report))

@@ -53,6 +53,7 @@ def evaluation(
     if double:
         _widen_graph(copy.graph)
     wanted = [value.name for value in copy.graph.output] if names is None else [*names]
+
     evaluator = ReferenceEvaluator(copy, new_ops=[*_OPERATORS])
     constants = _constant_outputs(copy.graph)
 
@@ -78,7 +79,9 @@ def _constant_outputs(graph: GraphProto) -> Values:
 
 
 def _widen_array(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype == np.float32 else array
+    if array.dtype == np.float32:
+        return array.astype(np.float64)
+    return array
 
 
 def _widen_graph(graph: GraphProto) -> None:

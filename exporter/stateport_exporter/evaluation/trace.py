@@ -50,7 +50,11 @@ def trace(path: Path, vectors: Vectors) -> Trace | None:
     if not _is_truth(vectors, case, evaluated):
         return None
 
-    nodes = {node.name: tuple(node.output) for node in model.graph.node if node.name}
+    nodes = {}
+    for node in model.graph.node:
+        if node.name:
+            nodes[node.name] = tuple(node.output)
+
     return Trace(case.name, nodes, _small_outputs(nodes, evaluated))
 
 
@@ -60,7 +64,9 @@ def _small_outputs(nodes: Mapping[str, tuple[str, ...]], evaluated: Values) -> V
     small = {}
     for name in sorted(names - {""}):
         array = evaluated[name]
-        if array.size <= _MOST_ELEMENTS and array.dtype.kind in "fiub":
+        is_small = array.size <= _MOST_ELEMENTS
+        is_number = array.dtype.kind in "fiub"
+        if is_small and is_number:
             small[name] = np.array(array, order="C")
     return small
 

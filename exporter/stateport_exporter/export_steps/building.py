@@ -135,6 +135,7 @@ class _Unmeasured:
         if may_stream and not streaming.ok and reason is not None:
             streaming = replace(streaming, reason=reason)
 
+        other_levels = self.finished.other_levels if may_stream else ()
         return BuiltNetwork(
             self.captured,
             self.network,
@@ -143,7 +144,7 @@ class _Unmeasured:
             reason,
             self.finished.possible,
             # Where a layer needs the whole sequence, no choice of states changes that.
-            self.finished.other_levels if may_stream else (),
+            other_levels,
         )
 
 
@@ -265,7 +266,9 @@ def _build(
         recapture: whether the graph in `traced` is finished already, and cannot be used again.
         check_memory_too: whether to check that the network keeps nothing else from call to call.
     """
-    explicit, sample, captured = traced.explicit, traced.sample, traced.captured
+    explicit = traced.explicit
+    sample = traced.sample
+    captured = traced.captured
     has_lifted_states = bool(traced.hidden or contexts.contexts)
     if has_lifted_states:
         explicit, sample = make_explicit(explicit, sample, traced.hidden, contexts)

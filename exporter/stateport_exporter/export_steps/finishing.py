@@ -145,12 +145,21 @@ def _initial_values(
 ) -> dict[str, NDArray[Any]]:
     """The first values of the lifted states that do not start from zeros."""
     named = zip(inputs, starts, strict=True)
-    return {name: value for name, value in named if value is not None}
+
+    values = {}
+    for name, value in named:
+        if value is not None:
+            values[name] = value
+    return values
 
 
 def _remembered_values(first_values: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
     """The first values of what is kept in attributes, where they are not zeros."""
-    return {name: value.numpy() for name, value in first_values.items() if bool(value.any())}
+    arrays = {}
+    for name, value in first_values.items():
+        if bool(value.any()):
+            arrays[name] = value.numpy()
+    return arrays
 
 
 def _state_parameters(
@@ -161,4 +170,10 @@ def _state_parameters(
     The last `lifted` inputs are no arguments of the method.
     """
     own = len(captured.input_paths) - lifted
-    return tuple(captured.input_paths[pair.input][0] for pair in pairs if pair.input < own)
+
+    names = []
+    for pair in pairs:
+        if pair.input < own:
+            names.append(captured.input_paths[pair.input][0])
+
+    return tuple(names)

@@ -26,7 +26,8 @@ def narrowed_contract(contract: Contract, ranges: Mapping[str, Range]) -> Contra
         contract: the contract.
         ranges: the smallest and the largest size of axes; None where there is no largest one.
     """
-    minimums, limits = dict(contract.minimums), dict(contract.limits)
+    minimums = dict(contract.minimums)
+    limits = dict(contract.limits)
     for axis, (smallest, largest) in ranges.items():
         if smallest > minimums.get(axis, 1):
             minimums[axis] = smallest
@@ -54,8 +55,15 @@ def narrowed_vectors(vectors: Vectors, contract: Contract) -> Vectors | None:
         contract: has the smallest and largest sizes.
     """
     narrowed = replace(vectors.contract, minimums=contract.minimums, limits=contract.limits)
-    cases = tuple(case for case in vectors.cases if is_within_limits(case, narrowed))
-    return replace(vectors, contract=narrowed, cases=cases) if cases else None
+
+    cases = []
+    for case in vectors.cases:
+        if is_within_limits(case, narrowed):
+            cases.append(case)
+
+    if not cases:
+        return None
+    return replace(vectors, contract=narrowed, cases=tuple(cases))
 
 
 def differences(narrowed: Contract, contract: Contract) -> str:

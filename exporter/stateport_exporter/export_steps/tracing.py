@@ -232,7 +232,9 @@ def _with_multiple(explicit: Explicit, example: Example) -> Example:
     if not runs_at(explicit, example, {"time": time + 1}):
         multiple = needed_multiple(explicit, example)
     is_multiple = multiple is not None and time % multiple == 0
-    return example.with_multiple(multiple) if multiple and is_multiple else example
+    if multiple and is_multiple:
+        return example.with_multiple(multiple)
+    return example
 
 
 def _captured_or_loop(explicit: Explicit, example: Example, opset: int) -> Captured:

@@ -11,8 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from stateport import Contract
+from stateport.contract import has_time
 
-from ..graph.dataflow import reachable, targets
+from ..graph.dataflow import reachable, size_of, targets
 from .constants import MOVES
 from .names import free_name
 from .recurrent_operators import INITIAL_STATES, operand, recurrent_nodes, row_lengths
@@ -23,14 +24,30 @@ REVERSIBLE: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Tra
 }
 
 
-def argument_of(graph: ir.Graph, value: ir.Value) -> ir.Value | None:
-    """The graph's input that a value is, or is moved from; None where it is computed."""
+def argument_of(graph: ir.Graph, value: ir.Value | None) -> ir.Value | None:
+    """The graph's input that a value is, or is moved from; None where there is none."""
+    if value is None:
+        return None
+
     while value not in graph.inputs:
-        node = value.producer()
-        if node is None or node.op_type not in MOVES or node.inputs[0] is None:
+        move = move_of(value, MOVES)
+        if move is None:
             return None
-        value = node.inputs[0]
+        _, value = move
     return value
+
+
+def move_of(value: ir.Value, moves: Collection[str]) -> tuple[ir.Node, ir.Value] | None:
+    """The node that moved a value, and what it moved; None where other nodes made the value.
+
+    `moves` are the operators that count as moving.
+    """
+    node = value.producer()
+    if node is None or node.op_type not in moves:
+        return None
+
+    moved = node.inputs[0]
+    return None if moved is None else (node, moved)
 
 
 def depends_on(value: ir.Value, names: Collection[str]) -> bool:
@@ -65,7 +82,7 @@ def explicit_pairs(graph: ir.Graph, known: Mapping[str, str]) -> dict[str, str]:
         positions = INITIAL_STATES.get(node.op_type, ())
         for result, position in enumerate(positions, 1):
             value = operand(node, position)
-            source = None if value is None else argument_of(graph, value)
+            source = argument_of(graph, value)
             if source is None or source.name is None:
                 continue
             if source.name in known or source.name in pairs:
@@ -97,9 +114,15 @@ def _output_of_last_state(
         node.resize_outputs(result + 1)
     last = node.outputs[result]
 
-    outputs = [output for output in targets(graph, last, MOVES) if _may_be(source, output)]
+    outputs = []
+    for output in targets(graph, last, MOVES):
+        if _may_be(source, output):
+            outputs.append(output)
+
     if outputs:
-        return outputs[0] if len(outputs) == 1 else None
+        if len(outputs) == 1:
+            return outputs[0]
+        return None
 
     moved = _move_back(graph, last, initial, source)
     if moved is None:
@@ -121,11 +144,11 @@ def _move_back(
     """A last state, moved as the first one was, but the other way; None where that may differ."""
     moves = []
     while initial is not None and initial is not source:
-        node = initial.producer()
-        if node is None or node.op_type not in REVERSIBLE or node.inputs[0] is None:
+        move = move_of(initial, REVERSIBLE)
+        if move is None:
             return None
+        node, initial = move
         moves.append(node)
-        initial = node.inputs[0]
 
     if moves and not last.name:  # a result that the node left out so far
         last.name = free_name(graph, f"{source.name}_last")
@@ -157,13 +180,14 @@ def with_row_lengths(contract: Contract, graph: ir.Graph) -> Contract:
 
     Without a time axis there are no lengths that vary, so that the contract stays as it is.
     """
-    if not any("time" in spec.shape for spec in contract.inputs):
+    if not has_time(contract):
         return contract
 
     names = {name for name, _ in _holders_of_lengths(graph)}
     inputs = []
     for spec in contract.inputs:
-        inputs.append(replace(spec, lengths_of="time") if spec.name in names else spec)
+        described = replace(spec, lengths_of="time") if spec.name in names else spec
+        inputs.append(described)
     return replace(contract, inputs=tuple(inputs))
 
 
@@ -174,9 +198,8 @@ def fixed_row_lengths(graph: ir.Graph) -> dict[str, int]:
     """
     steps = {}
     for name, node in _holders_of_lengths(graph):
-        x = node.inputs[0]
-        count = None if x is None or x.shape is None else x.shape[0]
-        steps[name] = count if isinstance(count, int) else 1
+        count = size_of(node.inputs[0], 0)
+        steps[name] = 1 if count is None else count
     return steps
 
 
@@ -184,6 +207,6 @@ def _holders_of_lengths(graph: ir.Graph) -> Iterator[tuple[str, ir.Node]]:
     """The names of the inputs that hold the lengths of rows, each with its operator."""
     for node, _ in recurrent_nodes(graph):
         value = row_lengths(node)
-        source = None if value is None else argument_of(graph, value)
+        source = argument_of(graph, value)
         if source is not None and source.name is not None:
             yield source.name, node

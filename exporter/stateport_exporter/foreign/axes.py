@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from ..graph.dataflow import dims_of, forget_shapes, name_of_dim
 from .recurrent_operators import is_recurrent
 
 
@@ -26,9 +27,12 @@ def find_axes(model: ir.Model) -> dict[str, str]:
     _infer_inner_shapes(model)
 
     names = set(_symbolic_names(model.graph.inputs))
-    meanings = {
-        axis: meaning for axis, meaning in _recurrent_axes(model.graph).items() if axis in names
-    }
+
+    meanings = {}
+    for axis, meaning in _recurrent_axes(model.graph).items():
+        if axis in names:
+            meanings[axis] = meaning
+
     _rename_axes(model, meanings)
     return {meaning: meaning for meaning in meanings.values()}
 
@@ -55,10 +59,7 @@ def _known_size(dim: int | ir.SymbolicDim) -> int | str | None:
 
 def _infer_inner_shapes(model: ir.Model) -> None:
     """Infers the shapes of all values between inputs and outputs, from those of the inputs."""
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
+    forget_shapes(ir.traversal.RecursiveGraphIterator(model.graph))
     ShapeInferencePass()(model)
 
 
@@ -76,14 +77,15 @@ def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
             continue
 
         for dim, meaning in zip(x.shape, ("time", "batch"), strict=False):
-            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-                meanings.setdefault(str(dim.value), meaning)
+            name = name_of_dim(dim)
+            if name is not None:
+                meanings.setdefault(name, meaning)
     return meanings
 
 
 def _symbolic_names(values: Iterable[ir.Value]) -> Iterable[str]:
     for value in values:
-        for dim in value.shape or ():
+        for dim in dims_of(value):
             if isinstance(dim, ir.SymbolicDim):
                 yield str(dim.value)
 

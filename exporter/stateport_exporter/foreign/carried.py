@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
-from ..graph.dataflow import origin
+from ..graph.dataflow import dims_of, name_of_dim, origin
 from .constants import constant_of
 from .levels import Level, iterations_of
 from .names import free_name, state_prefix
@@ -58,7 +58,11 @@ def lift_carried(
         The states that have been lifted; what became of each loop that carries one; and the names
         of axes that a loop runs along, {"s27": "time"}.
     """
-    loops = [node for node in list(model.graph) if _is_loop(node)]
+    loops = []
+    for node in list(model.graph):
+        if _is_loop(node):
+            loops.append(node)
+
     lifted: list[Lifted] = []
     outcomes: list[LiftedOperator] = []
     times: dict[str, str] = {}
@@ -108,7 +112,8 @@ def _carried(node: ir.Node) -> Iterator[_Carried]:
             yield _Carried(number, number, body.inputs[number], body.outputs[number])
     else:  # a Loop has a number of iterations and a condition in front
         for number in range(len(node.inputs) - 2):
-            before, after = body.inputs[number + 2], body.outputs[number + 1]
+            before = body.inputs[number + 2]
+            after = body.outputs[number + 1]
             yield _Carried(number + 2, number, before, after)
 
 
@@ -155,9 +160,10 @@ def _why_not(graph: ir.Graph, node: ir.Node) -> str | None:
 def _open_axes(value: ir.Value) -> list[str]:
     """The names of a value's axes that have no size."""
     names = []
-    for dim in value.shape or ():
-        if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
-            names.append(str(dim.value))
+    for dim in dims_of(value):
+        name = name_of_dim(dim)
+        if name is not None:
+            names.append(name)
     return names
 
 
@@ -278,7 +284,9 @@ def _evaluation(model: ir.Model, value: ir.Value) -> Any:
         inputs = {}
         for spec in model.graph.inputs:
             if spec.name in needed:
-                dims = [d if isinstance(d, int) else sizes[str(d.value)] for d in spec.shape or ()]
+                dims = []
+                for dim in dims_of(spec):
+                    dims.append(dim if isinstance(dim, int) else sizes[str(dim.value)])
                 dtype = ir.DataType.FLOAT if spec.dtype is None else spec.dtype
                 inputs[str(spec.name)] = np.zeros(dims, dtype.numpy())
         (array,) = evaluator.run(None, inputs)

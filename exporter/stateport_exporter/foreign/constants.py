@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..graph.dataflow import moved_by
+
 Array = NDArray[Any]
 
 #: Operators that pass on the elements of their operands, in another shape or in a larger array.
@@ -48,7 +50,9 @@ def _condensed(array: Array) -> Array:
         return array
 
     first = array.flat[0]
-    return np.array(first) if bool((array == first).all()) else array
+    if bool((array == first).all()):
+        return np.array(first)
+    return array
 
 
 def _fill_of(node: ir.Node) -> Array:
@@ -60,9 +64,8 @@ def _fill_of(node: ir.Node) -> Array:
 
 
 def _moved_constant(node: ir.Node) -> Array | None:
-    operands = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     constants = []
-    for value in operands:
+    for value in moved_by(node):
         constant = None if value is None else constant_of(value)
         if constant is None:
             return None
@@ -71,12 +74,21 @@ def _moved_constant(node: ir.Node) -> Array | None:
     first = constants[0]
     if all(constant.ndim == 0 and constant == first for constant in constants):
         return first
-    return first if node.op_type in _KEEPS_ORDER else None
+    if node.op_type in _KEEPS_ORDER:
+        return first
+    return None
 
 
 def integer_of(value: ir.Value | None) -> int | None:
     """The only element of a constant; None where the value is absent, computed, or longer."""
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    tensor = tensor_of(value)
     if tensor is None or tensor.size != 1:
         return None
     return int(tensor.numpy().ravel()[0])
+
+
+def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """What a value holds; None where the value is absent or computed."""
+    if value is None:
+        return None
+    return ir.convenience.get_const_tensor(value)

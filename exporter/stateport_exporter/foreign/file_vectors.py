@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 from onnx import GraphProto, TensorProto, numpy_helper
 
 from stateport import Contract
-from stateport.contract import ArraySpec, resolve
+from stateport.contract import ArraySpec, names_of, resolve
 from stateport.engines import open_engine
 from stateport.engines.base import answers
 from stateport.errors import StateportError
 from stateport.model_file.onnx_outline import read
-from stateport.parity.vectors import Case, Rows, Vectors, call_inputs, results, rows
+from stateport.parity.vectors import Case, Rows, Vectors, call_inputs, most_steps, results, rows
 
 from ..errors import ExportError
 from ..evaluation.float64 import evaluation
 from ..vectors.allowance import Allowance
-from ..vectors.cases import RAGGED
-from ..vectors.floor import look_ahead, raise_floor
+from ..vectors.cases import ragged_chunks
+from ..vectors.floor import looking_ahead, no_floor, raise_floor
 from ..vectors.record import first_calls
 from .source_cases import AcceptedSizes, draw_array, input_axes, middle_of
 
@@ -90,7 +90,7 @@ def record_from_file(
             return exact, allowance.notes
 
     engine = open_engine("ort-cpu", read(path), None, {})
-    names = [spec.name for spec in results(contract)]
+    names = names_of(results(contract))
 
     def call(inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         return answers(engine, inputs, names)
@@ -99,7 +99,7 @@ def record_from_file(
     answered, reason = _answer_all(call, contract, cases, allowance)
     if not answered:
         raise ExportError(f"The file takes nothing that was tried: {reason}")
-    floor = {name: np.zeros(_longest(answered)) for name in names}
+    floor = no_floor(contract, _longest(answered))
     return _vectors(contract, "float32", floor, answered), allowance.notes
 
 
@@ -125,18 +125,26 @@ def _floor(
     allowance: Allowance,
 ) -> dict[str, Array]:
     """The largest error of float32 up to each step, over all cases: (steps,) float64."""
-    floor = {spec.name: np.zeros(_longest(exact)) for spec in results(contract)}
+    floor = no_floor(contract, _longest(exact))
     in_float32 = evaluation(model, double=False)
     _raise_to(floor, in_float32, contract, exact, results(contract))
 
     # An integer, such as the number of the largest element, is right or wrong: a copy whose weights
     # differ says nothing about it. Chains take long, and show nothing more.
-    floats = [spec for spec in results(contract) if spec.dtype.startswith("float")]
-    short = [(case, truth) for case, truth in exact if len(case.chunks) <= _CALLS]
+    floats = []
+    for spec in results(contract):
+        if spec.dtype.startswith("float"):
+            floats.append(spec)
+
+    short = []
+    for case, truth in exact:
+        if len(case.chunks) <= _CALLS:
+            short.append((case, truth))
+
     copies = allowance.copies(_NOISY_COPIES) if model.ByteSize() <= _MOST_COPIED else 0
     for noisy in _noisy_copies(model, copies):
         _raise_to(floor, evaluation(noisy, double=True), contract, short, floats)
-    return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
+    return looking_ahead(floor)
 
 
 def _raise_to(
@@ -168,7 +176,9 @@ def _noisy_copies(model: onnx.ModelProto, count: int) -> Iterator[onnx.ModelProt
         noisy = onnx.ModelProto()
         noisy.CopyFrom(model)
         for tensor in _tensors(noisy.graph):
-            if tensor.data_type == TensorProto.FLOAT and math.prod(tensor.dims) > _FEW_ELEMENTS:
+            is_float = tensor.data_type == TensorProto.FLOAT
+            is_large = math.prod(tensor.dims) > _FEW_ELEMENTS
+            if is_float and is_large:
                 array = numpy_helper.to_array(tensor)
                 towards = random.choice(np.array([-np.inf, np.inf], np.float32), array.shape)
                 shifted = np.where(array == 0, array, np.nextafter(array, towards))
@@ -197,9 +207,8 @@ def _answer_all(
         calls = allowance.calls(case)
         if calls == 0:
             continue
-        if calls < len(case.chunks):
-            case = first_calls(contract, case, calls)
 
+        case = first_calls(contract, case, calls)
         try:
             with allowance.measured(case):
                 answered.append((case, _tables(call, contract, case)))
@@ -240,7 +249,7 @@ def _vectors(
 
 
 def _longest(answered: Sequence[_Answered]) -> int:
-    return max(sum(case.chunks) for case, _ in answered)
+    return most_steps(case for case, _ in answered)
 
 
 def _cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
@@ -267,7 +276,7 @@ def _chunked_cases(contract: Contract, sizes: AcceptedSizes, batch: int) -> Iter
     step = 1
     if "time" in input_axes(contract):
         step = multiple
-        ragged = [time * multiple for time in RAGGED]
+        ragged = ragged_chunks(multiple)
         yield _drawn_case(contract, "ragged chunks", ragged, batch, sizes, through="stream")
     yield _drawn_case(contract, "chain", [step] * _CHAIN, batch, sizes, "random", "stream")
 

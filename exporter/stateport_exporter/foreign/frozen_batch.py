@@ -10,8 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stateport.axes import of_one_row
+
 from .axes import all_values
-from .constants import constant_of
+from .constants import constant_of, tensor_of
 from .recurrent_operators import (
     INITIAL_STATES,
     directions_of,
@@ -43,7 +45,7 @@ def fix_batch(model: ir.Model) -> None:
 def _fixed_rows(node: ir.Node) -> Iterator[int]:
     """The numbers of rows that an operator's constants fix."""
     lengths = row_lengths(node)
-    tensor = None if lengths is None else ir.convenience.get_const_tensor(lengths)
+    tensor = tensor_of(lengths)
     if tensor is not None:
         yield tensor.size
 
@@ -91,7 +93,7 @@ def initial_value(constant: Array, shape: Sequence[int | str], dtype: ir.DataTyp
     Returns:
         The first value of this shape; of a batch of one where the batch has no size.
     """
-    sizes = [1 if isinstance(dim, str) else dim for dim in shape]
+    sizes = of_one_row(shape)
     rows = rows_of(constant, sizes[-3], sizes[-1])
     assert rows is not None  # `_plan_lifting` leaves such operators alone
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..graph.dataflow import origin
+from ..graph.dataflow import origin, size_of
 from .constants import integer_of
 
 
@@ -35,12 +35,7 @@ def _scan_length(scan: ir.Node) -> int | None:
     axes = scan.attributes.get("scan_input_axes")
     axis = axes.as_ints()[0] if axes is not None else 0
 
-    sequence = scan.inputs[len(scan.inputs) - count]
-    if sequence is None or sequence.shape is None:
-        return None
-
-    size = sequence.shape[axis]
-    return size if isinstance(size, int) else None
+    return size_of(scan.inputs[len(scan.inputs) - count], axis)
 
 
 def _loop_length(level: Level) -> int | None:
@@ -52,7 +47,9 @@ def _loop_length(level: Level) -> int | None:
     # Most bodies pass on the condition that they take.
     condition = origin(level.body.outputs[0])
     goes_on = condition is level.body.inputs[1] or integer_of(condition) == 1
-    return integer_of(limit) if starts and goes_on else None
+    if starts and goes_on:
+        return integer_of(limit)
+    return None
 
 
 def enter_level(level: Level, value: ir.Value, name: str, dtype: ir.DataType) -> ir.Value:

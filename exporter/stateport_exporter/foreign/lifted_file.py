@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model
-from stateport.contract import ArraySpec, Streaming
+from stateport.contract import ArraySpec, Streaming, has_time
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.infer_contract import infer_contract
@@ -173,7 +173,11 @@ def _refusal(worst: str) -> str:
 
 def _initial_values(lifted: Sequence[Lifted]) -> dict[str, Array]:
     """The initial values of states that do not start from zeros."""
-    return {state.input: state.initial for state in lifted if state.initial is not None}
+    values = {}
+    for state in lifted:
+        if state.initial is not None:
+            values[state.input] = state.initial
+    return values
 
 
 def _possible_states(graph: ir.Graph, contract: Contract) -> Iterator[PossibleState]:
@@ -213,11 +217,11 @@ def _why_nothing_lifted(outcomes: Sequence[LiftedOperator], known: Collection[st
             "states={'input': 'output'}."
         )
 
-    reasons = [
-        f"{outcome.operator} {outcome.name!r}: {outcome.reason}"
-        for outcome in outcomes
-        if outcome.reason
-    ]
+    reasons = []
+    for outcome in outcomes:
+        if outcome.reason:
+            reasons.append(f"{outcome.operator} {outcome.name!r}: {outcome.reason}")
+
     return f"There is nothing that can be lifted. {'; '.join(reasons)}."
 
 
@@ -262,7 +266,7 @@ def _streaming_of(
         if lengths is not None:
             return Streaming(False, _why_lengths_tie(node, lengths))
 
-    if not any("time" in spec.shape for spec in lifted.contract.inputs):
+    if not has_time(lifted.contract):
         return _streaming_of_fixed(model.graph)
 
     measured = measure_source_streaming(source, lifted, sizes)

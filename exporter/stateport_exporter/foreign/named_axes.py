@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from stateport.contract import ArraySpec, Axis
+from stateport.contract import ArraySpec, Axis, by_name
 from stateport.errors import InputError
 from stateport.model_file.onnx_outline import OnnxFile
 from stateport.suggestions import did_you_mean
@@ -23,7 +23,7 @@ def with_named_axes(file: OnnxFile, axes: Mapping[str, Sequence[Axis]]) -> OnnxF
         InputError: the file has no such input or output, or it has another number of axes, or other
             sizes.
     """
-    specs = {spec.name: spec for spec in (*file.inputs, *file.outputs)}
+    specs = by_name((*file.inputs, *file.outputs))
     for name, shape in axes.items():
         if name not in specs:
             raise InputError(
@@ -33,7 +33,9 @@ def with_named_axes(file: OnnxFile, axes: Mapping[str, Sequence[Axis]]) -> OnnxF
         _check_shape(specs[name], shape)
 
     def named(spec: ArraySpec) -> ArraySpec:
-        return replace(spec, shape=tuple(axes[spec.name])) if spec.name in axes else spec
+        if spec.name in axes:
+            return replace(spec, shape=tuple(axes[spec.name]))
+        return spec
 
     inputs = tuple(named(spec) for spec in file.inputs)
     outputs = tuple(named(spec) for spec in file.outputs)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
+from ..states.naming import next_name
 from .names import free_name
 
 
@@ -33,13 +34,17 @@ def keep_outputs(
     kept = {}
     for name, output in pairs.items():
         is_own = output in own and name not in known
-        kept[name] = _copy_as_output(graph, values[output], name) if is_own else output
+
+        if is_own:
+            kept[name] = _copy_as_output(graph, values[output], name)
+        else:
+            kept[name] = output
     return kept
 
 
 def _copy_as_output(graph: ir.Graph, value: ir.Value, state: str) -> str:
     """Adds a copy of an output, as the next value of a state; returns its name."""
-    name = f"{state[:-1]}n" if state.endswith("0") else f"{state}_n"
+    name = next_name(state)
     node = ir.node("Identity", [value])
     copy = node.outputs[0]
     copy.name, copy.type, copy.shape = free_name(graph, name), value.type, value.shape

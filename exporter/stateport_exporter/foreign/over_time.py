@@ -18,13 +18,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport import Contract, Model, State, load
-from stateport.contract import ArraySpec, Axis, Streaming
+from stateport.contract import ArraySpec, Axis, Streaming, has_time
 from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.onnx_outline import read
 from stateport.parity.vectors import vectors_path
 
 from ..errors import ExportError
+from ..graph.dataflow import axes
 from ..graph.serialization import save
 from ..states.naming import set_contract
 from .axes import find_axes
@@ -94,7 +95,7 @@ def _refusal(worst: str) -> str:
 
 
 def _check_is_step(model: ir.Model, contract: Contract) -> None:
-    if any("time" in spec.shape for spec in contract.inputs):
+    if has_time(contract):
         raise ExportError(
             "The file has a time axis already, and over_time is for a file of one step per call. "
             "Leave over_time out."
@@ -121,7 +122,7 @@ def _time_axes(path: Path) -> dict[str, int]:
 
     times = {}
     for value in (*model.graph.inputs, *results):
-        names = [str(dim) for dim in value.shape or ()]
+        names = axes(value)
         if "time" in names:
             times[str(value.name)] = names.index("time")
     return times
@@ -140,17 +141,26 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     """A model whose only node is a Scan with the step's graph as its body."""
     body = step.graph
     opset = step.opset_imports[""]
-    fed = [spec for spec in contract.inputs if spec.name in times]
-    fixed = [spec for spec in contract.inputs if spec.name not in times]
+    fed: list[ArraySpec] = []
+    fixed: list[ArraySpec] = []
+    for spec in contract.inputs:
+        if spec.name in times:
+            fed.append(spec)
+        else:
+            fixed.append(spec)
+
     untouched = _values(body.inputs, fixed)
 
     # What goes into the Scan, and comes out of it, has the names of the step's inputs and outputs,
     # so that these get other names in the body.
-    before, signals = _values(body.inputs, contract.state_inputs), _values(body.inputs, fed)
+    before = _values(body.inputs, contract.state_inputs)
+    signals = _values(body.inputs, fed)
     after = _values(body.outputs, contract.state_outputs)
     answers = _values(body.outputs, contract.outputs)
-    outer_states, outer_signals = _outside(before), _outside(signals)
-    finals, outer_answers = _outside(after), _outside(answers)
+    outer_states = _outside(before)
+    outer_signals = _outside(signals)
+    finals = _outside(after)
+    outer_answers = _outside(answers)
     _set_shapes(outer_signals, fed, times)
     _set_shapes(outer_answers, contract.outputs, times)
     parts = _change_axes(body, signals, answers, contract, times, opset)
@@ -158,11 +168,12 @@ def _over_time(step: ir.Model, contract: Contract, times: Mapping[str, int]) -> 
     weights = list(body.initializers.values())
     body.initializers.clear()
     _replace_ports(body, [*before, *signals], [*after, *parts])
+    output_axes = [times.get(spec.name, 0) for spec in contract.outputs]
     attributes: dict[str, Any] = {
         "body": body,
         "num_scan_inputs": len(fed),
         "scan_input_axes": [times[spec.name] for spec in fed],
-        "scan_output_axes": [times.get(spec.name, 0) for spec in contract.outputs],
+        "scan_output_axes": output_axes,
     }
     operands = [*outer_states, *outer_signals]
     outputs = [*finals, *outer_answers]
@@ -198,7 +209,11 @@ def _change_axes(
     opset: int,
 ) -> list[ir.Value]:
     """Puts the time axis back onto the signals of a body, and takes it off its answers."""
-    axes = [times[spec.name] for spec in contract.inputs if spec.name in times]
+    axes = []
+    for spec in contract.inputs:
+        if spec.name in times:
+            axes.append(times[spec.name])
+
     for value, axis in zip(signals, axes, strict=True):
         _enter(body, value, axis, opset)
         value.shape = None  # a Scan gives its parts a shape
@@ -238,7 +253,12 @@ def _renamed(inner: ir.Value) -> ir.Value:
 def _enter(body: ir.Graph, value: ir.Value, axis: int, opset: int) -> None:
     """Puts the time axis, which a Scan takes off, back onto an input of the body."""
     node = _axis_node("Unsqueeze", body, value, axis, opset)
-    uses = [use for use in value.uses() if use.node is not node]
+
+    uses = []
+    for use in value.uses():
+        if use.node is not node:
+            uses.append(use)
+
     for use in uses:
         use.node.replace_input_with(use.idx, node.outputs[0])
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
@@ -281,7 +301,8 @@ def _shape_over_time(spec: ArraySpec, times: Mapping[str, int]) -> ArraySpec:
 def _contract_over_time(contract: Contract, times: Mapping[str, int]) -> Contract:
     inputs = []
     for spec in contract.inputs:
-        inputs.append(_shape_over_time(spec, times) if spec.name in times else spec)
+        described = _shape_over_time(spec, times) if spec.name in times else spec
+        inputs.append(described)
     outputs = [_shape_over_time(spec, times) for spec in contract.outputs]
     return replace(contract, inputs=tuple(inputs), outputs=tuple(outputs), streaming=Streaming())
 
@@ -303,7 +324,11 @@ def _step_by_step(step: Model, contract: Contract, times: Mapping[str, int]) -> 
         whole = {}
         for name, axis in axes.items():
             parts_of = [call[name] for call in calls]
-            whole[name] = np.stack(parts_of) if axis is None else np.concatenate(parts_of, axis)
+
+            if axis is None:
+                whole[name] = np.stack(parts_of)
+            else:
+                whole[name] = np.concatenate(parts_of, axis)
         return whole
 
     return answer_whole

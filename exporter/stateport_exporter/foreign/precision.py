@@ -45,7 +45,8 @@ def precision_of(graph: ir.Graph) -> str:
     of its values: "float16" and "bfloat16"; "float32" for graphs with neither, among them those in
     float64.
     """
-    if any(node.op_type in _ROUNDING for node in ir.traversal.RecursiveGraphIterator(graph)):
+    rounds = any(node.op_type in _ROUNDING for node in ir.traversal.RecursiveGraphIterator(graph))
+    if rounds:
         return "int8"
 
     precisions = (_NAMES.get(value.dtype, "float32") for value in _values(graph) if value.dtype)

@@ -8,6 +8,7 @@ from typing import Final
 
 import onnx_ir as ir
 
+from ..graph.dataflow import size_of
 from .levels import Level
 
 #: The positions of each operator's initial states among its operands. The last states are the
@@ -56,12 +57,7 @@ def hidden_size(node: ir.Node) -> int | None:
     if "hidden_size" in node.attributes:
         return node.attributes["hidden_size"].as_int()
 
-    weights = operand(node, 2)
-    if weights is None or weights.shape is None:
-        return None
-
-    size = weights.shape[2]
-    return size if isinstance(size, int) else None
+    return size_of(operand(node, 2), 2)
 
 
 def is_batch_first(node: ir.Node) -> bool:
@@ -72,7 +68,9 @@ def is_batch_first(node: ir.Node) -> bool:
 
 def operand(node: ir.Node, position: int) -> ir.Value | None:
     """The operand in a position; None where the node leaves it out."""
-    return node.inputs[position] if position < len(node.inputs) else None
+    if position < len(node.inputs):
+        return node.inputs[position]
+    return None
 
 
 def row_lengths(node: ir.Node) -> ir.Value | None:

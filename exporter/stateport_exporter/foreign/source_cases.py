@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stateport import Contract
+from stateport.axes import dynamic_axes
 from stateport.contract import ArraySpec, resolve
 from stateport.parity.vectors import Case
 
-from ..vectors.cases import CHAIN, RAGGED, TIMES
+from ..vectors.cases import CHAIN, TIMES, ragged_chunks
 
 Array = NDArray[Any]
 #: Gives the outputs of a whole sequence, from the initial state, by name.
@@ -69,7 +70,7 @@ def _whole_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
 def _chunked_cases(contract: Contract, sizes: AcceptedSizes) -> Iterator[Case]:
     batch = middle_of(sizes.batches)
     multiple = contract.streaming.chunk_multiple
-    ragged = [time * multiple for time in RAGGED]
+    ragged = ragged_chunks(multiple)
     has_timeless_output = any(spec.time_axis is None for spec in contract.outputs)
     chain_length = _SHORT_CHAIN if has_timeless_output else CHAIN
 
@@ -91,7 +92,7 @@ def input_axes(contract: Contract) -> set[str]:
     """The names of all axes of the inputs and the states."""
     names: set[str] = set()
     for spec in (*contract.inputs, *contract.state_inputs):
-        names.update(axis for axis in spec.shape if isinstance(axis, str))
+        names.update(dynamic_axes(spec.shape))
     return names
 
 
@@ -145,4 +146,5 @@ def draw_array(
     if spec.lengths_of is not None:
         most = sizes[spec.lengths_of]
     numbers = random.integers(0, 2, shape) if most is None else random.integers(1, most + 1, shape)
+
     return np.asarray(numbers).astype(spec.dtype)

@@ -127,7 +127,8 @@ def with_measured_outputs(source: Source, contract: Contract, sizes: AcceptedSiz
         for axis in range(len(first[spec.name])):
             lengths = {sizes: shapes[spec.name][axis] for sizes, shapes in measured}
             measured_axis = _measured_axis(spec, axis, lengths)
-            if all_vary and measured_axis not in axes and len(set(lengths.values())) == 1:
+            has_one_length = len(set(lengths.values())) == 1
+            if all_vary and measured_axis not in axes and has_one_length:
                 measured_axis = first[spec.name][axis]  # nothing changes it
             shape.append(measured_axis)
         outputs.append(replace(spec, shape=tuple(shape)))
@@ -139,7 +140,8 @@ def _measure_shapes(
 ) -> list[tuple[_Sizes, dict[str, tuple[int, ...]]]]:
     """The shapes of all outputs at several sizes, without the sizes that the source refuses."""
     axes = input_axes(contract)
-    first_batch, batch = accepted.batches[0], accepted.batches[-1]
+    first_batch = accepted.batches[0]
+    batch = accepted.batches[-1]
     time = 96 if "time" in axes else 64
 
     measured: dict[_Sizes, dict[str, tuple[int, ...]]] = {}

@@ -13,8 +13,8 @@ from typing import Final
 
 import onnx_ir as ir
 
-from ..graph.dataflow import targets
-from .arguments import REVERSIBLE, add_reverse
+from ..graph.dataflow import size_of, targets
+from .arguments import REVERSIBLE, add_reverse, move_of
 from .constants import MOVES, integer_of
 from .names import free_name
 from .recurrent_operators import INITIAL_STATES, operand
@@ -88,16 +88,17 @@ def _parts_of(graph: ir.Graph, source: ir.Value) -> Iterator[_Part]:
 def _place_in(source: ir.Value, initial: ir.Value) -> tuple[_Selection, tuple[ir.Node, ...]] | None:
     """Which part of an input an initial state is, and what moves it; None if it is no part."""
     moves = []
-    node = initial.producer()
-    while node is not None and node.op_type in REVERSIBLE and node.inputs[0] is not None:
+    while (move := move_of(initial, REVERSIBLE)) is not None:
+        node, initial = move
         moves.append(node)
-        initial = node.inputs[0]
-        node = initial.producer()
 
-    if node is None or not node.inputs or node.inputs[0] is not source:
+    selecting = initial.producer()
+    if selecting is None or not selecting.inputs or selecting.inputs[0] is not source:
         return None
-    selection = _selection(node, initial, source)
-    return None if selection is None else (selection, tuple(moves))
+    selection = _selection(selecting, initial, source)
+    if selection is None:
+        return None
+    return (selection, tuple(moves))
 
 
 def _selection(node: ir.Node, selected: ir.Value, source: ir.Value) -> _Selection | None:
@@ -127,7 +128,9 @@ def _axis_of(node: ir.Node) -> int:
     """The axis along which a node selects; a Slice without axes has the first one."""
     if node.op_type == "Slice":
         return integer_of(operand(node, 3)) or 0
-    return node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    if "axis" in node.attributes:
+        return node.attributes["axis"].as_int()
+    return 0
 
 
 def _bounds_of_element(node: ir.Node) -> tuple[tuple[int, int] | None, bool]:
@@ -143,9 +146,11 @@ def _bounds_of_element(node: ir.Node) -> tuple[tuple[int, int] | None, bool]:
 
 def _bounds_of_slice(node: ir.Node) -> tuple[int, int] | None:
     """Start and end of a slice along one axis, without steps."""
-    start, end = integer_of(operand(node, 1)), integer_of(operand(node, 2))
+    start = integer_of(operand(node, 1))
+    end = integer_of(operand(node, 2))
     steps = operand(node, 4)
-    if start is None or end is None or (steps is not None and integer_of(steps) != 1):
+    skips = steps is not None and integer_of(steps) != 1
+    if start is None or end is None or skips:
         return None
     return start, end
 
@@ -155,8 +160,8 @@ def _bounds_of_piece(node: ir.Node, piece: ir.Value) -> tuple[int, int] | None:
     number = list(node.outputs).index(piece)
     sizes = []
     for output in node.outputs:
-        size = None if output.shape is None else output.shape[_axis_of(node)]
-        if not isinstance(size, int):
+        size = size_of(output, _axis_of(node))
+        if size is None:
             return None
         sizes.append(size)
     start = sum(sizes[:number])
@@ -178,7 +183,11 @@ def _cover(parts: Sequence[_Part], source: ir.Value) -> bool:
 
 def _is_returned(graph: ir.Graph, source: ir.Value, parts: Sequence[_Part]) -> bool:
     """Whether an output of the input's shape is moved from the last states of all parts."""
-    outputs = {value for value in graph.outputs if value.shape == source.shape}
+    outputs = set()
+    for value in graph.outputs:
+        if value.shape == source.shape:
+            outputs.add(value)
+
     for part in parts:
         outputs &= set(targets(graph, part.last, MOVES))
     return bool(outputs)
@@ -194,7 +203,8 @@ def _add_output(graph: ir.Graph, source: ir.Value, parts: Sequence[_Part]) -> st
             last.name = free_name(graph, f"{source.name}_last")
         for move in part.moves:
             last = add_reverse(graph, last, move)
-        lasts.append(_with_axis(graph, last, axis) if part.drops_axis else last)
+        last_state = _with_axis(graph, last, axis) if part.drops_axis else last
+        lasts.append(last_state)
 
     node = ir.node("Concat", lasts, {"axis": axis})
     joined = node.outputs[0]

@@ -20,8 +20,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
+from ..graph.dataflow import axes, dim_of, name_of_dim
 from .arguments import argument_of, depends_on
-from .constants import constant_of
+from .constants import constant_of, tensor_of
 from .frozen_batch import initial_value, rows_of
 from .levels import Level, enter_level, iterations_of, leave_level
 from .names import free_name, state_prefix
@@ -231,8 +232,10 @@ def _weight_bytes(node: ir.Node) -> list[bytes | None]:
 
 
 def _bytes_of(value: ir.Value | None) -> bytes | None:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy().tobytes()
+    tensor = tensor_of(value)
+    if tensor is None:
+        return None
+    return tensor.numpy().tobytes()
 
 
 def _state_shape(graph: ir.Graph, node: ir.Node) -> list[int | str] | str:
@@ -245,18 +248,19 @@ def _state_shape(graph: ir.Graph, node: ir.Node) -> list[int | str] | str:
         return "the size of its state is not known"
 
     rows = _row_count(node)
-    axes = _axis_names(graph.inputs)
+    names_of_axes = _axis_names(graph.inputs)
     # Names that ONNX's shape inference makes up tell nothing. If such rows are not those of the
     # batch, the comparison of both files shows it.
-    if isinstance(rows, ir.SymbolicDim) and rows.value is not None:
-        names = set(re.findall(r"\w+", str(rows.value)))
-        if names & (axes - {"batch"}):
+    name = name_of_dim(rows)
+    if name is not None:
+        names = set(re.findall(r"\w+", name))
+        if names & (names_of_axes - {"batch"}):
             return f"its rows are not those of the batch, but {rows}"
 
     batch: int | str
     if isinstance(rows, int):
         batch = rows
-    elif "batch" in axes:
+    elif "batch" in names_of_axes:
         batch = "batch"
     else:  # the file fixes the batch, and its size is one
         batch = 1
@@ -266,16 +270,13 @@ def _state_shape(graph: ir.Graph, node: ir.Node) -> list[int | str] | str:
 
 def _row_count(node: ir.Node) -> int | ir.SymbolicDim | None:
     """The size of the batch axis of an operator's sequence."""
-    x = node.inputs[0]
-    if x is None or x.shape is None:
-        return None
-    return x.shape[1]
+    return dim_of(node.inputs[0], 1)
 
 
 def _axis_names(values: Iterable[ir.Value]) -> set[str]:
     names: set[str] = set()
     for value in values:
-        names.update(str(dim) for dim in value.shape or ())
+        names.update(axes(value))
     return names
 
 
@@ -324,7 +325,9 @@ def _lift_state(
 def _dtype_of(node: ir.Node) -> ir.DataType:
     """The dtype of an operator's sequence, which its states have too."""
     x = node.inputs[0]
-    return ir.DataType.FLOAT if x is None or x.dtype is None else x.dtype
+    if x is None or x.dtype is None:
+        return ir.DataType.FLOAT
+    return x.dtype
 
 
 def _set_operand(node: ir.Node, position: int, value: ir.Value) -> None:

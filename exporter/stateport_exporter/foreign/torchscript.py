@@ -28,6 +28,8 @@ from ..errors import ExportError, InvalidModelError
 from ..graph.opset import raise_opset
 from ..network.example import Example, ExampleLike
 from ..network.isolation import quiet
+from ..network.trees import tensors_in
+from ..states.naming import next_name, output_name
 from .arguments import explicit_pairs
 from .lifted_file import LiftResult, write_lifted
 
@@ -127,10 +129,12 @@ def _to_onnx(network: torch.jit.ScriptModule, sample: Example, opset: int) -> ir
         raise ExportError("Arguments of a TorchScript module are given by position, in a tuple.")
 
     names = _argument_names(sample)
-    axes = {
-        name: _dynamic_axes(leaf.shape) for name, leaf in zip(names, sample.leaves, strict=True)
-    }
-    count = len(_tensors(network(*arguments.args)))
+
+    axes = {}
+    for name, leaf in zip(names, sample.leaves, strict=True):
+        axes[name] = _dynamic_axes(leaf.shape)
+
+    count = len(tensors_in(network(*arguments.args)))
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "script.onnx"
@@ -159,7 +163,11 @@ def _argument_names(sample: Example) -> list[str]:
 
 def _dynamic_axes(shape: Sequence[int | str]) -> dict[int, str]:
     """The axes that have a name, by number."""
-    return {axis: name for axis, name in enumerate(shape) if isinstance(name, str)}
+    axes = {}
+    for axis, name in enumerate(shape):
+        if isinstance(name, str):
+            axes[axis] = name
+    return axes
 
 
 def _name_results(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
@@ -170,22 +178,21 @@ def _name_results(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
     """
     results = list(graph.outputs)
     pairs = explicit_pairs(graph, {})
-    state_names = {output: _next_name(argument) for argument, output in pairs.items()}
-    answers = [value for value in results if value.name not in state_names]
+    state_names = {output: next_name(argument) for argument, output in pairs.items()}
+
+    answers = []
+    for value in results:
+        if value.name not in state_names:
+            answers.append(value)
 
     for value in graph.outputs:
         if value.name in state_names:
             value.name = state_names[value.name]
     for number, value in enumerate(answers, 1):
-        value.name = "y" if len(answers) == 1 else f"y{number}"
+        value.name = output_name(number, len(answers))
 
     renamed_pairs = {argument: state_names[output] for argument, output in pairs.items()}
     return renamed_pairs, [str(value.name) for value in results]
-
-
-def _next_name(name: str) -> str:
-    """The name of a state's output: hn for h0, and cache_n for cache."""
-    return f"{name[:-1]}n" if name.endswith("0") else f"{name}_n"
 
 
 def _run_network(
@@ -200,14 +207,18 @@ def _run_network(
     for position, leaf in enumerate(leaves):
         if isinstance(leaf, Tensor):
             array = inputs.get(next(names))
-            leaves[position] = torch.zeros_like(leaf) if array is None else torch.from_numpy(array)
+
+            if array is None:
+                leaves[position] = torch.zeros_like(leaf)
+            else:
+                leaves[position] = torch.from_numpy(array)
 
     with torch.no_grad():
         try:
             results = network(*pytree.tree_unflatten(leaves, structure))
         except Exception as error:  # the user's forward may raise anything
             raise ExportError(f"The module fails: {first_line(error)}") from error
-    return [tensor.numpy() for tensor in _tensors(results)]
+    return [tensor.numpy() for tensor in tensors_in(results)]
 
 
 def _axis_sizes(sample: Example, inputs: Mapping[str, Any]) -> dict[str, int]:
@@ -225,10 +236,11 @@ def _axis_sizes(sample: Example, inputs: Mapping[str, Any]) -> dict[str, int]:
 def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
     arguments = sample.make(sample.sizes)
     with torch.no_grad():
-        first = _tensors(network(*arguments.args))
-        second = _tensors(network(*arguments.args))
+        first = tensors_in(network(*arguments.args))
+        second = tensors_in(network(*arguments.args))
 
-    if not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)):
+    are_equal = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    if not are_equal:
         raise ExportError(
             "The module gives something else when it is called again: it keeps a state in an "
             "attribute, or draws random numbers. In an ONNX file that would be lost. Export the "
@@ -259,16 +271,24 @@ def _check_writes(network: torch.jit.ScriptModule) -> None:
 
 def _changing_values(nodes: Sequence[Any]) -> dict[Any, str]:
     """The values read from attributes that the module writes to, with the attributes' paths."""
-    paths = {
-        node.output(): _attribute_path(node) for node in nodes if node.kind() == "prim::GetAttr"
-    }
-    written = {_attribute_path(node) for node in nodes if node.kind() == "prim::SetAttr"}
+    paths, written = {}, set()
+    for node in nodes:
+        if node.kind() == "prim::GetAttr":
+            paths[node.output()] = _attribute_path(node)
+        elif node.kind() == "prim::SetAttr":
+            written.add(_attribute_path(node))
+
     for node in nodes:
         if _writes_into_operand(node):
             target = next(iter(node.inputs()), None)
             if target in paths:
                 written.add(paths[target])
-    return {value: path for value, path in paths.items() if path in written}
+
+    changing = {}
+    for value, path in paths.items():
+        if path in written:
+            changing[value] = path
+    return changing
 
 
 def _writes_into_operand(node: Any) -> bool:
@@ -312,7 +332,3 @@ def _depends_on_writes(path: str) -> ExportError:
         "file would lose that: take it as an argument of forward and return the next one, or "
         "export the nn.Module that it was made from."
     )
-
-
-def _tensors(results: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(results) if isinstance(leaf, Tensor)]

@@ -17,13 +17,15 @@ from typing import Final, TypeVar
 import numpy as np
 
 from stateport import Contract, Model, State
-from stateport.contract import ArraySpec, StateSpec, Streaming
+from stateport.axes import with_known_sizes
+from stateport.contract import ArraySpec, StateSpec, Streaming, has_time
 from stateport.errors import StateportError
-from stateport.parity.vectors import Case, Vectors, call_inputs, results, rows
+from stateport.parity.vectors import Case, Vectors, call_inputs, most_steps, results, rows
 from stateport.precision import BUDGETS
 
 from ..errors import ExportError
 from ..vectors.cases import RAGGED
+from ..vectors.floor import no_floor
 from .source_cases import (
     AcceptedSizes,
     Array,
@@ -105,8 +107,7 @@ _Spec = TypeVar("_Spec", ArraySpec, StateSpec)
 
 def _with_batch(spec: _Spec, batch: int) -> _Spec:
     """An array or a state whose batch has this size."""
-    shape = tuple(batch if axis == "batch" else axis for axis in spec.shape)
-    return replace(spec, shape=shape)
+    return replace(spec, shape=tuple(with_known_sizes(spec.shape, {"batch": batch})))
 
 
 def measure_source_streaming(source: Source, model: Model, sizes: AcceptedSizes) -> Streaming:
@@ -117,7 +118,7 @@ def measure_source_streaming(source: Source, model: Model, sizes: AcceptedSizes)
         model: the lifted file, which takes chunks. Its precision says how near they come.
         sizes: what the source takes.
     """
-    if not any("time" in spec.shape for spec in model.contract.inputs):
+    if not has_time(model.contract):
         return Streaming(False, "none of its inputs has an axis that is time")
 
     first_problem = None
@@ -138,7 +139,8 @@ def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedS
         batch = middle_of(sizes.batches)
         case = make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)
         try:
-            whole, calls = source(case.inputs), _run_calls(model, case)
+            whole = source(case.inputs)
+            calls = _run_calls(model, case)
             problem = _difference(model, whole, calls)
         except StateportError as error:
             problem = f"it cannot take short chunks: {error}"
@@ -166,7 +168,8 @@ def _difference(
 
         difference = actual.astype(np.float64) - expected.astype(np.float64)
         measure = _root_mean_square if rounded else _scale_of
-        error, size = measure(difference), measure(expected)
+        error = measure(difference)
+        size = measure(expected)
         # The negation refuses NaN too.
         if not error <= same * max(size, 1e-30):
             return f"measured: fed in chunks, {spec.name!r} is {error:.1g} away from the whole"
@@ -174,7 +177,9 @@ def _difference(
 
 
 def _root_mean_square(array: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(array.astype(np.float64))))) if array.size else 0.0
+    if array.size:
+        return float(np.sqrt(np.mean(np.square(array.astype(np.float64)))))
+    return 0.0
 
 
 def _scale_of(array: Array) -> float:
@@ -209,11 +214,11 @@ def record_from_source(source: Source, model: Model, sizes: AcceptedSizes) -> Ve
     if not answered:
         raise ExportError(f"The lifted file takes nothing that was tried: {reason}")
 
-    longest = max(sum(case.chunks) for case in answered)
+    longest = most_steps(answered)
     return Vectors(
         contract=model.contract,
         truth="float32",
-        floor={spec.name: np.zeros(longest) for spec in results(model.contract)},
+        floor=no_floor(model.contract, longest),
         cases=tuple(answered),
         made_with={"machine": platform.machine()},
     )
@@ -253,7 +258,8 @@ def _expected_per_call(
         if axis is None:
             timeless.append(spec.name)
         else:
-            ends = np.cumsum([call[spec.name].shape[axis] for call in calls])[:-1]
+            lengths = [call[spec.name].shape[axis] for call in calls]
+            ends = np.cumsum(lengths)[:-1]
             expected[spec.name] = np.split(whole[spec.name], ends, axis)
 
     if timeless:

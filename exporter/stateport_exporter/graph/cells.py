@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .dataflow import present
 from .operators import Operators
 
 Array = NDArray[Any]
@@ -72,7 +73,7 @@ class Cell:
     @property
     def states(self) -> list[ir.Value]:
         """The first states (1, batch, hidden): h, and c of an LSTM."""
-        return [value for value in self.node.inputs[5:7] if value is not None]
+        return present(self.node.inputs[5:7])
 
 
 def read(node: ir.Node) -> Cell | str:
@@ -81,7 +82,8 @@ def read(node: ir.Node) -> Cell | str:
     if reason is not None:
         return reason
 
-    w, r = _constant(node.inputs[1]), _constant(node.inputs[2])
+    w = _constant(node.inputs[1])
+    r = _constant(node.inputs[2])
     b = _constant(_operand(node, 3))
     is_bias_computed = b is None and _operand(node, 3) is not None
     if w is None or r is None or is_bias_computed:
@@ -129,7 +131,9 @@ def _unusual_operand(node: ir.Node) -> str | None:
 
 
 def _operand(node: ir.Node, position: int) -> ir.Value | None:
-    return node.inputs[position] if len(node.inputs) > position else None
+    if len(node.inputs) > position:
+        return node.inputs[position]
+    return None
 
 
 def _constant(value: ir.Value | None) -> Array | None:
@@ -137,7 +141,9 @@ def _constant(value: ir.Value | None) -> Array | None:
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    if tensor is None:
+        return None
+    return tensor.numpy()
 
 
 def _two_biases(b: Array | None) -> tuple[Array, Array] | None:
@@ -150,7 +156,9 @@ def _two_biases(b: Array | None) -> tuple[Array, Array] | None:
 
 def _activations(node: ir.Node) -> list[str]:
     attribute = node.attributes.get("activations")
-    return _ACTIVATIONS[node.op_type] if attribute is None else list(attribute.as_strings())
+    if attribute is None:
+        return _ACTIVATIONS[node.op_type]
+    return list(attribute.as_strings())
 
 
 def _weights_name(node: ir.Node) -> str:
@@ -239,7 +247,8 @@ def _gru_step_per_gate(
 ) -> list[ir.Value]:
     """A GRU's step with a product for each gate; `operands` are x, h and the two joined."""
     x, h, joined = operands
-    two, last = np.s_[: 2 * cell.hidden], np.s_[2 * cell.hidden :]
+    two = np.s_[: 2 * cell.hidden]
+    last = np.s_[2 * cell.hidden :]
 
     # Update and reset gate add what comes from x and from h, so one product gives both.
     matrix, bias = _joined_weights(cell)

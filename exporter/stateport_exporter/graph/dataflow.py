@@ -24,17 +24,57 @@ _SIZES: Final = frozenset({"Shape", "Size"})
 
 def axes(value: ir.Value) -> list[str]:
     """The sizes and names of a value's axes, as text; empty where the shape is unknown."""
-    return [str(dim) for dim in value.shape or ()]
+    return [str(dim) for dim in dims_of(value)]
 
 
 def shape_of(value: ir.Value) -> tuple[Axis, ...]:
     """A size or a name for each axis of a value; empty where the shape is unknown."""
-    return tuple(dim if isinstance(dim, int) else str(dim) for dim in value.shape or ())
+    return tuple(dim if isinstance(dim, int) else str(dim) for dim in dims_of(value))
+
+
+def dims_of(value: ir.Value) -> Sequence[int | ir.SymbolicDim]:
+    """The dimensions of a value; empty where the shape is unknown."""
+    return () if value.shape is None else value.shape.dims
+
+
+def dim_of(value: ir.Value | None, axis: int) -> int | ir.SymbolicDim | None:
+    """One dimension of a value; None where there is no value, or its shape is unknown."""
+    if value is None or value.shape is None:
+        return None
+    return value.shape[axis]
+
+
+def name_of_dim(dim: int | ir.SymbolicDim | None) -> str | None:
+    """The name of a dimension, or the expression that it is; None where it has none."""
+    if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+        return str(dim.value)
+    return None
+
+
+def size_of(value: ir.Value | None, axis: int) -> int | None:
+    """The size of an axis of a value; None where it has a name, or nothing is known of it."""
+    dim = dim_of(value, axis)
+    return dim if isinstance(dim, int) else None
+
+
+def forget_shapes(nodes: Iterable[ir.Node]) -> None:
+    """Forgets the shapes of what nodes compute, except those of the graph's outputs."""
+    for node in nodes:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
+def present(values: Iterable[ir.Value | None]) -> list[ir.Value]:
+    """The values without None, which stands for an operand that a node leaves out."""
+    return [value for value in values if value is not None]
 
 
 def dtype_of(value: ir.Value) -> str:
     """The name of a value's dtype, "float32"; "unknown" where the graph does not have it."""
-    return "unknown" if value.dtype is None else value.dtype.numpy().name
+    if value.dtype is None:
+        return "unknown"
+    return value.dtype.numpy().name
 
 
 def same_kind(value: ir.Value, reference: ir.Value) -> bool:
@@ -48,7 +88,12 @@ def results_like(graph: ir.Graph, value: ir.Value, author: int) -> list[int]:
     Only the author's own results count: the first `author` outputs of the graph.
     """
     results = enumerate(graph.outputs[:author])
-    return [position for position, result in results if same_kind(result, value)]
+
+    positions = []
+    for position, result in results:
+        if same_kind(result, value):
+            positions.append(position)
+    return positions
 
 
 def behind(value: ir.Value) -> Iterator[ir.Value]:
@@ -81,7 +126,11 @@ def targets(graph: ir.Graph, value: ir.Value, moves: Container[str] = MOVES) -> 
 
 def parts(value: ir.Value) -> set[ir.Value]:
     """The values that a value is put together from by moves alone; itself, if it is computed."""
-    return {part for part in reachable(value, _moved_operands) if not _moved_operands(part)}
+    ends = set()
+    for part in reachable(value, _moved_operands):
+        if not _moved_operands(part):
+            ends.add(part)
+    return ends
 
 
 def origin(value: ir.Value) -> ir.Value:
@@ -110,16 +159,19 @@ def reachable(
         waiting.extend(neighbours(current))
 
 
+def moved_by(node: ir.Node) -> Sequence[ir.Value | None]:
+    """The operands whose elements a node moves: all of Concat, the first of other moves."""
+    return node.inputs if node.op_type == "Concat" else node.inputs[:1]
+
+
 def _moved_operands(value: ir.Value) -> Sequence[ir.Value | None]:
     """The operands that a value was moved from; none where it was computed."""
     node = value.producer()
     if node is None:
         return ()
 
-    if node.op_type == "Concat":
-        return node.inputs
     if node.op_type in MOVES:
-        return node.inputs[:1]
+        return moved_by(node)
     if node.op_type in _WRITES:
         return (node.inputs[0], node.inputs[-1])
     return ()

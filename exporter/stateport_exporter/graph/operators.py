@@ -67,7 +67,9 @@ class Operators:
 
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         """The values joined along an axis; a single value stays as it is."""
-        return values[0] if len(values) == 1 else self.op("Concat", values, axis=axis)
+        if len(values) == 1:
+            return values[0]
+        return self.op("Concat", values, axis=axis)
 
     def split(self, value: ir.Value, parts: int, size: int) -> Sequence[ir.Value]:
         """The value cut along axis 0 into `parts` of `size`; a single part stays as it is."""

@@ -72,7 +72,8 @@ def find(graph: ir.Graph) -> list[Recurrent]:
     layers = []
     for node in graph:
         if node.domain == DOMAIN:
-            layers.append(_describe_loop(node) if node.op_type == LOOP else _describe_layer(node))
+            described = _describe_loop(node) if node.op_type == LOOP else _describe_layer(node)
+            layers.append(described)
     return sorted(layers, key=lambda layer: layer.call)
 
 
@@ -85,6 +86,7 @@ def _describe_layer(node: ir.Node) -> Recurrent:
         for position, letter in enumerate(letters, start=1)
     )
 
+    lengths = node.inputs[-1] if attribute["has_lengths"] else None
     return Recurrent(
         node,
         attribute["call"],
@@ -93,7 +95,7 @@ def _describe_layer(node: ir.Node) -> Recurrent:
         _operand(node, 0),
         attribute["batch_first"],
         bool(attribute["bidirectional"]),
-        node.inputs[-1] if attribute["has_lengths"] else None,
+        lengths,
         (_stack_of_layer(node, attribute), *(None for _ in letters[1:])),
     )
 
@@ -101,7 +103,9 @@ def _describe_layer(node: ir.Node) -> Recurrent:
 def _stack_of_layer(node: ir.Node, attribute: Mapping[str, int]) -> ir.Value | None:
     """The result of a layer that holds its hidden state after every step."""
     is_plain = attribute["num_layers"] == 1 and not attribute["bidirectional"]
-    return node.outputs[0] if is_plain and not attribute["has_lengths"] else None
+    if is_plain and not attribute["has_lengths"]:
+        return node.outputs[0]
+    return None
 
 
 def _describe_loop(node: ir.Node) -> Recurrent:

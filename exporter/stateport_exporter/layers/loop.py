@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from ..graph.dataflow import dims_of, present
 from ..graph.operators import Writer
 
 
@@ -25,7 +26,7 @@ def write(node: ir.Node, path: str, step: ir.Graph) -> None:
     """
     states = node.attributes["states"].as_int()
     sequences = node.attributes["sequences"].as_int()
-    operands = [value for value in node.inputs if value is not None]
+    operands = present(node.inputs)
     moving = states + sequences
     writer = Writer(node, path)
 
@@ -48,8 +49,11 @@ def _rename_axes(step: ir.Graph, operands: Sequence[ir.Value], states: int, movi
     names: dict[str, str] = {}
     for position, (inner, outer) in enumerate(zip(step.inputs, operands, strict=True)):
         is_sequence = states <= position < moving
-        outer_dims = list(outer.shape or ())[1 if is_sequence else 0 :]
-        for inner_dim, outer_dim in zip(inner.shape or (), outer_dims, strict=True):
+        outer_dims = dims_of(outer)
+        if is_sequence:
+            outer_dims = outer_dims[1:]
+
+        for inner_dim, outer_dim in zip(dims_of(inner), outer_dims, strict=True):
             if not isinstance(inner_dim, int):
                 names[str(inner_dim.value)] = _dim_text(outer_dim)
 

@@ -34,7 +34,8 @@ def write_layer(
     if is_projected:
         x = writer.concat([x, *_first_steps(writer, x, lengths, h0, len(layer))], axis=2)
 
-    w, r = _input_weights(layer), _recurrent_weights(layer)
+    w = _input_weights(layer)
+    r = _recurrent_weights(layer)
     initial_h = None if is_projected else h0
     y, hn, cn = writer.ops(
         "LSTM",
@@ -45,7 +46,12 @@ def write_layer(
     )
 
     if is_projected:
-        w_hr = np.stack([direction.w_hr.T for direction in layer if direction.w_hr is not None])
+        transposed = []
+        for direction in layer:
+            if direction.w_hr is not None:
+                transposed.append(direction.w_hr.T)
+
+        w_hr = np.stack(transposed)
         projection = writer.constant(w_hr, f"{name}.P")
         y = writer.op("MatMul", [y, projection])
         hn = writer.op("MatMul", [hn, projection])
@@ -65,7 +71,8 @@ def _first_steps(
     """Per direction (time, batch, projection): h0 at its first step, zero elsewhere."""
     time = writer.op("Slice", [writer.op("Shape", [x]), writer.ints([0]), writer.ints([1])])
     rest = writer.op("Sub", [time, writer.ints([1])])
-    no_padding, zero = writer.ints([0, 0]), writer.ints([0])
+    no_padding = writer.ints([0, 0])
+    zero = writer.ints([0])
     # (before, after) of time, batch and features: the state at the first step, or at the last.
     forward = writer.op("Concat", [zero, no_padding, rest, no_padding], axis=0)
     backward = writer.op("Concat", [rest, no_padding, zero, no_padding], axis=0)

@@ -61,7 +61,8 @@ def write(node: ir.Node, path: str, states: int, write_layer: WriteLayer) -> Non
     directions = 2 if attribute["bidirectional"] else 1
     x, *operands = (value for value in node.inputs if value is not None)
     lengths = operands.pop() if attribute["has_lengths"] else None
-    initial_states, weights = operands[:states], operands[states:]
+    initial_states = operands[:states]
+    weights = operands[states:]
     has_biases = bool(attribute["has_biases"])
     layers = _layers(weights, attribute["num_layers"], directions, has_biases, path)
 
@@ -108,9 +109,11 @@ def weights(
     order: Sequence[int],
 ) -> list[ir.Value | None]:
     """The operands W, R and B of ONNX's operators, with the gates in ONNX's order."""
+    stacked_w = np.stack([reorder(matrix, order) for matrix in w])
+    stacked_r = np.stack([reorder(matrix, order) for matrix in r])
     return [
-        writer.constant(np.stack([reorder(matrix, order) for matrix in w]), f"{name}.W"),
-        writer.constant(np.stack([reorder(matrix, order) for matrix in r]), f"{name}.R"),
+        writer.constant(stacked_w, f"{name}.W"),
+        writer.constant(stacked_r, f"{name}.R"),
         _biases(writer, name, layer, order),
     ]
 
@@ -130,12 +133,16 @@ def _biases(
     writer: Writer, name: str, layer: list[Direction], order: Sequence[int]
 ) -> ir.Value | None:
     """(directions, 2 * g * hidden): the biases of the input, then those of the recurrence."""
-    rows = [
-        np.concatenate([reorder(direction.b_ih, order), reorder(direction.b_hh, order)])
-        for direction in layer
-        if direction.b_ih is not None and direction.b_hh is not None
-    ]
-    return writer.constant(np.stack(rows), f"{name}.B") if rows else None
+    rows = []
+    for direction in layer:
+        if direction.b_ih is not None and direction.b_hh is not None:
+            rows.append(
+                np.concatenate([reorder(direction.b_ih, order), reorder(direction.b_hh, order)])
+            )
+
+    if rows:
+        return writer.constant(np.stack(rows), f"{name}.B")
+    return None
 
 
 def _join_directions(writer: Writer, y: ir.Value, directions: int) -> ir.Value:

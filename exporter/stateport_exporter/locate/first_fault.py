@@ -101,7 +101,12 @@ def _makers(graph: GraphProto) -> dict[str, NodeProto]:
     """The node that computes each value, by the value's name."""
     makers = {}
     for node in graph.node:
-        makers.update({name: node for name in node.output if name})
+        outputs = {}
+        for name in node.output:
+            if name:
+                outputs[name] = node
+
+        makers.update(outputs)
     return makers
 
 
@@ -126,7 +131,11 @@ def _first_step(wrong: Array, steps: int) -> int | None:
 
     `wrong` has a boolean for each element.
     """
-    time_axes = [axis for axis, size in enumerate(wrong.shape) if size == steps]
+    time_axes = []
+    for axis, size in enumerate(wrong.shape):
+        if size == steps:
+            time_axes.append(axis)
+
     if steps < 2 or len(time_axes) != 1:
         return None
 

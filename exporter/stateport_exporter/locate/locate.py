@@ -113,7 +113,11 @@ def _failing_call(path: Path, model: Model, vectors: Vectors, report: EngineRepo
 
     The state before the first call is the case's. Before later calls, it is the engine's.
     """
-    failed = [m for m in report.measurements if m.first_off is not None]
+    failed = []
+    for m in report.measurements:
+        if m.first_off is not None:
+            failed.append(m)
+
     if not failed:
         return None
 
@@ -335,7 +339,12 @@ def _traced_values(trace: Trace, node: NodeProto, position: int) -> list[Array]:
     """
     then = trace.nodes.get(node.name, ())[position : position + 1]
     names = dict.fromkeys([*then, node.output[position]])
-    return [trace.values[name] for name in names if name in trace.values]
+
+    values = []
+    for name in names:
+        if name in trace.values:
+            values.append(trace.values[name])
+    return values
 
 
 def _allowed_in_float64(_: str, truth: Array) -> float:

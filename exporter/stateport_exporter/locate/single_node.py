@@ -50,7 +50,8 @@ def write_node(
     constants = _constants_of(model, node)
     inputs = _input_names(node, constants)
     outputs = [name for name in node.output if name in truth]
-    if not outputs or not all(name in operands for name in inputs):
+    has_all_inputs = all(name in operands for name in inputs)
+    if not outputs or not has_all_inputs:
         return False
 
     input_arrays = {name: operands[name] for name in inputs}
@@ -142,12 +143,13 @@ def _vectors_of(
     truth: Mapping[str, Array],
     floor: Mapping[str, float],
 ) -> Vectors:
+    stacked_inputs = {spec.name: operands[spec.name][None] for spec in contract.inputs}
     case = Case(
         name="the node alone",
         through="model",
         sizes={},
         chunks=(1,),
-        inputs={spec.name: operands[spec.name][None] for spec in contract.inputs},
+        inputs=stacked_inputs,
         initial={},
         truth={spec.name: truth[spec.name].reshape(1, -1) for spec in contract.outputs},
     )

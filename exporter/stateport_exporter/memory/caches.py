@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
 from ..network.example import Example
 from ..network.explicit import Explicit
 from ..network.isolation import evaluation_twin, quiet, unchanged_globals
+from ..network.trees import agree, are_close, tensors_in
 from .kept import Slot, Uncached, cache_slots, unchanged_shared
 
 
@@ -63,7 +63,11 @@ def check_caches(network: nn.Module, method: str, example: Example) -> None:
     if not _differs(network, method, example, expected, distinct):
         return
 
-    single = [name for name in distinct if _differs(network, method, example, expected, [name])]
+    single = []
+    for name in distinct:
+        if _differs(network, method, example, expected, [name]):
+            single.append(name)
+
     raise ExportError(
         f"The results depend on what the cache of {', '.join(single or distinct)} keeps from call "
         "to call. An ONNX file would lose that: take it as an argument of forward and return the "
@@ -81,7 +85,7 @@ def _differs(
     """Whether the answers are others where these functions keep their results."""
     with uncached(network, keeping=keeping):
         actual = _answers(network, method, example)
-    return len(expected) != len(actual) or not all(map(_is_same, expected, actual))
+    return not agree(are_close, expected, actual)
 
 
 def _answers(network: nn.Module, method: str, example: Example) -> list[Tensor]:
@@ -93,12 +97,5 @@ def _answers(network: nn.Module, method: str, example: Example) -> list[Tensor]:
         for seed in (0, 1, 0):
             with unchanged_globals(seed), contextlib.suppress(Exception, SystemExit):
                 results, _ = explicit(*example.make(example.sizes, seed=seed))
-                leaves = pytree.tree_leaves(results)
-                answers += [leaf.clone() for leaf in leaves if isinstance(leaf, Tensor)]
+                answers += [tensor.clone() for tensor in tensors_in(results)]
     return answers
-
-
-def _is_same(first: Tensor, second: Tensor) -> bool:
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return bool(torch.isclose(first, second, rtol=0, atol=0, equal_nan=True).all())

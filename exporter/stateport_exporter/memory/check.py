@@ -28,6 +28,7 @@ from ..network.blame import Line, at_line, raised_line
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, States
 from ..network.isolation import evaluation_twin, unchanged_globals
+from ..network.trees import agree, are_close
 from .kept import authored, contents, names_in, replaced_builtins, slots, unchanged_shared
 from .unknown import Copies, Questions, Unknown, for_unknown, name_of, unknown
 
@@ -108,7 +109,8 @@ class _Memory:
             changed.pop(name, None)
 
         outside = list(_globals_outside(twin, draws=draws))
-        if draws and not any(variable.is_random for variable in outside):
+        is_explained = any(variable.is_random for variable in outside)
+        if draws and not is_explained:
             raise _random(None)
         if changed or outside:
             self._check_unknown(twin, changed, outside)
@@ -189,7 +191,8 @@ class _Memory:
             ExportError: it draws some in NumPy.
         """
         with unchanged_globals(seed=1):
-            python, numpy = random.getstate(), repr(np.random.get_state(legacy=False))
+            python = random.getstate()
+            numpy = repr(np.random.get_state(legacy=False))
             self._call(network, arguments)
             draws_in_numpy = numpy != repr(np.random.get_state(legacy=False))
             draws_in_python = python != random.getstate()
@@ -291,7 +294,11 @@ def _is_inside(name: str, outer: Sequence[str]) -> bool:
 
 def _move_unknown(holder: dict[str, Any], attributes: dict[str, Any]) -> None:
     """Moves unknown values of a module to its attributes, to which anything may be assigned."""
-    names = [name for name, value in holder.items() if name_of(value) is not None]
+    names = []
+    for name, value in holder.items():
+        if name_of(value) is not None:
+            names.append(name)
+
     for name in names:
         attributes[name] = holder.pop(name)
 
@@ -325,7 +332,9 @@ def _is_clock(value: Any) -> bool:
     if isinstance(value, type) and module == "datetime":
         return True
 
-    return value in _CLOCKS if isinstance(value, ModuleType) else module == "time"
+    if isinstance(value, ModuleType):
+        return value in _CLOCKS
+    return module == "time"
 
 
 def _is_random(value: Any) -> bool:
@@ -339,18 +348,13 @@ def _is_random(value: Any) -> bool:
 
 def are_same(first: Sequence[Any], second: Sequence[Any]) -> bool:
     """Whether the leaves of two results are equal, tensors bit by bit."""
-    if len(first) != len(second):
-        return False
-
-    return all(map(_is_same, first, second))
+    return agree(_is_same, first, second)
 
 
 def _is_same(first: Any, second: Any) -> bool:
     """Whether two results are equal; besides tensors, only their types are compared."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
-        if first.shape != second.shape or first.dtype != second.dtype:
-            return False
-        return bool(torch.isclose(first, second, rtol=0, atol=0, equal_nan=True).all())
+        return are_close(first, second)
 
     return type(first) is type(second) and not isinstance(first, Tensor)
 

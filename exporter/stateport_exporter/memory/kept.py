@@ -43,6 +43,8 @@ _HOLDERS: Final = (
     *(SimpleNamespace, argparse.Namespace, threading.local),
     *(UserDict, UserList, UserString, queue.Queue),
 )
+#: Types whose text says all that a value is.
+_SHOWN_WHOLE: Final = (type(None), bool, int, float, complex, str, bytes, np.generic)
 #: The number of items at each end of a container that are examined.
 _MOST_ITEMS: Final = 64
 #: The depth to which values inside values are examined.
@@ -70,7 +72,9 @@ class Uncached:
 
     def __get__(self, instance: Any, owner: type) -> Any:
         """The bound method, where it is an attribute of a class."""
-        return self if instance is None else MethodType(self, instance)
+        if instance is None:
+            return self
+        return MethodType(self, instance)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Uncached:
         return self
@@ -178,7 +182,8 @@ class _TupleItem(Slot):
         items[self.key] = value
         kind = type(self.holder.value)
         is_named_tuple = hasattr(kind, "_fields")
-        self.holder.put(kind(*items) if is_named_tuple else kind(items))
+        new_tuple = kind(*items) if is_named_tuple else kind(items)
+        self.holder.put(new_tuple)
 
 
 def slots(network: nn.Module) -> dict[str, Slot]:
@@ -231,7 +236,11 @@ def _own_slots(network: nn.Module) -> Iterator[Slot]:
 @contextlib.contextmanager
 def unchanged_shared(network: nn.Module) -> Iterator[None]:
     """Puts back globals and classes' attributes that the author's code changes inside."""
-    before = {name: slot for name, slot in slots(network).items() if slot.shared}
+    before = {}
+    for name, slot in slots(network).items():
+        if slot.shared:
+            before[name] = slot
+
     saved = [(slot, slot.value, _copy_inside(slot.value)) for slot in before.values()]
 
     try:
@@ -347,7 +356,11 @@ def _values_inside(value: Any) -> list[Any]:
 @functools.lru_cache(maxsize=4096)
 def names_in(code: CodeType) -> frozenset[str]:
     """The names of globals and attributes in a function's code, and in functions inside it."""
-    inner = [names_in(part) for part in code.co_consts if isinstance(part, CodeType)]
+    inner = []
+    for part in code.co_consts:
+        if isinstance(part, CodeType):
+            inner.append(names_in(part))
+
     # pytest puts names such as "@pytest_ar" into assertions, which are no identifiers.
     own = filter(str.isidentifier, code.co_names)
     return frozenset(own).union(*inner)
@@ -515,9 +528,7 @@ def _is_authors_module(value: Any) -> bool:
 
 def _content(value: Any) -> Any:
     """A value in a form that can be compared, without what its inner slots hold."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        return type(value), repr(value)
-    if isinstance(value, np.generic):
+    if isinstance(value, _SHOWN_WHOLE):
         return type(value), repr(value)
     if isinstance(value, Tensor):
         return _content_of_tensor(value)
@@ -570,7 +581,9 @@ def _copy_inside(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.copy()
 
-    return copy.copy(value) if type(value) in (list, dict, set, deque) else None
+    if type(value) in (list, dict, set, deque):
+        return copy.copy(value)
+    return None
 
 
 def _fill(value: Any, inside: Any) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.isolation import quiet, unchanged_globals
+from ..network.trees import copied_leaves
 from .check import are_same
 from .kept import contents, shared_names, unchanged_shared
 
@@ -82,8 +82,7 @@ def _results(explicit: nn.Module, arguments: Arguments) -> Sequence[Any] | None:
         except (Exception, SystemExit):  # the user's forward may raise anything
             return None
 
-    leaves = pytree.tree_leaves(results)
-    return [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return copied_leaves(results)
 
 
 def _are_equal(first: Sequence[Any] | None, second: Sequence[Any] | None) -> bool:

@@ -75,7 +75,12 @@ def places_of(network: nn.Module) -> Iterator[Place]:
     for path, module in network.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        own = {key: value for key, value in vars(module).items() if key not in OWN_ATTRIBUTES}
+
+        own = {}
+        for key, value in vars(module).items():
+            if key not in OWN_ATTRIBUTES:
+                own[key] = value
+
         for key, value in {**own, **module._buffers}.items():
             for inner in _inside(value):
                 yield Place(path, key, inner)
@@ -84,7 +89,9 @@ def places_of(network: nn.Module) -> Iterator[Place]:
 def _attributes(module: nn.Module, key: str) -> dict[str, Any]:
     """The dict of a module that has a key: that of its buffers, or of its attributes."""
     buffers: dict[str, Any] = module._buffers
-    return buffers if key in buffers else vars(module)
+    if key in buffers:
+        return buffers
+    return vars(module)
 
 
 def _inside(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:
@@ -103,7 +110,9 @@ def _items(value: Any) -> Any:
     """What a value holds, by key or index: nothing, where it is no container."""
     if isinstance(value, dict | list | tuple):
         return value
-    return vars(value) if is_holder(value) and not isinstance(value, nn.Module) else ()
+    if is_holder(value) and not isinstance(value, nn.Module):
+        return vars(value)
+    return ()
 
 
 def _replaced(value: Any, inner: tuple[Any, ...], new: Any) -> Any:
@@ -116,6 +125,8 @@ def _replaced(value: Any, inner: tuple[Any, ...], new: Any) -> Any:
     changed = _replaced(before, tuple(rest), new)
     if isinstance(value, tuple):
         parts = [*value[:key], changed, *value[key + 1 :]]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if hasattr(value, "_fields"):
+            return type(value)(*parts)
+        return type(value)(parts)
     items[key] = changed
     return value

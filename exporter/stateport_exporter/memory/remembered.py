@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import evaluation_twin, quiet, unchanged_globals
+from ..network.trees import agree, are_alike, are_close, copied_leaves
 from .kept import unchanged_shared
 from .places import Place, places_of
 
@@ -94,7 +95,9 @@ class Remembering(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the network's method from the states among `kwargs`."""
         given = {state.name: kwargs.pop(state.name) for state in self.states}
+
         run = self.network if self.method == "forward" else getattr(self.network, self.method)
+
         with self._put_back():
             for state in self.states:
                 # A copy, because the network may write into it.
@@ -188,7 +191,7 @@ class _Search:
         arguments = self._arguments(batch, seed)
         with unchanged_globals(seed=1):
             result = getattr(network, self.method)(*arguments.args, **arguments.kwargs)
-        return _copied_leaves(result)
+        return copied_leaves(result)
 
     def _batch_that_runs(self) -> int | None:
         """The first batch at which two calls in a row succeed: the usual one, or a kept one."""
@@ -209,8 +212,17 @@ class _Search:
         """The places whose tensor changes from call to call, and changes what follows."""
         twin = evaluation_twin(self.network)
         self._call(twin, batch, 1)
-        changed = [place for place in places_of(twin) if self._is_changed(place, twin)]
-        return [place for place in changed if self._is_read(place, changed, twin, batch)]
+
+        changed = []
+        for place in places_of(twin):
+            if self._is_changed(place, twin):
+                changed.append(place)
+
+        read = []
+        for place in changed:
+            if self._is_read(place, changed, twin, batch):
+                read.append(place)
+        return read
 
     def _is_changed(self, place: Place, twin: nn.Module) -> bool:
         """Whether the tensor at a place is another one than before the first call."""
@@ -222,7 +234,8 @@ class _Search:
 
     def _is_read(self, place: Place, changed: Sequence[Place], twin: nn.Module, batch: int) -> bool:
         """Whether another tensor at a place gives other results, or another memory elsewhere."""
-        usual, other = evaluation_twin(twin), evaluation_twin(twin)
+        usual = evaluation_twin(twin)
+        other = evaluation_twin(twin)
         value = place.get(other)
         noise = torch.rand(value.shape, generator=torch.Generator().manual_seed(1))
         place.put(other, value + noise.to(value.dtype) + 0.1)
@@ -252,7 +265,8 @@ class _Search:
 
     def _possible_states(self, place: Place, twin: nn.Module, batch: int) -> list[Remembered]:
         """The states that a place may hold, one for each axis that has the size of the batch."""
-        first, later = place.get(self.network), place.get(twin)
+        first = place.get(self.network)
+        later = place.get(twin)
         has_container = bool(place.inner) and place.attribute.get(self.network) is not None
         container = None if has_container or not place.inner else place.attribute.get(twin)
         states = []
@@ -271,7 +285,8 @@ class _Search:
                 _, following = self._step(explicit, batch, 1, firsts)
             except (Exception, SystemExit):  # forward may raise anything
                 return False
-            if any(not _is_like(following[name], first) for name, first in firsts.items()):
+            differ = any(not _is_like(following[name], first) for name, first in firsts.items())
+            if differ:
                 return False
         return True
 
@@ -288,12 +303,12 @@ class _Search:
         arguments = self._arguments(batch, seed)
         with unchanged_globals(seed=1), put_back(explicit):
             *results, following = explicit(*arguments.args, **arguments.kwargs, **states)
-        return _copied_leaves(results), {name: value.clone() for name, value in following.items()}
+        return copied_leaves(results), {name: value.clone() for name, value in following.items()}
 
     def _goes_on_as_author(self, explicit: Remembering, batch: int) -> bool:
         """Whether the network's own calls in a row give what it gives with states passed on."""
         twin = evaluation_twin(self.network)
-        states = {state.name: state.rows(batch) for state in explicit.states}
+        states = _first_states(explicit, batch)
         for seed in range(1, _CALLS + 1):
             expected = self._call(twin, batch, seed)
             actual, states = self._step(explicit, batch, seed, states)
@@ -304,7 +319,11 @@ class _Search:
     def _keeps_rows_apart(self, explicit: Remembering) -> bool:
         """Whether another first state of one row changes the next states of that row alone."""
         batch = self.example.sizes["batch"]
-        usual = {state.name: state.rows(batch) for state in explicit.states}
+
+        usual = {}
+        for state in explicit.states:
+            usual[state.name] = state.rows(batch)
+
         other = {name: value.clone() for name, value in usual.items()}
         for state in explicit.states:
             other[state.name].select(state.axis, 0).add_(0.25)
@@ -323,9 +342,14 @@ class _Search:
         """The number of the author's results, behind which the next states are."""
         batch = self.example.sizes["batch"]
         arguments = self._arguments(batch, 1)
-        states = {state.name: state.rows(batch) for state in explicit.states}
+        states = _first_states(explicit, batch)
         with unchanged_globals(seed=1), put_back(explicit):
             return len(explicit(*arguments.args, **arguments.kwargs, **states)) - 1
+
+
+def _first_states(explicit: Remembering, batch: int) -> dict[str, Tensor]:
+    """The first states by name, with a row for each of a batch."""
+    return {state.name: state.rows(batch) for state in explicit.states}
 
 
 def _first_row(first: Any, later: Tensor, axis: int) -> Tensor | None:
@@ -368,31 +392,21 @@ def _with_distinct_names(states: Sequence[Remembered], taken: set[str]) -> list[
     return named
 
 
-def _copied_leaves(result: Any) -> list[Any]:
-    leaves = pytree.tree_leaves(result)
-    return [leaf.detach().clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-
-
 def _is_like(value: Any, reference: Tensor) -> bool:
     """Whether a value is a tensor of a certain shape and dtype."""
-    if not isinstance(value, Tensor):
-        return False
-    return value.shape == reference.shape and value.dtype == reference.dtype
+    return isinstance(value, Tensor) and are_alike(value, reference)
 
 
 def _equal(first: Tensor, second: Tensor, tolerance: float = 0.0) -> bool:
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return torch.allclose(first, second, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return are_close(first, second, rtol=tolerance, atol=tolerance)
 
 
 def _all_equal(first: Sequence[Any], second: Sequence[Any], tolerance: float = 0.0) -> bool:
     """Whether two lists of leaves are the same, up to a tolerance."""
-    if len(first) != len(second):
-        return False
-    for one, other in zip(first, second, strict=True):
-        if isinstance(one, Tensor) != isinstance(other, Tensor):
-            return False
-        if isinstance(one, Tensor) and not _equal(one, other, tolerance):
-            return False
-    return True
+
+    def are_equal(one: Any, other: Any) -> bool:
+        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+            return isinstance(one, Tensor) == isinstance(other, Tensor)
+        return _equal(one, other, tolerance)
+
+    return agree(are_equal, first, second)

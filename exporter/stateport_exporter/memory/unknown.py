@@ -140,7 +140,9 @@ class Unknown:
         except Exception:  # the author's values may raise anything
             return Unknown(None, self._name)
 
-        return None if result is None else Unknown(result, self._name)
+        if result is None:
+            return None
+        return Unknown(result, self._name)
 
     def _ask(self, now: Any) -> bool:
         return _QUESTIONS.get().ask(self._name, bool(_now(now)))
@@ -195,7 +197,9 @@ class Unknown:
         return format(self._value, how)
 
     def __index__(self) -> Any:
-        return self._value if _formats(sys._getframe(1)) else self._refuse()
+        if _formats(sys._getframe(1)):
+            return self._value
+        return self._refuse()
 
     __int__ = __float__ = __index__
     __len__ = __iter__ = __hash__ = __complex__ = __array__ = __reduce_ex__ = _refuse
@@ -214,7 +218,8 @@ class Unknown:
 
 def _formats(frame: FrameType) -> bool:
     """Whether a number is needed for a text, as in `"%d calls" % calls`."""
-    code, position = frame.f_code.co_code, frame.f_lasti
+    code = frame.f_code.co_code
+    position = frame.f_lasti
     return dis.opname[code[position]] == "BINARY_OP" and code[position + 1] in _REMAINDER
 
 
@@ -250,7 +255,8 @@ _TWO: Final = (
 def _equip() -> None:
     """Gives unknown values Python's operators."""
     for name in _TWO:
-        operation, plain = getattr(operator, name), name.strip("_")
+        operation = getattr(operator, name)
+        plain = name.strip("_")
         setattr(Unknown, f"__{plain}__", _operator(operation))
         setattr(Unknown, f"__r{plain}__", _operator(lambda a, b, f=operation: f(b, a)))
 
@@ -360,6 +366,7 @@ def _hide(value: Any, name: str, *, loose: bool) -> Any:
         return Unknown(value, name)
 
     tensor = value if type(value) is UnknownTensor else value.as_subclass(UnknownTensor)
+
     tensor.unknown_name = name
     return tensor
 

@@ -17,8 +17,7 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 import stateport
 import stateport_exporter
@@ -26,6 +25,7 @@ from stateport import StateportError
 from stateport.errors import in_words
 
 from ..errors import ExportError
+from .trees import tensors_in
 
 #: Folders whose code no author wrote: this package, PyTorch and what it computes with, Python.
 _OURS, *_LIBRARIES = (
@@ -127,9 +127,14 @@ def told(network: nn.Module) -> Iterator[None]:
         ) from error
 
 
+def paths_of(network: nn.Module) -> dict[int, str]:
+    """The paths of a network's modules, by the ids of the modules."""
+    return {id(module): path for path, module in network.named_modules()}
+
+
 def where(network: nn.Module, error: BaseException) -> str:
     """The innermost module that was running, as " in 'encoder.gru'"; empty if there is none."""
-    paths = {id(module): path for path, module in network.named_modules()}
+    paths = paths_of(network)
     innermost = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         innermost = paths.get(id(frame.f_locals.get("self")), innermost)
@@ -153,9 +158,5 @@ def _tensor_attributes(network: nn.Module) -> Iterator[str]:
     """The paths of public attributes that hold tensors, directly or in containers."""
     for path, module in network.named_modules():
         for name, value in vars(module).items():
-            if not name.startswith("_") and _holds_tensor(value):
+            if not name.startswith("_") and tensors_in(value):
                 yield f"{path}.{name}".removeprefix(".")
-
-
-def _holds_tensor(value: object) -> bool:
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))

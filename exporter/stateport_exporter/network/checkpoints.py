@@ -167,7 +167,9 @@ def _choose(candidates: list[_Candidate], source: str, key: str | None) -> list[
     chosen = [each for each in candidates if each.key == key]
     if not chosen:
         keys = [each.key for each in candidates if each.key]
+
         has = f"its sets of weights are {_few(keys)}" if keys else "it is one state_dict itself"
+
         raise TargetError(f"{source} has no weights under {shown(key)}; {has}.")
     return chosen
 
@@ -290,14 +292,16 @@ def _in_dtypes_of(candidate: _Candidate, expected: StateDict) -> _Candidate:
 def _is_castable(tensor: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether a tensor fits as it is, or as a half that becomes a float32."""
     is_half = tensor.dtype in _HALVES and expected.dtype == torch.float32
-    return tensor.shape == expected.shape and (is_half or tensor.dtype == expected.dtype)
+    has_dtype = is_half or tensor.dtype == expected.dtype
+    return tensor.shape == expected.shape and has_dtype
 
 
 def _misfits(weights: StateDict, expected: StateDict) -> list[str]:
     """What has the network's name and not its shape and dtype."""
     lines = []
     for name in sorted(expected.keys() & weights.keys()):
-        came, needed = _described(weights[name]), _described(expected[name])
+        came = _described(weights[name])
+        needed = _described(expected[name])
         if came != needed and not _is_castable(weights[name], expected[name]):
             lines.append(f"{_short(name)} is {came}, not {needed}")
     return lines
@@ -307,7 +311,11 @@ def _with_tied(candidate: _Candidate, expected: StateDict) -> _Candidate:
     """With a weight that the file has once under each of its names in the network."""
     weights = dict(candidate.weights)
     for names in _tied_names(expected):
-        present = [name for name in names if name in weights]
+        present = []
+        for name in names:
+            if name in weights:
+                present.append(name)
+
         for name in names:
             if present and name not in weights:
                 weights[name] = weights[present[0]]
@@ -332,7 +340,12 @@ def _tied_names(expected: StateDict) -> list[list[str]]:
         if tensor.numel():
             place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
             groups.setdefault(place, []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
+
+    tied = []
+    for names in groups.values():
+        if len(names) > 1:
+            tied.append(names)
+    return tied
 
 
 def _misfit(
@@ -343,13 +356,17 @@ def _misfit(
     prefix: str | None,
 ) -> TargetError:
     """What to say of a file none of whose weights fit: what differs, and what would help."""
-    most, closest, original = -1, candidates[0], candidates[0]
+    most = -1
+    closest = candidates[0]
+    original = candidates[0]
     for candidate in candidates:
         for naming in _namings(candidate, prefix):
             renamed = _with_norms_of(naming, expected)
             shared = len(renamed.weights.keys() & expected.keys())
             if shared > most:
-                most, closest, original = shared, renamed, candidate
+                most = shared
+                closest = renamed
+                original = candidate
 
     problems = _problems(closest.weights, expected)
     under = f" (under {shown(closest.key)})" if closest.key else ""
@@ -374,7 +391,8 @@ def _problems(weights: StateDict, expected: StateDict) -> list[str]:
 def _remedy(weights: StateDict, original: StateDict, expected: StateDict) -> str:
     """What to do; `original` are the weights under the names of the file."""
     shared = weights.keys() & expected.keys()
-    if any(weights[name].shape != expected[name].shape for name in shared):
+    shapes_differ = any(weights[name].shape != expected[name].shape for name in shared)
+    if shapes_differ:
         return "Pass the arguments (--arg) that the network was trained with."
     if len(shared) == len(expected):
         return "Convert the weights to the dtypes of the network, and save them again."
@@ -409,7 +427,9 @@ def _described(tensor: torch.Tensor) -> str:
 def _few(names: list[str]) -> str:
     first = ", ".join(_short(name) for name in names[:_MOST_NAMES])
     more = len(names) - _MOST_NAMES
-    return f"{first} and {more} more" if more > 0 else first
+    if more > 0:
+        return f"{first} and {more} more"
+    return first
 
 
 def _short(name: str) -> str:

@@ -72,7 +72,11 @@ def _deep_copy(module: Module, memo: Mapping[int, object]) -> Module:
     try:
         return copy.deepcopy(module, dict(memo))
     except (Exception, SystemExit):  # a __deepcopy__ of the author's may raise anything
-        own = [part for part in module.modules() if _copies_itself(part)]
+        own = []
+        for part in module.modules():
+            if _copies_itself(part):
+                own.append(part)
+
         if not own:
             raise
 
@@ -173,7 +177,12 @@ _AS_NEW: Final[dict[type, Callable[[Any], Any]]] = {
 def _copied_as_new() -> Iterator[None]:
     """Lets `copy.deepcopy` make new locks, and leave imported modules as they are."""
     table: dict[Any, Any] = copyreg.dispatch_table
-    added = {kind: reduce for kind, reduce in _AS_NEW.items() if kind not in table}
+
+    added = {}
+    for kind, reduce in _AS_NEW.items():
+        if kind not in table:
+            added[kind] = reduce
+
     table.update(added)
     try:
         yield

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from .blame import Line, author_line
 from .example import Arguments, Example
 from .isolation import quiet, unchanged_globals
+from .trees import agree, are_close, tensor_positions, tensors_in
 
 #: Questions of one network that are tried.
 _MOST_LINES: Final = 8
@@ -99,7 +100,8 @@ class Answering(TorchFunctionMode):
 
         line = author_line()
         is_traced = isinstance(args[0], FakeTensor | FunctionalTensor)
-        if line is not None and line in self.answers and (is_traced or not self.traced_only):
+        applies_here = is_traced or not self.traced_only
+        if line is not None and line in self.answers and applies_here:
             return self.answers[line]
         answer = bool(func(*args))
         if line is not None:
@@ -160,7 +162,9 @@ class _Search:
                     f"the check of values at {line} is not in the file: call it with arguments "
                     "that pass"
                 )
-        return Decisions(answers, tuple(notes)) if answers else None
+        if answers:
+            return Decisions(answers, tuple(notes))
+        return None
 
     def _leaves(self, seed: int) -> list[Any]:
         arguments = self.example.make(self.example.sizes, seed=seed)
@@ -217,7 +221,7 @@ class _Search:
             if usual.results is None:
                 continue
             forced = self._run(leaves, {**answers, line: answer})
-            if forced.results is None or not _all_close(usual.results, forced.results):
+            if forced.results is None or not agree(_is_close, usual.results, forced.results):
                 return False
             compared += 1
         return compared > 0 or (_is_check(line) and self._passes(line, answer))
@@ -228,7 +232,7 @@ class _Search:
 
     def _variations(self, leaves: Sequence[Any]) -> Iterator[list[Any]]:
         """Other arguments: one or all of the tensors scaled, emptied, filled or made NaN."""
-        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        positions = tensor_positions(leaves)
         groups = [[position] for position in positions]
         if len(positions) > 1:
             groups.append(positions)
@@ -284,8 +288,7 @@ class _Search:
 
 def _is_odd(leaves: Sequence[Any]) -> bool:
     """Whether some argument is NaN or infinite somewhere."""
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    return not all(bool(tensor.isfinite().all()) for tensor in tensors)
+    return not all(bool(tensor.isfinite().all()) for tensor in tensors_in(leaves))
 
 
 def _scaled(factor: float) -> Callable[[Tensor], Tensor]:
@@ -296,7 +299,9 @@ def _filled(value: float, dtypes: Sequence[str]) -> Callable[[Tensor], Tensor]:
     def fill(tensor: Tensor) -> Tensor:
         kind = "float" if tensor.is_floating_point() else str(tensor.dtype)
         is_meant = any(name in kind for name in dtypes)
-        return torch.full_like(tensor, value) if is_meant else tensor
+        if is_meant:
+            return torch.full_like(tensor, value)
+        return tensor
 
     return fill
 
@@ -357,18 +362,10 @@ def _blended(start: list[Any], end: list[Any], share: float, _: int) -> list[Any
     return blended
 
 
-def _all_close(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    if len(first) != len(second):
-        return False
-    return all(map(_is_close, first, second))
-
-
 def _is_close(first: Any, second: Any) -> bool:
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return type(first) is type(second)
-    if first.shape != second.shape or first.dtype != second.dtype:
-        return False
-    return torch.allclose(first, second, rtol=1e-5, atol=1e-6, equal_nan=True)
+    return are_close(first, second, rtol=1e-5, atol=1e-6)
 
 
 def _is_check(line: Line) -> bool:
@@ -388,7 +385,8 @@ def _is_checking(node: ast.stmt) -> bool:
     if isinstance(node, ast.Assert):
         return True
     if isinstance(node, ast.If):
-        return not node.orelse and all(isinstance(each, ast.Raise) for each in node.body)
+        only_raises = all(isinstance(each, ast.Raise) for each in node.body)
+        return not node.orelse and only_raises
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
         return ast.unparse(node.value.func) in ("torch._check", "torch._assert")
     return False
@@ -397,5 +395,6 @@ def _is_checking(node: ast.stmt) -> bool:
 def _asks_at(node: ast.stmt, number: int) -> bool:
     """Whether the question of a statement is on a line."""
     asking: ast.AST = node.test if isinstance(node, ast.Assert | ast.If) else node
-    first, last = getattr(asking, "lineno", 0), getattr(asking, "end_lineno", 0) or 0
+    first = getattr(asking, "lineno", 0)
+    last = getattr(asking, "end_lineno", 0) or 0
     return first <= number <= last

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from stateport.axes import dynamic_axes
 from stateport.contract import Axis, resolve
 from stateport.errors import in_words
 from stateport.suggestions import did_you_mean
@@ -28,6 +29,7 @@ from ..errors import ExportError
 from .isolation import unchanged_globals
 from .packing import Padded, padded_arguments
 from .spec import Spec as Spec  # which others import from here
+from .trees import tensor_positions
 
 # Distinct and at least 2: sizes of 0 and 1 specialise (pytorch#157621). Primes, so that a product
 # or multiple of them is not mistaken for another axis.
@@ -174,7 +176,9 @@ class Example:
         elif kind == 1:
             lengths.flat[random.integers(lengths.size)] = time
 
-        return -np.sort(-lengths, axis=0) if self.descending else lengths
+        if self.descending:
+            return -np.sort(-lengths, axis=0)
+        return lengths
 
     def make(
         self, sizes: Mapping[str, int], seed: int = 0, longest: int | None = None
@@ -238,7 +242,8 @@ class Example:
     ) -> Arguments:
         """The arguments with lengths of 1 to `longest`: no row is empty or longer than its data."""
         leaves, structure = pytree.tree_flatten(arguments)
-        tensors = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+
+        tensors = tensor_positions(leaves)
         for position in self.lengths:
             old = leaves[tensors[position]]
             lengths = torch.from_numpy(self.draw_lengths(old.shape, longest, seed + position))
@@ -253,12 +258,22 @@ class Example:
     def defaults(self) -> dict[str, Any]:
         """The default values of parameters, for those that have one."""
         parameters = self._signature.parameters.items()
-        return {name: p.default for name, p in parameters if p.default is not p.empty}
+
+        values = {}
+        for name, p in parameters:
+            if p.default is not p.empty:
+                values[name] = p.default
+        return values
 
     def named(self, arguments: Arguments) -> dict[str, Any]:
         """The author's arguments by the names of their parameters."""
         names = {str(leaf) for leaf in self.remembered}
-        own = {name: value for name, value in arguments.kwargs.items() if name not in names}
+
+        own = {}
+        for name, value in arguments.kwargs.items():
+            if name not in names:
+                own[name] = value
+
         remembered = {name: arguments.kwargs[name] for name in names}
         return {**self._signature.bind(*arguments.args, **own).arguments, **remembered}
 
@@ -266,7 +281,7 @@ class Example:
     def axes(self) -> frozenset[str]:
         """The dynamic axes that the arguments have."""
         axes = chain.from_iterable(leaf.shape for leaf in self.leaves)
-        return frozenset(axis for axis in axes if isinstance(axis, str))
+        return frozenset(dynamic_axes(axes))
 
     def tensors(self, arguments: Arguments) -> list[tuple[tuple[str, ...], Tensor]]:
         """The tensors among the arguments with their paths, in the order of flattening.
@@ -339,17 +354,22 @@ class Example:
 
 def _names_of_axes(example: object) -> list[str]:
     """The batch, time, and then the other dynamic axes of specs in alphabetical order."""
-    specs = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
-    axes = chain.from_iterable(spec.shape for spec in specs)
-    names = {axis for axis in axes if isinstance(axis, str)}
+    names: set[str] = set()
+    for spec in _specs_in(example):
+        names.update(dynamic_axes(spec.shape))
     return ["batch", "time", *sorted(names - {"batch", "time"})]
 
 
 def _given_time(example: object) -> int | None:
     """The length of the tensors or files that specs were made of, if it is one."""
-    specs = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
-    times = {spec.example_time for spec in specs} - {None}
-    return times.pop() if len(times) == 1 else None
+    times = {spec.example_time for spec in _specs_in(example)} - {None}
+    if len(times) == 1:
+        return times.pop()
+    return None
+
+
+def _specs_in(example: object) -> list[Spec]:
+    return [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
 
 
 def _paths(tensors: Sequence[tuple[tuple[str, ...], Tensor]]) -> list[tuple[str, ...]]:

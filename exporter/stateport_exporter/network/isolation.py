@@ -64,7 +64,9 @@ def unchanged_process() -> Iterator[None]:
     These are the environment's variables, `sys.path`, warnings, the levels of loggers, handlers of
     signals, the working directory and NumPy's handling of errors.
     """
-    environment, folder, path = dict(os.environ), _folder(), list(sys.path)
+    environment = dict(os.environ)
+    folder = _folder()
+    path = list(sys.path)
     levels = {name: logger.level for name, logger in _loggers()}
     signals = _signal_handlers()
 
@@ -113,7 +115,12 @@ def _put_back_signals(before: Mapping[int, Any]) -> None:
 def _loggers() -> list[tuple[str, logging.Logger]]:
     """The root logger under the name "", then all loggers by name, placeholders left out."""
     entries = list(logging.root.manager.loggerDict.items())
-    loggers = [(name, entry) for name, entry in entries if isinstance(entry, logging.Logger)]
+
+    loggers = []
+    for name, entry in entries:
+        if isinstance(entry, logging.Logger):
+            loggers.append((name, entry))
+
     return [("", logging.root), *loggers]
 
 
@@ -122,8 +129,12 @@ def _signal_handlers() -> dict[int, Any]:
     if threading.current_thread() is not threading.main_thread():
         return {}
 
-    handlers = {int(number): signal.getsignal(number) for number in signal.valid_signals()}
-    return {number: handler for number, handler in handlers.items() if handler is not None}
+    handlers = {}
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if handler is not None:
+            handlers[int(number)] = handler
+    return handlers
 
 
 @contextlib.contextmanager
@@ -157,8 +168,10 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
 
     With a seed, the generators of PyTorch, NumPy and Python are set to it inside.
     """
-    python, numpy = random.getstate(), np.random.get_state()
-    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    python = random.getstate()
+    numpy = np.random.get_state()
+    dtype = torch.get_default_dtype()
+    threads = torch.get_num_threads()
     onednn = bool(torch.backends.mkldnn.enabled)
 
     try:
@@ -193,7 +206,11 @@ def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
     check_initialised(module)
     parameters = module.parameters() if share_parameters else ()
     # PyTorch cannot trace a tensor that was made in inference mode.
-    shared = {id(tensor): tensor for tensor in parameters if not tensor.is_inference()}
+    shared = {}
+    for tensor in parameters:
+        if not tensor.is_inference():
+            shared[id(tensor)] = tensor
+
     copied = copy_of(module, shared)
     copied.eval()  # an author's own may return nothing
     return copied
@@ -223,7 +240,8 @@ class _Float64(TorchFunctionMode):
         if not kwargs:
             return func(*args)
 
-        return func(*args, **{name: _as_float64(value) for name, value in kwargs.items()})
+        widened = {name: _as_float64(value) for name, value in kwargs.items()}
+        return func(*args, **widened)
 
 
 def _as_float64(argument: Any) -> Any:

@@ -123,6 +123,7 @@ def load_attribute(target: str) -> Any:
         )
 
     module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+
     value: object = module
     for part in name.split("."):
         if not hasattr(value, part):

@@ -26,6 +26,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..errors import ExportError
+from .blame import paths_of
 from .trees import map_only
 
 #: The functions that PyTorch's packing calls.
@@ -244,7 +245,7 @@ def raised_in(network: nn.Module, error: BaseException) -> str:
 
 def _innermost_module(network: nn.Module, frames: Iterable[FrameType]) -> str:
     """The first module whose method is among the frames, innermost frames first."""
-    paths = {id(module): path for path, module in network.named_modules()}
+    paths = paths_of(network)
     for frame in frames:
         path = paths.get(id(frame.f_locals.get("self")))
         if path is not None:
@@ -368,20 +369,25 @@ class Packs:
 
     def sort(self, states: tuple[Tensor, ...], batch_sizes: object) -> tuple[Tensor, ...]:
         """States with rows in their own order -> in the order of the packed data."""
-        pack = self._find(batch_sizes)
-        if pack is None or pack.order is None:
+        order = self._order(batch_sizes)
+        if order is None:
             return states
 
-        return tuple(state.index_select(1, pack.order) for state in states)
+        return tuple(state.index_select(1, order) for state in states)
 
     def unsort(self, states: tuple[Tensor, ...], batch_sizes: object) -> tuple[Tensor, ...]:
         """States with rows in the order of the packed data -> in their own order."""
-        pack = self._find(batch_sizes)
-        if pack is None or pack.order is None:
+        order = self._order(batch_sizes)
+        if order is None:
             return states
 
-        inverse = torch.argsort(pack.order)
+        inverse = torch.argsort(order)
         return tuple(state.index_select(1, inverse) for state in states)
+
+    def _order(self, batch_sizes: object) -> Tensor | None:
+        """The order of the rows in the packed data; None where it is their own."""
+        pack = self._find(batch_sizes)
+        return None if pack is None else pack.order
 
     def _find(self, batch_sizes: object) -> _Pack | None:
         """The packing that made these batch_sizes."""

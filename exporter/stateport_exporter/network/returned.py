@@ -35,7 +35,9 @@ def _named_path(path: Path, expressions: Sequence[ast.expr]) -> Path:
         named_path = _path_from_variable(expression, path)
         if named_path is not None:
             named_paths.add(named_path)
-    return named_paths.pop() if len(named_paths) == 1 else path
+    if len(named_paths) == 1:
+        return named_paths.pop()
+    return path
 
 
 def _path_from_variable(expression: ast.expr, path: Path) -> Path | None:
@@ -69,7 +71,11 @@ def _returned_expressions(function: Callable[..., Any]) -> Iterator[ast.expr]:
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError):  # typed in, or generated
         return
 
-    functions = [part for part in tree.body if isinstance(part, ast.FunctionDef)]
+    functions = []
+    for part in tree.body:
+        if isinstance(part, ast.FunctionDef):
+            functions.append(part)
+
     waiting: list[ast.AST] = [*functions[0].body] if functions else []
     while waiting:
         node = waiting.pop()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stateport.axes import SIZE_LIMIT
+from stateport.axes import SIZE_LIMIT, fixed_sizes
 from stateport.contract import Axis, describe
 from stateport.files.reading import MOST_DIMENSIONS, read_npy
 from stateport.shown import shown
@@ -110,7 +110,8 @@ class Spec:
         if match["what"].endswith(".npy"):
             return cls.of(_read_tensor(match["what"]), *shape)
 
-        low, high = _integer(match["low"] or "0"), _integer(match["high"] or "1")
+        low = _integer(match["low"] or "0")
+        high = _integer(match["high"] or "1")
         return cls(match["what"], *shape, low=low, high=high)
 
     def make(self, sizes: Mapping[str, int], random: np.random.Generator) -> Tensor:
@@ -128,8 +129,7 @@ def _check_shape(shape: tuple[Axis, ...]) -> None:
         if not _is_axis(axis):
             raise ExportError(f"{shown(axis)} is neither a size nor the name of an axis.")
 
-    sizes = [axis for axis in shape if isinstance(axis, int)]
-    if len(shape) > MOST_DIMENSIONS or prod(sizes) >= SIZE_LIMIT:
+    if len(shape) > MOST_DIMENSIONS or prod(fixed_sizes(shape)) >= SIZE_LIMIT:
         raise ExportError(
             f"{shown(shape)} is no shape of an example; at most {MOST_DIMENSIONS} dimensions "
             f"are, and fewer than {SIZE_LIMIT} elements along those whose sizes are fixed."

@@ -12,6 +12,7 @@ from typing import Final
 
 from torch import nn
 
+from stateport.axes import is_count
 from stateport.shown import shown
 
 from ..errors import ExportError
@@ -42,7 +43,7 @@ def at_given_length(example: Example, trace_time: int) -> Example:
     Raises:
         ExportError: `trace_time` is no number of steps, or the example has no time.
     """
-    if type(trace_time) is not int or not _FEWEST_STEPS <= trace_time <= _MOST_STEPS:
+    if not is_count(trace_time, _FEWEST_STEPS, _MOST_STEPS):
         raise ExportError(
             f"trace_time is {shown(trace_time)}; a whole number of steps from {_FEWEST_STEPS} to "
             f"{_MOST_STEPS} was expected."
@@ -67,7 +68,9 @@ def given_by_example(example: Example, *, may_be_loop: bool) -> Example | None:
         return None
 
     longest = _LENGTHS[-1] if may_be_loop else _MOST_STEPS
-    return example.with_time(time) if _FEWEST_STEPS <= time <= longest else None
+    if _FEWEST_STEPS <= time <= longest:
+        return example.with_time(time)
+    return None
 
 
 def long_enough(network: nn.Module, example: Example) -> Example | None:
@@ -84,12 +87,15 @@ def long_enough(network: nn.Module, example: Example) -> Example | None:
 
     loops = 0
     for candidate in (example, *map(example.with_time, _LENGTHS)):
-        usual, longer = _result_shapes(network, candidate, 1), _result_shapes(network, candidate, 2)
+        usual = _result_shapes(network, candidate, 1)
+        longer = _result_shapes(network, candidate, 2)
         if usual is None or longer is None:
             continue
 
         if _leaves_enough(usual, longer):
-            return None if candidate is example else candidate
+            if candidate is example:
+                return None
+            return candidate
         # A loop over time calls more functions for every longer sequence, so no length helps. A
         # network with a branch for short sequences may do that at one length.
         loops += len(usual) < len(longer)
@@ -131,7 +137,9 @@ def _result_shapes(
     sizes = {"time": factor * example.sizes["time"]}
     with ConvolutionStates() as calls:
         runs = runs_at(network, example, sizes)
-    return [shape for _, shape in calls.sizes] if runs else None
+    if runs:
+        return [shape for _, shape in calls.sizes]
+    return None
 
 
 def _leaves_enough(usual: Sequence[tuple[int, ...]], longer: Sequence[tuple[int, ...]]) -> bool:

@@ -7,9 +7,10 @@ containers but plain tuples, lists and dicts, and the order of leaves is theirs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -61,3 +62,38 @@ def _collect(tree: Any, tensors: list[Tensor]) -> None:
             _collect(part, tensors)
     else:
         tensors += [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def tensor_positions(leaves: Iterable[Any]) -> list[int]:
+    """The positions of the tensors among leaves."""
+    positions = []
+    for position, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor):
+            positions.append(position)
+    return positions
+
+
+def copied_leaves(tree: Any) -> list[Any]:
+    """The leaves of a tree, with copies of tensors, which do not change when the originals do."""
+    return [_copied(leaf) for leaf in pytree.tree_leaves(tree)]
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def are_alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors have the same shape and dtype."""
+    return first.shape == second.shape and first.dtype == second.dtype
+
+
+def are_close(first: Tensor, second: Tensor, *, rtol: float = 0.0, atol: float = 0.0) -> bool:
+    """Whether two tensors are alike, with equal values up to tolerances; NaN is equal to NaN."""
+    if not are_alike(first, second):
+        return False
+    return torch.allclose(first, second, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def agree(test: Callable[[Any, Any], bool], first: Sequence[Any], second: Sequence[Any]) -> bool:
+    """Whether two lists of leaves have the same length, and each pair passes a test."""
+    return len(first) == len(second) and all(map(test, first, second))

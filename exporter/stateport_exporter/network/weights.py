@@ -182,7 +182,8 @@ def _pickles(file: BufferedReader) -> Iterator[bytes]:
     size = os.fstat(file.fileno()).st_size
     with zipfile.ZipFile(file) as archive:
         parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        are_compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if are_compressed:
             raise ValueError("its parts are compressed")
         if sum(part.file_size for part in parts) > size:
             raise ValueError("its parts are larger than the file")

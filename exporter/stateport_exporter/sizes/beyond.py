@@ -234,7 +234,8 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
         ExportError: the results differ at a size that can be tried.
     """
     beyond, seen = Beyond(), set[int]()
-    author, rolled = float64_copy(network).eval(), float64_copy(folded).eval()
+    author = float64_copy(network).eval()
+    rolled = float64_copy(folded).eval()
 
     def runs(sizes: Sizes) -> bool:
         try:

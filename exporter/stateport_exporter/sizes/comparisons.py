@@ -124,7 +124,10 @@ def _fixed_sizes(
     """Sizes of some axes, so that each tried size of each axis occurs."""
     count = max((len(tried[axis]) for axis in axes), default=1)
     for number in range(count):
-        yield {axis: tried[axis][number % len(tried[axis])] for axis in axes}
+        sizes = {}
+        for axis in axes:
+            sizes[axis] = tried[axis][number % len(tried[axis])]
+        yield sizes
 
 
 def _first_turn(
@@ -154,14 +157,17 @@ def _first_turn(
     def is_turned(size: int) -> bool:
         return bool(comparison.holds({**fixed, axis: size})) not in tried_outcomes
 
-    return _bisect(int(grid[first - 1]), after, is_turned)
+    return bisect(int(grid[first - 1]), after, is_turned)
 
 
-def _bisect(before: int, after: int, is_turned: Callable[[int], bool]) -> int:
-    """The first size that is turned, above `before`, which is not, and up to `after`, which is."""
+def bisect(before: int, after: int, holds: Callable[[int], bool]) -> int:
+    """The first number for which something holds: above `before`, where it does not yet.
+
+    It holds for `after`, and changes once between both.
+    """
     while after - before > 1:
         middle = (before + after) // 2
-        if is_turned(middle):
+        if holds(middle):
             after = middle
         else:
             before = middle
@@ -201,7 +207,12 @@ def largest_mentioned(network: nn.Module) -> int:
     that is seen.
     """
     functions = authored(network).functions
-    codes = [function.__code__ for function in functions if function.__name__ != "__init__"]
+
+    codes = []
+    for function in functions:
+        if function.__name__ != "__init__":
+            codes.append(function.__code__)
+
     names = frozenset[str]().union(*map(names_in, codes))
 
     values = list(chain.from_iterable(map(constants_in, codes)))
@@ -212,7 +223,9 @@ def largest_mentioned(network: nn.Module) -> int:
 def _number(value: Any) -> int:
     """A number of steps that a value may stand for; 0 if there is none."""
     if isinstance(value, int | float):
-        return int(value) if abs(value) < _MOST_STEPS else 0
+        if abs(value) < _MOST_STEPS:
+            return int(value)
+        return 0
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return max(value.shape, default=0)
     if isinstance(value, list | tuple | set | dict):
@@ -231,7 +244,8 @@ def _fake(
     for leaf in leaves:
         if isinstance(leaf, Tensor):
             shape: Iterable[Any] = next(shapes).shape
-            yield torch.empty([sizes.get(axis, axis) for axis in shape], dtype=leaf.dtype)
+            shape_there = [sizes.get(axis, axis) for axis in shape]
+            yield torch.empty(shape_there, dtype=leaf.dtype)
         else:
             yield leaf
 
@@ -272,7 +286,8 @@ class _RecordingShapes(ShapeEnv):
         for relation in _relations(expression):
             axes = {symbol: self.axes[symbol] for symbol in relation.free_symbols}
             # Every step has another symbol, but its comparisons are the same.
-            key = relation.xreplace({symbol: sympy.Symbol(axis) for symbol, axis in axes.items()})
+            axis_symbols = {symbol: sympy.Symbol(axis) for symbol, axis in axes.items()}
+            key = relation.xreplace(axis_symbols)
             self.comparisons.setdefault((key, line), Comparison(relation, axes, line, direct))
 
 
@@ -301,7 +316,9 @@ def _counting_functions(recorder: _RecordingShapes) -> dict[str, Callable[..., A
     """`range`, `enumerate` and `len` that give symbolic numbers."""
 
     def symbolic(number: int) -> Any:
-        return recorder.size(STEP, number) if number >= 0 else number
+        if number >= 0:
+            return recorder.size(STEP, number)
+        return number
 
     def count(*bounds: Any) -> Iterator[Any]:
         return map(symbolic, range(*map(operator.index, bounds)))
@@ -310,7 +327,9 @@ def _counting_functions(recorder: _RecordingShapes) -> dict[str, Callable[..., A
         return ((symbolic(number), item) for number, item in enumerate(items, start))
 
     def length(value: Any) -> Any:
-        return value.shape[0] if isinstance(value, Tensor) and value.ndim else len(value)
+        if isinstance(value, Tensor) and value.ndim:
+            return value.shape[0]
+        return len(value)
 
     return {"range": count, "enumerate": count_items, "len": length}
 
@@ -325,7 +344,9 @@ def _value(expression: Any, values: Mapping[Any, Any]) -> Any:
         return values[expression]
 
     if not expression.args:
-        return bool(expression) if expression in (sympy.true, sympy.false) else float(expression)
+        if expression in (sympy.true, sympy.false):
+            return bool(expression)
+        return float(expression)
 
     operands = [_value(operand, values) for operand in expression.args]
     return _OPERATIONS[type(expression).__name__](*operands)

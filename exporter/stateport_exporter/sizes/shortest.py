@@ -13,6 +13,7 @@ from stateport.contract import Contract
 
 from ..vectors.torch_reference import Network
 from .beyond import answers_at, wrong_shape
+from .comparisons import bisect
 
 #: Up to this number of multiples every length is tried, and as many above the shortest.
 _DENSE: Final = 16
@@ -47,7 +48,7 @@ def _smallest_count(answers: Callable[[int], bool], largest: int) -> int:
 
     before = max(failing)
     while True:
-        after = _boundary(answers, before, min(n for n in _tried(largest) if n > before))
+        after = bisect(before, min(n for n in _tried(largest) if n > before), answers)
         # A network may fail again at a few lengths above the first that it takes.
         above = range(after + 1, min(after + _DENSE, largest))
         failing = [count for count in above if not answers(count)]
@@ -64,17 +65,6 @@ def _tried(largest: int) -> list[int]:
         counts.append(count)
         count += count // 2
     return sorted({*counts})
-
-
-def _boundary(answers: Callable[[int], bool], failing: int, answering: int) -> int:
-    """The number at which failing ends, between one that fails and one that answers."""
-    while answering - failing > 1:
-        middle = (failing + answering) // 2
-        if answers(middle):
-            answering = middle
-        else:
-            failing = middle
-    return answering
 
 
 def _answers(network: Network, contract: Contract, time: int) -> bool:

@@ -106,4 +106,6 @@ def _run_lookups(
 
 def _zeros(value: Any) -> Any:
     is_integers = isinstance(value, Tensor) and not value.is_floating_point()
-    return torch.zeros_like(value) if is_integers else value
+    if is_integers:
+        return torch.zeros_like(value)
+    return value

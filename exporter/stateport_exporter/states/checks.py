@@ -15,6 +15,7 @@ from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, Explicit
 from ..network.isolation import evaluation_twin, unchanged_globals
+from ..network.trees import agree, tensors_in
 from .hidden import Hidden
 
 #: A memory may show only some calls later, as a delay line does.
@@ -41,7 +42,11 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
     first, *later = (_results(explicit, network, arguments, seed=1) for _ in range(_CALLS))
 
     if not all(_same(first, results) for results in later):
-        changed = [name for name, value in _attributes(network) if before.get(name) is not value]
+        changed = []
+        for name, value in _attributes(network):
+            if before.get(name) is not value:
+                changed.append(name)
+
         changed = _not_last_states(explicit, network, arguments, changed) or changed
         raise ExportError(
             "The network remembers something from call to call that is no state of a recurrent "
@@ -130,7 +135,11 @@ def check_default_start(
     Raises:
         ExportError: the method starts from something else when a state is None.
     """
-    optional = [name for name in dict.fromkeys(states) if example.defaults.get(name, ...) is None]
+    optional = []
+    for name in dict.fromkeys(states):
+        if example.defaults.get(name, ...) is None:
+            optional.append(name)
+
     if not optional:
         return
 
@@ -142,7 +151,7 @@ def check_default_start(
         run = getattr(evaluation_twin(network), method)
         with unchanged_globals(1), torch.no_grad():
             returned = Calls({}).run(run, (), named)
-        return _tensors(returned)
+        return tensors_in(returned)
 
     try:
         without_states = results(arguments)
@@ -220,7 +229,7 @@ def _results(
     run = getattr(network, explicit.method)
     with unchanged_globals(seed), torch.no_grad():
         returned = calls.run(run, arguments.args, arguments.kwargs)
-    return [tensor.clone() for tensor in _tensors(returned)]
+    return [tensor.clone() for tensor in tensors_in(returned)]
 
 
 def _first_states(explicit: Explicit, arguments: Arguments) -> dict[int, tuple[Tensor, ...]]:
@@ -243,7 +252,12 @@ def _not_last_states(
 
     attributes = dict(_attributes(network))
     leaves = {name: pytree.tree_leaves(attributes[name]) for name in names}
-    return [name for name in names if not all(is_last_state(leaf) for leaf in leaves[name])]
+
+    missing = []
+    for name in names:
+        if not all(is_last_state(leaf) for leaf in leaves[name]):
+            missing.append(name)
+    return missing
 
 
 def _attributes(network: nn.Module) -> Iterator[tuple[str, object]]:
@@ -255,15 +269,9 @@ def _attributes(network: nn.Module) -> Iterator[tuple[str, object]]:
                 yield (f"{path}.{name}" if path else name), value
 
 
-def _tensors(returned: object) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(returned) if isinstance(leaf, Tensor)]
-
-
 def _same(results: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
     """Whether all tensors are equal; NaN counts as equal to NaN."""
-    if len(results) != len(reference):
-        return False
-    return all(_same_values(a, b) for a, b in zip(results, reference, strict=True))
+    return agree(_same_values, results, reference)
 
 
 def _same_values(a: Tensor, b: Tensor) -> bool:

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
+from stateport.axes import of_one_row
 from stateport.contract import Axis
 
 from ..graph.free_names import free_name
+from ..network.blame import paths_of
 from ..network.convolution_steps import Context, ConvolutionStates, Place
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import Explicit
@@ -80,17 +82,19 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
         return NO_CONTEXTS
 
     longer = _run_at(explicit, example, {"time": 4 * time}, 1)
-    wider = {
-        axis: _run_at(explicit, example, {axis: example.sizes[axis] + 1}, 1)
-        for axis in _other_axes(example)
-    }
+
+    wider = {}
+    for axis in _other_axes(example):
+        wider[axis] = _run_at(explicit, example, {axis: example.sizes[axis] + 1}, 1)
 
     multiple = _time_division(usual, longer)
     counts = {len(run.places) for run in (usual, longer, *wider.values())}
     if len(counts) > 1:  # it is not clear which place is which
         return replace(NO_CONTEXTS, multiple=multiple)
 
-    contexts, leaves, initial = list[Context](), list[Leaf](), list[Start]()
+    contexts = list[Context]()
+    leaves = list[Leaf]()
+    initial = list[Start]()
     for number, place in enumerate(usual.places):
         at_other_sizes = {name: run.places[number] for name, run in wider.items()}
         state = _state_at(place, longer.places[number], at_other_sizes)
@@ -109,7 +113,11 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
 
 def _other_axes(example: Example) -> list[str]:
     """The dynamic axes besides time."""
-    return [axis for axis in example.sizes if axis in example.axes and axis != "time"]
+    names = []
+    for axis in example.sizes:
+        if axis in example.axes and axis != "time":
+            names.append(axis)
+    return names
 
 
 def _run_at(
@@ -137,7 +145,9 @@ def _without_constants(arguments: Arguments) -> Arguments:
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf.numel() == 0:
             return leaf
         is_constant = bool((leaf == leaf.flatten()[0]).all())
-        return torch.randn_like(leaf) if is_constant else leaf
+        if is_constant:
+            return torch.randn_like(leaf)
+        return leaf
 
     with unchanged_globals(len(arguments.args)):
         varied: Arguments = pytree.tree_map(with_noise, arguments)
@@ -147,7 +157,7 @@ def _without_constants(arguments: Arguments) -> Arguments:
 @contextlib.contextmanager
 def _with_paths(network: nn.Module, seen: ConvolutionStates) -> Iterator[ConvolutionStates]:
     """Keeps `seen.path` the path of the module that runs."""
-    paths = {id(module): path for path, module in network.named_modules()}
+    paths = paths_of(network)
     outer_paths: list[str] = []
 
     def enter(module: nn.Module, _: Any) -> None:
@@ -190,17 +200,26 @@ def _state_at(place: Place, longer: Place, wider: Mapping[str, Place]) -> _State
 
 def _time_axis(place: Place, longer: Place) -> int | None:
     """The axis that grows with time, if there are steps before the sequence along it."""
-    if len(place.shape) != len(longer.shape) or place.kind != longer.kind:
+    ranks_differ = len(place.shape) != len(longer.shape)
+    kinds_differ = place.kind != longer.kind
+    if ranks_differ or kinds_differ:
         return None
 
     sizes = enumerate(zip(place.shape, longer.shape, strict=True))
-    grown = [axis for axis, (size, longer_size) in sizes if size != longer_size]
+
+    grown = []
+    for axis, (size, longer_size) in sizes:
+        if size != longer_size:
+            grown.append(axis)
+
     if len(grown) != 1:
         return None
 
     steps = place.steps.get(grown[0], 0)
     has_same_steps = longer.steps.get(grown[0]) == steps
-    return grown[0] if steps and has_same_steps else None
+    if steps and has_same_steps:
+        return grown[0]
+    return None
 
 
 def _state_axes(place: Place, time: int, wider: Mapping[str, Place]) -> tuple[Axis, ...] | None:
@@ -250,8 +269,7 @@ def _start(place: Place, shape: Sequence[Axis]) -> Start:
 
     if not place.first:
         return None
-    sizes = [1 if isinstance(axis, str) else axis for axis in shape]
-    return np.full(sizes, place.first, str(place.dtype).removeprefix("torch."))
+    return np.full(of_one_row(shape), place.first, str(place.dtype).removeprefix("torch."))
 
 
 def _time_division(usual: ConvolutionStates, longer: ConvolutionStates) -> int:
@@ -292,4 +310,9 @@ def _shortening(shapes: _Shapes, longer: _Shapes, strides: Mapping[int, int] | N
 def _growth(shape: Sequence[int], longer: Sequence[int]) -> dict[int, int]:
     """By how much each axis is longer, for those that are."""
     differences = (after - before for before, after in zip(shape, longer, strict=False))
-    return {axis: difference for axis, difference in enumerate(differences) if difference}
+
+    grown = {}
+    for axis, difference in enumerate(differences):
+        if difference:
+            grown[axis] = difference
+    return grown

@@ -46,7 +46,11 @@ def positions_of(
 
 
 def _argument_position(name: object, paths: Sequence[Path]) -> int:
-    fits = [position for position, path in enumerate(paths) if name in _path_names(path)]
+    fits = []
+    for position, path in enumerate(paths):
+        if name in _path_names(path):
+            fits.append(position)
+
     if len(fits) != 1:
         known = ", ".join(".".join(path) for path in paths)
         raise ExportError(
@@ -57,11 +61,19 @@ def _argument_position(name: object, paths: Sequence[Path]) -> int:
 
 
 def _result_position(name: object, paths: Sequence[Path]) -> int:
-    fits = [i for i, path in enumerate(paths) if str(name) in _result_names(i, path)]
+    fits = []
+    for i, path in enumerate(paths):
+        if str(name) in _result_names(i, path):
+            fits.append(i)
 
     if not fits:
         known = ", ".join(_described_result(i, path) for i, path in enumerate(paths))
-        names = [".".join(path) for path in paths if has_name(path)]
+
+        names = []
+        for path in paths:
+            if has_name(path):
+                names.append(".".join(path))
+
         raise ExportError(
             f"The declared result {name!r} does not exist; the results are {known}."
             f"{did_you_mean(name, names)}"
@@ -90,7 +102,9 @@ def _check_distinct(positions: Mapping[int, int | None], results: Sequence[Path]
 def _result_names(position: int, path: Path) -> tuple[str, ...]:
     """What a result may be called: its number, and its path if that is more than numbers."""
     number = str(position + 1)
-    return (number, *_path_names(path)) if has_name(path) else (number,)
+    if has_name(path):
+        return (number, *_path_names(path))
+    return (number,)
 
 
 def _path_names(path: Path) -> tuple[str, str]:

@@ -67,7 +67,12 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     graph = captured.model.graph
     layers = find(graph)
     check_sequence_axis(layers)
-    hidden = [layer for layer in hidden_states(graph, layers) if _may_be_lifted(layer)]
+
+    hidden = []
+    for layer in hidden_states(graph, layers):
+        if _may_be_lifted(layer):
+            hidden.append(layer)
+
     if not hidden:
         return []
 
@@ -96,7 +101,12 @@ def make_explicit(
 ) -> tuple[Explicit, Example]:
     """The network and its example, with hidden states and those of contexts as arguments."""
     calls = [each.call for each in hidden]
-    folds = {each.call: each.fold for each in hidden if each.fold is not None}
+
+    folds = {}
+    for each in hidden:
+        if each.fold is not None:
+            folds[each.call] = each.fold
+
     lifted = Explicit(explicit.network, explicit.method, calls, contexts.contexts, folds)
 
     leaves = [each.leaves for each in hidden]
@@ -126,21 +136,29 @@ def _fold_of(layer: Recurrent, values: States, explicit: Explicit, example: Exam
     """
     products = set()
     for (_, first, _), value in zip(layer.states, values, strict=True):
-        shape = map(str, shape_of(first)[-value.ndim :])
-        found = [(axis, size) for axis, size in enumerate(shape) if _PRODUCT.fullmatch(size)]
-        products.add(found[0] if len(found) == 1 else None)
+        products.add(_only_product(shape_of(first)[-value.ndim :]))
     product = products.pop()
     if product is None or products:
         return None
 
     axis, size = product
-    factor, batch = int(size.replace("batch", "").strip("*")), example.sizes["batch"]
+    factor = int(size.replace("batch", "").strip("*"))
+    batch = example.sizes["batch"]
     changed = _rows_of_first(layer, explicit, example, axis)
     if changed and changed <= set(range(factor)):
         return Fold(axis, factor, batch_first=True)
     if changed and changed <= set(range(0, factor * batch, batch)):
         return Fold(axis, factor, batch_first=False)
     return None
+
+
+def _only_product(shape: Sequence[Axis]) -> tuple[int, str] | None:
+    """The axis that is a multiple of the batch, with its size; None unless there is exactly one."""
+    found = []
+    for axis, size in enumerate(map(str, shape)):
+        if _PRODUCT.fullmatch(size):
+            found.append((axis, size))
+    return found[0] if len(found) == 1 else None
 
 
 def _rows_of_first(layer: Recurrent, explicit: Explicit, example: Example, axis: int) -> set[int]:

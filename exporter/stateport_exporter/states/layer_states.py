@@ -13,7 +13,17 @@ import onnx_ir as ir
 
 from ..capture.capture import Captured
 from ..errors import ExportError
-from ..graph.dataflow import MOVES, axes, behind, origin, results_like, same_kind, targets
+from ..graph.dataflow import (
+    MOVES,
+    axes,
+    behind,
+    moved_by,
+    origin,
+    present,
+    results_like,
+    same_kind,
+    targets,
+)
 from ..graph.free_names import free_name
 from ..layers import LOOP, Recurrent
 from .names import Path, has_name
@@ -70,7 +80,11 @@ def runs_within_steps(layer: Recurrent) -> bool:
     if _names_axis(sequence, "time") or _names_axis(sequence, "batch"):
         return False
 
-    rows = [name for axis, name in enumerate(names[:2]) if axis != layer.time]
+    rows = []
+    for axis, name in enumerate(names[:2]):
+        if axis != layer.time:
+            rows.append(name)
+
     return any(_names_axis(name, "time") for name in rows)
 
 
@@ -82,7 +96,11 @@ def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
     if not sequence.isidentifier() or sequence in ("time", "batch") or layer.node.graph is None:
         return False
 
-    shapes = [value.shape for value in layer.node.graph.inputs if value.shape is not None]
+    shapes = []
+    for value in layer.node.graph.inputs:
+        if value.shape is not None:
+            shapes.append(value.shape)
+
     return any(str(dim) == "time" for shape in shapes for dim in shape)
 
 
@@ -164,31 +182,46 @@ def pairs_of_layers(
     Raises:
         ExportError: several results may give the next value of an argument.
     """
-    author = len(captured.output_paths)
+    following = _followed(graph, captured, own, roles, declared)
+
+    paired = {graph.inputs[position] for position in following}
+    returned = _returned_whole(graph, roles, paired, len(captured.output_paths))
+    for position, result in returned.items():
+        if position < own and position not in declared:
+            following[position] = result
 
     pairs = []
+    for position, result in following.items():
+        role = _only_role(roles.inputs[graph.inputs[position]])
+        pairs.append(StatePair(position, result, role))
+    return pairs
+
+
+def _followed(
+    graph: ir.Graph, captured: Captured, own: int, roles: Roles, declared: Mapping[int, int | None]
+) -> dict[int, int]:
+    """The inputs that layers start from, with the outputs that hold their last states."""
+    author = len(captured.output_paths)
+    following = {}
     for position, value in enumerate(graph.inputs):
         if value not in roles.inputs or position in declared:
             continue
 
-        alike = results_like(graph, value, author)
-        free = [result for result in alike if result not in declared.values()]
-        following: int | None
+        alike = _without(results_like(graph, value, author), declared.values())
+        result: int | None
         if position >= own:
-            following = _next_of_lifted(graph, roles, value, free, captured.output_paths)
+            result = _next_of_lifted(graph, roles, value, alike, captured.output_paths)
         else:
-            following = _next_of_argument(graph, roles, value, free, captured.input_paths[position])
+            result = _next_of_argument(graph, roles, value, alike, captured.input_paths[position])
 
-        if following is not None:
-            pairs.append(StatePair(position, following, _only_role(roles.inputs[value])))
+        if result is not None:
+            following[position] = result
+    return following
 
-    paired = {graph.inputs[pair.input] for pair in pairs}
-    pairs += [
-        StatePair(position, following, _only_role(roles.inputs[graph.inputs[position]]))
-        for position, following in _returned_whole(graph, roles, paired, author).items()
-        if position < own and position not in declared
-    ]
-    return pairs
+
+def _without(positions: Iterable[int], taken: Collection[int | None]) -> list[int]:
+    """The positions that are not taken."""
+    return [position for position in positions if position not in taken]
 
 
 def _returned_whole(
@@ -222,7 +255,8 @@ def _last_of_stack(
         return None
     holding = targets(graph, stack)
     results = graph.outputs[1:author]
-    if not any(result in holding and "time" in " ".join(axes(result)) for result in results):
+    is_returned = any(result in holding and "time" in " ".join(axes(result)) for result in results)
+    if not is_returned:
         return None
 
     for position in range(author, len(graph.outputs)):
@@ -257,8 +291,7 @@ def _data_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
     if node.op_type not in MOVES:
         return []
 
-    operands = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-    return [operand for operand in operands if operand is not None]
+    return present(moved_by(node))
 
 
 def _unmasked_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
@@ -284,7 +317,8 @@ def _starts_inside(graph: ir.Graph, layer: Recurrent) -> bool:
     if first_state_inputs(graph, layer):
         return False
     sources = _dependencies_of_layer(graph, layer)
-    return not sources or any("time" in axes(value) for value in sources)
+    is_from_sequence = any("time" in axes(value) for value in sources)
+    return not sources or is_from_sequence
 
 
 def _dependencies_of_layer(graph: ir.Graph, layer: Recurrent) -> set[ir.Value]:
@@ -333,8 +367,17 @@ def _next_of_lifted(
     one of another shape: `alike` are the author's results with the shape of the state.
     """
     fits = _holding_last_state(graph, roles, value)
-    behind_output = [i for i in fits if i > 0 and i in alike]
-    unnamed = [i for i in behind_output if not has_name(results[i])]
+
+    behind_output = []
+    for i in fits:
+        if i > 0 and i in alike:
+            behind_output.append(i)
+
+    unnamed = []
+    for i in behind_output:
+        if not has_name(results[i]):
+            unnamed.append(i)
+
     if len(unnamed) == 1:
         return unnamed[0]
 
@@ -351,7 +394,11 @@ def _next_of_argument(
     result of its shape that is computed from what the layer gives: scaled, masked or normalised.
     `alike` are the results with the shape of the argument.
     """
-    holding = [i for i in _holding_last_state(graph, roles, value) if i in alike]
+    holding = []
+    for i in _holding_last_state(graph, roles, value):
+        if i in alike:
+            holding.append(i)
+
     candidates = _distinct_outputs(graph, holding)
     if not candidates:
         candidates = _computed_from_layer(graph, roles, value, alike)
@@ -370,7 +417,12 @@ def _next_of_argument(
 def _holding_last_state(graph: ir.Graph, roles: Roles, value: ir.Value) -> list[int]:
     """The outputs that hold the last state of the layer that starts from `value`, moved."""
     outputs = enumerate(graph.outputs)
-    return [i for i, output in outputs if roles.outputs.get(output) == roles.inputs[value]]
+
+    positions = []
+    for i, output in outputs:
+        if roles.outputs.get(output) == roles.inputs[value]:
+            positions.append(i)
+    return positions
 
 
 def _distinct_outputs(graph: ir.Graph, positions: Iterable[int]) -> list[int]:
@@ -398,7 +450,9 @@ def _computed_from_layer(
 
 
 def _only_role(roles: set[str]) -> str | None:
-    return min(roles) if len(roles) == 1 else None
+    if len(roles) == 1:
+        return min(roles)
+    return None
 
 
 def _capitalized(layer: Recurrent) -> str:

@@ -91,8 +91,13 @@ def _timeless(path: Path) -> Path:
         if key.isdigit():
             words.append(key)
         else:
-            words += [word for word in _words(key) if word != "0" and word not in _TIMES]
+            words += filter(_names_thing, _words(key))
     return tuple(words)
+
+
+def _names_thing(word: str) -> bool:
+    """Whether a word does not only say when: before or after the step, or at the beginning."""
+    return word != "0" and word not in _TIMES
 
 
 def _words(name: str) -> list[str]:

@@ -89,7 +89,11 @@ def contract_from_graph(
         if value not in is_state:
             lengths_of = "time" if value in lengths else None
             inputs.append(replace(_array_spec(value), lengths_of=lengths_of))
-    outputs = [_array_spec(value) for value in graph.outputs if value not in is_state]
+
+    outputs = []
+    for value in graph.outputs:
+        if value not in is_state:
+            outputs.append(_array_spec(value))
 
     specs = []
     for value in graph.inputs:
@@ -159,9 +163,13 @@ def _output_names(
     author_names += [""] * (count - len(paths))
     names = _state_output_names(states, inputs, author_names)
 
-    plain = [position for position in range(count) if position not in names]
+    plain = []
+    for position in range(count):
+        if position not in names:
+            plain.append(position)
+
     for number, position in enumerate(plain, start=1):
-        usual = "y" if len(plain) == 1 else f"y{number}"
+        usual = output_name(number, len(plain))
         names[position] = author_names[position] or usual
     return [names[position] for position in range(count)]
 
@@ -183,6 +191,16 @@ def _author_name(path: Path) -> str:
     return "_".join(key for key in path if not key.isdigit())
 
 
+def output_name(number: int, count: int) -> str:
+    """The usual name of an output: y, or y1 and y2 where there are several."""
+    return "y" if count == 1 else f"y{number}"
+
+
+def next_name(name: str) -> str:
+    """The usual name of a state's output: hn for h0, and cache_n for cache."""
+    return f"{name[:-1]}n" if name.endswith("0") else f"{name}_n"
+
+
 def _next_names(
     inputs: Sequence[str], author_names: Sequence[str], taken: Collection[str]
 ) -> list[str]:
@@ -193,7 +211,7 @@ def _next_names(
     """
     names = []
     for name, author_name in zip(inputs, author_names, strict=True):
-        usual = f"{name[:-1]}n" if name.endswith("0") else f"{name}_n"
+        usual = next_name(name)
         is_free = author_name != "" and author_name not in taken
         names.append(author_name if is_free else usual)
 

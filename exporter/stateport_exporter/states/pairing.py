@@ -15,7 +15,7 @@ from ..graph.dataflow import axes, behind, origin
 from ..layers import Recurrent
 from .layer_states import Roles, StatePair, first_state_inputs, pairs_of_layers, roles_of
 from .names import Path
-from .pairs import NAMED, SHAPED, SURE, Matches, Port, match
+from .pairs import NAMED, SHAPED, SURE, Matches, Port, match, without
 from .possible import alike
 
 
@@ -120,10 +120,16 @@ def drop_spare_outputs(
     positions of the outputs that stayed.
     """
     needed = {*range(author), *(state.output for state in states)}
-    staying = [position for position in range(len(graph.outputs)) if position in needed]
+
+    staying = []
+    for position in range(len(graph.outputs)):
+        if position in needed:
+            staying.append(position)
+
     graph.outputs[:] = [graph.outputs[position] for position in staying]
 
-    return [replace(state, output=staying.index(state.output)) for state in states], staying
+    moved_states = [replace(state, output=staying.index(state.output)) for state in states]
+    return moved_states, staying
 
 
 def why_whole_only(layers: Iterable[Recurrent]) -> str | None:
@@ -182,10 +188,11 @@ def _context_pairs(graph: ir.Graph, names: Sequence[str]) -> list[StatePair]:
     """The states of convolutions: the last inputs and the last outputs."""
     first_input = len(graph.inputs) - len(names)
     first_output = len(graph.outputs) - len(names)
-    return [
-        StatePair(first_input + number, first_output + number, name)
-        for number, name in enumerate(names)
-    ]
+
+    pairs = []
+    for number, name in enumerate(names):
+        pairs.append(StatePair(first_input + number, first_output + number, name))
+    return pairs
 
 
 def _match_others(
@@ -205,7 +212,11 @@ def _open_arguments(
     The first argument that is no state is what the network is fed.
     """
     states = {pair.input for pair in pairs}
-    positions = [position for position in range(len(paths)) if position not in states]
+
+    positions = []
+    for position in range(len(paths)):
+        if position not in states:
+            positions.append(position)
 
     ports = []
     for position in positions:
@@ -219,7 +230,7 @@ def _open_arguments(
 def _open_results(results: Iterable[Port], pairs: Iterable[StatePair]) -> list[Port]:
     """The results that are no state's next value."""
     used = {pair.output for pair in pairs}
-    return [result for result in results if result.position not in used]
+    return without(results, used)
 
 
 def _other_levels(matches: Matches, levels: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -257,7 +268,12 @@ def _check_inputs(
     The first `own` inputs are the author's arguments.
     """
     states = {pair.input for pair in pairs}
-    rest = [value for position, value in enumerate(graph.inputs) if position not in states]
+
+    rest = []
+    for position, value in enumerate(graph.inputs):
+        if position not in states:
+            rest.append(value)
+
     if pairs and not rest:
         raise ExportError(
             "All arguments would be states, so the file would have no input: "
@@ -308,7 +324,9 @@ def _leave_an_output(graph: ir.Graph, pairs: list[StatePair], author: int) -> li
 
 def _with_output(pair: StatePair, output: int, spare: int) -> StatePair:
     """The same state, from the output `spare` if it is from `output`."""
-    return replace(pair, output=spare) if pair.output == output else pair
+    if pair.output == output:
+        return replace(pair, output=spare)
+    return pair
 
 
 def _first_same(values: Sequence[ir.Value], position: int, candidates: Iterable[int]) -> int | None:

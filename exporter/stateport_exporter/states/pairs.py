@@ -57,7 +57,9 @@ class Port:
     @property
     def called(self) -> str:
         """What the caller calls a result: its name, or its number, from 1."""
-        return ".".join(self.path) if has_name(self.path) else str(self.position + 1)
+        if has_name(self.path):
+            return ".".join(self.path)
+        return str(self.position + 1)
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -103,9 +105,9 @@ def match(arguments: Sequence[Port], results: Sequence[Port], *, alone: bool) ->
 
     # The first parameter that is no state is what the network is fed.
     paired = {argument for argument, _ in matches.pairs[SURE]}
-    candidates = _behind_leading(_without(arguments, paired))
+    candidates = _behind_leading(without(arguments, paired))
     taken = {result for _, result in matches.pairs[SURE]}
-    first = min((result.position for result in _without(results, taken)), default=0)
+    first = min((result.position for result in without(results, taken)), default=0)
     options = _options_without(options, taken)
 
     for of_kind in _by_kind(candidates):
@@ -146,16 +148,22 @@ def _options(argument: Port, results: Iterable[Port], arguments: Iterable[Port])
     if "time" in argument.kind:
         return []
 
-    other_arguments = [{port.value} for port in arguments if port is not argument]
+    other_arguments = []
+    for port in arguments:
+        if port is not argument:
+            other_arguments.append({port.value})
 
     options = []
     for result in results:
         # The argument itself, unchanged, is no next value.
-        if result.kind != argument.kind or result.parts == {argument.value}:
+        is_of_other_kind = result.kind != argument.kind
+        is_unchanged = result.parts == {argument.value}
+        if is_of_other_kind or is_unchanged:
             continue
 
         # In a line of delays, the next value of an argument is another argument, unchanged.
-        if agree(argument, result) or result.parts in other_arguments:
+        is_another_argument = result.parts in other_arguments
+        if agree(argument, result) or is_another_argument:
             options.append(result)
     return options
 
@@ -199,19 +207,26 @@ def _sure_result(argument: Port, options: Sequence[Port]) -> Port | None:
 
 def _of_same_name(argument: Port, results: Iterable[Port]) -> list[Port]:
     """The results with an argument's name: with exactly that, or else with one that agrees."""
-    agreeing = [result for result in results if are_one(argument.path, result.path)]
-    exact = [result for result in agreeing if argument.path == result.path]
+    agreeing = []
+    for result in results:
+        if are_one(argument.path, result.path):
+            agreeing.append(result)
+
+    exact = []
+    for result in agreeing:
+        if argument.path == result.path:
+            exact.append(result)
     return exact or agreeing
 
 
-def _without(ports: Iterable[Port], positions: Collection[int]) -> list[Port]:
+def without(ports: Iterable[Port], positions: Collection[int]) -> list[Port]:
     """The arguments or results that are not at these positions."""
     return [port for port in ports if port.position not in positions]
 
 
 def _options_without(options: Options, positions: Collection[int]) -> Options:
     """The options without the results at these positions."""
-    return {argument: _without(results, positions) for argument, results in options.items()}
+    return {argument: without(results, positions) for argument, results in options.items()}
 
 
 def _by_kind(arguments: Iterable[Port]) -> list[list[Port]]:
@@ -224,10 +239,19 @@ def _by_kind(arguments: Iterable[Port]) -> list[list[Port]]:
 
 def _behind_leading(arguments: Sequence[Port]) -> list[Port]:
     """The arguments without the leading parameter: the marked one, or else the first."""
-    leading = {argument.path[0] for argument in arguments if argument.leads}
+    leading = set()
+    for argument in arguments:
+        if argument.leads:
+            leading.add(argument.path[0])
+
     if not leading:
         leading = {argument.path[0] for argument in arguments[:1]}
-    return [argument for argument in arguments if argument.path[0] not in leading]
+
+    behind = []
+    for argument in arguments:
+        if argument.path[0] not in leading:
+            behind.append(argument)
+    return behind
 
 
 def _match_kind(arguments: Sequence[Port], options: Options, first: int, matches: Matches) -> None:
@@ -235,7 +259,13 @@ def _match_kind(arguments: Sequence[Port], options: Options, first: int, matches
 
     `first` is the position of the first result that is in no sure pair.
     """
-    named = [argument for argument in arguments if is_like_a_state(argument.path)]
+    named, unnamed = [], []
+    for argument in arguments:
+        if is_like_a_state(argument.path):
+            named.append(argument)
+        else:
+            unnamed.append(argument)
+
     pairs, problem = _pair_in_order(named, options, first)
     matches.pairs[NAMED] += pairs
     if problem is not None:
@@ -244,7 +274,6 @@ def _match_kind(arguments: Sequence[Port], options: Options, first: int, matches
     # The first result is the purpose of the network.
     taken = {first, *(result for _, result in pairs)}
     remaining = _options_without(options, taken)
-    unnamed = [argument for argument in arguments if argument not in named]
     rest = [argument for argument in unnamed if remaining[argument.position]]
 
     pairs, _ = _pair_in_order(rest, remaining, first)
@@ -261,7 +290,8 @@ def _pair_in_order(
     is the output, as in `return output, state`.
     """
     results = _all_results(arguments, options)
-    if len(results) > len(arguments) and results[0].position == first:
+    has_output = len(results) > len(arguments) and results[0].position == first
+    if has_output:
         results = results[1:]
     if not results:
         return [], None
@@ -269,7 +299,8 @@ def _pair_in_order(
     if not _fit_in_order(arguments, results, options):
         return [], _unclear(arguments, results)
     pairs = zip(arguments, results, strict=True)
-    return [(argument.position, result.position) for argument, result in pairs], None
+    positions = [(argument.position, result.position) for argument, result in pairs]
+    return positions, None
 
 
 def _all_results(arguments: Iterable[Port], options: Options) -> list[Port]:
@@ -349,7 +380,8 @@ def _described(result: Port) -> str:
 
 
 def _advice(arguments: Sequence[Port], results: Sequence[Port]) -> str:
-    name, result = ".".join(arguments[0].path), results[0].called
+    name = ".".join(arguments[0].path)
+    result = results[0].called
     return (
         f"Declare it: states={{{name!r}: {result!r}}} makes it a state, states={{{name!r}: None}} "
         f"does not (on the command line, --state {name}={result} or --no-state {name})."

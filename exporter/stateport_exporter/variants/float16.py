@@ -30,14 +30,21 @@ def port_names(contract: Contract, kinds: Collection[str]) -> set[str]:
         "outputs": contract.outputs,
         "states": (*contract.state_inputs, *contract.state_outputs),
     }
-    return {spec.name for kind in kinds for spec in specs[kind]}
+
+    names = set()
+    for kind in kinds:
+        for spec in specs[kind]:
+            names.add(spec.name)
+    return names
 
 
 def float16_contract(contract: Contract, keep_float32: Container[str]) -> Contract:
     """The contract of a graph that `to_float16` made."""
 
     def halved(dtype: str, name: str) -> str:
-        return "float16" if dtype == "float32" and name not in keep_float32 else dtype
+        if dtype == "float32" and name not in keep_float32:
+            return "float16"
+        return dtype
 
     inputs = [replace(spec, dtype=halved(spec.dtype, spec.name)) for spec in contract.inputs]
     outputs = [replace(spec, dtype=halved(spec.dtype, spec.name)) for spec in contract.outputs]
@@ -75,12 +82,20 @@ def to_float16(model: ir.Model, keep_float32: Container[str]) -> None:
 
 def _keep_ports(graph: ir.Graph, keep_float32: Container[str]) -> set[ir.Value]:
     """Puts casts at the inputs and outputs that stay float32, and returns these."""
-    inputs = [value for value in graph.inputs if _stays_float32(value, keep_float32)]
+    inputs = []
+    for value in graph.inputs:
+        if _stays_float32(value, keep_float32):
+            inputs.append(value)
+
     for value in inputs:
         _halve_uses(graph, value)
 
     # Only now: an input that is an output too has become the result of its cast.
-    outputs = [value for value in graph.outputs if _stays_float32(value, keep_float32)]
+    outputs = []
+    for value in graph.outputs:
+        if _stays_float32(value, keep_float32):
+            outputs.append(value)
+
     return {*inputs, *(_append_float32_output(graph, value) for value in outputs)}
 
 
@@ -156,10 +171,10 @@ def _keep_in_float32(node: ir.Node, opset: int) -> set[ir.Value]:
         raise ExportError(f"The operator {node.domain}::{node.op_type} has no float16 form.")
 
     schema = onnx.defs.get_schema(node.op_type, opset, "")
-    allowed = {
-        constraint.type_param_str: constraint.allowed_type_strs
-        for constraint in schema.type_constraints
-    }
+
+    allowed = {}
+    for constraint in schema.type_constraints:
+        allowed[constraint.type_param_str] = constraint.allowed_type_strs
 
     values: set[ir.Value] = set()
     for position, value in enumerate(node.inputs):

@@ -101,7 +101,9 @@ def _quantize_linear_node(
         return None
     name = _stored_matrix_name(node)
     reason = f"{node.op_type} is left as it is"
-    return QuantizedOperator(node.op_type, name, None, reason) if name else None
+    if name:
+        return QuantizedOperator(node.op_type, name, None, reason)
+    return None
 
 
 def _stored_matrix_name(node: ir.Node) -> str | None:
@@ -118,12 +120,15 @@ def _quantize_product(node: ir.Node, product: Product, home: ir.Graph) -> Quanti
 
     Constants become initializers of the graph `home`.
     """
-    x, weight = required_operand(node, 0), required_operand(node, 1)
+    x = required_operand(node, 0)
+    weight = required_operand(node, 1)
     tensor = ir.convenience.get_const_tensor(weight)
     if tensor is None:
         name = _stored_matrix_name(node)
         reason = "its weights are the left operand"
-        return None if name is None else QuantizedOperator(node.op_type, name, None, reason)
+        if name is None:
+            return None
+        return QuantizedOperator(node.op_type, name, None, reason)
 
     name = _layer_name(node, weight)
     matrix = _plain_matrix(node, tensor.numpy())
@@ -151,7 +156,9 @@ def _plain_matrix(node: ir.Node, weights: NDArray[Any]) -> NDArray[Any] | None:
 
     if weights.ndim != 2 or weights.dtype != np.float32:
         return None
-    return weights.T if attribute.get("transB", 0) else weights
+    if attribute.get("transB", 0):
+        return weights.T
+    return weights
 
 
 def _write_product(
@@ -190,7 +197,11 @@ def _layer_name(node: ir.Node, weight: ir.Value) -> str:
 
 
 def _initializer_names(node: ir.Node) -> list[str]:
-    return [value.name or "" for value in node.inputs if value and value.is_initializer()]
+    names = []
+    for value in node.inputs:
+        if value and value.is_initializer():
+            names.append(value.name or "")
+    return names
 
 
 def _quantize_lstm(node: ir.Node) -> QuantizedOperator:
@@ -199,7 +210,8 @@ def _quantize_lstm(node: ir.Node) -> QuantizedOperator:
     Source: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md,
     DynamicQuantizeLSTM.
     """
-    w, r = required_operand(node, 1), required_operand(node, 2)
+    w = required_operand(node, 1)
+    r = required_operand(node, 2)
     name = (w.name or "LSTM").removesuffix(".W")
     w_tensor = ir.convenience.get_const_tensor(w)
     r_tensor = ir.convenience.get_const_tensor(r)
@@ -216,11 +228,12 @@ def _quantize_lstm(node: ir.Node) -> QuantizedOperator:
         scales += [writer.constant(scale, f"{name}.{letter}.scale"), zero]
 
     rest = [*node.inputs[3:], *[None] * 8][:5]  # B, sequence_lens, initial_h, initial_c, P
+    kept_attributes = {key: a.value for key, a in node.attributes.items() if key != "layout"}
     outputs = writer.own_ops(
         "DynamicQuantizeLSTM",
         [node.inputs[0], *stored, *rest, *scales],
         len(node.outputs),
-        **{key: a.value for key, a in node.attributes.items() if key != "layout"},
+        **kept_attributes,
     )
     writer.replace(outputs)
     return QuantizedOperator("LSTM", name, "DynamicQuantizeLSTM")

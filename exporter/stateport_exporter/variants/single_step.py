@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from ..errors import ExportError
 from ..graph.cells import OPERATORS, read, step
+from ..graph.dataflow import dims_of, forget_shapes
 from ..graph.operators import Writer
 from ..graph.transposes import fold_transposes
 from .operands import required_operand
@@ -50,15 +51,12 @@ def _fix_shapes(graph: ir.Graph) -> None:
     """Sets time to 1 in inputs and outputs, and forgets the shapes of all other values."""
     for value in (*graph.inputs, *graph.outputs):
         value.shape = _shape_of_one_step(value)
-    for node in graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
+    forget_shapes(graph)
 
 
 def _shape_of_one_step(value: ir.Value) -> ir.Shape:
     dims: list[int | ir.SymbolicDim] = []
-    for dim in value.shape or ():
+    for dim in dims_of(value):
         name = "" if isinstance(dim, int) else str(dim.value)
 
         if "time" in name and name != "time":
@@ -119,13 +117,15 @@ def _merge_moves(graph: ir.Graph) -> None:
         if node.op_type not in _MOVERS or node.domain != "" or not _keeps_order(node):
             continue
 
-        value, first = node.outputs[0], required_operand(node, 0)
+        value = node.outputs[0]
+        first = required_operand(node, 0)
         shape = _known_sizes(value)
         if shape is None or shape.count(-1) > 1:
             continue
 
         root = roots[value] = roots.get(first, first)
-        if shape == _known_sizes(root) and not value.is_graph_output():
+        is_redundant = shape == _known_sizes(root) and not value.is_graph_output()
+        if is_redundant:
             ir.convenience.replace_all_uses_with(value, root)
             continue
 
@@ -143,7 +143,10 @@ def _keeps_order(node: ir.Node) -> bool:
     if sizes is None:
         return False
 
-    moved = [axis for axis in node.attributes["perm"].as_ints() if sizes[axis] != 1]
+    moved = []
+    for axis in node.attributes["perm"].as_ints():
+        if sizes[axis] != 1:
+            moved.append(axis)
     return moved == sorted(moved)
 
 

@@ -25,6 +25,11 @@ RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
 CHAIN: Final = 2048
 
 
+def ragged_chunks(multiple: int) -> list[int]:
+    """Chunks of very different lengths, all multiples of a number of steps."""
+    return [length * multiple for length in RAGGED]
+
+
 def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Iterator[Case]:
     """Sizes that were not traced, first states, chunkings, permuted rows, and a long chain.
 
@@ -44,9 +49,11 @@ def is_within_limits(case: Case, contract: Contract) -> bool:
     """Whether the contract allows all calls of a case."""
     largest = {**case.sizes, "time": max(case.chunks)}
     smallest = {**case.sizes, "time": min(case.chunks)}
-    return all(largest.get(axis, 0) <= limit for axis, limit in contract.limits) and all(
+    is_below_limits = all(largest.get(axis, 0) <= limit for axis, limit in contract.limits)
+    is_above_minimums = all(
         smallest.get(axis, minimum) >= minimum for axis, minimum in contract.minimums
     )
+    return is_below_limits and is_above_minimums
 
 
 def _usual_cases(network: Network, contract: Contract) -> Iterator[Case]:
@@ -83,7 +90,7 @@ def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Ite
     has_time = "time" in network.example.axes
     step = contract.streaming.chunk_multiple if has_time else 1
     if has_time:
-        ragged = [time * step for time in RAGGED]
+        ragged = ragged_chunks(step)
         yield case_of(network, contract, "step by step", [step] * 64, batch, through="stream")
         yield case_of(network, contract, "ragged chunks", ragged, batch, through="stream")
         yield case_of(network, contract, "ragged calls", ragged, batch)
@@ -108,11 +115,16 @@ def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> C
     The number of steps is the example's where `sizes` has none, and is rounded up to a multiple
     that the contract allows. The batch is 1 where `sizes` has none.
     """
-    multiple, axes = contract.step_multiple, network.example.axes
+    multiple = contract.step_multiple
+    axes = network.example.axes
     time = sizes.get("time", network.example.sizes["time"]) if "time" in axes else 1
     rounded_time = -(-time // multiple) * multiple
 
-    rest = {axis: size for axis, size in sizes.items() if axis not in ("batch", "time")}
+    rest = {}
+    for axis, size in sizes.items():
+        if axis not in ("batch", "time"):
+            rest[axis] = size
+
     name = ", ".join(["whole", *(f"{axis} {size}" for axis, size in rest.items())])
     batch = sizes.get("batch", 1)
     return case_of(network, contract, name, [rounded_time], batch, "zeros", sizes=rest)
@@ -149,14 +161,20 @@ def case_of(
     """
     axes = network.example.axes
     usual = {**network.example.sizes, **sizes}
-    sizes = {axis: size for axis, size in usual.items() if axis in axes and axis != "time"}
+
+    sizes = {}
+    for axis, size in usual.items():
+        if axis in axes and axis != "time":
+            sizes[axis] = size
+
     if "batch" in axes:
         sizes["batch"] = batch
 
     seed = 10_000 * batch + sum(chunks)
     title = f"{name} {batch}x{sum(chunks)}"
+    full_title = f"{title}, from {start}" if contract.states else title
     return Case(
-        name=f"{title}, from {start}" if contract.states else title,
+        name=full_title,
         through=through,
         sizes=sizes,
         chunks=tuple(chunks),
@@ -182,7 +200,8 @@ def _inputs(
         elif "time" in spec.shape:
             inputs[spec.name] = per_call[0][spec.name]
         else:
-            inputs[spec.name] = np.stack([arrays[spec.name] for arrays in per_call])
+            of_calls = [arrays[spec.name] for arrays in per_call]
+            inputs[spec.name] = np.stack(of_calls)
     return inputs
 
 

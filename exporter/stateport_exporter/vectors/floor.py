@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stateport.contract import ArraySpec
-from stateport.parity.vectors import Rows, row_errors
+from stateport.contract import ArraySpec, Contract
+from stateport.parity.vectors import Rows, results, row_errors
 
 Array = NDArray[Any]
 
@@ -34,6 +35,16 @@ def raise_floor(floor: Array, spec: ArraySpec, answer: Rows, truth: Array) -> No
 
     raised = np.where(np.isfinite(errors), np.maximum(errors, least), least)
     np.maximum.at(floor, answer.steps, raised)
+
+
+def no_floor(contract: Contract, steps: int) -> dict[str, Array]:
+    """A floor of zeros for each result: (steps,) float64."""
+    return {spec.name: np.zeros(steps) for spec in results(contract)}
+
+
+def looking_ahead(floor: Mapping[str, Array]) -> dict[str, Array]:
+    """The largest floor so far of each result, taken a little later; see `look_ahead`."""
+    return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
 
 
 def finite_sizes(table: Array) -> Array:

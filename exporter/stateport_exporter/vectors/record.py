@@ -13,14 +13,14 @@ import torch
 
 from stateport.contract import Contract
 from stateport.parity.soundness import MOST_ELEMENTS
-from stateport.parity.vectors import Case, Vectors, results
+from stateport.parity.vectors import Case, Vectors, most_steps, results
 
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals, use_onednn
 from ..network.trial import check_any_length
 from .allowance import Allowance
 from .cases import all_cases, short_case
-from .floor import finite_sizes, look_ahead, raise_floor
+from .floor import finite_sizes, looking_ahead, no_floor, raise_floor
 from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
 #: Numbers beyond this count as too large for float32: the sums that lead to them may be larger.
@@ -104,20 +104,14 @@ def _answered_cases(
     traced = truth.example.sizes["time"]
     for case in cases:
         allowed = len(case.chunks) if id(case) in kept_whole else allowance.calls(case)
+
         if allowed == 0:
             continue
-        if allowed < len(case.chunks):
-            case = first_calls(contract, case, allowed)
 
-        is_short = sum(case.chunks) < traced
-        try:
-            with allowance.measured(case):
-                answers = run_reference(truth, contract, case)
-        except ExportError:
-            if len(case.chunks) == 1 and is_short:
-                continue
-            check_any_length(network.module, network.example)
-            raise
+        case = first_calls(contract, case, allowed)
+        answers = _answers_of(network, truth, contract, case, allowance)
+        if answers is None:
+            continue
 
         calls = _count_calls_in_range(case, answers)
         if 0 < calls < len(case.chunks):
@@ -125,6 +119,21 @@ def _answered_cases(
             answers = run_reference(truth, contract, case)
         if calls > 0 or sum(case.chunks) <= traced:
             yield case, answers
+
+
+def _answers_of(
+    network: Network, truth: Network, contract: Contract, case: Case, allowance: Allowance
+) -> Answers | None:
+    """The answers to a case; None where it is one sequence that is too short for the network."""
+    try:
+        with allowance.measured(case):
+            return run_reference(truth, contract, case)
+    except ExportError:
+        is_short = sum(case.chunks) < truth.example.sizes["time"]
+        if len(case.chunks) == 1 and is_short:
+            return None
+        check_any_length(network.module, network.example)
+        raise
 
 
 def _count_calls_in_range(case: Case, answers: Answers) -> int:
@@ -139,8 +148,12 @@ def _count_calls_in_range(case: Case, answers: Answers) -> int:
 
 
 def first_calls(contract: Contract, case: Case, calls: int) -> Case:
-    """The case cut off after its first calls."""
-    all_steps, steps = sum(case.chunks), sum(case.chunks[:calls])
+    """The case cut off after its first calls, if it has more."""
+    if calls >= len(case.chunks):
+        return case
+
+    all_steps = sum(case.chunks)
+    steps = sum(case.chunks[:calls])
     inputs = {}
     for spec in contract.inputs:
         array = case.inputs[spec.name]
@@ -174,8 +187,8 @@ def _floor(
     one by one, which tells of the progress.
     """
     copies = _noisy_copies(network, truth, allowance)
-    length = max(sum(case.chunks) for case, _ in answered)
-    floor = {spec.name: np.zeros(length) for spec in results(contract)}
+    length = most_steps(case for case, _ in answered)
+    floor = no_floor(contract, length)
 
     for case, exact in counted:
         runs = [(network, case, True), (network, _beginning(contract, case), False)]
@@ -189,12 +202,12 @@ def _floor(
                 truth_there = exact[spec.name].table[: len(answer.table)]
                 raise_floor(floor[spec.name], spec, answer, truth_there)
 
-    return {name: look_ahead(np.maximum.accumulate(steps)) for name, steps in floor.items()}
+    return looking_ahead(floor)
 
 
 def _beginning(contract: Contract, case: Case) -> Case:
     """The case, or the first calls of one that has very many."""
-    return case if len(case.chunks) <= _MOST_CALLS else first_calls(contract, case, _MOST_CALLS)
+    return first_calls(contract, case, _MOST_CALLS)
 
 
 def _noisy_copies(network: Network, truth: Network, allowance: Allowance) -> list[Network]:

@@ -99,11 +99,18 @@ class Network:
                 "every size"
             )
         named = zip(self.results, results, strict=True)
-        return {name: tensor.numpy() for name, tensor in named if name is not None}
+
+        arrays = {}
+        for name, tensor in named:
+            if name is not None:
+                arrays[name] = tensor.numpy()
+        return arrays
 
     def _to_tensor(self, array: Array) -> Tensor:
         tensor = torch.from_numpy(np.array(array))
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+        if tensor.is_floating_point():
+            return tensor.to(self.dtype)
+        return tensor
 
 
 def run_reference(network: Network, contract: Contract, case: Case) -> Answers:

@@ -96,7 +96,8 @@ def _row(result: Result, slowest: float, y: int) -> Iterator[str]:
 
     is_pytorch = result.against is None and "PyTorch" in result.name
     kind = "beside" if is_pytorch else "bar"
-    yield from _bar(kind, _TIME, y, times.median / slowest if slowest else 0.0)
+    share = times.median / slowest if slowest else 0.0
+    yield from _bar(kind, _TIME, y, share)
     yield _text(_TIME + _BAR + 8, y, f"{_microseconds(times.median)} us")
 
     yield from _bar(kind, _SHARE, y, result.share)

@@ -118,7 +118,8 @@ class PoolBuffers(StreamBuffers):
         specs = self._contract.inputs
         shapes = {spec.name: x.shape for spec, x in zip(specs, inputs, strict=True)}
         ins, outs = self._chunk_buffers(axis_sizes(specs, shapes))
-        before, after = self._state_buffers("before", rows), self._state_buffers("after", rows)
+        before = self._state_buffers("before", rows)
+        after = self._state_buffers("after", rows)
         call = self._bind_call(ins, outs, before, after)
 
         return _PartialStep([*ins.values()], [*outs.values()], before, after, call)

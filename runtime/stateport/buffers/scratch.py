@@ -29,7 +29,8 @@ class Scratch:
 
     def buffer(self, role: str, spec: ArraySpec, sizes: Mapping[str, int]) -> Buffer:
         """A buffer for an array in a role; other roles and names have other memory."""
-        shape, dtype = resolve(spec.shape, sizes), np.dtype(spec.dtype)
+        shape = resolve(spec.shape, sizes)
+        dtype = np.dtype(spec.dtype)
         if not self._shared:
             return zeros(self._engine, shape, spec.dtype)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import Contract, axis_sizes
+from ..contract import Contract, axis_sizes, names_of
 from ..engines import Arrays, Buffer, Engine
 from ..engines.base import answers, put, zeros
 from .scratch import Scratch
@@ -160,7 +160,7 @@ class StreamBuffers:
         """A step for which the engine allocates the outputs."""
         contract = self._contract
         named = {s.name: x for s, x in zip(contract.inputs, inputs, strict=True)}
-        names = [s.name for s in (*contract.outputs, *contract.state_outputs)]
+        names = names_of((*contract.outputs, *contract.state_outputs))
         results = answers(self._engine, {**named, **self.read()}, names)
 
         turn = 1 - self.turn

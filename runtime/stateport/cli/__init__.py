@@ -65,7 +65,8 @@ class _Commands(click.Group):
         for name in self.list_commands(ctx):
             # Loading a command of the exporter imports PyTorch, which takes seconds.
             command = None if name in _EXPORTERS else self.get_command(ctx, name)
-            rows.append((name, command.get_short_help_str(70) if command else _EXPORTERS[name]))
+            help_text = command.get_short_help_str(70) if command else _EXPORTERS[name]
+            rows.append((name, help_text))
 
         with formatter.section("Commands"):
             formatter.write_dl(rows)

@@ -122,7 +122,8 @@ def _file_rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if origin is None:
         entries = {}
     for key, value in entries.items():
-        yield f"  {key}", value if isinstance(value, str) else json.dumps(value)
+        text = value if isinstance(value, str) else json.dumps(value)
+        yield f"  {key}", text
 
     opsets = ", ".join(f"{domain} {number}" for domain, number in document["opsets"].items())
     yield "opset", f"{opsets} (IR version {document['ir_version']})"
@@ -173,7 +174,8 @@ def _streaming_text(streaming: dict[str, Any]) -> str:
     if not streaming["ok"]:
         return f"no: {streaming['because']}"
 
-    multiple, delay = streaming.get("multiple", 1), streaming.get("delay", 0)
+    multiple = streaming.get("multiple", 1)
+    delay = streaming.get("delay", 0)
     text = "yes"
     if multiple > 1:
         text += f", in chunks of multiples of {multiple} steps"

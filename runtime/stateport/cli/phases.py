@@ -64,11 +64,11 @@ class Phases:
         if total < 1.0:
             return None
 
-        parts = [
-            f"{name} {seconds:.1f} s"
-            for name, seconds in self._seconds.items()
-            if name and seconds >= _WORTH_A_WORD
-        ]
+        parts = []
+        for name, seconds in self._seconds.items():
+            if name and seconds >= _WORTH_A_WORD:
+                parts.append(f"{name} {seconds:.1f} s")
+
         return f"{total:.1f} s in all: {', '.join(parts)}"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -51,7 +51,9 @@ class _Size(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4
     ) -> int:
         text = str(value)
         digits, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "")
+
         number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 12 else 0
+
         size = number * _UNITS.get(unit.upper(), 0)
         if not 0 < size < 1 << 31:
             self.fail(f"{text!r} is no size below 2G; write 1048576, or 64M.", param, ctx)

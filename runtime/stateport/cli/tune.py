@@ -150,11 +150,12 @@ def _table(tuned: Tuned) -> Table:
     chunks = {trial.plan.chunk for trial in trials}
     # Of what all plans share, the chunk is in the title, and the threads may be left out.
     several_counts = len({trial.plan.threads for trial in trials}) > 1
+    per_call = [Column("steps per call", right=True)] if len(chunks) > 1 else []
     grid = Table(
         Column("plan", wraps=True),
         Column("engine"),
         Column("threads", rank=0 if several_counts else 4, right=True),
-        *([Column("steps per call", right=True)] if len(chunks) > 1 else []),
+        *per_call,
         Column("us per call", right=True),
         Column("p99", rank=2, right=True),
         Column("steps/s", rank=3, right=True),
@@ -202,17 +203,18 @@ def _engine(trial: Trial) -> str:
     """The engine with its options: `openvino, bfloat16`."""
     parts = [trial.plan.engine]
     for name, value in trial.plan.options.items():
-        parts.append(str(value) if name == "precision" else f"{name} {value}")
+        text = str(value) if name == "precision" else f"{name} {value}"
+        parts.append(text)
     return ", ".join(parts)
 
 
 def _reasons(tuned: Tuned) -> list[str]:
     """Why plans could not run or fail, each reason once for a form of the file and an engine."""
-    lines = [
-        f"{trial.variant.name} on {_engine(trial)}: {trial.verdict.rstrip('.')}."
-        for trial in tuned.trials
-        if not trial.passed
-    ]
+    lines = []
+    for trial in tuned.trials:
+        if not trial.passed:
+            lines.append(f"{trial.variant.name} on {_engine(trial)}: {trial.verdict.rstrip('.')}.")
+
     return list(dict.fromkeys(lines))
 
 

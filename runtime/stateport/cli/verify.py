@@ -45,11 +45,11 @@ class _Engines(click.ParamType):  # type: ignore[type-arg]  # not before click 8
         param: click.Parameter,  # noqa: ARG002
         incomplete: str,
     ) -> list[click.shell_completion.CompletionItem]:
-        return [
-            click.shell_completion.CompletionItem(name)
-            for name in (*engine_names(), "all")
-            if name.startswith(incomplete)
-        ]
+        items = []
+        for name in (*engine_names(), "all"):
+            if name.startswith(incomplete):
+                items.append(click.shell_completion.CompletionItem(name))
+        return items
 
 
 class _Report(click.ParamType):  # type: ignore[type-arg]  # not before click 8.4

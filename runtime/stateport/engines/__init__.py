@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
+from ..axes import is_count
 from ..errors import EngineError, EngineUnavailable, InputError, in_words
 from ..model_file.onnx_outline import OnnxFile
 from ..suggestions import did_you_mean
@@ -111,7 +112,7 @@ def check_threads(threads: object) -> None:
     if threads is None:
         return
 
-    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+    if not is_count(threads, 1, MOST_THREADS):
         raise InputError(
             f"threads is {threads!r}; a whole number from 1 to {MOST_THREADS} was expected."
         )

@@ -35,7 +35,11 @@ def why_cuda_fails(provider: Path) -> str:
             f"The NVIDIA driver is missing ({_DRIVER}): install it, or give the container a GPU."
         )
 
-    missing = [name for name in missing_libraries(provider) if name != _DRIVER]
+    missing = []
+    for name in missing_libraries(provider):
+        if name != _DRIVER:
+            missing.append(name)
+
     if missing:
         sentences.append(f"Libraries are missing: {', '.join(missing)}. Install them: {_INSTALL}.")
     if not sentences:

@@ -145,7 +145,9 @@ def computed_precision(precision: str) -> str:
 
     values = np.full((1, _PROBE_SIZE), _NOT_IN_BFLOAT16, np.float32)
     (answer,) = request.infer([values]).values()
-    return "float32" if np.array_equal(answer, values) else precision
+    if np.array_equal(answer, values):
+        return "float32"
+    return precision
 
 
 def _read_precision(name: str, options: Mapping[str, object]) -> str:
@@ -197,5 +199,9 @@ def _failure(error: Exception) -> EngineError:
 
 def _reason(error: Exception) -> str:
     """The last two lines of OpenVINO's message; before them are positions in its own sources."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = []
+    for line in str(error).splitlines():
+        if line.strip():
+            lines.append(line.strip())
+
     return " ".join(lines[-2:]) if lines else type(error).__name__

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..axes import is_count
 from ..errors import EngineError, EngineUnavailable, InputError
 from ..model_file.onnx_outline import OnnxFile
 from ..suggestions import did_you_mean
@@ -159,7 +160,8 @@ class OrtEngine:
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         """A call in which the engine works in the buffers themselves, without copies."""
-        session, binding = self._session, self._session.io_binding()
+        session = self._session
+        binding = self._session.io_binding()
         try:
             for name, buffer in inputs.items():
                 binding.bind_ortvalue_input(name, self._value(buffer))
@@ -224,8 +226,9 @@ def _read_options(name: str, options: Mapping[str, object]) -> tuple[int, bool]:
         hint = did_you_mean(option, known)
         raise InputError(f"{name} has no option {option!r}; it takes {takes}.{hint}")
 
-    device, graphs = options.get("device", 0), options.get("graphs", False)
-    if type(device) is not int or device < 0:
+    device = options.get("device", 0)
+    graphs = options.get("graphs", False)
+    if not is_count(device, 0):
         raise InputError(
             f"device is {device!r}; the number of a GPU was expected, 0 for the first."
         )
@@ -245,7 +248,11 @@ def _cuda_options(device: int, *, graphs: bool) -> dict[str, str]:
 
 def _import_ort(name: str) -> ModuleType:
     """ONNX Runtime, in the build that the engine needs."""
-    wheels = [wheel for wheel in _WHEELS if _is_installed(wheel)]
+    wheels = []
+    for wheel in _WHEELS:
+        if _is_installed(wheel):
+            wheels.append(wheel)
+
     if len(wheels) > 1:
         raise EngineUnavailable(
             "onnxruntime and onnxruntime-gpu are both installed, and each overwrites files of the "

@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract import names_of
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
 from .base import Arrays, EngineFacts, HostEngine
@@ -61,8 +62,8 @@ class TractEngine(HostEngine):
         self.version = _version()
         self._tract = tract
         self._path = str(file.path.resolve())
-        self._inputs = [spec.name for spec in file.inputs]
-        self._outputs = [spec.name for spec in file.outputs]
+        self._inputs = names_of(file.inputs)
+        self._outputs = names_of(file.outputs)
         self._graph_of_sizes = lru_cache(_MOST_SIZES)(self._prepare)
         self._open_graph = None
 
@@ -109,6 +110,11 @@ def _reason(error: Exception) -> str:
     """The first and the last cause, without the trace of Rust functions behind them."""
     text = str(error).partition("Stack backtrace")[0]
     lines = [line.strip() for line in text.splitlines()]
-    causes = [line for line in lines if line not in ("", "Caused by:")]
+
+    causes = []
+    for line in lines:
+        if line not in ("", "Caused by:"):
+            causes.append(line)
+
     first_and_last = dict.fromkeys([*causes[:1], *causes[-1:]])
     return ": ".join(first_and_last) or type(error).__name__

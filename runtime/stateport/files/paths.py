@@ -13,7 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Final
 
-from ..errors import FileError
+from ..errors import FileError, why_not
 from ..shown import shown
 from ..suggestions import did_you_mean
 
@@ -82,7 +82,7 @@ def opened(path: str | PathLike[str], what: str = "a file") -> Iterator[Buffered
             f"{usable} could not be read: {error.strerror}.{_similar_file(usable)}"
         ) from error
     except OSError as error:
-        raise FileError(f"{usable} could not be read: {error.strerror or error}.") from error
+        raise FileError(f"{usable} could not be read: {why_not(error)}.") from error
 
 
 def _similar_file(path: Path) -> str:
@@ -106,7 +106,8 @@ def file_beside(file: Path, name: str) -> Path:
             folder".
     """
     try:
-        folder, usable = file.resolve().parent, usable_path(name)
+        folder = file.resolve().parent
+        usable = usable_path(name)
         target = (folder / usable).resolve()
         inside = not usable.is_absolute() and target.is_relative_to(folder)
         present = inside and target.is_file()

@@ -24,7 +24,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ..errors import FileError, first_line
+from ..errors import FileError, first_line, why_not
 from ..shown import shown
 from .paths import opened
 
@@ -244,7 +244,8 @@ def _parse_entry(name: str, entry: Any) -> tuple[str, tuple[int, ...]]:
     if not isinstance(entry, dict):
         raise ValueError(f"{shown(name)} is no object")
 
-    dtype, shape = entry.get("dtype"), entry.get("shape")
+    dtype = entry.get("dtype")
+    shape = entry.get("shape")
     if not isinstance(dtype, str) or not isinstance(shape, list):
         raise ValueError(f"{shown(name)} has no dtype and shape")
 
@@ -268,7 +269,7 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
             # Only the names that were checked are read: the file may have been replaced since.
             arrays = {name: file.get_tensor(name) for name in header.arrays}
     except OSError as error:
-        raise FileError(f"{path} could not be read: {error.strerror or error}.") from error
+        raise FileError(f"{path} could not be read: {why_not(error)}.") from error
     except safetensors.SafetensorError as error:
         reason = first_line(error)
         raise FileError(f"{path} is not a safetensors file: {reason}.") from error
@@ -348,10 +349,11 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
                 _check_members(members)
-                return {
-                    member.filename.removesuffix(".npy"): _read_member(archive, member)
-                    for member in members
-                }
+
+                arrays = {}
+                for member in members:
+                    arrays[member.filename.removesuffix(".npy")] = _read_member(archive, member)
+                return arrays
         except (
             Exception
         ) as error:  # a broken archive makes zipfile and its decoders fail in any way

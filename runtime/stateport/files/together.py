@@ -245,4 +245,6 @@ def _remove_leftover(path: Path) -> None:
 
 def _is_old(status: os.stat_result) -> bool:
     """Whether a file is this user's, and was last written more than a day ago."""
-    return status.st_uid == os.geteuid() and time.time() - status.st_mtime > _OLD
+    is_ours = status.st_uid == os.geteuid()
+    is_stale = time.time() - status.st_mtime > _OLD
+    return is_ours and is_stale

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FileError
+from ..errors import FileError, why_not
 from .paths import usable_path
 from .together import Move, staging, swap
 
@@ -93,7 +93,7 @@ def _checked_target(path: Path) -> Path:
     except ValueError as error:  # a NUL
         raise FileError(f"{str(path)!r} can be no file's name: {error}.") from error
     except OSError as error:  # a name that is too long
-        raise FileError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise FileError(f"{path} cannot be written: {why_not(error)}.") from error
     return target
 
 
@@ -131,7 +131,7 @@ def _as_file_error(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise FileError(
-            f"{path} could not be written: {error.strerror or error}. Nothing was left behind."
+            f"{path} could not be written: {why_not(error)}. Nothing was left behind."
         ) from error
 
 

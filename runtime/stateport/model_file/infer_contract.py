@@ -8,7 +8,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from ..contract import ArraySpec, Axis, Contract, StateSpec, describe
+from ..contract import ArraySpec, Axis, Contract, StateSpec, axis_names, by_name, describe
 from ..errors import ContractError, InputError
 from .foreign.growing import check_growing
 from .foreign.streaming import streaming_of
@@ -75,6 +75,7 @@ def infer_contract(
             every call.
     """
     pairs = _matched_states(file) if states is None else _declared_states(file, states)
+
     check_growing(file, pairs)
     ports_of_states = {*pairs, *pairs.values()}
     state_inputs = [spec for spec in file.inputs if spec.name in pairs]
@@ -119,8 +120,8 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
 
 def _declared_states(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:
     """The states that the caller declared, if the file has them."""
-    inputs = {spec.name: spec for spec in file.inputs}
-    outputs = {spec.name: spec for spec in file.outputs}
+    inputs = by_name(file.inputs)
+    outputs = by_name(file.outputs)
     for before, after in states.items():
         _check_exists(file, before, inputs, "input")
         _check_exists(file, after, outputs, "output")
@@ -162,9 +163,10 @@ def match_state_names(file: OnnxFile) -> dict[str, str]:
     signal_among_pairs = not leaves_signal and len(certain) > 1
 
     if not unique or possible or signal_among_pairs:
-        candidates = [
-            f"{name!r} with {_either(names)}" for name, names in {**certain, **possible}.items()
-        ]
+        candidates = []
+        for name, names in {**certain, **possible}.items():
+            candidates.append(f"{name!r} with {_either(names)}")
+
         raise ContractError(
             f"{file.path} carries no contract, and its names match more than one pairing of "
             f"states: {'; '.join(candidates)}. {_ADVICE}"
@@ -214,7 +216,7 @@ def _candidates(
     file: OnnxFile, patterns: Iterable[tuple[str, tuple[str, ...]]]
 ) -> dict[str, list[str]]:
     """By each input that may be a state, the outputs that may give its next value."""
-    outputs = {spec.name: spec for spec in file.outputs}
+    outputs = by_name(file.outputs)
     candidates = {}
     for spec in file.inputs:
         matching = _matching_outputs(spec.name, outputs, patterns)
@@ -228,17 +230,20 @@ def _leaves_signal(file: OnnxFile, pairs: Mapping[str, Iterable[str]]) -> bool:
     """Whether the file has inputs and outputs beside these states; a number is no signal."""
     taken = {name for names in pairs.values() for name in names}
     has_input = any(spec.name not in pairs and not _is_number(spec) for spec in file.inputs)
-    return has_input and any(spec.name not in taken for spec in file.outputs)
+    has_output = any(spec.name not in taken for spec in file.outputs)
+    return has_input and has_output
 
 
 def _is_number(spec: ArraySpec) -> bool:
-    return "float" not in spec.dtype and all(axis == 1 for axis in spec.shape)
+    has_one_element = all(axis == 1 for axis in spec.shape)
+    return "float" not in spec.dtype and has_one_element
 
 
 def _is_sequence(spec: ArraySpec) -> bool:
     """Whether an array has the axes of a signal: one is time, or two are open."""
     open_axes = _open_axes(spec)
-    return len(open_axes) > 1 or any(_TIME.fullmatch(str(axis)) for axis in open_axes)
+    is_called_time = any(_TIME.fullmatch(str(axis)) for axis in open_axes)
+    return len(open_axes) > 1 or is_called_time
 
 
 def _open_axes(spec: ArraySpec) -> list[Axis]:
@@ -255,7 +260,12 @@ def _matching_outputs(
     TensorFlow's ":0" are compared in snake case.
     """
     matching = _forms_of(name, patterns)
-    exact = [output for output in matching if output in outputs and output != name]
+
+    exact = []
+    for output in matching:
+        if output in outputs and output != name:
+            exact.append(output)
+
     if exact:
         return exact
 
@@ -319,11 +329,7 @@ def _state_spec(spec: ArraySpec, output: str, renamed: Mapping[str, str]) -> Sta
 
 def _named_axes(inputs: Iterable[ArraySpec], states: Iterable[StateSpec]) -> set[str]:
     """The names of axes that inputs and states have: before a call, these have sizes."""
-    shapes = [*(spec.shape for spec in inputs), *(state.shape for state in states)]
-    axes: set[str] = set()
-    for shape in shapes:
-        axes.update(axis for axis in shape if isinstance(axis, str))
-    return axes
+    return {*axis_names(inputs), *axis_names(states)}
 
 
 def _name_input_axes(spec: ArraySpec, renamed: Mapping[str, str]) -> ArraySpec:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..arguments import check_states
-from ..contract import CONTRACT_KEY, ArraySpec, Contract, StateSpec, describe
+from ..axes import of_one_row
+from ..contract import CONTRACT_KEY, ArraySpec, Contract, StateSpec, by_name, describe
 from ..errors import ContractError, InputError
 from .infer_contract import infer_contract
 from .onnx_outline import OnnxFile
@@ -57,7 +58,7 @@ def read_contract(file: OnnxFile) -> Contract:
 
 def _check_initial(file: OnnxFile, state: StateSpec) -> None:
     """Refuses a file without the first values that the contract promises for a state."""
-    shape = tuple(1 if isinstance(axis, str) else axis for axis in state.shape)
+    shape = of_one_row(state.shape)
     initial = file.initial.get(state.input)
     if initial is None or initial.shape != shape or initial.dtype != np.dtype(state.dtype):
         raise ContractError(
@@ -70,8 +71,8 @@ def _compare_specs(
     file: OnnxFile, what: str, promised: tuple[ArraySpec, ...], actual: tuple[ArraySpec, ...]
 ) -> None:
     """Compares the inputs, or the outputs, of a contract with those of its graph."""
-    in_contract = {spec.name: spec for spec in promised}
-    in_graph = {spec.name: spec for spec in actual}
+    in_contract = by_name(promised)
+    in_graph = by_name(actual)
     for name in sorted(in_contract.keys() ^ in_graph.keys()):
         has_it, lacks_it = "contract", "graph"
         if name in in_graph:
@@ -83,7 +84,8 @@ def _compare_specs(
         )
 
     for name in sorted(in_contract):
-        spec, graph_spec = in_contract[name], in_graph[name]
+        spec = in_contract[name]
+        graph_spec = in_graph[name]
         if spec.dtype != graph_spec.dtype or not _has_axes(graph_spec, spec):
             raise ContractError(
                 f"{file.path}: the contract promises the {what} {spec}, but the graph has "

@@ -120,7 +120,9 @@ def requested_bound(
         InputError: a number cannot be a bound, or the numbers are two bounds.
     """
     if atol is None and rtol is None:
-        return None if snr is None else SignalToNoise(snr)
+        if snr is None:
+            return None
+        return SignalToNoise(snr)
     if snr is not None:
         raise InputError("snr and atol or rtol exclude one another; give one of them.")
     return Tolerance(atol or 0.0, rtol or 0.0)
@@ -144,7 +146,9 @@ class Budget:
 
     def snr(self, share: float) -> float:
         """The signal-to-noise ratio in decibels."""
-        return self.decibels - decibels(share, 1.0) if share > 0 else float("inf")
+        if share > 0:
+            return self.decibels - decibels(share, 1.0)
+        return float("inf")
 
     def __str__(self) -> str:
         return f"{self.decibels:g} dB"
@@ -174,6 +178,7 @@ def noise(table: Array, truth: Array) -> Array:
     """
     with np.errstate(over="ignore"):
         squares = differences(table, truth) ** 2
+
         row_means = squares.mean(axis=1) if squares.shape[1] else np.zeros(len(squares))
 
     window_means = np.empty_like(row_means)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ..axes import with_known_sizes
 from ..contract import ArraySpec, Contract, describe
 from ..errors import EngineError, FileError, InputError, StreamingError
 from ..model import Model
@@ -29,7 +30,7 @@ from .bounds import (
 )
 from .run_case import Answers, run_case
 from .soundness import check_floor, check_vectors
-from .vectors import Case, Vectors, results, row_errors, rows
+from .vectors import Case, Vectors, most_steps, results, row_errors, rows
 
 Array = NDArray[Any]
 
@@ -210,7 +211,7 @@ def _measured(
         truth=vectors.truth,
         bound=str(bound),
         precision=model.precision,
-        steps=max(sum(case.chunks) for case in vectors.cases),
+        steps=most_steps(vectors.cases),
         environment=environment(),
         made_with=dict(vectors.made_with),
         measurements=tuple(measurements),
@@ -312,7 +313,7 @@ def _wrong_kind(spec: ArraySpec, case: Case, answers: Sequence[Array]) -> str | 
     kinds = zip(map(_SHAPE_AND_DTYPE, answers), case.chunks, strict=True)
     for (_, chunk), answer in dict(zip(kinds, answers, strict=True)).items():
         sizes = {**case.sizes, "time": chunk}
-        shape = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape]
+        shape = with_known_sizes(spec.shape, sizes)
         if answer.dtype != np.dtype(spec.dtype) or not _fits_shape(answer, shape):
             return (
                 f"{describe(answer.dtype, answer.shape)} came where "
@@ -354,6 +355,7 @@ def _measure(
     worst = int(np.argmax(shares))
     off = np.flatnonzero(~(shares <= 1.0))  # NaN is off, too
 
+    curve = _curve(compared, steps) if sum(case.chunks) >= _LONG else None
     return Measurement(
         case=case.name,
         output=spec.name,
@@ -363,7 +365,7 @@ def _measure(
         share=float(shares[worst]),
         snr=bound.snr(float(shares[worst])),
         first_off=int(steps[off[0]]) if len(off) else None,
-        curve=_curve(compared, steps) if sum(case.chunks) >= _LONG else None,
+        curve=curve,
     )
 
 

@@ -23,7 +23,9 @@ _ANSWERS: Final = "answers.safetensors"
 def handover_case(vectors: Vectors) -> Case | None:
     """The case with the most calls; None where no state goes from one call to another."""
     case = max(vectors.cases, key=lambda case: len(case.chunks))
-    return case if vectors.contract.states and len(case.chunks) > 1 else None
+    if vectors.contract.states and len(case.chunks) > 1:
+        return case
+    return None
 
 
 def hand_over(model: Model, case: Case, folder: Path) -> None:

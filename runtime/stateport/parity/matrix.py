@@ -108,7 +108,7 @@ class Matrix:
     @property
     def passed(self) -> bool:
         """Whether all engines that ran passed, at least one, and nothing else went wrong."""
-        ran = [row for row in self.rows if row.status != "not run"]
+        ran = rows_that_ran(self)
         parts: list[EngineVerdict | CarriedStream] = [*ran, *self.carried]
         all_passed = all(part.status == "passed" for part in parts)
 
@@ -124,6 +124,11 @@ class Matrix:
     def reports(self) -> tuple[EngineReport, ...]:
         """The reports of the engines that were measured."""
         return tuple(row.report for row in self.rows if row.report is not None)
+
+
+def rows_that_ran(matrix: Matrix) -> list[EngineVerdict]:
+    """The verdicts on the engines that are available here."""
+    return [row for row in matrix.rows if row.status != "not run"]
 
 
 def run_matrix(
@@ -164,32 +169,38 @@ def run_matrix(
     notes = remarks(model, recorded)
     if wanted is None:
         notes = (*notes, *narrow_weights(model))
-    stateful = handover_case(recorded) is not None
-    job = {
+
+    job = _job_of_all(model, vectors, plan, wanted)
+    carries = len(choices) > 1 and handover_case(recorded) is not None
+
+    with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
+        states = [Path(folder) / str(number) for number in range(len(choices))]
+        measured = []
+        for choice, state in zip(choices, states, strict=True):
+            files = {}
+            if carries:
+                files["hand_over"] = str(state)
+            if locate:
+                files["locate"] = str(_node_file(model, choice))
+            measured.append(_verify_engine(job, choice, limit, progress, **files))
+
+        rows = tuple(measured)
+        carried = tuple(_carry_streams(job, rows, states, limit, progress)) if carries else ()
+
+    standing.check()  # each engine has read the files by itself
+    return Matrix(str(model), rows, carried, required=require, remarks=(*more_remarks, *notes))
+
+
+def _job_of_all(
+    model: Path, vectors: Path, plan: Path | None, wanted: RequestedBound | None
+) -> dict[str, Any]:
+    """What the jobs of all engines have."""
+    return {
         "model": str(model.resolve()),
         "vectors": str(vectors.resolve()),
         "plan": None if plan is None else str(plan.resolve()),
         "wanted": {} if wanted is None else asdict(wanted),
     }
-
-    with tempfile.TemporaryDirectory(prefix="stateport.") as folder:
-        states = [Path(folder) / str(number) for number in range(len(choices))]
-        several = len(choices) > 1 and stateful
-        rows = tuple(
-            _verify_engine(
-                job,
-                choice,
-                limit,
-                progress,
-                hand_over=str(state) if several else None,
-                locate=str(_node_file(model, choice)) if locate else None,
-            )
-            for choice, state in zip(choices, states, strict=True)
-        )
-        carried = tuple(_carry_streams(job, rows, states, limit, progress)) if several else ()
-
-    standing.check()  # each engine has read the files by itself
-    return Matrix(str(model), rows, carried, required=require, remarks=(*more_remarks, *notes))
 
 
 def _verify_engine(
@@ -213,10 +224,11 @@ def _verify_engine(
     if "report" not in answer or died_early:
         return EngineVerdict(choice, problem=answer.get("error") or died or _NO_ANSWER)
 
+    located = LocatedFault(**answer["located"]) if "located" in answer else None
     return EngineVerdict(
         choice,
         report_from_json(answer["report"]),
-        located=LocatedFault(**answer["located"]) if "located" in answer else None,
+        located=located,
         not_located=answer.get("not_located") or died,
         not_handed_over=answer.get("not_handed_over"),
     )
@@ -240,11 +252,11 @@ def _carry_streams(
         if target.report is None:
             continue
 
-        sources = {
-            str(state): source
-            for state, source in zip(states, rows, strict=True)
-            if source is not target and source.report is not None
-        }
+        sources = {}
+        for state, source in zip(states, rows, strict=True):
+            if source is not target and source.report is not None:
+                sources[str(state)] = source
+
         if sources:
             yield from _continue_on(job, target, sources, limit, progress)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from ..contract import PRECISION_KEY
-from ..errors import FileError
+from ..errors import FileError, why_not
 from ..model_file.onnx_outline import OnnxFile, read
 from ..precision import BUDGETS
 from .vectors import Vectors
@@ -46,7 +46,7 @@ def digest(model: Path) -> str:
         for name in file.external_files:
             _hash_file(total, model.resolve().parent / name, _largest_size(file, name))
     except OSError as error:
-        raise FileError(f"{model} could not be read: {error.strerror or error}.") from error
+        raise FileError(f"{model} could not be read: {why_not(error)}.") from error
     return total.hexdigest()
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..axes import SIZE_LIMIT, resolve
-from ..contract import ArraySpec, Contract, describe
+from ..axes import SIZE_LIMIT, resolve, with_known_sizes
+from ..contract import ArraySpec, Contract, describe, has_time, names_of
 from ..shown import shown
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check_vectors(vectors: Vectors) -> None:
         raise ValueError(f"their truth is {shown(vectors.truth)}; float64 or float32 was expected")
 
     steps = max(sum(case.chunks) for case in vectors.cases)
-    _check_floors(vectors.floor, {spec.name for spec in specs}, steps)
+    _check_floors(vectors.floor, {*names_of(specs)}, steps)
     _check_cases(vectors)
 
     for spec in specs:
@@ -112,7 +112,7 @@ def check_case(contract: Contract, case: Case) -> None:
     _check_inputs(contract, case)
     _check_initial(contract, case)
 
-    _check_names("truth", case.truth, {spec.name for spec in specs})
+    _check_names("truth", case.truth, {*names_of(specs)})
     for name in case.kept.keys() - case.truth.keys():
         raise ValueError(f"elements of {shown(name)} are kept, which is not in the contract")
 
@@ -121,7 +121,7 @@ def check_case(contract: Contract, case: Case) -> None:
 
 
 def _check_inputs(contract: Contract, case: Case) -> None:
-    _check_names("input", case.inputs, {spec.name for spec in contract.inputs})
+    _check_names("input", case.inputs, {*names_of(contract.inputs)})
 
     sizes = {**case.sizes, "time": sum(case.chunks)}
     for spec in contract.inputs:
@@ -138,7 +138,7 @@ def _check_inputs(contract: Contract, case: Case) -> None:
 
 def _check_chunks(contract: Contract, case: Case) -> None:
     """Refuses chunks that a stream of the network does not take."""
-    if not any("time" in spec.shape for spec in contract.inputs):
+    if not has_time(contract):
         return
 
     multiple = contract.streaming.chunk_multiple
@@ -162,8 +162,7 @@ def _check_array(
 
     `calls` are the axes before those of the spec.
     """
-    axes = (sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape)
-    shape = (*calls, *axes)
+    shape = (*calls, *with_known_sizes(spec.shape, sizes))
     if array.dtype != np.dtype(spec.dtype) or not _fits_shape(array, shape):
         raise ValueError(
             f"{shown(spec.name)} is {describe(array.dtype, array.shape)}; "
@@ -299,7 +298,9 @@ def check_floor(vectors: Vectors) -> None:
     for name, floor in vectors.floor.items():
         largest = max(_magnitudes(name, vectors))
         scale = max(largest, _SMALLEST)
-        if floor.min() > _LOWEST_SHARE * scale or floor.max() > _HIGHEST_SHARE * scale:
+        is_too_low = floor.min() > _LOWEST_SHARE * scale
+        is_too_high = floor.max() > _HIGHEST_SHARE * scale
+        if is_too_low or is_too_high:
             raise ValueError(
                 f"the floor of {shown(name)} is {floor.min():.1e} to {floor.max():.1e}, where the "
                 f"largest value is {largest:.1e}: any answer would pass"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -24,7 +24,7 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ..axes import SIZE_LIMIT
+from ..axes import SIZE_LIMIT, is_count
 from ..contract import ArraySpec, Contract
 from ..errors import ContractError, FileError
 from ..files.reading import parse_json, read_arrays, texts_of, value_of
@@ -222,7 +222,7 @@ def _read_case(entry: Any, number: str, groups: Mapping[str, Mapping[str, Array]
     sizes = value_of(entry, "sizes", dict)
     chunks = value_of(entry, "chunks", list)
     for size in (*sizes.values(), *chunks):
-        if type(size) is not int or not 0 < size < SIZE_LIMIT:
+        if not is_count(size, 1, SIZE_LIMIT - 1):
             raise ValueError(f"a size or a chunk is {shown(size)}; a number above 0 was expected")
 
     if not chunks:
@@ -257,6 +257,11 @@ def _read_trace(document: Any, values: Mapping[str, Array]) -> Trace | None:
 
 def _is_list_of_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+
+
+def most_steps(cases: Iterable[Case]) -> int:
+    """The steps of the longest case."""
+    return max(sum(case.chunks) for case in cases)
 
 
 def results(contract: Contract) -> tuple[ArraySpec, ...]:

@@ -88,9 +88,12 @@ def verify(
 
     # A link is not resolved: an interpreter finds its environment by the name of its link.
     interpreters = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
-    elsewhere = [
-        replace(choice, python=interpreter) for interpreter in interpreters for choice in here
-    ]
+
+    elsewhere = []
+    for interpreter in interpreters:
+        for choice in here:
+            elsewhere.append(replace(choice, python=interpreter))
+
     bound = requested_bound(atol, rtol, snr)
     # A contract inferred from names promises nothing to verify.
     contract = read_contract(read(path))

@@ -71,7 +71,12 @@ def choose(trials: Sequence[Trial], goal: str) -> Trial:
     """
     passed = [trial for trial in trials if trial.passed]
     fastest = min(passed, key=lambda trial: trial.cost(goal))
-    near = [trial for trial in passed if is_as_fast(trial, fastest, goal)]
+
+    near = []
+    for trial in passed:
+        if is_as_fast(trial, fastest, goal):
+            near.append(trial)
+
     return min(near, key=lambda trial: (*_complexity(trial), trial.cost(goal)))
 
 

@@ -139,8 +139,16 @@ def tune(
 
 def _working_engines() -> list[str]:
     """The engines that work here, except those that are slow by design."""
-    names = [name for name in engine_names() if facts(name).for_speed]
-    return [name for name in names if status(name).problem is None]
+    names = []
+    for name in engine_names():
+        if facts(name).for_speed:
+            names.append(name)
+
+    working = []
+    for name in names:
+        if status(name).problem is None:
+            working.append(name)
+    return working
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,8 @@ class _Search:
         """Every plan that is possible here, not measured yet."""
         model_digest = sha256(self.model)
         for variant in variants:
-            whole, step = _plan_file(variant.whole), _plan_file(variant.step)
+            whole = _plan_file(variant.whole)
+            step = _plan_file(variant.step)
             for engine, options, count, chunk in self._ways_to_run(variant, engines, threads):
                 yield Trial(
                     variant,
@@ -174,7 +183,12 @@ class _Search:
             engine_facts = facts(engine)
             if not _can_run(engine, engine_facts, variant):
                 continue
-            counts = [count for count in threads if engine_facts.can_use(count)]
+
+            counts = []
+            for count in threads:
+                if engine_facts.can_use(count):
+                    counts.append(count)
+
             for options in self._options_of(engine_facts):
                 yield from product([engine], [options], counts, chunks)
 
@@ -274,7 +288,8 @@ class _Search:
             if not may_fail:
                 raise
             return _Verified(trial.plan, f"cannot be verified: {error}", None)
-        return _Verified(trial.plan, CHOSEN if report.passed else worst(report), ratio)
+        verdict = CHOSEN if report.passed else worst(report)
+        return _Verified(trial.plan, verdict, ratio)
 
     def _load(self, plan: Plan) -> Model:
         """The model under a plan, loaded as users load it."""
@@ -320,7 +335,8 @@ class _SameAsFloat32Error(Exception):
 def _can_run(engine: str, engine_facts: EngineFacts, variant: Variant) -> bool:
     """Whether an engine can run a variant at all."""
     is_for_engine = not variant.engines or engine in variant.engines
-    return is_for_engine and (variant.step is None or engine_facts.step_graphs)
+    has_graph = variant.step is None or engine_facts.step_graphs
+    return is_for_engine and has_graph
 
 
 def _arithmetic(trial: Trial) -> Hashable:
@@ -330,7 +346,9 @@ def _arithmetic(trial: Trial) -> Hashable:
 
 
 def _plan_file(path: Path | None) -> PlanFile | None:
-    return None if path is None else PlanFile.of(path)
+    if path is None:
+        return None
+    return PlanFile.of(path)
 
 
 def _write_plan(path: Path, tuned: Tuned) -> None:

@@ -140,7 +140,9 @@ def _reduced_axes(call: Call) -> Dims | None:
         return axes
 
     dims = call.value(0).dims
-    return None if dims is None else tuple(range(len(dims)))
+    if dims is None:
+        return None
+    return tuple(range(len(dims)))
 
 
 def _along_axis(call: Call) -> Sequence[Value]:
@@ -277,7 +279,9 @@ def _kernel_of_weights(call: Call) -> tuple[int, ...] | None:
         return None
 
     sizes = tuple(dim for dim in dims[2:] if isinstance(dim, int))
-    return sizes if len(sizes) == len(dims) - 2 else None
+    if len(sizes) == len(dims) - 2:
+        return sizes
+    return None
 
 
 def _is_pointwise(kernel: Sequence[int] | None) -> bool:
@@ -346,7 +350,9 @@ def _pads_axis(node: Node, axis: int, spatial_axes: int, size: int) -> bool:
 def _number_at(node: Node, name: str, position: int, default: int) -> int:
     """One integer of a list in an attribute."""
     numbers = node.numbers(name)
-    return numbers[position] if position < len(numbers) else default
+    if position < len(numbers):
+        return numbers[position]
+    return default
 
 
 def _global_pool(call: Call) -> Sequence[Value]:

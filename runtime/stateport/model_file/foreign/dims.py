@@ -163,7 +163,9 @@ def _left_dim(dims: Dims | None, others: Sequence[Dim]) -> Dim:
     left = rest(dims, others)
     if left is not None or time_of(dims) is None:
         return left
-    return None if any(map(grows, others)) else "~time"
+    if any(map(grows, others)):
+        return None
+    return "~time"
 
 
 def rest(dims: Dims | None, divisors: Sequence[Dim]) -> Dim:
@@ -201,7 +203,9 @@ def _product(names: Counter[str], number: int) -> Dim:
     if not factors:
         return number
     if len(factors) > _MOST_NAMES:
-        return "~time" if any(map(grows, factors)) else None
+        if any(map(grows, factors)):
+            return "~time"
+        return None
 
     if number != 1:
         factors.append(str(number))

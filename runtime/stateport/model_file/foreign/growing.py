@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from ...contract import ArraySpec
+from ...contract import ArraySpec, by_name
 from ...errors import InputError
 from ..onnx_outline import OnnxFile
 from .nodes import Graph, Node, TooManyNodesError, read_nodes
@@ -25,8 +25,8 @@ def check_growing(file: OnnxFile, pairs: Mapping[str, str]) -> None:
     Raises:
         InputError: a state grows; with the way out.
     """
-    inputs = {spec.name: spec for spec in file.inputs}
-    outputs = {spec.name: spec for spec in file.outputs}
+    inputs = by_name(file.inputs)
+    outputs = by_name(file.outputs)
     open_pairs = {before: after for before, after in pairs.items() if _open_axes(inputs[before])}
     if not open_pairs:
         return
@@ -88,7 +88,13 @@ def _joined_axes(file: OnnxFile, pairs: Mapping[str, str]) -> dict[str, int]:
 def _grows(graph: Graph, sources: list[str]) -> bool:
     """Whether at least two of the joined arrays are not empty constants."""
     constants = {name for name, tensor in graph.constants.items() if 0 in tensor.shape}
-    return len([name for name in sources if name not in constants]) > 1
+
+    varying = []
+    for name in sources:
+        if name not in constants:
+            varying.append(name)
+
+    return len(varying) > 1
 
 
 def _source(name: str, producers: Mapping[str, Node]) -> str:

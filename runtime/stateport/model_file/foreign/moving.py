@@ -223,12 +223,18 @@ def _common_dims(shapes: Sequence[Dims | None]) -> Dims | None:
 def _sum(dims: Sequence[Dim]) -> int | None:
     """The sum of sizes; None where one of them is unknown."""
     sizes = [dim for dim in dims if isinstance(dim, int)]
-    return sum(sizes) if len(sizes) == len(dims) else None
+    if len(sizes) == len(dims):
+        return sum(sizes)
+    return None
 
 
 def _lengthened(call: Call, dims: Dims, axis: int) -> Value:
     """A sequence that is joined with something else along time."""
-    parts = [value for value in call.values if value.dims is None or not grows(value.dims[axis])]
+    parts = []
+    for value in call.values:
+        if value.dims is None or not grows(value.dims[axis]):
+            parts.append(value)
+
     context = bool(parts) and all(map(call.is_state, parts))
 
     if context:
@@ -360,7 +366,9 @@ def _sliced_size(dim: Dim, start: Dim, end: Dim, step: Dim) -> int | None:
         return None
     if not (isinstance(start, int) and isinstance(end, int) and isinstance(step, int)):
         return None
-    return len(range(dim)[start:end:step]) if step else None
+    if step:
+        return len(range(dim)[start:end:step])
+    return None
 
 
 def _pad(call: Call) -> Sequence[Value]:

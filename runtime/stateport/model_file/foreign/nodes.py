@@ -255,7 +255,9 @@ def _short_integers(
     size = _INTEGERS[kind]
     if len(raw) == count * size and not numbers:
         return tuple(np.frombuffer(raw, f"<i{size}").tolist())
-    return tuple(numbers) if len(numbers) == count else None
+    if len(numbers) == count:
+        return tuple(numbers)
+    return None
 
 
 def _value_name(data: memoryview) -> str:

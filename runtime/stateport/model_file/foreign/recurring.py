@@ -74,7 +74,8 @@ def _check_operands(call: Call) -> list[int]:
 
     lasts = []
     for position in _INITIAL_STATES[call.node.operator]:
-        initial, last = call.value(position), call.walk.new_bit()
+        initial = call.value(position)
+        last = call.walk.new_bit()
         lasts.append(last)
         if call.is_state(initial):
             start = Start(str(call.node), call.node.inputs[position], initial.origins, last)
@@ -247,7 +248,8 @@ def _loop(call: Call) -> Sequence[Value]:
 
 def _may_count_time(call: Call, iterations: Dim) -> bool:
     """Whether the number of iterations may depend on time, in ways that need not be visible."""
-    if grows(iterations) or any(time_of(value.dims) is not None for value in call.values):
+    has_timed_operand = any(time_of(value.dims) is not None for value in call.values)
+    if grows(iterations) or has_timed_operand:
         return True
     return iterations is None and call.depends_on_fed
 
@@ -265,7 +267,9 @@ def _body_results(call: Call, body: Graph, values: Sequence[Value]) -> list[Valu
 
 def _body(call: Call) -> Graph | None:
     graphs = call.node.graphs
-    return graphs[0] if len(graphs) == 1 else None
+    if len(graphs) == 1:
+        return graphs[0]
+    return None
 
 
 def _unknown_loop(call: Call) -> Sequence[Value]:

@@ -151,7 +151,9 @@ def _arithmetic(node: Node, arrays: Sequence[Array]) -> Array:
 def _combine(operation: str, a: Dim, b: Dim) -> Dim:
     """The result for one pair of elements; it grows with time if one of them does."""
     if not isinstance(a, int) or not isinstance(b, int) or max(abs(a), abs(b)) >= _LARGEST:
-        return "~time" if grows(a) or grows(b) else None
+        if grows(a) or grows(b):
+            return "~time"
+        return None
 
     return _OPERATIONS[operation](a, b)
 

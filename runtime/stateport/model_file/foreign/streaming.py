@@ -11,10 +11,10 @@ starts from a state. Otherwise the answer is that it is not known, with a reason
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from ...contract import ArraySpec, Axis, Contract, Streaming
+from ...contract import ArraySpec, Axis, Contract, Streaming, axis_names
 from ..onnx_outline import OnnxFile
 from .computing import COMPUTING
 from .dims import Value, time_of
@@ -44,7 +44,9 @@ def streaming_of(file: OnnxFile, contract: Contract) -> Streaming:
         return Streaming(False, ties[0])
 
     reason = _unnamed_state(contract, outputs) or _first_doubt(ties, doubts)
-    return Streaming() if reason is None else Streaming(None, reason)
+    if reason is None:
+        return Streaming()
+    return Streaming(None, reason)
 
 
 def _lost_lasts(
@@ -102,18 +104,11 @@ def _are_alike(argument: ArraySpec, result: ArraySpec) -> bool:
 
 def _time_axes(contract: Contract) -> frozenset[str]:
     """The axes that may be time: "time"; without it, all that are not the batch or a state's."""
-    axes = _axis_names(contract.inputs)
+    axes = set(axis_names(contract.inputs))
     if "time" in axes:
         return frozenset({"time"})
 
-    return frozenset(axes - {"batch"} - _axis_names(contract.state_inputs))
-
-
-def _axis_names(specs: Iterable[ArraySpec]) -> set[str]:
-    names: set[str] = set()
-    for spec in specs:
-        names.update(axis for axis in spec.shape if isinstance(axis, str))
-    return names
+    return frozenset(axes - {"batch", *axis_names(contract.state_inputs)})
 
 
 def _walk_graph(

@@ -68,7 +68,9 @@ class Call:
 
     def value(self, position: int) -> Value:
         """An operand; `NOTHING` where the node has none in this position."""
-        return self.values[position] if position < len(self.values) else NOTHING
+        if position < len(self.values):
+            return self.values[position]
+        return NOTHING
 
     def has(self, position: int) -> bool:
         """Whether the node has an operand in this position."""

@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...contract import ArraySpec, Contract
+from ...contract import ArraySpec, Contract, has_time
 from ...model import Model
 from ..pair import digest
 from ..run_case import Answers, run_case
-from ..vectors import Case, Vectors, results, rows
+from ..vectors import Case, Vectors, most_steps, results, rows
 from .cases import cases_of, cut_to_time, with_prefix
-from .fitting import FittedRecording, fit, has_time, is_cut_along_time
+from .fitting import FittedRecording, fit, is_cut_along_time
 from .reading import read_recordings
 
 Array = NDArray[Any]
@@ -112,7 +112,7 @@ def _run_whole(model: Model, contract: Contract, recording: FittedRecording) -> 
 
 def _no_floor(contract: Contract, cases: Sequence[Case]) -> dict[str, Array]:
     """Zeros: what PyTorch itself loses on recorded data is not known."""
-    steps = max(sum(case.chunks) for case in cases)
+    steps = most_steps(cases)
     return {spec.name: np.zeros(steps) for spec in results(contract)}
 
 
@@ -192,12 +192,14 @@ def _what_is_compared(
     """A sentence on the recordings, and on what their results are compared with."""
     steps = sum(recording.steps for recording in recordings)
     count = f"{len(recordings)} recording{'' if len(recordings) == 1 else 's'}"
-    recorded = dict.fromkeys(name for recording in recordings for name in recording.answers)
-    computed = [
-        spec.name
-        for spec in results(contract)
-        if any(spec.name not in recording.answers for recording in recordings)
-    ]
+    recorded: dict[str, None] = {}  # a set that keeps the order
+    for recording in recordings:
+        recorded |= dict.fromkeys(recording.answers)
+
+    computed = []
+    for spec in results(contract):
+        if not all(spec.name in recording.answers for recording in recordings):
+            computed.append(spec.name)
 
     way = "the whole run" if has_time(contract) else "the calls"
     parts = []

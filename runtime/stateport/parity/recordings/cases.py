@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ...contract import Contract
+from ...contract import Contract, has_time, takes_lengths
 from ..vectors import Case
-from .fitting import FittedRecording, cut, has_time, is_cut_along_time
+from .fitting import FittedRecording, cut, is_cut_along_time
 
 Array = NDArray[Any]
 
@@ -52,9 +52,8 @@ def cases_of(recording: FittedRecording, contract: Contract) -> Iterator[Case]:
 
 def _is_fed_in_chunks(contract: Contract) -> bool:
     """Whether the steps of all answers are known, so that chunks can be compared with the whole."""
-    takes_lengths = any(spec.lengths_of is not None for spec in contract.inputs)
     known = all(spec.time_axis is None or is_cut_along_time(spec) for spec in contract.outputs)
-    return bool(contract.streaming.ok and contract.states) and known and not takes_lengths
+    return bool(contract.streaming.ok and contract.states) and known and not takes_lengths(contract)
 
 
 def shortest_chunk(contract: Contract) -> int:
@@ -122,14 +121,23 @@ def _what_was_cut(
 ) -> str | None:
     """A sentence on the recordings that were cut, and why."""
     texts = []
-    by_time = [recording for recording in kept if recording.steps == most < longest]
+
+    by_time = []
+    for recording in kept:
+        if recording.steps == most < longest:
+            by_time.append(recording)
+
     if by_time:
         names = _names(by_time)
         texts.append(
             f"{names} cut to {most:,} steps, so that all runs take no more than {seconds:g} s"
         )
 
-    rest = [r for r in kept if r.steps < r.recorded_steps and r not in by_time]
+    rest = []
+    for r in kept:
+        if r.steps < r.recorded_steps and r not in by_time:
+            rest.append(r)
+
     if rest:
         texts.append(f"{_names(rest)} cut to a length that the network takes")
     return "; ".join(texts) or None
@@ -171,7 +179,12 @@ def _ragged(units: int) -> list[int]:
     """The lengths of ragged chunks that make up a number of units; none is empty."""
     shares = np.cumsum((0, *_RAGGED)) / sum(_RAGGED)
     ends = [round(share * units) for share in shares]
-    return [after - before for before, after in pairwise(ends) if after > before]
+
+    sizes = []
+    for before, after in pairwise(ends):
+        if after > before:
+            sizes.append(after - before)
+    return sizes
 
 
 def with_prefix(case: Case, call: int, contract: Contract) -> Case:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...axes import names_in, resolve
-from ...contract import ArraySpec, Contract, describe
+from ...contract import ArraySpec, Contract, describe, has_time, names_of
 from ...errors import InputError
 from ...state import State
 from ...validation import check_inputs, check_state
@@ -41,11 +41,6 @@ class FittedRecording:
     inputs: Mapping[str, Array]
     initial: Mapping[str, Array]
     answers: Mapping[str, Array]
-
-
-def has_time(contract: Contract) -> bool:
-    """Whether a call takes several steps."""
-    return any("time" in spec.shape for spec in contract.inputs)
 
 
 def fit(recording: Recording, contract: Contract) -> FittedRecording:
@@ -94,7 +89,11 @@ def cut(recording: FittedRecording, contract: Contract, steps: int) -> FittedRec
     inputs = {}
     for spec in contract.inputs:
         array = recording.inputs[spec.name]
-        inputs[spec.name] = _cut_input(spec, array, steps) if timed else array[:steps]
+
+        if timed:
+            inputs[spec.name] = _cut_input(spec, array, steps)
+        else:
+            inputs[spec.name] = array[:steps]
 
     return replace(
         recording, steps=steps, inputs=inputs, answers=_cut_answers(recording, contract, steps)
@@ -106,7 +105,9 @@ def _cut_input(spec: ArraySpec, array: Array, steps: int) -> Array:
     if spec.lengths_of == "time" and "time" not in spec.shape:
         shorter: Array = np.minimum(array, steps).astype(array.dtype)
         return shorter
-    return _first(array, spec.shape.index("time"), steps) if "time" in spec.shape else array
+    if "time" in spec.shape:
+        return _first(array, spec.shape.index("time"), steps)
+    return array
 
 
 def _cut_to_contract(recording: FittedRecording, contract: Contract) -> FittedRecording:
@@ -202,12 +203,21 @@ def _initial(
     recording: Recording, contract: Contract, sizes: Mapping[str, int]
 ) -> dict[str, Array]:
     """The recorded first state; empty where none was recorded."""
-    names = [spec.name for spec in contract.state_inputs]
-    given = {name: recording.arrays[name] for name in names if name in recording.arrays}
+    names = names_of(contract.state_inputs)
+
+    given = {}
+    for name in names:
+        if name in recording.arrays:
+            given[name] = recording.arrays[name]
+
     if not given:
         return {}
 
-    missing = [name for name in names if name not in given]
+    missing = []
+    for name in names:
+        if name not in given:
+            missing.append(name)
+
     if missing:
         raise InputError(
             f"{recording.name} holds the first state {', '.join(given)} without "

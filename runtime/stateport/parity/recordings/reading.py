@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from ...contract import Contract
-from ...errors import FileError, InputError
+from ...contract import Contract, names_of
+from ...errors import FileError, InputError, why_not
 from ...files.paths import usable_path
 from ...files.reading import read_arrays, read_npy, read_npz
 from ...shown import shown
@@ -71,6 +71,7 @@ def read_recordings(path: Path, contract: Contract) -> ReadRecordings:
 
     if path.suffix == ".npy":
         name = path.stem if path.stem in _names(contract) else _only_input(path, contract)
+
         recording = Recording(path.name, {name: read_npy(path)})
     else:
         recording = _read_file(path)
@@ -78,13 +79,37 @@ def read_recordings(path: Path, contract: Contract) -> ReadRecordings:
 
 
 def _read_folder(folder: Path, contract: Contract) -> ReadRecordings:
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise FileError(f"{folder} could not be read: {error.strerror or error}.") from error
+    files, others = _sorted_entries(folder)
+    _check_count(folder, files, contract)
 
-    files = [entry for entry in entries if entry.suffix in ENDINGS]
-    others = [entry.name for entry in entries if entry.suffix not in ENDINGS]
+    recordings = [*_read_plain_arrays(folder, files, contract)]
+    for file in files:
+        if file.suffix != ".npy":
+            recordings.append(_read_file(file))
+
+    recordings.sort(key=lambda recording: recording.name)
+    checked = tuple(_checked(recording, contract) for recording in recordings)
+    return ReadRecordings(checked, _left_out(folder, others))
+
+
+def _sorted_entries(folder: Path) -> tuple[list[Path], list[str]]:
+    """The files of a folder that hold recordings, and the names of all others; none is hidden."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise FileError(f"{folder} could not be read: {why_not(error)}.") from error
+
+    files, others = [], []
+    for entry in entries:
+        if entry.suffix in ENDINGS and not entry.name.startswith("."):
+            files.append(entry)
+        elif not entry.name.startswith("."):
+            others.append(entry.name)
+    return files, others
+
+
+def _check_count(folder: Path, files: Sequence[Path], contract: Contract) -> None:
+    """Refuses a folder without recordings, or with more than are read."""
     if not files:
         kinds = ", ".join(ENDINGS)
         raise FileError(
@@ -96,12 +121,6 @@ def _read_folder(folder: Path, contract: Contract) -> ReadRecordings:
             f"{folder} holds {len(files)} files; at most {_MOST_FILES} recordings were expected. "
             "Choose some of them."
         )
-
-    recordings = [*_read_plain_arrays(folder, files, contract)]
-    recordings += [_read_file(file) for file in files if file.suffix != ".npy"]
-    recordings.sort(key=lambda recording: recording.name)
-    checked = tuple(_checked(recording, contract) for recording in recordings)
-    return ReadRecordings(checked, _left_out(folder, others))
 
 
 def _read_plain_arrays(
@@ -162,7 +181,7 @@ def _checked(recording: Recording, contract: Contract) -> Recording:
         InputError: a name is unknown, or an input is missing.
     """
     known = _names(contract)
-    inputs = [spec.name for spec in contract.inputs]
+    inputs = names_of(contract.inputs)
     advice = f"Save it with numpy.savez(FILE, {_inputs_as_arguments(contract)})."
 
     for name in recording.arrays:

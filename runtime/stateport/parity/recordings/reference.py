@@ -58,7 +58,11 @@ def record_answers(
     Raises:
         EngineError: no engine gives answers.
     """
-    candidates = [EngineChoice(name) for name in _REFERENCES if status(name).problem is None]
+    candidates = []
+    for name in _REFERENCES:
+        if status(name).problem is None:
+            candidates.append(EngineChoice(name))
+
     candidates += [choice for choice in engines if choice not in candidates][:1]
 
     problems = []

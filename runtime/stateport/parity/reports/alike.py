@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..engine_report import EngineReport, Measurement
-from ..matrix import Matrix
+from ..matrix import Matrix, rows_that_ran
 
 #: Errors of at least this share of their bound are compared; smaller ones are near the bound,
 #: where one engine fails and another one does not.
@@ -26,7 +26,7 @@ def common_fault(matrix: Matrix) -> str | None:
     Two engines at least have to fail, and none may pass. Where they were measured, they have to be
     off in the same places and by as much: engines do not make the same error by chance.
     """
-    ran = [row for row in matrix.rows if row.status != "not run"]
+    ran = rows_that_ran(matrix)
     statuses = {row.status for row in ran}
     if len(ran) < 2 or "passed" in statuses:
         return None
@@ -34,7 +34,9 @@ def common_fault(matrix: Matrix) -> str | None:
         return _no_engine_runs(len(ran))
 
     measured = [_by_place(report) for report in matrix.reports]
-    return _same_answers(len(measured)) if _are_alike(measured) else None
+    if _are_alike(measured):
+        return _same_answers(len(measured))
+    return None
 
 
 def _no_engine_runs(count: int) -> str:

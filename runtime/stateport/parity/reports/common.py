@@ -58,8 +58,11 @@ def _failures(matrix: Matrix) -> Iterator[_Entry]:
 
 def not_run(matrix: Matrix) -> list[tuple[str, list[str]]]:
     """The engines that are neither installed nor required, and what is missing."""
-    rows = [row for row in matrix.rows if status(matrix, row) == "not run"]
-    return [(str(row.choice), _reasons(row)) for row in rows]
+    entries = []
+    for row in matrix.rows:
+        if status(matrix, row) == "not run":
+            entries.append((str(row.choice), _reasons(row)))
+    return entries
 
 
 def notes(matrix: Matrix) -> list[tuple[str, list[str]]]:

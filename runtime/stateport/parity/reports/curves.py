@@ -64,7 +64,8 @@ class _Plane(NamedTuple):
 
     def y(self, value: float) -> float:
         """The y coordinate of an error."""
-        bottom, top = self.low - self.zero, self.high + self.infinite
+        bottom = self.low - self.zero
+        top = self.high + self.infinite
         if not math.isfinite(value):
             power = float(top)
         elif value > 0:
@@ -137,7 +138,8 @@ def chart(output: str, case: str, drawn: Sequence[Line]) -> str:
     label = escape(printable(f"Error of {output} along {case}"))
     parts = [f'<svg viewBox="{_VIEW}" role="img" aria-label="{label}">', *_draw_axes(plane)]
 
-    curve, floors = drawn[0].curve, drawn[0].curve.floors
+    curve = drawn[0].curve
+    floors = drawn[0].curve.floors
     if any(floors):
         if any(line.by_floor for line in drawn):
             allowed = [FLOOR_FACTOR * floor for floor in floors]

@@ -75,7 +75,9 @@ def _remarks(matrix: Matrix) -> dict[str, str]:
     """The notes on the file, and above all that it is at fault."""
     remarks = {f"remark {number}": text for number, text in enumerate(matrix.remarks, 1)}
     fault = common_fault(matrix)
-    return remarks if fault is None else {"common fault": fault, **remarks}
+    if fault is None:
+        return remarks
+    return {"common fault": fault, **remarks}
 
 
 def _facts(row: EngineVerdict) -> dict[str, str]:

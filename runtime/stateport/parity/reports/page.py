@@ -15,7 +15,17 @@ from ..matrix import CarriedStream, EngineVerdict, Matrix
 from .alike import common_fault
 from .common import environments, explained, failed, not_run, notes, pairs, status
 from .curves import Line, chart, legend, lines
-from .wording import decibels, kinds, multiple, number, score, verdict, worst_by_kind, worst_of
+from .wording import (
+    decibels,
+    kinds,
+    multiple,
+    number,
+    outcome,
+    score,
+    verdict,
+    worst_by_kind,
+    worst_of,
+)
 
 _STYLE: Final = Path(__file__).with_name("page.css")
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
@@ -106,7 +116,7 @@ def _row(matrix: Matrix, row: EngineVerdict, headings: Sequence[str]) -> str:
 def _score_cell(measurement: Measurement | None) -> str:
     if measurement is None:
         return "<td></td>"
-    style, sign, word = _SIGNS["passed" if measurement.passed else "failed"]
+    style, sign, word = _SIGNS[outcome(measurement)]
     return f'<td class="number {style}">{_sign(sign, word)} {_text(score(measurement))}</td>'
 
 
@@ -167,7 +177,7 @@ def _curves(matrix: Matrix) -> str:
 
 def _engine(report: EngineReport, label: str) -> str:
     passed = sum(measurement.passed for measurement in report.measurements)
-    style, sign, word = _SIGNS["passed" if report.passed else "failed"]
+    style, sign, word = _SIGNS[outcome(report)]
     count = f"{_sign(sign, word)} {passed} of {len(report.measurements)} pass"
     facts = (
         f"{report.engine_version}, {report.precision}; truth in {report.truth}, up to "
@@ -184,7 +194,7 @@ def _engine(report: EngineReport, label: str) -> str:
 
 def _measurement_row(measurement: Measurement) -> str:
     head = f'<th scope="row">{_text(measurement.case)}</th><td>{_text(measurement.output)}</td>'
-    verdict_cell = _verdict("passed" if measurement.passed else "failed")
+    verdict_cell = _verdict(outcome(measurement))
     if measurement.problem is not None:
         problem = _text(measurement.problem)
         problem_cell = f'<td colspan="{len(_NUMBERS)}" class="problem">{problem}</td>'

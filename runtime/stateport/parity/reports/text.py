@@ -13,7 +13,18 @@ from ...table import Column, Table
 from ..engine_report import EngineReport, Measurement
 from ..matrix import Matrix
 from .common import pairs
-from .wording import cell, decibels, kinds, multiple, number, place, precision_note, reason, verdict
+from .wording import (
+    cell,
+    decibels,
+    kinds,
+    multiple,
+    number,
+    outcome,
+    place,
+    precision_note,
+    reason,
+    verdict,
+)
 
 _PROBLEMS_SHOWN: Final = 3
 # Only what has a colour is a `Text`; a `str` is shown as it is.
@@ -47,7 +58,7 @@ def table(report: EngineReport) -> Table:
             number(worst.floor or None),
             decibels(worst.snr) if reduced else multiple(worst.multiple),
             "" if worst.step is None else str(worst.step),
-            _VERDICTS["passed" if worst.passed else "failed"],
+            _VERDICTS[outcome(worst)],
         )
 
     return grid
@@ -96,12 +107,11 @@ def carried_grid(matrix: Matrix) -> Table:
 def reasons(matrix: Matrix) -> list[str]:
     """What went wrong, by engine and by carried stream, and the verdict as the last line."""
     rows = matrix.rows
-    lines = [
-        *_prefixed((str(row.choice), reason(row)) for row in rows),
-        *_prefixed((str(row.choice), place(row)) for row in rows),
-        *_prefixed((str(row.choice), precision_note(row)) for row in rows),
-        *_prefixed((f"{c.source} to {c.target}", reason(c)) for c in matrix.carried),
-    ]
+    lines: list[str] = []
+    for describe in (reason, place, precision_note):
+        lines += _prefixed((str(row.choice), describe(row)) for row in rows)
+
+    lines += _prefixed((f"{c.source} to {c.target}", reason(c)) for c in matrix.carried)
     return [*lines, *matrix.remarks, *matrix.grown, verdict(matrix)]
 
 
@@ -114,7 +124,8 @@ def _prefixed(lines: Iterable[tuple[str, str | None]]) -> Iterator[str]:
 
     for line, alike in prefixes.items():
         names = ", ".join(alike)
-        yield line if line.startswith(f"{names} ") else f"{names}: {line}"
+        text = line if line.startswith(f"{names} ") else f"{names}: {line}"
+        yield text
 
 
 def summary(report: EngineReport) -> list[str]:
@@ -132,14 +143,22 @@ def summary(report: EngineReport) -> list[str]:
 
 def _worst_error(report: EngineReport) -> str:
     """The worst error and the bound, for the end of a sentence; empty if nothing was compared."""
-    ratios = [m.snr for m in report.measurements if m.snr is not None]
+    ratios = []
+    for m in report.measurements:
+        if m.snr is not None:
+            ratios.append(m.snr)
+
     if ratios:
         return (
             f"; the truth is {decibels(min(ratios))} above the error or more, "
             f"{report.bound} was wanted ({report.precision}, {report.truth} truth)"
         )
 
-    shares = [m.share for m in report.measurements if m.share is not None]
+    shares = []
+    for m in report.measurements:
+        if m.share is not None:
+            shares.append(m.share)
+
     if not shares:
         return ""
 
@@ -150,7 +169,11 @@ def _worst_error(report: EngineReport) -> str:
 
 def _problems(report: EngineReport) -> list[str]:
     """Why outputs could not be compared; of many problems, the first few."""
-    problems = [f"{m.case}, {m.output}: {m.problem}" for m in report.measurements if m.problem]
+    problems = []
+    for m in report.measurements:
+        if m.problem:
+            problems.append(f"{m.case}, {m.output}: {m.problem}")
+
     rest = len(problems) - _PROBLEMS_SHOWN
     if rest > 0:
         return [*problems[:_PROBLEMS_SHOWN], f"... and {rest} more like these."]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 
 from ..engine_report import EngineReport, Measurement
-from ..matrix import CarriedStream, EngineVerdict, Matrix
+from ..matrix import CarriedStream, EngineVerdict, Matrix, rows_that_ran
 
 
 def number(value: float | None) -> str:
@@ -70,9 +70,16 @@ def score(measurement: Measurement) -> str:
     return number(measurement.error)
 
 
+def outcome(part: Measurement | EngineReport) -> str:
+    """Whether a measurement, or all of an engine's, passed, as the word for `_VERDICTS`."""
+    return "passed" if part.passed else "failed"
+
+
 def sentence(measurement: Measurement, bound: str) -> str:
     """A sentence on which output is off, at which step, and how far."""
-    case, output, step = measurement.case, measurement.output, measurement.step
+    case = measurement.case
+    output = measurement.output
+    step = measurement.step
     if measurement.problem is not None:
         return f"{case}, {output}: {measurement.problem.rstrip('.')}."
 
@@ -105,8 +112,11 @@ def reason(part: EngineVerdict | CarriedStream) -> str | None:
         measurements = part.measurements
     else:
         assert part.report is not None
-        measurements, bound = part.report.measurements, part.report.bound
-    return sentence(worst_of(measurements), bound) if measurements else "Nothing was measured."
+        measurements = part.report.measurements
+        bound = part.report.bound
+    if measurements:
+        return sentence(worst_of(measurements), bound)
+    return "Nothing was measured."
 
 
 def place(row: EngineVerdict) -> str | None:
@@ -125,7 +135,7 @@ def precision_note(row: EngineVerdict) -> str | None:
 
 def verdict(matrix: Matrix) -> str:
     """The verdict in one line."""
-    ran = [row for row in matrix.rows if row.status != "not run"]
+    ran = rows_that_ran(matrix)
     passed = sum(row.status == "passed" for row in ran)
     text = f"{'PASS' if matrix.passed else 'FAIL'}: {passed} of {len(ran)} engines pass"
 
