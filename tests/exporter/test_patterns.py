@@ -58,9 +58,7 @@ def test_what_is_just_outside_is_refused(pattern: Pattern, tmp_path: Path) -> No
 
 @pytest.mark.patterns
 @pytest.mark.parametrize("pattern", FOR_WHOLE_SEQUENCES, ids=str)
-def test_what_is_just_outside_takes_whole_sequences_alone(
-    pattern: Pattern, tmp_path: Path
-) -> None:
+def test_what_is_just_outside_takes_whole_sequences_alone(pattern: Pattern, tmp_path: Path) -> None:
     outside = pattern.outside
     result = export(seeded(outside.make), outside.example, tmp_path / "m.onnx")
     assert result.report is not None

@@ -180,27 +180,28 @@ def row(
     *,
     example: Any = (X,),
     outside_example: Any = None,
-    refused: bool = False,
 ) -> Pattern:
     """A pattern, and a network of the same layers that needs whole sequences."""
     beyond = Outside(
-        lambda: network(outside, **make()), outside_example or example, message, refused=refused
+        lambda: network(outside, **make()), outside_example or example, message, refused=False
     )
     return Pattern(GROUP, name, lambda: network(forward, **make()), example, states, beyond)
 
 
 FRAMES: Final = ("frames", "frames_n")
 H0: Final = ("h0", "hn")
-STEPS: Final = (("window_x", "window_x_n"), ("window_steps", "window_steps_n"))
+WINDOW_X: Final = ("window_x", "window_x_n")
+WINDOW_STEPS: Final = ("window_steps", "window_steps_n")
+STEPS: Final = (WINDOW_X, WINDOW_STEPS)
 
 CARRIED: Final = (
     row(
         "a causal convolution that is cut off, before a loop",
         cut_off,
         padded_alike,
-        "cuts off the first",
+        "pads 3 steps on the right: it looks ahead",
         lambda: {"padded": nn.Conv1d(5, 5, 4, padding=3), "cell": nn.GRUCell(5, 4)},
-        (),
+        (H0, FRAMES),
     ),
     row(
         "a convolution that is padded in front, before a GRU",
@@ -208,15 +209,15 @@ CARRIED: Final = (
         padded_behind,
         "pads 1 step on the right: it looks ahead",
         lambda: {"conv": nn.Conv1d(5, 5, 4), "gru": gru()},
-        (),
+        (H0, FRAMES),
     ),
     row(
         "a shift of time, before a loop",
         shifted,
         shifted_back,
-        "cuts off the first 1 steps",
+        "joins steps of its own to the sequence in each call",
         lambda: {"mix": nn.Linear(5, 5), "cell": nn.GRUCell(5, 4)},
-        (),
+        (H0, FRAMES),
     ),
     row(
         "a selective scan, behind a convolution",
@@ -229,7 +230,7 @@ CARRIED: Final = (
             "b": nn.Linear(5, 2),
             "c": nn.Linear(5, 2),
         },
-        (),
+        (H0, FRAMES),
     ),
     row(
         "linear attention by running sums",
@@ -237,7 +238,7 @@ CARRIED: Final = (
         attention_over_all,
         "takes the sum over time",
         heads,
-        (),
+        (("sum", "next_sum"), ("sum_2", "next_sum_2")),
     ),
     row(
         "a GRU beside a running sum",
@@ -245,7 +246,7 @@ CARRIED: Final = (
         beside_a_mean,
         "takes the mean over time",
         lambda: {"gru": gru()},
-        (),
+        (H0, ("sum", "sum_n")),
     ),
     row(
         "a running maximum, before a GRU",
@@ -253,7 +254,7 @@ CARRIED: Final = (
         maximum,
         "takes the maximum over time",
         lambda: {"gru": gru()},
-        (),
+        (("loop_h0", "loop_hn"), ("gru_h0", "gru_hn")),
     ),
     row(
         "attention to the last four steps",
@@ -261,7 +262,7 @@ CARRIED: Final = (
         attention_to_all_before,
         "multiplies steps with one another, as attention does",
         heads,
-        (),
+        STEPS,
     ),
     row(
         "attention to the last four steps, behind a GRU",
@@ -269,18 +270,17 @@ CARRIED: Final = (
         window_that_looks_ahead,
         "multiplies steps with one another, as attention does",
         lambda: {"gru": gru(), **heads(4)},
-        (),
+        (WINDOW_X, ("window_layer", "window_layer_n"), WINDOW_STEPS, H0),
     ),
     row(
         "keys and values of the last steps, given and returned",
         given_window,
         given_cache,
-        "grow",
+        "multiplies steps with one another, as attention does",
         heads,
         (("past_k", "past_k_n"), ("past_v", "past_v_n")),
         example=(X, WINDOW, WINDOW),
         outside_example=(X, CACHE, CACHE),
-        refused=True,
     ),
     row(
         "a Conformer block: attention to the last steps, and a convolution",
@@ -293,14 +293,14 @@ CARRIED: Final = (
             "block": network(attention_window, **heads(4)),
             "conv": nn.Conv1d(4, 4, 4, groups=4),
         },
-        (),
+        STEPS,
     ),
     row(
         "a difference of neighbours, before a GRU",
         difference,
         difference_to_the_next,
-        "cuts off the first 1 steps",
+        "pads 1 step on the right: it looks ahead",
         lambda: {"gru": gru()},
-        (),
+        (*STEPS, H0),
     ),
 )
