@@ -97,7 +97,7 @@ class _Search:
             return None
 
         smallest = self._smallest(layout, multiple)
-        if not self._looks_no_further(layout, multiple, smallest):
+        if smallest == 0 or not self._looks_no_further(layout, multiple, smallest):
             return None
         layout = self._with_few_windows(layout, multiple, smallest)
         return self._windowed(layout, multiple, multiple * smallest)

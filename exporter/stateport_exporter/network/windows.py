@@ -173,7 +173,7 @@ class Windowed(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the network on the steps of the windows and of this call."""
         windows = {window.name: kwargs.pop(window.name) for window in self.layout.windows}
-        steps = kwargs.pop(STEPS).clamp(0, self.size)
+        steps = kwargs.pop(STEPS)
         leaves, structure = pytree.tree_flatten((args, kwargs))
         following: dict[str, Tensor] = {}
 
@@ -192,7 +192,7 @@ class Windowed(nn.Module):
             result = run(*args, **kwargs)
 
         following.update(layers.following)
-        following[STEPS] = (steps + time).clamp(max=self.size)
+        following[STEPS] = torch.minimum(steps + time, torch.full_like(steps, self.size))
         result = self._this_calls_steps(result, steps, time)
         own = result if type(result) is tuple else (result,)
         return (*own, following)
