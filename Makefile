@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve bench-scale architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -134,6 +134,9 @@ bench-quantization: $(READY)  ## measure each form of quantised weights on this 
 
 bench-serve: $(READY) $(TRITON)/.ready $(SERVERS)/.ready  ## measure the server beside its peers; takes an hour
 	$(BIN)/python -W ignore -m benchmarks.serve --page docs/performance-serving.md
+
+bench-scale: $(READY)  ## measure what a core and a store carry, into docs/scaling.md; needs redis-server
+	$(BIN)/python -W ignore -m benchmarks.scale
 
 $(SERVERS)/.ready: benchmarks/serve/servers/requirements.txt
 	$(PYTHON) -m venv $(SERVERS)
