@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import builtins
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,6 +131,24 @@ def test_a_second_run_goes_on_where_the_first_was_stopped(
     outcome = command(*line)
     assert outcome.stdout == "Wrote y.parquet: 2,600 of 2,600 rows, 1,500 of them before.\n"
     assert counts == [1024, 476, 1024, 76]
+    check(Path("y.parquet"), reference, dict(enumerate(rows)))
+
+
+def test_a_run_that_was_killed_is_continued(
+    command: Command, reference: Path, tmp_path: Path
+) -> None:
+    rows = sequences(3000)
+    write(Path("x.parquet"), rows)
+    line = ["run", str(reference), "-i", "x.parquet", "-o", "y.parquet"]
+    with subprocess.Popen([sys.executable, "-m", "stateport", *line]) as process:
+        while process.poll() is None and not [*tmp_path.glob("y.parquet.parts/*.parquet")]:
+            pass
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+    outcome = command(*line)
+    assert outcome.returncode == 0
+    assert "of them before." in outcome.stdout
     check(Path("y.parquet"), reference, dict(enumerate(rows)))
 
 

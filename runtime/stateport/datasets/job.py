@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..contract import Contract
-from ..errors import FileError, in_words
+from ..errors import FileError, InputError, in_words
 from ..files.reading import parse_json
 from ..files.writing import check_place, written_atomically, written_each
 from ..model import Model
@@ -90,6 +90,7 @@ def run_data_set(
     """
     check_columns(data.schema, options.columns, model.contract)
     check_options(model.contract, options.chunk, options.batch)
+    _check_names(model.contract)
     check_place(output)
     parts = _Parts(output, _description(identity, data, options))
     before = done = parts.open()
@@ -104,6 +105,16 @@ def run_data_set(
         done += batch.num_rows
         progress(done, total)
     return Done(total, parts.join(output, model.contract), before)
+
+
+def _check_names(contract: Contract) -> None:
+    """Refuses outputs with the names of the columns that are added."""
+    for spec in contract.outputs:
+        if spec.name in (ROW, _ERROR):
+            raise InputError(
+                f"The model has an output {spec.name!r}, and a column of that name is added. Give "
+                "the output another name in the file."
+            )
 
 
 def _table(contract: Contract, answers: list[Answer], start: int) -> Any:

@@ -49,6 +49,8 @@ def check_options(contract: Contract, chunk: int | None, batch: int) -> None:
     if chunk is None:
         return
 
+    if not any("time" in spec.shape for spec in contract.inputs):
+        raise InputError("The model has no time axis, so that a chunk has no effect. Leave it out.")
     check_streaming(contract)
     if length_inputs(contract):
         raise InputError(

@@ -138,6 +138,12 @@ def test_options_that_do_not_fit_are_refused(reference: Path, build: Build) -> N
         with pytest.raises(InputError, match="a whole number of at least 1"):
             run_rows(model, [], **options)
 
+    spec = ArraySpec("x", "float32", ("batch", 2))
+    timeless = Contract((spec,), (ArraySpec("y", "float32", ("batch", 2)),))
+    one_step = stateport.load(build(timeless, [helper.make_node("Identity", ["x"], ["y"])]))
+    with pytest.raises(InputError, match="has no time axis"):
+        run_rows(one_step, [], chunk=2)
+
     x, y = (ArraySpec(name, "float32", ("batch", "time")) for name in "xy")
     whole = Contract((x,), (y,), streaming=stateport.Streaming(False, "it looks ahead"))
     model = stateport.load(build(whole, [helper.make_node("Identity", ["x"], ["y"])]))
