@@ -135,7 +135,8 @@ def _array(scalar: Any) -> Array:
     if not scalar.is_valid:
         raise InputError("The row is null; a sequence was expected.")
     if not _is_list(scalar.type):
-        return np.array(scalar.as_py(), scalar.type.to_pandas_dtype())
+        number: Array = pa.array([scalar.as_py()], scalar.type).to_numpy(zero_copy_only=False)
+        return number.reshape(())
 
     values = scalar.values
     shape = [len(values)]
