@@ -11,10 +11,12 @@ READY  := $(VENV)/.ready
 THIRD_PARTY := .venv-third-party
 # NVIDIA's Triton server, with the Python of its backend.
 TRITON := .venv-triton
+# Ray, beside the packages.
+RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve bench-scale architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -27,7 +29,7 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	# Dependency groups need pip 25.1; Python 3.11 comes with an older one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,openvino,tract,onnx-reference,serve]' -e exporter --group dev
+	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,serve]' -e exporter --group dev
 	# Triton's client forbids the newer protobuf and ml_dtypes that onnx needs; it works with them.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
 	touch $@
@@ -71,6 +73,15 @@ $(TRITON)/.ready: tests/triton/requirements.txt
 	$(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    -r tests/triton/requirements.txt
+	touch $@
+
+ray-check: $(RAY)/.ready  ## run a data set on two workers of Ray, and kill some
+	$(RAY)/bin/python -m pytest tests/ray
+
+$(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    -e 'runtime[cpu,ray]' -e exporter hypothesis pytest
 	touch $@
 
 fuzz: $(READY)       ## 500 random networks and graphs, and 20,000 malformed files of each format
@@ -124,6 +135,9 @@ bench-quantization: $(READY)  ## measure each form of quantised weights on this 
 bench-serve: $(READY) $(TRITON)/.ready $(SERVERS)/.ready  ## measure the server beside its peers; takes an hour
 	$(BIN)/python -W ignore -m benchmarks.serve --page docs/performance-serving.md
 
+bench-scale: $(READY)  ## measure what a core and a store carry, into docs/scaling.md; needs redis-server
+	$(BIN)/python -W ignore -m benchmarks.scale
+
 $(SERVERS)/.ready: benchmarks/serve/servers/requirements.txt
 	$(PYTHON) -m venv $(SERVERS)
 	$(SERVERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
@@ -140,4 +154,4 @@ patterns: $(READY)   ## try every pattern on both exporters and rewrite the tabl
 	$(BIN)/python -m benchmarks.patterns
 
 clean:               ## remove everything that was made
-	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) $(SERVERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) $(RAY) $(SERVERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -53,7 +53,17 @@ def page() -> str:
     for name, command in commands.items():
         inner = click.Context(command, info_name=name, parent=context)
         parts += [f"## {name}", *_described(command, inner)]
+        if isinstance(command, click.Group):
+            parts += _described_inside(command, inner)
     return "\n\n".join(parts) + "\n"
+
+
+def _described_inside(group: click.Group, context: click.Context) -> Iterator[str]:
+    """The commands of a group."""
+    for name, command in group.commands.items():
+        inner = click.Context(command, info_name=f"{context.info_name} {name}", parent=context)
+        yield f"### {inner.info_name}"
+        yield from _described(command, inner)
 
 
 def _command(context: click.Context, name: str) -> click.Command:
@@ -96,7 +106,8 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
             option, text = record
             rows.append(f"| `{_cell(option)}` | {_cell(_prose(text))} |")
 
-    yield "\n".join(["| option | |", "| --- | --- |", *rows])
+    if rows:
+        yield "\n".join(["| option | |", "| --- | --- |", *rows])
 
 
 def _cell(text: str) -> str:

@@ -46,7 +46,7 @@ def folder(reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 COMMANDS = [
     ("exprot", ["There is no command 'exprot'", "Did you mean 'export'?"]),
     ("Verify model.onnx", ["There is no command 'Verify'", "Did you mean 'verify'?"]),
-    ("zzz", ["There is no command 'zzz'", "there are bench, contract, doctor"]),
+    ("zzz", ["There is no command 'zzz'", "there are bench, contract, deploy, doctor"]),
     ("verify model.onnx --engine ort-gpu", ["no engine 'ort-gpu'", "Did you mean 'ort-cpu'?"]),
     ("verify model.onnx --engine openvno", ["no engine 'openvno'", "Did you mean 'openvino'?"]),
     ("bench model.onnx --engine ort_cpu", ["no engine 'ort_cpu'", "Did you mean 'ort-cpu'?"]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NVIDIA's Triton server on this machine, with stateport's models in its Python backend.
+"""NVIDIA's Triton server on this machine, with what `stateport deploy triton` writes.
 
 `make triton-check` installs the wheel of nvidia-pytriton into .venv-triton. The wheel holds the
 server's binary and its Python backend; this is what it takes to run them without a container.
@@ -23,44 +23,12 @@ from typing import Final
 
 import urllib3
 
-import stateport
+from stateport.deploy.triton.configuration import Settings
+from stateport.deploy.triton.repository import write_repository
 
 ROOT: Final = Path(__file__).parents[2]
 #: The environment with the wheel. Its Python runs in the backend.
 ENVIRONMENT: Final = ROOT / ".venv-triton"
-#: The model that the backend runs.
-MODEL: Final = Path(__file__).with_name("model.py")
-
-#: NumPy's names of dtypes, and those of Triton's configuration.
-_TYPES: Final = {
-    "bool": "TYPE_BOOL",
-    "float16": "TYPE_FP16",
-    "float32": "TYPE_FP32",
-    "float64": "TYPE_FP64",
-    **{
-        f"{sign}int{n}": f"TYPE_{sign.upper()}INT{n}" for sign in ("", "u") for n in (8, 16, 32, 64)
-    },
-}
-_CONFIGURATION: Final = """\
-name: "{name}"
-backend: "python"
-max_batch_size: {batch}
-{tensors}
-sequence_batching {{
-  max_sequence_idle_microseconds: {idle}
-  # The backend asks each request for its sequence's id. A control input for the id takes integers
-  # or strings, never both, and fails for batches of strings.
-  oldest {{ max_candidate_sequences: {capacity} max_queue_delay_microseconds: 0 }}
-  control_input [
-    {{ name: "START" control [ {{ kind: CONTROL_SEQUENCE_START int32_false_true: [ 0, 1 ] }} ] }},
-    {{ name: "END" control [ {{ kind: CONTROL_SEQUENCE_END int32_false_true: [ 0, 1 ] }} ] }}
-  ]
-}}
-instance_group [ {{ kind: KIND_CPU count: 1 }} ]
-parameters {{ key: "file" value {{ string_value: "{file}" }} }}
-parameters {{ key: "threads" value {{ string_value: "{threads}" }} }}
-parameters {{ key: "capacity" value {{ string_value: "{capacity}" }} }}
-"""
 
 
 @dataclass(frozen=True)
@@ -110,10 +78,8 @@ def triton(
     """
     site = _site()
     for name, file in models.items():
-        text = _configuration(name, file, idle, capacity, batch, threads)
-        (folder / name / "1").mkdir(parents=True)
-        (folder / name / "config.pbtxt").write_text(text, encoding="utf-8")
-        shutil.copy(MODEL, folder / name / "1" / "model.py")
+        settings = Settings(name, capacity, batch, idle, threads=threads)
+        write_repository(file, folder, settings)
 
     http, grpc = _free_ports(2)
     command = _command(site, folder, http, grpc)
@@ -137,7 +103,8 @@ def triton(
 def _site() -> Path:
     """The folder that holds the wheel, made ready to run from.
 
-    A wheel has no run bits, and the backend looks for its stub beside itself.
+    A wheel has no run bits, and the backend looks for its stub beside itself. The backend's Python
+    is isolated: it takes stateport from a `.pth` file, and no notice of PYTHONPATH.
     """
     [server] = ENVIRONMENT.glob("lib/python3.*/site-packages/pytriton/tritonserver")
     version = server.parents[2].name.removeprefix("python")
@@ -145,29 +112,9 @@ def _site() -> Path:
     shutil.copy(server / "python_backend_stubs" / version / stub.name, stub)
     for program in (stub, server / "bin" / "tritonserver"):
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return server.parents[1]
-
-
-def _configuration(
-    name: str, file: Path, idle: float, capacity: int, batch: int, threads: int
-) -> str:
-    contract = stateport.load(file).contract
-    tensors = []
-    for kind, specs in (("input", contract.inputs), ("output", contract.outputs)):
-        for spec in specs:
-            dims = [axis if isinstance(axis, int) else -1 for axis in spec.shape if axis != "batch"]
-            tensors.append(
-                f'{kind} {{ name: "{spec.name}" data_type: {_TYPES[spec.dtype]} dims: {dims} }}'
-            )
-    return _CONFIGURATION.format(
-        name=name,
-        file=file.resolve(),
-        tensors="\n".join(tensors),
-        idle=int(idle * 1e6),
-        capacity=capacity,
-        batch=batch,
-        threads=threads,
-    )
+    site = server.parents[1]
+    (site / "stateport.pth").write_text(f"{ROOT / 'runtime'}\n", encoding="utf-8")
+    return site
 
 
 def _free_ports(count: int) -> list[int]:
@@ -198,11 +145,9 @@ def _variables(site: Path) -> dict[str, str]:
     """The environment: the wheel's libraries, and the Python that has NumPy below 2 first."""
     libraries = [str(site / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
     path = f"{ENVIRONMENT / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    python_path = os.pathsep.join([str(ROOT / "runtime"), str(site)])
     return os.environ | {
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PATH": path,
-        "PYTHONPATH": python_path,
         "OMP_NUM_THREADS": "1",
     }
 

@@ -19,7 +19,7 @@ from ..errors import StateportError, in_words
 from ..suggestions import did_you_mean
 from . import output
 
-_OWN: Final = ("bench", "doctor", "inspect", "run", "serve", "tune", "verify")
+_OWN: Final = ("bench", "deploy", "doctor", "inspect", "run", "serve", "tune", "verify")
 #: The exporter's commands and their help, which is needed before the exporter is imported.
 _EXPORTERS: Final = {
     "contract": "Write a contract into a copy of an ONNX file with explicit states.",
@@ -92,9 +92,17 @@ def _not_installed(name: str) -> click.Command:
 
 
 def _with_debug_option(command: click.Command) -> click.Command:
-    """Adds `--debug` to a command, and keeps stdout for the command's own output while it runs."""
+    """Adds `--debug` to a command, and keeps stdout for the command's own output while it runs.
+
+    Of a group, each of its commands gets the option.
+    """
     if any(parameter.name == "debug" for parameter in command.params):
         return command  # a second call for the same command
+
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _with_debug_option(inner)
+        return command
 
     command.params.append(
         click.Option(

@@ -4,19 +4,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import ArraySpec, Contract, describe, names_in
+from ..contract import Contract, describe
 from ..errors import InputError
 from ..files.reading import read_npy
 from ..files.writing import check_place, write_npz, written_each
-from ..model import Model, load
+from ..in_chunks import run_in_chunks
+from ..model import load
 from ..state import State
 from .common import (
     CONSTANTS,
@@ -31,11 +32,12 @@ from .common import (
     named_states,
 )
 from .output import say
+from .run_data import check_output, only_data_set, run_data
 
 Array = NDArray[Any]
 
 
-@click.command(short_help="Run a model on arrays, in one call or in chunks.")
+@click.command(short_help="Run a model on arrays or on a data set, in one call or in chunks.")
 @MODEL
 @click.option(
     "-i",
@@ -43,10 +45,29 @@ Array = NDArray[Any]
     "inputs",
     multiple=True,
     metavar="NAME=FILE.npy",
-    help="Read an input from a file. Repeatable.",
+    help="Read an input from a file. Repeatable. Or a data set: a Parquet file, a folder of them, "
+    "or a quoted pattern such as 'data/*.parquet'.",
 )
 @click.option(
-    "-o", "--output", type=FILE, metavar="OUT.npz", help="Write the outputs to this file."
+    "-o",
+    "--output",
+    type=FILE,
+    metavar="OUT.npz",
+    help="Write the outputs to this file; OUT.parquet for a data set.",
+)
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="[INPUT=]COLUMN",
+    help="The column of a data set that holds an input; by default that of the input's name. "
+    "Repeatable.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many sequences of a data set run together at most; 32 by default.",
 )
 @click.option("--engine", type=ENGINE, help="The engine to run on; ort-cpu by default.")
 @click.option(
@@ -80,6 +101,8 @@ def run(
     model: Path,
     inputs: tuple[str, ...],
     output: Path | None,
+    columns: tuple[str, ...],
+    batch: int | None,
     engine: str | None,
     threads: int | None,
     plan: Path | None,
@@ -89,15 +112,19 @@ def run(
     state_in: Path | None,
     state_out: Path | None,
 ) -> None:
-    """Run MODEL.onnx on arrays from .npy files.
+    """Run MODEL.onnx on arrays from .npy files, or on a data set of sequences in Parquet files.
 
     Prints the dtype and shape of each output. --output writes the outputs to an .npz file.
+
+    A data set has a sequence in each row, as lists within lists: list<fixed_size_list<float>[5]>
+    for float32[time, 5]. Sequences of one length run together, each from the model's first state;
+    --chunk cuts longer ones. The answers are written in the order of the rows. Rows that fail are
+    in OUT.failed.parquet, each with its message, and the exit code is then 1. A run that was
+    stopped continues when the same command runs again.
     """
     check_plan(plan, engine, threads)
-    _check_outputs(output, state_out)
-    input_paths = _parse_inputs(inputs)
-
-    loaded = load(
+    load_model = partial(
+        load,
         model,
         engine=engine,
         threads=threads,
@@ -105,6 +132,20 @@ def run(
         constants=named_constants(constants),
         plan=plan,
     )
+    data = only_data_set(inputs)
+    if data is not None:
+        check_output(output, {"--state-in": state_in, "--state-out": state_out})
+        assert output is not None
+        run_data(load_model, model, data, output, columns, chunk, batch or 32)
+        return
+
+    if columns or batch is not None:
+        raise click.UsageError(
+            "--column and --batch are for a data set. Pass -i FILE.parquet, or leave them out."
+        )
+    _check_outputs(output, state_out)
+    input_paths = _parse_inputs(inputs)
+    loaded = load_model()
     for path in (output, state_out):
         if path is not None:
             check_place(path)
@@ -115,7 +156,7 @@ def run(
     if chunk is None:
         outputs, state = loaded.run(arrays, state)
     else:
-        outputs, state = _run_in_chunks(loaded, arrays, state, chunk)
+        outputs, state = run_in_chunks(loaded, arrays, state, chunk)
 
     _write_results(outputs, output, state, state_out)
     say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
@@ -163,103 +204,6 @@ def _check_given(contract: Contract, paths: Mapping[str, Path]) -> None:
         raise InputError(
             f"The input {first!r} is missing; the model takes {inputs}. Add {example}."
         )
-
-
-def _run_in_chunks(
-    model: Model, arrays: Mapping[str, Array], state: State | None, chunk: int
-) -> tuple[dict[str, Array], State]:
-    """Feeds the arrays to a stream, `chunk` steps at a time.
-
-    Outputs with a time axis are joined along it. Of other outputs, the last one is returned.
-    """
-    for spec in model.contract.outputs:
-        _check_joinable(spec)
-
-    stream = model.stream()
-    if state is not None:
-        stream.restore(state)
-    pieces = [stream.run(inputs) for inputs in _split_chunks(model.contract, arrays, chunk)]
-
-    outputs = {}
-    for spec in model.contract.outputs:
-        name = spec.name
-        if spec.time_axis is None:
-            outputs[name] = pieces[-1][name]
-        else:
-            outputs[name] = np.concatenate([piece[name] for piece in pieces], spec.time_axis)
-    return outputs, stream.state
-
-
-def _check_joinable(spec: ArraySpec) -> None:
-    """Refuses an output that is not the concatenation of its chunks, such as one of "batch*time".
-
-    Raises:
-        InputError: with the output, and what to do instead.
-    """
-    if spec.time_axis is None:
-        return
-
-    axis = spec.shape[spec.time_axis]
-    if names_in(axis) != {"time"}:
-        raise InputError(
-            f"The output {spec} cannot be put together from chunks: its axis {axis!r} does not "
-            "depend on time alone. Leave out --chunk, and carry the state with --state-out "
-            "and --state-in."
-        )
-
-
-def _split_chunks(
-    contract: Contract, arrays: Mapping[str, Array], chunk: int
-) -> Iterator[dict[str, Array]]:
-    """The inputs of each call: arrays with a time axis in slices, the others whole."""
-    time_axes = _time_axes(contract, arrays)
-    lengths = [arrays[name].shape[axis] for name, axis in time_axes.items()]
-    length = max(lengths, default=1)
-    _check_multiple(contract, chunk, length)
-
-    # There is at least one call, in which the model refuses empty arrays.
-    for start in range(0, max(length, 1), chunk):
-        inputs = dict(arrays)
-        for name, axis in time_axes.items():
-            steps = (slice(None),) * axis + (slice(start, start + chunk),)
-            inputs[name] = arrays[name][steps]
-        yield inputs
-
-
-def _check_multiple(contract: Contract, chunk: int, length: int) -> None:
-    """Refuses chunks, or a last chunk, that the network does not take.
-
-    Raises:
-        InputError: with the multiple, and what to do.
-    """
-    multiple = contract.streaming.chunk_multiple
-    if chunk % multiple:
-        raise InputError(
-            f"--chunk is {chunk}; the network takes multiples of {multiple} steps. Pass "
-            f"--chunk {-(-chunk // multiple) * multiple}."
-        )
-    if length % multiple:
-        raise InputError(
-            f"The input has {length} steps; in chunks, the network takes multiples of {multiple}. "
-            f"Cut off the last {length % multiple} steps, or leave out --chunk."
-        )
-
-
-def _time_axes(contract: Contract, arrays: Mapping[str, Array]) -> dict[str, int]:
-    """The time axis of each array that has one, by the input's name.
-
-    Arrays of too few dimensions are left out: the model refuses them.
-
-    Raises:
-        InputError: no input of the model has a time axis.
-    """
-    axes = {spec.name: spec.shape.index("time") for spec in contract.inputs if "time" in spec.shape}
-    if not axes:
-        raise InputError("The model has no time axis, so --chunk has no effect. Leave it out.")
-
-    return {
-        name: axis for name, axis in axes.items() if name in arrays and arrays[name].ndim > axis
-    }
 
 
 def _write_results(

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model for Triton's Python backend: the streams of a stateport pool, one for each sequence.
 
-Triton reads this file inside of the backend's process. `server.py` writes the configuration.
+`stateport deploy triton` copies this file into a repository as `model.py`, beside `model.onnx` and
+`config.pbtxt`. Triton reads it in the backend's process, whose Python has to have stateport.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +21,20 @@ class TritonPythonModel:
     """Steps all requests of a call that have one length in one batch."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Loads the file that the configuration names."""
+        """Loads the file beside this one, as the configuration's parameters say."""
         config = pb_utils.ModelConfig(args["model_config"]).as_dict()
         parameters = {key: each["string_value"] for key, each in config["parameters"].items()}
-        self.model = stateport.load(parameters["file"], threads=int(parameters["threads"]))
+        path = Path(args["model_repository"], args["model_version"], "model.onnx")
+
+        self.model = stateport.load(
+            path, engine=parameters["engine"], threads=int(parameters["threads"])
+        )
         self.pool = self.model.pool(int(parameters["capacity"]))
+        # Streams by their sequence; the one that was used last is the last one.
         self.streams: OrderedDict[int | str, int] = OrderedDict()
-        self.inputs = [spec.name for spec in self.model.contract.inputs]
+        contract = self.model.contract
+        self.inputs = {spec.name: spec.shape.index("batch") for spec in contract.inputs}
+        self.outputs = {spec.name: spec.shape.index("batch") for spec in contract.outputs}
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers requests of different sequences; Triton never gives two of one sequence."""
@@ -36,23 +45,30 @@ class TritonPythonModel:
 
         answers: list[Any] = [None] * len(requests)
         for indices in batches.values():
-            try:
-                streams = [self._stream(requests[index]) for index in indices]
-                outputs = self._step(streams, [chunks[index] for index in indices])
-            except stateport.StateportError as error:
-                for index in indices:
-                    answers[index] = pb_utils.InferenceResponse(
-                        error=pb_utils.TritonError(str(error))
-                    )
-                continue
-            for row, index in enumerate(indices):
-                answers[index] = pb_utils.InferenceResponse(
-                    [pb_utils.Tensor(name, y[row : row + 1]) for name, y in outputs.items()]
-                )
+            rows = self._answers(
+                [requests[index] for index in indices], [chunks[index] for index in indices]
+            )
+            for index, answer in zip(indices, rows, strict=True):
+                answers[index] = answer
 
         for request in requests:
             if request.flags() & pb_utils.TRITONSERVER_REQUEST_FLAG_SEQUENCE_END:
                 self._end(request.correlation_id())
+        return answers
+
+    def _answers(self, requests: list[Any], chunks: list[dict[str, Any]]) -> list[Any]:
+        """The answers to requests of one length, or an error for each of them."""
+        try:
+            outputs = self._step([self._stream(request) for request in requests], chunks)
+        except stateport.StateportError as error:
+            return [
+                pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))) for _ in requests
+            ]
+
+        answers = []
+        for row in range(len(requests)):
+            tensors = [pb_utils.Tensor(name, y[row : row + 1]) for name, y in outputs.items()]
+            answers.append(pb_utils.InferenceResponse(tensors))
         return answers
 
     def _chunk(self, request: Any) -> dict[str, Any]:
@@ -77,9 +93,18 @@ class TritonPythonModel:
             self.pool.close(self.streams.pop(sequence))
 
     def _step(self, streams: list[int], chunks: list[dict[str, Any]]) -> dict[str, Any]:
-        arrays = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self.inputs}
+        """Steps these streams. In Triton the batch axis is the first one."""
+        arrays = {}
+        for name, axis in self.inputs.items():
+            array = np.concatenate([chunk[name] for chunk in chunks])
+            arrays[name] = np.ascontiguousarray(np.moveaxis(array, 0, axis))
+
         outputs = self.pool.step(
             streams, arrays if len(arrays) > 1 else next(iter(arrays.values()))
         )
-        names = [spec.name for spec in self.model.contract.outputs]
-        return outputs if isinstance(outputs, dict) else {names[0]: outputs}
+        if not isinstance(outputs, dict):
+            outputs = dict.fromkeys(self.outputs, outputs)
+        return {
+            name: np.ascontiguousarray(np.moveaxis(y, self.outputs[name], 0))
+            for name, y in outputs.items()
+        }

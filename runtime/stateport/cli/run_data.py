@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`stateport run` on a data set: Parquet files in, a Parquet file out, on from a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+
+from ..errors import StateportError
+from ..model import Model
+from .output import progress, say
+
+#: The signs of the bar that shows how much is done.
+_BAR: Final = 20
+
+
+def is_data_set(text: str) -> bool:
+    """Whether an input names Parquet files: one, a folder of them, or a pattern."""
+    return "=" not in text and (text.endswith(".parquet") or Path(text).is_dir())
+
+
+def check_output(output: Path | None, others: dict[str, object]) -> None:
+    """Refuses a missing output, and options that are for arrays.
+
+    Raises:
+        click.UsageError: with what to pass, or to leave out.
+    """
+    for name, value in others.items():
+        if value is not None:
+            raise click.UsageError(f"{name} is for arrays from .npy files. Leave it out.")
+    if output is None or output.suffix != ".parquet":
+        raise click.BadParameter(
+            "A data set's outputs are written as a Parquet file. Pass -o OUT.parquet.",
+            param_hint="--output",
+        )
+
+
+def run_data(
+    load_model: Callable[[], Model],
+    model: Path,
+    text: str,
+    output: Path,
+    columns: Sequence[str],
+    chunk: int | None,
+    batch: int,
+) -> None:
+    """Runs a data set, and says what became of it.
+
+    Raises:
+        StateportError: pyarrow is not installed, or the run was stopped.
+    """
+    try:
+        from ..datasets.columns import default_columns
+        from ..datasets.job import Options, failed_path, run_data_set
+        from ..datasets.sources import open_data_set
+    except ImportError as error:
+        raise missing(error) from error
+    from ..parity.pair import digest
+
+    data = open_data_set(text)
+    loaded = load_model()
+    names = _columns(columns, loaded) or default_columns(data.schema, loaded.contract)
+    identity = f"{digest(model)} {loaded.engine} {loaded.engine_version}"
+    count = 0
+    try:
+        with progress("running") as show:
+
+            def show_rows(done: int, total: int) -> None:
+                nonlocal count
+                count = done
+                show(f"running: {bar(done, total)} {done:,} of {total:,} rows")
+
+            done = run_data_set(
+                loaded, identity, data, output, Options(names, chunk, batch), show_rows
+            )
+    except KeyboardInterrupt:
+        raise StateportError(
+            f"Stopped after {count:,} rows, which are kept in {output.name}.parts. Run the same "
+            "command again to go on from there."
+        ) from None
+
+    before = f", {done.before:,} of them before" if done.before else ""
+    say(f"Wrote {output}: {done.rows - done.failed:,} of {done.rows:,} rows{before}.")
+    if done.failed:
+        say(f"{done.failed:,} rows failed; {failed_path(output)} says why.")
+        raise SystemExit(1)
+
+
+def bar(done: int, total: int) -> str:
+    """How much is done, as a bar of signs."""
+    filled = _BAR * done // max(total, 1)
+    return f"[{'#' * filled}{'-' * (_BAR - filled)}]"
+
+
+def missing(error: ImportError) -> Exception:
+    """The error for a library that is not installed; other errors as they are."""
+    if (error.name or "").partition(".")[0] != "pyarrow":
+        return error
+    return StateportError(
+        "Parquet files need pyarrow, which is not installed here. Install the extra: pip install "
+        "'stateport[cpu,data]'."
+    )
+
+
+def _columns(texts: Sequence[str], model: Model) -> dict[str, str]:
+    """The column of each input, from texts of the form COLUMN or INPUT=COLUMN."""
+    columns: dict[str, str] = {}
+    inputs = [spec.name for spec in model.contract.inputs]
+    for text in texts:
+        name, equals, column = text.partition("=")
+        if not equals:
+            name, column = (inputs[0] if len(inputs) == 1 or text not in inputs else text), text
+        if name in columns:
+            raise click.BadParameter(
+                f"The input {name!r} has two columns, {columns[name]!r} and {column!r}. Name one, "
+                "as INPUT=COLUMN.",
+                param_hint="--column",
+            )
+        columns[name] = column
+    return columns
+
+
+def only_data_set(inputs: Sequence[str]) -> str | None:
+    """The data set among the inputs; None where they are arrays.
+
+    Raises:
+        click.BadParameter: there are both, or several data sets.
+    """
+    sets = [text for text in inputs if is_data_set(text)]
+    if sets and len(inputs) > 1:
+        raise click.BadParameter(
+            f"{sets[0]!r} is a data set, and {len(inputs)} inputs are given. Pass one file, a "
+            "folder of Parquet files, or a quoted pattern.",
+            param_hint="--input",
+        )
+    return sets[0] if sets else None

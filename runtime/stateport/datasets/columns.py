@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Columns of Arrow's tables as arrays, one for each row, and arrays as columns.
+
+A row of a column holds an array without the batch axis, as lists within lists:
+`list<fixed_size_list<float>[5]>` for `float32[time, 5]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ..contract import ArraySpec, Contract
+from ..errors import InputError
+from ..suggestions import did_you_mean
+from .rows import Answer, Row, length_inputs
+
+Array = NDArray[Any]
+
+
+def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -> None:
+    """Compares the columns that are to be read with the model's inputs.
+
+    Args:
+        schema: the `pyarrow.Schema` of the data.
+        columns: by input, the name of its column.
+        contract: the model's contract.
+
+    Raises:
+        InputError: a column is missing or holds something else than the input's dtype, or an input
+            has no column.
+    """
+    known = {spec.name: spec for spec in contract.inputs}
+    for name, column in columns.items():
+        if name not in known:
+            raise InputError(
+                f"There is no input {name!r}; the model takes {', '.join(known)}."
+                f"{did_you_mean(name, known)}"
+            )
+        if column not in schema.names:
+            raise InputError(
+                f"There is no column {column!r} for the input {name!r}; there are "
+                f"{', '.join(schema.names)}. Pass --column {name}=COLUMN."
+                f"{did_you_mean(column, schema.names)}"
+            )
+        _check_type(schema.field(column), known[name])
+
+    optional = {spec.name for spec in length_inputs(contract)}
+    for name in known.keys() - columns.keys() - optional:
+        raise InputError(f"The input {name!r} has no column. Pass --column {name}=COLUMN.")
+
+
+def default_columns(schema: Any, contract: Contract) -> dict[str, str]:
+    """The columns that have the names of inputs."""
+    names = [spec.name for spec in contract.inputs]
+    return {name: name for name in names if name in schema.names} or {names[0]: names[0]}
+
+
+def rows_of(batch: Any, columns: Mapping[str, str]) -> list[Row | Answer]:
+    """The arrays of each row of a `pyarrow.RecordBatch` or table; an `Answer` for a broken row."""
+    names = [*columns]
+    arrays = [batch.column(columns[name]) for name in names]
+    rows: list[Row | Answer] = []
+    for index in range(batch.num_rows):
+        try:
+            rows.append(
+                {name: _array(column[index]) for name, column in zip(names, arrays, strict=True)}
+            )
+        except InputError as error:
+            rows.append(Answer(error=str(error)))
+    return rows
+
+
+def column_of(spec: ArraySpec, arrays: Sequence[Array | None]) -> Any:
+    """A column with an output of each row; None becomes null.
+
+    Returns:
+        The `pyarrow.Array`, whose type depends on the contract alone.
+    """
+    shape = [axis for axis in spec.shape if axis != "batch"]
+    present = [array for array in arrays if array is not None]
+    dtype = np.dtype(spec.dtype)
+    flat = np.concatenate([array.ravel() for array in present]) if present else np.empty(0, dtype)
+    values = pa.array(flat, pa.from_numpy_dtype(dtype))
+    if not shape:
+        numbers = iter(values)
+        return pa.array(
+            [None if array is None else next(numbers).as_py() for array in arrays], values.type
+        )
+
+    for place in range(len(shape) - 1, 0, -1):
+        axis = shape[place]
+        if isinstance(axis, int):
+            values = pa.FixedSizeListArray.from_arrays(values, axis)
+            continue
+        sizes: list[int] = []
+        for array in present:
+            sizes += [array.shape[place]] * int(np.prod(array.shape[:place]))
+        values = pa.LargeListArray.from_arrays(np.cumsum([0, *sizes]), values)
+
+    lengths = [0 if array is None else len(array) for array in arrays]
+    missing = pa.array([array is None for array in arrays], pa.bool_())
+    return pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *lengths])), values, mask=missing)
+
+
+def _check_type(field: Any, spec: ArraySpec) -> None:
+    """Refuses a column whose numbers have another dtype: nothing is cast silently."""
+    inner = field.type
+    while _is_list(inner):
+        inner = inner.value_type
+    if inner != pa.from_numpy_dtype(np.dtype(spec.dtype)):
+        raise InputError(
+            f"The column {field.name!r} is {field.type}; the input {spec} takes {spec.dtype}. "
+            f"Write the column with {spec.dtype}, for nothing is cast silently."
+        )
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _array(scalar: Any) -> Array:
+    """One row of a column as an array.
+
+    Raises:
+        InputError: it is null or holds a null, or its lists have several lengths.
+    """
+    if not scalar.is_valid:
+        raise InputError("The row is null; a sequence was expected.")
+    if not _is_list(scalar.type):
+        number: Array = pa.array([scalar.as_py()], scalar.type).to_numpy(zero_copy_only=False)
+        return number.reshape(())
+
+    values = scalar.values
+    shape = [len(values)]
+    while _is_list(values.type):
+        _check_no_nulls(values)
+        lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+        if len(lengths) > 1:
+            raise InputError(
+                f"The row has lists of {lengths[0]} and of {lengths[1]} values beside one another; "
+                "lists of one length were expected."
+            )
+        size = lengths[0] if lengths else getattr(values.type, "list_size", 0)
+        shape.append(size)
+        values = values.flatten()
+
+    _check_no_nulls(values)
+    return np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def _check_no_nulls(values: Any) -> None:
+    if values.null_count:
+        raise InputError("The row holds a null; numbers were expected.")

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run over a data set that may be stopped and continued.
+
+The answers go to a folder beside the output, OUT.parquet.parts: some rows in each file, which
+appears whole or not at all. At the end the parts become OUT.parquet and, for rows that failed,
+OUT.failed.parquet, and the folder goes. A second run with the same files and options continues
+behind the last part.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..contract import Contract
+from ..errors import FileError, InputError, in_words
+from ..files.reading import parse_json
+from ..files.writing import check_place, written_atomically, written_each
+from ..model import Model
+from .columns import check_columns, column_of, rows_of
+from .rows import Answer, check_options, run_rows
+from .sources import DataSet
+
+_JOB: Final = "job.json"
+#: The column with the number of each row in the data set, from 0.
+ROW: Final = "row"
+_ERROR: Final = "error"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a data set is run.
+
+    Attributes:
+        columns: by input, the name of its column.
+        chunk: cut longer sequences into chunks of so many steps; None for whole ones.
+        batch: the most sequences that run together.
+        rows: how many rows are read, run and written at a time.
+    """
+
+    columns: Mapping[str, str]
+    chunk: int | None = None
+    batch: int = 32
+    rows: int = 1024
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run did: how many rows there are, how many failed, and how many were there already."""
+
+    rows: int
+    failed: int
+    before: int
+
+
+def failed_path(output: Path) -> Path:
+    """The file for the rows that fail."""
+    return output.with_suffix(".failed.parquet")
+
+
+def run_data_set(
+    model: Model,
+    identity: str,
+    data: DataSet,
+    output: Path,
+    options: Options,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Done:
+    """Runs all rows and writes their answers, in their order.
+
+    Args:
+        model: the model.
+        identity: what the answers depend on beside the data and the options: the model's digest and
+            the engine. A run continues only with the same one.
+        data: the sequences.
+        output: the file to write.
+        options: how.
+        progress: is called with the number of rows that are done, and of all rows.
+
+    Raises:
+        FileError: a file cannot be read or written, or the folder of parts is that of another run.
+        InputError, StreamingError: the columns or the options do not fit the model.
+    """
+    check_columns(data.schema, options.columns, model.contract)
+    check_options(model.contract, options.chunk, options.batch)
+    _check_names(model.contract)
+    check_place(output)
+    parts = _Parts(output, _description(identity, data, options))
+    before = done = parts.open()
+
+    total = sum(data.rows)
+    progress(done, total)
+    columns = [*dict.fromkeys(options.columns.values())]
+    for batch in data.batches(columns, options.rows, done):
+        rows = rows_of(batch, options.columns)
+        answers = run_rows(model, rows, chunk=options.chunk, batch=options.batch)
+        parts.write(_table(model.contract, answers, done))
+        done += batch.num_rows
+        progress(done, total)
+    return Done(total, parts.join(output, model.contract), before)
+
+
+def _check_names(contract: Contract) -> None:
+    """Refuses outputs with the names of the columns that are added."""
+    for spec in contract.outputs:
+        if spec.name in (ROW, _ERROR):
+            raise InputError(
+                f"The model has an output {spec.name!r}, and a column of that name is added. Give "
+                "the output another name in the file."
+            )
+
+
+def _table(contract: Contract, answers: list[Answer], start: int) -> Any:
+    """The answers as a table; rows that failed have nulls and a message."""
+    columns = {
+        ROW: pa.array(range(start, start + len(answers)), pa.int64()),
+        _ERROR: pa.array([answer.error for answer in answers], pa.string()),
+    }
+    for spec in contract.outputs:
+        columns[spec.name] = column_of(spec, [each.outputs.get(spec.name) for each in answers])
+    return pa.table(columns)
+
+
+def _description(identity: str, data: DataSet, options: Options) -> str:
+    """What must be the same for a run to be continued, as JSON."""
+    files = []
+    for path, rows in zip(data.files, data.rows, strict=True):
+        status = path.stat()
+        files.append([str(path.resolve()), rows, status.st_size, status.st_mtime_ns])
+    return json.dumps({"identity": identity, "files": files, "options": asdict(options)})
+
+
+class _Parts:
+    """The folder of parts, each named after the number of rows before it and with it."""
+
+    def __init__(self, output: Path, description: str) -> None:
+        self._folder = output.with_name(f"{output.name}.parts")
+        self._description = description
+        self._done = 0
+
+    def open(self) -> int:
+        """Makes the folder, or continues in it. Returns how many rows are done."""
+        try:
+            self._folder.mkdir(exist_ok=True)
+            job = self._folder / _JOB
+            if job.exists():
+                self._check(job)
+            else:
+                with written_atomically(job) as path:
+                    path.write_text(self._description, encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{self._folder} cannot be used: {in_words(error)}.") from error
+
+        for part in self._files():
+            self._done = int(part.stem.partition("-")[2])
+        return self._done
+
+    def write(self, table: Any) -> None:
+        """Writes the answers to the next rows."""
+        end = self._done + table.num_rows
+        with written_atomically(self._folder / f"{self._done:012}-{end:012}.parquet") as path:
+            pq.write_table(table, path)
+        self._done = end
+
+    def join(self, output: Path, contract: Contract) -> int:
+        """Writes the output and the failed rows, and removes the parts. Returns the failures."""
+        failed = 0
+        names = [ROW, *(spec.name for spec in contract.outputs)]
+        empty = _table(contract, [], 0)
+        failures = failed_path(output)
+        with (
+            written_each(output, failures) as (good_path, failed_part),
+            pq.ParquetWriter(good_path, empty.select(names).schema) as good,
+            pq.ParquetWriter(failed_part, empty.select([ROW, _ERROR]).schema) as bad,
+        ):
+            for part in self._files():
+                table = pq.read_table(part)
+                good.write_table(table.filter(table[_ERROR].is_null()).select(names))
+                failures_here = table.filter(table[_ERROR].is_valid()).select([ROW, _ERROR])
+                bad.write_table(failures_here)
+                failed += failures_here.num_rows
+        if not failed:
+            failures.unlink()
+        shutil.rmtree(self._folder)
+        return failed
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*-*.parquet"))
+
+    def _check(self, job: Path) -> None:
+        try:
+            same = parse_json(job.read_text(encoding="utf-8")) == json.loads(self._description)
+        except ValueError:
+            same = False
+        if not same:
+            raise FileError(
+                f"{self._folder} is of a run with another model, other data or other options. Run "
+                "that one to its end, or remove the folder."
+            )

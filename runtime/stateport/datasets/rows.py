@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequences of any lengths, run in batches: each gets its answer, or the message of its failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..axes import resolve
+from ..chunks import joined, split
+from ..contract import ArraySpec, Contract, check_streaming
+from ..errors import InputError, StateportError
+from ..in_chunks import run_in_chunks
+from ..model import Model
+
+Array = NDArray[Any]
+#: The inputs or outputs of one sequence by name, without the batch axis.
+Row = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one sequence.
+
+    Attributes:
+        outputs: its outputs by name, without the batch axis; empty where it failed.
+        error: why it failed; None where it did not.
+    """
+
+    outputs: Row = field(default_factory=dict)
+    error: str | None = None
+
+
+def check_options(contract: Contract, chunk: int | None, batch: int) -> None:
+    """Refuses options that the network cannot be run with.
+
+    Raises:
+        InputError: `chunk` or `batch` is no positive number, or the network takes the lengths of
+            padded rows, so that it cannot be run chunk by chunk.
+        StreamingError: there is a chunk, and the network needs whole sequences.
+    """
+    for name, value in (("chunk", chunk), ("batch", batch)):
+        if value is not None and (type(value) is not int or value < 1):
+            raise InputError(f"{name} is {value!r}; a whole number of at least 1 was expected.")
+    if chunk is None:
+        return
+
+    if not any("time" in spec.shape for spec in contract.inputs):
+        raise InputError("The model has no time axis, so that a chunk has no effect. Leave it out.")
+    check_streaming(contract)
+    if length_inputs(contract):
+        raise InputError(
+            "The network takes the length of each row of a padded batch, so that it cannot be run "
+            "chunk by chunk. Leave out the chunk."
+        )
+
+
+def length_inputs(contract: Contract) -> list[ArraySpec]:
+    """The inputs that hold the length of each row along time."""
+    return [spec for spec in contract.inputs if spec.lengths_of == "time"]
+
+
+def run_rows(
+    model: Model, rows: Sequence[Row | Answer], *, chunk: int | None = None, batch: int = 32
+) -> list[Answer]:
+    """Runs sequences, each from the model's first state.
+
+    Sequences whose arrays have the same shapes run together. Where the model takes the lengths of
+    padded rows and the sequences do not have them, sequences of several lengths run together,
+    padded with zeros. A sequence that fails does not take others with it: its batch runs again, one
+    sequence at a time.
+
+    Args:
+        model: the model.
+        rows: the inputs of each sequence, arrays without the batch axis. An `Answer` in place of
+            them is passed on: what failed before.
+        chunk: cut longer sequences into chunks of so many steps, with the state carried.
+        batch: the most sequences that run together. With 1, each answer is what the model gives for
+            that sequence alone, bit for bit; in batches an engine may round otherwise.
+
+    Returns:
+        The answers, in the order of the rows.
+
+    Raises:
+        InputError, StreamingError: as `check_options`.
+    """
+    contract = model.contract
+    check_options(contract, chunk, batch)
+    runner = _Runner(model, chunk)
+    answers = [row if isinstance(row, Answer) else Answer() for row in rows]
+    given = {i: row for i, row in enumerate(rows) if not isinstance(row, Answer)}
+
+    for group in _groups(given, runner):
+        for start in range(0, len(group), runner.most(batch)):
+            positions = group[start : start + runner.most(batch)]
+            results = runner.run([given[position] for position in positions])
+            for position, answer in zip(positions, results, strict=True):
+                answers[position] = answer
+    return answers
+
+
+class _Runner:
+    """Runs batches of sequences."""
+
+    def __init__(self, model: Model, chunk: int | None) -> None:
+        self.model = model
+        self.contract = model.contract
+        self._chunk = chunk
+        self._lengths = [spec.name for spec in length_inputs(model.contract)]
+        specs = (*self.contract.inputs, *self.contract.state_inputs)
+        has_batch = all("batch" in spec.shape for spec in specs)
+        # Rows that see each other, as in a mean over the batch, run alone.
+        self._is_joinable = has_batch and not model._mixed_rows
+
+    def most(self, batch: int) -> int:
+        """How many sequences may run together."""
+        return batch if self._is_joinable else 1
+
+    def pads(self, row: Row) -> bool:
+        """Whether a sequence is padded, because the model takes lengths and it has none."""
+        return bool(self._lengths) and not any(name in row for name in self._lengths)
+
+    def run(self, rows: Sequence[Row]) -> list[Answer]:
+        """Runs a batch; if that fails, each sequence of it alone."""
+        try:
+            return [Answer(outputs) for outputs in self._outputs(rows)]
+        except (StateportError, MemoryError) as error:
+            if len(rows) == 1:
+                return [Answer(error=str(error) or "There is not enough memory.")]
+        return [answer for row in rows for answer in self.run([row])]
+
+    def _outputs(self, rows: Sequence[Row]) -> list[Row]:
+        lengths = [_length(self.contract, row) for row in rows]
+        if self.pads(rows[0]):
+            rows = self._padded(rows, lengths)
+        arrays = self._joined(rows)
+        if self._chunk is None or lengths[0] <= self._chunk:
+            outputs, _ = self.model.run(arrays)
+        else:
+            outputs, _ = run_in_chunks(self.model, arrays, None, self._chunk)
+
+        names = [spec.name for spec in self.contract.outputs]
+        axes = [_batch_axis(spec) for spec in self.contract.outputs]
+        parts = split([outputs[name] for name in names], axes, len(rows))
+        results: list[Row] = [dict(zip(names, part, strict=True)) for part in parts]
+        if self._lengths:
+            return [self._cut(result, n) for result, n in zip(results, lengths, strict=True)]
+        return results
+
+    def _joined(self, rows: Sequence[Row]) -> dict[str, Array]:
+        """The arrays of a call. Those that fit no input are left to the model to refuse."""
+        arrays = {}
+        axes = {spec.name: _batch_axis(spec) for spec in self.contract.inputs}
+        for name, first in rows[0].items():
+            axis = axes.get(name)
+            if axis is None:
+                arrays[name] = first
+            else:
+                arrays[name] = joined([row[name] for row in rows], min(axis, first.ndim))
+        return arrays
+
+    def _padded(self, rows: Sequence[Row], lengths: Sequence[int]) -> list[Row]:
+        """Sequences of one length, with zeros at the end, and their lengths."""
+        longest = max(lengths)
+        padded: list[Row] = []
+        for row, length in zip(rows, lengths, strict=True):
+            arrays = dict(row)
+            for spec in self.contract.inputs:
+                if spec.name in row and "time" in spec.shape:
+                    arrays[spec.name] = _with_zeros(spec, row[spec.name], longest - length)
+            for spec in length_inputs(self.contract):
+                arrays[spec.name] = np.array(length, spec.dtype)
+            padded.append(arrays)
+        return padded
+
+    def _cut(self, outputs: Row, length: int) -> Row:
+        """The outputs as long as the sequence is, without what padding has added."""
+        cut = {}
+        for spec in self.contract.outputs:
+            array, axis = outputs[spec.name], spec.time_axis
+            if axis is not None:
+                size = resolve((spec.shape[axis],), {"time": length, "batch": 1})[0]
+                place = axis - (axis > (_batch_axis(spec) or 0) and "batch" in spec.shape)
+                array = array[(slice(None),) * place + (slice(size),)]
+            cut[spec.name] = array
+        return cut
+
+
+def _groups(rows: Mapping[int, Row], runner: _Runner) -> Iterator[list[int]]:
+    """The positions of sequences that may run together; those to be padded by their length."""
+    groups: dict[object, list[int]] = {}
+    padded = []
+    for position, row in rows.items():
+        if runner.pads(row):
+            padded.append(position)
+            continue
+        kind = tuple((name, array.shape, array.dtype) for name, array in sorted(row.items()))
+        groups.setdefault(kind, []).append(position)
+
+    yield from groups.values()
+    if padded:
+        padded.sort(key=lambda position: _length(runner.contract, rows[position]))
+        yield padded
+
+
+def _batch_axis(spec: ArraySpec) -> int | None:
+    return spec.shape.index("batch") if "batch" in spec.shape else None
+
+
+def _time_place(spec: ArraySpec) -> int:
+    """The time axis of an array without its batch axis."""
+    axis = spec.shape.index("time")
+    return axis - 1 if "batch" in spec.shape[:axis] else axis
+
+
+def _length(contract: Contract, row: Row) -> int:
+    """The number of steps of a sequence; 1 where no array has time."""
+    for spec in contract.inputs:
+        array = row.get(spec.name)
+        if "time" in spec.shape and array is not None and array.ndim > _time_place(spec):
+            return int(array.shape[_time_place(spec)])
+    return 1
+
+
+def _with_zeros(spec: ArraySpec, array: Array, count: int) -> Array:
+    place = _time_place(spec)
+    if array.ndim <= place:
+        return array  # the model refuses it
+    width = [(0, count if axis == place else 0) for axis in range(array.ndim)]
+    return np.pad(array, width)

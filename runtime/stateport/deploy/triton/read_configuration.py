@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A `config.pbtxt` as somebody wrote it, read into what stateport compares with a model's file.
+
+The names are those of `model_config.proto`
+(https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ...errors import FileError
+from ...files.paths import opened
+from ...shown import shown
+from ...suggestions import did_you_mean
+from .text_format import Message, parse
+
+#: The fields of the messages that are read here. Triton does not load a file with another one.
+FIELDS: Final = {
+    "ModelConfig": [
+        "name", "platform", "backend", "runtime", "version_policy", "max_batch_size", "input",
+        "output", "batch_input", "batch_output", "optimization", "dynamic_batching",
+        "sequence_batching", "ensemble_scheduling", "instance_group", "default_model_filename",
+        "cc_model_filenames", "metric_tags", "parameters", "model_warmup", "model_operations",
+        "model_transaction_policy", "model_repository_agents", "response_cache", "model_metrics",
+    ],
+    "sequence_batching": [
+        "direct", "oldest", "max_sequence_idle_microseconds", "control_input", "state",
+        "iterative_sequence",
+    ],
+    "state": [
+        "input_name", "output_name", "data_type", "dims", "initial_state",
+        "use_same_buffer_for_input_output", "use_growable_memory",
+    ],
+    "initial_state": ["data_type", "dims", "zero_data", "data_file", "name"],
+}  # fmt: skip
+#: A configuration is some kilobytes.
+_MOST_BYTES: Final = 1 << 20
+_PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime"}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output.
+
+    Attributes:
+        name: its name.
+        dtype: as TYPE_FP32.
+        dims: its dims as the backend gets them: those of `reshape`, where there is one.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InitialState:
+    """The first value of a state: zeros unless `data_file` names a file.
+
+    Attributes:
+        dtype: as TYPE_FP32.
+        dims: its dims.
+        has_data: whether it says what the values are.
+        data_file: the file with the values; empty for zeros.
+    """
+
+    dtype: str
+    dims: tuple[int, ...]
+    has_data: bool
+    data_file: str
+
+
+@dataclass(frozen=True)
+class ImplicitState:
+    """A state that Triton keeps."""
+
+    input: str
+    output: str
+    dtype: str
+    dims: tuple[int, ...]
+    initial: InitialState | None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is compared.
+
+    Attributes:
+        backend: the backend, also where the older `platform` names it; empty where neither does.
+        model_file: the file in a version's folder; empty for the backend's default.
+        batch: `max_batch_size`.
+        inputs: the inputs.
+        outputs: the outputs.
+        has_sequences: whether there is `sequence_batching`.
+        idle: `max_sequence_idle_microseconds`; 0 where it is not set.
+        candidates: `max_candidate_sequences`; 0 where it is not set.
+        controls: the names of the control inputs.
+        states: the implicit states.
+        parameters: `parameters`.
+        unknown: fields that Triton's configuration has not, in words.
+    """
+
+    backend: str
+    model_file: str
+    batch: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    has_sequences: bool
+    idle: int
+    candidates: int
+    controls: tuple[str, ...]
+    states: tuple[ImplicitState, ...]
+    parameters: dict[str, str]
+    unknown: tuple[str, ...]
+
+
+def read_configuration(path: Path) -> Configuration:
+    """Reads a configuration.
+
+    Raises:
+        FileError: it cannot be read, is not in the text format, or has something else where a
+            number is expected.
+    """
+    with opened(path, "a configuration") as file:
+        content = file.read(_MOST_BYTES + 1)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise FileError(f"{path} is no text in UTF-8; a configuration was expected.") from None
+    if len(content) > _MOST_BYTES:
+        raise FileError(f"{path} has more than {_MOST_BYTES} bytes; a configuration was expected.")
+
+    config = parse(text, str(path))
+    sequences = config.message("sequence_batching")
+    batching = sequences or Message()
+    oldest = batching.message("oldest") or Message()
+    platform = config.text("platform")
+    return Configuration(
+        backend=config.text("backend") or _PLATFORMS.get(platform, platform),
+        model_file=config.text("default_model_filename"),
+        batch=_integer(config, "max_batch_size", path),
+        inputs=tuple(_port(each, path) for each in config.messages("input")),
+        outputs=tuple(_port(each, path) for each in config.messages("output")),
+        has_sequences=sequences is not None,
+        idle=_integer(batching, "max_sequence_idle_microseconds", path),
+        candidates=_integer(oldest, "max_candidate_sequences", path),
+        controls=tuple(each.text("name") for each in batching.messages("control_input")),
+        states=tuple(_state(each, path) for each in batching.messages("state")),
+        parameters=dict(_parameters(config)),
+        unknown=tuple(_unknown(config)),
+    )
+
+
+def _port(message: Message, path: Path) -> Port:
+    reshape = message.message("reshape")
+    dims = _dims(message, "dims", path) if reshape is None else _dims(reshape, "shape", path)
+    return Port(message.text("name"), message.text("data_type"), dims)
+
+
+def _state(message: Message, path: Path) -> ImplicitState:
+    first = message.message("initial_state")
+    initial = None
+    if first is not None:
+        initial = InitialState(
+            first.text("data_type"),
+            _dims(first, "dims", path),
+            bool(first.texts("zero_data") or first.texts("data_file")),
+            first.text("data_file"),
+        )
+    return ImplicitState(
+        message.text("input_name"),
+        message.text("output_name"),
+        message.text("data_type"),
+        _dims(message, "dims", path),
+        initial,
+    )
+
+
+def _parameters(config: Message) -> Iterator[tuple[str, str]]:
+    for each in config.messages("parameters"):
+        value = each.message("value") or Message()
+        yield each.text("key"), value.text("string_value")
+
+
+def _unknown(config: Message) -> Iterator[str]:
+    """The fields that no such message has, each in words."""
+    yield from _unknown_in(config, "ModelConfig", "the configuration")
+    for batching in config.messages("sequence_batching"):
+        yield from _unknown_in(batching, "sequence_batching", "sequence_batching")
+        for state in batching.messages("state"):
+            yield from _unknown_in(state, "state", "a state")
+            for initial in state.messages("initial_state"):
+                yield from _unknown_in(initial, "initial_state", "an initial_state")
+
+
+def _unknown_in(message: Message, kind: str, words: str) -> Iterator[str]:
+    for name in message.fields:
+        if name not in FIELDS[kind]:
+            yield (
+                f"{words} has a field {shown(name)}, which Triton does not know, so that it does "
+                f"not load the model.{did_you_mean(name, FIELDS[kind])}"
+            )
+
+
+def _dims(message: Message, name: str, path: Path) -> tuple[int, ...]:
+    return tuple(_number(text, name, path) for text in message.texts(name))
+
+
+def _integer(message: Message, name: str, path: Path) -> int:
+    """The field as a number; 0 where it is not set, as everywhere in Protocol Buffers."""
+    return _number(message.text(name, "0"), name, path)
+
+
+def _number(text: str, name: str, path: Path) -> int:
+    try:
+        return int(text, 0) if text.lower().startswith(("0x", "-0x")) else int(text)
+    except ValueError:
+        raise FileError(
+            f"{path}: {name} is {shown(text)}; a whole number was expected. Correct it."
+        ) from None

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`predict`: a data set of sequences on the workers of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+from ..errors import InputError, StateportError
+from ..model import Model, load
+
+try:
+    from ray.data import ActorPoolStrategy, Dataset
+
+    from ..datasets.columns import check_columns, column_of, default_columns, rows_of
+    from ..datasets.rows import check_options, run_rows
+except ImportError as error:
+    raise StateportError(
+        f"stateport.ray needs {(error.name or '').partition('.')[0]}, which is not installed here. "
+        "Install the extra: pip install 'stateport[cpu,ray]'."
+    ) from error
+
+#: The column with the message of each row that failed; null in all others.
+ERROR: Final = "error"
+
+
+def predict(
+    dataset: Dataset,
+    model: str | PathLike[str] | bytes,
+    *,
+    input: str | Mapping[str, str] | None = None,  # noqa: A002  # the word of the interface
+    output: str | Mapping[str, str] | None = None,
+    chunk: int | None = None,
+    batch: int = 32,
+    rows: int = 256,
+    workers: int | tuple[int, int] = 1,
+    engine: str | None = None,
+    threads: int | None = None,
+) -> Dataset:
+    """Runs every sequence of a data set, each from the model's first state.
+
+    Each worker is an actor that holds the model. A worker that dies is replaced, and the rows that
+    it had run again elsewhere: what comes out is the same. The rows keep their order.
+
+    Args:
+        dataset: a `ray.data.Dataset` with a sequence in each row, as lists within lists:
+            `list<fixed_size_list<float>[5]>` for float32[time, 5].
+        model: the model's file, which the workers have to find under the same path; or its bytes,
+            which are sent to them. External weights need a path.
+        input: the column of the model's input, or of each input by its name; by default the columns
+            that have the inputs' names.
+        output: the column for the model's output, or for each output by its name; by default the
+            outputs' names. All other columns of the data set stay as they are.
+        chunk: cut longer sequences into chunks of so many steps, with the state carried; by default
+            each is run in one call.
+        batch: the most sequences of one length that run together. With 1, each answer is that of
+            `Model` for the sequence alone, bit for bit; in batches an engine may round otherwise.
+        rows: how many rows a worker gets at a time.
+        workers: how many workers, or the least and the most. Each takes `threads` cores; leave some
+            for reading, or the work waits for ever.
+        engine: as in `load`.
+        threads: as in `load`; also the cores that each worker reserves.
+
+    Returns:
+        The lazy data set with the columns of the outputs, and a column `error`: the message of a
+        row that failed, whose outputs are null.
+
+    Raises:
+        InputError: the columns or the options do not fit the model, or a column is there already.
+        StreamingError: there is a chunk, and the network needs whole sequences.
+        StateportError: as `load`.
+    """
+    worker = _Worker(model, None, None, chunk, batch, engine, threads)
+    contract = worker.model.contract
+    schema = dataset.schema().base_schema  # of the first block; Ray runs it for that
+    columns = _names(input, [spec.name for spec in contract.inputs], "input")
+    columns = columns or default_columns(schema, contract)
+    outputs = _names(output, [spec.name for spec in contract.outputs], "output")
+    outputs = {spec.name: outputs.get(spec.name, spec.name) for spec in contract.outputs}
+
+    check_columns(schema, columns, contract)
+    check_options(contract, chunk, batch)
+    for name in (*outputs.values(), ERROR):
+        if name in schema.names:
+            raise InputError(
+                f"The data set has a column {name!r} already. Name another one: output="
+                "{'OUTPUT': 'COLUMN'}, or drop the column."
+            )
+
+    dataset.context.execution_options.preserve_order = True
+    return dataset.map_batches(
+        _Worker,
+        fn_constructor_args=(_sent(model), columns, outputs, chunk, batch, engine, threads),
+        batch_size=rows,
+        batch_format="pyarrow",
+        compute=_pool(workers),
+        num_cpus=threads or 1,
+        zero_copy_batch=True,
+    )
+
+
+def _pool(workers: int | tuple[int, int]) -> ActorPoolStrategy:
+    """So many actors.
+
+    Raises:
+        InputError: `workers` is neither a number of at least 1, nor two of them.
+    """
+    numbers = workers if isinstance(workers, tuple) else (workers, workers)
+    is_right = len(numbers) == 2 and all(type(number) is int for number in numbers)
+    if not is_right or not 1 <= numbers[0] <= numbers[1]:
+        raise InputError(
+            f"workers is {workers!r}; a number of at least 1 was expected, or the least and the "
+            "most of them."
+        )
+    if isinstance(workers, tuple):
+        return ActorPoolStrategy(min_size=workers[0], max_size=workers[1])
+    return ActorPoolStrategy(size=workers)
+
+
+class _Worker:
+    """An actor with the model: a table goes in, and comes out with the answers."""
+
+    def __init__(
+        self,
+        model: str | PathLike[str] | bytes,
+        columns: Mapping[str, str] | None,
+        outputs: Mapping[str, str] | None,
+        chunk: int | None,
+        batch: int,
+        engine: str | None,
+        threads: int | None,
+    ) -> None:
+        self.model = _loaded(model, engine, threads)
+        self._columns = columns or {}
+        self._outputs = outputs or {}
+        self._chunk = chunk
+        self._batch = batch
+
+    def __call__(self, table: Any) -> Any:
+        """The table with the columns of the outputs and of the errors."""
+        import pyarrow as pa
+
+        rows = rows_of(table.combine_chunks(), self._columns)
+        answers = run_rows(self.model, rows, chunk=self._chunk, batch=self._batch)
+        for spec in self.model.contract.outputs:
+            column = column_of(spec, [answer.outputs.get(spec.name) for answer in answers])
+            table = table.append_column(self._outputs[spec.name], column)
+        errors = pa.array([answer.error for answer in answers], pa.string())
+        return table.append_column(ERROR, errors)
+
+
+def _loaded(model: str | PathLike[str] | bytes, engine: str | None, threads: int | None) -> Model:
+    if not isinstance(model, bytes):
+        return load(model, engine=engine, threads=threads)
+
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model)
+        return load(path, engine=engine, threads=threads)
+
+
+def _sent(model: str | PathLike[str] | bytes) -> str | bytes:
+    """What the workers get: bytes, or a path that does not depend on the working directory."""
+    return model if isinstance(model, bytes) else str(Path(model).resolve())
+
+
+def _names(given: str | Mapping[str, str] | None, known: list[str], kind: str) -> dict[str, str]:
+    """The columns by the names of inputs or outputs; a single text is for the only one.
+
+    Raises:
+        InputError: a single text, and there are several; or a name that the model does not have.
+    """
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        if len(known) != 1:
+            raise InputError(
+                f"{kind} is {given!r}, and the model has the {kind}s {', '.join(known)}. Pass a "
+                f"column for each: {kind}={{{known[0]!r}: {given!r}, ...}}."
+            )
+        return {known[0]: given}
+
+    for name in given:
+        if name not in known:
+            raise InputError(f"There is no {kind} {name!r}; the model has {', '.join(known)}.")
+    return dict(given)

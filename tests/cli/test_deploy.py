@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`stateport deploy`: what it writes, what it says of others' repositories, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+Refused = Callable[..., None]
+
+
+def test_a_repository_is_written_and_checked(
+    command: Command, copied: Path, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    outcome = command("deploy", "triton", copied, "-o", repository, "--name", "lstm")
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == (
+        f"Wrote {repository / 'lstm'}. Start Triton with --model-repository={repository}.\n"
+    )
+
+    outcome = command("deploy", "triton", "--check", repository)
+    assert (outcome.returncode, outcome.stdout) == (0, "PASS: nothing to correct in 1 model.\n")
+
+    config = repository / "lstm" / "config.pbtxt"
+    config.write_text(config.read_text().replace('name: "x"', 'name: "input"'))
+    outcome = command("deploy", "triton", "--check", repository)
+    assert outcome.returncode == 1
+    assert "lstm: the input 'input' is not in the file, which has x." in outcome.stdout
+    assert outcome.stdout.endswith("FAIL: 2 to correct in 1 model.\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["MODEL"], "A model and a repository were expected"),
+        (["-o", "r"], "A model and a repository were expected"),
+        (["MODEL", "--check", "r"], "--check takes a repository alone"),
+        (
+            ["MODEL", "-o", "r", "--backend", "onnxruntime", "--engine", "ort-cpu"],
+            "--engine is for --backend python",
+        ),
+        (["MODEL", "-o", "r", "--backend", "tensorrt"], "tensorrt"),
+    ],
+)
+def test_misuse_is_refused(
+    command: Command, refused: Refused, copied: Path, arguments: list[str], says: str
+) -> None:
+    texts = [str(copied) if text == "MODEL" else text for text in arguments]
+    refused(command("deploy", "triton", *texts), says, code=2)
+
+
+def test_what_cannot_be_done_is_an_error(
+    command: Command, refused: Refused, copied: Path, tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing"
+    refused(command("deploy", "triton", missing, "-o", tmp_path / "r"), "missing")
+    refused(command("deploy", "triton", copied, "-o", missing / "r"), "cannot be made")
+    refused(command("deploy", "triton", copied, "-o", tmp_path / "r", "--name", "a/b"), "no name")
+    refused(command("deploy", "triton", "--check", missing), "is no folder")
+    assert "Traceback" in command("deploy", "triton", "--check", missing, "--debug").stderr

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`stateport run` on Parquet files: order, failures kept apart, and on from a stop."""
+
+from __future__ import annotations
+
+import builtins
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+from onnx import helper
+
+import stateport
+from stateport import ArraySpec, Contract
+from stateport.cli.run_data import bar
+from stateport.contract import CONTRACT_KEY
+from stateport.datasets import job
+from stateport.datasets.rows import run_rows
+from tests.cli.conftest import Command
+
+Refused = Callable[..., None]
+Array = NDArray[Any]
+KIND = pa.list_(pa.list_(pa.float32(), 5))
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def sequences(count: int, seed: int = 0) -> list[Array]:
+    random = np.random.default_rng(seed)
+    return [
+        random.standard_normal((n, 5)).astype(np.float32) for n in random.integers(1, 30, count)
+    ]
+
+
+def write(path: Path, rows: list[Array] | list[Any], column: str = "x") -> None:
+    values = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(pa.table({column: pa.array(values, KIND)}), path)
+
+
+def answers(path: Path) -> dict[int, Array]:
+    table = pq.read_table(path)
+    rows = table["row"].to_pylist()
+    assert rows == sorted(rows)
+    return dict(zip(rows, (np.array(y, np.float32) for y in table["y"].to_pylist()), strict=True))
+
+
+def check(path: Path, model: Path, rows: dict[int, Array]) -> None:
+    loaded = stateport.load(model)
+    found = answers(path)
+    assert found.keys() == rows.keys()
+    for number, row in rows.items():
+        assert np.abs(found[number] - loaded(row[None])[0][0]).max() <= 2e-6
+
+
+def test_a_folder_is_run_in_the_order_of_its_rows(command: Command, reference: Path) -> None:
+    rows = sequences(50)
+    write(Path("data/b.parquet"), rows[30:], "audio")
+    write(Path("data/a.parquet"), rows[:30], "audio")
+    line = ["run", reference, "-i", "data", "--column", "audio", "-o", "y.parquet", "--chunk", 8]
+    outcome = command(*line, "--batch", 4)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == "Wrote y.parquet: 50 of 50 rows.\n"
+    check(Path("y.parquet"), reference, dict(enumerate(rows)))
+    assert sorted(path.name for path in Path().iterdir()) == ["data", "y.parquet"]
+    assert str(pq.read_schema("y.parquet").field("y").type).startswith("large_list<")
+
+
+def test_a_pattern_names_files_too(command: Command, reference: Path) -> None:
+    rows = sequences(6)
+    write(Path("data/a1.parquet"), rows[:3])
+    write(Path("data/a2.parquet"), rows[3:])
+    write(Path("data/b.parquet"), rows)
+    assert command("run", reference, "-i", "data/a*.parquet", "-o", "y.parquet").returncode == 0
+    check(Path("y.parquet"), reference, dict(enumerate(rows)))
+
+
+def test_rows_that_fail_are_kept_apart(command: Command, reference: Path) -> None:
+    rows: list[Any] = [*sequences(4)]
+    rows[1], rows[2] = None, []
+    write(Path("x.parquet"), rows)
+    outcome = command("run", reference, "-i", "x.parquet", "-o", "y.parquet")
+    assert outcome.returncode == 1
+    assert outcome.stdout == (
+        "Wrote y.parquet: 2 of 4 rows.\n2 rows failed; y.failed.parquet says why.\n"
+    )
+    check(Path("y.parquet"), reference, {0: rows[0], 3: rows[3]})
+    failed = pq.read_table("y.failed.parquet").to_pylist()
+    assert [each["row"] for each in failed] == [1, 2]
+    assert "is null" in failed[0]["error"]
+    assert "is empty" in failed[1]["error"]
+
+
+def test_a_second_run_goes_on_where_the_first_was_stopped(
+    command: Command, refused: Refused, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = sequences(2600)
+    write(Path("data/a.parquet"), rows[:1500])
+    write(Path("data/b.parquet"), rows[1500:])
+    line = ["run", reference, "-i", "data", "-o", "y.parquet"]
+    counts: list[int] = []
+
+    def stop_in_the_third(model: Any, given: list[Any], **options: Any) -> Any:
+        if len(counts) == 2:
+            raise KeyboardInterrupt
+        counts.append(len(given))
+        return run_rows(model, given, **options)
+
+    monkeypatch.setattr(job, "run_rows", stop_in_the_third)
+    refused(command(*line), "Stopped after 1,500 rows, which are kept in y.parquet.parts.")
+    assert not Path("y.parquet").exists()
+
+    def count(model: Any, given: list[Any], **options: Any) -> Any:
+        counts.append(len(given))
+        return run_rows(model, given, **options)
+
+    monkeypatch.setattr(job, "run_rows", count)
+    refused(command(*line, "--batch", 1), "is of a run with another model, other data or other")
+    outcome = command(*line)
+    assert outcome.stdout == "Wrote y.parquet: 2,600 of 2,600 rows, 1,500 of them before.\n"
+    assert counts == [1024, 476, 1024, 76]
+    check(Path("y.parquet"), reference, dict(enumerate(rows)))
+
+
+def test_a_run_that_was_killed_is_continued(
+    command: Command, reference: Path, tmp_path: Path
+) -> None:
+    rows = sequences(3000)
+    write(Path("x.parquet"), rows)
+    line = ["run", str(reference), "-i", "x.parquet", "-o", "y.parquet"]
+    with subprocess.Popen([sys.executable, "-m", "stateport", *line]) as process:
+        while process.poll() is None and not [*tmp_path.glob("y.parquet.parts/*.parquet")]:
+            pass
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+    outcome = command(*line)
+    assert outcome.returncode == 0
+    assert "of them before." in outcome.stdout
+    check(Path("y.parquet"), reference, dict(enumerate(rows)))
+
+
+def test_columns_are_named_for_several_inputs(command: Command) -> None:
+    two = Path("two.onnx")
+    values = {
+        name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", 2])
+        for name in ("a", "b", "sum", "difference")
+    }
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("Sub", ["a", "b"], ["difference"]),
+    ]
+    [*inputs, total, difference] = values.values()
+    graph = helper.make_graph(nodes, "two", inputs, [total, difference])
+    model = helper.make_model(
+        graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)], producer_name="tests"
+    )
+    specs = [ArraySpec(name, "float32", ("batch", 2)) for name in values]
+    contract = Contract(tuple(specs[:2]), tuple(specs[2:]))
+    helper.set_model_props(model, {CONTRACT_KEY: contract.to_json()})
+    onnx.save(model, two)
+    kind = pa.list_(pa.float32(), 2)
+    columns = {"a": pa.array([[1, 2]], kind), "right": pa.array([[3, 5]], kind)}
+    pq.write_table(pa.table(columns), "x.parquet")
+    line = ["run", two, "-i", "x.parquet", "-o", "y.parquet", "--column", "a"]
+    assert command(*line, "--column", "b=right").returncode == 0
+    [row] = pq.read_table("y.parquet").to_pylist()
+    assert row == {"row": 0, "sum": [4, 7], "difference": [-2, -3]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-i", "x.parquet"], "Pass -o OUT.parquet"),
+        (["-i", "x.parquet", "-o", "y.npz"], "Pass -o OUT.parquet"),
+        (["-i", "x.parquet", "-i", "x.parquet", "-o", "y.parquet"], "is a data set, and 2 inputs"),
+        (["-i", "x.parquet", "-o", "y.parquet", "--state-out", "s"], "--state-out is for arrays"),
+        (["-i", "x=x.npy", "--column", "x"], "--column and --batch are for a data set"),
+        (
+            ["-i", "x.parquet", "-o", "y.parquet", "--column", "x=a", "--column", "x=b"],
+            "has two columns, 'a' and 'b'",
+        ),
+    ],
+)
+def test_misuse_is_refused(
+    command: Command, refused: Refused, reference: Path, arguments: list[str], says: str
+) -> None:
+    write(Path("x.parquet"), sequences(1))
+    refused(command("run", reference, *arguments), says, code=2)
+
+
+def test_what_cannot_be_read_is_an_error(
+    command: Command, refused: Refused, reference: Path
+) -> None:
+    output = ["-o", "y.parquet"]
+    refused(command("run", reference, "-i", "z.parquet", *output), "There is no file z.parquet")
+    Path("z.parquet").write_bytes(b"PAR1 and nothing else")
+    refused(command("run", reference, "-i", "z.parquet", *output), "cannot be read as Parquet")
+    write(Path("x.parquet"), sequences(1), "audio")
+    refused(command("run", reference, "-i", "x.parquet", *output), "There is no column 'x'")
+    assert not Path("y.parquet.parts").exists()
+
+
+def test_without_pyarrow_the_extra_is_named(
+    command: Command, refused: Refused, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("x.parquet"), sequences(1))
+    real = builtins.__import__
+
+    def absent(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "datasets.columns":
+            raise ImportError("No module named 'pyarrow'", name="pyarrow")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    outcome = command("run", reference, "-i", "x.parquet", "-o", "y.parquet")
+    refused(outcome, "pip install 'stateport[cpu,data]'")
+
+
+def test_the_bar_is_filled_as_rows_are_done() -> None:
+    assert [bar(done, 4) for done in (0, 1, 4)] == [
+        "[--------------------]",
+        "[#####---------------]",
+        "[####################]",
+    ]
+    assert bar(0, 0) == "[--------------------]"
