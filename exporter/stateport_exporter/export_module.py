@@ -351,7 +351,9 @@ def _build(
     contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
     built = build_network(traced, contexts, opset, options.states)
 
-    if lift and not built.contract.streaming.ok and traced.rolled is None:
+    # Where the caller says what is a state, no others are made up.
+    may_have_windows = lift and not options.states and traced.rolled is None
+    if may_have_windows and not built.contract.streaming.ok:
         options.progress("trying windows of former steps")
         traced, built = _with_windows(traced, options) or (traced, built)
 

@@ -50,14 +50,11 @@ LIMITS: Final[dict[tuple[str, str], str]] = {
     ("Loops over time: a spiking cell (leaky integrate-and-fire)", "tract"): _OPEN_SIZES,
     ("Loops over time: a loop backwards", "tract"): _OPEN_SIZES,
     ("Loops over time: two loops, there and back", "tract"): _OPEN_SIZES,
-    # tract compares no booleans, as masks of attention need.
+    # tract compares no booleans, as masks of attention need, and does not know windows' sizes.
     **{
-        (f"Carried: {name}", "tract"): "Bool is not a number"
-        for name in (
-            "attention to the last four steps",
-            "attention to the last four steps, behind a GRU",
-            "a Conformer block: attention to the last steps, and a convolution",
-        )
+        (str(pattern), "tract"): "Bool is not a number|Impossible to unify"
+        for pattern in PATTERNS
+        if ("window_steps", "window_steps_n") in pattern.states
     },
     # OpenVINO takes the gates for those of its GRU cell, and then splits their bias.
     ("Loops over time: one step of a cell written by hand", "openvino"): "Axis 1 out of",

@@ -31,18 +31,13 @@ def unroll(program: ExportedProgram) -> Unrolled:
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     tensors, all_weights = _input_nodes(program, specs)
     values = {node: program.constants.get(str(specs[node.name].target)) for node in all_weights}
-    steps = {node: value for node, value in values.items() if _is_step_number(node, value)}
-    same = _same_constants({node: values[node] for node in all_weights if node not in steps})
-    weights = [node for node in all_weights if node not in steps and same.get(node, node) is node]
+    steps, others = _step_numbers_first(values)
+    same = _same_constants(others)
+    weights = [node for node in others if same.get(node, node) is node]
     names = [str(specs[node.name].target) for node in weights]
 
     reader = Reader([*tensors, *weights], same, steps)
-    for node in program.graph.nodes:
-        if node.op == "call_function":
-            reader.read(node)
-        elif node.op == "get_attr":
-            raise ExportError("its forward has a block that is traced as a separate graph")
-
+    _read_calls(program, reader)
     outputs = _read_outputs(program, reader)
     ops = merge_concatenations(reader.ops, reader.metas)
     return Unrolled(
@@ -70,6 +65,25 @@ def _input_nodes(
         elif isinstance(node.meta.get("val"), Tensor):
             tensors.append(node)
     return tensors, weights
+
+
+def _step_numbers_first(
+    values: Mapping[fx.Node, Any],
+) -> tuple[dict[fx.Node, Any], dict[fx.Node, Any]]:
+    """The constants that are numbers of steps, and all others."""
+    steps, others = dict[fx.Node, Any](), dict[fx.Node, Any]()
+    for node, value in values.items():
+        kind = steps if _is_step_number(node, value) else others
+        kind[node] = value
+    return steps, others
+
+
+def _read_calls(program: ExportedProgram, reader: Reader) -> None:
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            reader.read(node)
+        elif node.op == "get_attr":
+            raise ExportError("its forward has a block that is traced as a separate graph")
 
 
 def _same_constants(values: Mapping[fx.Node, Any]) -> dict[fx.Node, fx.Node]:

@@ -212,18 +212,31 @@ def _strides_by_axis(
 
 def _steps_of_slices(key: Any, rank: int) -> dict[int, int] | None:
     """The steps by axis of slices such as `x[:, ::2]`; None where there are none."""
-    keys = [item for item in (key if isinstance(key, tuple) else (key,)) if item is not None]
+    parts = key if isinstance(key, tuple) else (key,)
+    keys = _keys_by_axis([part for part in parts if part is not None], rank)
+    if keys is None:
+        return None
+
+    steps = {}
+    for axis, item in enumerate(keys):
+        if isinstance(item, slice) and item.step not in (None, 1):
+            steps[axis] = item.step
+    return steps or None
+
+
+def _keys_by_axis(keys: Sequence[Any], rank: int) -> list[Any] | None:
+    """A slice or an integer for each axis from the first; None for keys of other kinds.
+
+    `...` stands for all axes that no other key is for.
+    """
     if not all(isinstance(item, slice | int | type(...)) for item in keys):
         return None
 
-    steps, axis = dict[int, int](), 0
-    for number, item in enumerate(keys):
-        if item is ...:  # for all axes that no other key is for
-            axis = rank - len(keys) + number
-        elif isinstance(item, slice):
-            steps[axis] = item.step or 1
-        axis += 1
-    return steps if any(step != 1 for step in steps.values()) else None
+    expanded = list(keys)
+    if ... in expanded:
+        where = expanded.index(...)
+        expanded[where : where + 1] = [slice(None)] * (rank - len(expanded) + 1)
+    return None if ... in expanded else expanded
 
 
 def _strides_of_windows(
@@ -405,15 +418,12 @@ def _index(frames: ConvolutionStates, func: Callable[..., Any], tensor: Tensor, 
 
 def _axis_of_beginning(key: Any, rank: int) -> int | None:
     """The axis whose first elements a key such as `[:, :-1]` takes; None where it does more."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if not all(isinstance(item, slice | type(...)) for item in keys) or keys.count(...) > 1:
+    keys = _keys_by_axis(key if isinstance(key, tuple) else (key,), rank)
+    if keys is None:
         return None
-    if ... in keys:
-        where = keys.index(...)
-        keys[where : where + 1] = [slice(None)] * (rank - len(keys) + 1)
 
     axes = [axis for axis, item in enumerate(keys) if item != slice(None)]
-    if len(axes) != 1:
+    if len(axes) != 1 or not isinstance(keys[axes[0]], slice):
         return None
     (axis,) = axes
     begins = _is_none_or(keys[axis].start, 0) and _is_none_or(keys[axis].step, 1)

@@ -71,15 +71,14 @@ class Stretch:
 
     def _take(self, tensor: Tensor, index: Tensor) -> Tensor:
         """The steps with these numbers, of shape (batch, steps), for each row."""
-        if self.time < self.batch:
-            index = index.transpose(0, 1)
-        for axis in range(tensor.ndim):
-            if axis not in (self.batch, self.time):
-                index = index.unsqueeze(axis)
+        axes = (self.batch, self.time)
+        rows = tensor.movedim(axes, (0, 1))
 
-        sizes = list(tensor.shape)
-        sizes[self.time] = index.shape[self.time]
-        return tensor.gather(self.time, index.expand(sizes))
+        # All rows behind one another: some engines gather along one axis alone.
+        steps = rows.flatten(0, 1)
+        firsts = torch.arange(steps.shape[0]).reshape(rows.shape[0], -1)[:, :1]
+        taken = steps.index_select(0, (firsts + index).flatten())
+        return taken.reshape(-1, index.shape[1], *rows.shape[2:]).movedim((0, 1), axes)
 
 
 @dataclass(frozen=True)
