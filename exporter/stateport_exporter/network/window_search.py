@@ -119,23 +119,14 @@ class _Search:
 
     def _layout(self) -> Layout | None:
         """Where the network has steps; None where windows cannot be put in front of them."""
-        inputs = {}
-        for number, leaf in enumerate(self.example.leaves):
-            if "time" not in leaf.shape:
-                continue
-            if leaf.shape.count("time") != 1 or leaf.shape.count("batch") != 1:
-                return None
-            stretch = Stretch(leaf.shape.index("batch"), leaf.shape.index("time"))
-            name = f"window_{'_'.join(leaf.path)}"
-            inputs[number] = Window(name, stretch, leaf.shape, leaf.dtype)
-
+        inputs = self._windows_of_inputs()
         batch, time = self.example.sizes["batch"], self.common
         runs = [
             self._sizes_of_run(batch, time),
             self._sizes_of_run(batch + 1, time),
             self._sizes_of_run(batch, 2 * time),
         ]
-        if not _are_alike(runs):
+        if inputs is None or not _are_alike(runs):
             return None
 
         layers = []
@@ -143,14 +134,33 @@ class _Search:
             layer = _stretch(shapes, batch, time)
             if layer is None:
                 return None
-            name = f"window_layer_{number}" if number else "window_layer"
+            name = self._free_name(f"window_layer_{number}" if number else "window_layer")
             layers.append(Window(name, layer, shapes[0], "float32"))
 
-        outputs = [
-            _stretch(shapes, batch, time)
-            for shapes in zip(*(run.outputs for run in runs), strict=True)
-        ]
+        shapes_of_outputs = zip(*(run.outputs for run in runs), strict=True)
+        outputs = [_stretch(shapes, batch, time) for shapes in shapes_of_outputs]
         return Layout(inputs, tuple(layers), tuple(outputs))
+
+    def _windows_of_inputs(self) -> dict[int, Window] | None:
+        """The windows of inputs over time; None where one has an axis twice, or no batch."""
+        inputs = {}
+        for number, leaf in enumerate(self.example.leaves):
+            if "time" not in leaf.shape:
+                continue
+            if leaf.shape.count("time") != 1 or leaf.shape.count("batch") != 1:
+                return None
+
+            stretch = Stretch(leaf.shape.index("batch"), leaf.shape.index("time"))
+            name = self._free_name(f"window_{'_'.join(leaf.path)}")
+            inputs[number] = Window(name, stretch, leaf.shape, leaf.dtype)
+        return inputs
+
+    def _free_name(self, name: str) -> str:
+        """A name that no argument of the author's has."""
+        taken = {leaf.path[0] for leaf in self.example.leaves}
+        while name in taken:
+            name += "_state"
+        return name
 
     def _sizes_of_run(self, batch: int, time: int) -> _Sizes:
         """The sizes that a run has."""

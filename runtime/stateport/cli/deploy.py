@@ -94,9 +94,10 @@ def triton(
     dtypes and dims that are not the file's, outputs left out, and sequences that end too early.
     The exit code is 1 if there is anything to report.
     """
+    is_given_files = model is not None or output is not None
+    if checked is not None and is_given_files:
+        raise click.UsageError("--check takes a repository alone. Leave out MODEL.onnx and -o.")
     if checked is not None:
-        if model is not None or output is not None:
-            raise click.UsageError("--check takes a repository alone. Leave out MODEL.onnx and -o.")
         _check(checked, 10.0 if idle is None else idle)
         return
 

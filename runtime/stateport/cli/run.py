@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files.reading import read_npy
 from ..files.writing import check_place, write_npz, written_each
 from ..in_chunks import run_in_chunks
-from ..model import load
+from ..model import Model, load
 from ..state import State
 from .common import (
     CONSTANTS,
@@ -150,16 +150,22 @@ def run(
         if path is not None:
             check_place(path)
 
-    _check_given(loaded.contract, input_paths)
-    arrays = {name: read_npy(path) for name, path in input_paths.items()}
     state = None if state_in is None else State.load(state_in)
-    if chunk is None:
-        outputs, state = loaded.run(arrays, state)
-    else:
-        outputs, state = run_in_chunks(loaded, arrays, state, chunk)
-
+    outputs, state = _run_arrays(loaded, input_paths, state, chunk)
     _write_results(outputs, output, state, state_out)
     say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
+
+
+def _run_arrays(
+    model: Model, paths: Mapping[str, Path], state: State | None, chunk: int | None
+) -> tuple[Mapping[str, Any], State]:
+    """The outputs for arrays from files, by name, and the state after the last step."""
+    _check_given(model.contract, paths)
+    arrays = {name: read_npy(path) for name, path in paths.items()}
+    if chunk is None:
+        outputs, last = model.run(arrays, state)
+        return outputs, last
+    return run_in_chunks(model, arrays, state, chunk)
 
 
 def _check_outputs(output: Path | None, state_out: Path | None) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..contract import ArraySpec, Contract
+from ..contract import ArraySpec, Axis, Contract
 from ..errors import InputError
 from ..suggestions import did_you_mean
 from .rows import Answer, Row, length_inputs
@@ -93,19 +93,25 @@ def column_of(spec: ArraySpec, arrays: Sequence[Array | None]) -> Any:
             [None if array is None else next(numbers).as_py() for array in arrays], values.type
         )
 
+    values = _in_lists(values, shape, present)
+    lengths = [0 if array is None else len(array) for array in arrays]
+    missing = pa.array([array is None for array in arrays], pa.bool_())
+    return pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *lengths])), values, mask=missing)
+
+
+def _in_lists(values: Any, shape: Sequence[Axis], arrays: Sequence[Array]) -> Any:
+    """The values of the arrays as lists, one level for each axis of the shape but the first."""
     for place in range(len(shape) - 1, 0, -1):
         axis = shape[place]
         if isinstance(axis, int):
             values = pa.FixedSizeListArray.from_arrays(values, axis)
             continue
+
         sizes: list[int] = []
-        for array in present:
+        for array in arrays:
             sizes += [array.shape[place]] * int(np.prod(array.shape[:place]))
         values = pa.LargeListArray.from_arrays(np.cumsum([0, *sizes]), values)
-
-    lengths = [0 if array is None else len(array) for array in arrays]
-    missing = pa.array([array is None for array in arrays], pa.bool_())
-    return pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *lengths])), values, mask=missing)
+    return values
 
 
 def _check_type(field: Any, spec: ArraySpec) -> None:

@@ -137,12 +137,7 @@ class _Runner:
         lengths = [_length(self.contract, row) for row in rows]
         if self.pads(rows[0]):
             rows = self._padded(rows, lengths)
-        arrays = self._joined(rows)
-        if self._chunk is None or lengths[0] <= self._chunk:
-            outputs, _ = self.model.run(arrays)
-        else:
-            outputs, _ = run_in_chunks(self.model, arrays, None, self._chunk)
-
+        outputs = self._run(self._joined(rows), lengths[0])
         names = [spec.name for spec in self.contract.outputs]
         axes = [_batch_axis(spec) for spec in self.contract.outputs]
         parts = split([outputs[name] for name in names], axes, len(rows))
@@ -150,6 +145,14 @@ class _Runner:
         if self._lengths:
             return [self._cut(result, n) for result, n in zip(results, lengths, strict=True)]
         return results
+
+    def _run(self, arrays: dict[str, Array], length: int) -> Mapping[str, Array]:
+        """The outputs for sequences of this length, in chunks if they are longer than one."""
+        if self._chunk is None or length <= self._chunk:
+            outputs, _ = self.model.run(arrays)
+        else:
+            outputs, _ = run_in_chunks(self.model, arrays, None, self._chunk)
+        return outputs
 
     def _joined(self, rows: Sequence[Row]) -> dict[str, Array]:
         """The arrays of a call. Those that fit no input are left to the model to refuse."""

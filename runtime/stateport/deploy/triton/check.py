@@ -96,27 +96,31 @@ def _check_versions(config: Configuration, folder: Path, idle: float) -> Iterato
     if not versions:
         yield "there is no version: a folder with a number as its name, 1, was expected."
 
-    is_python = config.backend == "python"
-    default = "model.py" if is_python else "model.onnx"
     for version in versions:
-        path = version / (config.model_file or default)
-        if not path.is_file():
-            yield f"version {version.name} has no file {path.name}."
-            continue
+        yield from _check_version(config, version, idle)
 
-        file = version / "model.onnx" if is_python else path
-        if not file.is_file():
-            yield (
-                f"version {version.name} has no model.onnx beside {path.name}, so that nothing of "
-                "it can be checked."
-            )
-            continue
-        try:
-            contract = find_contract(read(file))
-        except StateportError as error:
-            yield str(error)
-            continue
-        yield from _check_contract(config, contract, folder, idle)
+
+def _check_version(config: Configuration, version: Path, idle: float) -> Iterator[str]:
+    """What is wrong with one version's files, and with the configuration for them."""
+    is_python = config.backend == "python"
+    path = version / (config.model_file or ("model.py" if is_python else "model.onnx"))
+    if not path.is_file():
+        yield f"version {version.name} has no file {path.name}."
+        return
+
+    file = version / "model.onnx" if is_python else path
+    if not file.is_file():
+        yield (
+            f"version {version.name} has no model.onnx beside {path.name}, so that nothing of "
+            "it can be checked."
+        )
+        return
+    try:
+        contract = find_contract(read(file))
+    except StateportError as error:
+        yield str(error)
+        return
+    yield from _check_contract(config, contract, version.parent, idle)
 
 
 def _check_contract(

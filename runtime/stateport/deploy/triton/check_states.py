@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
@@ -60,19 +60,9 @@ def check_states(config: Configuration, contract: Contract, folder: Path) -> Ite
         contract: what the model's file promises.
         folder: the model's folder, in which the files with first values are.
     """
+    yield from _check_names(config, [spec.input for spec in contract.states])
+
     entries = {entry.input: entry for entry in config.states}
-    for name, count in Counter(entry.input for entry in config.states).items():
-        if count > 1:
-            yield f"the state {name!r} is there {count} times. Leave one."
-
-    names = [spec.input for spec in contract.states]
-    for name in entries:
-        if name not in names:
-            known = f"Its states are {', '.join(names)}." if names else "It has no states."
-            yield (
-                f"{name!r} is a state here, but not in the file. {known}{did_you_mean(name, names)}"
-            )
-
     ordinary = {port.name for port in config.inputs}
     for spec in contract.states:
         if spec.input in entries:
@@ -87,6 +77,18 @@ def check_states(config: Configuration, contract: Contract, folder: Path) -> Ite
             yield (
                 f"the state {spec.input!r} of the file is missing. Add a state to "
                 f"sequence_batching, with output_name {spec.output!r}."
+            )
+
+
+def _check_names(config: Configuration, names: Sequence[str]) -> Iterator[str]:
+    """What is wrong with the names of states; `names` are those that the file has."""
+    for name, count in Counter(entry.input for entry in config.states).items():
+        if count > 1:
+            yield f"the state {name!r} is there {count} times. Leave one."
+        if name not in names:
+            known = f"Its states are {', '.join(names)}." if names else "It has no states."
+            yield (
+                f"{name!r} is a state here, but not in the file. {known}{did_you_mean(name, names)}"
             )
 
 
