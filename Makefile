@@ -85,7 +85,7 @@ $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	touch $@
 
 fuzz: $(READY)       ## 500 random networks and graphs, and 20,000 malformed files of each format
-	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py tests/exporter/test_random_graphs.py
+	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py tests/exporter/test_random_blocks.py tests/exporter/test_random_graphs.py
 	STATEPORT_FUZZ_FILES=20000 $(BIN)/python -m pytest $(SPREAD) tests/fuzz
 
 matrix: $(READY)     ## run every kind of network on every engine, and carry streams between them

@@ -352,7 +352,7 @@ def _build(
     built = build_network(traced, contexts, opset, options.states)
 
     # Where the caller says what is a state, no others are made up.
-    may_have_windows = lift and not options.states and traced.rolled is None
+    may_have_windows = lift and not options.states
     if may_have_windows and not built.contract.streaming.ok:
         options.progress("trying windows of former steps")
         traced, built = _with_windows(traced, options) or (traced, built)
@@ -365,7 +365,7 @@ def _with_windows(
     traced: TracedNetwork, options: _Options
 ) -> tuple[TracedNetwork, BuiltNetwork] | None:
     """The network with the last steps of the calls before, if it can be fed in chunks so."""
-    windowed = with_windows(traced.twin, traced.method, traced.sample)
+    windowed = with_windows(*traced.runs, traced.sample)
     if windowed is None:
         return None
 

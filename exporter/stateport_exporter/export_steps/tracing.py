@@ -54,6 +54,11 @@ class TracedNetwork:
     hidden: Sequence[Hidden]
     rolled: RolledNetwork | None
 
+    @property
+    def runs(self) -> tuple[nn.Module, str]:
+        """The module that was captured, and its method: the author's, or `rolled`."""
+        return (self.twin, self.method) if self.rolled is None else (self.rolled, "forward")
+
 
 def trace_network(
     twin: nn.Module,

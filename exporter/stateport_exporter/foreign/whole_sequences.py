@@ -48,6 +48,8 @@ _MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
 #: The steps of chunks, before they are multiplied.
 _LONG: Final = (40, 32, 64)
 _SHORT: Final = (40, *reversed(RAGGED))
+#: What a running maximum passes on changes at the beginning alone.
+_EARLY: Final = RAGGED
 
 
 def with_true_batch(source: Source, model: Model, sizes: AcceptedSizes) -> Contract:
@@ -134,7 +136,7 @@ def _chunk_problem(source: Source, model: Model, multiple: int, sizes: AcceptedS
     """How chunks of a multiple differ from the whole; None if they do not."""
     # Long chunks come first. A network that cuts off steps may have none left of a short chunk, and
     # ONNX Runtime aborts the process if a recurrent operator gets a sequence of no steps.
-    for times in (_LONG, _SHORT):
+    for times in (_LONG, _SHORT, _EARLY):
         chunks = [multiple * time for time in times]
         batch = middle_of(sizes.batches)
         case = make_case(model.contract, "ragged", chunks, batch, free_size=sizes.free)

@@ -61,6 +61,7 @@ _LOG_SUM_STEP: Final = _body(
     Op(7, _ATEN.log1p.default, (Ref(6),)),
     Op(8, _ATEN.add.Tensor, (Ref(2), Ref(7))),
 )
+_SUM_STEP: Final = _loop(_ATEN.add.Tensor)
 _PRODUCT: Final = (_loop(_ATEN.mul.Tensor), 1.0)
 _LARGEST: Final = (_loop(_ATEN.maximum.default), -math.inf)
 _SMALLEST: Final = (_loop(_ATEN.minimum.default), math.inf)
@@ -87,6 +88,13 @@ def first_value(func: Callable[..., Any], like: Tensor) -> Tensor:
         range_of_dtype = torch.iinfo(like.dtype)
         start = range_of_dtype.min if start < 0 else range_of_dtype.max
     return torch.full_like(like, start)
+
+
+def loop_of(func: Callable[..., Any], like: Tensor) -> tuple[Body, Tensor]:
+    """The step of a function, sums too, and the value before the first step."""
+    if func in SUMS:
+        return _SUM_STEP, torch.zeros_like(like)
+    return LOOPS[func][0], first_value(func, like)
 
 
 def with_values(result: Any, values: Tensor) -> Any:

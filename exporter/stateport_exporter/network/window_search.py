@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import gcd, lcm
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,9 @@ from .example import Arguments, Example
 from .explicit import LAYERS, Calls, States, put_back
 from .isolation import computing_in, float64_copy, quiet, unchanged_globals
 from .packing import is_packed
-from .windows import Layout, Stretch, Window, Windowed
+from .running_values import with_dim
+from .scan import scan
+from .windows import OVER_TIME, LayerSteps, Layout, Stretch, Window, Windowed
 
 #: The largest window that is tried: each call computes so many steps once more.
 _LARGEST: Final = 256
@@ -129,13 +132,13 @@ class _Search:
         if inputs is None or not _are_alike(runs):
             return None
 
-        layers = []
-        for number, shapes in enumerate(zip(*(run.layers for run in runs), strict=True)):
-            layer = _stretch(shapes, batch, time)
-            if layer is None:
+        names = map(self._free_name, _names("window_layer"))
+        layers: list[LayerSteps | None] = []
+        for calls in zip(*(run.layers for run in runs), strict=True):
+            layer = _layer_steps(calls, names, batch, time)
+            if layer is _UNCLEAR:
                 return None
-            name = self._free_name(f"window_layer_{number}" if number else "window_layer")
-            layers.append(Window(name, layer, shapes[0], "float32"))
+            layers.append(layer)
 
         shapes_of_outputs = zip(*(run.outputs for run in runs), strict=True)
         outputs = [_stretch(shapes, batch, time) for shapes in shapes_of_outputs]
@@ -230,10 +233,11 @@ class _Search:
 
     def _with_few_windows(self, layout: Layout, multiple: int, multiples: int) -> Layout:
         """The layout without windows of layers that nothing looks back at."""
-        for number in range(len(layout.layers)):
-            smaller = layout.without_layer(number)
-            if self._fits(smaller, multiple, multiples):
-                layout = smaller
+        for layer in layout.layers:
+            for window in layer.gives if layer else ():
+                smaller = layout.without(window)
+                if self._fits(smaller, multiple, multiples):
+                    layout = smaller
         return layout
 
     def _arguments(self, time: int) -> Arguments:
@@ -317,12 +321,24 @@ class _Search:
         return WindowedNetwork(windowed, example, declared, multiple)
 
 
+class _Call(NamedTuple):
+    """The shapes of what a layer or loop takes steps from, and of what it gives.
+
+    `axis` is the one along which a running value runs; None for others, which run over time.
+    """
+
+    takes: tuple[tuple[int, ...], ...]
+    gives: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    axis: int | None = None
+
+
 class _Sizes(TorchFunctionMode):
-    """The shapes in one run: of what recurrent layers give, and of the results."""
+    """The shapes in one run: of what recurrent layers and loops take and give, and of results."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers: list[tuple[int, ...]] = []
+        self.layers: list[_Call] = []
         self.outputs: list[tuple[int, ...]] = []
         #: Whether there is a layer that goes both ways, or gets data that is packed.
         self.has_other_layers = False
@@ -335,11 +351,29 @@ class _Sizes(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
-        result = func(*args, **(kwargs or {}))
-        if func in LAYERS:
-            self.layers.append(tuple(result[0].shape))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is scan:
+            states, sequences = args[1:3]
+            self._record(sequences, result[len(states) :])
+        elif func in LAYERS:
+            self._record(args[:1], result[:1])
             self.has_other_layers |= is_packed(args) or bool(args[_BIDIRECTIONAL])
+        elif func in OVER_TIME:
+            values = result if isinstance(result, Tensor) else result[0]
+            axis = with_dim(kwargs).get("dim", args[1] if len(args) > 1 else 0)
+            self._record(args[:1], [values], axis % max(values.ndim, 1))
         return result
+
+    def _record(
+        self, takes: Sequence[Tensor], gives: Sequence[Tensor], axis: int | None = None
+    ) -> None:
+        dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in gives)
+        self.layers.append(_Call(_shapes(takes), _shapes(gives), dtypes, axis))
+
+
+def _shapes(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors)
 
 
 def _are_alike(runs: Sequence[_Sizes]) -> bool:
@@ -351,6 +385,44 @@ def _are_alike(runs: Sequence[_Sizes]) -> bool:
         if list(map(len, run.outputs)) != list(map(len, first.outputs)):
             return False
     return True
+
+
+#: A layer of which it is not clear where it has steps.
+_UNCLEAR: Final = LayerSteps((), ())
+
+
+def _layer_steps(
+    calls: Sequence[_Call], names: Iterator[str], batch: int, time: int
+) -> LayerSteps | None:
+    """Where a layer has steps, by its shapes in three runs; None if it does not run over time."""
+    takes = [
+        _stretch(shapes, batch, time)
+        for shapes in zip(*(call.takes for call in calls), strict=True)
+    ]
+    gives = [
+        _stretch(shapes, batch, time)
+        for shapes in zip(*(call.gives for call in calls), strict=True)
+    ]
+    axis = calls[0].axis
+    if axis is not None and takes[0] is not None and takes[0].time != axis:
+        return None
+    if not any([*takes, *gives]):
+        return None
+
+    windows = []
+    for stretch, shape, dtype in zip(gives, calls[0].gives, calls[0].dtypes, strict=True):
+        if stretch is None:
+            return _UNCLEAR
+        windows.append(Window(next(names), stretch, shape, dtype))
+    known = [stretch for stretch in takes if stretch is not None]
+    return LayerSteps(tuple(known), tuple(windows)) if len(known) == len(takes) else _UNCLEAR
+
+
+def _names(base: str) -> Iterator[str]:
+    """base, base_1, base_2 and so on."""
+    yield base
+    for number in itertools.count(1):
+        yield f"{base}_{number}"
 
 
 def _stretch(shapes: Sequence[tuple[int, ...]], batch: int, time: int) -> Stretch | None:

@@ -27,7 +27,12 @@ from torch.utils import _pytree as pytree
 
 from .example import Leaf
 from .explicit import LAYERS
+from .program import Body
+from .running_values import LOOPS, SUMS, loop_of, with_dim, with_values
+from .scan import scan
 
+#: The functions that run over time.
+OVER_TIME: Final = frozenset({*LAYERS, *LOOPS, *SUMS, scan})
 #: The argument with the number of steps that the windows hold: int64, one for each row.
 STEPS: Final = "window_steps"
 
@@ -90,14 +95,12 @@ class Window:
         stretch: how it stretches over time.
         shape: the shape of what it is a window of.
         dtype: its dtype.
-        is_carried: whether it is an argument. What nothing looks back at is zeros instead.
     """
 
     name: str
     stretch: Stretch
     shape: tuple[int | str, ...]
     dtype: str
-    is_carried: bool = True
 
     def leaf(self, steps: int) -> Leaf:
         """The argument, for windows of so many steps of the inputs."""
@@ -108,37 +111,54 @@ class Window:
 
 
 @dataclass(frozen=True)
+class LayerSteps:
+    """Where a recurrent layer or a loop over time has steps.
+
+    Attributes:
+        takes: how each tensor that it takes steps from stretches over time.
+        gives: the windows of what it gives.
+    """
+
+    takes: tuple[Stretch, ...]
+    gives: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
 class Layout:
     """Where a network has steps.
 
     Attributes:
         inputs: the windows of its inputs, by their position among all tensors of the arguments.
-        layers: the windows of what its recurrent layers give, in the order in which they run.
+        layers: its recurrent layers and loops, in the order in which they run; None for a loop that
+            does not run over time.
         outputs: for each tensor among its results, how it stretches over time; None if it does not.
+        left_out: the names of windows that nothing looks back at.
     """
 
     inputs: Mapping[int, Window]
-    layers: tuple[Window, ...]
+    layers: tuple[LayerSteps | None, ...]
     outputs: tuple[Stretch | None, ...]
+    left_out: frozenset[str] = frozenset()
 
     @property
     def windows(self) -> list[Window]:
         """The windows that are arguments."""
-        windows = [*self.inputs.values(), *self.layers]
-        return [window for window in windows if window.is_carried]
+        windows = [*self.inputs.values()]
+        for layer in self.layers:
+            windows += layer.gives if layer else ()
+        return [window for window in windows if window.name not in self.left_out]
 
     @property
     def divisions(self) -> list[int]:
         """By how much time is divided where the network has steps."""
-        stretches = [window.stretch for window in self.layers]
-        stretches += [stretch for stretch in self.outputs if stretch is not None]
+        stretches = [stretch for stretch in self.outputs if stretch is not None]
+        for layer in self.layers:
+            stretches += layer.takes if layer else ()
         return [stretch.down for stretch in stretches]
 
-    def without_layer(self, number: int) -> Layout:
-        """The same, where nothing looks back at what one of the layers gave."""
-        layers = list(self.layers)
-        layers[number] = replace(layers[number], is_carried=False)
-        return replace(self, layers=tuple(layers))
+    def without(self, window: Window) -> Layout:
+        """The same, where nothing looks back at what this is a window of."""
+        return replace(self, left_out=self.left_out | {window.name})
 
     def leaves(self, size: int) -> list[Leaf]:
         """The arguments that hold windows of `size` steps, and the number of valid steps."""
@@ -210,12 +230,14 @@ class Windowed(nn.Module):
 class _LayerWindows(TorchFunctionMode):
     """Gives recurrent layers the steps of this call alone, and puts what they gave before in front.
 
+    Running sums and their relatives become loops, whose state is the value so far.
+
     `following` are the next windows, by name.
     """
 
     def __init__(
         self,
-        layers: Sequence[Window],
+        layers: Sequence[LayerSteps | None],
         windows: Mapping[str, Tensor],
         size: int,
         steps: Tensor,
@@ -237,22 +259,66 @@ class _LayerWindows(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The protocol of `TorchFunctionMode`."""
-        if func not in LAYERS:
-            return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        layer = next(self._layers) if func in OVER_TIME else None
+        if layer is None:
+            return func(*args, **kwargs)
+        if func is scan:
+            return self._run_loop(layer, *args)
+        if func in LAYERS:
+            y, *lasts = func(self._cut(layer, args[0]), *args[1:], **kwargs)
+            return (*self._join(layer, y), *lasts)
+        return self._run_as_loop(layer, func, *args, **with_dim(kwargs))
 
-        window = next(self._layers)
-        stretch = window.stretch
-        new = stretch.cut(args[0], self._steps, self._time)
-        y, *lasts = func(new, *args[1:], **(kwargs or {}))
+    def _run_loop(
+        self,
+        layer: LayerSteps,
+        body: Body,
+        states: Sequence[Tensor],
+        sequences: Sequence[Tensor],
+        invariants: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        new = list(map(self._cut_one, layer.takes, sequences))
+        results = scan(body, states, new, invariants)
+        count = len(states)
+        return (*results[:count], *self._join(layer, *results[count:]))
 
-        if window.is_carried:
-            before = self._windows[window.name]
-            self.following[window.name] = stretch.end(before, y)
-        else:
-            before = self._zeros(window, y)
-        return (stretch.join(before, y, self._steps), *lasts)
+    def _run_as_loop(
+        self,
+        layer: LayerSteps,
+        func: Callable[..., Any],
+        input: Tensor,  # noqa: A002  # PyTorch's name
+        dim: int,
+        **rest: Any,
+    ) -> Any:
+        result = func(input, dim, **rest)
+        values = result if isinstance(result, Tensor) else result[0]
+        slices = self._cut(layer, input).to(values.dtype).movedim(dim, 0)
+        body, first = loop_of(func, slices[0])
 
-    def _zeros(self, window: Window, y: Tensor) -> Tensor:
-        sizes = list(y.shape)
+        _, new = scan(body, (first,), [slices], [])
+        (joined,) = self._join(layer, new.movedim(0, dim))
+        return with_values(result, joined)
+
+    def _cut(self, layer: LayerSteps, whole: Tensor) -> Tensor:
+        return self._cut_one(layer.takes[0], whole)
+
+    def _cut_one(self, stretch: Stretch, whole: Tensor) -> Tensor:
+        return stretch.cut(whole, self._steps, self._time)
+
+    def _join(self, layer: LayerSteps, *given: Tensor) -> list[Tensor]:
+        """What the layer gave before and gives now, and the next windows of it."""
+        joined = []
+        for window, new in zip(layer.gives, given, strict=True):
+            before = self._windows.get(window.name)
+            if before is None:
+                before = self._zeros(window, new)
+            else:
+                self.following[window.name] = window.stretch.end(before, new)
+            joined.append(window.stretch.join(before, new, self._steps))
+        return joined
+
+    def _zeros(self, window: Window, like: Tensor) -> Tensor:
+        sizes = list(like.shape)
         sizes[window.stretch.time] = window.stretch.steps(self._size)
-        return y.new_zeros(sizes)
+        return like.new_zeros(sizes)
