@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-#: The extras that one environment can hold together; `gpu` excludes `cpu`, and needs a GPU.
-EXTRAS: Final = ("cpu", "openvino", "tract", "onnx-reference")
+#: The extras that one environment can hold together; `gpu` excludes `cpu`, and needs a GPU. `ray`
+#: has a suite of its own, `make ray-check`.
+EXTRAS: Final = ("cpu", "openvino", "tract", "onnx-reference", "serve", "data")
 
 #: The other distribution, of which the exporter takes the same minor version.
 _SIBLING: Final = "stateport>="
@@ -49,7 +50,8 @@ def pins(requirements: Iterable[str]) -> dict[str, str]:
     for requirement in requirements:
         if requirement.startswith(_SIBLING):
             continue
-        match = _REQUIREMENT.fullmatch(requirement.strip())
+        named, _, _ = requirement.partition(";")  # a marker says where it is needed
+        match = _REQUIREMENT.fullmatch(named.strip())
         if match is None or match[2] is None:
             raise ValueError(
                 f"{requirement!r} is no name with one lower bound, as numpy>=1.26; make compat "

@@ -7,12 +7,14 @@ It prints one JSON object: `passed`, how many checks did; `failed`, the others a
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +61,10 @@ def checks(folder: Path, newest: int | None) -> Iterator[tuple[str, Check]]:
     yield "inspect --json", partial(check_inspect, oldest)
     yield "run", partial(check_run, oldest)
     yield "doctor", partial(stateport, "doctor")
+    if find_spec("pyarrow"):
+        yield "run on a data set", partial(check_data_set, oldest)
+    if find_spec("starlette"):
+        yield "serve", partial(check_server, oldest)
 
 
 def newest_opset(folder: Path) -> int | None:
@@ -129,6 +135,79 @@ def check_run(path: Path) -> None:
         np.save(given, x)
         stateport("run", str(path), "-i", f"x={given}", "-o", str(made), "--chunk", "4")
         agree("the command `run`", np.load(made)["y"], sp.load(path)(x)[0])
+
+
+def check_data_set(path: Path) -> None:
+    """The command computes for each row of a Parquet file what the API does."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    import stateport as sp
+
+    random = np.random.default_rng(3)
+    rows = [random.standard_normal((length, 5)).astype(np.float32) for length in (3, 7, 3)]
+    column = pa.array([row.tolist() for row in rows], pa.list_(pa.list_(pa.float32())))
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "x.parquet", Path(folder) / "y.parquet"
+        pq.write_table(pa.table({"x": column}), given)
+        stateport("run", str(path), "-i", str(given), "--column", "x", "-o", str(made))
+        answers = pq.read_table(made)["y"].to_pylist()
+    model = sp.load(path)
+    for row, answer in zip(rows, answers, strict=True):
+        agree("a row", np.array(answer, np.float32), model(row[None])[0][0])
+
+
+def check_server(path: Path) -> None:
+    """A stream over REST, kept in a file, gives what the API does, and gRPC answers."""
+    import grpc
+    import numpy as np
+
+    import stateport as sp
+
+    x = np.random.default_rng(4).standard_normal((1, 6, 5)).astype(np.float32)
+    parts = []
+    with tempfile.TemporaryDirectory() as folder, running_server(path, folder) as places:
+        for start in (0, 3):
+            parts.append(_infer(places["http"], x[:, start : start + 3], is_first=start == 0))
+        with grpc.insecure_channel(places["grpc"]) as channel:
+            ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"")
+    agree("a stream over REST", np.concatenate(parts, 1), sp.load(path)(x)[0])
+    assert ready == b"\x08\x01", ready
+
+
+@contextlib.contextmanager
+def running_server(path: Path, folder: str) -> Iterator[dict[str, str]]:
+    """A server for a file, with its addresses by protocol; it ends with the block."""
+    command = [str(Path(sys.executable).with_name("stateport")), "serve", f"lstm={path}"]
+    command += ["--http", "0", "--grpc", "0", "--store", f"file:{folder}/streams"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("ready "), f"the server printed {line!r}"
+            yield dict(word.split("=") for word in line.split()[1:])
+        finally:
+            process.terminate()
+
+
+def _infer(address: str, x: Any, *, is_first: bool) -> Any:
+    """The answer of the server to a chunk of a stream."""
+    import numpy as np
+
+    tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
+    body = {
+        "parameters": {"sequence_id": 1, "sequence_start": is_first},
+        "inputs": [tensor],
+        "outputs": [{"name": "y"}],
+    }
+    connection = http.client.HTTPConnection(address)
+    connection.request("POST", "/v2/models/lstm/infer", json.dumps(body))
+    (answer,) = json.load(connection.getresponse())["outputs"]
+    connection.close()
+    return np.array(answer["data"], np.float32).reshape(answer["shape"])
 
 
 def stateport(*arguments: str) -> str:
