@@ -171,7 +171,8 @@ def check_server(path: Path) -> None:
         for start in (0, 3):
             parts.append(_infer(places["http"], x[:, start : start + 3], is_first=start == 0))
         with grpc.insecure_channel(places["grpc"]) as channel:
-            ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"")
+            call: Any = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+            ready = call(b"")
     agree("a stream over REST", np.concatenate(parts, 1), sp.load(path)(x)[0])
     assert ready == b"\x08\x01", ready
 
