@@ -21,6 +21,8 @@ from ..graph.transposes import all_graphs
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST: Final = float(np.finfo(np.float16).max)
+#: Operators that give float32 unless they are told otherwise.
+_WINDOWS: Final = ("HannWindow", "HammingWindow", "BlackmanWindow")
 
 
 def port_names(contract: Contract, kinds: Collection[str]) -> set[str]:
@@ -149,7 +151,8 @@ def _rounded(array: NDArray[Any], name: str) -> NDArray[Any]:
 
 def _halve_attributes(node: ir.Node) -> None:
     """Halves the dtype that an operator gives, and the value that it fills a tensor with."""
-    for name in ("to", "dtype"):
+    _write_defaults(node)
+    for name in ("to", "dtype", "output_datatype"):
         if name in node.attributes and node.attributes[name].as_int() == _FLOAT:
             node.attributes[name] = ir.AttrInt64(name, int(_HALF))
 
@@ -157,6 +160,15 @@ def _halve_attributes(node: ir.Node) -> None:
     if fill is not None and fill.as_tensor().dtype == _FLOAT:
         array = fill.as_tensor().numpy().astype(np.float16)
         node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+
+
+def _write_defaults(node: ir.Node) -> None:
+    """Writes the attributes that are float32 where they are left out."""
+    if node.op_type == "ConstantOfShape" and "value" not in node.attributes:
+        zero = ir.tensor(np.zeros(1, np.float32))
+        node.attributes["value"] = ir.AttrTensor("value", zero)
+    if node.op_type in _WINDOWS and "output_datatype" not in node.attributes:
+        node.attributes["output_datatype"] = ir.AttrInt64("output_datatype", int(_FLOAT))
 
 
 def _keep_in_float32(node: ir.Node, opset: int) -> set[ir.Value]:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ import stateport
 from stateport.contract import PRECISION_KEY
 from stateport.model_file.onnx_outline import read
 from stateport_exporter import ExportError, ExportResult, Spec, export
+from stateport_exporter.variants.float16 import to_float16
 from tests.exporter.stacks import KINDS, X
 
 
@@ -76,6 +79,25 @@ class Odd(nn.Module):
 
 
 ODD = (Spec("int64", "batch", "time", high=8),)
+
+
+def test_operators_that_give_float32_by_default() -> None:
+    """Their attributes are left out, and say float32 so."""
+    model = ir.from_onnx_text(
+        """
+        <ir_version: 8, opset_import: ["" : 18]>
+        g (float[n] x, int64[1] size, int64 length) => (float[n] y) {
+            zeros = ConstantOfShape(size)
+            window = HannWindow(length)
+            filled = Add(x, zeros)
+            y = Mul(filled, window)
+        }
+        """
+    )
+    to_float16(model, set())
+    file = ir.to_proto(model)
+    onnx.checker.check_model(file, full_check=True)
+    assert file.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
 
 
 @pytest.mark.patterns
