@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
-#: The extras that one environment can hold together; `gpu` excludes `cpu`, and needs a GPU. `ray`
-#: has a suite of its own, `make ray-check`.
-EXTRAS: Final = ("cpu", "openvino", "tract", "onnx-reference", "serve", "data")
+#: The extras that one environment can hold together; `gpu` excludes `cpu`, and needs a GPU.
+EXTRAS: Final = ("cpu", "openvino", "tract", "onnx-reference")
+#: Those of a server and of data sets: the lowest protobuf is too old for onnx. `ray` has a suite of
+#: its own, `make ray-check`.
+SERVER_EXTRAS: Final = ("cpu", "serve", "data")
 
 #: The other distribution, of which the exporter takes the same minor version.
 _SIBLING: Final = "stateport>="

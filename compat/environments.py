@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from compat.bounds import EXTRAS, lowest_of
+from compat.bounds import EXTRAS, SERVER_EXTRAS, lowest_of
 from demo.wheel_check import wheel
 
 RUNTIME: Final = Path("runtime/pyproject.toml")
@@ -64,6 +64,11 @@ def environments() -> Iterator[Environment]:
     yield Environment("runtime lowest", oldest, (everything,), tuple(lowest.values()))
     for python in PYTHONS:
         yield Environment("runtime newest", python, (everything,))
+    server = f"stateport[{','.join(SERVER_EXTRAS)}] @ {runtime}"
+    yield Environment(
+        "server lowest", oldest, (server,), tuple(lowest_of(RUNTIME, SERVER_EXTRAS).values())
+    )
+    yield Environment("server newest", PYTHONS[-1], (server,))
     for version in ORT:
         yield _with_ort(version, f"stateport @ {runtime}", lowest["numpy"])
     both = (f"stateport[cpu] @ {runtime}", f"stateport-exporter @ {exporter}")
