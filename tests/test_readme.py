@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.documents import blocks, commands, commands_not_run, run_command, run_python
@@ -45,6 +48,19 @@ def test_every_command_and_every_snippet(tmp_path: Path) -> None:
         run_command(command, lines, tmp_path)
     for snippet in others:
         run_python(snippet, tmp_path)
+
+
+def test_data_sets_and_triton(reference: Path, tmp_path: Path) -> None:
+    [shell] = [block.text for block in blocks(README) if block.language == "bash"]
+    shutil.copy(reference, tmp_path / "model.onnx")
+    (tmp_path / "recordings").mkdir()
+    rows = pa.array([[[0.0] * 5] * 3, [[1.0] * 5] * 7], pa.list_(pa.list_(pa.float32())))
+    pq.write_table(pa.table({"x": rows}), tmp_path / "recordings" / "one.parquet")
+    for command in shell.splitlines():
+        run_command(command.partition("#")[0], [], tmp_path)
+    answers = pq.read_table(tmp_path / "answers.parquet")["y"].to_pylist()
+    assert [len(row) for row in answers] == [3, 7]
+    assert (tmp_path / "repository" / "model" / "config.pbtxt").exists()
 
 
 def test_the_server(reference: Path, tmp_path: Path) -> None:
