@@ -104,10 +104,10 @@ def _normalises_from(first_axis: int, node: ir.Node) -> str | None:
 
 def _reason_of_matmul(node: ir.Node) -> str | None:
     left, right = node.inputs[:2]
-    axes = (_time_axis(left), _time_axis(right))
-    steps_by_steps = (_rank(left) - 2, _rank(right) - 1)
-    sum_over_steps = (_rank(left) - 1, _rank(right) - 2)
-    return _ATTENTION if axes in (steps_by_steps, sum_over_steps) else None
+    by_steps = (_time_axis(left), _time_axis(right)) == (_rank(left) - 2, _rank(right) - 1)
+    # It is the last axis of the left operand too, whose sizes may be unknown.
+    sums_over_steps = _time_axis(right) == _rank(right) - 2
+    return _ATTENTION if by_steps or sums_over_steps else None
 
 
 def _reason_of_product(node: ir.Node) -> str | None:
