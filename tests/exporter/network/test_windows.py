@@ -245,7 +245,13 @@ def table_of_positions(net: Network, x: Tensor) -> Tensor:
     return window(net, x + torch.arange(x.shape[1])[:, None] * net.bias[:1])
 
 
+def reversed_if_short(net: Network, x: Tensor) -> Tensor:
+    """With windows, no sequence is short."""
+    return difference(net, x.flip(1) if x.shape[1] < 6 else x)
+
+
 DO_NOT: Final = (
+    reversed_if_short,
     attention_to_all,
     attention_to_one_step_more,
     fading,

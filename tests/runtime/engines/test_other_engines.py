@@ -207,7 +207,8 @@ def test_the_page_names_every_engine_and_extra() -> None:
     project = tomllib.loads(
         (Path(__file__).parents[3] / "runtime" / "pyproject.toml").read_text(encoding="utf-8")
     )
-    engines = set(project["project"]["optional-dependencies"]) - {"serve", "serve-traces"}
+    others = {"serve", "serve-traces", "data", "ray"}
+    engines = set(project["project"]["optional-dependencies"]) - others
     for extra in engines:
         assert f"`stateport[{extra}]`" in page
     for name in ("ort-cpu", "ort-cuda", "openvino", *OTHERS):
