@@ -344,7 +344,7 @@ def test_chunks_give_the_whole(function: Callable[..., Tensor], tmp_path: Path) 
     check_stream(function, tmp_path / "m.onnx")
 
 
-@pytest.mark.patterns
+@pytest.mark.soak
 @pytest.mark.parametrize("function", STREAM, ids=name)
 def test_chunks_give_the_whole_for_all(function: Callable[..., Tensor], tmp_path: Path) -> None:
     check_stream(function, tmp_path / "m.onnx")
