@@ -37,7 +37,8 @@ def test_a_pattern_is_exported_and_proven(pattern: Pattern, tmp_path: Path) -> N
     # Truth and floor, sizes that were not traced, chunks, and a long chain.
     vectors = Vectors.load(result.vectors)
     assert vectors.truth == "float64"
-    assert {case.sizes["batch"] for case in vectors.cases} == {1, 2, 5}
+    # Convolutions are recorded at larger batches too.
+    assert {case.sizes["batch"] for case in vectors.cases} >= {1, 2, 5}
     if "time" in contract.axes:
         lengths = {sum(case.chunks) for case in vectors.cases if len(case.chunks) == 1}
         assert lengths >= {1, 2, 7, 64, 513}
