@@ -3,26 +3,23 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd, lcm
-from typing import Any, Final, NamedTuple
+from math import lcm
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from stateport.contract import resolve
 
 from .example import Arguments, Example
-from .explicit import LAYERS, Calls, States, put_back
+from .explicit import Calls, States, put_back
 from .isolation import computing_in, float64_copy, quiet, unchanged_globals
-from .packing import is_packed
-from .running_values import with_dim
-from .scan import scan
-from .windows import OVER_TIME, LayerSteps, Layout, Stretch, Window, Windowed
+from .trees import are_close, tensors_in
+from .window_layout import find_layout
+from .windows import Layout, Windowed
 
 #: The largest window that is tried: each call computes so many steps once more.
 _LARGEST: Final = 256
@@ -44,9 +41,6 @@ _KINDS_OF_ROWS: Final[tuple[Callable[[Tensor], Tensor], ...]] = (
     lambda row: row / 10,
     lambda row: row.abs(),
 )
-
-#: The position of an argument of PyTorch's recurrent layers.
-_BIDIRECTIONAL: Final = 7
 
 
 @dataclass(frozen=True)
@@ -94,10 +88,7 @@ class _Search:
         self.common = lcm(_COMMON_MULTIPLE, example.time_multiple)
 
     def run(self) -> WindowedNetwork | None:
-        layout = self._layout()
-        if layout is None:
-            return None
-
+        layout = find_layout(self.network, self.method, self.example, self.common)
         multiple = self._multiple(layout)
         if multiple is None:
             return None
@@ -125,60 +116,6 @@ class _Search:
                 return multiple
         return None
 
-    def _layout(self) -> Layout | None:
-        """Where the network has steps; None where windows cannot be put in front of them."""
-        inputs = self._windows_of_inputs()
-        batch, time = self.example.sizes["batch"], self.common
-        runs = [
-            self._sizes_of_run(batch, time),
-            self._sizes_of_run(batch + 1, time),
-            self._sizes_of_run(batch, 2 * time),
-        ]
-        if inputs is None or not _are_alike(runs):
-            return None
-
-        names = map(self._free_name, _names("window_layer"))
-        layers: list[LayerSteps | None] = []
-        for calls in zip(*(run.layers for run in runs), strict=True):
-            layer = _layer_steps(calls, names, batch, time)
-            if layer is _UNCLEAR:
-                return None
-            layers.append(layer)
-
-        shapes_of_outputs = zip(*(run.outputs for run in runs), strict=True)
-        outputs = [_stretch(shapes, batch, time) for shapes in shapes_of_outputs]
-        return Layout(inputs, tuple(layers), tuple(outputs))
-
-    def _windows_of_inputs(self) -> dict[int, Window] | None:
-        """The windows of inputs over time; None where one has an axis twice, or no batch."""
-        inputs = {}
-        for number, leaf in enumerate(self.example.leaves):
-            if "time" not in leaf.shape:
-                continue
-            if leaf.shape.count("time") != 1 or leaf.shape.count("batch") != 1:
-                return None
-
-            stretch = Stretch(leaf.shape.index("batch"), leaf.shape.index("time"))
-            name = self._free_name(f"window_{'_'.join(leaf.path)}")
-            inputs[number] = Window(name, stretch, leaf.shape, leaf.dtype)
-        return inputs
-
-    def _free_name(self, name: str) -> str:
-        """A name that no argument of the author's has."""
-        taken = {leaf.path[0] for leaf in self.example.leaves}
-        while name in taken:
-            name += "_state"
-        return name
-
-    def _sizes_of_run(self, batch: int, time: int) -> _Sizes:
-        """The sizes that a run has."""
-        arguments = self.example.make({"batch": batch, "time": time})
-        sizes = _Sizes()
-        with put_back(self.network), sizes:
-            result = getattr(self.network, self.method)(*arguments.args, **arguments.kwargs)
-        sizes.outputs = [tuple(tensor.shape) for tensor in _tensors(result)]
-        return sizes
-
     def _fits(self, layout: Layout, multiple: int, multiples: int) -> bool:
         """Whether a sequence in chunks gives what it gives as a whole, with windows of this size.
 
@@ -203,7 +140,7 @@ class _Search:
             part = self._part(arguments, begin, chunk, carried)
             result, lasts = self._run(windowed, "forward", part, firsts)
             carried, firsts = result[-1], dict(enumerate(lasts))
-            if not _agree(_tensors(result[:-1]), _tensors(whole), layout, begin, chunk):
+            if not _agree(tensors_in(result[:-1]), tensors_in(whole), layout, begin, chunk):
                 return False
             begin += chunk
         return True
@@ -233,7 +170,7 @@ class _Search:
         for windows in (usual, other):
             part = self._part(arguments, larger, 4 * multiple, windows)
             result, _ = self._run(windowed, "forward", part, dict(enumerate(lasts)))
-            answers.append(_tensors(result[:-1]))
+            answers.append(tensors_in(result[:-1]))
         return all(map(torch.equal, *answers))
 
     def _gives_sequences_of_any_length(self, layout: Layout, multiple: int, multiples: int) -> bool:
@@ -249,7 +186,7 @@ class _Search:
             whole = self._run(self.double, self.method, arguments, {})[0]
             part = self._part(arguments, 0, time, self._empty_windows(layout, size))
             result = self._run(windowed, "forward", part, {})[0]
-            parts, wholes = _tensors(result[:-1]), _tensors(whole)
+            parts, wholes = tensors_in(result[:-1]), tensors_in(whole)
             if not _agree(parts, wholes, layout, 0, time):
                 return False
             # Those that do not stretch over time too.
@@ -347,133 +284,6 @@ class _Search:
         return WindowedNetwork(windowed, example, declared, multiple)
 
 
-class _Call(NamedTuple):
-    """The shapes of what a layer or loop takes steps from, and of what it gives.
-
-    `axis` is the one along which a running value runs; None for others, which run over time.
-    """
-
-    takes: tuple[tuple[int, ...], ...]
-    gives: tuple[tuple[int, ...], ...]
-    dtypes: tuple[str, ...]
-    axis: int | None = None
-
-
-class _Sizes(TorchFunctionMode):
-    """The shapes in one run: of what recurrent layers and loops take and give, and of results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers: list[_Call] = []
-        self.outputs: list[tuple[int, ...]] = []
-        #: Whether there is a layer that goes both ways, or gets data that is packed.
-        self.has_other_layers = False
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """The protocol of `TorchFunctionMode`."""
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        if func is scan:
-            states, sequences = args[1:3]
-            self._record(sequences, result[len(states) :])
-        elif func in LAYERS:
-            self._record(args[:1], result[:1])
-            self.has_other_layers |= is_packed(args) or bool(args[_BIDIRECTIONAL])
-        elif func in OVER_TIME:
-            values = result if isinstance(result, Tensor) else result[0]
-            axis = with_dim(kwargs).get("dim", args[1] if len(args) > 1 else 0)
-            self._record(args[:1], [values], axis % max(values.ndim, 1))
-        return result
-
-    def _record(
-        self, takes: Sequence[Tensor], gives: Sequence[Tensor], axis: int | None = None
-    ) -> None:
-        dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in gives)
-        self.layers.append(_Call(_shapes(takes), _shapes(gives), dtypes, axis))
-
-
-def _shapes(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(tensor.shape) for tensor in tensors)
-
-
-def _are_alike(runs: Sequence[_Sizes]) -> bool:
-    """Whether runs have the same layers and results, and layers that go forward alone."""
-    first = runs[0]
-    for run in runs:
-        if run.has_other_layers or len(run.layers) != len(first.layers):
-            return False
-        if list(map(len, run.outputs)) != list(map(len, first.outputs)):
-            return False
-    return True
-
-
-#: A layer of which it is not clear where it has steps.
-_UNCLEAR: Final = LayerSteps((), ())
-
-
-def _layer_steps(
-    calls: Sequence[_Call], names: Iterator[str], batch: int, time: int
-) -> LayerSteps | None:
-    """Where a layer has steps, by its shapes in three runs; None if it does not run over time."""
-    takes = [
-        _stretch(shapes, batch, time)
-        for shapes in zip(*(call.takes for call in calls), strict=True)
-    ]
-    gives = [
-        _stretch(shapes, batch, time)
-        for shapes in zip(*(call.gives for call in calls), strict=True)
-    ]
-    axis = calls[0].axis
-    if axis is not None and takes[0] is not None and takes[0].time != axis:
-        return None
-    if not any([*takes, *gives]):
-        return None
-
-    windows = []
-    for stretch, shape, dtype in zip(gives, calls[0].gives, calls[0].dtypes, strict=True):
-        if stretch is None:
-            return _UNCLEAR
-        windows.append(Window(next(names), stretch, shape, dtype))
-    known = [stretch for stretch in takes if stretch is not None]
-    return LayerSteps(tuple(known), tuple(windows)) if len(known) == len(takes) else _UNCLEAR
-
-
-def _names(base: str) -> Iterator[str]:
-    """base, base_1, base_2 and so on."""
-    yield base
-    for number in itertools.count(1):
-        yield f"{base}_{number}"
-
-
-def _stretch(shapes: Sequence[tuple[int, ...]], batch: int, time: int) -> Stretch | None:
-    """How a tensor stretches over time; None if it does not, or not in proportion.
-
-    `shapes` are those of the tensor in three runs: the usual one, one with a batch that is larger
-    by one, and one with twice the steps.
-    """
-    usual, wider, longer = shapes
-    batch_axes = [axis for axis, size in enumerate(usual) if wider[axis] != size]
-    time_axes = [axis for axis, size in enumerate(usual) if longer[axis] != size]
-    if len(batch_axes) != 1 or len(time_axes) != 1 or usual[batch_axes[0]] != batch:
-        return None
-
-    steps = usual[time_axes[0]]
-    if longer[time_axes[0]] != 2 * steps:
-        return None
-    common = gcd(steps, time)
-    return Stretch(batch_axes[0], time_axes[0], steps // common, time // common)
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
 def _as_float64(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
@@ -493,7 +303,5 @@ def _agree(
 
 def _is_close(part: Tensor, expected: Tensor, whole: Tensor) -> bool:
     """Whether two tensors differ by rounding in float64 alone, beside the largest of the whole."""
-    if part.shape != expected.shape:
-        return False
     scale = float(whole.abs().max()) if whole.numel() else 0.0
-    return torch.allclose(part, expected, rtol=0.0, atol=_TOLERANCE * max(scale, 1e-30))
+    return are_close(part, expected, atol=_TOLERANCE * max(scale, 1e-30))

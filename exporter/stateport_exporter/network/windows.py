@@ -30,6 +30,7 @@ from .explicit import LAYERS
 from .program import Body
 from .running_values import LOOPS, SUMS, loop_of, with_dim, with_values
 from .scan import scan
+from .trees import tensor_positions
 
 #: The functions that run over time.
 OVER_TIME: Final = frozenset({*LAYERS, *LOOPS, *SUMS, scan})
@@ -197,7 +198,7 @@ class Windowed(nn.Module):
         following: dict[str, Tensor] = {}
 
         time: Any = None
-        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        positions = tensor_positions(leaves)
         for number, window in self.layout.inputs.items():
             new, stretch = leaves[positions[number]], window.stretch
             time = new.shape[stretch.time]
