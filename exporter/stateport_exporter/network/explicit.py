@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 from .convolution_steps import Context, ConvolutionStates
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
-from .running_values import LOOPS, first_value, with_dim, with_values
+from .running_values import LOOPS, run_as_loop, with_dim
 from .scan import scan
 
 States = tuple[Tensor, ...]
@@ -209,7 +209,7 @@ class Calls(TorchFunctionMode):
         if func is scan:
             return self._run_loop(*args)
         if func in LOOPS:
-            return self._run_as_loop(func, *args, **with_dim(kwargs or {}))
+            return run_as_loop(func, self._run_step, *args, **with_dim(kwargs or {}))
         if func in (PACK, PAD):
             return self.packs.run(func, args)
         if func in LAYERS:
@@ -265,24 +265,10 @@ class Calls(TorchFunctionMode):
         self.lasts.append(tuple(result[: len(own)]))
         return result
 
-    def _run_as_loop(
-        self,
-        func: Callable[..., Any],
-        input: Tensor,  # noqa: A002  # PyTorch's name
-        dim: int,
-        **rest: Any,
-    ) -> Any:
-        """Runs a running maximum or the like as a loop over its axis."""
-        with torch._C.DisableTorchFunction():  # a mode around this one sees the loop alone
-            result = func(input, dim, **rest)
-        if input.ndim == 0:
-            return result
-
-        own_values = result if isinstance(result, Tensor) else result[0]
-        slices = input.to(own_values.dtype).movedim(dim, 0)
-        first = first_value(func, slices[0])
-        _, values = self._run_loop(LOOPS[func][0], (first,), [slices], [])
-        return with_values(result, values.movedim(0, dim))
+    def _run_step(self, body: Body, first: Tensor, slices: Tensor) -> Tensor:
+        """The values of a running maximum or the like, which runs as a loop."""
+        _, values = self._run_loop(body, (first,), [slices], [])
+        return values
 
     def _record_first(self, own: States, batch_sizes: Any) -> None:
         # A buffer that is updated in place must not change what is recorded.

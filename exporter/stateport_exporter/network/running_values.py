@@ -61,7 +61,7 @@ _LOG_SUM_STEP: Final = _body(
     Op(7, _ATEN.log1p.default, (Ref(6),)),
     Op(8, _ATEN.add.Tensor, (Ref(2), Ref(7))),
 )
-_SUM_STEP: Final = _loop(_ATEN.add.Tensor)
+_SUM: Final = (_loop(_ATEN.add.Tensor), 0.0)
 _PRODUCT: Final = (_loop(_ATEN.mul.Tensor), 1.0)
 _LARGEST: Final = (_loop(_ATEN.maximum.default), -math.inf)
 _SMALLEST: Final = (_loop(_ATEN.minimum.default), math.inf)
@@ -81,22 +81,44 @@ LOOPS: Final[dict[Callable[..., Any], tuple[Body, float]]] = {
 }
 
 
-def first_value(func: Callable[..., Any], like: Tensor) -> Tensor:
-    """The value before the first step, of the shape and dtype of one step."""
-    start = LOOPS[func][1]
+#: Runs a step, from the value before the first step, along the first axis of a tensor; returns the
+#: values of all steps.
+Runner = Callable[[Body, Tensor, Tensor], Tensor]
+
+
+def run_as_loop(
+    func: Callable[..., Any],
+    runner: Runner,
+    input: Tensor,  # noqa: A002  # PyTorch's name
+    dim: int,
+    **rest: Any,
+) -> Any:
+    """The result of a running sum or one of its relatives, computed as a loop over its axis."""
+    with torch._C.DisableTorchFunction():  # modes see the loop alone
+        result = func(input, dim, **rest)
+    if input.ndim == 0:
+        return result
+
+    slices = input.to(values_of(result).dtype).movedim(dim, 0)
+    body, first = _loop_of(func, slices[0])
+    return with_values(result, runner(body, first, slices).movedim(0, dim))
+
+
+def _loop_of(func: Callable[..., Any], like: Tensor) -> tuple[Body, Tensor]:
+    """The step of a function, and the value before the first step, like one step."""
+    body, start = LOOPS.get(func, _SUM)
     if math.isinf(start) and not like.is_floating_point():
         range_of_dtype = torch.iinfo(like.dtype)
         start = range_of_dtype.min if start < 0 else range_of_dtype.max
-    return torch.full_like(like, start)
+    return body, torch.full_like(like, start)
 
 
-def loop_of(func: Callable[..., Any], like: Tensor) -> tuple[Body, Tensor]:
-    """The step of a function, sums too, and the value before the first step."""
-    if func in SUMS:
-        return _SUM_STEP, torch.zeros_like(like)
-    return LOOPS[func][0], first_value(func, like)
+def values_of(result: Any) -> Tensor:
+    """The values in the result of a function; `cummax` and `cummin` give indices as well."""
+    values: Tensor = result if isinstance(result, Tensor) else result[0]
+    return values
 
 
 def with_values(result: Any, values: Tensor) -> Any:
-    """The result of a function with other values; `cummax` and `cummin` give indices as well."""
+    """The result of a function with other values."""
     return values if isinstance(result, Tensor) else type(result)((values, *result[1:]))

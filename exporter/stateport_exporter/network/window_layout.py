@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from .example import Example
 from .explicit import LAYERS, put_back
 from .packing import is_packed
-from .running_values import with_dim
+from .running_values import values_of, with_dim
 from .scan import scan
 from .trees import tensors_in
 from .windows import OVER_TIME, LayerSteps, Layout, Stretch, Window
@@ -133,7 +133,7 @@ class _Run(TorchFunctionMode):
                 raise UnclearError("a layer goes both ways, or gets packed data")
             self._record(args[:1], result[:1])
         elif func in OVER_TIME:
-            values = result if isinstance(result, Tensor) else result[0]
+            values = values_of(result)
             axis = with_dim(kwargs).get("dim", args[1] if len(args) > 1 else 0)
             self._record(args[:1], [values], axis % max(values.ndim, 1))
         return result

@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 from .example import Leaf
 from .explicit import LAYERS
 from .program import Body
-from .running_values import LOOPS, SUMS, loop_of, with_dim, with_values
+from .running_values import LOOPS, SUMS, run_as_loop, values_of, with_dim, with_values
 from .scan import scan
 from .trees import tensor_positions
 
@@ -269,7 +269,7 @@ class _LayerWindows(TorchFunctionMode):
         if func in LAYERS:
             y, *lasts = func(self._cut(layer, args[0]), *args[1:], **kwargs)
             return (*self._join(layer, y), *lasts)
-        return self._run_as_loop(layer, func, *args, **with_dim(kwargs))
+        return self._run_running_value(layer, func, *args, **with_dim(kwargs))
 
     def _run_loop(
         self,
@@ -284,7 +284,7 @@ class _LayerWindows(TorchFunctionMode):
         count = len(states)
         return (*results[:count], *self._join(layer, *results[count:]))
 
-    def _run_as_loop(
+    def _run_running_value(
         self,
         layer: LayerSteps,
         func: Callable[..., Any],
@@ -292,13 +292,8 @@ class _LayerWindows(TorchFunctionMode):
         dim: int,
         **rest: Any,
     ) -> Any:
-        result = func(input, dim, **rest)
-        values = result if isinstance(result, Tensor) else result[0]
-        slices = self._cut(layer, input).to(values.dtype).movedim(dim, 0)
-        body, first = loop_of(func, slices[0])
-
-        _, new = scan(body, (first,), [slices], [])
-        (joined,) = self._join(layer, new.movedim(0, dim))
+        result = run_as_loop(func, _scan_values, self._cut(layer, input), dim, **rest)
+        (joined,) = self._join(layer, values_of(result))
         return with_values(result, joined)
 
     def _cut(self, layer: LayerSteps, whole: Tensor) -> Tensor:
@@ -323,3 +318,8 @@ class _LayerWindows(TorchFunctionMode):
         sizes = list(like.shape)
         sizes[window.stretch.time] = window.stretch.steps(self._size)
         return like.new_zeros(sizes)
+
+
+def _scan_values(body: Body, first: Tensor, slices: Tensor) -> Tensor:
+    _, values = scan(body, (first,), [slices], [])
+    return values
