@@ -26,7 +26,7 @@ from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
-from .capture.capture import Captured, check_runs
+from .capture.capture import Captured
 from .errors import CheckError, ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
@@ -36,19 +36,15 @@ from .export_steps.arguments import (
     checked_dtype,
     existing_path,
 )
-from .export_steps.building import BuiltNetwork, build_network
+from .export_steps.attempts import Wishes, try_to_build
+from .export_steps.building import BuiltNetwork
 from .export_steps.narrowing import differences, narrowed_contract, narrowed_vectors
-from .export_steps.sizes import look_at_other_sizes
-from .export_steps.tracing import TracedNetwork, trace_network
 from .foreign.torchscript import export_script
 from .graph.verified_file import check_paths, write_verified
 from .memory.caches import check_caches, uncached
 from .memory.kept import unchanged_shared
-from .memory.remembered import with_memory_explicit
 from .network.blame import told
-from .network.decisions import Answering, find_decisions
 from .network.example import Example, ExampleLike
-from .network.explicit import Explicit
 from .network.isolation import (
     evaluation_twin,
     no_idle_warnings,
@@ -57,10 +53,8 @@ from .network.isolation import (
     usual_settings,
 )
 from .network.weights import load_weights
-from .network.window_search import with_windows
 from .network.wrappers import unwrap_parts, unwrapped
 from .sizes.beyond import Beyond
-from .states.convolutions import NO_CONTEXTS, find_contexts
 from .states.declared import Declared
 from .states.naming import write_metadata
 from .states.possible import PossibleState
@@ -199,8 +193,8 @@ def export(
         sample = Example(getattr(twin, method), example)
         check_caches(twin, method, sample)
         stack.enter_context(uncached(twin))
-        options = _Options(opset, lift, trace_time, states or {}, progress)
-        built, beyond, answered = _built_network(twin, method, sample, options)
+        wishes = Wishes(opset, lift, trace_time, states or {}, progress)
+        built, beyond, answered = try_to_build(twin, method, sample, wishes)
         contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
 
         # PyTorch's answers, which the file has to give.
@@ -273,112 +267,6 @@ def _export_script(
         result.report,
         result.possible_states,
     )
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What the caller of `export` asks for, as far as the graph depends on it."""
-
-    opset: int
-    lift: bool
-    trace_time: int | None
-    states: Declared
-    progress: Callable[[str], None]
-
-
-def _built_network(
-    twin: nn.Module, method: str, sample: Example, options: _Options
-) -> tuple[BuiltNetwork, Beyond, tuple[str, ...]]:
-    """The network as a graph with explicit states, the other sizes to record, and notes.
-
-    A network that cannot be built as it is may ask about values of tensors. Then it is built with
-    the answers that are right for all values, if there are such.
-    """
-    try:
-        return *_built_with_memory(twin, method, sample, options), ()
-    except ExportError:
-        explicit = Explicit(twin, method).eval()
-        decisions = find_decisions(explicit, sample)
-        if decisions is None:
-            raise
-
-    # A check that refuses the example itself has a better message.
-    check_runs(explicit, sample)
-
-    with Answering(decisions.answers, traced_only=True):
-        return *_built_with_memory(twin, method, sample, options), decisions.notes
-
-
-def _built_with_memory(
-    twin: nn.Module, method: str, sample: Example, options: _Options
-) -> tuple[BuiltNetwork, Beyond]:
-    """The network as a graph with explicit states, and the other sizes to record.
-
-    A network that cannot be built as it is may remember tensors in attributes and buffers. Then it
-    is built with these as arguments and results.
-    """
-    try:
-        return _build(twin, method, sample, options)
-    except ExportError as error:
-        explicit = with_memory_explicit(twin, method, sample) if options.lift else None
-        if explicit is None:
-            raise
-        refusal = error
-
-    states = {**explicit.declared, **options.states}
-    with_states = replace(options, states=states)
-    built, beyond = _build(explicit.network, "forward", explicit.example, with_states)
-
-    # A layer that starts from zeros in every call of the author's goes on in the file's calls. That
-    # is right where chunks give what the whole sequence gives, and wrong elsewhere.
-    remembered = {state.name for state in explicit.network.states}
-    if not built.contract.streaming.ok and not remembered.issuperset(built.lifted):
-        raise refusal
-    return built, beyond
-
-
-def _build(
-    twin: nn.Module, method: str, sample: Example, options: _Options
-) -> tuple[BuiltNetwork, Beyond]:
-    """Traces a network, builds it with explicit states, and looks at other sizes."""
-    # The author's network, as a graph in which recurrent layers are still whole.
-    lift, opset = options.lift, options.opset
-    options.progress("tracing")
-    traced = trace_network(twin, method, sample, opset, lift=lift, trace_time=options.trace_time)
-
-    # The same with states as inputs and outputs, written in ONNX, and tried in chunks.
-    options.progress("making states explicit")
-    contexts = find_contexts(traced.explicit, traced.sample) if lift else NO_CONTEXTS
-    built = build_network(traced, contexts, opset, options.states)
-
-    # Where the caller says what is a state, no others are made up.
-    may_have_windows = lift and not options.states
-    if may_have_windows and not built.contract.streaming.ok:
-        options.progress("trying windows of former steps")
-        traced, built = _with_windows(traced, options) or (traced, built)
-
-    options.progress("trying other sizes")
-    return built, look_at_other_sizes(traced, built)
-
-
-def _with_windows(
-    traced: TracedNetwork, options: _Options
-) -> tuple[TracedNetwork, BuiltNetwork] | None:
-    """The network with the last steps of the calls before, if it can be fed in chunks so."""
-    windowed = with_windows(*traced.runs, traced.sample)
-    if windowed is None:
-        return None
-
-    states = {**windowed.declared, **options.states}
-    contexts = replace(NO_CONTEXTS, multiple=windowed.multiple)
-    try:
-        again = trace_network(
-            windowed.network, "forward", windowed.example, options.opset, lift=True
-        )
-        rebuilt = build_network(again, contexts, options.opset, states)
-    except ExportError:  # as of an operator that PyTorch's exporter writes at fixed sizes alone
-        return None
-    return (again, rebuilt) if rebuilt.contract.streaming.ok else None
 
 
 def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:

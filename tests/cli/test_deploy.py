@@ -39,7 +39,10 @@ def test_a_repository_is_written_and_checked(
     [
         (["MODEL"], "A model and a repository were expected"),
         (["-o", "r"], "A model and a repository were expected"),
-        (["MODEL", "--check", "r"], "--check takes a repository alone"),
+        (["MODEL", "--check", "r"], "nothing else but --idle. Leave out MODEL.onnx."),
+        (["--check", "r", "-o", "q"], "nothing else but --idle. Leave out --output."),
+        (["--check", "r", "--engine", "ort-cpu"], "nothing else but --idle. Leave out --engine."),
+        (["--check", "r", "--batch", "4"], "nothing else but --idle. Leave out --batch."),
         (
             ["MODEL", "-o", "r", "--backend", "onnxruntime", "--engine", "ort-cpu"],
             "--engine is for --backend python",

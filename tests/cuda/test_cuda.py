@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from torch import nn
 
 import stateport
-from models import sentiment, text_generator
 from models.lstm import ReferenceLSTM
 from stateport import EngineError, State, engines
 from stateport.engines.choice import EngineChoice
@@ -26,6 +23,7 @@ from stateport.parity.reports.wording import reason
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport_exporter import export
 from tests.exporter.patterns import PATTERNS, Pattern, seeded
+from tests.references import REFERENCES
 
 PROBLEM: Final = engines.status("ort-cuda").problem
 
@@ -34,15 +32,6 @@ pytestmark = pytest.mark.skipif(PROBLEM is not None, reason=str(PROBLEM))
 CPU: Final = EngineChoice("ort-cpu")
 PLAIN: Final = EngineChoice("ort-cuda")
 GRAPHS: Final = EngineChoice("ort-cuda", {"graphs": True})
-
-REFERENCES: Final[dict[str, Callable[[], nn.Module]]] = {
-    "reference": ReferenceLSTM,
-    "two layers, time first": lambda: ReferenceLSTM(num_layers=2, batch_first=False),
-    "bidirectional": lambda: ReferenceLSTM(bidirectional=True),
-    "projected": lambda: ReferenceLSTM(hidden_size=16, proj_size=4),
-    "text generator": text_generator.trained,
-    "sentiment": sentiment.trained,
-}
 
 #: cuDNN sums in another order than the CPU.
 CLOSE: Final = 1e-5

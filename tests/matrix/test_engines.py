@@ -6,34 +6,23 @@ What an engine cannot do stands below by name: it must be refused, or fail, exac
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import pytest
 from torch import nn
 
-from models import sentiment, text_generator
-from models.lstm import ReferenceLSTM
 from stateport import engines
 from stateport.engines.choice import EngineChoice
 from stateport.parity.matrix import Matrix, run_matrix
 from stateport.parity.reports.wording import reason
 from stateport_exporter import export
 from tests.exporter.patterns import PATTERNS, Pattern, seeded
+from tests.references import REFERENCES
 
 #: All but CUDA, which is judged where a GPU is.
 ENGINES: Final = ("ort-cpu", "openvino", "tract", "onnx-reference")
 CUDA: Final = ("ort-cuda",) if engines.status("ort-cuda").problem is None else ()
-
-REFERENCES: Final[dict[str, Callable[[], nn.Module]]] = {
-    "reference": ReferenceLSTM,
-    "two layers, time first": lambda: ReferenceLSTM(num_layers=2, batch_first=False),
-    "bidirectional": lambda: ReferenceLSTM(bidirectional=True),
-    "projected": lambda: ReferenceLSTM(hidden_size=16, proj_size=4),
-    "text generator": text_generator.trained,
-    "sentiment": sentiment.trained,
-}
 
 _RELU = "Unknown activation function 'Relu'"
 _LENGTHS = "ignores the lengths of rows"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from .common import ENGINE, FILE, Finite
 from .output import progress, say
@@ -75,7 +76,9 @@ def deploy() -> None:
     metavar="N",
     help="The threads of a call.",
 )
+@click.pass_context
 def triton(
+    context: click.Context,
     model: Path | None,
     output: Path | None,
     checked: Path | None,
@@ -94,10 +97,8 @@ def triton(
     dtypes and dims that are not the file's, outputs left out, and sequences that end too early.
     The exit code is 1 if there is anything to report.
     """
-    is_given_files = model is not None or output is not None
-    if checked is not None and is_given_files:
-        raise click.UsageError("--check takes a repository alone. Leave out MODEL.onnx and -o.")
     if checked is not None:
+        _refuse_beside_check(context)
         _check(checked, 10.0 if idle is None else idle)
         return
 
@@ -123,6 +124,18 @@ def triton(
     with progress("reading the model") as show_step:
         folder = write_repository(model, output, settings, backend=backend, progress=show_step)
     say(f"Wrote {folder}. Start Triton with --model-repository={output}.")
+
+
+def _refuse_beside_check(context: click.Context) -> None:
+    """Refuses what only writing a repository takes."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        is_given = context.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if is_given and name not in ("checked", "idle", "debug"):
+            extra = parameter.opts[-1] if isinstance(parameter, click.Option) else "MODEL.onnx"
+            raise click.UsageError(
+                f"--check reads a repository and takes nothing else but --idle. Leave out {extra}."
+            )
 
 
 def _check(repository: Path, idle: float) -> None:
