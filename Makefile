@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-serve bench-scale architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -131,6 +131,9 @@ bench: $(READY)      ## measure stateport beside its peers and rewrite the page 
 
 bench-quantization: $(READY)  ## measure each form of quantised weights on this processor
 	$(BIN)/python -W ignore -m benchmarks.quantization
+
+bench-native: $(READY)  ## measure linear attention as a loop and as one operator
+	$(BIN)/python -W ignore -m benchmarks.native_operators
 
 bench-serve: $(READY) $(TRITON)/.ready $(SERVERS)/.ready  ## measure the server beside its peers; takes an hour
 	$(BIN)/python -W ignore -m benchmarks.serve --page docs/performance-serving.md

@@ -165,8 +165,8 @@ def table(rows: list[Row]) -> Iterator[str]:
 
 
 def replace_table(page: Path, kind: str, lines: list[str]) -> None:
-    """Puts the table of one kind of processor between its marks in the page."""
-    begin, end = f"<!-- quantization {kind} -->", f"<!-- end of quantization {kind} -->"
+    """Puts a table between its marks in the page."""
+    begin, end = f"<!-- {kind} -->", f"<!-- end of {kind} -->"
     head, mark, rest = page.read_text(encoding="utf-8").partition(begin)
     if not mark or end not in rest:
         raise SystemExit(f"{page} has no place for the table: {begin} ... {end} was expected.")
@@ -187,7 +187,7 @@ def main(rounds: int, page: Path) -> None:
         for name, source in sources:
             screen.print(name, highlight=False)
             rows += measured(name, source, Path(place), rounds)
-    kind = kind_of_processor()
+    kind = f"quantization {kind_of_processor()}"
     replace_table(page, kind, [f"{processor()}.", "", *table(rows)])
 
 

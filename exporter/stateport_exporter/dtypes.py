@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words for the precision of an exported file. The command and the function take the same."""
+"""The words for the form of an exported file. The command and the function take the same."""
 
 from typing import Final
 
@@ -13,3 +13,6 @@ DTYPES: Final = {
 
 #: The parts of a contract that `keep_float32` takes.
 KINDS: Final = ("inputs", "outputs", "states")
+
+#: The words that `operators` takes: ONNX's own alone, or ONNX Runtime's where it has better ones.
+OPERATORS: Final = ("onnx", "native")

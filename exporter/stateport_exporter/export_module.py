@@ -31,9 +31,11 @@ from .errors import CheckError, ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
     check_arguments,
+    check_operators,
     check_parameters,
     check_script_options,
     checked_dtype,
+    checked_path,
     existing_path,
 )
 from .export_steps.attempts import Wishes, try_to_build
@@ -59,6 +61,7 @@ from .states.declared import Declared
 from .states.naming import write_metadata
 from .states.possible import PossibleState
 from .variants.float16 import float16_contract, port_names, to_float16
+from .variants.native_operators import native_operators
 from .vectors.allowance import Allowance
 from .vectors.record import record
 from .vectors.recorded import NO_RECORDINGS, recorded_cases
@@ -110,6 +113,7 @@ def export(
     check: bool = True,
     dtype: str = "float32",
     keep_float32: Collection[str] = (),
+    operators: str = "onnx",
     trace_time: int | None = None,
     vectors_from: str | PathLike[str] | None = None,
     origin: Mapping[str, object] | None = None,
@@ -149,6 +153,8 @@ def export(
             outputs and states.
         keep_float32: those of "inputs", "outputs" and "states" that stay float32, with
             dtype="float16".
+        operators: "onnx", or "native": loops that compute linear attention become an operator of
+            ONNX Runtime's own, which takes less time. Other engines cannot load such a file.
         trace_time: the number of time steps that the network is traced at. By default it is the
             length of the example's file, if there is one that the network can be traced at, and
             else follows from the network's strides and kernels.
@@ -167,7 +173,8 @@ def export(
     module = unwrapped(module)
     check_arguments(module, opset, method)
     dtype = checked_dtype(dtype, keep_float32)
-    path = Path(path)
+    check_operators(operators, dtype)
+    path = checked_path(path)
     check_paths(path)
     recordings = None if vectors_from is None else existing_path(vectors_from)
     notes = {**(origin or {}), "stateport": __version__, "torch": torch.__version__}
@@ -183,6 +190,7 @@ def export(
                 lift=not lift,
                 check=not check,
                 dtype=dtype != "float32",
+                operators=operators != "onnx",
                 vectors_from=vectors_from is not None,
             )
             return _export_script(module, example, path, opset, notes)
@@ -206,6 +214,9 @@ def export(
         vectors = record(built.network, contract, cases, allowance, progress)
 
         model = built.captured.model
+        if operators == "native":
+            progress("native operators")
+            native_operators(model)
         if dtype == "float16":
             contract = _lower_precision(model, contract, keep_float32)
         write_metadata(model, contract, notes)

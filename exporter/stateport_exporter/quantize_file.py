@@ -26,6 +26,8 @@ from .errors import CheckError, ExportError
 from .graph.serialization import save
 from .graph.verified_file import check_paths, write_verified
 from .variants.float16 import port_names, to_float16
+from .variants.native_operators import ENGINES as NATIVE_ENGINES
+from .variants.native_operators import native_operators
 from .variants.quantization import QuantizedOperator, product_in, quantize_graph, quantize_linear
 from .variants.quantized_products import Product, blockwise
 from .variants.single_step import single_step
@@ -146,7 +148,12 @@ class _Forms:
 
     def float32(self) -> dict[str, Callable[[str], Variant]]:
         """The forms that compute in float32."""
-        return {"plain step": lambda name: Variant(name, step=self._write_step("step"))}
+        forms = {"plain step": lambda name: Variant(name, step=self._write_step("step"))}
+        if "Scan" in read(self.source).operators:
+            forms["native operators"] = lambda name: Variant(
+                name, whole=self._write_native(), engines=NATIVE_ENGINES
+            )
+        return forms
 
     def reduced(self) -> dict[str, Callable[[str], Variant]]:
         """The forms of reduced precision."""
@@ -179,6 +186,11 @@ class _Forms:
         quantize_graph(network, 8)
         network.metadata_props[PRECISION_KEY] = "int8"
         return self._write(network, "int8")
+
+    def _write_native(self) -> Path:
+        network = ir.load(self.source)
+        native_operators(network)
+        return self._write(network, "native")
 
     def _write_float16(self) -> Path:
         network = ir.load(self.source)

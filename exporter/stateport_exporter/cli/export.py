@@ -12,7 +12,7 @@ import click
 from stateport.cli.common import FILE
 from stateport.cli.output import progress, say
 
-from ..dtypes import DTYPES, KINDS
+from ..dtypes import DTYPES, KINDS, OPERATORS
 from .options import NO_CHECK, find_example, no_check_in_errors, parse_argument, parse_states
 from .printing import say_contract
 
@@ -104,6 +104,14 @@ if TYPE_CHECKING:
     help="Keep these in float32, with --dtype float16. May be repeated.",
 )
 @click.option(
+    "--operators",
+    type=click.Choice(OPERATORS),
+    default="onnx",
+    show_default=True,
+    help="native writes loops that compute linear attention as an operator of ONNX Runtime's own, "
+    "which takes less time. Other engines cannot load such a file.",
+)
+@click.option(
     "--trace-time",
     type=click.IntRange(min=3),
     metavar="N",
@@ -134,6 +142,7 @@ def export(
     opset: int,
     dtype: str,
     keep_float32: tuple[str, ...],
+    operators: str,
     trace_time: int | None,
     vectors_from: Path | None,
 ) -> None:
@@ -176,6 +185,7 @@ def export(
                 check=not no_check,
                 dtype=dtype,
                 keep_float32=keep_float32,
+                operators=operators,
                 trace_time=trace_time,
                 vectors_from=vectors_from,
                 origin={"target": target, "arguments": _as_json_values(values)},

@@ -15,7 +15,7 @@ from torch import nn
 from stateport import FileError
 from stateport.files.paths import usable_path
 
-from ..dtypes import DTYPES, KINDS
+from ..dtypes import DTYPES, KINDS, OPERATORS
 from ..errors import ExportError
 from ..network.quantized import check_not_quantized
 
@@ -60,6 +60,32 @@ def checked_dtype(dtype: str, keep_float32: Collection[str]) -> str:
             f"keep_float32 names {min(unknown)!r}; it takes any of {', '.join(KINDS)}."
         )
     return DTYPES[dtype]
+
+
+def check_operators(operators: str, dtype: str) -> None:
+    """Checks which operators may be written.
+
+    Raises:
+        ExportError: the word is unknown, or ONNX Runtime's own operators were asked for in float16.
+    """
+    if operators not in OPERATORS:
+        raise ExportError(f"operators is {operators!r}; 'onnx' or 'native' was expected.")
+    if operators == "native" and dtype != "float32":
+        raise ExportError("operators='native' applies only with dtype='float32'.")
+
+
+def checked_path(path: str | PathLike[str]) -> Path:
+    """The path of the file to write.
+
+    Raises:
+        ExportError: it is no path; the message says so if it is an example in its place.
+    """
+    if isinstance(path, str | PathLike):
+        return Path(path)
+    raise ExportError(
+        f"The file to write is {type(path).__name__}; a path was expected. The order is "
+        "export(module, example, path)."
+    )
 
 
 def existing_path(recordings: str | PathLike[str]) -> Path:

@@ -7,7 +7,7 @@ These slices are taken together again here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -38,13 +38,53 @@ def _runs_joined_by(op: Op) -> list[list[Any]]:
     if op.target not in (_aten.stack.default, _aten.cat.default):
         return []
 
+    items = op.args[0]
+    depth = max(map(_depth, items), default=0)
+    orders = [_runs(_with_outer(item, level) for item in items) for level in range(max(depth, 1))]
+    return min(orders, key=len)
+
+
+def _runs(items: Iterable[Any]) -> list[list[Any]]:
+    """The items in runs of consecutive slices."""
     runs: list[list[Any]] = []
-    for item in op.args[0]:
+    for item in items:
         if runs and _continues(runs[-1], item):
             runs[-1].append(item)
         else:
             runs.append([item])
     return runs
+
+
+def _depth(item: Any) -> int:
+    """How many slices are taken of each other: 2 for `x[:, t][:, 0]`."""
+    return 1 + _depth(item.source) if isinstance(item, Slice) else 0
+
+
+def _with_outer(item: Any, level: int) -> Any:
+    """The same slice, with the one that is `level` slices inside of it taken last.
+
+    A step of which a part is taken, `y[t][:, 0]`, is the step of that part of the sequence,
+    `y[:, :, 0][t]`, and the parts of all steps can be taken together.
+    """
+    if level == 0 or _depth(item) < 2:
+        return item
+
+    first = _with_outer(item.source, level - 1)
+    exchanged = _exchanged(replace(item, source=first))
+    return item if exchanged is None else exchanged
+
+
+def _exchanged(outer: Slice) -> Slice | None:
+    """A slice of a slice, taken in the other order; None where both are of one axis."""
+    inner = outer.source
+    assert isinstance(inner, Slice)
+    if inner.keep and inner.dim == outer.dim:
+        return None
+
+    is_behind = not inner.keep and outer.dim >= inner.dim
+    first = replace(outer, source=inner.source, dim=outer.dim + is_behind)
+    is_moved = not first.keep and inner.dim > first.dim
+    return replace(inner, source=first, dim=inner.dim - is_moved)
 
 
 def _continues(run: Sequence[Any], item: Any) -> bool:

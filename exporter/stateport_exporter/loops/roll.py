@@ -234,6 +234,15 @@ class _Step:
                 return False
         return True
 
+    def is_shared(self, part: Slice, offset: int, path: OperandPath) -> bool:
+        """Whether a slice of the template, with the slices that it is taken of, is invariant."""
+        inner = part.source
+        if isinstance(inner, Slice):
+            inner_path = (*path, 0)
+            has_steps = self.sequence_at(inner, offset, inner_path) is not None
+            return not has_steps and self.is_shared(inner, offset, inner_path)
+        return self.is_invariant(inner)
+
     def state_at(self, ref: Ref, offset: int, path: OperandPath) -> _State:
         """The state that an operand of the template is."""
         result = _StepResult(self.locations[ref.value][1], ref.part)
@@ -263,7 +272,7 @@ class _Step:
         sequence = self.sequence_at(part, offset, path)
         if sequence is not None:
             _add_new(self.sequences, sequence)
-        elif self.is_invariant(part):
+        elif self.is_shared(part, offset, path):
             _add_new(self.invariants, part)
         else:
             self._collect(part.source, offset, (*path, 0))
@@ -486,7 +495,7 @@ class _BodyWriter:
             ref = Ref(len(step.states) + step.sequences.index(sequence))
             return self._add(_aten.unsqueeze.default, (ref, part.dim)) if part.keep else ref
 
-        if step.is_invariant(part):
+        if step.is_shared(part, offset, path):
             return self._body_invariant(part)
         return replace(part, source=self._body_operand(part.source, offset, (*path, 0)))
 

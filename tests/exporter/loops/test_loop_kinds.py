@@ -262,3 +262,52 @@ def test_states_that_are_the_output_itself_are_no_next_state(tmp_path: Path) -> 
     result = export(network, (X, Spec("float32", "batch", 4)), tmp_path / "m.onnx", check=False)
     assert not result.contract.states
     assert "its last state is not returned" in str(result.contract.streaming.reason)
+
+
+PARTS = {
+    "an element": lambda h: h[:, 0],
+    "the last element": lambda h: h[..., -1],
+    "an element as an axis": lambda h: h[:, 1:2],
+    "an element of a product": lambda h: (h[:, None] * 2)[:, 0],
+    "one of unbind": lambda h: h.unbind(1)[2],
+    "one of split": lambda h: h.split(1, 1)[3],
+    "an element of an element": lambda h: h[:, None, :, None][:, 0, :, 0][:, 2],
+    "a middle axis": lambda h: h.reshape(-1, 2, 2)[:, 1],
+    "two elements": lambda h: h[:, 1:3],
+}
+
+
+class PartOfTheState(Net):
+    """A loop of which a part of every step is stacked, written or concatenated."""
+
+    def __init__(self, part: Any, form: str) -> None:
+        super().__init__()
+        self.part, self.form = part, form
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, ys = x.new_zeros(x.shape[0], 4), []
+        steps = range(x.shape[1])
+        for t in reversed(steps) if self.form == "reversed" else steps:
+            h = self.cell(x[:, t], h)
+            ys.append(self.part(h))
+
+        if self.form == "written":
+            y = x.new_zeros(x.shape[0], x.shape[1], *ys[0].shape[1:])
+            for t in steps:
+                y[:, t] = ys[t]
+            return y
+        if self.form == "time first":
+            return torch.stack(ys)
+        if self.form == "concatenated":
+            return torch.cat([y[:, None] for y in ys], 1)
+        return torch.stack(ys, 1)
+
+
+@pytest.mark.parametrize("form", ["stacked", "reversed", "written", "time first", "concatenated"])
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_every_step_is_taken(part: str, form: str) -> None:
+    network = PartOfTheState(PARTS[part], form)
+    program = rolled(network)
+    for time in (1, 2, 9):
+        x = torch.randn(3, time, 4)
+        torch.testing.assert_close(program(x), network(x))

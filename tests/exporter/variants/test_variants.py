@@ -132,6 +132,10 @@ def test_a_file_too_far_from_pytorch_is_not_written(
 def test_every_variant_passes_as_a_plan(files: Files, tmp_path: Path, kind: str) -> None:
     vectors = Vectors.load(vectors_path(files[kind]))
     made = list(make_variants(files[kind], tmp_path, reduced=True))
+    if kind == "a loop":
+        reasons = [variant for variant in made if isinstance(variant, str)]
+        assert [reason.partition(":")[0] for reason in reasons] == ["native operators"]
+        made.remove(reasons[0])
     assert [v.name for v in made if isinstance(v, Variant)] == [
         "plain step",
         "int8",
