@@ -117,6 +117,10 @@ class _Search:
         waiting = [*self._ask(self._usual), *guards]
         while waiting:
             comparison = waiting.pop(0)
+            # A number that counts, as over a list of layers, is no size. The steps of a loop over
+            # time are followed by `check_loops`.
+            if not tried.keys() >= {*comparison.axes.values()}:
+                continue
             around = [*_with_next(turns(comparison, tried, self._multiple), self._multiple)]
             is_crossed = any(self._is_in_reach(turn) for turn in around)
             for turn in around:

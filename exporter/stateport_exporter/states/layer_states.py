@@ -212,7 +212,7 @@ def _followed(
         if position >= own:
             result = _next_of_lifted(graph, roles, value, alike, captured.output_paths)
         else:
-            result = _next_of_argument(graph, roles, value, alike, captured.input_paths[position])
+            result = _next_of_argument(graph, roles, value, alike, captured, position)
 
         if result is not None:
             following[position] = result
@@ -386,23 +386,28 @@ def _next_of_lifted(
 
 
 def _next_of_argument(
-    graph: ir.Graph, roles: Roles, value: ir.Value, alike: Sequence[int], path: Path
+    graph: ir.Graph,
+    roles: Roles,
+    value: ir.Value,
+    alike: Sequence[int],
+    captured: Captured,
+    position: int,
 ) -> int | None:
     """The author's result that gives the next value of an argument; None where there is none.
 
     That is a result that holds the layer's last state, moved. If there is none, it is the only
     result of its shape that is computed from what the layer gives: scaled, masked or normalised.
-    `alike` are the results with the shape of the argument.
+    `alike` are the results with the shape of the argument, which is at `position`.
     """
+    path = captured.input_paths[position]
     holding = []
     for i in _holding_last_state(graph, roles, value):
         if i in alike:
             holding.append(i)
+    if holding:
+        return _named_alike(holding, path, captured.output_paths)
 
-    candidates = _distinct_outputs(graph, holding)
-    if not candidates:
-        candidates = _computed_from_layer(graph, roles, value, alike)
-
+    candidates = _computed_from_layer(graph, roles, value, alike)
     if len(candidates) > 1:
         name, first = ".".join(path), min(candidates) + 1
         listed = ", ".join(f"result {i + 1}" for i in sorted(candidates))
@@ -414,6 +419,18 @@ def _next_of_argument(
     return candidates[0] if candidates else None
 
 
+def _named_alike(results: Sequence[int], path: Path, paths: Sequence[Path]) -> int:
+    """Of results that hold the same state, the one with the argument's name, or else the last.
+
+    `return h, h` gives the output first, and the state behind it.
+    """
+    for result in results:
+        is_named = has_name(paths[result]) and paths[result][-1] == path[-1]
+        if is_named and result > 0:
+            return result
+    return results[-1]
+
+
 def _holding_last_state(graph: ir.Graph, roles: Roles, value: ir.Value) -> list[int]:
     """The outputs that hold the last state of the layer that starts from `value`, moved."""
     outputs = enumerate(graph.outputs)
@@ -423,14 +440,6 @@ def _holding_last_state(graph: ir.Graph, roles: Roles, value: ir.Value) -> list[
         if roles.outputs.get(output) == roles.inputs[value]:
             positions.append(i)
     return positions
-
-
-def _distinct_outputs(graph: ir.Graph, positions: Iterable[int]) -> list[int]:
-    """Of outputs that are the same value, the first."""
-    distinct: dict[ir.Value, int] = {}
-    for position in positions:
-        distinct.setdefault(graph.outputs[position], position)
-    return [*distinct.values()]
 
 
 def _computed_from_layer(
