@@ -159,7 +159,7 @@ def _output_names(
 ) -> list[str]:
     """The names of all outputs, of which the author's are the first."""
     count = len(graph.outputs)
-    author_names = [_author_name(path) for path in paths]
+    author_names = _author_names(paths)
     author_names += [""] * (count - len(paths))
     names = _state_output_names(states, inputs, author_names)
 
@@ -186,9 +186,26 @@ def _state_output_names(
     return dict(zip(positions, names, strict=True))
 
 
-def _author_name(path: Path) -> str:
-    """The keys and fields on the way to a result; empty where there are only positions."""
-    return "_".join(key for key in path if not key.isdigit())
+def _author_names(paths: Sequence[Path]) -> list[str]:
+    """The author's names of results; items of one list or tuple are numbered: state_0, state_1."""
+    short = [_author_name(path) for path in paths]
+
+    names = []
+    for path, name in zip(paths, short, strict=True):
+        is_item = short.count(name) > 1
+        names.append(_author_name(path, numbered=True) if is_item else name)
+    return names
+
+
+def _author_name(path: Path, *, numbered: bool = False) -> str:
+    """The keys and fields on the way to a result; empty where there are only positions.
+
+    If `numbered`, with the positions behind the first key.
+    """
+    keys = [key for key in path if not key.isdigit()]
+    if numbered and keys:
+        keys = [*path[path.index(keys[0]) :]]
+    return "_".join(keys)
 
 
 def output_name(number: int, count: int) -> str:
