@@ -43,7 +43,7 @@ class Remembered:
         place: where it is.
         name: what the argument for it is called.
         first: what a sequence starts from, with a batch of 1.
-        axis: its batch axis.
+        axis: its batch axis; None where the example has a fixed batch, and so the state.
         container: the container in the attribute after the first call, where the author's network
             has none there at first; else None.
     """
@@ -51,7 +51,7 @@ class Remembered:
     place: Place
     name: str
     first: Tensor
-    axis: int
+    axis: int | None
     container: Any = None
 
     def put(self, network: nn.Module, value: Tensor) -> None:
@@ -64,14 +64,16 @@ class Remembered:
     def rows(self, batch: int) -> Tensor:
         """The first value for a batch."""
         sizes = list(self.first.shape)
-        sizes[self.axis] = batch
+        if self.axis is not None:
+            sizes[self.axis] = batch
         return self.first.expand(sizes).clone()
 
     @property
     def leaf(self) -> Leaf:
         """The argument that takes it."""
         shape: list[int | str] = list(self.first.shape)
-        shape[self.axis] = "batch"
+        if self.axis is not None:
+            shape[self.axis] = "batch"
         dtype = str(self.first.dtype).removeprefix("torch.")
         return Leaf((self.name,), dtype, tuple(shape))
 
@@ -143,14 +145,13 @@ def with_memory_explicit(network: nn.Module, method: str, example: Example) -> M
     """The network with what it remembers as arguments and results.
 
     None where it remembers nothing, or something that is no tensor with one row for each sequence.
+    Where the example has a fixed batch, the tensors are taken as they are.
 
     Args:
         network: the author's network. It does not change.
         method: the method that is exported.
         example: what the method takes.
     """
-    if "batch" not in example.axes:
-        return None
     with unchanged_shared(network), quiet(), torch.no_grad():
         return _Search(network, method, example).run()
 
@@ -160,6 +161,8 @@ class _Search:
 
     def __init__(self, network: nn.Module, method: str, example: Example) -> None:
         self.network, self.method, self.example = network, method, example
+        self.has_batch = "batch" in example.axes
+        self.usual_batch = example.sizes["batch"] if self.has_batch else 1
 
     def run(self) -> MadeExplicit | None:
         batch = self._batch_that_runs()
@@ -184,7 +187,8 @@ class _Search:
         return MadeExplicit(explicit, example, declared)
 
     def _arguments(self, batch: int, seed: int) -> Arguments:
-        return self.example.make({**self.example.sizes, "batch": batch}, seed=seed)
+        sizes = {**self.example.sizes, "batch": batch} if self.has_batch else self.example.sizes
+        return self.example.make(sizes, seed=seed)
 
     def _call(self, network: nn.Module, batch: int, seed: int) -> list[Any]:
         """The leaves of the results of one call, tensors copied."""
@@ -195,7 +199,7 @@ class _Search:
 
     def _batch_that_runs(self) -> int | None:
         """The first batch at which two calls in a row succeed: the usual one, or a kept one."""
-        sizes = [self.example.sizes["batch"]]
+        sizes = [self.usual_batch]
         for place in places_of(self.network):
             value = place.get(self.network)
             if isinstance(value, Tensor):
@@ -269,9 +273,13 @@ class _Search:
         later = place.get(twin)
         has_container = bool(place.inner) and place.attribute.get(self.network) is not None
         container = None if has_container or not place.inner else place.attribute.get(twin)
+        axes: list[int | None] = [None]
+        if self.has_batch:
+            axes = [axis for axis, size in enumerate(later.shape) if size == batch]
+
         states = []
-        for axis, size in enumerate(later.shape):
-            row = _first_row(first, later, axis) if size == batch else None
+        for axis in axes:
+            row = _first_row(first, later, axis)
             if row is not None:
                 states.append(Remembered(place, place.name, row, axis, container))
         return states
@@ -279,7 +287,7 @@ class _Search:
     def _takes(self, states: Sequence[Remembered]) -> bool:
         """Whether the network runs from these states at other batches, and returns such states."""
         explicit = self._explicit(states)
-        for batch in (self.example.sizes["batch"], self.example.sizes["batch"] + 2):
+        for batch in (self.usual_batch, self.usual_batch + 2):
             firsts = {state.name: state.rows(batch) for state in states}
             try:
                 _, following = self._step(explicit, batch, 1, firsts)
@@ -318,7 +326,9 @@ class _Search:
 
     def _keeps_rows_apart(self, explicit: Remembering) -> bool:
         """Whether another first state of one row changes the next states of that row alone."""
-        batch = self.example.sizes["batch"]
+        if not self.has_batch:
+            return True
+        batch = self.usual_batch
 
         usual = {}
         for state in explicit.states:
@@ -326,21 +336,22 @@ class _Search:
 
         other = {name: value.clone() for name, value in usual.items()}
         for state in explicit.states:
-            other[state.name].select(state.axis, 0).add_(0.25)
+            other[state.name].select(_batch_axis(state), 0).add_(0.25)
 
         _, expected = self._step(explicit, batch, 1, usual)
         _, actual = self._step(explicit, batch, 1, other)
         for state in explicit.states:
             rest = range(1, batch)
-            before = expected[state.name].index_select(state.axis, torch.tensor(rest))
-            after = actual[state.name].index_select(state.axis, torch.tensor(rest))
+            axis, others = _batch_axis(state), torch.tensor(rest)
+            before = expected[state.name].index_select(axis, others)
+            after = actual[state.name].index_select(axis, others)
             if not torch.allclose(before, after, rtol=1e-5, atol=1e-6, equal_nan=True):
                 return False
         return True
 
     def _count_results(self, explicit: Remembering) -> int:
         """The number of the author's results, behind which the next states are."""
-        batch = self.example.sizes["batch"]
+        batch = self.usual_batch
         arguments = self._arguments(batch, 1)
         states = _first_states(explicit, batch)
         with unchanged_globals(seed=1), put_back(explicit):
@@ -352,14 +363,20 @@ def _first_states(explicit: Remembering, batch: int) -> dict[str, Tensor]:
     return {state.name: state.rows(batch) for state in explicit.states}
 
 
-def _first_row(first: Any, later: Tensor, axis: int) -> Tensor | None:
-    """What a sequence starts from, with a batch of 1, where the state has the axis of the batch.
+def _batch_axis(state: Remembered) -> int:
+    assert state.axis is not None
+    return state.axis
+
+
+def _first_row(first: Any, later: Tensor, axis: int | None) -> Tensor | None:
+    """What a sequence starts from, with a batch of 1, where the state has an axis of the batch.
 
     `first` is what the author left at the place, and `later` the tensor behind the first call. None
     where the rows differ, or the shapes do not fit.
     """
     shape = list(later.shape)
-    shape[axis] = 1
+    if axis is not None:
+        shape[axis] = 1
     if first is None:
         return later.new_zeros(shape)
     if type(first) in (int, float):
@@ -368,7 +385,8 @@ def _first_row(first: Any, later: Tensor, axis: int) -> Tensor | None:
         return None
 
     value = first.detach()
-    if value.dim() == later.dim() and value.shape[axis] > 1:
+    has_rows = axis is not None and value.dim() == later.dim() and value.shape[axis] > 1
+    if axis is not None and has_rows:
         row = value.narrow(axis, 0, 1)
         if not bool((value == row).all()):
             return None

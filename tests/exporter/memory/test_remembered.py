@@ -167,6 +167,37 @@ class Counting(Cell):
         return super().forward(x) * self.calls
 
 
+class Rolled(nn.Module):
+    """The last three steps, in a buffer that is rolled and written into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w = nn.Linear(12, 3)
+        self.ring: Tensor
+        self.register_buffer("ring", torch.zeros(1, 3, 4))
+
+    def forward(self, x: Tensor) -> Any:
+        self.ring = torch.roll(self.ring, -1, 1)
+        self.ring[:, -1] = x
+        return self.w(self.ring.flatten(1))
+
+
+class Convolved(nn.Module):
+    """A convolution with the last frames of the call before in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = nn.Conv1d(4, 3, 3)
+        self.frames = torch.zeros(1, 4, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.cat([self.frames, x.mT], 2)
+        self.frames = x[:, :, -2:]
+        return self.convolution(x).mT
+
+
 class WrittenOnly(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -272,3 +303,40 @@ def test_the_file_goes_on_as_the_network_does(
         with torch.no_grad():
             want = network(torch.from_numpy(x))
         np.testing.assert_allclose(y, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (Cell(), (1, 4)),
+        (Buffered(torch.zeros(1, 6)), (1, 4)),
+        (Buffered(torch.zeros(2, 6)), (2, 4)),
+        (InPlace(torch.zeros(1, 6)), (1, 4)),
+        (InDict(), (3, 4)),
+        (Membrane(), (1, 4)),
+        (Rolled(), (1, 4)),
+        (Convolved(), (1, "time", 4)),
+        (MeanOfRows(torch.zeros(6)), (2, 4)),
+        (MixedRows(torch.zeros(2, 6)), (2, 4)),
+    ],
+)
+def test_an_example_of_a_fixed_batch_has_states_of_that_batch(
+    network: nn.Module, shape: tuple[int | str, ...], tmp_path: Path
+) -> None:
+    result = export(network, (Spec("float32", *shape),), tmp_path / "m.onnx")
+    assert len(result.contract.states) == 1
+    assert "batch" not in result.contract.states[0].shape
+
+    random = np.random.default_rng(0)
+    sizes = [5 if size == "time" else int(size) for size in shape]
+    stream = stateport.load(result.path).stream()
+    for _ in range(5):
+        x = random.standard_normal(sizes).astype(np.float32)
+        with torch.no_grad():
+            want = network(torch.from_numpy(x))
+        np.testing.assert_allclose(stream(x), want, atol=1e-5)
+
+
+def test_a_fixed_batch_does_not_hide_a_first_call_of_another_kind(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"remembers something.*\(h\)"):
+        export(FromFirst(), (Spec("float32", 1, 4),), tmp_path / "m.onnx")
