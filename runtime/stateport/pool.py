@@ -437,7 +437,7 @@ class Pool:
 
     def _rows_of(self, outputs: Sequence[Array], count: int) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
-        return [self._by_name(parts) for parts in split(outputs, self._output_axes, count)]
+        return [*map(self._by_name, split(outputs, self._output_axes, count))]
 
 
 def _checked_count(count: int | None) -> int:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
+from stateport.picking import instances_of
+
 from ..graph.dataflow import dims_of, forget_shapes, name_of_dim
 from .recurrent_operators import is_recurrent
 
@@ -85,9 +87,8 @@ def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
 
 def _symbolic_names(values: Iterable[ir.Value]) -> Iterable[str]:
     for value in values:
-        for dim in dims_of(value):
-            if isinstance(dim, ir.SymbolicDim):
-                yield str(dim.value)
+        for dim in instances_of(ir.SymbolicDim, dims_of(value)):
+            yield str(dim.value)
 
 
 def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
@@ -96,7 +97,7 @@ def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
         return
 
     # The longest name first, so that no name hides a longer one that it begins.
-    names = "|".join(re.escape(name) for name in sorted(meanings, key=len, reverse=True))
+    names = "|".join(map(re.escape, sorted(meanings, key=len, reverse=True)))
     pattern = re.compile(rf"(?<!\w)({names})(?!\w)")
 
     def renamed(dim: int | ir.SymbolicDim) -> int | str | ir.SymbolicDim:
@@ -106,7 +107,7 @@ def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
 
     for value in all_values(model.graph):
         if value.shape is not None:
-            value.shape = ir.Shape(renamed(dim) for dim in value.shape)
+            value.shape = ir.Shape(map(renamed, value.shape))
 
 
 def all_values(graph: ir.Graph) -> Iterable[ir.Value]:

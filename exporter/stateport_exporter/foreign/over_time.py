@@ -23,6 +23,7 @@ from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.onnx_outline import read
 from stateport.parity.vectors import vectors_path
+from stateport.picking import among
 
 from ..errors import ExportError
 from ..graph.dataflow import axes
@@ -225,7 +226,7 @@ def _change_axes(
 
 
 def _outside(values: Sequence[ir.Value]) -> list[ir.Value]:
-    return [_renamed(value) for value in values]
+    return [*map(_renamed, values)]
 
 
 def _set_shapes(
@@ -312,7 +313,7 @@ def _step_by_step(step: Model, contract: Contract, times: Mapping[str, int]) -> 
     axes = {spec.name: times.get(spec.name) for spec in contract.outputs}
 
     def answer_whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        fed = [name for name in arrays if name in times]
+        fed = among(arrays, times)
         count = arrays[fed[0]].shape[times[fed[0]]]
         state: State | None = None
         calls: list[dict[str, Array]] = []

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import filterfalse
 from typing import Final
 
 import onnx_ir as ir
 
 from stateport.contract import Axis
+from stateport.picking import among
 
 # Operators that move values without computing: a state is still the same state behind them. Their
 # first operand is the data (all operands, for Concat).
@@ -24,7 +26,7 @@ _SIZES: Final = frozenset({"Shape", "Size"})
 
 def axes(value: ir.Value) -> list[str]:
     """The sizes and names of a value's axes, as text; empty where the shape is unknown."""
-    return [str(dim) for dim in dims_of(value)]
+    return [*map(str, dims_of(value))]
 
 
 def shape_of(value: ir.Value) -> tuple[Axis, ...]:
@@ -63,11 +65,6 @@ def forget_shapes(nodes: Iterable[ir.Node]) -> None:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
-
-
-def present(values: Iterable[ir.Value | None]) -> list[ir.Value]:
-    """The values without None, which stands for an operand that a node leaves out."""
-    return [value for value in values if value is not None]
 
 
 def dtype_of(value: ir.Value) -> str:
@@ -121,16 +118,12 @@ def targets(graph: ir.Graph, value: ir.Value, moves: Container[str] = MOVES) -> 
                 yield from node.outputs
 
     moved = set(reachable(value, moved_to))
-    return [output for output in graph.outputs if output in moved]
+    return among(graph.outputs, moved)
 
 
 def parts(value: ir.Value) -> set[ir.Value]:
     """The values that a value is put together from by moves alone; itself, if it is computed."""
-    ends = set()
-    for part in reachable(value, _moved_operands):
-        if not _moved_operands(part):
-            ends.add(part)
-    return ends
+    return set(filterfalse(_moved_operands, reachable(value, _moved_operands)))
 
 
 def origin(value: ir.Value) -> ir.Value:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ..graph.dataflow import dims_of, present
+from stateport.picking import present
+
+from ..graph.dataflow import dims_of
 from ..graph.operators import Writer
 
 

@@ -7,9 +7,12 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from typing import Final
 
 import onnx_ir as ir
+
+from stateport.picking import among, present, without
 
 from ..capture.capture import Captured
 from ..errors import ExportError
@@ -19,7 +22,6 @@ from ..graph.dataflow import (
     behind,
     moved_by,
     origin,
-    present,
     results_like,
     same_kind,
     targets,
@@ -57,7 +59,7 @@ def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurren
 
 def layers_over_time(layers: Iterable[Recurrent]) -> list[Recurrent]:
     """The layers that run over the sequence itself, and not within each of its steps."""
-    return [layer for layer in layers if not runs_within_steps(layer)]
+    return [*filterfalse(runs_within_steps, layers)]
 
 
 def runs_within_steps(layer: Recurrent) -> bool:
@@ -207,7 +209,7 @@ def _followed(
         if value not in roles.inputs or position in declared:
             continue
 
-        alike = _without(results_like(graph, value, author), declared.values())
+        alike = without(results_like(graph, value, author), declared.values())
         result: int | None
         if position >= own:
             result = _next_of_lifted(graph, roles, value, alike, captured.output_paths)
@@ -217,11 +219,6 @@ def _followed(
         if result is not None:
             following[position] = result
     return following
-
-
-def _without(positions: Iterable[int], taken: Collection[int | None]) -> list[int]:
-    """The positions that are not taken."""
-    return [position for position in positions if position not in taken]
 
 
 def _returned_whole(
@@ -329,7 +326,7 @@ def _dependencies_of_layer(graph: ir.Graph, layer: Recurrent) -> set[ir.Value]:
 
 def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
     """The graph's inputs on whose values (not only sizes) a value depends."""
-    return (source for source in behind(value) if source in graph.inputs)
+    yield from among(behind(value), graph.inputs)
 
 
 def _prefixes(layers: Sequence[Recurrent]) -> list[str]:
@@ -394,10 +391,7 @@ def _next_of_argument(
     result of its shape that is computed from what the layer gives: scaled, masked or normalised.
     `alike` are the results with the shape of the argument.
     """
-    holding = []
-    for i in _holding_last_state(graph, roles, value):
-        if i in alike:
-            holding.append(i)
+    holding = among(_holding_last_state(graph, roles, value), alike)
 
     candidates = _distinct_outputs(graph, holding)
     if not candidates:

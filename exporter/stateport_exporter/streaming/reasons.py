@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
+from stateport.picking import instances_of
+
 from ..layers import module_path
 
 _TIME: Final = re.compile(r"\btime\b")
@@ -112,7 +114,7 @@ def _reason_of_matmul(node: ir.Node) -> str | None:
 
 def _reason_of_product(node: ir.Node) -> str | None:
     """Products whose axes are not known: `Einsum` and `Attention`."""
-    axes = [_time_axis(value) for value in node.inputs[:2]]
+    axes = [*map(_time_axis, node.inputs[:2])]
     return None if None in axes else _ATTENTION
 
 
@@ -207,7 +209,7 @@ def _kernel_shape(node: ir.Node) -> Sequence[int]:
     weights = node.inputs[1] if len(node.inputs) > 1 else None
     if sizes or weights is None or weights.shape is None:
         return sizes
-    return [size for size in weights.shape[2:] if isinstance(size, int)]
+    return instances_of(int, weights.shape[2:])
 
 
 def _reason_of_slice(node: ir.Node) -> str | None:
@@ -290,7 +292,7 @@ def _is_computed(value: ir.Value) -> bool:
 
 def _time_slice(node: ir.Node) -> _TimeSlice:
     """What a `Slice` takes of time."""
-    operands = [_constant_ints(value) for value in node.inputs[1:]]
+    operands = [*map(_constant_ints, node.inputs[1:])]
     starts, _, axes, steps = [*operands, None, None][:4]
 
     time_axis, rank = _time_axis(node.inputs[0]), _rank(node.inputs[0])
@@ -310,7 +312,7 @@ def _time_axis(value: ir.Value | None) -> int | None:
 
 def _dim_texts(value: ir.Value | None) -> list[str]:
     shape = None if value is None else value.shape
-    return [] if shape is None else [str(dim) for dim in shape]
+    return [] if shape is None else [*map(str, shape)]
 
 
 def _rank(value: ir.Value | None) -> int:
@@ -332,4 +334,4 @@ def _numbers(node: ir.Node, name: str) -> Sequence[int]:
 
 def _constant_ints(value: ir.Value | None) -> list[int] | None:
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else [int(number) for number in tensor.numpy().ravel()]
+    return None if tensor is None else [*map(int, tensor.numpy().ravel())]

@@ -20,8 +20,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stateport.picking import present
+
 from ..evaluation.float64 import evaluation
-from ..graph.dataflow import dims_of, parts, present
+from ..graph.dataflow import dims_of, parts
 from .operands import required_operand
 
 Array = NDArray[Any]

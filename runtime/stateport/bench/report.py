@@ -110,7 +110,7 @@ def document(bench: Bench) -> dict[str, Any]:
             }
             for ceilings in bench.ceilings
         ],
-        "results": [_entry(result) for result in bench.results],
+        "results": [*map(_entry, bench.results)],
     }
 
 

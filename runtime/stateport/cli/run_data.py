@@ -129,7 +129,7 @@ def only_data_set(inputs: Sequence[str]) -> str | None:
     Raises:
         click.BadParameter: there are both, or several data sets.
     """
-    sets = [text for text in inputs if is_data_set(text)]
+    sets = [*filter(is_data_set, inputs)]
     if sets and len(inputs) > 1:
         raise click.BadParameter(
             f"{sets[0]!r} is a data set, and {len(inputs)} inputs are given. Pass one file, a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,7 @@ class _Runner:
     def run(self, rows: Sequence[Row]) -> list[Answer]:
         """Runs a batch; if that fails, each sequence of it alone."""
         try:
-            return [Answer(outputs) for outputs in self._outputs(rows)]
+            return [*map(Answer, self._outputs(rows))]
         except (StateportError, MemoryError) as error:
             if len(rows) == 1:
                 return [Answer(error=str(error) or "There is not enough memory.")]
@@ -139,11 +140,11 @@ class _Runner:
             rows = self._padded(rows, lengths)
         outputs = self._run(self._joined(rows), lengths[0])
         names = [spec.name for spec in self.contract.outputs]
-        axes = [_batch_axis(spec) for spec in self.contract.outputs]
+        axes = [*map(_batch_axis, self.contract.outputs)]
         parts = split([outputs[name] for name in names], axes, len(rows))
         results: list[Row] = [dict(zip(names, part, strict=True)) for part in parts]
         if self._lengths:
-            return [self._cut(result, n) for result, n in zip(results, lengths, strict=True)]
+            return [*starmap(self._cut, zip(results, lengths, strict=True))]
         return results
 
     def _run(self, arrays: dict[str, Array], length: int) -> Mapping[str, Array]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
+from itertools import filterfalse
 from typing import Final
 
 from ..contract import ArraySpec, Axis, Contract, StateSpec, axis_names, by_name, describe
 from ..errors import ContractError, InputError
+from ..picking import among
 from .foreign.growing import check_growing
 from .foreign.streaming import streaming_of
 from .onnx_outline import OnnxFile
@@ -102,7 +104,7 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
     """The states by the names of the file; there has to be one."""
     pairs = match_state_names(file)
     if not pairs:
-        recurrent = [name for name in _RECURRENT if name in file.operators]
+        recurrent = among(_RECURRENT, file.operators)
         advice = f"{_ADVICE} states={{}} says that it has none."
         if recurrent:
             advice = (
@@ -248,7 +250,7 @@ def _is_sequence(spec: ArraySpec) -> bool:
 
 def _open_axes(spec: ArraySpec) -> list[Axis]:
     """The axes whose size the file leaves open."""
-    return [axis for axis in spec.shape if not _is_fixed(axis)]
+    return [*filterfalse(_is_fixed, spec.shape)]
 
 
 def _matching_outputs(
@@ -279,7 +281,7 @@ def _forms_of(name: str, patterns: Iterable[tuple[str, tuple[str, ...]]]) -> lis
     for pattern, forms in patterns:
         match = re.fullmatch(pattern, name)
         if match is not None:
-            forms_of += [match.expand(form) for form in forms]
+            forms_of += [*map(match.expand, forms)]
     return [*dict.fromkeys(forms_of)]
 
 

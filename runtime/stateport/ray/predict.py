@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..errors import InputError, StateportError
 from ..model import Model, load
+from ..picking import among, without
 
 try:
     from ray.data import ActorPoolStrategy, Dataset
@@ -82,12 +83,11 @@ def predict(
 
     check_columns(schema, columns, contract)
     check_options(contract, chunk, batch)
-    for name in (*outputs.values(), ERROR):
-        if name in schema.names:
-            raise InputError(
-                f"The data set has a column {name!r} already. Name another one: output="
-                "{'OUTPUT': 'COLUMN'}, or drop the column."
-            )
+    for name in among((*outputs.values(), ERROR), schema.names):
+        raise InputError(
+            f"The data set has a column {name!r} already. Name another one: output="
+            "{'OUTPUT': 'COLUMN'}, or drop the column."
+        )
 
     dataset.context.execution_options.preserve_order = True
     return dataset.map_batches(
@@ -184,7 +184,6 @@ def _names(given: str | Mapping[str, str] | None, known: list[str], kind: str) -
             )
         return {known[0]: given}
 
-    for name in given:
-        if name not in known:
-            raise InputError(f"There is no {kind} {name!r}; the model has {', '.join(known)}.")
+    for name in without(given, known):
+        raise InputError(f"There is no {kind} {name!r}; the model has {', '.join(known)}.")
     return dict(given)

@@ -145,7 +145,7 @@ class Sequences:
     async def flush(self) -> None:
         """Saves what the store has not yet (`behind` mode)."""
         unsaved = [live for live in self._live.values() if live.claimed_until]
-        await asyncio.gather(*[self._flush(live) for live in unsaved])
+        await asyncio.gather(*map(self._flush, unsaved))
 
     async def stop(self) -> None:
         """Saves what is unsaved, and closes all streams of this process."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from ..errors import InputError, StateportError, StreamingError
 from ..model import Model, load
+from ..picking import without
 from .digest import digest_of
 from .durability import Durability
 from .errors import ServeError, Status, brief
@@ -333,13 +334,12 @@ def _output_names(served: Served, request: Request) -> tuple[str, ...]:
     names = [spec.name for spec in served.contract.outputs]
     if not request.sequence:
         names += [spec.output for spec in served.contract.states]
-    for name in request.outputs:
-        if name not in names:
-            raise ServeError(
-                Status.INVALID,
-                f"unexpected inference output '{brief(name)}' for model '{served.name}'; it has "
-                f"{', '.join(map(repr, names))}.",
-            )
+    for name in without(request.outputs, names):
+        raise ServeError(
+            Status.INVALID,
+            f"unexpected inference output '{brief(name)}' for model '{served.name}'; it has "
+            f"{', '.join(map(repr, names))}.",
+        )
     return request.outputs
 
 

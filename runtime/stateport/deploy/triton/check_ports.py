@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ...contract import ArraySpec, Contract
+from ...picking import without
 from ...suggestions import did_you_mean
 from .datatypes import TYPES, dims_of
 from .read_configuration import Configuration, Port
@@ -90,9 +91,8 @@ def _fits(given: list[int], dims: list[int]) -> bool:
 def _check_controls(config: Configuration, contract: Contract) -> Iterator[str]:
     """Control inputs that the graph does not have."""
     names = {spec.name for spec in contract.inputs}
-    for name in config.controls:
-        if name not in names:
-            yield (
-                f"the control input {name!r} is not an input of the file. Leave it out: with "
-                "initial_state, implicit states need no controls."
-            )
+    for name in without(config.controls, names):
+        yield (
+            f"the control input {name!r} is not an input of the file. Leave it out: with "
+            "initial_state, implicit states need no controls."
+        )

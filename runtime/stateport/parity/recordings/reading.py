@@ -14,6 +14,7 @@ from ...contract import Contract, names_of
 from ...errors import FileError, InputError, why_not
 from ...files.paths import usable_path
 from ...files.reading import read_arrays, read_npy, read_npz
+from ...picking import without
 from ...shown import shown
 from ...suggestions import did_you_mean
 
@@ -184,14 +185,13 @@ def _checked(recording: Recording, contract: Contract) -> Recording:
     inputs = names_of(contract.inputs)
     advice = f"Save it with numpy.savez(FILE, {_inputs_as_arguments(contract)})."
 
-    for name in recording.arrays:
-        if name not in known:
-            raise InputError(
-                f"{recording.name} holds an array {shown(name)}; the model has the inputs "
-                f"{', '.join(inputs)}{_answers_text(contract)}.{did_you_mean(name, known)} {advice}"
-            )
+    for name in without(recording.arrays, known):
+        raise InputError(
+            f"{recording.name} holds an array {shown(name)}; the model has the inputs "
+            f"{', '.join(inputs)}{_answers_text(contract)}.{did_you_mean(name, known)} {advice}"
+        )
 
-    missing = [name for name in inputs if name not in recording.arrays]
+    missing = without(inputs, recording.arrays)
     if missing:
         held = ", ".join(recording.arrays) or "nothing"
         raise InputError(
