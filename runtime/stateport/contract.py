@@ -350,7 +350,7 @@ def _check_unique(specs: tuple[ArraySpec, ...]) -> None:
             f"{2 * MOST_ARRAYS} at most."
         )
 
-    for name, count in Counter(spec.name for spec in specs).items():
+    for name, count in Counter(names_of(specs)).items():
         if count > 1:
             raise ContractError(f"The contract names {shown(name)} twice.")
 

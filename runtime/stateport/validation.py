@@ -209,9 +209,9 @@ def named_input(contract: Contract, x: Any, call: str = "run({name: array})") ->
     return {contract.inputs[0].name: x}
 
 
-def single(outputs: dict[str, Array]) -> Any:
-    """A single output as an array, several as a dict by name. The caller knows which it is."""
-    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+def single(arrays: dict[str, Array]) -> Any:
+    """A single array as it is, several as a dict by name. The caller knows which it is."""
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
 
 def _check_names(

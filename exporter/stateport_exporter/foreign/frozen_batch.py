@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stateport.axes import of_one_row
 from stateport.picking import sure
 
-from .axes import all_values
+from ..graph.dataflow import all_values, map_dims
 from .constants import constant_of, tensor_of
 from .recurrent_operators import (
     INITIAL_STATES,
@@ -38,9 +38,7 @@ def fix_batch(model: ir.Model) -> None:
         return
 
     (size,) = sizes
-    for value in all_values(model.graph):
-        if value.shape is not None:
-            value.shape = ir.Shape(size if str(dim) == "batch" else dim for dim in value.shape)
+    map_dims(lambda dim: size if str(dim) == "batch" else dim, all_values(model.graph))
 
 
 def _fixed_rows(node: ir.Node) -> Iterator[int]:

@@ -26,7 +26,7 @@ from stateport.parity.vectors import vectors_path
 from stateport.picking import among
 
 from ..errors import ExportError
-from ..graph.dataflow import axes
+from ..graph.dataflow import axes, map_dims
 from ..graph.serialization import save
 from ..states.naming import set_contract
 from .axes import find_axes
@@ -113,9 +113,7 @@ def _check_is_step(model: ir.Model, contract: Contract) -> None:
 def _time_axes(path: Path) -> dict[str, int]:
     """By input and output, the position of the axis of size 1 that is time."""
     model = ir.load(path)
-    for value in model.graph.inputs:
-        if value.shape is not None:
-            value.shape = ir.Shape([None if dim == 1 else dim for dim in value.shape])
+    map_dims(lambda dim: None if dim == 1 else dim, model.graph.inputs)
     results = list(model.graph.outputs)
     for value in results:
         _append_copy(model.graph, value)  # what is no output gets the shape that is inferred

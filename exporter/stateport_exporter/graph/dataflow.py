@@ -10,7 +10,7 @@ from typing import Final
 import onnx_ir as ir
 
 from stateport.contract import Axis
-from stateport.picking import among
+from stateport.picking import among, positions_of
 
 # Operators that move values without computing: a state is still the same state behind them. Their
 # first operand is the data (all operands, for Concat).
@@ -59,6 +59,23 @@ def size_of(value: ir.Value | None, axis: int) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
+def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The inputs of a graph, and the results of all nodes in it and in the graphs inside of it."""
+    yield from graph.inputs
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs
+
+
+def map_dims(
+    function: Callable[[int | ir.SymbolicDim], int | str | ir.SymbolicDim | None],
+    values: Iterable[ir.Value],
+) -> None:
+    """Replaces each dimension of values, where it is known, by what a function makes of it."""
+    for value in values:
+        if value.shape is not None:
+            value.shape = ir.Shape(map(function, value.shape))
+
+
 def forget_shapes(nodes: Iterable[ir.Node]) -> None:
     """Forgets the shapes of what nodes compute, except those of the graph's outputs."""
     for node in nodes:
@@ -84,13 +101,7 @@ def results_like(graph: ir.Graph, value: ir.Value, author: int) -> list[int]:
 
     Only the author's own results count: the first `author` outputs of the graph.
     """
-    results = enumerate(graph.outputs[:author])
-
-    positions = []
-    for position, result in results:
-        if same_kind(result, value):
-            positions.append(position)
-    return positions
+    return positions_of(lambda result: same_kind(result, value), graph.outputs[:author])
 
 
 def behind(value: ir.Value) -> Iterator[ir.Value]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from stateport.picking import instances_of
+from stateport.picking import instances_of, positions_of
 
 #: The types of values in which there is nothing else, for the most part.
 _PLAIN: Final = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
@@ -68,11 +68,7 @@ def _collect(tree: Any, tensors: list[Tensor]) -> None:
 
 def tensor_positions(leaves: Iterable[Any]) -> list[int]:
     """The positions of the tensors among leaves."""
-    positions = []
-    for position, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            positions.append(position)
-    return positions
+    return positions_of(lambda leaf: isinstance(leaf, Tensor), leaves)
 
 
 def copied_leaves(tree: Any) -> list[Any]:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from stateport.contract import Axis
+from stateport.picking import only
 
 from ..capture.capture import Captured
 from ..errors import ExportError
@@ -156,7 +157,7 @@ def _only_product(shape: Sequence[Axis]) -> tuple[int, str] | None:
     for axis, size in enumerate(map(str, shape)):
         if _PRODUCT.fullmatch(size):
             found.append((axis, size))
-    return found[0] if len(found) == 1 else None
+    return only(found)
 
 
 def _rows_of_first(layer: Recurrent, explicit: Explicit, example: Example, axis: int) -> set[int]:

@@ -12,7 +12,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from stateport.picking import among, present, without
+from stateport.picking import among, only, positions_of, present, without
 
 from ..capture.capture import Captured
 from ..errors import ExportError
@@ -82,12 +82,8 @@ def runs_within_steps(layer: Recurrent) -> bool:
     if _names_axis(sequence, "time") or _names_axis(sequence, "batch"):
         return False
 
-    rows = []
-    for axis, name in enumerate(names[:2]):
-        if axis != layer.time:
-            rows.append(name)
-
-    return any(_names_axis(name, "time") for name in rows)
+    rows = {0, 1} - {layer.time}
+    return any(_names_axis(names[axis], "time") for axis in rows)
 
 
 def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
@@ -98,12 +94,7 @@ def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
     if not sequence.isidentifier() or sequence in ("time", "batch") or layer.node.graph is None:
         return False
 
-    shapes = []
-    for value in layer.node.graph.inputs:
-        if value.shape is not None:
-            shapes.append(value.shape)
-
-    return any(str(dim) == "time" for shape in shapes for dim in shape)
+    return any("time" in axes(value) for value in layer.node.graph.inputs)
 
 
 def _names_axis(size: str, axis: str) -> bool:
@@ -194,7 +185,7 @@ def pairs_of_layers(
 
     pairs = []
     for position, result in following.items():
-        role = _only_role(roles.inputs[graph.inputs[position]])
+        role = only([*roles.inputs[graph.inputs[position]]])
         pairs.append(StatePair(position, result, role))
     return pairs
 
@@ -298,11 +289,7 @@ def _unmasked_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
     """
     operands = node.inputs[1:] if node.op_type == "Where" else node.inputs
 
-    unmasked = []
-    for operand in operands:
-        if operand is not None and axes(operand) == axes(result):
-            unmasked.append(operand)
-    return unmasked
+    return [operand for operand in present(operands) if axes(operand) == axes(result)]
 
 
 def _starts_inside(graph: ir.Graph, layer: Recurrent) -> bool:
@@ -365,16 +352,8 @@ def _next_of_lifted(
     """
     fits = _holding_last_state(graph, roles, value)
 
-    behind_output = []
-    for i in fits:
-        if i > 0 and i in alike:
-            behind_output.append(i)
-
-    unnamed = []
-    for i in behind_output:
-        if not has_name(results[i]):
-            unnamed.append(i)
-
+    behind_output = among(without(fits, [0]), alike)
+    unnamed = [i for i in behind_output if not has_name(results[i])]
     if len(unnamed) == 1:
         return unnamed[0]
 
@@ -410,13 +389,8 @@ def _next_of_argument(
 
 def _holding_last_state(graph: ir.Graph, roles: Roles, value: ir.Value) -> list[int]:
     """The outputs that hold the last state of the layer that starts from `value`, moved."""
-    outputs = enumerate(graph.outputs)
-
-    positions = []
-    for i, output in outputs:
-        if roles.outputs.get(output) == roles.inputs[value]:
-            positions.append(i)
-    return positions
+    own = roles.inputs[value]
+    return positions_of(lambda output: roles.outputs.get(output) == own, graph.outputs)
 
 
 def _distinct_outputs(graph: ir.Graph, positions: Iterable[int]) -> list[int]:
@@ -441,12 +415,6 @@ def _computed_from_layer(
         if not is_of_another_layer and not layer_results.isdisjoint(behind(output)):
             computed.append(i)
     return computed
-
-
-def _only_role(roles: set[str]) -> str | None:
-    if len(roles) == 1:
-        return min(roles)
-    return None
 
 
 def _capitalized(layer: Recurrent) -> str:

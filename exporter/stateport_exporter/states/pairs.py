@@ -16,7 +16,7 @@ from typing import Final
 
 import onnx_ir as ir
 
-from stateport.picking import among
+from stateport.picking import among, only
 
 from ..graph.dataflow import axes, behind, origin, parts
 from .names import (
@@ -204,7 +204,7 @@ def _sure_result(argument: Port, options: Sequence[Port]) -> Port | None:
     sure = moved
     if not moved and not is_like_a_signal(argument.path):
         sure = named
-    return sure[0] if len(sure) == 1 else None
+    return only(sure)
 
 
 def _of_same_name(argument: Port, results: Iterable[Port]) -> list[Port]:
@@ -214,10 +214,7 @@ def _of_same_name(argument: Port, results: Iterable[Port]) -> list[Port]:
         if are_one(argument.path, result.path):
             agreeing.append(result)
 
-    exact = []
-    for result in agreeing:
-        if argument.path == result.path:
-            exact.append(result)
+    exact = [result for result in agreeing if argument.path == result.path]
     return exact or agreeing
 
 

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
-from stateport.picking import instances_of
+from stateport.picking import instances_of, only, positions_of, present
+from stateport.shown import counted
 
 from ..layers import module_path
 
@@ -175,7 +176,7 @@ def _pads_at_end(pads: Sequence[int] | None, axis: int | None) -> str | None:
     steps = pads[axis + len(pads) // 2]
     if steps <= 0:
         return None
-    return f"pads {steps} {'step' if steps == 1 else 'steps'} on the right: it looks ahead"
+    return f"pads {counted(steps, 'step')} on the right: it looks ahead"
 
 
 def _reason_of_window(node: ir.Node) -> str | None:
@@ -273,11 +274,11 @@ _RULES: Final[Sequence[Mapping[str, _Rule]]] = (
 def _has_context(value: ir.Value | None) -> bool:
     """Whether a sequence starts with steps of the call before, or with padding."""
     node = None if value is None else value.producer()
-    while node is not None and node.op_type in ("Transpose", "Unsqueeze", "Squeeze", "Pad"):
-        if node.op_type == "Pad":
-            return True
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
-    return node is not None and node.op_type == "Concat"
+    if node is None:
+        return False
+    if node.op_type in ("Transpose", "Unsqueeze", "Squeeze"):
+        return _has_context(node.inputs[0])
+    return node.op_type in ("Pad", "Concat")
 
 
 def _is_computed(value: ir.Value) -> bool:
@@ -287,7 +288,7 @@ def _is_computed(value: ir.Value) -> bool:
         return value.is_graph_input()
     if node.op_type == "Shape":
         return False
-    return any(operand is not None and _is_computed(operand) for operand in node.inputs)
+    return any(map(_is_computed, present(node.inputs)))
 
 
 def _time_slice(node: ir.Node) -> _TimeSlice:
@@ -306,8 +307,8 @@ def _time_slice(node: ir.Node) -> _TimeSlice:
 
 def _time_axis(value: ir.Value | None) -> int | None:
     """The axis that grows with time, if exactly one does."""
-    axes = [axis for axis, text in enumerate(_dim_texts(value)) if _TIME.search(text)]
-    return axes[0] if len(axes) == 1 else None
+    axes = positions_of(_TIME.search, _dim_texts(value))
+    return only(axes)
 
 
 def _dim_texts(value: ir.Value | None) -> list[str]:

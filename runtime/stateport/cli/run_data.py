@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from ..contract import names_of
 from ..errors import StateportError
 from ..model import Model
 from .output import progress, say
@@ -108,7 +109,7 @@ def missing(error: ImportError) -> Exception:
 def _columns(texts: Sequence[str], model: Model) -> dict[str, str]:
     """The column of each input, from texts of the form COLUMN or INPUT=COLUMN."""
     columns: dict[str, str] = {}
-    inputs = [spec.name for spec in model.contract.inputs]
+    inputs = names_of(model.contract.inputs)
     for text in texts:
         name, equals, column = text.partition("=")
         if not equals:

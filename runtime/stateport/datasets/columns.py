@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..contract import ArraySpec, Axis, Contract
+from ..contract import ArraySpec, Axis, Contract, by_name, names_of
 from ..errors import InputError
-from ..picking import present, without
+from ..picking import among, present, without
 from ..suggestions import did_you_mean
 from .rows import Answer, Row, length_inputs
 
@@ -36,7 +36,7 @@ def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -
         InputError: a column is missing or holds something else than the input's dtype, or an input
             has no column.
     """
-    known = {spec.name: spec for spec in contract.inputs}
+    known = by_name(contract.inputs)
     for name, column in columns.items():
         if name not in known:
             raise InputError(
@@ -51,15 +51,16 @@ def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -
             )
         _check_type(schema.field(column), known[name])
 
-    optional = {spec.name for spec in length_inputs(contract)}
+    optional = {*names_of(length_inputs(contract))}
     for name in known.keys() - columns.keys() - optional:
         raise InputError(f"The input {name!r} has no column. Pass --column {name}=COLUMN.")
 
 
 def default_columns(schema: Any, contract: Contract) -> dict[str, str]:
     """The columns that have the names of inputs."""
-    names = [spec.name for spec in contract.inputs]
-    return {name: name for name in names if name in schema.names} or {names[0]: names[0]}
+    names = names_of(contract.inputs)
+    found = among(names, schema.names) or names[:1]
+    return dict(zip(found, found, strict=True))
 
 
 def rows_of(batch: Any, columns: Mapping[str, str]) -> list[Row | Answer]:

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from ..contract import names_of
 from ..errors import InputError, StateportError
 from ..model import Model, load
 from ..picking import among, without
@@ -76,9 +77,9 @@ def predict(
     worker = _Worker(model, None, None, chunk, batch, engine, threads)
     contract = worker.model.contract
     schema = dataset.schema().base_schema  # of the first block; Ray runs it for that
-    columns = _names(input, [spec.name for spec in contract.inputs], "input")
+    columns = _names(input, names_of(contract.inputs), "input")
     columns = columns or default_columns(schema, contract)
-    outputs = _names(output, [spec.name for spec in contract.outputs], "output")
+    outputs = _names(output, names_of(contract.outputs), "output")
     outputs = {spec.name: outputs.get(spec.name, spec.name) for spec in contract.outputs}
 
     check_columns(schema, columns, contract)

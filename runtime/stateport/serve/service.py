@@ -11,6 +11,7 @@ from os import PathLike
 from time import perf_counter
 from typing import Final
 
+from ..contract import names_of
 from ..errors import InputError, StateportError, StreamingError
 from ..model import Model, load
 from ..picking import without
@@ -331,9 +332,9 @@ async def _repeat(call: Callable[[], Awaitable[None]], pause: float) -> None:
 
 def _output_names(served: Served, request: Request) -> tuple[str, ...]:
     """The outputs that are asked for, of those that there are."""
-    names = [spec.name for spec in served.contract.outputs]
+    names = names_of(served.contract.outputs)
     if not request.sequence:
-        names += [spec.output for spec in served.contract.states]
+        names += names_of(served.contract.state_outputs)
     for name in without(request.outputs, names):
         raise ServeError(
             Status.INVALID,

@@ -170,7 +170,7 @@ def _only_input(file: Path, contract: Contract) -> str:
     names = _names(contract)
     raise InputError(
         f"{file} is one array, and it is not known of which input: the model takes "
-        f"{', '.join(spec.name for spec in contract.inputs)}.{did_you_mean(file.stem, names)} "
+        f"{', '.join(names_of(contract.inputs))}.{did_you_mean(file.stem, names)} "
         f"Save all of them: numpy.savez('{file.stem}.npz', {_inputs_as_arguments(contract)})."
     )
 
@@ -204,7 +204,7 @@ def _checked(recording: Recording, contract: Contract) -> Recording:
 def _names(contract: Contract) -> tuple[str, ...]:
     """All names that an array of a recording may have."""
     specs = (*contract.inputs, *contract.outputs, *contract.state_inputs, *contract.state_outputs)
-    return tuple(spec.name for spec in specs)
+    return tuple(names_of(specs))
 
 
 def _inputs_as_arguments(contract: Contract) -> str:
@@ -213,7 +213,7 @@ def _inputs_as_arguments(contract: Contract) -> str:
 
 
 def _answers_text(contract: Contract) -> str:
-    outputs = ", ".join(spec.name for spec in contract.outputs)
+    outputs = ", ".join(names_of(contract.outputs))
     return f" and the outputs {outputs}"
 
 
