@@ -143,9 +143,9 @@ def _turn_initial(graph: ir.Graph, spec: StateSpec) -> None:
 def _turned_contract(contract: Contract) -> Contract:
     return replace(
         contract,
-        inputs=tuple(_turned(spec) for spec in contract.inputs),
-        outputs=tuple(_turned(spec) for spec in contract.outputs),
-        states=tuple(_turned(spec) for spec in contract.states),
+        inputs=tuple(map(_turned, contract.inputs)),
+        outputs=tuple(map(_turned, contract.outputs)),
+        states=tuple(map(_turned, contract.states)),
     )
 
 

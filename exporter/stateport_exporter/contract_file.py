@@ -21,6 +21,7 @@ from stateport.model_file.infer_contract import infer_contract
 from stateport.model_file.onnx_outline import OnnxFile, read
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import vectors_path
+from stateport.picking import sure
 from stateport.probed_axes import find_batch, measure_outputs
 from stateport.validation import fixed_inputs
 
@@ -131,17 +132,18 @@ def add_contract(
 
     declare_shapes(model.graph, contract)
     set_contract(model, contract, {"contract": source.name, "stateport": __version__})
-    report = write_verified(
-        model,
-        path,
-        lambda _: vectors,
-        check=True,
-        fault="ONNX Runtime does not give the answers that the file gives in float64",
-        advice="Please report this file.",
-        progress=progress,
+    # `ort-cpu` is installed: the file has run on it above.
+    report = sure(
+        write_verified(
+            model,
+            path,
+            lambda _: vectors,
+            check=True,
+            fault="ONNX Runtime does not give the answers that the file gives in float64",
+            advice="Please report this file.",
+            progress=progress,
+        )
     )
-
-    assert report is not None  # `ort-cpu` is installed: the file has run on it above
     return ContractResult(path, vectors_path(path), contract, vectors.truth, report, notes)
 
 

@@ -282,7 +282,7 @@ def _export_script(
 
 def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:
     """A note for each state that starts from what the network keeps in an attribute now."""
-    kept = {str(leaf) for leaf in built.network.example.remembered}
+    kept = set(map(str, built.network.example.remembered))
 
     reasons = []
     for state in contract.states:

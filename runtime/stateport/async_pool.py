@@ -14,7 +14,7 @@ from .errors import StateportError
 from .model import Model
 from .rounds import Rounds
 from .state import State
-from .validation import Array, named_input
+from .validation import Array, named_input, single
 
 
 class AsyncPool:
@@ -127,7 +127,7 @@ class AsyncPool:
         chunks = {}
         for (name, axis), array in outputs:  # a constant output has no batch axis
             chunks[name] = array if axis is None else array.take(0, axis)
-        return next(iter(chunks.values())) if len(chunks) == 1 else chunks
+        return single(chunks)
 
     async def state(self, stream: int) -> State:
         """A copy of a stream's state, with a batch axis of size 1.

@@ -10,6 +10,8 @@ from functools import lru_cache
 from math import prod
 from typing import Final, TypeGuard
 
+from .picking import instances_of
+
 #: A size, or the name of a dynamic axis, or an expression. "batch" and "time" are reserved names.
 Axis = int | str
 
@@ -52,12 +54,12 @@ def is_count(value: object, least: int, most: int | None = None) -> TypeGuard[in
 
 def dynamic_axes(shape: Iterable[Axis]) -> list[str]:
     """The axes of a shape that have a name, or are computed from names, and no size."""
-    return [axis for axis in shape if isinstance(axis, str)]
+    return instances_of(str, shape)
 
 
 def fixed_sizes(shape: Iterable[Axis]) -> list[int]:
     """The sizes of the axes that have one."""
-    return [axis for axis in shape if isinstance(axis, int)]
+    return instances_of(int, shape)
 
 
 def with_known_sizes(shape: Iterable[Axis], sizes: Mapping[str, int]) -> list[Axis]:

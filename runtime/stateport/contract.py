@@ -241,7 +241,7 @@ class Contract:
 
 def describe(dtype: object, shape: Iterable[object]) -> str:
     """A dtype and a shape as text: `float32[batch, time, 5]`."""
-    return f"{dtype}[{', '.join(str(axis) for axis in shape)}]"
+    return f"{dtype}[{', '.join(map(str, shape))}]"
 
 
 def axis_sizes(specs: Iterable[ArraySpec], shapes: Mapping[str, Iterable[int]]) -> dict[str, int]:
@@ -350,7 +350,7 @@ def _check_unique(specs: tuple[ArraySpec, ...]) -> None:
             f"{2 * MOST_ARRAYS} at most."
         )
 
-    for name, count in Counter(spec.name for spec in specs).items():
+    for name, count in Counter(names_of(specs)).items():
         if count > 1:
             raise ContractError(f"The contract names {shown(name)} twice.")
 
@@ -421,7 +421,7 @@ def _check_states(contract: Contract) -> None:
                 "knows 'zeros' and 'file'. Upgrade stateport, or export the file again."
             )
 
-    nbytes = sum(_fixed_nbytes(state) for state in contract.states)
+    nbytes = sum(map(_fixed_nbytes, contract.states))
     if nbytes > MOST_STATE:
         raise ContractError(
             f"The states of the contract take {nbytes} bytes for each sequence; this stateport "
@@ -516,7 +516,7 @@ def _read_name(entry: dict[str, Any], key: str) -> str:
 
 def _read_shape(entry: dict[str, Any]) -> tuple[Axis, ...]:
     value = entry.get("shape")
-    if not isinstance(value, list) or not all(_is_axis(axis) for axis in value):
+    if not isinstance(value, list) or not all(map(_is_axis, value)):
         raise ContractError(
             f"In the contract, 'shape' must be a list of sizes and axis names, the sizes below "
             f"{SIZE_LIMIT}, the names of at most {_LONGEST_NAME} characters; "

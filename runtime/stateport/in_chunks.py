@@ -35,7 +35,7 @@ def run_in_chunks(
     stream = model.stream()
     if state is not None:
         stream.restore(state)
-    pieces = [stream.run(inputs) for inputs in _split_chunks(model.contract, arrays, chunk)]
+    pieces = [*map(stream.run, _split_chunks(model.contract, arrays, chunk))]
 
     outputs = {}
     for spec in model.contract.outputs:

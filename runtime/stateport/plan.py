@@ -16,6 +16,7 @@ from .errors import FileError
 from .files.paths import file_beside, opened, usable_path
 from .files.reading import read_json
 from .files.writing import written_atomically
+from .picking import without
 from .shown import shown
 
 VERSION: Final = 1
@@ -140,9 +141,8 @@ def _remove_version(document: Any) -> None:
 
 def _check_keys(document: dict[str, Any], known: Collection[str]) -> None:
     """Checks which keys there are, and the values of those that hold a text or a number."""
-    for key in sorted(document):
-        if key not in known:
-            raise ValueError(f"it has the unknown key {shown(key)}")
+    for key in without(sorted(document), known):
+        raise ValueError(f"it has the unknown key {shown(key)}")
 
     for key in ("model", "engine", "variant"):
         text = document.get(key, "")
@@ -154,9 +154,8 @@ def _check_keys(document: dict[str, Any], known: Collection[str]) -> None:
         if not is_count(number, 1, SIZE_LIMIT - 1):
             raise ValueError(f"its {key} is {shown(number)}; a number above 0 was expected")
 
-    for key in ("model", "engine", "threads"):
-        if key not in document:
-            raise ValueError(f"it has no {key}")
+    for key in without(("model", "engine", "threads"), document):
+        raise ValueError(f"it has no {key}")
 
 
 def _check_options(document: dict[str, Any]) -> None:

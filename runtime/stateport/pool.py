@@ -14,7 +14,7 @@ from .axes import is_count
 from .buffers.pool_buffers import Change, PoolBuffers, check_rows
 from .buffers.stream_buffers import cache_bounded
 from .chunks import alike, joined, split
-from .contract import Contract, check_chunk
+from .contract import Contract, check_chunk, names_of
 from .engines import Engine
 from .errors import InputError, StateportError
 from .owner import Call, SingleOwner, owned
@@ -347,7 +347,7 @@ class Pool:
         """A single output as an array, several as a dict by name."""
         if len(outputs) == 1:
             return outputs[0]
-        return {spec.name: y for spec, y in zip(self._contract.outputs, outputs, strict=True)}
+        return dict(zip(names_of(self._contract.outputs), outputs, strict=True))
 
     @owned
     def _step_fitting(self, streams: Any, xs: Any, errors: object) -> list[Any]:
@@ -437,7 +437,7 @@ class Pool:
 
     def _rows_of(self, outputs: Sequence[Array], count: int) -> list[Any]:
         """Splits the outputs of several streams into those of each stream."""
-        return [self._by_name(parts) for parts in split(outputs, self._output_axes, count)]
+        return [*map(self._by_name, split(outputs, self._output_axes, count))]
 
 
 def _checked_count(count: int | None) -> int:

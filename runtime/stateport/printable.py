@@ -65,7 +65,7 @@ def _json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _json_value(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_value(entry) for entry in value]
+        return [*map(_json_value, value)]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, str | int | float | None):

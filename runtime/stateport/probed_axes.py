@@ -18,6 +18,7 @@ from .contract import ArraySpec, Axis, Contract, axis_names, has_time, names_of,
 from .engines import Engine
 from .engines.base import answers
 from .errors import StateportError
+from .picking import positions_of, present
 from .validation import Array
 
 #: The sizes of the batch, of time, and of axes that are neither, in two runs. They differ within a
@@ -131,7 +132,7 @@ def _assignments(contract: Contract) -> Iterator[Contract]:
     """Contracts in which one open axis of each input, or none, is the batch."""
     choices = [[*_open(spec), None] for spec in contract.inputs]
     for chosen in itertools.product(*choices):
-        if any(number is not None for number in chosen):
+        if present(chosen):
             inputs = []
             for spec, number in zip(contract.inputs, chosen, strict=True):
                 renamed = spec if number is None else _with_axis(spec, number, "batch")
@@ -141,11 +142,7 @@ def _assignments(contract: Contract) -> Iterator[Contract]:
 
 def _open(spec: ArraySpec) -> list[int]:
     """The positions of an array's axes that have a plain name and no size."""
-    positions = []
-    for number, axis in enumerate(spec.shape):
-        if isinstance(axis, str) and axis != "time":
-            positions.append(number)
-    return positions
+    return positions_of(lambda axis: isinstance(axis, str) and axis != "time", spec.shape)
 
 
 def _with_axis(spec: ArraySpec, number: int, axis: Axis) -> ArraySpec:

@@ -20,6 +20,7 @@ from .buffers.stream_buffers import cache_bounded
 from .contract import check_chunk, names_of
 from .errors import EngineError, InputError, StateportError, in_words
 from .model import Model
+from .picking import sure
 from .roster import is_integer
 from .state import State
 from .validation import Array, check_inputs, check_state, judged_by_shape
@@ -291,7 +292,7 @@ class Rounds:
         Raises:
             InputError: an array is missing or unknown, or does not fit the contract.
         """
-        arrays = [inputs.get(name) for name in self._names]
+        arrays = [*map(inputs.get, self._names)]
         shapes, dtypes = _shapes_and_dtypes(arrays)
         key = (shapes, *dtypes)
         if key in self._checked and len(inputs) == len(arrays):
@@ -330,7 +331,7 @@ class Rounds:
         if not groups:
             return
         self._is_running = True
-        if sum(self._expected(steps) for steps in groups) < _SHORT:
+        if sum(map(self._expected, groups)) < _SHORT:
             for steps in groups[:-1]:
                 self._deliver(self._answers(steps))
             self._end_round(self._answers(groups[-1]), in_loop=True)
@@ -367,8 +368,7 @@ class Rounds:
 
     def _run_round(self, groups: list[list[PendingStep]]) -> None:
         """Runs a round, in the thread; the answers of each group leave at once."""
-        loop = self._loop
-        assert loop is not None
+        loop = sure(self._loop)
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits
             for steps in groups[:-1]:
                 loop.call_soon_threadsafe(self._deliver, self._answers(steps))

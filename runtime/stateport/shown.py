@@ -27,6 +27,11 @@ class _Short(reprlib.Repr):
 _SHORT: Final = _Short()
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: "1 step", "8 steps"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def shown(value: object) -> str:
     """The `repr` of a value, with the middle of a long one left out."""
     return _SHORT.repr(value)

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from .buffers.stream_buffers import BoundStep, StreamBuffers, cache_bounded
-from .contract import Contract, axis_sizes, check_chunk, check_streaming
+from .contract import Contract, axis_sizes, check_chunk, check_streaming, names_of
 from .engines import Engine
 from .errors import InputError, StateError, StateportError
 from .owner import Call, SingleOwner, owned
@@ -268,7 +268,7 @@ class Stream:
         self._buffers = sequence
 
     def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
-        return {spec.name: y for spec, y in zip(self._contract.outputs, outputs, strict=True)}
+        return dict(zip(names_of(self._contract.outputs), outputs, strict=True))
 
 
 class _Sequence(StreamBuffers):

@@ -202,16 +202,16 @@ def named_input(contract: Contract, x: Any, call: str = "run({name: array})") ->
         InputError: the model has several inputs; `call` shows how they are passed.
     """
     if len(contract.inputs) != 1:
-        names = ", ".join(str(spec) for spec in contract.inputs)
+        names = ", ".join(map(str, contract.inputs))
         raise InputError(
             f"The model takes {len(contract.inputs)} inputs ({names}); pass them by name: {call}."
         )
     return {contract.inputs[0].name: x}
 
 
-def single(outputs: dict[str, Array]) -> Any:
-    """A single output as an array, several as a dict by name. The caller knows which it is."""
-    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+def single(arrays: dict[str, Array]) -> Any:
+    """A single array as it is, several as a dict by name. The caller knows which it is."""
+    return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
 
 def _check_names(
@@ -219,7 +219,7 @@ def _check_names(
 ) -> None:
     """Checks that there is a value for each input or state, and no other value."""
     expected, actual = {*names_of(specs)}, set(names)
-    arrays = ", ".join(str(spec) for spec in specs) or f"no {kind} at all"
+    arrays = ", ".join(map(str, specs)) or f"no {kind} at all"
     for name in sorted(actual - expected, key=repr):
         hint = did_you_mean(name, expected)
         raise error(f"There is no {kind} {name!r}; the model takes {arrays}.{hint}")

@@ -114,7 +114,7 @@ def _name_initializers(model: ir.Model) -> None:
         if name.startswith(_WRAPPER):
             names.append(name)
 
-    levels = min((_wrappers_before(name) for name in names), default=0)
+    levels = min(map(_wrappers_before, names), default=0)
     # "network.weight" has to give up its name before "network.network.weight" takes it.
     for name in sorted(names, key=_wrappers_before):
         model.graph.initializers[name].name = name.removeprefix(_WRAPPER * levels)

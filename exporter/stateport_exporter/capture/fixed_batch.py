@@ -37,7 +37,7 @@ def why_fixed_batch(
     if "batch" not in example.axes or runs_at(network, example, {}):
         return None
 
-    numbers = [int(digits) for digits in re.findall(r"\b\d{1,4}\b", message_of(root_of(error)))]
+    numbers = [*map(int, re.findall(r"\b\d{1,4}\b", message_of(root_of(error))))]
     for batch in dict.fromkeys((*numbers, *_USUAL)):
         is_sensible = 0 < batch <= _LARGEST and batch != traced
         if is_sensible and runs_at(network, example, {"batch": batch}):

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stateport.picking import present
+
 from ..memory.kept import unchanged_shared
 from ..network.packing import Lengths, check_lengths, intercept, is_packed, traceable
 from ..network.program import Body
@@ -76,7 +78,7 @@ class _RecurrentLayers(TorchFunctionMode):
         """One opaque node: first states, sequences, the rest -> last states, stacked outputs."""
         slices = [sequence[0] for sequence in sequences]
         _, outputs = body.step(states, slices, invariants)  # for their shapes and dtypes
-        operands = [TensorSignature.of(x) for x in (*states, *slices, *invariants)]
+        operands = [*map(TensorSignature.of, (*states, *slices, *invariants))]
         self.loops[call] = Loop(body, operands)
 
         time = sequences[0].shape[0]
@@ -229,10 +231,7 @@ def _cell_recorder(kind: str) -> Callable[..., Any]:
     ) -> Tensor | tuple[Tensor, ...]:
         states = [hx[None]] if isinstance(hx, Tensor) else [state[None] for state in hx]
 
-        weights = []
-        for w in (w_ih, w_hh, b_ih, b_hh):
-            if w is not None:
-                weights.append(w)
+        weights = present((w_ih, w_hh, b_ih, b_hh))
 
         _, *last = _record(call, kind, x[None], states, weights, b_ih is not None, 1, False, False)
         if isinstance(hx, Tensor):

@@ -19,6 +19,7 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
+from ..graph.dataflow import all_values, map_dims
 from ..network.example import Example, leaves_by_name
 
 #: The size of an axis that is a multiple of a number, as PyTorch writes it.
@@ -140,9 +141,7 @@ def name_axes(model: ir.Model, example: Example) -> None:
             return dim
         return pattern.sub(lambda match: symbols[match[1]], str(dim.value))
 
-    for value in _values(model.graph):
-        if value.shape is not None:
-            value.shape = ir.Shape(map(named, value.shape))
+    map_dims(named, all_values(model.graph))
 
 
 def _axes_by_symbol(model: ir.Model, example: Example) -> dict[str, str]:
@@ -161,9 +160,3 @@ def _axes_by_symbol(model: ir.Model, example: Example) -> dict[str, str]:
                 symbols[product[2]] = f"({axis}//{product[1]})"
 
     return symbols
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        yield from node.outputs

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -144,7 +145,7 @@ def _mended_lstm() -> Iterator[None]:
     def one_layer_lstm(x: Tensor, hidden: tuple[Tensor, Tensor], *rest: Any, **named: Any) -> Any:
         y, last = original(x, hidden, *rest, **named)
         pairs = zip(last, hidden, strict=True)
-        return y, tuple(_with_rank_of(state, first) for state, first in pairs)
+        return y, tuple(starmap(_with_rank_of, pairs))
 
     try:
         patched.one_layer_lstm = one_layer_lstm
@@ -161,4 +162,4 @@ def _with_rank_of(state: Tensor, first: Tensor) -> Tensor:
 
 
 def _version() -> tuple[int, ...]:
-    return tuple(int(part) for part in torch.__version__.split(".")[:2])
+    return tuple(map(int, torch.__version__.split(".")[:2]))

@@ -15,6 +15,8 @@ import torch
 from onnxscript.version_converter import convert_version
 from torch.onnx._internal.exporter import _registration
 
+from stateport.picking import sure
+
 from ..errors import ExportError
 from ..network.isolation import quiet
 from .refusals import message_of, root_of
@@ -57,8 +59,7 @@ def _written(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
 
 
 def _written_at(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
-    exported = torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False)
-    assert exported is not None
+    exported = sure(torch.onnx.export(program, dynamo=True, opset_version=opset, verbose=False))
     model: ir.Model = exported.model
     return model
 

@@ -32,7 +32,7 @@ def pytorch(
         weights: a file of weights for the network to take.
         examples: the arguments of forward, as `stateport export` takes them.
     """
-    module = load_target(target, dict(parse_argument(text) for text in arguments))
+    module = load_target(target, dict(map(parse_argument, arguments)))
     twin = evaluation_twin(module, share_parameters=weights is None)
     if weights is not None:
         load_weights(twin, weights)

@@ -156,7 +156,7 @@ def export(
     and writes nothing if the file differs from PyTorch.
     """
     _check_options(dtype, keep_float32, weights, weights_key, strip_prefix)
-    values = dict(parse_argument(text) for text in arguments)
+    values = dict(map(parse_argument, arguments))
     declared = parse_states(states, no_states)
 
     with progress("importing PyTorch") as show_step:

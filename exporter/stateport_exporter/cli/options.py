@@ -48,7 +48,7 @@ def parse_argument(text: str) -> tuple[str, object]:
 
 def parse_states(states: Collection[str], no_states: Collection[str]) -> dict[str, str | None]:
     """The result of each `--state ARGUMENT=RESULT`, and None for each `--no-state ARGUMENT`."""
-    pairs: list[tuple[str, str | None]] = [named_state(text) for text in states]
+    pairs: list[tuple[str, str | None]] = [*map(named_state, states)]
     pairs += [(name, None) for name in no_states]
 
     declared: dict[str, str | None] = {}
@@ -70,7 +70,7 @@ def find_example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
     if len(examples) == 1 and "=" not in examples[0]:
         return _example_function(examples[0])
     if examples:
-        return dict(_named_spec(text) for text in examples)
+        return dict(map(_named_spec, examples))
 
     own = getattr(module, "example_inputs", None)
     if callable(own):

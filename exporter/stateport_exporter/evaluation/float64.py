@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from stateport.picking import map_values
+
 from . import convolution_ops, recurrent_ops
 
 Array = NDArray[Any]
@@ -34,7 +36,7 @@ def values(model: ModelProto, inputs: Mapping[str, Array], *, double: bool = Tru
     """
     names = [name for node in model.graph.node for name in node.output if name]
     evaluate = evaluation(model, double=double, names=names)
-    arrays = {name: _widen_array(array) for name, array in inputs.items()} if double else inputs
+    arrays = map_values(_widen_array, inputs) if double else inputs
     return {**evaluate(inputs), **arrays}
 
 
@@ -60,7 +62,7 @@ def evaluation(
     def evaluate(inputs: Mapping[str, Array]) -> Values:
         arrays = dict(inputs)
         if double:
-            arrays = {name: _widen_array(array) for name, array in inputs.items()}
+            arrays = map_values(_widen_array, inputs)
         with np.errstate(all="ignore"):
             results = evaluator.run(wanted, arrays)
         return {**constants, **dict(zip(wanted, map(np.asarray, results), strict=True))}

@@ -8,6 +8,7 @@ The formulas are those of https://onnx.ai/onnx/operators/. onnx's own implementa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import starmap
 from typing import Any, Final
 
 import numpy as np
@@ -59,7 +60,7 @@ class _Recurrent(OpRun):
             directions.append(_over_time(step, x, weights, states, lengths, backward=backward))
 
         ys, *lasts = zip(*directions, strict=True)
-        results = [np.stack(ys, axis=1), *(np.stack(last) for last in lasts)]
+        results = [np.stack(ys, axis=1), *map(np.stack, lasts)]
         return tuple(results[: max(1, len(self.onnx_node.output))])
 
     def _states_and_peepholes(
@@ -81,7 +82,7 @@ class _Recurrent(OpRun):
         betas = list(attributes.get("activation_beta") or [None] * len(names))
 
         choices = zip(names[own], alphas[own], betas[own], strict=False)
-        functions = [_activation(name, alpha, beta) for name, alpha, beta in choices]
+        functions = [*starmap(_activation, choices)]
         return _STEPS[self.kind](functions, attributes)
 
 

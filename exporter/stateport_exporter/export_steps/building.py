@@ -308,7 +308,7 @@ def _check_states(
         check_no_own_generator(traced.twin)  # which says more
         raise
     check_chance(captured.model)
-    check_padding(explicit, sample, [str(layer) for layer in packed(captured)])
+    check_padding(explicit, sample, [*map(str, packed(captured))])
     check_carried(explicit, sample, traced.hidden)
 
 

@@ -113,7 +113,7 @@ def finish_graph(
         contract=contract_from_graph(graph, pairs, whole_only, initial, rows),
         reason=reason,
         inputs=tuple(inputs),
-        results=tuple(names_of_results.get(position) for position in range(result_count)),
+        results=tuple(map(names_of_results.get, range(result_count))),
         initial=initial,
         lifted=tuple(name for name in input_names if name in lifted_inputs or name in first_values),
         state_parameters=_state_parameters(captured, pairs, len(starts)),

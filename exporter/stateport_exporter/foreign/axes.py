@@ -9,7 +9,9 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-from ..graph.dataflow import dims_of, forget_shapes, name_of_dim
+from stateport.picking import among, instances_of
+
+from ..graph.dataflow import all_values, dims_of, forget_shapes, map_dims, name_of_dim
 from .recurrent_operators import is_recurrent
 
 
@@ -26,12 +28,9 @@ def find_axes(model: ir.Model) -> dict[str, str]:
         _name_axes(value)
     _infer_inner_shapes(model)
 
+    recurrent = _recurrent_axes(model.graph)
     names = set(_symbolic_names(model.graph.inputs))
-
-    meanings = {}
-    for axis, meaning in _recurrent_axes(model.graph).items():
-        if axis in names:
-            meanings[axis] = meaning
+    meanings = {axis: recurrent[axis] for axis in among(recurrent, names)}
 
     _rename_axes(model, meanings)
     return {meaning: meaning for meaning in meanings.values()}
@@ -85,9 +84,8 @@ def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
 
 def _symbolic_names(values: Iterable[ir.Value]) -> Iterable[str]:
     for value in values:
-        for dim in dims_of(value):
-            if isinstance(dim, ir.SymbolicDim):
-                yield str(dim.value)
+        for dim in instances_of(ir.SymbolicDim, dims_of(value)):
+            yield str(dim.value)
 
 
 def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
@@ -96,7 +94,7 @@ def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
         return
 
     # The longest name first, so that no name hides a longer one that it begins.
-    names = "|".join(re.escape(name) for name in sorted(meanings, key=len, reverse=True))
+    names = "|".join(map(re.escape, sorted(meanings, key=len, reverse=True)))
     pattern = re.compile(rf"(?<!\w)({names})(?!\w)")
 
     def renamed(dim: int | ir.SymbolicDim) -> int | str | ir.SymbolicDim:
@@ -104,13 +102,4 @@ def _rename_axes(model: ir.Model, meanings: dict[str, str]) -> None:
             return dim
         return pattern.sub(lambda match: meanings[match[1]], str(dim.value))
 
-    for value in all_values(model.graph):
-        if value.shape is not None:
-            value.shape = ir.Shape(renamed(dim) for dim in value.shape)
-
-
-def all_values(graph: ir.Graph) -> Iterable[ir.Value]:
-    """The inputs of a graph, and the results of all nodes in it and in the graphs inside of it."""
-    yield from graph.inputs
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        yield from node.outputs
+    map_dims(renamed, all_values(model.graph))

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 from onnx.reference import ReferenceEvaluator
 
+from stateport.picking import sure
+
 from ..graph.dataflow import dims_of, name_of_dim, origin
 from .constants import constant_of
 from .levels import Level, iterations_of
@@ -58,10 +60,7 @@ def lift_carried(
         The states that have been lifted; what became of each loop that carries one; and the names
         of axes that a loop runs along, {"s27": "time"}.
     """
-    loops = []
-    for node in list(model.graph):
-        if _is_loop(node):
-            loops.append(node)
+    loops = [*filter(_is_loop, model.graph)]
 
     lifted: list[Lifted] = []
     outcomes: list[LiftedOperator] = []
@@ -223,8 +222,7 @@ def _first_values(
     """The first values of what a loop carries; None where onnx's reference cannot give one."""
     values = []
     for carried in hidden:
-        first = node.inputs[carried.operand]
-        assert first is not None
+        first = sure(node.inputs[carried.operand])
         try:
             values.append(_first_value(model, first))
         except Exception:  # an operator that onnx's reference lacks, or fails on

@@ -11,8 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from stateport.axes import of_one_row
+from stateport.picking import sure
 
-from .axes import all_values
+from ..graph.dataflow import all_values, map_dims
 from .constants import constant_of, tensor_of
 from .recurrent_operators import (
     INITIAL_STATES,
@@ -37,9 +38,7 @@ def fix_batch(model: ir.Model) -> None:
         return
 
     (size,) = sizes
-    for value in all_values(model.graph):
-        if value.shape is not None:
-            value.shape = ir.Shape(size if str(dim) == "batch" else dim for dim in value.shape)
+    map_dims(lambda dim: size if str(dim) == "batch" else dim, all_values(model.graph))
 
 
 def _fixed_rows(node: ir.Node) -> Iterator[int]:
@@ -94,8 +93,8 @@ def initial_value(constant: Array, shape: Sequence[int | str], dtype: ir.DataTyp
         The first value of this shape; of a batch of one where the batch has no size.
     """
     sizes = of_one_row(shape)
-    rows = rows_of(constant, sizes[-3], sizes[-1])
-    assert rows is not None  # `_plan_lifting` leaves such operators alone
+    # `_plan_lifting` leaves operators without such rows alone.
+    rows = sure(rows_of(constant, sizes[-3], sizes[-1]))
 
     # All iterations of a loop start from the same state.
     return np.broadcast_to(rows, sizes).astype(dtype.numpy())

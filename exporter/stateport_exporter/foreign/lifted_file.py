@@ -20,6 +20,7 @@ from stateport.model_file.infer_contract import infer_contract
 from stateport.model_file.onnx_outline import OnnxFile, read
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
+from stateport.picking import sure
 
 from ..errors import ExportError
 from ..evaluation.trace import trace
@@ -158,9 +159,8 @@ def write_draft(
     """
     save(model, draft)
     traced = replace(vectors, trace=trace(draft, vectors))
-    report = write_vectors(draft, traced, name=str(path), check=True, refusal=refusal)
-    assert report is not None  # `ort-cpu` is installed: it has run the file before
-    return report
+    # `ort-cpu` is installed: it has run the file before.
+    return sure(write_vectors(draft, traced, name=str(path), check=True, refusal=refusal))
 
 
 def _refusal(worst: str) -> str:

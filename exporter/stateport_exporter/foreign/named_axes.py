@@ -37,8 +37,8 @@ def with_named_axes(file: OnnxFile, axes: Mapping[str, Sequence[Axis]]) -> OnnxF
             return replace(spec, shape=tuple(axes[spec.name]))
         return spec
 
-    inputs = tuple(named(spec) for spec in file.inputs)
-    outputs = tuple(named(spec) for spec in file.outputs)
+    inputs = tuple(map(named, file.inputs))
+    outputs = tuple(map(named, file.outputs))
     return replace(file, inputs=inputs, outputs=outputs)
 
 

@@ -23,9 +23,10 @@ from stateport.engines import open_engine
 from stateport.files.writing import written_together
 from stateport.model_file.onnx_outline import read
 from stateport.parity.vectors import vectors_path
+from stateport.picking import among
 
 from ..errors import ExportError
-from ..graph.dataflow import axes
+from ..graph.dataflow import axes, map_dims
 from ..graph.serialization import save
 from ..states.naming import set_contract
 from .axes import find_axes
@@ -112,9 +113,7 @@ def _check_is_step(model: ir.Model, contract: Contract) -> None:
 def _time_axes(path: Path) -> dict[str, int]:
     """By input and output, the position of the axis of size 1 that is time."""
     model = ir.load(path)
-    for value in model.graph.inputs:
-        if value.shape is not None:
-            value.shape = ir.Shape([None if dim == 1 else dim for dim in value.shape])
+    map_dims(lambda dim: None if dim == 1 else dim, model.graph.inputs)
     results = list(model.graph.outputs)
     for value in results:
         _append_copy(model.graph, value)  # what is no output gets the shape that is inferred
@@ -225,7 +224,7 @@ def _change_axes(
 
 
 def _outside(values: Sequence[ir.Value]) -> list[ir.Value]:
-    return [_renamed(value) for value in values]
+    return [*map(_renamed, values)]
 
 
 def _set_shapes(
@@ -312,7 +311,7 @@ def _step_by_step(step: Model, contract: Contract, times: Mapping[str, int]) -> 
     axes = {spec.name: times.get(spec.name) for spec in contract.outputs}
 
     def answer_whole(arrays: Mapping[str, Array]) -> dict[str, Array]:
-        fed = [name for name in arrays if name in times]
+        fed = among(arrays, times)
         count = arrays[fed[0]].shape[times[fed[0]]]
         state: State | None = None
         calls: list[dict[str, Array]] = []

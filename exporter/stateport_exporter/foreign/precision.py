@@ -8,13 +8,14 @@ exactly one in float32. Such a file is judged as int8: by the ratio of signal to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import onnx_ir as ir
 
 from stateport.contract import PRECISION_KEY
 from stateport.precision import lowest
+
+from ..graph.dataflow import all_values
 
 _NAMES: Final = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 #: Operators that round their operands to integers, of ONNX and of ONNX Runtime.
@@ -49,13 +50,6 @@ def precision_of(graph: ir.Graph) -> str:
     if rounds:
         return "int8"
 
-    precisions = (_NAMES.get(value.dtype, "float32") for value in _values(graph) if value.dtype)
+    values = (*graph.initializers.values(), *all_values(graph))
+    precisions = (_NAMES.get(value.dtype, "float32") for value in values if value.dtype)
     return lowest("float32", *precisions)
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """The inputs and weights of a graph, and the results of all its nodes."""
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in ir.traversal.RecursiveGraphIterator(graph):
-        yield from node.outputs

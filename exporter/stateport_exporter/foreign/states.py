@@ -146,7 +146,7 @@ def _plan_lifting(
         reason = "another branch runs the same layer from a state that is an argument"
         return not_lifted("explicit", reason)
 
-    iterations = [iterations_of(level) for level in levels]
+    iterations = [*map(iterations_of, levels)]
     if None in iterations:
         reason = "it is in a loop, and the file does not fix the number of iterations"
         return not_lifted("left", reason)
@@ -155,7 +155,7 @@ def _plan_lifting(
     if isinstance(shape, str):
         return not_lifted("left", shape)
 
-    loops = [count for count in iterations if count]  # a branch has none
+    loops = [*filter(None, iterations)]  # a branch has none
     return _Plan(hidden, [*loops, *shape])
 
 
@@ -228,7 +228,7 @@ def _starts_from_argument(node: ir.Node) -> bool:
 
 def _weight_bytes(node: ir.Node) -> list[bytes | None]:
     """The contents of both weights of an operator; None for one that is computed."""
-    return [_bytes_of(value) for value in node.inputs[1:3]]
+    return [*map(_bytes_of, node.inputs[1:3])]
 
 
 def _bytes_of(value: ir.Value | None) -> bytes | None:

@@ -13,6 +13,7 @@ import io
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,7 +110,7 @@ def _forward_of(module: torch.jit.ScriptModule) -> Any:
         )
 
     schema = module.forward.schema  # type: ignore[attr-defined]
-    parameters = [_parameter_of(argument) for argument in schema.arguments[1:]]
+    parameters = [*map(_parameter_of, schema.arguments[1:])]
     forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return forward
 
@@ -239,7 +240,7 @@ def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
         first = tensors_in(network(*arguments.args))
         second = tensors_in(network(*arguments.args))
 
-    are_equal = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    are_equal = all(starmap(torch.equal, zip(first, second, strict=True)))
     if not are_equal:
         raise ExportError(
             "The module gives something else when it is called again: it keeps a state in an "

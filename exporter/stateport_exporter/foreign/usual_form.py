@@ -12,6 +12,8 @@ from typing import Any, Final
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stateport.picking import sure
+
 from .recurrent_operators import INITIAL_STATES, is_batch_first, operand, recurrent_nodes
 
 Array = NDArray[Any]
@@ -90,8 +92,7 @@ def _transpose_operand(node: ir.Node, position: int) -> None:
     if value is None:
         return
 
-    graph = node.graph
-    assert graph is not None
+    graph = sure(node.graph)
     constant = ir.convenience.get_const_tensor(value)
     if constant is None:
         transpose = ir.node("Transpose", [value], {"perm": _SWAP})
@@ -106,10 +107,8 @@ def _transpose_operand(node: ir.Node, position: int) -> None:
 
 def _transpose_result(value: ir.Value, order: tuple[int, ...]) -> None:
     """Lets a transposed copy of a result take its place, and its name."""
-    node = value.producer()
-    assert node is not None
-    graph = node.graph
-    assert graph is not None
+    node = sure(value.producer())
+    graph = sure(node.graph)
 
     transpose = ir.node("Transpose", [value], {"perm": order})
     copy = transpose.outputs[0]

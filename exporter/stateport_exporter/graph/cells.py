@@ -25,7 +25,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .dataflow import present
+from stateport.picking import present, sure
+
 from .operators import Operators
 
 Array = NDArray[Any]
@@ -162,8 +163,7 @@ def _activations(node: ir.Node) -> list[str]:
 
 
 def _weights_name(node: ir.Node) -> str:
-    weights = node.inputs[1]
-    assert weights is not None
+    weights = sure(node.inputs[1])
     return (weights.name or node.op_type).removesuffix(".W")
 
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import filterfalse
 from typing import Final
 
 import onnx_ir as ir
 
 from stateport.contract import Axis
+from stateport.picking import among, positions_of
 
 # Operators that move values without computing: a state is still the same state behind them. Their
 # first operand is the data (all operands, for Concat).
@@ -24,7 +26,7 @@ _SIZES: Final = frozenset({"Shape", "Size"})
 
 def axes(value: ir.Value) -> list[str]:
     """The sizes and names of a value's axes, as text; empty where the shape is unknown."""
-    return [str(dim) for dim in dims_of(value)]
+    return [*map(str, dims_of(value))]
 
 
 def shape_of(value: ir.Value) -> tuple[Axis, ...]:
@@ -57,17 +59,29 @@ def size_of(value: ir.Value | None, axis: int) -> int | None:
     return dim if isinstance(dim, int) else None
 
 
+def all_values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The inputs of a graph, and the results of all nodes in it and in the graphs inside of it."""
+    yield from graph.inputs
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        yield from node.outputs
+
+
+def map_dims(
+    function: Callable[[int | ir.SymbolicDim], int | str | ir.SymbolicDim | None],
+    values: Iterable[ir.Value],
+) -> None:
+    """Replaces each dimension of values, where it is known, by what a function makes of it."""
+    for value in values:
+        if value.shape is not None:
+            value.shape = ir.Shape(map(function, value.shape))
+
+
 def forget_shapes(nodes: Iterable[ir.Node]) -> None:
     """Forgets the shapes of what nodes compute, except those of the graph's outputs."""
     for node in nodes:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
-
-
-def present(values: Iterable[ir.Value | None]) -> list[ir.Value]:
-    """The values without None, which stands for an operand that a node leaves out."""
-    return [value for value in values if value is not None]
 
 
 def dtype_of(value: ir.Value) -> str:
@@ -87,13 +101,7 @@ def results_like(graph: ir.Graph, value: ir.Value, author: int) -> list[int]:
 
     Only the author's own results count: the first `author` outputs of the graph.
     """
-    results = enumerate(graph.outputs[:author])
-
-    positions = []
-    for position, result in results:
-        if same_kind(result, value):
-            positions.append(position)
-    return positions
+    return positions_of(lambda result: same_kind(result, value), graph.outputs[:author])
 
 
 def behind(value: ir.Value) -> Iterator[ir.Value]:
@@ -121,16 +129,12 @@ def targets(graph: ir.Graph, value: ir.Value, moves: Container[str] = MOVES) -> 
                 yield from node.outputs
 
     moved = set(reachable(value, moved_to))
-    return [output for output in graph.outputs if output in moved]
+    return among(graph.outputs, moved)
 
 
 def parts(value: ir.Value) -> set[ir.Value]:
     """The values that a value is put together from by moves alone; itself, if it is computed."""
-    ends = set()
-    for part in reachable(value, _moved_operands):
-        if not _moved_operands(part):
-            ends.add(part)
-    return ends
+    return set(filterfalse(_moved_operands, reachable(value, _moved_operands)))
 
 
 def origin(value: ir.Value) -> ir.Value:

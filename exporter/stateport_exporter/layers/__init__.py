@@ -10,6 +10,8 @@ from typing import Final
 
 import onnx_ir as ir
 
+from stateport.picking import sure
+
 from ..capture.loop_step import capture_step
 from ..capture.recorders import DOMAIN, Loop
 from ..errors import ExportError
@@ -133,9 +135,7 @@ def _describe_loop(node: ir.Node) -> Recurrent:
 
 
 def _operand(node: ir.Node, position: int) -> ir.Value:
-    operand = node.inputs[position]
-    assert operand is not None
-    return operand
+    return sure(node.inputs[position])
 
 
 def expand(graph: ir.Graph, layers: list[Recurrent], loops: Mapping[int, Loop], opset: int) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ..graph.dataflow import dims_of, present
+from stateport.picking import present, sure
+
+from ..graph.dataflow import dims_of, map_dims
 from ..graph.operators import Writer
 
 
@@ -57,17 +59,14 @@ def _rename_axes(step: ir.Graph, operands: Sequence[ir.Value], states: int, movi
             if not isinstance(inner_dim, int):
                 names[str(inner_dim.value)] = _dim_text(outer_dim)
 
-    for value in _values(step):
-        if value.shape is not None:
-            value.shape = _renamed_shape(value.shape, names)
+    def renamed(dim: int | ir.SymbolicDim) -> int | str | None:
+        return dim if isinstance(dim, int) else names.get(str(dim.value))
+
+    map_dims(renamed, _values(step))
 
 
 def _dim_text(dim: int | ir.SymbolicDim) -> str:
     return str(dim if isinstance(dim, int) else dim.value)
-
-
-def _renamed_shape(shape: ir.Shape, names: dict[str, str]) -> ir.Shape:
-    return ir.Shape(dim if isinstance(dim, int) else names.get(str(dim.value)) for dim in shape)
 
 
 def _use_outer_values(step: ir.Graph, operands: Sequence[ir.Value], moving: int) -> None:
@@ -81,11 +80,9 @@ def _use_outer_values(step: ir.Graph, operands: Sequence[ir.Value], moving: int)
 def _move_weights_out(step: ir.Graph, writer: Writer, prefix: str) -> None:
     """Moves the step's weights into the graph around it."""
     for inner in list(step.initializers.values()):
-        assert inner.const_value is not None
-        assert inner.name is not None
-        outer = writer.constant(inner.const_value.numpy(), f"{prefix}.{inner.name}")
+        outer = writer.constant(sure(inner.const_value).numpy(), f"{prefix}.{inner.name}")
         ir.convenience.replace_all_uses_with(inner, outer, replace_graph_outputs=True)
-        del step.initializers[inner.name]
+        del step.initializers[sure(inner.name)]
 
 
 def _give_outputs_own_values(step: ir.Graph) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stateport.picking import present
+
 from ..errors import ExportError
 from ..graph.operators import Writer
 
@@ -59,7 +61,7 @@ def write(node: ir.Node, path: str, states: int, write_layer: WriteLayer) -> Non
     """
     attribute = {name: a.as_int() for name, a in node.attributes.items()}
     directions = 2 if attribute["bidirectional"] else 1
-    x, *operands = (value for value in node.inputs if value is not None)
+    x, *operands = present(node.inputs)
     lengths = operands.pop() if attribute["has_lengths"] else None
     initial_states = operands[:states]
     weights = operands[states:]

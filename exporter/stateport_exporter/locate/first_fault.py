@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto
 
 from stateport.parity.vectors import differences
+from stateport.picking import positions_of, without
 
 Array = NDArray[Any]
 
@@ -131,13 +132,9 @@ def _first_step(wrong: Array, steps: int) -> int | None:
 
     `wrong` has a boolean for each element.
     """
-    time_axes = []
-    for axis, size in enumerate(wrong.shape):
-        if size == steps:
-            time_axes.append(axis)
-
+    time_axes = positions_of(lambda size: size == steps, wrong.shape)
     if steps < 2 or len(time_axes) != 1:
         return None
 
-    others = tuple(axis for axis in range(wrong.ndim) if axis not in time_axes)
+    others = tuple(without(range(wrong.ndim), time_axes))
     return int(np.flatnonzero(wrong.any(axis=others))[0])

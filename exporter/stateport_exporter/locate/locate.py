@@ -220,7 +220,7 @@ def _locate_in_engine(
 def _computed_names(proto: ModelProto) -> Iterator[str]:
     """The values that the nodes compute, in order."""
     for node in proto.graph.node:
-        yield from (name for name in node.output if name)
+        yield from filter(None, node.output)
 
 
 def _bisect(

@@ -19,6 +19,7 @@ from stateport.contract import CONTRACT_KEY, DTYPES, ArraySpec, Contract, Stream
 from stateport.files.writing import written_together
 from stateport.parity.pair import digest
 from stateport.parity.vectors import Case, Vectors, vectors_path
+from stateport.picking import among, without
 
 Array = NDArray[Any]
 
@@ -49,7 +50,7 @@ def write_node(
     """
     constants = _constants_of(model, node)
     inputs = _input_names(node, constants)
-    outputs = [name for name in node.output if name in truth]
+    outputs = among(node.output, truth)
     has_all_inputs = all(name in operands for name in inputs)
     if not outputs or not has_all_inputs:
         return False
@@ -87,12 +88,12 @@ def _input_names(node: NodeProto, constants: Sequence[TensorProto]) -> list[str]
     """The values that a node takes, each once, without constants."""
     constant_names = {tensor.name for tensor in constants}
     names = dict.fromkeys(_used_names(node))
-    return [name for name in names if name not in constant_names]
+    return without(names, constant_names)
 
 
 def _used_names(node: NodeProto) -> Iterator[str]:
     """The values that a node takes, and those that graphs inside of it take from outside."""
-    yield from (name for name in node.input if name)
+    yield from filter(None, node.input)
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
             yield from _captured_names(attribute.g)
@@ -106,7 +107,7 @@ def _captured_names(graph: GraphProto) -> Iterator[str]:
         own.update(node.output)
 
     for node in graph.node:
-        yield from (name for name in _used_names(node) if name not in own)
+        yield from without(_used_names(node), own)
     yield from (value.name for value in graph.output if value.name not in own)
 
 
@@ -122,8 +123,8 @@ def _model_of(
     model: ModelProto, node: NodeProto, constants: Sequence[TensorProto], contract: Contract
 ) -> ModelProto:
     """The node as a model with a contract, with the versions that `model` has."""
-    inputs = [_value_info(spec) for spec in contract.inputs]
-    outputs = [_value_info(spec) for spec in contract.outputs]
+    inputs = [*map(_value_info, contract.inputs)]
+    outputs = [*map(_value_info, contract.outputs)]
     graph = helper.make_graph([node], "node", inputs, outputs, constants)
     node_model = helper.make_model(
         graph, ir_version=model.ir_version, opset_imports=[*model.opset_import]

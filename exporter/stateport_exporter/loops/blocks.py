@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from stateport.picking import present, sure
+
 from ..network.program import Op, Ref, Slice, operands, refs, slices
 from .trace import TensorMeta, Unrolled, index_of
 
@@ -51,15 +53,13 @@ class Loop:
     @property
     def start(self) -> Position:
         """The position of the loop's first operation."""
-        first = self.blocks[0][0]
-        assert first is not None
-        return first
+        return sure(self.blocks[0][0])
 
     @property
     def end(self) -> Position:
         """The position after the loop's last operation."""
         positions = itertools.chain.from_iterable(self.blocks)
-        return 1 + max(position for position in positions if position is not None)
+        return 1 + max(present(positions))
 
 
 def time_axes(short: Unrolled, long: Unrolled) -> Iterator[tuple[Ref | Slice, int]]:
@@ -254,8 +254,7 @@ class _Matcher:
 
     def _is_same_operation(self, candidate: _Candidate, offset: int) -> bool:
         """Whether one operation is the template's. Notes the strides of its slices if it is."""
-        position = candidate.positions[offset]
-        assert position is not None
+        position = sure(candidate.positions[offset])
         expected, actual = self.ops[self.begin + offset], self.ops[position]
         if expected.target is not actual.target or len(expected.kwargs) != len(actual.kwargs):
             return False
@@ -343,8 +342,7 @@ class _Comparison:
         return self.matcher.position_of.get(operand.value, -1) == position
 
     def _is_from_before_loop(self, operand: Any) -> bool:
-        start = self.candidate.positions[0]
-        assert start is not None
+        start = sure(self.candidate.positions[0])
         position_of = self.matcher.position_of
         return all(position_of.get(ref.value, -1) < start for ref in refs(operand))
 

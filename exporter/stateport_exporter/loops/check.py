@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import starmap
 from typing import Any, Final
 
 import torch
@@ -76,7 +77,7 @@ def check_memory(
     for remembered in _choices_of_states(lifted):
         answers = _remembering(folded, calls, remembered)
         pairs = zip(expected, answers, strict=True)
-        if all(_all_close(before, after) for before, after in pairs):
+        if all(starmap(_all_close, pairs)):
             return
 
     raise ExportError(
@@ -158,7 +159,7 @@ def _results(module: nn.Module, method: str, arguments: Arguments) -> list[Tenso
 def _all_close(expected: list[Tensor], actual: list[Tensor]) -> bool:
     if len(expected) != len(actual):
         return False
-    return all(_is_close(a, b) for a, b in zip(expected, actual, strict=True))
+    return all(starmap(_is_close, zip(expected, actual, strict=True)))
 
 
 def _is_close(expected: Tensor, actual: Tensor) -> bool:

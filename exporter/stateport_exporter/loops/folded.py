@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stateport.errors import in_words
+from stateport.picking import instances_of
 
 from ..capture.torch_export import functional, torch_export, with_named_axes
 from ..errors import ExportError
@@ -62,9 +63,9 @@ class RolledNetwork(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the author's method returns for these arguments."""
-        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        tensors = instances_of(Tensor, pytree.tree_leaves((args, kwargs)))
         number, axis = self.time_at
-        weights = [self._weight(name) for name in self.names]
+        weights = [*map(self._weight, self.names)]
 
         time = tensors[number].shape[axis]
         count = time if self.multiple == 1 else time // self.multiple
@@ -113,7 +114,7 @@ def roll_loops(
     try:
         multiple = example.time_multiple
         programs = [_trace(network, method, example, multiple * time) for time in _TIMES]
-        short, long = (unroll(program) for program in programs)
+        short, long = map(unroll, programs)
         has_loops = False
         while roll(short, long):
             has_loops = True

@@ -24,7 +24,7 @@ def merge_concatenations(ops: Sequence[Op], metas: Mapping[int, Any]) -> list[Op
     `metas` describes the values, as in `Unrolled`.
     """
     merger = _Merger(ops, metas)
-    merged = [merger.merge(op) for op in ops]
+    merged = [*map(merger.merge, ops)]
     return [op for op in merged if op.result not in merger.absorbed]
 
 

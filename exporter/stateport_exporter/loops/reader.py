@@ -16,6 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, fx
 
+from stateport.picking import map_values
+
 from ..errors import ExportError
 from ..network.program import Op, Ref, Slice
 from .trace import TensorMeta
@@ -110,15 +112,15 @@ class Reader:
         if isinstance(value, fx.Node):
             return self.operand_of[value]
         if isinstance(value, list | tuple):
-            return tuple(self.operand(item) for item in value)
+            return tuple(map(self.operand, value))
         if isinstance(value, dict):
-            return {name: self.operand(item) for name, item in value.items()}
+            return map_values(self.operand, value)
         return value
 
     def complete(self, operand: Any) -> Any:
         """The operand, with one stack in place of each tensor that was filled step by step."""
         if isinstance(operand, tuple):
-            return tuple(self.complete(item) for item in operand)
+            return tuple(map(self.complete, operand))
         if isinstance(operand, Slice):
             source = self.complete(operand.source)
             return Slice(source, operand.dim, operand.index, operand.keep)
@@ -396,7 +398,7 @@ def _describe(value: Any) -> Any:
         shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
         return TensorMeta(shape, value.dtype)
     if isinstance(value, list | tuple):
-        return [_describe(item) for item in value]
+        return [*map(_describe, value)]
     return str(value)
 
 

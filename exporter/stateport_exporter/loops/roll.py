@@ -14,6 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from stateport.picking import sure
+
 from ..network.program import (
     Body,
     Op,
@@ -185,7 +187,7 @@ class _Step:
             return block == self.loop.template and offset in fixed
 
         for offset, op in enumerate(self.template):
-            if offset not in slicing and all(is_fixed(ref) for ref in refs(operands(op))):
+            if offset not in slicing and all(map(is_fixed, refs(operands(op)))):
                 fixed.add(offset)
         return fixed
 
@@ -246,8 +248,7 @@ class _Step:
     def state_at(self, ref: Ref, offset: int, path: OperandPath) -> _State:
         """The state that an operand of the template is."""
         result = _StepResult(self.locations[ref.value][1], ref.part)
-        position = self.loop.blocks[0][offset]
-        assert position is not None
+        position = sure(self.loop.blocks[0][offset])
         return _State(result, operand_at(self.trace.ops[position], path))
 
     def sequence_at(self, part: Slice, offset: int, path: OperandPath) -> _Sequence | None:
@@ -306,15 +307,15 @@ class _ScanWriter:
         None if a first state cannot be made like the later ones, or a size is unknown in the step.
         """
         step = self.step
-        initial = [self._initial_state(state) for state in step.states]
-        sequences = [self._sequence_of_steps(sequence) for sequence in step.sequences]
+        initial = [*map(self._initial_state, step.states)]
+        sequences = [*map(self._sequence_of_steps, step.sequences)]
         body = _BodyWriter(step).write()
         if body is None or None in initial:
             return None
 
         args = (body, tuple(initial), tuple(sequences), tuple(step.invariants))
-        states = [step.meta(result) for result in step.next_states]
-        stacks = [self._stack_meta(result) for result in step.outputs]
+        states = [*map(step.meta, step.next_states)]
+        stacks = [*map(self._stack_meta, step.outputs)]
         results = self.writer.add(scan, args, [*states, *stacks])
 
         trace, loop = self.trace, step.loop
@@ -427,7 +428,7 @@ class _BodyWriter:
             self._write_operation(op)
 
         results = [*step.next_states, *step.outputs]
-        outputs = tuple(self._body_result(result) for result in results)
+        outputs = tuple(map(self._body_result, results))
         return Body(
             Program(len(self.input_metas), tuple(self.ops), outputs),
             len(step.states),
@@ -437,9 +438,9 @@ class _BodyWriter:
 
     def _describe_inputs(self) -> list[Any]:
         step = self.step
-        states = [step.meta(result) for result in step.next_states]
+        states = [*map(step.meta, step.next_states)]
         slices = [step.trace.meta(Slice(s.source, s.dim, s.first)) for s in step.sequences]
-        invariants = [step.trace.meta(operand) for operand in step.invariants]
+        invariants = [*map(step.trace.meta, step.invariants)]
         return [*states, *slices, *invariants]
 
     def _axis_of_size(self, size: str) -> tuple[Ref, int] | None:

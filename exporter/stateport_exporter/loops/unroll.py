@@ -141,4 +141,4 @@ def _read_outputs(program: ExportedProgram, reader: Reader) -> tuple[Any, ...]:
         if spec.kind is OutputKind.USER_OUTPUT:
             operands.append(reader.operand(value))
 
-    return tuple(reader.complete(operand) for operand in operands)
+    return tuple(map(reader.complete, operands))

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from stateport.picking import among
+
 from ..errors import ExportError
 from ..network.blame import Line, at_line
 from .kept import authored, names_in, slots
@@ -43,9 +45,8 @@ def _named_sources(network: nn.Module) -> Iterator[tuple[str, Line]]:
     """The sources of random numbers that the author's functions name, with their lines."""
     for function in authored(network).functions:
         names = names_in(function.__code__)
-        for name in _SOURCES:
-            if name in names:
-                yield name, _line_with(function.__code__.co_filename, function, name)
+        for name in among(_SOURCES, names):
+            yield name, _line_with(function.__code__.co_filename, function, name)
 
 
 def _line_with(file: str, function: object, name: str) -> Line:

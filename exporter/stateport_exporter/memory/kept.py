@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stateport.picking import without
+
 from ..network.blame import is_authors
 from .unknown import name_of
 
@@ -442,9 +444,8 @@ def _slots_of_object(name: str, value: Any, *, shared: bool) -> Iterator[Slot]:
 
     own = OWN_ATTRIBUTES if isinstance(value, nn.Module) else frozenset()
     for holder in holders:
-        for key in holder:
-            if key not in own:
-                yield Slot(f"{prefix}{key}", holder, key, shared)
+        for key in without(holder, own):
+            yield Slot(f"{prefix}{key}", holder, key, shared)
 
 
 class _Collector:

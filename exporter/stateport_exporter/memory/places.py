@@ -39,7 +39,7 @@ class Place:
     def name(self) -> str:
         """A name for an argument that takes the value: "encoder_h", "states_0"."""
         parts = [*self.module.split("."), self.key, *map(str, self.inner)]
-        joined = "_".join(part for part in parts if part).strip("_")
+        joined = "_".join(filter(None, parts)).strip("_")
         return "".join(letter if letter.isalnum() else "_" for letter in joined) or "state"
 
     @property

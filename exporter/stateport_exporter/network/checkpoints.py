@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from stateport.contract import describe
+from stateport.picking import among
 from stateport.shown import shown
 
 from ..errors import TargetError
@@ -311,10 +312,7 @@ def _with_tied(candidate: _Candidate, expected: StateDict) -> _Candidate:
     """With a weight that the file has once under each of its names in the network."""
     weights = dict(candidate.weights)
     for names in _tied_names(expected):
-        present = []
-        for name in names:
-            if name in weights:
-                present.append(name)
+        present = among(names, weights)
 
         for name in names:
             if present and name not in weights:
@@ -425,7 +423,7 @@ def _described(tensor: torch.Tensor) -> str:
 
 
 def _few(names: list[str]) -> str:
-    first = ", ".join(_short(name) for name in names[:_MOST_NAMES])
+    first = ", ".join(map(_short, names[:_MOST_NAMES]))
     more = len(names) - _MOST_NAMES
     if more > 0:
         return f"{first} and {more} more"

@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from stateport.picking import present
+
 from .running_values import COUNT, SUM, SUMS, step_of_numbers, with_dim
 
 _PADS: Final = (F.pad, torch._C._nn.pad, torch.constant_pad_nd)
@@ -213,7 +215,7 @@ def _strides_by_axis(
 def _steps_of_slices(key: Any, rank: int) -> dict[int, int] | None:
     """The steps by axis of slices such as `x[:, ::2]`; None where there are none."""
     parts = key if isinstance(key, tuple) else (key,)
-    keys = _keys_by_axis([part for part in parts if part is not None], rank)
+    keys = _keys_by_axis(present(parts), rank)
     if keys is None:
         return None
 

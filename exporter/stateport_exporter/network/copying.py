@@ -24,6 +24,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.overrides import TorchFunctionMode
 
 from stateport.errors import in_words
+from stateport.picking import instances_of
 
 from ..errors import ExportError
 
@@ -72,10 +73,7 @@ def _deep_copy(module: Module, memo: Mapping[int, object]) -> Module:
     try:
         return copy.deepcopy(module, dict(memo))
     except (Exception, SystemExit):  # a __deepcopy__ of the author's may raise anything
-        own = []
-        for part in module.modules():
-            if _copies_itself(part):
-                own.append(part)
+        own = [*filter(_copies_itself, module.modules())]
 
         if not own:
             raise
@@ -95,9 +93,7 @@ def _copies_itself(part: nn.Module) -> bool:
 
 def _loggers_in(module: nn.Module) -> Iterator[logging.Logger]:
     for part in module.modules():
-        for value in vars(part).values():
-            if isinstance(value, logging.Logger):
-                yield value
+        yield from instances_of(logging.Logger, vars(part).values())
 
 
 class _ComputedTensors(TorchFunctionMode):

@@ -142,7 +142,7 @@ class _Search:
     def run(self) -> Decisions | None:
         answers: dict[Line, bool] = {}
         notes: list[str] = []
-        tried = [self._leaves(seed) for seed in range(3)]
+        tried = [*map(self._leaves, range(3))]
         usual = self._run(tried[0], {})
         if not usual.asked:
             return None

@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from stateport.axes import dynamic_axes
 from stateport.contract import Axis, resolve
 from stateport.errors import in_words
+from stateport.picking import instances_of, without
 from stateport.suggestions import did_you_mean
 
 from ..errors import ExportError
@@ -132,7 +133,7 @@ class Example:
         copied = copy.copy(self)
         copied.remembered = tuple(leaves)
         copied.leaves = (*self.leaves, *leaves)
-        names = [str(leaf) for leaf in leaves]
+        names = [*map(str, leaves)]
         copied.first_values = dict(zip(names, firsts, strict=True))
         copied.reached = frozenset(reached)
         return copied
@@ -231,7 +232,7 @@ class Example:
             return self._signature.bind(*args, **kwargs)
         except TypeError as error:
             parameters = self._signature.parameters
-            unknown = [name for name in kwargs if name not in parameters]
+            unknown = without(kwargs, parameters)
             hint = did_you_mean(unknown[0], parameters) if unknown else ""
             raise ExportError(
                 f"The example does not fit {self._name}{self._signature}: {error}.{hint}"
@@ -267,7 +268,7 @@ class Example:
 
     def named(self, arguments: Arguments) -> dict[str, Any]:
         """The author's arguments by the names of their parameters."""
-        names = {str(leaf) for leaf in self.remembered}
+        names = set(map(str, self.remembered))
 
         own = {}
         for name, value in arguments.kwargs.items():
@@ -369,7 +370,7 @@ def _given_time(example: object) -> int | None:
 
 
 def _specs_in(example: object) -> list[Spec]:
-    return [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Spec)]
+    return instances_of(Spec, pytree.tree_leaves(example))
 
 
 def _paths(tensors: Sequence[tuple[tuple[str, ...], Tensor]]) -> list[tuple[str, ...]]:

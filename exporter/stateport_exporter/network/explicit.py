@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from stateport.picking import instances_of
+
 from .convolution_steps import Context, ConvolutionStates
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
@@ -124,7 +126,7 @@ class Explicit(nn.Module):
 
 
 def _tensors_in(tree: Any) -> States:
-    return tuple(leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor))
+    return tuple(instances_of(Tensor, pytree.tree_leaves(tree)))
 
 
 @contextlib.contextmanager

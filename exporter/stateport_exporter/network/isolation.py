@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stateport.picking import map_values
+
 from .copying import check_initialised, copy_of
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,7 +45,7 @@ def quiet() -> Iterator[None]:
     """
     names = ["torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript"]
     names.append("torch._subclasses.fake_tensor")  # it logs errors that are caught
-    loggers = [logging.getLogger(name) for name in names]
+    loggers = [*map(logging.getLogger, names)]
     levels = [logger.level for logger in loggers]
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
@@ -240,7 +242,7 @@ class _Float64(TorchFunctionMode):
         if not kwargs:
             return func(*args)
 
-        widened = {name: _as_float64(value) for name, value in kwargs.items()}
+        widened = map_values(_as_float64, kwargs)
         return func(*args, **widened)
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from stateport.errors import first_line, in_words
 from stateport.files.paths import opened, usable_path
+from stateport.picking import without
 from stateport.suggestions import did_you_mean
 
 from ..errors import TargetError
@@ -205,7 +206,7 @@ def _check_signature(target: str, function: Any, arguments: Mapping[str, object]
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        unknown = [name for name in arguments if name not in signature.parameters]
+        unknown = without(arguments, signature.parameters)
         hint = did_you_mean(unknown[0], signature.parameters) if unknown else ""
         raise TargetError(
             f"{target} takes the arguments {signature}, not those of --arg: {first_line(error)}."

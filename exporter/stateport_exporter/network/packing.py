@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from stateport.picking import instances_of
+
 from ..errors import ExportError
 from .blame import paths_of
 from .trees import map_only
@@ -261,7 +263,7 @@ def traceable(network: nn.Module) -> Iterator[None]:
 
     Their check of the state's shape takes the batch size as a Python number, which would fix it.
     """
-    layers = [module for module in network.modules() if isinstance(module, nn.RNNBase)]
+    layers = instances_of(nn.RNNBase, network.modules())
     before = len(_NETWORKS)
 
     try:

@@ -170,7 +170,7 @@ def _compile_program(program: Program, substitutes: Mapping[Any, Any]) -> Callab
     writer = _GraphWriter(program.inputs, substitutes)
     for op in program.ops:
         writer.add(op)
-    outputs = [writer.write(operand) for operand in program.outputs]
+    outputs = [*map(writer.write, program.outputs)]
     writer.graph.output(outputs)
 
     function: Callable[..., list[Any]] = fx.GraphModule(writer.root, writer.graph).forward
@@ -192,7 +192,7 @@ class _GraphWriter:
     def add(self, op: Op) -> None:
         """Writes a call."""
         kwargs = {name: self.write(operand) for name, operand in op.kwargs}
-        args = tuple(self.write(operand) for operand in op.args)
+        args = tuple(map(self.write, op.args))
         target = self._substitutes.get(op.target, op.target)
         self._values[op.result] = self.graph.call_function(target, args, kwargs)
 
@@ -206,7 +206,7 @@ class _GraphWriter:
             multiple = self.graph.call_function(operator.mul, (self._time, operand.factor))
             return self.graph.call_function(operator.add, (multiple, operand.offset))
         if isinstance(operand, tuple):
-            return [self.write(item) for item in operand]
+            return [*map(self.write, operand)]
         if operand is torch.float32:  # float64 where the whole network computes in it
             return self.graph.call_function(torch.get_default_dtype)
         if isinstance(operand, Body):

@@ -13,6 +13,8 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from stateport.picking import instances_of
+
 Path = tuple[str, ...]
 
 
@@ -71,10 +73,7 @@ def _returned_expressions(function: Callable[..., Any]) -> Iterator[ast.expr]:
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError):  # typed in, or generated
         return
 
-    functions = []
-    for part in tree.body:
-        if isinstance(part, ast.FunctionDef):
-            functions.append(part)
+    functions = instances_of(ast.FunctionDef, tree.body)
 
     waiting: list[ast.AST] = [*functions[0].body] if functions else []
     while waiting:

@@ -49,4 +49,4 @@ def scan(
         current, outputs = body.step(current, slices, invariants)
         steps.append(outputs)
 
-    return (*current, *(torch.stack(outputs) for outputs in zip(*steps, strict=True)))
+    return (*current, *map(torch.stack, zip(*steps, strict=True)))

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from stateport.picking import instances_of, positions_of
+
 #: The types of values in which there is nothing else, for the most part.
 _PLAIN: Final = frozenset({Tensor, nn.Parameter, type(None), bool, int, float, str})
 
@@ -61,21 +63,17 @@ def _collect(tree: Any, tensors: list[Tensor]) -> None:
         for part in tree.values():
             _collect(part, tensors)
     else:
-        tensors += [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+        tensors += instances_of(Tensor, pytree.tree_leaves(tree))
 
 
 def tensor_positions(leaves: Iterable[Any]) -> list[int]:
     """The positions of the tensors among leaves."""
-    positions = []
-    for position, leaf in enumerate(leaves):
-        if isinstance(leaf, Tensor):
-            positions.append(position)
-    return positions
+    return positions_of(lambda leaf: isinstance(leaf, Tensor), leaves)
 
 
 def copied_leaves(tree: Any) -> list[Any]:
     """The leaves of a tree, with copies of tensors, which do not change when the originals do."""
-    return [_copied(leaf) for leaf in pytree.tree_leaves(tree)]
+    return [*map(_copied, pytree.tree_leaves(tree))]
 
 
 def _copied(leaf: Any) -> Any:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from stateport.picking import present
+
 from .example import Example
 from .explicit import LAYERS, put_back
 from .packing import is_packed
@@ -204,11 +206,10 @@ def _layer_steps(
     if runs_along_another_axis or not any([*takes, *gives]):
         return None
 
-    windows = []
-    for stretch, shape, dtype in zip(gives, calls[0].gives, calls[0].dtypes, strict=True):
-        if stretch is not None:
-            windows.append(Window(next(names), stretch, shape, dtype))
-    known = [stretch for stretch in takes if stretch is not None]
-    if len(known) != len(takes) or len(windows) != len(gives):
+    taken, given = present(takes), present(gives)
+    if len(taken) + len(given) < len(takes) + len(gives):
         raise UnclearError("a layer has steps in a part of what it takes and gives")
-    return LayerSteps(tuple(known), tuple(windows))
+
+    results = zip(given, calls[0].gives, calls[0].dtypes, strict=True)
+    windows = [Window(next(names), *result) for result in results]
+    return LayerSteps(tuple(taken), tuple(windows))

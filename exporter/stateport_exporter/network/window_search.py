@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from stateport.contract import resolve
+from stateport.picking import map_values
 
 from .example import Arguments, Example
 from .explicit import Calls, States, put_back
@@ -237,7 +238,7 @@ class _Search:
         for leaf in layout.leaves(size):
             sizes = resolve(leaf.shape, {"batch": len(_KINDS_OF_ROWS)})
             empty[str(leaf)] = torch.zeros(sizes, dtype=getattr(torch, leaf.dtype))
-        return {name: _as_float64(tensor) for name, tensor in empty.items()}
+        return map_values(_as_float64, empty)
 
     def _part(
         self, arguments: Arguments, begin: int, count: int, windows: Mapping[str, Tensor]
@@ -274,7 +275,7 @@ class _Search:
         for leaf in leaves:
             sizes = [1 if isinstance(axis, str) else axis for axis in leaf.shape]
             firsts.append(torch.zeros(sizes, dtype=getattr(torch, leaf.dtype)))
-        example = self.example.with_remembered(leaves, firsts, [str(leaf) for leaf in leaves])
+        example = self.example.with_remembered(leaves, firsts, [*map(str, leaves)])
 
         arguments = self.example.make(self.example.sizes)
         with put_back(self.network):

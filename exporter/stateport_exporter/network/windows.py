@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from stateport.picking import present
+
 from .example import Leaf
 from .explicit import LAYERS
 from .program import Body
@@ -152,7 +154,7 @@ class Layout:
     @property
     def divisions(self) -> list[int]:
         """By how much time is divided where the network has steps."""
-        stretches = [stretch for stretch in self.outputs if stretch is not None]
+        stretches = present(self.outputs)
         for layer in self.layers:
             stretches += layer.takes if layer else ()
         return [stretch.down for stretch in stretches]

@@ -122,14 +122,14 @@ class _Search:
             if not tried.keys() >= {*comparison.axes.values()}:
                 continue
             around = [*_with_next(turns(comparison, tried, self._multiple), self._multiple)]
-            is_crossed = any(self._is_in_reach(turn) for turn in around)
+            is_crossed = any(map(self._is_in_reach, around))
             for turn in around:
                 if self._is_new(turn):
                     waiting += self._try_sizes(turn, is_crossed=is_crossed)
 
         beyond = self._beyond
         # A limit may have been found after cases that exceed it.
-        beyond.cases = [case for case in beyond.cases if beyond.allows(case)]
+        beyond.cases = [*filter(beyond.allows, beyond.cases)]
         return beyond
 
     def _is_new(self, turn: Turn) -> bool:

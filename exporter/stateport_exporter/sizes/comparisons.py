@@ -31,6 +31,8 @@ from torch.fx.experimental import recording, sym_node, symbolic_shapes
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 from torch.utils import _pytree as pytree
 
+from stateport.picking import map_values
+
 from ..capture.recorders import opaque_layers
 from ..memory.kept import authored, constants_in, names_in, replaced_builtins, slots
 from ..network.blame import Line, author_line, is_authors
@@ -286,7 +288,7 @@ class _RecordingShapes(ShapeEnv):
         for relation in _relations(expression):
             axes = {symbol: self.axes[symbol] for symbol in relation.free_symbols}
             # Every step has another symbol, but its comparisons are the same.
-            axis_symbols = {symbol: sympy.Symbol(axis) for symbol, axis in axes.items()}
+            axis_symbols = map_values(sympy.Symbol, axes)
             key = relation.xreplace(axis_symbols)
             self.comparisons.setdefault((key, line), Comparison(relation, axes, line, direct))
 

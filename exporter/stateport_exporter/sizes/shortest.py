@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import filterfalse
 from typing import Final
 
 import numpy as np
@@ -42,7 +43,7 @@ def shortest_time(network: Network, contract: Contract) -> int:
 
 def _smallest_count(answers: Callable[[int], bool], largest: int) -> int:
     """The smallest number from which on all that are tried answer; `largest` does."""
-    failing = [count for count in _tried(largest) if not answers(count)]
+    failing = [*filterfalse(answers, _tried(largest))]
     if not failing:
         return 1
 
@@ -51,7 +52,7 @@ def _smallest_count(answers: Callable[[int], bool], largest: int) -> int:
         after = bisect(before, min(n for n in _tried(largest) if n > before), answers)
         # A network may fail again at a few lengths above the first that it takes.
         above = range(after + 1, min(after + _DENSE, largest))
-        failing = [count for count in above if not answers(count)]
+        failing = [*filterfalse(answers, above)]
         if not failing:
             return after
         before = max(failing)

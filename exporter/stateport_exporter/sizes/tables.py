@@ -14,6 +14,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from stateport.picking import present
+
 from ..memory.kept import unchanged_shared
 from ..network.blame import Line, author_line
 from ..network.example import Example
@@ -60,7 +62,7 @@ def _lookups(func: Callable[..., Any], args: tuple[Any, ...]) -> Iterator[tuple[
 def _lookups_of_item(table: Tensor, key: Any) -> Iterator[tuple[int, Tensor]]:
     """The lookups of `table[key]`, where the positions of axes are known."""
     keys = key if isinstance(key, tuple) else (key,)
-    keys = tuple(key for key in keys if key is not None)  # None adds an axis
+    keys = tuple(present(keys))  # None adds an axis
     if any(key is Ellipsis for key in keys):  # `in` would compare arrays
         return
 

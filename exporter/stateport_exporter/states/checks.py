@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import starmap
 from typing import Any, Final
 
 import onnx_ir as ir
@@ -112,7 +113,7 @@ def _check_goes_on(
 ) -> None:
     """Checks that a layer starts from where it ended in the run before, and first from zeros."""
     pairs = zip(starts[1:], ends, strict=False)
-    if not all(_same(start, end) for start, end in pairs):
+    if not all(starmap(_same, pairs)):
         raise ExportError(
             f"The network changes the state that it keeps between calls for {layer.name!r} "
             "(scales, masks or exchanges it). Take the state as an argument and return the "
@@ -210,7 +211,7 @@ def check_padding(explicit: Explicit, example: Example, packed: Sequence[str]) -
 def _same_without_padding(padded: Sequence[Tensor], short: Sequence[Tensor]) -> bool:
     """Whether results are the same as far as `short` goes, which ends with the longest row."""
     for result, reference in zip(padded, short, strict=True):
-        part = result[tuple(slice(size) for size in reference.shape)]
+        part = result[tuple(map(slice, reference.shape))]
         if not torch.allclose(part, reference, rtol=1e-3, atol=1e-5, equal_nan=True):
             return False
     return True
@@ -255,7 +256,7 @@ def _not_last_states(
 
     missing = []
     for name in names:
-        if not all(is_last_state(leaf) for leaf in leaves[name]):
+        if not all(map(is_last_state, leaves[name])):
             missing.append(name)
     return missing
 

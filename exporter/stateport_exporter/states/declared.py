@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 
 import onnx_ir as ir
 
@@ -67,7 +68,7 @@ def _result_position(name: object, paths: Sequence[Path]) -> int:
             fits.append(i)
 
     if not fits:
-        known = ", ".join(_described_result(i, path) for i, path in enumerate(paths))
+        known = ", ".join(starmap(_described_result, enumerate(paths)))
 
         names = []
         for path in paths:

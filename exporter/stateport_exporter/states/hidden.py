@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from stateport.contract import Axis
+from stateport.picking import only
 
 from ..capture.capture import Captured
 from ..errors import ExportError
@@ -68,10 +70,7 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     layers = find(graph)
     check_sequence_axis(layers)
 
-    hidden = []
-    for layer in hidden_states(graph, layers):
-        if _may_be_lifted(layer):
-            hidden.append(layer)
+    hidden = [*filter(_may_be_lifted, hidden_states(graph, layers))]
 
     if not hidden:
         return []
@@ -158,7 +157,7 @@ def _only_product(shape: Sequence[Axis]) -> tuple[int, str] | None:
     for axis, size in enumerate(map(str, shape)):
         if _PRODUCT.fullmatch(size):
             found.append((axis, size))
-    return found[0] if len(found) == 1 else None
+    return only(found)
 
 
 def _rows_of_first(layer: Recurrent, explicit: Explicit, example: Example, axis: int) -> set[int]:
@@ -236,7 +235,7 @@ def _initial_value(
 def _same_start(hidden: Hidden, reference: Hidden) -> bool:
     """Whether two runs made the same first states."""
     pairs = zip(hidden.initial, reference.initial, strict=True)
-    return all(_same_value(value, expected) for value, expected in pairs)
+    return all(starmap(_same_value, pairs))
 
 
 def _same_value(value: NDArray[Any] | None, expected: NDArray[Any] | None) -> bool:

@@ -7,9 +7,12 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from typing import Final
 
 import onnx_ir as ir
+
+from stateport.picking import among, only, positions_of, present, without
 
 from ..capture.capture import Captured
 from ..errors import ExportError
@@ -19,7 +22,6 @@ from ..graph.dataflow import (
     behind,
     moved_by,
     origin,
-    present,
     results_like,
     same_kind,
     targets,
@@ -57,7 +59,7 @@ def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurren
 
 def layers_over_time(layers: Iterable[Recurrent]) -> list[Recurrent]:
     """The layers that run over the sequence itself, and not within each of its steps."""
-    return [layer for layer in layers if not runs_within_steps(layer)]
+    return [*filterfalse(runs_within_steps, layers)]
 
 
 def runs_within_steps(layer: Recurrent) -> bool:
@@ -80,12 +82,8 @@ def runs_within_steps(layer: Recurrent) -> bool:
     if _names_axis(sequence, "time") or _names_axis(sequence, "batch"):
         return False
 
-    rows = []
-    for axis, name in enumerate(names[:2]):
-        if axis != layer.time:
-            rows.append(name)
-
-    return any(_names_axis(name, "time") for name in rows)
+    rows = {0, 1} - {layer.time}
+    return any(_names_axis(names[axis], "time") for axis in rows)
 
 
 def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
@@ -96,12 +94,7 @@ def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
     if not sequence.isidentifier() or sequence in ("time", "batch") or layer.node.graph is None:
         return False
 
-    shapes = []
-    for value in layer.node.graph.inputs:
-        if value.shape is not None:
-            shapes.append(value.shape)
-
-    return any(str(dim) == "time" for shape in shapes for dim in shape)
+    return any("time" in axes(value) for value in layer.node.graph.inputs)
 
 
 def _names_axis(size: str, axis: str) -> bool:
@@ -192,7 +185,7 @@ def pairs_of_layers(
 
     pairs = []
     for position, result in following.items():
-        role = _only_role(roles.inputs[graph.inputs[position]])
+        role = only([*roles.inputs[graph.inputs[position]]])
         pairs.append(StatePair(position, result, role))
     return pairs
 
@@ -207,7 +200,7 @@ def _followed(
         if value not in roles.inputs or position in declared:
             continue
 
-        alike = _without(results_like(graph, value, author), declared.values())
+        alike = without(results_like(graph, value, author), declared.values())
         result: int | None
         if position >= own:
             result = _next_of_lifted(graph, roles, value, alike, captured.output_paths)
@@ -217,11 +210,6 @@ def _followed(
         if result is not None:
             following[position] = result
     return following
-
-
-def _without(positions: Iterable[int], taken: Collection[int | None]) -> list[int]:
-    """The positions that are not taken."""
-    return [position for position in positions if position not in taken]
 
 
 def _returned_whole(
@@ -301,11 +289,7 @@ def _unmasked_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
     """
     operands = node.inputs[1:] if node.op_type == "Where" else node.inputs
 
-    unmasked = []
-    for operand in operands:
-        if operand is not None and axes(operand) == axes(result):
-            unmasked.append(operand)
-    return unmasked
+    return [operand for operand in present(operands) if axes(operand) == axes(result)]
 
 
 def _starts_inside(graph: ir.Graph, layer: Recurrent) -> bool:
@@ -329,7 +313,7 @@ def _dependencies_of_layer(graph: ir.Graph, layer: Recurrent) -> set[ir.Value]:
 
 def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
     """The graph's inputs on whose values (not only sizes) a value depends."""
-    return (source for source in behind(value) if source in graph.inputs)
+    yield from among(behind(value), graph.inputs)
 
 
 def _prefixes(layers: Sequence[Recurrent]) -> list[str]:
@@ -368,16 +352,8 @@ def _next_of_lifted(
     """
     fits = _holding_last_state(graph, roles, value)
 
-    behind_output = []
-    for i in fits:
-        if i > 0 and i in alike:
-            behind_output.append(i)
-
-    unnamed = []
-    for i in behind_output:
-        if not has_name(results[i]):
-            unnamed.append(i)
-
+    behind_output = among(without(fits, [0]), alike)
+    unnamed = [i for i in behind_output if not has_name(results[i])]
     if len(unnamed) == 1:
         return unnamed[0]
 
@@ -400,10 +376,7 @@ def _next_of_argument(
     `alike` are the results with the shape of the argument, which is at `position`.
     """
     path = captured.input_paths[position]
-    holding = []
-    for i in _holding_last_state(graph, roles, value):
-        if i in alike:
-            holding.append(i)
+    holding = among(_holding_last_state(graph, roles, value), alike)
     if holding:
         return _named_alike(holding, path, captured.output_paths)
 
@@ -433,13 +406,8 @@ def _named_alike(results: Sequence[int], path: Path, paths: Sequence[Path]) -> i
 
 def _holding_last_state(graph: ir.Graph, roles: Roles, value: ir.Value) -> list[int]:
     """The outputs that hold the last state of the layer that starts from `value`, moved."""
-    outputs = enumerate(graph.outputs)
-
-    positions = []
-    for i, output in outputs:
-        if roles.outputs.get(output) == roles.inputs[value]:
-            positions.append(i)
-    return positions
+    own = roles.inputs[value]
+    return positions_of(lambda output: roles.outputs.get(output) == own, graph.outputs)
 
 
 def _computed_from_layer(
@@ -456,12 +424,6 @@ def _computed_from_layer(
         if not is_of_another_layer and not layer_results.isdisjoint(behind(output)):
             computed.append(i)
     return computed
-
-
-def _only_role(roles: set[str]) -> str | None:
-    if len(roles) == 1:
-        return min(roles)
-    return None
 
 
 def _capitalized(layer: Recurrent) -> str:

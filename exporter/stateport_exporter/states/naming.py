@@ -21,6 +21,7 @@ from stateport.contract import (
     StateSpec,
     Streaming,
 )
+from stateport.picking import without
 
 from ..capture.capture import Captured
 from ..errors import ExportError
@@ -163,10 +164,7 @@ def _output_names(
     author_names += [""] * (count - len(paths))
     names = _state_output_names(states, inputs, author_names)
 
-    plain = []
-    for position in range(count):
-        if position not in names:
-            plain.append(position)
+    plain = without(range(count), names)
 
     for number, position in enumerate(plain, start=1):
         usual = output_name(number, len(plain))
@@ -306,15 +304,13 @@ def _rename(graph: ir.Graph, values: Sequence[ir.Value], names: Sequence[str]) -
 def _simplify_axes(value: ir.Value) -> None:
     """Takes off the brackets that PyTorch's exporter puts around a computed axis."""
     if value.shape is not None:
-        value.shape = ir.Shape([without_brackets(axis) for axis in shape_of(value)])
+        value.shape = ir.Shape([*map(without_brackets, shape_of(value))])
 
 
 def _inner_values(graph: ir.Graph, ports: Container[ir.Value]) -> Iterator[ir.Value]:
     """What nodes compute, without the graph's outputs, and its initializers."""
     for node in graph:
-        for value in node.outputs:
-            if value not in ports:
-                yield value
+        yield from without(node.outputs, ports)
     yield from graph.initializers.values()
 
 

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from stateport.picking import among, without
+
 from ..capture.capture import Captured
 from ..errors import ExportError
 from ..graph.dataflow import axes, behind, origin
 from ..layers import Recurrent
 from .layer_states import Roles, StatePair, first_state_inputs, pairs_of_layers, roles_of
 from .names import Path
-from .pairs import NAMED, SHAPED, SURE, Matches, Port, match, without
+from .pairs import NAMED, SHAPED, SURE, Matches, Port, match, not_at
 from .possible import alike
 
 
@@ -121,10 +123,7 @@ def drop_spare_outputs(
     """
     needed = {*range(author), *(state.output for state in states)}
 
-    staying = []
-    for position in range(len(graph.outputs)):
-        if position in needed:
-            staying.append(position)
+    staying = among(range(len(graph.outputs)), needed)
 
     graph.outputs[:] = [graph.outputs[position] for position in staying]
 
@@ -213,11 +212,7 @@ def _open_arguments(
     """
     states = {pair.input for pair in pairs}
 
-    positions = []
-    for position in range(len(paths)):
-        if position not in states:
-            positions.append(position)
-
+    positions = without(range(len(paths)), states)
     ports = []
     for position in positions:
         path = paths[position]
@@ -230,7 +225,7 @@ def _open_arguments(
 def _open_results(results: Iterable[Port], pairs: Iterable[StatePair]) -> list[Port]:
     """The results that are no state's next value."""
     used = {pair.output for pair in pairs}
-    return without(results, used)
+    return not_at(results, used)
 
 
 def _other_levels(matches: Matches, levels: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -310,7 +305,7 @@ def _leave_an_output(graph: ir.Graph, pairs: list[StatePair], author: int) -> li
     if not state_outputs.issuperset(range(author)):
         return pairs
 
-    origins = [origin(output) for output in graph.outputs]
+    origins = [*map(origin, graph.outputs)]
     for result in range(author):
         spare = _first_same(origins, result, range(author, len(origins)))
         if spare is not None:

@@ -16,6 +16,8 @@ from typing import Final
 
 import onnx_ir as ir
 
+from stateport.picking import among, only
+
 from ..graph.dataflow import axes, behind, origin, parts
 from .names import (
     Path,
@@ -105,9 +107,9 @@ def match(arguments: Sequence[Port], results: Sequence[Port], *, alone: bool) ->
 
     # The first parameter that is no state is what the network is fed.
     paired = {argument for argument, _ in matches.pairs[SURE]}
-    candidates = _behind_leading(without(arguments, paired))
+    candidates = _behind_leading(not_at(arguments, paired))
     taken = {result for _, result in matches.pairs[SURE]}
-    first = min((result.position for result in without(results, taken)), default=0)
+    first = min((result.position for result in not_at(results, taken)), default=0)
     options = _options_without(options, taken)
 
     for of_kind in _by_kind(candidates):
@@ -197,12 +199,12 @@ def _sure_result(argument: Port, options: Sequence[Port]) -> Port | None:
     named = _of_same_name(argument, options)
     moved = _holding_a_part(argument, options)
     if len(moved) > 1:
-        moved = [result for result in moved if result in named]
+        moved = among(moved, named)
 
     sure = moved
     if not moved and not is_like_a_signal(argument.path):
         sure = named
-    return sure[0] if len(sure) == 1 else None
+    return only(sure)
 
 
 def _of_same_name(argument: Port, results: Iterable[Port]) -> list[Port]:
@@ -212,21 +214,18 @@ def _of_same_name(argument: Port, results: Iterable[Port]) -> list[Port]:
         if are_one(argument.path, result.path):
             agreeing.append(result)
 
-    exact = []
-    for result in agreeing:
-        if argument.path == result.path:
-            exact.append(result)
+    exact = [result for result in agreeing if argument.path == result.path]
     return exact or agreeing
 
 
-def without(ports: Iterable[Port], positions: Collection[int]) -> list[Port]:
+def not_at(ports: Iterable[Port], positions: Collection[int]) -> list[Port]:
     """The arguments or results that are not at these positions."""
     return [port for port in ports if port.position not in positions]
 
 
 def _options_without(options: Options, positions: Collection[int]) -> Options:
     """The options without the results at these positions."""
-    return {argument: without(results, positions) for argument, results in options.items()}
+    return {argument: not_at(results, positions) for argument, results in options.items()}
 
 
 def _by_kind(arguments: Iterable[Port]) -> list[list[Port]]:

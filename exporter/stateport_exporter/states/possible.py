@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 from stateport.contract import Axis, describe
 
@@ -52,7 +53,7 @@ def alike(arguments: Sequence[Port], results: Sequence[Port]) -> Iterator[tuple[
 
 def possible_states(pairs: Iterable[tuple[Port, Port]]) -> tuple[PossibleState, ...]:
     """Pairs that were not taken as states, named as `export` takes them."""
-    return tuple(_possible_state(argument, result) for argument, result in pairs)
+    return tuple(starmap(_possible_state, pairs))
 
 
 def _possible_state(argument: Port, result: Port) -> PossibleState:

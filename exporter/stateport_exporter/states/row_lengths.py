@@ -8,6 +8,8 @@ from typing import Final
 import onnx_ir as ir
 import torch
 
+from stateport.picking import sure
+
 from ..capture.capture import Captured
 from ..errors import ExportError
 from ..layers import Recurrent, find
@@ -107,8 +109,7 @@ def _is_at_least_one(node: ir.Node) -> bool:
 
 def _check_time(layer: Recurrent) -> None:
     """Checks that a layer with lengths runs over the axis that the lengths are checked against."""
-    x = layer.node.inputs[0]
-    assert x is not None
+    x = sure(layer.node.inputs[0])
     assert x.shape is not None
 
     axis = str(x.shape[0])

@@ -13,6 +13,9 @@ from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
+from stateport.picking import instances_of, only, positions_of, present
+from stateport.shown import counted
+
 from ..layers import module_path
 
 _TIME: Final = re.compile(r"\btime\b")
@@ -112,7 +115,7 @@ def _reason_of_matmul(node: ir.Node) -> str | None:
 
 def _reason_of_product(node: ir.Node) -> str | None:
     """Products whose axes are not known: `Einsum` and `Attention`."""
-    axes = [_time_axis(value) for value in node.inputs[:2]]
+    axes = [*map(_time_axis, node.inputs[:2])]
     return None if None in axes else _ATTENTION
 
 
@@ -173,7 +176,7 @@ def _pads_at_end(pads: Sequence[int] | None, axis: int | None) -> str | None:
     steps = pads[axis + len(pads) // 2]
     if steps <= 0:
         return None
-    return f"pads {steps} {'step' if steps == 1 else 'steps'} on the right: it looks ahead"
+    return f"pads {counted(steps, 'step')} on the right: it looks ahead"
 
 
 def _reason_of_window(node: ir.Node) -> str | None:
@@ -207,7 +210,7 @@ def _kernel_shape(node: ir.Node) -> Sequence[int]:
     weights = node.inputs[1] if len(node.inputs) > 1 else None
     if sizes or weights is None or weights.shape is None:
         return sizes
-    return [size for size in weights.shape[2:] if isinstance(size, int)]
+    return instances_of(int, weights.shape[2:])
 
 
 def _reason_of_slice(node: ir.Node) -> str | None:
@@ -271,11 +274,11 @@ _RULES: Final[Sequence[Mapping[str, _Rule]]] = (
 def _has_context(value: ir.Value | None) -> bool:
     """Whether a sequence starts with steps of the call before, or with padding."""
     node = None if value is None else value.producer()
-    while node is not None and node.op_type in ("Transpose", "Unsqueeze", "Squeeze", "Pad"):
-        if node.op_type == "Pad":
-            return True
-        node = None if node.inputs[0] is None else node.inputs[0].producer()
-    return node is not None and node.op_type == "Concat"
+    if node is None:
+        return False
+    if node.op_type in ("Transpose", "Unsqueeze", "Squeeze"):
+        return _has_context(node.inputs[0])
+    return node.op_type in ("Pad", "Concat")
 
 
 def _is_computed(value: ir.Value) -> bool:
@@ -285,12 +288,12 @@ def _is_computed(value: ir.Value) -> bool:
         return value.is_graph_input()
     if node.op_type == "Shape":
         return False
-    return any(operand is not None and _is_computed(operand) for operand in node.inputs)
+    return any(map(_is_computed, present(node.inputs)))
 
 
 def _time_slice(node: ir.Node) -> _TimeSlice:
     """What a `Slice` takes of time."""
-    operands = [_constant_ints(value) for value in node.inputs[1:]]
+    operands = [*map(_constant_ints, node.inputs[1:])]
     starts, _, axes, steps = [*operands, None, None][:4]
 
     time_axis, rank = _time_axis(node.inputs[0]), _rank(node.inputs[0])
@@ -304,13 +307,13 @@ def _time_slice(node: ir.Node) -> _TimeSlice:
 
 def _time_axis(value: ir.Value | None) -> int | None:
     """The axis that grows with time, if exactly one does."""
-    axes = [axis for axis, text in enumerate(_dim_texts(value)) if _TIME.search(text)]
-    return axes[0] if len(axes) == 1 else None
+    axes = positions_of(_TIME.search, _dim_texts(value))
+    return only(axes)
 
 
 def _dim_texts(value: ir.Value | None) -> list[str]:
     shape = None if value is None else value.shape
-    return [] if shape is None else [str(dim) for dim in shape]
+    return [] if shape is None else [*map(str, shape)]
 
 
 def _rank(value: ir.Value | None) -> int:
@@ -332,4 +335,4 @@ def _numbers(node: ir.Node, name: str) -> Sequence[int]:
 
 def _constant_ints(value: ir.Value | None) -> list[int] | None:
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else [int(number) for number in tensor.numpy().ravel()]
+    return None if tensor is None else [*map(int, tensor.numpy().ravel())]

@@ -20,8 +20,10 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from stateport.picking import positions_of, present
+
 from ..evaluation.float64 import evaluation
-from ..graph.dataflow import dims_of, parts, present
+from ..graph.dataflow import dims_of, parts
 from .operands import required_operand
 
 Array = NDArray[Any]
@@ -275,11 +277,8 @@ def _layouts(shape: Sequence[int]) -> list[Layout]:
 
 def _fitting(trial: _Trial, layout: Layout, role: str) -> list[int]:
     """The operands whose size fits a role."""
-    positions = []
-    for position, operand in enumerate(trial.operands):
-        if operand[0].size in layout.widths(role):
-            positions.append(position)
-    return positions
+    widths = layout.widths(role)
+    return positions_of(lambda operand: operand[0].size in widths, trial.operands)
 
 
 def _with_scale(attention: LinearAttention, trial: _Trial) -> LinearAttention | None:

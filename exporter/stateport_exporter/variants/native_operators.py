@@ -129,7 +129,7 @@ def _batch_first(writer: Writer, sequence: ir.Value) -> ir.Value:
 
 def _names(value: ir.Value) -> list[str]:
     """The sizes of all axes as text: numbers, or names; none where the axes are not known."""
-    return [] if value.shape is None else [str(dim) for dim in value.shape]
+    return [] if value.shape is None else [*map(str, value.shape)]
 
 
 def _undo_transposes(steps_first: ir.Value, batch_first: ir.Value) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from stateport.picking import sure
+
 
 def required_operand(node: ir.Node, position: int) -> ir.Value:
     """An operand that the operator cannot leave out."""
-    operand = node.inputs[position]
-    assert operand is not None
-    return operand
+    return sure(node.inputs[position])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import starmap
 from typing import Final, TypeVar
 
 import numpy as np
@@ -54,7 +55,7 @@ def record(
     """
     allowance = allowance or Allowance()
     cases = list(all_cases(network, contract, beyond))
-    kept_whole = {id(case) for case in beyond}
+    kept_whole = set(map(id, beyond))
     with unchanged_globals(seed=0), torch.no_grad():
         # One thread sums in the same order on every machine, and a step is too small for several.
         torch.set_num_threads(1)
@@ -70,7 +71,7 @@ def record(
         contract=contract,
         truth=str(truth.dtype).removeprefix("torch."),
         floor=floor,
-        cases=tuple(_with_truth(case, answers) for case, answers in answered),
+        cases=tuple(starmap(_with_truth, answered)),
         made_with={"torch": torch.__version__, "machine": platform.machine()},
     )
 
@@ -215,7 +216,7 @@ def _noisy_copies(network: Network, truth: Network, allowance: Allowance) -> lis
     parameters = sum(parameter.numel() for parameter in network.module.parameters())
     if parameters > _MOST_COPIED or truth is network:
         return []
-    return [truth.with_ulp_noise(seed) for seed in range(allowance.copies(_NOISY_COPIES))]
+    return [*map(truth.with_ulp_noise, range(allowance.copies(_NOISY_COPIES)))]
 
 
 def _with_truth(case: Case, answers: Answers) -> Case:

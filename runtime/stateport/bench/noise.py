@@ -40,7 +40,7 @@ def unsteady(candidates: Iterable[Times]) -> str | None:
     The spread of a candidate is the distance between the quartiles of its rounds, as a share of
     its median; that of the median candidate counts.
     """
-    spreads = [_spread(times) for times in candidates]
+    spreads = [*map(_spread, candidates)]
     if not spreads or median(spreads) <= _STEADY:
         return None
     return (

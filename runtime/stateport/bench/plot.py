@@ -10,6 +10,7 @@ from typing import Final
 from xml.sax import saxutils
 
 from ..printable import printable
+from ..shown import counted
 from .run import Bench, Result
 
 _WIDTH: Final = 960
@@ -56,13 +57,9 @@ def _caption(bench: Bench) -> str:
     ceilings = bench.ceilings[0]
     return (
         "Left: the time of a call, beside the slowest under the same load. Right: the share of the "
-        f"machine's limit (with {_threads(ceilings.threads)} "
+        f"machine's limit (with {counted(ceilings.threads, 'thread')} "
         f"{ceilings.bandwidth / 1e9:.1f} GB/s, {ceilings.peak / 1e9:.0f} GFLOP/s)"
     )
-
-
-def _threads(count: int) -> str:
-    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _elements(bench: Bench) -> Iterator[tuple[int, str]]:
@@ -91,7 +88,7 @@ def _elements(bench: Bench) -> Iterator[tuple[int, str]]:
 def _row(result: Result, slowest: float, y: int) -> Iterator[str]:
     """The elements of one result: its name, its bars and its figures."""
     times = result.times
-    name = f"{_shortened(result.name)}, {_threads(result.threads)}"
+    name = f"{_shortened(result.name)}, {counted(result.threads, 'thread')}"
     yield _text(20, y, name)
 
     is_pytorch = result.against is None and "PyTorch" in result.name

@@ -6,6 +6,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any, Final
 
+from ..shown import counted
 from ..table import Column, Table
 from .noise import busy
 from .roofline import Ceilings, Work
@@ -87,7 +88,7 @@ def notes(bench: Bench, cores: int) -> list[str]:
 
 
 def _ceilings_line(ceilings: Ceilings, work: Work) -> str:
-    threads = "1 thread" if ceilings.threads == 1 else f"{ceilings.threads} threads"
+    threads = counted(ceilings.threads, "thread")
     return (
         f"{threads}: {ceilings.bandwidth / 1e9:.1f} GB/s, {ceilings.peak / 1e9:.0f} GFLOP/s in "
         f"float32; the model has {work.weights:,} weights of {work.nbytes:,} bytes."
@@ -110,7 +111,7 @@ def document(bench: Bench) -> dict[str, Any]:
             }
             for ceilings in bench.ceilings
         ],
-        "results": [_entry(result) for result in bench.results],
+        "results": [*map(_entry, bench.results)],
     }
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ..contract import ArraySpec, Contract
 from ..errors import InputError
 from ..model import Model
+from ..shown import counted
+from ..validation import single
 
 #: The size of axes other than batch and time.
 _OTHER_SIZE: Final = 4
@@ -28,9 +30,7 @@ class Workload:
     time: int
 
     def __str__(self) -> str:
-        streams = "1 stream" if self.streams == 1 else f"{self.streams} streams"
-        steps = "1 step" if self.time == 1 else f"{self.time} steps"
-        return f"{streams}, {steps}"
+        return f"{counted(self.streams, 'stream')}, {counted(self.time, 'step')}"
 
 
 def step_call(model: Model, load: Workload) -> Callable[[], Any]:
@@ -72,7 +72,7 @@ def _pool_call(model: Model, load: Workload, inputs: dict[str, NDArray[Any]]) ->
     streams = pool.open(load.streams)
 
     # A single input is passed as an array, which is faster than a dict.
-    xs: Any = next(iter(inputs.values())) if len(inputs) == 1 else inputs
+    xs = single(inputs)
     return lambda: pool.step(streams, xs)
 
 

@@ -159,7 +159,7 @@ class StreamBuffers:
     def _step_unbound(self, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         """A step for which the engine allocates the outputs."""
         contract = self._contract
-        named = {s.name: x for s, x in zip(contract.inputs, inputs, strict=True)}
+        named = dict(zip(names_of(contract.inputs), inputs, strict=True))
         names = names_of((*contract.outputs, *contract.state_outputs))
         results = answers(self._engine, {**named, **self.read()}, names)
 

@@ -33,7 +33,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # not before click 8
             return value  # converted already
 
         parts = [part.strip() for part in str(value).split(",")]
-        if not all(_DIGITS.fullmatch(part) for part in parts):
+        if not all(map(_DIGITS.fullmatch, parts)):
             self.fail(
                 f"{value!r} is not a list of whole numbers of at least 1 and at most 999999999. "
                 "Write them with commas: 1,64.",
@@ -42,7 +42,7 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # not before click 8
             )
 
         # Repeated numbers are dropped, in the order of their first appearance.
-        return tuple(dict.fromkeys(int(part) for part in parts))
+        return tuple(dict.fromkeys(map(int, parts)))
 
 
 class _FilePath(click.Path):

@@ -35,7 +35,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
     The exit code is 1 when no engine works.
     """
-    engines = [_describe_engine(name) for name in engine_names()]
+    engines = [*map(_describe_engine, engine_names())]
     document: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -18,6 +18,7 @@ from ..files.reading import read_npy
 from ..files.writing import check_place, write_npz, written_each
 from ..in_chunks import run_in_chunks
 from ..model import Model, load
+from ..picking import map_values
 from ..state import State
 from .common import (
     CONSTANTS,
@@ -161,7 +162,7 @@ def _run_arrays(
 ) -> tuple[Mapping[str, Any], State]:
     """The outputs for arrays from files, by name, and the state after the last step."""
     _check_given(model.contract, paths)
-    arrays = {name: read_npy(path) for name, path in paths.items()}
+    arrays = map_values(read_npy, paths)
     if chunk is None:
         outputs, last = model.run(arrays, state)
         return outputs, last

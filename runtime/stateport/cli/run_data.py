@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from ..contract import names_of
 from ..errors import StateportError
 from ..model import Model
 from .output import progress, say
@@ -108,7 +109,7 @@ def missing(error: ImportError) -> Exception:
 def _columns(texts: Sequence[str], model: Model) -> dict[str, str]:
     """The column of each input, from texts of the form COLUMN or INPUT=COLUMN."""
     columns: dict[str, str] = {}
-    inputs = [spec.name for spec in model.contract.inputs]
+    inputs = names_of(model.contract.inputs)
     for text in texts:
         name, equals, column = text.partition("=")
         if not equals:
@@ -129,7 +130,7 @@ def only_data_set(inputs: Sequence[str]) -> str | None:
     Raises:
         click.BadParameter: there are both, or several data sets.
     """
-    sets = [text for text in inputs if is_data_set(text)]
+    sets = [*filter(is_data_set, inputs)]
     if sets and len(inputs) > 1:
         raise click.BadParameter(
             f"{sets[0]!r} is a data set, and {len(inputs)} inputs are given. Pass one file, a "

@@ -18,6 +18,7 @@ from ..model_file.read_contract import read_contract
 from ..parity.pair import remarks
 from ..parity.reports.wording import decibels
 from ..parity.vectors import Vectors, vectors_path
+from ..shown import counted
 from ..table import Column, Table
 from ..tune.choice import Trial
 from ..tune.search import Tuned, TuningGoal
@@ -174,13 +175,12 @@ def _table(tuned: Tuned) -> Table:
 
 def _title(goal: TuningGoal, chunks: Collection[int]) -> str:
     """The load: `Plans for 8 streams, 1 step per call, by latency`."""
-    streams = "1 stream" if goal.streams == 1 else f"{goal.streams} streams"
+    streams = counted(goal.streams, "stream")
     if len(chunks) != 1:
         return f"Plans for {streams}, by {goal.goal}"
 
     (chunk,) = chunks
-    steps = "1 step" if chunk == 1 else f"{chunk} steps"
-    return f"Plans for {streams}, {steps} per call, by {goal.goal}"
+    return f"Plans for {streams}, {counted(chunk, 'step')} per call, by {goal.goal}"
 
 
 def _measured(trial: Trial, streams: int) -> list[str | Text]:

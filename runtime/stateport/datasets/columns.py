@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ..contract import ArraySpec, Axis, Contract
+from ..contract import ArraySpec, Axis, Contract, by_name, names_of
 from ..errors import InputError
+from ..picking import among, present, without
 from ..suggestions import did_you_mean
 from .rows import Answer, Row, length_inputs
 
@@ -35,7 +36,7 @@ def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -
         InputError: a column is missing or holds something else than the input's dtype, or an input
             has no column.
     """
-    known = {spec.name: spec for spec in contract.inputs}
+    known = by_name(contract.inputs)
     for name, column in columns.items():
         if name not in known:
             raise InputError(
@@ -50,15 +51,16 @@ def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -
             )
         _check_type(schema.field(column), known[name])
 
-    optional = {spec.name for spec in length_inputs(contract)}
+    optional = {*names_of(length_inputs(contract))}
     for name in known.keys() - columns.keys() - optional:
         raise InputError(f"The input {name!r} has no column. Pass --column {name}=COLUMN.")
 
 
 def default_columns(schema: Any, contract: Contract) -> dict[str, str]:
     """The columns that have the names of inputs."""
-    names = [spec.name for spec in contract.inputs]
-    return {name: name for name in names if name in schema.names} or {names[0]: names[0]}
+    names = names_of(contract.inputs)
+    found = among(names, schema.names) or names[:1]
+    return dict(zip(found, found, strict=True))
 
 
 def rows_of(batch: Any, columns: Mapping[str, str]) -> list[Row | Answer]:
@@ -82,21 +84,22 @@ def column_of(spec: ArraySpec, arrays: Sequence[Array | None]) -> Any:
     Returns:
         The `pyarrow.Array`, whose type depends on the contract alone.
     """
-    shape = [axis for axis in spec.shape if axis != "batch"]
-    present = [array for array in arrays if array is not None]
+    given = present(arrays)
+    missing = np.array([array is None for array in arrays], bool)
     dtype = np.dtype(spec.dtype)
-    flat = np.concatenate([array.ravel() for array in present]) if present else np.empty(0, dtype)
+    flat = np.concatenate([np.empty(0, dtype), *map(np.ravel, given)])
     values = pa.array(flat, pa.from_numpy_dtype(dtype))
-    if not shape:
-        numbers = iter(values)
-        return pa.array(
-            [None if array is None else next(numbers).as_py() for array in arrays], values.type
-        )
 
-    values = _in_lists(values, shape, present)
-    lengths = [0 if array is None else len(array) for array in arrays]
-    missing = pa.array([array is None for array in arrays], pa.bool_())
-    return pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *lengths])), values, mask=missing)
+    shape = without(spec.shape, ["batch"])
+    if not shape:
+        # A row without an array takes null, whatever its index.
+        return values.take(pa.array(np.cumsum(~missing) - 1, mask=missing))
+
+    values = _in_lists(values, shape, given)
+    lengths = np.zeros(len(arrays), np.int64)
+    lengths[~missing] = [*map(len, given)]
+    ends = pa.array(np.cumsum([0, *lengths]))
+    return pa.LargeListArray.from_arrays(ends, values, mask=pa.array(missing))
 
 
 def _in_lists(values: Any, shape: Sequence[Axis], arrays: Sequence[Array]) -> Any:

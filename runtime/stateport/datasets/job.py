@@ -19,7 +19,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..contract import Contract
+from ..contract import Contract, names_of
 from ..errors import FileError, InputError, in_words
 from ..files.reading import parse_json
 from ..files.writing import check_place, written_atomically, written_each
@@ -172,7 +172,7 @@ class _Parts:
     def join(self, output: Path, contract: Contract) -> int:
         """Writes the output and the failed rows, and removes the parts. Returns the failures."""
         failed = 0
-        names = [ROW, *(spec.name for spec in contract.outputs)]
+        names = [ROW, *names_of(contract.outputs)]
         empty = _table(contract, [], 0)
         failures = failed_path(output)
         with (

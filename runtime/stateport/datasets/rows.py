@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..axes import resolve
 from ..chunks import joined, split
-from ..contract import ArraySpec, Contract, check_streaming
+from ..contract import ArraySpec, Contract, check_streaming, has_time, names_of
 from ..errors import InputError, StateportError
 from ..in_chunks import run_in_chunks
 from ..model import Model
@@ -49,7 +50,7 @@ def check_options(contract: Contract, chunk: int | None, batch: int) -> None:
     if chunk is None:
         return
 
-    if not any("time" in spec.shape for spec in contract.inputs):
+    if not has_time(contract):
         raise InputError("The model has no time axis, so that a chunk has no effect. Leave it out.")
     check_streaming(contract)
     if length_inputs(contract):
@@ -110,7 +111,7 @@ class _Runner:
         self.model = model
         self.contract = model.contract
         self._chunk = chunk
-        self._lengths = [spec.name for spec in length_inputs(model.contract)]
+        self._lengths = names_of(length_inputs(model.contract))
         specs = (*self.contract.inputs, *self.contract.state_inputs)
         has_batch = all("batch" in spec.shape for spec in specs)
         # Rows that see each other, as in a mean over the batch, run alone.
@@ -122,12 +123,12 @@ class _Runner:
 
     def pads(self, row: Row) -> bool:
         """Whether a sequence is padded, because the model takes lengths and it has none."""
-        return bool(self._lengths) and not any(name in row for name in self._lengths)
+        return bool(self._lengths) and row.keys().isdisjoint(self._lengths)
 
     def run(self, rows: Sequence[Row]) -> list[Answer]:
         """Runs a batch; if that fails, each sequence of it alone."""
         try:
-            return [Answer(outputs) for outputs in self._outputs(rows)]
+            return [*map(Answer, self._outputs(rows))]
         except (StateportError, MemoryError) as error:
             if len(rows) == 1:
                 return [Answer(error=str(error) or "There is not enough memory.")]
@@ -138,12 +139,12 @@ class _Runner:
         if self.pads(rows[0]):
             rows = self._padded(rows, lengths)
         outputs = self._run(self._joined(rows), lengths[0])
-        names = [spec.name for spec in self.contract.outputs]
-        axes = [_batch_axis(spec) for spec in self.contract.outputs]
+        names = names_of(self.contract.outputs)
+        axes = [*map(_batch_axis, self.contract.outputs)]
         parts = split([outputs[name] for name in names], axes, len(rows))
         results: list[Row] = [dict(zip(names, part, strict=True)) for part in parts]
         if self._lengths:
-            return [self._cut(result, n) for result, n in zip(results, lengths, strict=True)]
+            return [*starmap(self._cut, zip(results, lengths, strict=True))]
         return results
 
     def _run(self, arrays: dict[str, Array], length: int) -> Mapping[str, Array]:
@@ -157,7 +158,8 @@ class _Runner:
     def _joined(self, rows: Sequence[Row]) -> dict[str, Array]:
         """The arrays of a call. Those that fit no input are left to the model to refuse."""
         arrays = {}
-        axes = {spec.name: _batch_axis(spec) for spec in self.contract.inputs}
+        inputs = self.contract.inputs
+        axes = dict(zip(names_of(inputs), map(_batch_axis, inputs), strict=True))
         for name, first in rows[0].items():
             axis = axes.get(name)
             if axis is None:
@@ -233,5 +235,6 @@ def _with_zeros(spec: ArraySpec, array: Array, count: int) -> Array:
     place = _time_place(spec)
     if array.ndim <= place:
         return array  # the model refuses it
-    width = [(0, count if axis == place else 0) for axis in range(array.ndim)]
+    width = np.zeros((array.ndim, 2), int)
+    width[place, 1] = count
     return np.pad(array, width)

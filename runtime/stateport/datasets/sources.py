@@ -66,7 +66,7 @@ def open_data_set(text: str) -> DataSet:
             f"There is no file {text}; a Parquet file, a folder of them or a pattern was expected."
         )
 
-    metadata = [_metadata(file) for file in files]
+    metadata = [*map(_metadata, files)]
     schema = metadata[0].schema.to_arrow_schema()
     for file, each in zip(files, metadata, strict=True):
         if not each.schema.to_arrow_schema().equals(schema):

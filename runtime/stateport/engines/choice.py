@@ -66,7 +66,7 @@ def choices(text: str) -> tuple[EngineChoice, ...]:
         InputError: the text has another form, or there is no such engine.
     """
     if text == "all":
-        return tuple(EngineChoice(name) for name in engine_names())
+        return tuple(map(EngineChoice, engine_names()))
 
     choice = EngineChoice.parse(text)
     if choice.name == "all":

@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Iterator
+from itertools import filterfalse
 from pathlib import Path
 from typing import Final
 
@@ -57,7 +58,7 @@ def missing_libraries(provider: Path) -> list[str]:
             names = list(_needed(m))
     except (OSError, ValueError, struct.error, IndexError):  # missing, empty, or of another system
         return []
-    return [name for name in names if not _can_load(name)]
+    return [*filterfalse(_can_load, names)]
 
 
 def _needed(elf: mmap.mmap) -> Iterator[str]:

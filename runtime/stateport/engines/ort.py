@@ -248,10 +248,7 @@ def _cuda_options(device: int, *, graphs: bool) -> dict[str, str]:
 
 def _import_ort(name: str) -> ModuleType:
     """ONNX Runtime, in the build that the engine needs."""
-    wheels = []
-    for wheel in _WHEELS:
-        if _is_installed(wheel):
-            wheels.append(wheel)
+    wheels = [*filter(_is_installed, _WHEELS)]
 
     if len(wheels) > 1:
         raise EngineUnavailable(

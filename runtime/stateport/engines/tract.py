@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..contract import names_of
 from ..model_file.onnx_outline import OnnxFile
+from ..picking import without
 from . import Status
 from .base import Arrays, EngineFacts, HostEngine
 from .failure import failure
@@ -111,10 +112,7 @@ def _reason(error: Exception) -> str:
     text = str(error).partition("Stack backtrace")[0]
     lines = [line.strip() for line in text.splitlines()]
 
-    causes = []
-    for line in lines:
-        if line not in ("", "Caused by:"):
-            causes.append(line)
+    causes = without(lines, ("", "Caused by:"))
 
     first_and_last = dict.fromkeys([*causes[:1], *causes[-1:]])
     return ": ".join(first_and_last) or type(error).__name__

@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..picking import map_values
 from .base import Arrays, Buffer, Buffers, Engine
 
 
@@ -21,7 +22,7 @@ class ConstantInputs:
         self.max_bound_calls = engine.max_bound_calls
         self._engine = engine
         self._constants = dict(constants)
-        self._buffers = {name: self._buffer(array) for name, array in constants.items()}
+        self._buffers = map_values(self._buffer, constants)
 
     def run(self, inputs: Arrays, outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Runs the graph once."""

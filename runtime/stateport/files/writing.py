@@ -40,7 +40,7 @@ def written_each(*paths: Path) -> Iterator[list[Path]]:
         yield []
         return
 
-    targets = [_checked_target(path) for path in paths]
+    targets = [*map(_checked_target, paths)]
     if len({*targets}) < len(targets):
         raise FileError(
             f"{paths[-1]} is the path of several files at once. Give each another name."

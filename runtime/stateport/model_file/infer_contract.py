@@ -6,10 +6,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
+from itertools import filterfalse
 from typing import Final
 
 from ..contract import ArraySpec, Axis, Contract, StateSpec, axis_names, by_name, describe
 from ..errors import ContractError, InputError
+from ..picking import among, without
 from .foreign.growing import check_growing
 from .foreign.streaming import streaming_of
 from .onnx_outline import OnnxFile
@@ -81,19 +83,19 @@ def infer_contract(
     state_inputs = [spec for spec in file.inputs if spec.name in pairs]
     renamed = {**_batch_axes(state_inputs), **(axes or {})}
 
-    signals = _without(file.inputs, ports_of_states)
+    signals = _not_named(file.inputs, ports_of_states)
     inputs = tuple(_name_input_axes(spec, renamed) for spec in signals)
     state_specs = tuple(_state_spec(spec, pairs[spec.name], renamed) for spec in state_inputs)
 
     known = _named_axes(inputs, state_specs)
-    signals = _without(file.outputs, ports_of_states)
+    signals = _not_named(file.outputs, ports_of_states)
     outputs = tuple(_name_output_axes(spec, renamed, known) for spec in signals)
 
     contract = Contract(inputs, outputs, state_specs)
     return replace(contract, streaming=streaming_of(file, contract))
 
 
-def _without(specs: Iterable[ArraySpec], names: Container[str]) -> list[ArraySpec]:
+def _not_named(specs: Iterable[ArraySpec], names: Container[str]) -> list[ArraySpec]:
     """The inputs or outputs that do not have these names."""
     return [spec for spec in specs if spec.name not in names]
 
@@ -102,7 +104,7 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
     """The states by the names of the file; there has to be one."""
     pairs = match_state_names(file)
     if not pairs:
-        recurrent = [name for name in _RECURRENT if name in file.operators]
+        recurrent = among(_RECURRENT, file.operators)
         advice = f"{_ADVICE} states={{}} says that it has none."
         if recurrent:
             advice = (
@@ -248,7 +250,7 @@ def _is_sequence(spec: ArraySpec) -> bool:
 
 def _open_axes(spec: ArraySpec) -> list[Axis]:
     """The axes whose size the file leaves open."""
-    return [axis for axis in spec.shape if not _is_fixed(axis)]
+    return [*filterfalse(_is_fixed, spec.shape)]
 
 
 def _matching_outputs(
@@ -261,11 +263,7 @@ def _matching_outputs(
     """
     matching = _forms_of(name, patterns)
 
-    exact = []
-    for output in matching:
-        if output in outputs and output != name:
-            exact.append(output)
-
+    exact = without(among(matching, outputs), [name])
     if exact:
         return exact
 
@@ -279,7 +277,7 @@ def _forms_of(name: str, patterns: Iterable[tuple[str, tuple[str, ...]]]) -> lis
     for pattern, forms in patterns:
         match = re.fullmatch(pattern, name)
         if match is not None:
-            forms_of += [match.expand(form) for form in forms]
+            forms_of += [*map(match.expand, forms)]
     return [*dict.fromkeys(forms_of)]
 
 
@@ -298,10 +296,11 @@ def _fits(before: ArraySpec, after: ArraySpec) -> bool:
     if len(before.shape) != len(after.shape):
         return False
 
-    for axis, next_axis in zip(before.shape, after.shape, strict=True):
-        if _is_fixed(axis) and _is_fixed(next_axis) and axis != next_axis:
-            return False
-    return True
+    return all(map(_may_be_equal, before.shape, after.shape))
+
+
+def _may_be_equal(axis: Axis, other: Axis) -> bool:
+    return axis == other or not (_is_fixed(axis) and _is_fixed(other))
 
 
 def _is_fixed(axis: Axis) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract import DTYPES, INITIAL_PREFIX, MOST_ARRAYS, MOST_STATE, ArraySpec, Axis
+from ..contract import DTYPES, INITIAL_PREFIX, MOST_ARRAYS, MOST_STATE, ArraySpec, Axis, names_of
 from ..errors import FileError
 from ..files.paths import opened
 from ..files.reading import MOST_DIMENSIONS, check_shape
@@ -402,7 +402,7 @@ def _check_ports(specs: list[ArraySpec]) -> tuple[ArraySpec, ...]:
     if len(specs) > 2 * MOST_ARRAYS:
         raise MalformedError(f"its graph has {len(specs)} inputs or outputs")
 
-    for name, count in Counter(spec.name for spec in specs).items():
+    for name, count in Counter(names_of(specs)).items():
         if count > 1:
             raise MalformedError(f"its graph has an input or output {shown(name)} twice")
     return tuple(specs)

@@ -276,7 +276,7 @@ def _continue_on(
     died = next((message["died"] for message in messages if "died" in message), _NO_ANSWER)
     for state, source in sources.items():
         answer = answers.get(state, {"problem": source.not_handed_over or died})
-        measurements = [measurement_from_json(part) for part in answer.get("measurements", ())]
+        measurements = [*map(measurement_from_json, answer.get("measurements", ()))]
         yield CarriedStream(
             str(source.choice), str(target.choice), tuple(measurements), answer.get("problem")
         )

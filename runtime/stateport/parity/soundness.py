@@ -150,7 +150,7 @@ def _check_chunks(contract: Contract, case: Case) -> None:
 def _check_initial(contract: Contract, case: Case) -> None:
     if not case.initial:
         return
-    _check_names("first state", case.initial, {spec.input for spec in contract.states})
+    _check_names("first state", case.initial, {*names_of(contract.state_inputs)})
     for spec in contract.state_inputs:
         _check_array(spec, case.initial[spec.name], (), case.sizes)
 
@@ -174,12 +174,11 @@ def _fits_shape(array: Array, shape: Sequence[int | str]) -> bool:
     """Whether an array has this shape; an axis of unknown size, a `str`, has any but zero."""
     if len(shape) != array.ndim:
         return False
+    return all(map(_fits_size, shape, array.shape))
 
-    for axis, size in zip(shape, array.shape, strict=True):
-        fits = size > 0 if isinstance(axis, str) else size == axis
-        if not fits:
-            return False
-    return True
+
+def _fits_size(axis: int | str, size: int) -> bool:
+    return size > 0 if isinstance(axis, str) else size == axis
 
 
 def _check_lengths(spec: ArraySpec, case: Case) -> None:

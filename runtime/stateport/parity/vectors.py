@@ -128,7 +128,7 @@ class Vectors:
             "contract": json.loads(self.contract.to_json()),
             "made_with": dict(self.made_with),
             "trace": trace,
-            "cases": [_describe_case(case) for case in self.cases],
+            "cases": [*map(_describe_case, self.cases)],
         }
 
         arrays = self._named_arrays()

@@ -87,7 +87,7 @@ def verify(
     here = list(_choose_engines(engines, plan))
 
     # A link is not resolved: an interpreter finds its environment by the name of its link.
-    interpreters = [os.path.abspath(python) for python in pythons]  # noqa: PTH100
+    interpreters = [*map(os.path.abspath, pythons)]
 
     elsewhere = []
     for interpreter in interpreters:

@@ -8,8 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Final
 
+from ..contract import names_of
 from ..errors import InputError, StateportError
 from ..model import Model, load
+from ..picking import among, without
 
 try:
     from ray.data import ActorPoolStrategy, Dataset
@@ -75,19 +77,18 @@ def predict(
     worker = _Worker(model, None, None, chunk, batch, engine, threads)
     contract = worker.model.contract
     schema = dataset.schema().base_schema  # of the first block; Ray runs it for that
-    columns = _names(input, [spec.name for spec in contract.inputs], "input")
+    columns = _names(input, names_of(contract.inputs), "input")
     columns = columns or default_columns(schema, contract)
-    outputs = _names(output, [spec.name for spec in contract.outputs], "output")
+    outputs = _names(output, names_of(contract.outputs), "output")
     outputs = {spec.name: outputs.get(spec.name, spec.name) for spec in contract.outputs}
 
     check_columns(schema, columns, contract)
     check_options(contract, chunk, batch)
-    for name in (*outputs.values(), ERROR):
-        if name in schema.names:
-            raise InputError(
-                f"The data set has a column {name!r} already. Name another one: output="
-                "{'OUTPUT': 'COLUMN'}, or drop the column."
-            )
+    for name in among((*outputs.values(), ERROR), schema.names):
+        raise InputError(
+            f"The data set has a column {name!r} already. Name another one: output="
+            "{'OUTPUT': 'COLUMN'}, or drop the column."
+        )
 
     dataset.context.execution_options.preserve_order = True
     return dataset.map_batches(
@@ -184,7 +185,6 @@ def _names(given: str | Mapping[str, str] | None, known: list[str], kind: str) -
             )
         return {known[0]: given}
 
-    for name in given:
-        if name not in known:
-            raise InputError(f"There is no {kind} {name!r}; the model has {', '.join(known)}.")
+    for name in without(given, known):
+        raise InputError(f"There is no {kind} {name!r}; the model has {', '.join(known)}.")
     return dict(given)

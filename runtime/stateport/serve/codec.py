@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from ..errors import FileError
 from ..files.reading import parse_arrays
+from ..picking import map_values
 from ..state import State
 from .request import Array
 
@@ -17,7 +18,7 @@ from .request import Array
 def pack(arrays: Mapping[str, Array]) -> bytes:
     """Arrays by name as bytes."""
     # safetensors ignores strides and writes the memory of an array as it is.
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    whole = map_values(np.ascontiguousarray, arrays)
     return safetensors.numpy.save(whole)
 
 

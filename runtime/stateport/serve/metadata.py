@@ -103,7 +103,7 @@ class Catalogue:
             "sequence_batching": {
                 "max_sequence_idle_microseconds": int(self.idle * 1e6),
                 "oldest": {"max_candidate_sequences": self.capacity},
-                "state": [_state(spec) for spec in contract.states],
+                "state": [*map(_state, contract.states)],
             }
         }
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from ..contract import names_of
 from ..errors import StreamingError
 from ..printable import printable
 from ..rounds import Answer, LostStepError, Rounds, answer_of
@@ -80,7 +81,7 @@ class Sequences:
         self._clients: dict[str, int] = {}
         self._opening = 0
         self._gone = GoneStreams()
-        self._names = [spec.name for spec in served.contract.outputs]
+        self._names = names_of(served.contract.outputs)
         self._generations: list[Generation] = []
         self._refusal: StreamingError | None = None
         try:
@@ -145,7 +146,7 @@ class Sequences:
     async def flush(self) -> None:
         """Saves what the store has not yet (`behind` mode)."""
         unsaved = [live for live in self._live.values() if live.claimed_until]
-        await asyncio.gather(*[self._flush(live) for live in unsaved])
+        await asyncio.gather(*map(self._flush, unsaved))
 
     async def stop(self) -> None:
         """Saves what is unsaved, and closes all streams of this process."""

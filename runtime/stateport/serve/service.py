@@ -11,8 +11,10 @@ from os import PathLike
 from time import perf_counter
 from typing import Final
 
+from ..contract import names_of
 from ..errors import InputError, StateportError, StreamingError
 from ..model import Model, load
+from ..picking import without
 from .digest import digest_of
 from .durability import Durability
 from .errors import ServeError, Status, brief
@@ -330,16 +332,15 @@ async def _repeat(call: Callable[[], Awaitable[None]], pause: float) -> None:
 
 def _output_names(served: Served, request: Request) -> tuple[str, ...]:
     """The outputs that are asked for, of those that there are."""
-    names = [spec.name for spec in served.contract.outputs]
+    names = names_of(served.contract.outputs)
     if not request.sequence:
-        names += [spec.output for spec in served.contract.states]
-    for name in request.outputs:
-        if name not in names:
-            raise ServeError(
-                Status.INVALID,
-                f"unexpected inference output '{brief(name)}' for model '{served.name}'; it has "
-                f"{', '.join(map(repr, names))}.",
-            )
+        names += names_of(served.contract.state_outputs)
+    for name in without(request.outputs, names):
+        raise ServeError(
+            Status.INVALID,
+            f"unexpected inference output '{brief(name)}' for model '{served.name}'; it has "
+            f"{', '.join(map(repr, names))}.",
+        )
     return request.outputs
 
 

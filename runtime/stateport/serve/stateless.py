@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from ..contract import names_of
 from ..errors import StateError
+from ..picking import without
 from ..state import State, check_can_go_on
 from .errors import ServeError, Status
 from .joint_calls import JointCalls
@@ -90,8 +92,8 @@ def _parts(served: Served, request: Request) -> tuple[Mapping[str, Array], State
 
 def _state(served: Served, arrays: Mapping[str, Array]) -> State:
     """The state among the arrays; an empty one for a model without states."""
-    names = [spec.input for spec in served.contract.states]
-    missing = [name for name in names if name not in arrays]
+    names = names_of(served.contract.state_inputs)
+    missing = without(names, arrays)
     if names and len(missing) == len(names):
         raise _no_id(served)
     if missing:

@@ -184,10 +184,7 @@ class _Search:
             if not _can_run(engine, engine_facts, variant):
                 continue
 
-            counts = []
-            for count in threads:
-                if engine_facts.can_use(count):
-                    counts.append(count)
+            counts = [*filter(engine_facts.can_use, threads)]
 
             for options in self._options_of(engine_facts):
                 yield from product([engine], [options], counts, chunks)

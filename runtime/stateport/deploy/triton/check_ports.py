@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...contract import ArraySpec, Contract
+from ...contract import ArraySpec, Contract, by_name, names_of
+from ...picking import without
 from ...suggestions import did_you_mean
 from .datatypes import TYPES, dims_of
 from .read_configuration import Configuration, Port
@@ -14,7 +15,7 @@ from .read_configuration import Configuration, Port
 def check_ports(config: Configuration, contract: Contract) -> Iterator[str]:
     """What is wrong with names, dtypes and dims of the inputs and outputs."""
     batched = config.batch > 0
-    state_inputs = {spec.input for spec in contract.states}
+    state_inputs = names_of(contract.state_inputs)
     inputs = [port for port in config.inputs if port.name not in state_inputs]
     yield from _check_kind("input", inputs, contract.inputs, batched)
 
@@ -51,7 +52,7 @@ def _check_kind(
     kind: str, ports: Sequence[Port], specs: Sequence[ArraySpec], batched: bool
 ) -> Iterator[str]:
     """What is wrong with all inputs, or with all outputs."""
-    known = {spec.name: spec for spec in specs}
+    known = by_name(specs)
     for port in ports:
         if port.name in known:
             yield from _check_port(kind, port, known[port.name], batched)
@@ -89,10 +90,8 @@ def _fits(given: list[int], dims: list[int]) -> bool:
 
 def _check_controls(config: Configuration, contract: Contract) -> Iterator[str]:
     """Control inputs that the graph does not have."""
-    names = {spec.name for spec in contract.inputs}
-    for name in config.controls:
-        if name not in names:
-            yield (
-                f"the control input {name!r} is not an input of the file. Leave it out: with "
-                "initial_state, implicit states need no controls."
-            )
+    for name in without(config.controls, names_of(contract.inputs)):
+        yield (
+            f"the control input {name!r} is not an input of the file. Leave it out: with "
+            "initial_state, implicit states need no controls."
+        )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...contract import Contract, StateSpec
+from ...contract import Contract, StateSpec, names_of
 from ...suggestions import did_you_mean
 from .datatypes import TYPES, dims_of
 from .read_configuration import Configuration, ImplicitState, InitialState
@@ -60,7 +60,7 @@ def check_states(config: Configuration, contract: Contract, folder: Path) -> Ite
         contract: what the model's file promises.
         folder: the model's folder, in which the files with first values are.
     """
-    yield from _check_names(config, [spec.input for spec in contract.states])
+    yield from _check_names(config, names_of(contract.state_inputs))
 
     entries = {entry.input: entry for entry in config.states}
     ordinary = {port.name for port in config.inputs}

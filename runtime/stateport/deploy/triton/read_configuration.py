@@ -14,6 +14,7 @@ from typing import Final
 
 from ...errors import FileError
 from ...files.paths import opened
+from ...picking import without
 from ...shown import shown
 from ...suggestions import did_you_mean
 from .text_format import Message, parse
@@ -198,12 +199,11 @@ def _unknown(config: Message) -> Iterator[str]:
 
 
 def _unknown_in(message: Message, kind: str, words: str) -> Iterator[str]:
-    for name in message.fields:
-        if name not in FIELDS[kind]:
-            yield (
-                f"{words} has a field {shown(name)}, which Triton does not know, so that it does "
-                f"not load the model.{did_you_mean(name, FIELDS[kind])}"
-            )
+    for name in without(message.fields, FIELDS[kind]):
+        yield (
+            f"{words} has a field {shown(name)}, which Triton does not know, so that it does "
+            f"not load the model.{did_you_mean(name, FIELDS[kind])}"
+        )
 
 
 def _dims(message: Message, name: str, path: Path) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ...errors import FileError
+from ...picking import instances_of
 from ...shown import shown
 
 _TOKEN: Final = re.compile(
@@ -43,16 +44,16 @@ class Message:
 
     def text(self, name: str, default: str = "") -> str:
         """The last value of a field that is no message."""
-        texts = [value for value in self.fields.get(name, ()) if isinstance(value, str)]
+        texts = instances_of(str, self.fields.get(name, ()))
         return texts[-1] if texts else default
 
     def texts(self, name: str) -> list[str]:
         """All values of a field that are no messages."""
-        return [value for value in self.fields.get(name, ()) if isinstance(value, str)]
+        return instances_of(str, self.fields.get(name, ()))
 
     def messages(self, name: str) -> list[Message]:
         """All values of a field that are messages."""
-        return [value for value in self.fields.get(name, ()) if isinstance(value, Message)]
+        return instances_of(Message, self.fields.get(name, ()))
 
     def message(self, name: str) -> Message | None:
         """The last value of a field that is a message; None where there is none."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from ...picking import instances_of
 from .dims import (
     Dim,
     Dims,
@@ -278,7 +279,7 @@ def _kernel_of_weights(call: Call) -> tuple[int, ...] | None:
     if dims is None:
         return None
 
-    sizes = tuple(dim for dim in dims[2:] if isinstance(dim, int))
+    sizes = tuple(instances_of(int, dims[2:]))
     if len(sizes) == len(dims) - 2:
         return sizes
     return None

@@ -11,8 +11,10 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import starmap, zip_longest
 from typing import Final
+
+from ...picking import present
 
 Dim = int | str | None
 Dims = tuple[Dim, ...]
@@ -93,7 +95,7 @@ def broadcast(shapes: Sequence[Dims | None]) -> Dims | None:
 
     An operand of unknown shape is left out if another operand has a time axis.
     """
-    known = [dims for dims in shapes if dims is not None]
+    known = present(shapes)
     has_time = any(time_of(dims) is not None for dims in known)
     if len(known) < len(shapes) and not has_time:
         return None
@@ -102,7 +104,7 @@ def broadcast(shapes: Sequence[Dims | None]) -> Dims | None:
     for dims in known:
         # Shapes are aligned at their last axes.
         pairs = zip_longest(reversed(joined), reversed(dims), fillvalue=1)
-        joined = tuple(reversed([_wider(a, b) for a, b in pairs]))
+        joined = tuple(reversed([*starmap(_wider, pairs)]))
     return joined
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from ...contract import ArraySpec, by_name
 from ...errors import InputError
+from ...picking import without
 from ..onnx_outline import OnnxFile
 from .nodes import Graph, Node, TooManyNodesError, read_nodes
 
@@ -89,10 +90,7 @@ def _grows(graph: Graph, sources: list[str]) -> bool:
     """Whether at least two of the joined arrays are not empty constants."""
     constants = {name for name, tensor in graph.constants.items() if 0 in tensor.shape}
 
-    varying = []
-    for name in sources:
-        if name not in constants:
-            varying.append(name)
+    varying = without(sources, constants)
 
     return len(varying) > 1
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from ...picking import instances_of
 from .dims import (
     Dim,
     Dims,
@@ -222,7 +223,7 @@ def _common_dims(shapes: Sequence[Dims | None]) -> Dims | None:
 
 def _sum(dims: Sequence[Dim]) -> int | None:
     """The sum of sizes; None where one of them is unknown."""
-    sizes = [dim for dim in dims if isinstance(dim, int)]
+    sizes = instances_of(int, dims)
     if len(sizes) == len(dims):
         return sum(sizes)
     return None

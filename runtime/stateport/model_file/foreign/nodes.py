@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from ...picking import instances_of
 from ..protobuf import Fields, MalformedError, bytes_of, int_of, ints_of, text_of
 
 #: Graphs with more nodes are not read.
@@ -106,7 +107,7 @@ class Node:
     @property
     def graphs(self) -> list[Graph]:
         """The branches of an If, or the body of a loop."""
-        return [value for value in self.attributes.values() if isinstance(value, Graph)]
+        return instances_of(Graph, self.attributes.values())
 
 
 @dataclass

@@ -83,7 +83,7 @@ def _numbers(node: Node, name: str, arrays: Sequence[Array], position: int) -> l
         return [*node.numbers(name)]
     if position >= len(arrays):
         return None
-    return [int(number) for number in arrays[position]]
+    return [*map(int, arrays[position])]
 
 
 def _concat(node: Node, arrays: Sequence[Array]) -> Array:
@@ -128,7 +128,7 @@ def _unsqueeze(node: Node, arrays: Sequence[Array]) -> Array:
 
 
 def _constant_of_shape(node: Node, arrays: Sequence[Array]) -> Array:
-    shape = [int(size) for size in arrays[0]]
+    shape = [*map(int, arrays[0])]
     fill = node.attributes.get("value")
     numbers = fill.numbers if isinstance(fill, Tensor) else (0,)
 

@@ -123,7 +123,7 @@ def _walk_graph(
     fed = states = 0
     for position, spec in enumerate((*contract.inputs, *contract.state_inputs)):
         bit = 1 << position
-        dims = tuple(as_time(axis) for axis in spec.shape)
+        dims = tuple(map(as_time, spec.shape))
         scope[spec.name] = Value(dims, bit)
 
         if position >= len(contract.inputs):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...axes import names_in, resolve
 from ...contract import ArraySpec, Contract, describe, has_time, names_of
 from ...errors import InputError
+from ...picking import without
 from ...state import State
 from ...validation import check_inputs, check_state
 from .reading import Recording
@@ -213,10 +214,7 @@ def _initial(
     if not given:
         return {}
 
-    missing = []
-    for name in names:
-        if name not in given:
-            missing.append(name)
+    missing = without(names, given)
 
     if missing:
         raise InputError(

@@ -14,6 +14,7 @@ from ...contract import Contract, names_of
 from ...errors import FileError, InputError, why_not
 from ...files.paths import usable_path
 from ...files.reading import read_arrays, read_npy, read_npz
+from ...picking import without
 from ...shown import shown
 from ...suggestions import did_you_mean
 
@@ -169,7 +170,7 @@ def _only_input(file: Path, contract: Contract) -> str:
     names = _names(contract)
     raise InputError(
         f"{file} is one array, and it is not known of which input: the model takes "
-        f"{', '.join(spec.name for spec in contract.inputs)}.{did_you_mean(file.stem, names)} "
+        f"{', '.join(names_of(contract.inputs))}.{did_you_mean(file.stem, names)} "
         f"Save all of them: numpy.savez('{file.stem}.npz', {_inputs_as_arguments(contract)})."
     )
 
@@ -184,14 +185,13 @@ def _checked(recording: Recording, contract: Contract) -> Recording:
     inputs = names_of(contract.inputs)
     advice = f"Save it with numpy.savez(FILE, {_inputs_as_arguments(contract)})."
 
-    for name in recording.arrays:
-        if name not in known:
-            raise InputError(
-                f"{recording.name} holds an array {shown(name)}; the model has the inputs "
-                f"{', '.join(inputs)}{_answers_text(contract)}.{did_you_mean(name, known)} {advice}"
-            )
+    for name in without(recording.arrays, known):
+        raise InputError(
+            f"{recording.name} holds an array {shown(name)}; the model has the inputs "
+            f"{', '.join(inputs)}{_answers_text(contract)}.{did_you_mean(name, known)} {advice}"
+        )
 
-    missing = [name for name in inputs if name not in recording.arrays]
+    missing = without(inputs, recording.arrays)
     if missing:
         held = ", ".join(recording.arrays) or "nothing"
         raise InputError(
@@ -204,7 +204,7 @@ def _checked(recording: Recording, contract: Contract) -> Recording:
 def _names(contract: Contract) -> tuple[str, ...]:
     """All names that an array of a recording may have."""
     specs = (*contract.inputs, *contract.outputs, *contract.state_inputs, *contract.state_outputs)
-    return tuple(spec.name for spec in specs)
+    return tuple(names_of(specs))
 
 
 def _inputs_as_arguments(contract: Contract) -> str:
@@ -213,7 +213,7 @@ def _inputs_as_arguments(contract: Contract) -> str:
 
 
 def _answers_text(contract: Contract) -> str:
-    outputs = ", ".join(spec.name for spec in contract.outputs)
+    outputs = ", ".join(names_of(contract.outputs))
     return f" and the outputs {outputs}"
 
 

@@ -11,6 +11,7 @@ from ...contract import Contract
 from ...engines import status
 from ...engines.choice import EngineChoice
 from ...errors import EngineError
+from ...picking import without
 from ..workers.client import ask
 from ..workers.protocol import Job
 from .answers import expected_contract
@@ -63,7 +64,7 @@ def record_answers(
         if status(name).problem is None:
             candidates.append(EngineChoice(name))
 
-    candidates += [choice for choice in engines if choice not in candidates][:1]
+    candidates += without(engines, candidates)[:1]
 
     problems = []
     for choice in candidates:

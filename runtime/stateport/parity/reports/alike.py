@@ -33,7 +33,7 @@ def common_fault(matrix: Matrix) -> str | None:
     if statuses == {"error"}:
         return _no_engine_runs(len(ran))
 
-    measured = [_by_place(report) for report in matrix.reports]
+    measured = [*map(_by_place, matrix.reports)]
     if _are_alike(measured):
         return _same_answers(len(measured))
     return None

@@ -29,8 +29,8 @@ def document(matrix: Matrix) -> dict[str, Any]:
         "passed": matrix.passed,
         "required": matrix.required,
         "common_fault": common_fault(matrix),
-        "engines": [_engine(row) for row in matrix.rows],
-        "carried": [_carried(carried) for carried in matrix.carried],
+        "engines": [*map(_engine, matrix.rows)],
+        "carried": [*map(_carried, matrix.carried)],
         "grown": list(matrix.grown),
         "remarks": list(matrix.remarks),
     }

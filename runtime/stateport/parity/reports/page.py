@@ -184,7 +184,7 @@ def _engine(report: EngineReport, label: str) -> str:
         f"{report.steps} chained steps; allowed: {report.bound}"
     )
 
-    body = [_measurement_row(measurement) for measurement in report.measurements]
+    body = [*map(_measurement_row, report.measurements)]
     table = _table(f"Cases on {label}", ["case", "output", *_NUMBERS, "verdict"], body, _NUMBERS)
     return (
         f'<details><summary>{_name(label)} <span class="{style}">{count}</span></summary>'

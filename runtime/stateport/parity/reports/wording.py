@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable
 
+from ...picking import map_values
 from ..engine_report import EngineReport, Measurement
 from ..matrix import CarriedStream, EngineVerdict, Matrix, rows_that_ran
 
@@ -56,7 +57,7 @@ def worst_by_kind(measurements: Iterable[Measurement]) -> dict[str, Measurement]
     groups: dict[str, list[Measurement]] = {}
     for measurement in measurements:
         groups.setdefault(kind(measurement.case), []).append(measurement)
-    return {heading: worst_of(group) for heading, group in groups.items()}
+    return map_values(worst_of, groups)
 
 
 def score(measurement: Measurement) -> str:

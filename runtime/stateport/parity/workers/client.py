@@ -115,7 +115,7 @@ def _environment(python: str | None) -> dict[str, str]:
     environment.pop("PYTHONIOENCODING", None)  # the messages are UTF-8, whatever people read
     if python is None:
         # Whatever is importable here is importable there.
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         return environment
 
     for name in ("PYTHONPATH", "PYTHONHOME"):

@@ -25,6 +25,7 @@ from typing import Any
 
 from ...errors import EngineUnavailable, StateportError, in_words
 from ...model import Model, load
+from ...picking import sure
 from ...precision import lowest
 from ..bounds import RequestedBound, requested_bound
 from ..engine_report import EngineReport, bound_for, measure_model
@@ -139,8 +140,7 @@ def _continue_streams(
     job: Job, model: Model, vectors: Vectors, wanted: RequestedBound | None, send: Send
 ) -> None:
     """Continues from the states that other engines wrote."""
-    case = handover_case(vectors)
-    assert case is not None
+    case = sure(handover_case(vectors))
     for folder, precision in (job.take_over or {}).items():
         send(doing=f"the second half of {case.name}")
         bound = bound_for(vectors, lowest(precision, model.precision), wanted)
@@ -149,4 +149,4 @@ def _continue_streams(
         except StateportError as error:
             send(carried=folder, problem=str(error))
         else:
-            send(carried=folder, measurements=[measurement_to_json(m) for m in measurements])
+            send(carried=folder, measurements=[*map(measurement_to_json, measurements)])

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from ...files.reading import parse_json
+from ...picking import map_values
 from ..engine_report import EngineReport, ErrorCurve, Measurement
 
 #: The prefix of every message: engines and environments print on stdout, too.
@@ -68,17 +69,17 @@ def measurement_from_json(document: Mapping[str, Any]) -> Measurement:
     """Reads what `measurement_to_json` gave."""
     curve = document["curve"]
     if curve:
-        curve = ErrorCurve(**{name: tuple(values) for name, values in curve.items()})
+        curve = ErrorCurve(**map_values(tuple, curve))
     return Measurement(**{**document, "curve": curve})
 
 
 def report_to_json(report: EngineReport) -> dict[str, Any]:
     """A report in types that JSON has."""
-    measurements = [measurement_to_json(measurement) for measurement in report.measurements]
+    measurements = [*map(measurement_to_json, report.measurements)]
     return {**vars(report), "measurements": measurements}
 
 
 def report_from_json(document: Mapping[str, Any]) -> EngineReport:
     """Reads what `report_to_json` gave."""
-    measurements = tuple(measurement_from_json(part) for part in document["measurements"])
+    measurements = tuple(map(measurement_from_json, document["measurements"]))
     return EngineReport(**{**document, "measurements": measurements})

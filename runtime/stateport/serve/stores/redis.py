@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -138,7 +139,7 @@ class RedisStore:
             raise _unreachable(error) from error
 
         pairs = zip(operations, replies, strict=True)
-        return [self._outcome(operation, reply) for operation, reply in pairs]
+        return [*starmap(self._outcome, pairs)]
 
     async def _send(self, operations: Sequence[Operation]) -> list[Any]:
         pipeline = self._redis.pipeline(transaction=False)
