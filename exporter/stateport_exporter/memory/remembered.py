@@ -377,24 +377,30 @@ def _first_row(first: Any, later: Tensor, axis: int | None) -> Tensor | None:
     shape = list(later.shape)
     if axis is not None:
         shape[axis] = 1
-    if first is None:
-        return later.new_zeros(shape)
-    if type(first) in (int, float):
-        return later.new_full(shape, first)
+    if first is None or type(first) in (int, float):
+        return later.new_full(shape, first or 0)
     if not isinstance(first, Tensor) or first.dtype != later.dtype:
         return None
 
-    value = first.detach()
-    has_rows = axis is not None and value.dim() == later.dim() and value.shape[axis] > 1
-    if axis is not None and has_rows:
-        row = value.narrow(axis, 0, 1)
-        if not bool((value == row).all()):
-            return None
-        value = row
+    row = _row_of_all(first.detach(), later, axis)
+    if row is None:
+        return None
     try:
-        return value.expand(shape).clone()
+        return row.expand(shape).clone()
     except RuntimeError:  # of another shape
         return None
+
+
+def _row_of_all(first: Tensor, later: Tensor, axis: int | None) -> Tensor | None:
+    """The row that all rows of a tensor equal; None where they differ.
+
+    It is the tensor itself, where that has no rows of its own.
+    """
+    has_rows = axis is not None and first.dim() == later.dim()
+    if axis is None or not has_rows:
+        return first
+    row = first.narrow(axis, 0, 1)
+    return row if bool((first == row).all()) else None
 
 
 def _with_distinct_names(states: Sequence[Remembered], taken: set[str]) -> list[Remembered]:
