@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from stateport.picking import map_values
 
 from . import convolution_ops, recurrent_ops
+from .widening import widen_array, widen_graph
 
 Array = NDArray[Any]
 Values = dict[str, Array]
@@ -36,7 +37,7 @@ def values(model: ModelProto, inputs: Mapping[str, Array], *, double: bool = Tru
     """
     names = [name for node in model.graph.node for name in node.output if name]
     evaluate = evaluation(model, double=double, names=names)
-    arrays = map_values(_widen_array, inputs) if double else inputs
+    arrays = map_values(widen_array, inputs) if double else inputs
     return {**evaluate(inputs), **arrays}
 
 
@@ -53,7 +54,7 @@ def evaluation(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     if double:
-        _widen_graph(copy.graph)
+        widen_graph(copy.graph)
     wanted = [value.name for value in copy.graph.output] if names is None else [*names]
 
     evaluator = ReferenceEvaluator(copy, new_ops=[*_OPERATORS])
@@ -62,7 +63,7 @@ def evaluation(
     def evaluate(inputs: Mapping[str, Array]) -> Values:
         arrays = dict(inputs)
         if double:
-            arrays = map_values(_widen_array, inputs)
+            arrays = map_values(widen_array, inputs)
         with np.errstate(all="ignore"):
             results = evaluator.run(wanted, arrays)
         return {**constants, **dict(zip(wanted, map(np.asarray, results), strict=True))}
@@ -78,40 +79,3 @@ def _constant_outputs(graph: GraphProto) -> Values:
         if tensor.name in outputs:
             constants[tensor.name] = numpy_helper.to_array(tensor)
     return constants
-
-
-def _widen_array(array: Array) -> Array:
-    if array.dtype == np.float32:
-        return array.astype(np.float64)
-    return array
-
-
-def _widen_graph(graph: GraphProto) -> None:
-    """Turns all that is float32 into float64, in the graphs of its nodes too."""
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
-            value.type.tensor_type.elem_type = TensorProto.DOUBLE
-
-    for attribute, kind in _attributes(graph):
-        if attribute.type == AttributeProto.TENSOR:
-            _widen_tensor(attribute.t)
-        elif attribute.type == AttributeProto.GRAPH:
-            _widen_graph(attribute.g)
-        elif kind == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-            attribute.i = TensorProto.DOUBLE
-
-
-def _attributes(graph: GraphProto) -> Iterator[tuple[AttributeProto, str]]:
-    """The attributes of the graph's nodes, each with the operator that has it."""
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield attribute, node.op_type
-
-
-def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type == TensorProto.FLOAT:
-        array = numpy_helper.to_array(tensor).astype(np.float64)
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -19,10 +19,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from stateport.picking import positions_of, present
 
-from ..evaluation.float64 import evaluation
+from ..evaluation.widening import widen_graph
 from ..graph.dataflow import dims_of, parts
 from .operands import required_operand
 
@@ -155,13 +156,13 @@ class _Step:
         names: its inputs, the state first.
         shapes: their shapes, at the batch that is tried.
         results: its outputs, the next state first.
-        evaluate: computes them in float64.
+        evaluator: computes them in float64.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     results: tuple[str, ...]
-    evaluate: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    evaluator: ReferenceEvaluator
 
     @classmethod
     def of(cls, body: ir.Graph, opset: int) -> _Step | str:
@@ -178,12 +179,13 @@ class _Step:
             return "uses values that are made outside of it"
         names = tuple(str(value.name) for value in body.inputs)
         results = tuple(str(value.name) for value in body.outputs)
-        return cls(names, tuple(shapes), results, evaluation(model))
+        return cls(names, tuple(shapes), results, ReferenceEvaluator(model))
 
     def tried(self, *arrays: Array) -> _Trial:
         """One step on these values of its inputs."""
-        values = self.evaluate(dict(zip(self.names, arrays, strict=True)))
-        next_state, output = (values[name] for name in self.results)
+        inputs = dict(zip(self.names, arrays, strict=True))
+        with np.errstate(all="ignore"):
+            next_state, output = map(np.asarray, self.evaluator.run([*self.results], inputs))
         return _Trial(arrays[0], arrays[1:], next_state, output)
 
 
@@ -229,7 +231,7 @@ def inner_sizes(value: ir.Value, outer: int) -> list[int] | None:
 
 
 def _as_model(body: ir.Graph, opset: int) -> onnx.ModelProto | None:
-    """A step as a model, with the constants that it takes from the graph around it."""
+    """A step as a model in float64, with the constants that it takes from the graph around it."""
     graph = ir.serde.serialize_graph(body)
     known = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
 
@@ -241,6 +243,7 @@ def _as_model(body: ir.Graph, opset: int) -> onnx.ModelProto | None:
                 return None
             graph.initializer.append(ir.serde.serialize_tensor(operand.const_value))
             known.add(str(operand.name))
+    widen_graph(graph)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
 
 
