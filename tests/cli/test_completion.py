@@ -103,7 +103,7 @@ def test_completing_an_option_of_the_exporter_loads_no_pytorch() -> None:
     code = (
         "import atexit, os, sys\n"
         "os.environ.update(_STATEPORT_COMPLETE='bash_complete', COMP_CWORD='2',"
-        " COMP_WORDS='stateport export --op')\n"
+        " COMP_WORDS='stateport export --ops')\n"
         "atexit.register(lambda: print('torch' in sys.modules))\n"
         "from stateport.cli import main\n"
         "main()\n"
