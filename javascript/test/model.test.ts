@@ -200,3 +200,18 @@ test("the engine for the browser gives the same in Node", async () => {
   expect(both[0].state.equals(both[1].state)).toBe(true);
   await web.dispose();
 });
+
+test("the README's lines run", async () => {
+  const readme = readFileSync(new URL("../../README.md", import.meta.url), "utf8");
+  const [, code = ""] = /```javascript\n(.*?)```/s.exec(readme) ?? [];
+  expect(code.split("\n").filter(Boolean).length).toBeLessThanOrEqual(10);
+  const [first = "", ...lines] = code.split("\n");
+  expect(first).toBe('import { State, Tensor, load } from "stateport";');
+
+  const shown: unknown[] = [];
+  const AsyncFunction = (async () => undefined).constructor as FunctionConstructor;
+  const run = new AsyncFunction("State", "Tensor", "load", "console", lines.join("\n"));
+  const ours = (path: string) => load(file(path.replace("model", "reference")));
+  await run(State, Tensor, ours, { log: (value: unknown) => shown.push(value) });
+  expect(shown).toEqual([[1, 16, 10]]);
+});

@@ -39,13 +39,8 @@ describe.each(Object.entries(described))("%s", (_, { file: name, cases, handover
     expectClose(outputs, part(name, "whole1"));
 
     writeFileSync(file("node.state"), stream.state.serialize());
-    execFileSync(
-      inject("python"),
-      ["-m", "tests.javascript.make_files", "--continue", name, "node.state"]
-        .concat(name.replace(".onnx", ".part2"), "node.answers")
-        .map((argument) => (/\.(onnx|state|part2|answers)$/.test(argument) ? file(argument) : argument)),
-      { cwd: repository },
-    );
+    const paths = [name, "node.state", name.replace(".onnx", ".part2"), "node.answers"].map(file);
+    execFileSync(inject("python"), ["-m", "tests.javascript.go_on", ...paths], { cwd: repository });
     expectClose(Object.fromEntries(arrays("node.answers")), part(name, "whole2"));
     expect(readFileSync(file("node.state")).length).toBe(saved.length);
   });

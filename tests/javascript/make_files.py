@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes what the tests in JavaScript compare with: files, recorded answers, states, messages.
 
-    python -m tests.javascript.make_files FOLDER
-    python -m tests.javascript.make_files --continue MODEL STATE INPUTS ANSWERS
-
-The second form is the last part of a stream that went from Python to Node and came back.
+python -m tests.javascript.make_files FOLDER
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ from torch import nn
 import stateport
 from models import sentiment, text_generator
 from models.lstm import ReferenceLSTM
-from stateport import Model, State, StateportError
+from stateport import Model, StateportError
 from stateport.parity.bounds import FLOOR_FACTOR
 from stateport.parity.run_case import fitted, run_case
 from stateport.parity.vectors import (
@@ -98,11 +95,7 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any]]]
 
 
 def main() -> None:
-    """Writes everything into a folder, or continues a stream."""
-    if sys.argv[1] == "--continue":
-        continue_stream(*map(Path, sys.argv[2:]))
-        return
-
+    """Writes everything into a folder."""
     folder = Path(sys.argv[1])
     described: dict[str, dict[str, Any]] = {}
     for number, (name, (make, example, options)) in enumerate(networks().items()):
@@ -209,14 +202,6 @@ def random_chunks(model: Model, random: np.random.Generator) -> Iterator[Mapping
             )
             inputs[spec.name] = np.asarray(values, spec.dtype)
         yield inputs
-
-
-def continue_stream(path: Path, state: Path, inputs: Path, answers: Path) -> None:
-    """Continues a stream from a state that Node saved."""
-    stream = stateport.load(path).stream()
-    stream.restore(State.load(state))
-    outputs = stream.run(safetensors.numpy.load_file(inputs))
-    safetensors.numpy.save_file(outputs, answers)
 
 
 if __name__ == "__main__":
