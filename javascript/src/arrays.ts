@@ -70,6 +70,19 @@ export function describe(dtype: string, shape: readonly Axis[]): string {
   return `${dtype}[${shape.join(", ")}]`;
 }
 
+/** The same data as a tensor of the class that this package exports: engines bring their own. */
+export function own(tensor: Tensor): Tensor {
+  if (tensor instanceof Tensor) return tensor;
+  const { type, data, dims } = tensor as Tensor;
+  return new Tensor(type, data as never, dims);
+}
+
+/** Whether two tensors have the same dtype and shape. */
+export function sameShape(a: Tensor, b: Tensor): boolean {
+  if (a.type !== b.type || a.dims.length !== b.dims.length) return false;
+  return a.dims.every((size, axis) => size === b.dims[axis]);
+}
+
 /** Whether a value is used like a tensor of ONNX Runtime, whichever copy of it made it. */
 export function isTensor(value: unknown): value is Tensor {
   const { type, dims } = (value ?? {}) as Partial<Tensor>;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** ONNX Runtime in Node and in the browser, imported only when a model is loaded. */
 
-import { type InferenceSession, Tensor } from "onnxruntime-common";
-import { describe } from "./arrays.js";
+import type { InferenceSession, Tensor } from "onnxruntime-common";
+import { describe, sameShape } from "./arrays.js";
 import { EngineError, EngineUnavailable, InputError, reasonOf } from "./errors.js";
 import { quoted, shown } from "./text.js";
 
@@ -42,7 +42,6 @@ export class Engine {
   constructor(
     readonly name: string,
     readonly version: string,
-    private readonly ort: Ort,
     private readonly session: InferenceSession,
     private readonly inTurns: boolean,
   ) {}
@@ -58,9 +57,7 @@ export class Engine {
 
   private async runOnce(inputs: Arrays, outputs: readonly string[]): Promise<Map<string, Tensor>> {
     const feeds: Record<string, Tensor> = Object.create(null);
-    for (const [name, { type, data, dims }] of inputs) {
-      feeds[name] = new this.ort.Tensor(type, data as never, dims);
-    }
+    for (const [name, tensor] of inputs) feeds[name] = tensor;
 
     let results: InferenceSession.OnnxValueMapType;
     try {
@@ -78,7 +75,7 @@ export class Engine {
             `for: ${outputs.join(", ")}.`,
         );
       }
-      named.set(name, new Tensor(result.type, result.data as never, result.dims));
+      named.set(name, result);
     }
     return named;
   }
@@ -92,13 +89,11 @@ export class Engine {
 
 /** Refuses a result of another dtype or shape than was promised. */
 export function checkSame(engine: Engine, name: string, actual: Tensor, promised: Tensor): void {
-  const came = describe(actual.type, actual.dims);
-  const expected = describe(promised.type, promised.dims);
-  if (came !== expected) {
-    throw new EngineError(
-      `${engine.name} gave ${came} for ${quoted(name)}, where ${expected} was promised.`,
-    );
-  }
+  if (sameShape(actual, promised)) return;
+  const [came, expected] = [actual, promised].map(({ type, dims }) => describe(type, dims));
+  throw new EngineError(
+    `${engine.name} gave ${came} for ${quoted(name)}, where ${expected} was promised.`,
+  );
 }
 
 /** Loads a file into an engine. */
@@ -117,7 +112,7 @@ export async function openEngine(
     );
   }
 
-  const ort = engine === "web" ? await importWeb() : await importNode();
+  const ort = engine === "web" ? await importWeb() : await importNode(engine);
   if (engine === "web") {
     ort.env.wasm.numThreads = threads;
     if (wasmPaths !== undefined) ort.env.wasm.wasmPaths = wasmPaths;
@@ -136,7 +131,7 @@ export async function openEngine(
     const loaded = await ort.InferenceSession.create(source.model as never, settings);
     const { versions } = ort.env;
     const version = `onnxruntime-${engine} ${versions[engine] ?? versions.common}`;
-    return new Engine(`ort-${engine}`, version, ort, loaded, engine === "web");
+    return new Engine(`ort-${engine}`, version, loaded, engine === "web");
   } catch (error) {
     throw new EngineError(`ONNX Runtime cannot load ${source.name}: ${reasonOf(error)}`, {
       cause: error,
@@ -152,13 +147,14 @@ async function importWeb(): Promise<Ort> {
   }
 }
 
-async function importNode(): Promise<Ort> {
+async function importNode(engine: EngineName): Promise<Ort> {
   if (!isNode) {
     throw new EngineUnavailable("ort-node needs Node. In a browser, say engine: 'web'.");
   }
 
-  // A variable, so that bundlers for the browser do not look for the package.
-  const name = "onnxruntime-node";
+  // Not a constant, which a minifier would write into the import: bundlers for the browser must not
+  // look for the package.
+  const name = `onnxruntime-${engine}`;
   const { env } = process;
   const decided = TELEMETRY in env;
   if (!decided) env[TELEMETRY] = "1";

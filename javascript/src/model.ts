@@ -2,6 +2,7 @@
 /** The model: one loaded network, `(inputs, state) -> (outputs, state)`. */
 
 import type { Tensor } from "onnxruntime-common";
+import { own } from "./arrays.js";
 import type { ArraySpec, Contract, StateSpec } from "./contract.js";
 import { type Engine, checkSame } from "./engine.js";
 import { InputError, StateportError } from "./errors.js";
@@ -122,7 +123,7 @@ export class Model {
       next.set(input, value);
     }
     const outputs: Outputs = Object.create(null);
-    for (const { name } of this.#contract.outputs) outputs[name] = results.get(name) as Tensor;
+    for (const { name } of this.#contract.outputs) outputs[name] = own(results.get(name) as Tensor);
     const leftover = (call.sizes.get("time") ?? 0) % this.#contract.streaming.multiple;
     return { outputs, state: adopt(next, leftover) };
   }

@@ -2,11 +2,12 @@
 /** The state: the named arrays that one call returns and the next one takes. */
 
 import type { Tensor } from "onnxruntime-common";
-import { bytesIn, copied, describe, isDtype, isTensor } from "./arrays.js";
+import { bytesIn, copied, describe, isDtype, isTensor, sameShape } from "./arrays.js";
 import { FileError, StateError } from "./errors.js";
 import { readArrays, writeArrays } from "./safetensors.js";
 import { kindOf, quoted } from "./text.js";
 
+const NOTHING = {};
 const FORMAT = { "stateport.state": "1" };
 
 /** For this package alone: the arrays themselves, and a state of arrays that nobody else has. */
@@ -26,7 +27,7 @@ export class State {
   static {
     arraysOf = (state) => state.#arrays;
     adopt = (arrays, leftover = 0) => {
-      const state = new State({});
+      const state = new State(NOTHING);
       state.#arrays = arrays;
       state.#leftover = leftover;
       return state;
@@ -125,7 +126,7 @@ function checkedCopy(name: string, array: unknown): Tensor {
 }
 
 function sameBytes(array: Tensor, other: Tensor | undefined): boolean {
-  if (!other || describe(array.type, array.dims) !== describe(other.type, other.dims)) return false;
+  if (!other || !sameShape(array, other)) return false;
   const bytes = bytesIn(other);
   return bytesIn(array).every((byte, i) => byte === bytes[i]);
 }

@@ -124,6 +124,7 @@ test("int64, bool, uint8 and float64 go through unchanged", async () => {
     "in float16": new Tensor("float16", Uint16Array.of(0x3c00, 0x7e00), [2]),
   };
   const { outputs, state } = await carrying.call(inputs);
+  expect(outputs["out bool"]).toBeInstanceOf(Tensor);
   for (const [name, { type, data }] of Object.entries(inputs)) {
     const output = outputs[name.replace("in", "out")] as Tensor;
     expect([output.type, output.data]).toEqual([type, data]);
