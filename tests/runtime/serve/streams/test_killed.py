@@ -92,8 +92,9 @@ async def feed(fleet: Fleet, model: Model, number: int, done: asyncio.Event) -> 
         question |= {"start": k == 1, "end": is_last}
         answer = None
         while answer is None:
-            # Any server, in no order; a request that got no answer is sent again to any.
-            server = fleet.servers[int(random.integers(len(fleet.servers)))]
+            # Any server that runs, in no order; a request without an answer is sent again to any.
+            servers = [each for each in fleet.servers if each.runs.is_set()] or fleet.servers
+            server = servers[int(random.integers(len(servers)))]
             answer = await fleet.ask(server, question)
         assert "y" in answer, answer
         np.testing.assert_allclose(np.float32(answer["y"]), own(x), rtol=0, atol=CLOSE)
