@@ -480,3 +480,69 @@ def test_integers_are_drawn_from_their_range() -> None:
     )
     assert set(drawn.flatten().tolist()) == {3, 4, 5}
     assert drawn.dtype == torch.int64
+
+
+class NamedList(nn.Module):
+    """A list of results under one name, beside a state that the layer keeps to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        y, state = self.lstm(x)
+        return {"logits": y, "state": state}
+
+
+def test_items_of_a_named_list_are_numbered(tmp_path: Path) -> None:
+    contract = export(NamedList(), (X,), tmp_path / "m.onnx").contract
+    assert [spec.name for spec in contract.outputs] == ["logits", "state_0", "state_1"]
+
+
+class StateAndOutput(nn.Module):
+    """The hidden state is the output too; the next states are a dict by the arguments' names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LSTMCell(5, 6), nn.LSTMCell(6, 6)
+
+    def forward(self, x: Tensor, state: dict[str, Tensor]) -> Any:
+        h1, c1 = self.first(x, (state["h1"], state["c1"]))
+        h2, c2 = self.second(h1, (state["h2"], state["c2"]))
+        return h2, {"h1": h1, "c1": c1, "h2": h2, "c2": c2}
+
+
+def test_a_state_that_is_the_output_too_is_the_one_with_the_arguments_name(
+    tmp_path: Path,
+) -> None:
+    state = {name: Spec("float32", "batch", 6) for name in ("h1", "c1", "h2", "c2")}
+    result = export(StateAndOutput(), (Spec("float32", "batch", 5), state), tmp_path / "m.onnx")
+    assert len(result.contract.states) == 4
+    assert [spec.name for spec in result.contract.outputs] == ["y"]
+    assert result.report is not None
+    assert result.report.passed
+
+
+class Dilated(nn.Module):
+    """Convolutions over a list, whose number gives the padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv1d(5, 5, 2, dilation=2**i) for i in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.mT
+        for i, layer in enumerate(self.layers):
+            y = y + torch.tanh(layer(nn.functional.pad(y, (2**i, 0))))
+        return y.mT
+
+
+def test_a_number_that_counts_layers_is_no_size(tmp_path: Path) -> None:
+    result = export(Dilated(), (X,), tmp_path / "m.onnx")
+    assert result.contract.streaming.ok
+    assert len(result.contract.states) == 3
+
+
+def test_a_path_in_the_place_of_the_example_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"tuple; a path was expected.*module, example, path"):
+        export(nn.GRU(5, 3), str(tmp_path / "m.onnx"), (X,))  # type: ignore[arg-type]
