@@ -21,9 +21,10 @@ from stateport.bench.timing import measure, ratio
 from stateport.bench.workload import Workload, step_call
 from stateport_exporter import export
 
-from .processor import kind_of_processor, processor
-from .quantization import PAGE, replace_table
+from .marks import replace_of_processor
+from .processor import DOCS, kind_of_processor, processor
 
+PAGE: Final = DOCS / "performance.md"
 STREAMS: Final = (1, 64)
 #: Heads, and the sizes of keys and values.
 SIZES: Final = ((4, 16), (4, 32), (4, 64), (8, 64))
@@ -111,8 +112,8 @@ def main(rounds: int, page: Path) -> None:
             export(module, example, native, operators="native")
             rows.append(f"| {name} | {' | '.join(measured_row(loop, native, rounds))} |")
 
-    kind = f"native {kind_of_processor()}"
-    replace_table(page, kind, [f"{processor()}.", "", *rows])
+    lines = [f"{processor()}.", "", *rows]
+    replace_of_processor(page, "native", kind_of_processor(), lines)
 
 
 if __name__ == "__main__":

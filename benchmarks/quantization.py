@@ -32,6 +32,7 @@ from stateport_exporter import export, quantize
 from stateport_exporter.variants import quantized_products
 from tests.exporter.stacks import KINDS, exported
 
+from .marks import replace_of_processor
 from .networks import NETWORKS
 from .processor import DOCS, kind_of_processor, processor
 
@@ -164,16 +165,6 @@ def table(rows: list[Row]) -> Iterator[str]:
         yield f"| {row.network} | {row.form} | {row.snr:.1f} | {ratios} |"
 
 
-def replace_table(page: Path, kind: str, lines: list[str]) -> None:
-    """Puts a table between its marks in the page."""
-    begin, end = f"<!-- {kind} -->", f"<!-- end of {kind} -->"
-    head, mark, rest = page.read_text(encoding="utf-8").partition(begin)
-    if not mark or end not in rest:
-        raise SystemExit(f"{page} has no place for the table: {begin} ... {end} was expected.")
-    text = "\n".join(lines)
-    page.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
-
-
 @click.command()
 @click.option("--rounds", default=20, show_default=True, help="Turns of each form.")
 @click.option("--page", default=PAGE, type=click.Path(path_type=Path), help="The page to rewrite.")
@@ -187,8 +178,8 @@ def main(rounds: int, page: Path) -> None:
         for name, source in sources:
             screen.print(name, highlight=False)
             rows += measured(name, source, Path(place), rounds)
-    kind = f"quantization {kind_of_processor()}"
-    replace_table(page, kind, [f"{processor()}.", "", *table(rows)])
+    lines = [f"{processor()}.", "", *table(rows)]
+    replace_of_processor(page, "quantization", kind_of_processor(), lines)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rich.progress import track
 import stateport
 from stateport.engines import status
 
+from ..marks import replace_between
 from .faults import FAULTS, Applied, Fault
 from .judge import CAUGHT, FAILED, MISSED, WITHIN, judge_all
 from .networks import NETWORKS, exported
@@ -59,8 +60,7 @@ def main(names: Sequence[str], engines: Sequence[str], page: bool) -> None:
     text = report(mutants, chosen)
     print(text)
     if page:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        replace_between(PAGE, BEGIN, END, [text])
     if missed(mutants) or located(mutants) < LOCATED:
         raise SystemExit(1)
 

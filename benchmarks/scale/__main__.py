@@ -30,6 +30,7 @@ import stateport
 from stateport.serve.stores import ABSENT, Record, Store, open_store
 from tests.runtime.serve.process import serving
 
+from ..marks import replace_between
 from ..networks import NETWORKS, Network
 from ..processor import processor
 from ..serve.usage import usage
@@ -47,10 +48,8 @@ TURNS: Final = 5
 
 def main() -> None:
     """Measures and writes the page."""
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
     lines = [f"{processor()}, one thread.", "", *cores(), "", *stores(), "", *servers()]
-    PAGE.write_text(f"{before}{BEGIN}\n\n" + "\n".join(lines) + f"\n\n{END}{after}", "utf-8")
+    replace_between(PAGE, BEGIN, END, ["", *lines, ""])
 
 
 def cores() -> Iterator[str]:
