@@ -546,3 +546,38 @@ def test_a_number_that_counts_layers_is_no_size(tmp_path: Path) -> None:
 def test_a_path_in_the_place_of_the_example_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"tuple; a path was expected.*module, example, path"):
         export(nn.GRU(5, 3), str(tmp_path / "m.onnx"), (X,))  # type: ignore[arg-type]
+
+
+class TwoLoops(nn.Module):
+    """A loop with a state, and one that treats each of its steps alone."""
+
+    def __init__(self, part: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part = part
+        self.x, self.h = nn.Linear(5, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, hs = x.new_zeros(x.shape[0], 6), []
+        for t in range(x.shape[1]):
+            h = torch.tanh(self.x(x[:, t]) + self.h(h))
+            hs.append(h)
+        return torch.stack([self.part(h) for h in hs], 1)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda h: h * 2,
+        lambda h: h[:, 1:5],
+        lambda h: h[:, 1:5][:, 0],
+        lambda h: h.view(-1, 2, 3)[:, 1][:, 0],
+        lambda h: h[:1].expand_as(h) * 0 + h,
+    ],
+)
+def test_a_loop_without_states_has_none(
+    part: Callable[[Tensor], Tensor], tmp_path: Path, judged: Judge
+) -> None:
+    result = export(TwoLoops(part), (X,), tmp_path / "m.onnx")
+    assert len(result.contract.states) == 1
+    assert result.contract.streaming.ok
+    judged(result.path)

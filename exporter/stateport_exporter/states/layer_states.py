@@ -52,9 +52,11 @@ class StatePair:
 def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurrent]:
     """The layers whose first states depend on no value that the network is given.
 
-    They are absent, zeros, constants or parameters, made inside forward: states to be lifted.
+    They are absent, zeros, constants or parameters, made inside forward: states to be lifted. A
+    loop that treats each step alone has no states.
     """
-    return [layer for layer in layers if not _dependencies_of_layer(graph, layer)]
+    with_states = [layer for layer in layers if layer.states]
+    return [layer for layer in with_states if not _dependencies_of_layer(graph, layer)]
 
 
 def layers_over_time(layers: Iterable[Recurrent]) -> list[Recurrent]:

@@ -201,15 +201,21 @@ def _find(step: _Step) -> LinearAttention | None:
         if attention is None:
             continue
 
-        # The others may be any number: a step that clips them, say, differs only there.
+        # A step that clips its operands, say, differs only at other numbers.
         decay = attention.roles.get("decay")
-        arrays = []
-        for position, gate in enumerate(gates, start=-1):
-            number = 100 * random.standard_normal(gate.shape)
-            arrays.append(gate if position == decay else number)
+        arrays = [100 * random.standard_normal(shape) for shape in step.shapes]
+        if decay is not None:
+            arrays[1 + decay] = _decays(attention.logarithm, step.shapes[1 + decay], random)
         if _with_scale(attention, step.tried(*arrays)) is not None:
             return attention
     return None
+
+
+def _decays(logarithm: str, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    """Numbers of all sizes of which a decay can be made in this way."""
+    if logarithm == "itself":
+        return 10.0 ** random.uniform(-6, 1, shape)
+    return 8 * random.standard_normal(shape)
 
 
 def _sizes(value: ir.Value) -> tuple[int, ...] | None:
@@ -342,7 +348,18 @@ def _is_part_never_negative(value: ir.Value) -> bool:
         return all(map(_is_never_negative, operands))
     if producer.op_type == "Sub":
         return _is_rest_of_one(*operands)
+    if producer.op_type == "Clip":
+        return _is_clip_never_negative(*producer.inputs)
     return producer.op_type in _NEVER_NEGATIVE
+
+
+def _is_clip_never_negative(
+    value: ir.Value | None, low: ir.Value | None = None, high: ir.Value | None = None
+) -> bool:
+    """Whether a value clipped to bounds, either of which may be absent, is never negative."""
+    if high is not None and not _is_never_negative(high):
+        return False
+    return any(map(_is_never_negative, present([low, value])))
 
 
 def _is_rest_of_one(whole: ir.Value, part: ir.Value) -> bool:

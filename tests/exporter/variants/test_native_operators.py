@@ -159,6 +159,22 @@ def output_of_the_last_step(m: Tensor, o: dict[str, Tensor]) -> tuple[Tensor, Te
     return after, (o["q"][..., None] * m).sum(-2)
 
 
+def clipped_decay(m: Tensor, o: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return gated(m, {**o, "g": o["g"].clamp(max=0.95)})
+
+
+def decay_with_a_floor(m: Tensor, o: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return gated(m, {**o, "g": o["g"].clamp(min=0.05)})
+
+
+def decay_of_a_size(m: Tensor, o: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return gated(m, {**o, "g": torch.exp(-o["w"].abs())})
+
+
+def decay_of_a_relu(m: Tensor, o: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return gated(m, {**o, "g": torch.exp(-torch.relu(o["w"]))})
+
+
 OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "a decay below zero": (
         "decay that may be negative",
@@ -167,6 +183,22 @@ OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "a clipped matrix": (
         "computes something else",
         lambda: Attention(clipped, MATRIX, q=Q, k=K, v=V, g=K),
+    ),
+    "a clipped decay": (
+        "computes something else",
+        lambda: Attention(clipped_decay, MATRIX, q=Q, k=K, v=V, g=K),
+    ),
+    "a decay with a floor": (
+        "computes something else",
+        lambda: Attention(decay_with_a_floor, MATRIX, q=Q, k=K, v=V, g=K),
+    ),
+    "a decay of a size": (
+        "computes something else",
+        lambda: Attention(decay_of_a_size, MATRIX, q=Q, k=K, v=V, w=K),
+    ),
+    "a decay of a relu": (
+        "computes something else",
+        lambda: Attention(decay_of_a_relu, MATRIX, q=Q, k=K, v=V, w=K),
     ),
     "the output of the last step": (
         "computes something else",
