@@ -246,7 +246,8 @@ def _random_state(
     for spec in contract.states:
         numbers = random.standard_normal(resolve(spec.shape, sizes))
         if spec.input not in states:
-            states[spec.input] = (0.5 * numbers).astype(spec.dtype)
+            # NumPy makes a number of a product without axes.
+            states[spec.input] = np.asarray(0.5 * numbers, spec.dtype)
     return states
 
 

@@ -337,6 +337,39 @@ def test_an_example_of_a_fixed_batch_has_states_of_that_batch(
         np.testing.assert_allclose(stream(x), want, atol=1e-5)
 
 
+class CountedMean(nn.Module):
+    """A running mean, and the number of its steps, which has no axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w = nn.Linear(4, 3)
+        self.mean: Tensor
+        self.steps: Tensor
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Any:
+        self.steps = self.steps + 1
+        self.mean = self.mean + (x.mean(0) - self.mean) / self.steps
+        return self.w(x - self.mean)
+
+
+def test_a_state_may_have_no_axes(tmp_path: Path) -> None:
+    network = CountedMean()
+    result = export(network, (Spec("float32", 2, 4),), tmp_path / "m.onnx")
+    assert {state.input: state.shape for state in result.contract.states} == {
+        "mean": (4,),
+        "steps": (),
+    }
+
+    stream = stateport.load(result.path).stream()
+    for _ in range(4):
+        x = torch.randn(2, 4)
+        with torch.no_grad():
+            np.testing.assert_allclose(stream(x.numpy()), network(x), atol=1e-5)
+
+
 def test_a_fixed_batch_does_not_hide_a_first_call_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"remembers something.*\(h\)"):
         export(FromFirst(), (Spec("float32", 1, 4),), tmp_path / "m.onnx")
