@@ -29,7 +29,7 @@ from .operands import required_operand
 
 Array = NDArray[Any]
 
-#: The batch of the step that is tried.
+#: The batch of the step that is tried, where the file takes any.
 _BATCH: Final = 2
 #: The operands that each rule has beside query, key and value.
 _RULES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -223,7 +223,10 @@ def _sizes(value: ir.Value) -> tuple[int, ...] | None:
     if value.dtype != ir.DataType.FLOAT or value.shape is None:
         return None
     sizes = inner_sizes(value, 1)
-    return None if sizes is None else (_BATCH, *sizes)
+    if sizes is None:
+        return None
+    batch = dims_of(value)[0]
+    return (batch if isinstance(batch, int) else _BATCH, *sizes)
 
 
 def inner_sizes(value: ir.Value, outer: int) -> list[int] | None:

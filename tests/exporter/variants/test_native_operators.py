@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import stateport
-from stateport_exporter import ExportError, ExportResult, export
+from stateport_exporter import ExportError, ExportResult, Spec, export
 from stateport_exporter.quantize_file import make_variants
 
 Step = Callable[[Tensor, dict[str, Tensor]], tuple[Tensor, Tensor]]
@@ -240,6 +240,15 @@ def test_other_loops_are_refused(tmp_path: Path, other: str) -> None:
     with pytest.raises(ExportError, match=reason):
         native(make(), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
+
+
+@pytest.mark.parametrize(("form", "batch"), [("products", 1), ("einsum", 3)])
+def test_a_batch_may_be_fixed(tmp_path: Path, form: str, batch: int) -> None:
+    torch.manual_seed(0)
+    example = (Spec("float32", batch, "time", SIZE),)
+    result = export(FORMS[form][1](), example, tmp_path / "m.onnx", operators="native")
+    assert result.report is not None
+    assert result.report.passed
 
 
 def test_nothing_moves_around_the_operator(tmp_path: Path) -> None:
