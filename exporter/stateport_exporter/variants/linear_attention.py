@@ -220,7 +220,7 @@ def _decays(logarithm: str, shape: tuple[int, ...], random: np.random.Generator)
 
 def _sizes(value: ir.Value) -> tuple[int, ...] | None:
     """The shape of a step's operand at the batch that is tried; None if it is not known."""
-    if value.dtype != ir.DataType.FLOAT or value.shape is None:
+    if value.dtype != ir.DataType.FLOAT or value.shape is None or not value.shape.rank():
         return None
     sizes = inner_sizes(value, 1)
     if sizes is None:

@@ -175,6 +175,17 @@ def decay_of_a_relu(m: Tensor, o: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return gated(m, {**o, "g": torch.exp(-torch.relu(o["w"]))})
 
 
+class Counted(nn.Module):
+    """A loop whose state has no axes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, ys = x.new_zeros(()), []
+        for t in range(x.shape[1]):
+            count = count + 1
+            ys.append(x[:, t] / count)
+        return torch.stack(ys, 1)
+
+
 OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "a decay below zero": (
         "decay that may be negative",
@@ -204,6 +215,7 @@ OTHERS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
         "computes something else",
         lambda: Attention(output_of_the_last_step, MATRIX, q=Q, k=K, v=V, g=K),
     ),
+    "a state without axes": ("sizes are not known", Counted),
     "an LSTM": ("has no loops", lambda: nn.LSTM(SIZE, 4, batch_first=True)),
 }
 
