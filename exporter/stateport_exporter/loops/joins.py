@@ -19,27 +19,47 @@ from .blocks import FEWEST_STEPS
 from .trace import OpWriter, Unrolled, index_of, meta_of
 
 _aten: Final = torch.ops.aten
+#: The operators that put steps together.
+_JOINS: Final = (_aten.stack.default, _aten.cat.default)
 
 
 def join_steps(trace: Unrolled) -> None:
     """Takes a sequence as a whole where its steps are stacked or concatenated one by one."""
     writer = OpWriter(trace.metas)
     for op in trace.ops:
-        runs = _runs_joined_by(op)
-        has_long_run = any(len(run) >= FEWEST_STEPS for run in runs)
+        items = op.args[0] if op.target in _JOINS else ()
+        runs = _runs_of(items)
+        if not _has_long_run(runs):  # as where part of each step's result is joined
+            runs = _runs_of([_step_last(item) for item in items])
+        has_long_run = _has_long_run(runs)
         # The joined operation comes after those that prepare its operands.
         joined = _join_runs(writer, op, runs) if has_long_run else op
         writer.ops.append(joined)
     trace.ops = writer.ops
 
 
-def _runs_joined_by(op: Op) -> list[list[Any]]:
-    """The items that an operation stacks or concatenates, in runs of consecutive slices."""
-    if op.target not in (_aten.stack.default, _aten.cat.default):
-        return []
+def _has_long_run(runs: Sequence[Sequence[Any]]) -> bool:
+    return any(len(run) >= FEWEST_STEPS for run in runs)
 
+
+def _step_last(item: Any) -> Any:
+    """A slice of a slice, in the other order: `x[t][:, 0]` becomes `x[:, :, 0][t]`."""
+    if not isinstance(item, Slice):
+        return item
+    first = _step_last(item.source)
+    if not isinstance(first, Slice) or (first.keep and first.dim == item.dim):
+        return item
+
+    is_shifted = not first.keep and item.dim >= first.dim
+    dim = item.dim + is_shifted
+    part = replace(item, source=first.source, dim=dim)
+    return replace(first, source=part, dim=first.dim - (not item.keep and dim < first.dim))
+
+
+def _runs_of(items: Sequence[Any]) -> list[list[Any]]:
+    """Items that are stacked or concatenated, in runs of consecutive slices."""
     runs: list[list[Any]] = []
-    for item in op.args[0]:
+    for item in items:
         if runs and _continues(runs[-1], item):
             runs[-1].append(item)
         else:
