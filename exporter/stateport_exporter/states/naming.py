@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -170,7 +171,10 @@ def _output_names(
 
     for number, position in enumerate(plain, start=1):
         usual = output_name(number, len(plain))
-        names[position] = author_names[position] or usual
+        name = author_names[position]
+        if name and author_names.count(name) > 1:  # the items of a list
+            name = _full_name(paths[position])
+        names[position] = name or usual
     return [names[position] for position in range(count)]
 
 
@@ -189,6 +193,12 @@ def _state_output_names(
 def _author_name(path: Path) -> str:
     """The keys and fields on the way to a result; empty where there are only positions."""
     return "_".join(key for key in path if not key.isdigit())
+
+
+def _full_name(path: Path) -> str:
+    """The keys, fields and positions on the way to a result, from the first that is a name."""
+    named = itertools.dropwhile(str.isdigit, path)
+    return "_".join(named)
 
 
 def output_name(number: int, count: int) -> str:
@@ -212,8 +222,9 @@ def _next_names(
     names = []
     for name, author_name in zip(inputs, author_names, strict=True):
         usual = next_name(name)
-        is_free = author_name != "" and author_name not in taken
-        names.append(author_name if is_free else usual)
+        # Several have one name where they are items of a list.
+        is_free = author_names.count(author_name) == 1 and author_name not in taken
+        names.append(author_name if author_name and is_free else usual)
 
     in_order_of_inputs = [name for _, name in sorted(zip(inputs, names, strict=True))]
     if in_order_of_inputs == sorted(names):

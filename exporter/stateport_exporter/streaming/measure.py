@@ -42,8 +42,8 @@ def measure_streaming(
 ) -> Streaming:
     """What the contract says of streaming, after trying the same sequence whole and in chunks.
 
-    Chunks are tried at every sensible divisor of `multiple`, the smallest first. An input without time may
-    be the same in every call, or a mask that is 0 (or 1) in all calls but the first.
+    Chunks are tried at the sensible divisors of `multiple`, the smallest first. An input without
+    time may be the same in every call, or a mask that is 0 (or 1) in all calls but the first.
 
     Args:
         network: the network that is exported.
