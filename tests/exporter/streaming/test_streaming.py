@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -291,6 +292,9 @@ def test_a_sequence_does_not_go_on_behind_steps_that_were_left_out(
 
 class PaddedByBuffers(nn.Module):
     """Sizes of paddings are buffers, computed as those of EnCodec's convolutions are."""
+
+    left: Any  # tensors, which F.pad takes where its types say int
+    stride: Any
 
     def __init__(self) -> None:
         super().__init__()
