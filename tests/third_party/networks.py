@@ -218,6 +218,40 @@ def snntorch_neuron(name: str, *arguments: float, **options: float) -> Any:
     return getattr(snntorch, name)(*arguments, **options)
 
 
+def mamba(*, parallel: bool) -> Any:
+    """A selective state space, by a parallel scan or as a loop over time."""
+    from mambapy.mamba import Mamba, MambaConfig
+
+    return Mamba(MambaConfig(d_model=8, n_layers=1, d_state=4, pscan=parallel))
+
+
+def min_gru() -> Any:
+    """Computes its state by a cumulative sum of logarithms."""
+    from minGRU_pytorch import minGRU
+
+    return minGRU(8)
+
+
+def min_lstm() -> Any:
+    from minGRU_pytorch.minLSTM import minLSTM
+
+    return minLSTM(8)
+
+
+def conformer_convolution() -> Any:
+    from conformer import ConformerConvModule
+
+    return ConformerConvModule(8, causal=True, expansion_factor=2, kernel_size=5)
+
+
+#: A sum of exponentials is carried with its largest exponent; a call's first step stands alone.
+LOG_SPACE_STATES: Mapping[str, Shape] = {
+    "window_x": ("batch", 1, 8),
+    "window_steps": ("batch",),
+    "loop_h0": ("batch", 8),
+    "loop_2_h0": ("batch", 8),
+}
+
 #: By what they are called in the tests.
 NETWORKS = {
     "resemblyzer VoiceEncoder": Network(
@@ -304,9 +338,28 @@ NETWORKS = {
         Spec("float32", "batch", 16, "time"),
         {"h0": (2, "batch", 16), "c0": (2, "batch", 16)},
     ),
+    "mambapy Mamba as a loop": Network(
+        lambda: mamba(parallel=False),
+        sequence(8),
+        {"h0": ("batch", 16, 4), "frames": ("batch", 16, 3)},
+    ),
+    "minGRU": Network(min_gru, sequence(8), LOG_SPACE_STATES),
+    "minLSTM": Network(min_lstm, sequence(8), LOG_SPACE_STATES),
+    "conformer ConformerConvModule": Network(
+        conformer_convolution, sequence(8), {"net_4_frames": ("batch", 16, 4)}
+    ),
     "transformers ParakeetRNNTDecoder": Network(
         parakeet_decoder,
         Spec("int64", "batch", "time", high=31),
         {"h0": (2, "batch", 16), "c0": (2, "batch", 16)},
+    ),
+}
+
+#: Networks that are refused: how they are built, their examples, and the reason.
+REFUSED: Mapping[str, tuple[Callable[[], nn.Module], ExampleLike, str]] = {
+    "mambapy Mamba by a parallel scan": (
+        lambda: mamba(parallel=True),
+        sequence(8),
+        "takes another way at another number of time steps.*no loop over single steps",
     ),
 }

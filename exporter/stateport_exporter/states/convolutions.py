@@ -104,7 +104,7 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
         base = f"{place.path.replace('.', '_')}_{place.kind}".removeprefix("_")
         name = free_name(base, [context.name for context in contexts], "_")
         dtype = str(place.dtype).removeprefix("torch.")
-        steps = place.steps[state.axis]
+        steps = int(place.steps[state.axis])
         contexts.append(Context(number, name, state.axis, steps, place.kind))
         leaves.append(Leaf(("context", f"{number}"), dtype, state.shape))
         initial.append(state.start)
@@ -225,7 +225,7 @@ def _time_axis(place: Place, longer: Place) -> int | None:
 def _state_axes(place: Place, time: int, wider: Mapping[str, Place]) -> tuple[Axis, ...] | None:
     """The axes of the state: a size or a name for each; None where one is computed from a size."""
     shape: list[Axis] = [*place.shape]
-    shape[time] = place.steps[time]
+    shape[time] = int(place.steps[time])  # a tensor where a padding is a buffer
 
     for name, wider_place in wider.items():
         if len(wider_place.shape) != len(place.shape):

@@ -26,6 +26,8 @@ from ..vectors.torch_reference import Answers, Array, Network, float64_reference
 #: and in float32.
 _FLOAT64_TOLERANCE: Final = 1e-9
 _FLOAT32_TOLERANCE: Final = 1e-4
+#: The longest chunk that is tried as the shortest one. The longest hop of a codec is about 2,000.
+_LONGEST_CHUNK: Final = 4096
 #: Up to this number of inputs without time are tried as masks, in 3 ways each.
 _MOST_MASKS: Final = 3
 
@@ -40,8 +42,8 @@ def measure_streaming(
 ) -> Streaming:
     """What the contract says of streaming, after trying the same sequence whole and in chunks.
 
-    Chunks are tried at every divisor of `multiple`, the smallest first. An input without time may
-    be the same in every call, or a mask that is 0 (or 1) in all calls but the first.
+    Chunks are tried at the sensible divisors of `multiple`, the smallest first. An input without
+    time may be the same in every call, or a mask that is 0 (or 1) in all calls but the first.
 
     Args:
         network: the network that is exported.
@@ -78,7 +80,13 @@ def measure_streaming(
 
 
 def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    """The divisors of a number, but for those that are no sensible length of a chunk.
+
+    The number is a product of all factors by which a network takes steps apart. A parallel scan has
+    so many that it has dozens of digits.
+    """
+    longest = min(number, _LONGEST_CHUNK)
+    return [divisor for divisor in range(1, longest + 1) if number % divisor == 0]
 
 
 def _problem_with_chunks(
