@@ -76,12 +76,11 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
 
     A size that changes with the length of the input shows which axis is time.
     """
-    time = example.sizes["time"]
     usual = _run_at(explicit, example, {}, 0)
     if "time" not in example.axes:
         return NO_CONTEXTS
 
-    longer = _run_at(explicit, example, {"time": 4 * time}, 1)
+    longer = _run_longer(explicit, example)
 
     wider = {}
     for axis in _other_axes(example):
@@ -118,6 +117,15 @@ def _other_axes(example: Example) -> list[str]:
         if axis in example.axes and axis != "time":
             names.append(axis)
     return names
+
+
+def _run_longer(explicit: Explicit, example: Example) -> ConvolutionStates:
+    """Runs the network over more steps than usual; over fewer, where it does not take many."""
+    time = example.sizes["time"]
+    for longer in (4 * time, 2 * time):
+        with contextlib.suppress(Exception):  # the user's forward may raise anything
+            return _run_at(explicit, example, {"time": longer}, 1)
+    return _run_at(explicit, example, {"time": time + example.time_multiple}, 1)
 
 
 def _run_at(
