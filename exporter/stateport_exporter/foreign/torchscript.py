@@ -12,7 +12,8 @@ import inspect
 import io
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from stateport.errors import first_line, in_words
+from stateport.errors import in_words
 
 from ..errors import ExportError, InvalidModelError
 from ..graph.opset import raise_opset
@@ -33,13 +34,17 @@ from ..network.trees import tensors_in
 from ..states.naming import next_name, output_name
 from .arguments import explicit_pairs
 from .lifted_file import LiftResult, write_lifted
+from .script_states import (
+    OpenedScript,
+    attribute_path,
+    nodes_of,
+    open_states,
+    positional,
+    writes_into_operand,
+)
 
 #: The newest opset that PyTorch's older exporter writes.
 _NEWEST: Final = 20
-#: Operators that write into a list or dict. Other operators that write have names ending with "_".
-_WRITING: Final = frozenset(
-    f"aten::{name}" for name in ("append", "extend", "insert", "pop", "clear", "remove")
-)
 _BRANCHING: Final = ("prim::If", "prim::Loop")
 
 
@@ -64,11 +69,10 @@ def export_script(
             something from call to call; or the file does not give its answers.
     """
     network = _copy_module(module).eval()
-    sample = Example(_forward_of(network), example)
-    _check_repeatable(network, sample)
-    _check_writes(network)
+    opened = _without_memory(network, Example(_forward_of(network), example))
+    network, sample = opened.network, opened.sample
     model = _to_onnx(network, sample, opset)
-    pairs, results = _name_results(model.graph)
+    pairs, results = _name_results(model.graph, opened)
 
     def whole(inputs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(zip(results, _run_network(network, sample, inputs), strict=True))
@@ -79,11 +83,37 @@ def export_script(
         raise _refusal(error.__cause__ or error) from error
 
 
+def _without_memory(network: torch.jit.ScriptModule, sample: Example) -> OpenedScript:
+    """A module that remembers nothing: the author's, or one whose states are arguments.
+
+    Raises:
+        ExportError: it remembers something else.
+    """
+    alone = OpenedScript(network, sample)
+    try:
+        _check_memory(replace(alone, network=_copy_module(network)))
+    except ExportError:
+        opened = open_states(network, sample, _copy_module)
+        _check_memory(opened)
+        return opened
+    return alone
+
+
+def _check_memory(opened: OpenedScript) -> None:
+    _check_repeatable(opened.network, opened.sample)
+    _check_writes(opened.network, opened.paths)
+
+
 def _refusal(error: BaseException) -> ExportError:
     return ExportError(
         f"PyTorch's exporter for TorchScript could not write the module: {in_words(error)}. Export "
         "the nn.Module that it was scripted from: stateport writes its loops over time."
     )
+
+
+def _fails(error: BaseException) -> ExportError:
+    lines = in_words(error).strip().splitlines()
+    return ExportError(f"The module fails at a size of the example: {lines[-1]}")
 
 
 def _copy_module(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
@@ -125,24 +155,21 @@ def _parameter_of(argument: Any) -> inspect.Parameter:
 
 
 def _to_onnx(network: torch.jit.ScriptModule, sample: Example, opset: int) -> ir.Model:
-    arguments = sample.make(sample.sizes)
-    if arguments.kwargs:
-        raise ExportError("Arguments of a TorchScript module are given by position, in a tuple.")
-
+    arguments = positional(sample.make(sample.sizes))
     names = _argument_names(sample)
 
     axes = {}
     for name, leaf in zip(names, sample.leaves, strict=True):
         axes[name] = _dynamic_axes(leaf.shape)
 
-    count = len(tensors_in(network(*arguments.args)))
+    count = len(tensors_in(network(*arguments)))
 
     with quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "script.onnx"
         try:
             torch.onnx.export(
                 network,
-                arguments.args,
+                arguments,
                 path,
                 dynamo=False,
                 input_names=names,
@@ -171,14 +198,17 @@ def _dynamic_axes(shape: Sequence[int | str]) -> dict[int, str]:
     return axes
 
 
-def _name_results(graph: ir.Graph) -> tuple[dict[str, str], list[str]]:
+def _name_results(graph: ir.Graph, opened: OpenedScript) -> tuple[dict[str, str], list[str]]:
     """Gives names to the results: y, or y1, y2, ...; and hn for the next value of h0.
 
     Returns:
         The explicit states, {input: output}, and the names of all results in order.
     """
     results = list(graph.outputs)
-    pairs = explicit_pairs(graph, {})
+    pairs = {}
+    for name, position in opened.results(len(results)).items():
+        pairs[name] = str(results[position].name)
+    pairs |= explicit_pairs(graph, pairs)
     state_names = {output: next_name(argument) for argument, output in pairs.items()}
 
     answers = []
@@ -201,7 +231,7 @@ def _run_network(
 ) -> list[Any]:
     """The results for arrays of these names; arguments without an array are zeros."""
     arguments = sample.make(_axis_sizes(sample, inputs))
-    leaves, structure = pytree.tree_flatten(arguments.args)
+    leaves, structure = pytree.tree_flatten(positional(arguments))
 
     # Only tensors have a name; arguments may have other leaves.
     names = iter(_argument_names(sample))
@@ -218,7 +248,7 @@ def _run_network(
         try:
             results = network(*pytree.tree_unflatten(leaves, structure))
         except Exception as error:  # the user's forward may raise anything
-            raise ExportError(f"The module fails: {first_line(error)}") from error
+            raise _fails(error) from error
     return [tensor.numpy() for tensor in tensors_in(results)]
 
 
@@ -235,10 +265,13 @@ def _axis_sizes(sample: Example, inputs: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
-    arguments = sample.make(sample.sizes)
+    arguments = positional(sample.make(sample.sizes))
     with torch.no_grad():
-        first = tensors_in(network(*arguments.args))
-        second = tensors_in(network(*arguments.args))
+        try:
+            first = tensors_in(network(*arguments))
+            second = tensors_in(network(*arguments))
+        except Exception as error:  # the user's forward may raise anything
+            raise _fails(error) from error
 
     are_equal = all(starmap(torch.equal, zip(first, second, strict=True)))
     if not are_equal:
@@ -249,11 +282,14 @@ def _check_repeatable(network: torch.jit.ScriptModule, sample: Example) -> None:
         )
 
 
-def _check_writes(network: torch.jit.ScriptModule) -> None:
-    """Refuses a module whose results depend on an attribute that any call may change."""
+def _check_writes(network: torch.jit.ScriptModule, carried: Collection[str] = frozenset()) -> None:
+    """Refuses a module whose results depend on an attribute that any call may change.
+
+    `carried` are the paths of the attributes that hold states, which are arguments and results.
+    """
     graph: Any = network.inlined_graph
-    nodes = list(_nodes_of(graph))
-    changing = _changing_values(nodes)
+    nodes = list(nodes_of(graph))
+    changing = _changing_values(nodes, carried)
 
     for node in nodes:
         path = _first_path(_used_values(node), changing)
@@ -270,31 +306,26 @@ def _check_writes(network: torch.jit.ScriptModule) -> None:
         raise _depends_on_writes(path)
 
 
-def _changing_values(nodes: Sequence[Any]) -> dict[Any, str]:
+def _changing_values(nodes: Sequence[Any], carried: Collection[str]) -> dict[Any, str]:
     """The values read from attributes that the module writes to, with the attributes' paths."""
     paths, written = {}, set()
     for node in nodes:
         if node.kind() == "prim::GetAttr":
-            paths[node.output()] = _attribute_path(node)
+            paths[node.output()] = attribute_path(node)
         elif node.kind() == "prim::SetAttr":
-            written.add(_attribute_path(node))
+            written.add(attribute_path(node))
 
     for node in nodes:
-        if _writes_into_operand(node):
+        if writes_into_operand(node):
             target = next(iter(node.inputs()), None)
             if target in paths:
                 written.add(paths[target])
 
     changing = {}
     for value, path in paths.items():
-        if path in written:
+        if path in written and path not in carried:
             changing[value] = path
     return changing
-
-
-def _writes_into_operand(node: Any) -> bool:
-    """Whether a node changes its first operand in place."""
-    return bool(node.kind().endswith("_")) or node.kind() in _WRITING
 
 
 def _used_values(node: Any) -> Iterator[Any]:
@@ -310,21 +341,6 @@ def _first_path(values: Iterable[Any], paths: Mapping[Any, str]) -> str | None:
         if value in paths:
             return paths[value]
     return None
-
-
-def _nodes_of(block: Any) -> Iterator[Any]:
-    """The nodes of a block; those of inner blocks come before the node that contains them."""
-    for node in block.nodes():
-        for inner in node.blocks():
-            yield from _nodes_of(inner)
-        yield node
-
-
-def _attribute_path(node: Any) -> str:
-    """The path of the attribute that a node reads or writes: "encoder.count"."""
-    owner = next(iter(node.inputs())).node()
-    prefix = f"{_attribute_path(owner)}." if owner.kind() == "prim::GetAttr" else ""
-    return f"{prefix}{node.s('name')}"
 
 
 def _depends_on_writes(path: str) -> ExportError:
