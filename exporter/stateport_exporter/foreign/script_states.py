@@ -25,9 +25,13 @@ from ..network.trees import tensors_in
 
 #: The name of the author's module inside of the one around it.
 _INNER: Final = "network"
-#: Operators that write into a list or dict. Other operators that write have names ending with "_".
+#: Operators that write, besides those with names like add_: into a list or dict, or as x |= y does.
 _WRITING: Final = frozenset(
-    f"aten::{name}" for name in ("append", "extend", "insert", "pop", "clear", "remove")
+    f"aten::{name}"
+    for name in (
+        *("append", "extend", "insert", "pop", "clear", "remove", "_set_item"),
+        *("__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"),
+    )
 )
 #: The axes that may be the batch are tried up to this rank.
 _MOST_AXES: Final = 6
@@ -119,7 +123,9 @@ def nodes_of(block: Any) -> Iterator[Any]:
 
 def writes_into_operand(node: Any) -> bool:
     """Whether a node changes its first operand in place."""
-    return bool(node.kind().endswith("_")) or node.kind() in _WRITING
+    kind: str = node.kind()
+    # aten::add_ does; aten::__contains__ does not.
+    return (kind.endswith("_") and not kind.endswith("__")) or kind in _WRITING
 
 
 def _written_tensors(network: torch.jit.ScriptModule) -> list[str]:

@@ -189,6 +189,23 @@ def test_a_module_that_only_counts_is_taken() -> None:
     _check_writes(frozen(""))
 
 
+class Choosing(nn.Module):
+    """Looks into a list of its own, which changes nothing in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.rates = [8000, 16000]
+
+    def forward(self, x: Tensor, rate: int = 8000) -> Tensor:
+        result: Tensor = self.lstm(x)[0]
+        return result if rate in self.rates else -result
+
+
+def test_a_module_that_looks_into_a_list_is_taken() -> None:
+    _check_writes(scripted(Choosing()))
+
+
 def test_a_trace_that_froze_time_cannot_be_fed_in_chunks(tmp_path: Path) -> None:
     class Loop(nn.Module):
         def __init__(self) -> None:
