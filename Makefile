@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -83,6 +83,13 @@ $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	    -e 'runtime[cpu,ray]' -e exporter hypothesis pytest
 	touch $@
+
+javascript: $(READY)  ## build and test the npm package, and the engine ort-node
+	@node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' || { \
+	    echo "make javascript needs Node 20 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	cd javascript && npm ci --no-audit --no-fund
+	cd javascript && npm run build && npm run types && npm run check && npm test
+	$(BIN)/python -m pytest tests/javascript
 
 fuzz: $(READY)       ## 500 random networks and graphs, and 20,000 malformed files of each format
 	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py tests/exporter/test_random_blocks.py tests/exporter/test_random_graphs.py
@@ -157,4 +164,4 @@ patterns: $(READY)   ## try every pattern on both exporters and rewrite the tabl
 	$(BIN)/python -m benchmarks.patterns
 
 clean:               ## remove everything that was made
-	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) $(RAY) $(SERVERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) $(RAY) $(SERVERS) build dist javascript/node_modules javascript/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The stream: a sequence that is fed chunk by chunk and holds its state itself. */
+
+import type { Tensor } from "onnxruntime-common";
+
+import { type Contract, checkChunk, checkStreaming, stateInputs } from "./contract.ts";
+import { InputError, StateError, StateportError } from "./errors.ts";
+import type { Model } from "./model.ts";
+import { arraysOf, type State } from "./state.ts";
+import { type ArrayLike, copied } from "./tensor.ts";
+import { checkInputs, checkState, type Inputs, namedInputs, type Sizes } from "./validation.ts";
+import { byCodePoint } from "./words.ts";
+
+const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for("Symbol.dispose");
+
+/**
+ * A sequence that is fed chunk by chunk. Calls are made in their order, one after the other: a
+ * second call waits for the first. A call that fails leaves the state unchanged.
+ */
+export class Stream {
+  readonly #model: Model;
+  readonly #contract: Contract;
+  #state: State | undefined;
+  #sizes: ReadonlyMap<string, number> = new Map();
+  #waiting = 0;
+  #last: Promise<unknown> = Promise.resolve();
+  #ended = false;
+
+  /** @internal */
+  constructor(model: Model) {
+    checkStreaming(model.contract);
+    this.#model = model;
+    this.#contract = model.contract;
+  }
+
+  /**
+   * Feeds the next chunk. The arrays are copied at once, so that their memory can be used again.
+   *
+   * @param x the chunk, or several inputs by name.
+   * @returns the output, or several outputs by name.
+   * @throws InputError the chunk does not fit the contract or the batch size of this sequence.
+   * @throws EngineError the engine failed.
+   */
+  async push(x: ArrayLike | Inputs): Promise<Tensor & Record<string, Tensor>> {
+    const outputs = await this.run(namedInputs(this.#contract, x, "push({name: array})"));
+    const [first, ...others] = Object.values(outputs);
+    return (first && !others.length ? first : outputs) as never;
+  }
+
+  /** Feeds the next chunk, with inputs and outputs by name; as `push`. */
+  async run(inputs: Inputs): Promise<Record<string, Tensor>> {
+    this.#checkAlive();
+    const sizes = checkInputs(this.#contract, inputs);
+    checkChunk(this.#contract, sizes);
+    const copies = Object.fromEntries(
+      Object.entries(inputs).map(([name, array]) => [name, copied(array)]),
+    );
+    return this.#inOrder(() => this.#step(copies, sizes));
+  }
+
+  /**
+   * The state after the last call that has ended.
+   *
+   * @throws StateError the sequence has not begun, so that its batch size is not known yet.
+   */
+  get state(): State {
+    if (!this.#state) {
+      throw new StateError(
+        "The stream has no state yet, because its batch size is not known. Feed the first chunk, " +
+          "or call restore(state).",
+      );
+    }
+    return this.#state;
+  }
+
+  /**
+   * Continues from a state of this stream or of another one, after the calls that wait.
+   *
+   * @throws StateError the state does not fit the contract.
+   */
+  restore(state: State): void {
+    this.#checkAlive();
+    checkState(this.#contract, state, new Map());
+    this.#change(() => this.#begin(state));
+  }
+
+  /** Discards the state, after the calls that wait: the next chunk begins a new sequence. */
+  reset(): void {
+    this.#checkAlive();
+    this.#change(() => {
+      this.#state = undefined;
+      this.#sizes = new Map();
+    });
+  }
+
+  /** Discards the state for good. Calls that wait still end. */
+  dispose(): void {
+    this.#ended = true;
+    this.#change(() => {
+      this.#state = undefined;
+    });
+  }
+
+  [disposeSymbol](): void {
+    this.dispose();
+  }
+
+  #checkAlive(): void {
+    if (this.#ended) {
+      throw new StateportError("The stream has been disposed of; make another: model.stream().");
+    }
+  }
+
+  /** Does something when all calls before it have ended. */
+  #inOrder<T>(work: () => T | Promise<T>): Promise<T> {
+    this.#waiting++;
+    const result = this.#last.then(work).finally(() => {
+      this.#waiting--;
+    });
+    this.#last = result.catch(() => undefined);
+    return result;
+  }
+
+  /** Changes the state: at once, or after the calls that wait. */
+  #change(work: () => void): void {
+    if (this.#waiting) void this.#inOrder(work);
+    else work();
+  }
+
+  async #step(inputs: Inputs, sizes: Sizes): Promise<Record<string, Tensor>> {
+    this.#checkSizes(sizes);
+    const before = this.#state ?? this.#model.firstState(sizes);
+    const { outputs, state } = await this.#model.checkedCall(inputs, before, sizes);
+    this.#begin(state);
+    return outputs;
+  }
+
+  #checkSizes(sizes: Sizes): void {
+    for (const [axis, size] of [...this.#sizes].sort(([a], [b]) => byCodePoint(a, b))) {
+      const given = sizes.get(axis) ?? size;
+      if (given !== size) {
+        throw new InputError(
+          `This chunk has ${axis} ${given}, but the stream carries the state of ${axis} ${size}. ` +
+            "Call reset() first to begin a new sequence.",
+        );
+      }
+    }
+  }
+
+  #begin(state: State): void {
+    const arrays = arraysOf(state);
+    const sizes: Sizes = new Map();
+    for (const { name, shape } of stateInputs(this.#contract)) {
+      for (const [position, axis] of shape.entries()) {
+        if (typeof axis === "string") sizes.set(axis, arrays.get(name)!.dims[position]!);
+      }
+    }
+    this.#state = state;
+    this.#sizes = sizes;
+  }
+}
