@@ -87,6 +87,8 @@ $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 javascript: $(READY)  ## build and test the npm package, and the engine ort-node
 	@node -e 'process.exit(+process.versions.node.split(".")[0] < 20)' || { \
 	    echo "make javascript needs Node 20 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	@command -v chromium chromium-browser > /dev/null || { \
+	    echo "make javascript needs Chromium (Debian: apt install chromium)" >&2; exit 1; }
 	cd javascript && npm ci --no-audit --no-fund
 	cd javascript && npm run build && npm run types && npm run check && npm test
 	$(BIN)/python -m pytest tests/javascript

@@ -1,6 +1,7 @@
 """Node and the npm package, which `make javascript` builds before it runs these tests."""
 
 from __future__ import annotations
+
 from pathlib import Path
 
 import pytest
