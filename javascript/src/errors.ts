@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The errors that stateport throws, with the names and the words of the Python package. */
+/** The errors, in one tree: those of the Python package, with the same words. */
 
-import { printable } from "./text.js";
+import { printable } from "./words.ts";
 
+/** The longest message, in characters. An engine may quote any part of a file. */
 const LONGEST = 4000;
-const LONGEST_QUOTE = 600;
 
 /** Base of all errors that stateport throws on purpose. */
 export class StateportError extends Error {
   override name = "StateportError";
 
   constructor(message: string, options?: ErrorOptions) {
-    super(printable(shortened(message, LONGEST)), options);
+    super(printable(shortened(message)), options);
   }
 }
 
@@ -50,14 +50,15 @@ export class EngineUnavailable extends EngineError {
   override name = "EngineUnavailable";
 }
 
-/** The message of an error from other code, on one line. */
+/** The message of a value that other code threw, on one line. */
 export function reasonOf(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return shortened(text.trim().replace(/\s+/g, " "), LONGEST_QUOTE);
+  return text.split(/\s+/).filter(Boolean).join(" ");
 }
 
-function shortened(text: string, longest: number): string {
-  const rest = text.length - longest;
+function shortened(text: string): string {
+  const characters = [...text];
+  const rest = characters.length - LONGEST;
   if (rest <= 0) return text;
-  return `${text.slice(0, longest)}... and ${rest.toLocaleString("en")} characters more`;
+  return `${characters.slice(0, LONGEST).join("")}... and ${rest.toLocaleString("en-US")} characters more`;
 }
