@@ -2,13 +2,16 @@
 /** The contract: what a model file promises about its inputs, outputs and states. */
 
 import { ContractError, InputError, reasonOf, StreamingError } from "./errors.ts";
-import type { Outline, Port } from "./outline.ts";
-import { DTYPE_NAMES } from "./tensor.ts";
+import { isObject, parseJson } from "./json.ts";
+import { MOST_STATE, type Outline, type Port } from "./outline.ts";
+import { elements, isDtype, itemSize, MOST_DIMENSIONS } from "./tensor.ts";
 import { byCodePoint, describe, quoted, shown } from "./words.ts";
 
 const CONTRACT_KEY = "stateport.contract";
 const VERSION = 1;
 const SIZE_LIMIT = 2 ** 31;
+const MOST_ARRAYS = 2048;
+const LONGEST_NAME = 1024;
 
 /** A size, or the name of a dynamic axis, or an expression of names. */
 export type Axis = number | string;
@@ -104,7 +107,7 @@ export function contractOf(file: Outline): Contract {
 export function parseContract(text: string): Contract {
   let document: unknown;
   try {
-    document = JSON.parse(text);
+    document = parseJson(text);
   } catch (error) {
     throw new ContractError(`The contract is not JSON: ${reasonOf(error)}.`);
   }
@@ -126,11 +129,43 @@ export function parseContract(text: string): Contract {
     minimums: readSizes(entries, "minimums"),
     multiples: readSizes(entries, "multiples"),
   };
-  const axes = contract.inputs.flatMap((spec) => spec.shape);
-  for (const { lengthsOf } of [...contract.inputs, ...contract.outputs]) {
-    need(lengthsOf === undefined || axes.includes(lengthsOf), "lengths_of", lengthsOf);
-  }
+  checkContract(contract);
   return contract;
+}
+
+/** Refuses a contract that contradicts itself. */
+function checkContract(contract: Contract): void {
+  const { inputs, outputs, states, streaming, limits, minimums, multiples } = contract;
+  const axes = inputs.flatMap((spec) => spec.shape);
+  for (const { name, dtype, lengthsOf } of [...inputs, ...outputs]) {
+    if (lengthsOf === undefined) continue;
+    const isInput = inputs.some((spec) => spec.name === name) && dtype.includes("int");
+    need(isInput && axes.includes(lengthsOf), "lengths_of", lengthsOf);
+  }
+
+  const given = [...inputs, ...stateInputs(contract)].map((spec) => spec.name);
+  for (const { name } of [...outputs, ...stateOutputs(contract)]) {
+    need(!given.includes(name), "the name of an output", name);
+  }
+  const sizes = states.map(({ dtype, shape }) => fixedElements(shape) * itemSize(dtype));
+  const total = sizes.reduce((sum, size) => sum + size, 0);
+  need(total <= MOST_STATE, "the number of bytes of a state", total);
+
+  for (const [axis] of [...limits, ...minimums, ...multiples]) {
+    need(axes.includes(axis), "a limited axis", axis);
+  }
+  const most = new Map(limits);
+  for (const [axis, minimum] of minimums) {
+    need(minimum <= (most.get(axis) ?? minimum), "the minimum of an axis", minimum);
+  }
+  const calls = new Map(multiples).get("time") ?? 1;
+  const isMultiple = !streaming.ok || streaming.chunkMultiple % calls === 0;
+  need(isMultiple, "the multiple of a chunk", streaming.chunkMultiple);
+}
+
+function fixedElements(shape: readonly Axis[]): number {
+  // An axis of size 0 counts as 1, so that it does not hide the size of the others.
+  return elements(shape.map((axis) => (typeof axis === "number" ? Math.max(axis, 1) : 1)));
 }
 
 /** Refuses a network that needs whole sequences. */
@@ -239,7 +274,7 @@ function checkInitial(file: Outline, state: StateSpec): void {
   const shape = state.shape.map((axis) => (typeof axis === "number" ? axis : 1));
   const initial = file.initial.get(state.input);
   const wanted = describe(state.dtype, shape);
-  if (!initial || describe(initial.dtype, initial.shape) !== wanted) {
+  if (!initial || describe(initial.type, initial.dims) !== wanted) {
     throw new ContractError(
       `${file.source}: the contract says that the state ${quoted(state.input)} starts from ` +
         `values in the file, but ${wanted} is not there. Export the network again.`,
@@ -249,7 +284,8 @@ function checkInitial(file: Outline, state: StateSpec): void {
 
 // The document. What it says of the graph is compared with the graph, and so not checked here.
 
-const isText = (value: unknown): value is string => typeof value === "string" && value !== "";
+const isText = (value: unknown): value is string =>
+  typeof value === "string" && value !== "" && value.length <= LONGEST_NAME;
 const isCount = (value: unknown, least: number): value is number =>
   Number.isInteger(value) && (value as number) >= least && (value as number) < SIZE_LIMIT;
 
@@ -263,14 +299,14 @@ function need(isRight: boolean, what: string, value: unknown): asserts isRight {
 }
 
 function object(value: unknown, what: string): Entries {
-  need(typeof value === "object" && value !== null && !Array.isArray(value), what, value);
+  need(isObject(value), what, value);
   return value as Entries;
 }
 
 function list<T>(entries: Entries, key: string, read: (entry: Entries) => T): T[] {
   const value = entries[key];
-  need(Array.isArray(value), key, value);
-  return value.map((item) => read(object(item, key)));
+  need(Array.isArray(value) && value.length <= MOST_ARRAYS, key, value);
+  return (value as unknown[]).map((item) => read(object(item, key)));
 }
 
 function text(entry: Entries, key: string): string {
@@ -282,9 +318,10 @@ function text(entry: Entries, key: string): string {
 function readArray(entry: Entries, key = "name"): ArraySpec {
   const { shape, lengths_of } = entry;
   const dtype = text(entry, "dtype");
-  need(DTYPE_NAMES.includes(dtype), "dtype", dtype);
+  need(isDtype(dtype), "dtype", dtype);
   const isShape = Array.isArray(shape) && shape.every((axis) => isText(axis) || isCount(axis, 0));
-  need(isShape, "shape", shape);
+  const isSmall = isShape && shape.length <= MOST_DIMENSIONS && fixedElements(shape) < SIZE_LIMIT;
+  need(isSmall, "shape", shape);
   const spec = { name: text(entry, key), dtype, shape };
   return lengths_of === undefined ? spec : { ...spec, lengthsOf: text(entry, "lengths_of") };
 }

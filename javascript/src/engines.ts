@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** ONNX Runtime, in Node and in the browser. */
 
-import type { InferenceSession, Tensor } from "onnxruntime-common";
+import { type InferenceSession, Tensor as Common, type Tensor } from "onnxruntime-common";
 
 import { EngineError, EngineUnavailable, InputError, reasonOf, StateportError } from "./errors.ts";
 import type { ArrayLike } from "./tensor.ts";
-import { quoted } from "./words.ts";
+import { didYouMean, quoted, shown } from "./words.ts";
 
 /** What stateport uses of the module `onnxruntime-node` or `onnxruntime-web`. */
 export interface Runtime {
@@ -19,8 +19,11 @@ export interface Runtime {
 
 /** An engine, and how it runs a file. */
 export interface EngineOptions {
-  /** "node" for onnxruntime-node, "web" for onnxruntime-web (WebAssembly). */
-  engine: "node" | "web";
+  /**
+   * "node" for onnxruntime-node, "web" for onnxruntime-web (WebAssembly). By default "node" in Node
+   * and "web" elsewhere; stateport never falls back to the other.
+   */
+  engine?: "node" | "web";
   /** The threads that one call may use; by default 1, which is the fastest for single steps. */
   threads?: number;
   /** The module of ONNX Runtime, where the page or the application has imported it already. */
@@ -31,25 +34,26 @@ export interface EngineOptions {
   session?: InferenceSession.SessionOptions;
 }
 
+type Arrays = ReadonlyMap<string, ArrayLike>;
+
 /** A graph in ONNX Runtime. */
 export interface Engine {
   readonly name: string;
   readonly version: string;
-  run(
-    feeds: Readonly<Record<string, ArrayLike>>,
-    outputs: readonly string[],
-  ): Promise<Record<string, ArrayLike>>;
+  run(feeds: Arrays, outputs: readonly string[]): Promise<Record<string, ArrayLike>>;
   dispose(): Promise<void>;
 }
 
-const PACKAGES = { node: "onnxruntime-node", web: "onnxruntime-web" };
+const OPTIONS = ["engine", "threads", "runtime", "wasmPaths", "session"];
 const MOST_THREADS = 1024;
+const TELEMETRY = "ORT_DISABLE_TELEMETRY";
 
 /**
  * Loads a file into ONNX Runtime.
  *
  * @param file its path, for onnxruntime-node, or its content.
  * @param source what the file is, for messages.
+ * @param hasHalf whether some weights are float16.
  * @throws EngineUnavailable ONNX Runtime is not installed.
  * @throws EngineError it refuses the file.
  */
@@ -57,10 +61,9 @@ export async function openEngine(
   file: string | Uint8Array,
   source: string,
   options: EngineOptions,
-  defaults: InferenceSession.SessionOptions,
+  hasHalf: boolean,
 ): Promise<Engine> {
-  checkOptions(options);
-  const { engine, threads = 1 } = options;
+  const { engine = "web", threads = 1 } = options;
   const runtime = options.runtime ?? (await importRuntime(engine));
   if (engine === "web" && runtime.env.wasm) {
     runtime.env.wasm.numThreads = threads;
@@ -71,7 +74,8 @@ export async function openEngine(
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     logSeverityLevel: 4,
-    ...defaults,
+    // On the CPU, some fusions of float16 crash (onnxruntime#26717, #32186).
+    ...(hasHalf ? { graphOptimizationLevel: "basic" } : {}),
     ...options.session,
   };
   try {
@@ -90,6 +94,7 @@ class OrtEngine implements Engine {
   readonly #runtime: Runtime;
   readonly #session: InferenceSession;
   readonly #running = new Set<Promise<unknown>>();
+  #last: Promise<unknown> | undefined;
   #ended: Promise<void> | undefined;
 
   constructor(runtime: Runtime, session: InferenceSession, name: string) {
@@ -98,16 +103,17 @@ class OrtEngine implements Engine {
     this.version = `onnxruntime ${(name === "ort-node" ? node : web) ?? common ?? ""}`.trim();
     this.#runtime = runtime;
     this.#session = session;
+    // onnxruntime-web refuses a call of a session that runs already.
+    if (name === "ort-web") this.#last = Promise.resolve();
   }
 
-  async run(
-    feeds: Readonly<Record<string, ArrayLike>>,
-    outputs: readonly string[],
-  ): Promise<Record<string, ArrayLike>> {
+  async run(feeds: Arrays, outputs: readonly string[]): Promise<Record<string, ArrayLike>> {
     if (this.#ended) {
       throw new StateportError("The model has been disposed of; load it again to call it.");
     }
-    const call = this.#call(feeds, outputs);
+    const run = () => this.#call(feeds, outputs);
+    const call = this.#last ? this.#last.then(run) : run();
+    if (this.#last) this.#last = call.catch(() => undefined);
     this.#running.add(call);
     try {
       return await call;
@@ -116,20 +122,16 @@ class OrtEngine implements Engine {
     }
   }
 
-  async #call(
-    feeds: Readonly<Record<string, ArrayLike>>,
-    outputs: readonly string[],
-  ): Promise<Record<string, ArrayLike>> {
+  async #call(feeds: Arrays, outputs: readonly string[]): Promise<Record<string, ArrayLike>> {
     const { Tensor } = this.#runtime;
-    const own: Array<[string, Tensor]> = [];
-    for (const [name, array] of Object.entries(feeds)) {
-      const isOwn = array instanceof Tensor;
+    const own: Record<string, Tensor> = Object.create(null);
+    for (const [name, array] of feeds) {
       const { type, data, dims } = array;
-      own.push([name, isOwn ? array : new Tensor(type as never, data as never, dims)]);
+      const isOwn = array instanceof Tensor || array instanceof Common;
+      own[name] = isOwn ? array : new Tensor(type as never, data as never, dims);
     }
     try {
-      const results = await this.#session.run(Object.fromEntries(own), outputs);
-      return results as Record<string, ArrayLike>;
+      return (await this.#session.run(own, outputs)) as unknown as Record<string, ArrayLike>;
     } catch (error) {
       throw new EngineError(`ONNX Runtime failed: ${ortReason(error)}`, { cause: error });
     }
@@ -142,37 +144,58 @@ class OrtEngine implements Engine {
   }
 }
 
-function checkOptions(options: EngineOptions): void {
-  const { engine, threads } = options;
-  if (!Object.hasOwn(PACKAGES, engine)) {
-    throw new EngineUnavailable(
-      `There is no engine ${quoted(String(engine))}; known are 'node' and 'web'.`,
+/**
+ * Refuses options that there are not, or that have no such value.
+ *
+ * @throws InputError an option is unknown, or the number of threads is none.
+ * @throws EngineUnavailable the engine is unknown.
+ */
+export function checkOptions(options: EngineOptions): void {
+  for (const option of Object.keys(options).sort()) {
+    if (OPTIONS.includes(option)) continue;
+    throw new InputError(
+      `load has no option ${quoted(option)}; it takes ${OPTIONS.join(", ")}.` +
+        didYouMean(option, OPTIONS),
     );
   }
-  const isCount = Number.isInteger(threads) && threads! >= 1 && threads! <= MOST_THREADS;
-  if (threads !== undefined && !isCount) {
+  const { engine, threads = 1 } = options;
+  if (engine !== "node" && engine !== "web") {
+    throw new EngineUnavailable(`There is no engine ${shown(engine)}; known are 'node' and 'web'.`);
+  }
+  if (!Number.isInteger(threads) || threads < 1 || threads > MOST_THREADS) {
     throw new InputError(
-      `threads is ${threads}; a whole number from 1 to ${MOST_THREADS} was expected.`,
+      `threads is ${shown(threads)}; a whole number from 1 to ${MOST_THREADS} was expected.`,
     );
   }
 }
 
 async function importRuntime(engine: "node" | "web"): Promise<Runtime> {
-  const name = PACKAGES[engine];
   try {
-    // A variable, so that builds for browsers do not look for the package.
     const module: unknown =
-      engine === "node"
-        ? await import(/* @vite-ignore */ /* webpackIgnore: true */ name)
-        : await import("onnxruntime-web/wasm");
+      engine === "node" ? await importNode() : await import("onnxruntime-web/wasm");
     const { default: inner } = module as { default?: Runtime };
     return inner?.InferenceSession ? inner : (module as Runtime);
   } catch (error) {
+    const name = `onnxruntime-${engine}`;
     throw new EngineUnavailable(
       `ort-${engine} needs ${name}, which cannot be imported (${reasonOf(error)}). Install it: ` +
         `npm install ${name}.`,
       { cause: error },
     );
+  }
+}
+
+/** Imports onnxruntime-node, without its reports to its makers unless somebody asked for them. */
+async function importNode(): Promise<unknown> {
+  // Not a constant, so that builds for browsers do not look for the package.
+  const name = ["onnxruntime", "node"].join("-");
+  const { env } = process;
+  const isDecided = TELEMETRY in env;
+  if (!isDecided) env[TELEMETRY] = "1";
+  try {
+    return await import(/* @vite-ignore */ /* webpackIgnore: true */ name);
+  } finally {
+    if (!isDecided) delete env[TELEMETRY];
   }
 }
 

@@ -5,13 +5,14 @@ import { printable } from "./words.ts";
 
 /** The longest message, in characters. An engine may quote any part of a file. */
 const LONGEST = 4000;
+const LONGEST_QUOTE = 600;
 
 /** Base of all errors that stateport throws on purpose. */
 export class StateportError extends Error {
   override name = "StateportError";
 
   constructor(message: string, options?: ErrorOptions) {
-    super(printable(shortened(message)), options);
+    super(printable(shortened(message, LONGEST)), options);
   }
 }
 
@@ -53,12 +54,11 @@ export class EngineUnavailable extends EngineError {
 /** The message of a value that other code threw, on one line. */
 export function reasonOf(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
-  return text.split(/\s+/).filter(Boolean).join(" ");
+  return shortened(text.trim().replace(/\s+/g, " "), LONGEST_QUOTE);
 }
 
-function shortened(text: string): string {
-  const characters = [...text];
-  const rest = characters.length - LONGEST;
+function shortened(text: string, longest: number): string {
+  const rest = text.length - longest;
   if (rest <= 0) return text;
-  return `${characters.slice(0, LONGEST).join("")}... and ${rest.toLocaleString("en-US")} characters more`;
+  return `${text.slice(0, longest)}... and ${rest.toLocaleString("en")} characters more`;
 }

@@ -6,11 +6,18 @@ import type { Tensor } from "onnxruntime-common";
 import { type ArraySpec, type Contract, type StateSpec, stateOutputs } from "./contract.ts";
 import type { Engine } from "./engines.ts";
 import { EngineError, StateportError } from "./errors.ts";
-import type { FirstValue } from "./outline.ts";
 import { adopted, arraysOf, type State } from "./state.ts";
 import { Stream } from "./stream.ts";
-import type { ArrayLike } from "./tensor.ts";
-import { checkInputs, checkState, initialState, type Inputs, type Sizes } from "./validation.ts";
+import { type ArrayLike, isAlike, own } from "./tensor.ts";
+import {
+  type Call,
+  checkInputs,
+  checkState,
+  initialState,
+  type Inputs,
+  type Sizes,
+} from "./validation.ts";
+import { describe, quoted } from "./words.ts";
 
 /** What one call returns. */
 export interface Answer {
@@ -27,11 +34,11 @@ export class Model {
   /** What the file promises. */
   readonly contract: Contract;
   readonly #engine: Engine;
-  readonly #initial: ReadonlyMap<string, FirstValue>;
+  readonly #initial: ReadonlyMap<string, ArrayLike>;
   readonly #names: readonly string[];
 
   /** @internal */
-  constructor(contract: Contract, engine: Engine, initial: ReadonlyMap<string, FirstValue>) {
+  constructor(contract: Contract, engine: Engine, initial: ReadonlyMap<string, ArrayLike>) {
     this.contract = contract;
     this.#engine = engine;
     this.#initial = initial;
@@ -66,7 +73,7 @@ export class Model {
   /**
    * Calls the network: `const { y, state } = await model.run({ x }, before)`.
    *
-   * @param inputs the inputs by name. They must not change before the call has ended.
+   * @param inputs the inputs by name. They are copied at once, so that their memory can be used again.
    * @param state the state to start from; by default the initial state of a sequence.
    * @returns the outputs by name and, as `state`, the state after the last step.
    * @throws InputError an input does not fit the contract.
@@ -89,9 +96,9 @@ export class Model {
 
   /** As `run`, with the outputs in an object of their own. */
   async call(inputs: Inputs, state?: State): Promise<Answer> {
-    const sizes = checkInputs(this.contract, inputs);
-    if (state !== undefined) checkState(this.contract, state, sizes);
-    return this.checkedCall(inputs, state ?? this.firstState(sizes), sizes);
+    const call = checkInputs(this.contract, inputs);
+    if (state !== undefined && state !== null) checkState(this.contract, state, call.sizes);
+    return this.checkedCall(call, state ?? this.firstState(call.sizes));
   }
 
   /**
@@ -122,9 +129,9 @@ export class Model {
   }
 
   /** @internal A call with inputs and a state that are checked. */
-  async checkedCall(inputs: Inputs, state: State, sizes: Sizes): Promise<Answer> {
-    const feeds = Object.fromEntries([...Object.entries(inputs), ...arraysOf(state)]);
-    const results = await this.#engine.run(feeds, this.#names);
+  async checkedCall({ arrays, sizes }: Call, state: State): Promise<Answer> {
+    const before = arraysOf(state);
+    const results = await this.#engine.run(new Map([...arrays, ...before]), this.#names);
     const given = (name: string): ArrayLike => {
       const result = Object.hasOwn(results, name) ? results[name] : undefined;
       if (result) return result;
@@ -132,11 +139,25 @@ export class Model {
     };
 
     const { outputs, states, streaming } = this.contract;
+    const next = new Map<string, ArrayLike>();
+    for (const { input, output } of states) {
+      const value = given(output);
+      this.#checkAlike(output, value, before.get(input)!);
+      next.set(input, value);
+    }
     const leftover = (sizes.get("time") ?? 0) % streaming.chunkMultiple;
-    const next = new Map(states.map((spec) => [spec.input, given(spec.output)]));
     return {
-      outputs: Object.fromEntries(outputs.map(({ name }) => [name, given(name) as Tensor])),
+      outputs: Object.fromEntries(outputs.map(({ name }) => [name, own(given(name))])),
       state: adopted(next, leftover),
     };
+  }
+
+  /** Refuses a state of another dtype or shape than the one that went in. */
+  #checkAlike(name: string, actual: ArrayLike, promised: ArrayLike): void {
+    if (isAlike(actual, promised)) return;
+    throw new EngineError(
+      `${this.engine} gave ${describe(actual.type, actual.dims)} for ${quoted(name)}, where ` +
+        `${describe(promised.type, promised.dims)} was promised.`,
+    );
   }
 }

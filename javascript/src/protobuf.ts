@@ -1,36 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Protocol Buffers' wire format, as far as the outline of an ONNX file needs it. */
+/** Protocol Buffers' wire format, with every length checked against the bytes that are there. */
 
 /** The bytes do not follow the format. */
 export class Malformed extends Error {}
 
 /** The value of one field: a number, or the bytes of a text or a message. */
-export type Value = bigint | Uint8Array;
+export type Value = number | bigint | Uint8Array;
 
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const MOST_BYTES = 10;
+/** The bytes of a number that fit into a double without loss. */
+const EXACT_BYTES = 7;
 
 /** The fields of one message, in order. */
 export function* fields(data: Uint8Array): Generator<[number: number, value: Value]> {
   let at = 0;
   while (at < data.length) {
-    let key: bigint;
+    let key: number | bigint;
     [key, at] = varint(data, at);
-    if (key < 8n) throw new Malformed("a field has the number zero");
-    const number = Number(key >> 3n);
-    const wire = Number(key & 7n);
+    if (key < 8) throw new Malformed("a field has the number zero");
+    const number = Math.floor(Number(key) / 8);
+    const wire = Number(BigInt(key) & 7n);
 
-    let value = wire === 1 ? 8n : 4n;
+    // The value is the number itself, or the length of the bytes that follow.
+    let value: number | bigint = wire === 1 ? 8 : 4;
     if (wire !== 1 && wire !== 5) [value, at] = varint(data, at);
     if (wire === 0) {
       yield [number, value];
       continue;
     }
 
-    if (wire !== 1 && wire !== 2 && wire !== 5) {
-      throw new Malformed(`a field has the unknown wire type ${wire}`);
-    }
-    if (value > data.length - at) {
-      throw new Malformed(`a field claims ${value} bytes where ${data.length - at} are left`);
+    if (wire > 2 && wire !== 5) throw new Malformed(`a field has the unknown wire type ${wire}`);
+    const left = data.length - at;
+    if (value > left) {
+      throw new Malformed(`a field claims ${value} bytes where ${left} are left`);
     }
     const end = at + Number(value);
     yield [number, data.subarray(at, end)];
@@ -40,16 +43,14 @@ export function* fields(data: Uint8Array): Generator<[number: number, value: Val
 
 /** The bytes of a field that is a text or a message. */
 export function bytes(value: Value): Uint8Array {
-  if (typeof value === "bigint") {
-    throw new Malformed("a number is where a text or a message should be");
-  }
-  return value;
+  if (value instanceof Uint8Array) return value;
+  throw new Malformed("a number is where a text or a message should be");
 }
 
-/** A field as a signed integer of 64 bits. */
-export function integer(value: Value): bigint {
-  if (typeof value !== "bigint") throw new Malformed("a message is where a number should be");
-  return BigInt.asIntN(64, value);
+/** A field as a signed integer of 64 bits; beyond 2**53 it is rounded. */
+export function integer(value: Value): number {
+  if (value instanceof Uint8Array) throw new Malformed("a message is where a number should be");
+  return typeof value === "number" ? value : Number(BigInt.asIntN(64, value));
 }
 
 /** A field as a text. */
@@ -63,11 +64,11 @@ export function text(value: Value): string {
 }
 
 /** The integers of one field: one, or several that are packed, of which the first are read. */
-export function integers(value: Value, most: number): bigint[] {
-  if (typeof value === "bigint") return [integer(value)];
-  const numbers: bigint[] = [];
+export function integers(value: Value, most: number): number[] {
+  if (!(value instanceof Uint8Array)) return [integer(value)];
+  const numbers: number[] = [];
   for (let at = 0; at < value.length && numbers.length < most; ) {
-    let number: bigint;
+    let number: number | bigint;
     [number, at] = varint(value, at);
     numbers.push(integer(number));
   }
@@ -83,12 +84,18 @@ export function entry(value: Value): [key: string, text: string] {
   return pair;
 }
 
-function varint(data: Uint8Array, at: number): [number: bigint, next: number] {
-  let value = 0n;
-  for (let position = 0; position < 10 && at + position < data.length; position++) {
+/** The number at a position, and the position after it. */
+function varint(data: Uint8Array, at: number): [number: number | bigint, next: number] {
+  let low = 0;
+  let high = 0n;
+  for (let position = 0; position < MOST_BYTES && at + position < data.length; position++) {
     const byte = data[at + position]!;
-    value |= BigInt(byte & 0x7f) << BigInt(7 * position);
-    if (byte < 0x80) return [BigInt.asUintN(64, value), at + position + 1];
+    if (position < EXACT_BYTES) low += (byte & 0x7f) * 2 ** (7 * position);
+    else high |= BigInt(byte & 0x7f) << BigInt(7 * position);
+    if (byte < 0x80) {
+      const value = high ? BigInt.asUintN(64, high | BigInt(low)) : low;
+      return [value, at + position + 1];
+    }
   }
   throw new Malformed("a number does not end, or is too long");
 }

@@ -4,6 +4,7 @@
 import type { Tensor } from "onnxruntime-common";
 
 import { FileError, reasonOf } from "./errors.ts";
+import { isObject, MOST_JSON, parseJson } from "./json.ts";
 import {
   type ArrayLike,
   BY_SAFETENSORS,
@@ -13,10 +14,11 @@ import {
   fromBytes,
   itemSize,
   safetensorsName,
+  shapeProblem,
 } from "./tensor.ts";
 import { byCodePoint, shown } from "./words.ts";
 
-const MOST_JSON = 16 << 20;
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** The content of a safetensors file; byte by byte what the safetensors library writes. */
 export function write(
@@ -52,6 +54,15 @@ export function write(
   return content;
 }
 
+/** One array in the header. */
+interface Entry {
+  name: string;
+  dtype: string;
+  shape: number[];
+  start: number;
+  end: number;
+}
+
 /**
  * The arrays and the metadata in the content of a safetensors file.
  *
@@ -62,66 +73,81 @@ export function read(
   content: Uint8Array,
   source: string,
 ): { arrays: Map<string, Tensor>; metadata: Record<string, unknown> } {
-  const { __metadata__: metadata = {}, ...entries } = header(content, source);
-  const start = 8 + Number(view(content).getBigUint64(0, true));
-  const parts = Object.entries(entries).map(([name, entry]) => readEntry(name, entry, source));
-  parts.sort((a, b) => a.start - b.start || a.end - b.end);
-
-  const arrays = new Map<string, Tensor>();
-  let at = 0;
-  for (const { name, dtype, shape, start: first, end } of parts) {
-    const size = elements(shape) * itemSize(dtype);
-    if (first !== at || end - at !== size) throw refusal(source, `${shown(name)} is not in its place`);
-    at = end;
-    const bytes = content.subarray(start + first, start + end);
-    if (bytes.length !== size) throw refusal(source, "it is cut off");
-    arrays.set(name, fromBytes(dtype, bytes, shape));
+  const [header, body] = split(content, source);
+  try {
+    const { __metadata__: metadata = {}, ...others } = header;
+    if (!isObject(metadata) || Object.values(metadata).some((text) => typeof text !== "string")) {
+      throw new Error("the metadata are no texts");
+    }
+    const entries = Object.entries(others).map(([name, entry]) => readEntry(name, entry));
+    entries.sort((a, b) => a.start - b.start || a.end - b.end);
+    return { arrays: readArrays(entries, body, source), metadata };
+  } catch (error) {
+    if (error instanceof FileError) throw error;
+    throw refusal(source, `in its header, ${reasonOf(error)}`);
   }
-  if (start + at !== content.length) throw refusal(source, "it has more bytes than its arrays");
-  return { arrays, metadata: metadata as Record<string, unknown> };
 }
 
-function header(content: Uint8Array, source: string): Record<string, unknown> {
-  const length = content.length < 8 ? 0n : view(content).getBigUint64(0, true);
+/** The header, and the bytes behind it. */
+function split(content: Uint8Array, source: string): [Record<string, unknown>, Uint8Array] {
+  let length = 0n;
+  for (let at = 0; at < 8; at++) length |= BigInt(content[at] ?? 0) << BigInt(8 * at);
   if (length > MOST_JSON) {
     throw new FileError(
       `${source} is not a safetensors file: its header claims to have ${length} bytes.`,
     );
   }
+  const end = 8 + Number(length);
   try {
-    const bytes = content.subarray(8, 8 + Number(length));
-    const document: unknown = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-    if (typeof document !== "object" || document === null || Array.isArray(document)) {
-      throw new Error("there is no object");
-    }
-    return document as Record<string, unknown>;
+    const document = parseJson(UTF8.decode(content.subarray(8, end)));
+    if (!isObject(document)) throw new Error("there is no object");
+    return [document, content.subarray(end)];
   } catch (error) {
     throw refusal(source, `in its header, ${reasonOf(error)}`);
   }
 }
 
-function readEntry(
-  name: string,
-  entry: unknown,
-  source: string,
-): { name: string; dtype: string; shape: number[]; start: number; end: number } {
-  const { dtype, shape, data_offsets: span } = (entry ?? {}) as Record<string, unknown>;
-  const known = BY_SAFETENSORS.get(dtype as string);
-  if (!known || !isSizes(shape) || !isSizes(span) || span.length !== 2) {
-    throw refusal(source, `in its header, ${shown(name)} has no dtype and shape that are read`);
+function readEntry(name: string, entry: unknown): Entry {
+  if (!isObject(entry)) throw new Error(`${shown(name)} is no object`);
+  const { dtype, shape, data_offsets: span } = entry;
+  if (typeof dtype !== "string" || !Array.isArray(shape)) {
+    throw new Error(`${shown(name)} has no dtype and shape`);
   }
-  return { name, dtype: known, shape, start: span[0]!, end: span[1]! };
+  const problem = shapeProblem(shape);
+  if (problem) throw new Error(`${shown(name)} has ${problem}`);
+  if (!Array.isArray(span) || span.length !== 2 || shapeProblem(span)) {
+    throw new Error(`${shown(name)} has no data_offsets`);
+  }
+  return { name, dtype, shape, start: span[0], end: span[1] };
 }
 
-function isSizes(value: unknown): value is number[] {
-  const isSize = (size: unknown) => Number.isSafeInteger(size) && (size as number) >= 0;
-  return Array.isArray(value) && value.every(isSize);
+/** The arrays, which lie one behind the other; the words are those of the safetensors library. */
+function readArrays(entries: Entry[], body: Uint8Array, source: string): Map<string, Tensor> {
+  const arrays = new Map<string, Tensor>();
+  let at = 0;
+  for (const { name, dtype, shape, start, end } of entries) {
+    const known = BY_SAFETENSORS.get(dtype);
+    if (!known) {
+      throw new FileError(
+        `${source} holds ${shown(name)} as ${shown(dtype)}, which NumPy has no numbers for; BOOL, ` +
+          "U8, I8, U16, I16, U32, I32, U64, I64, F16, F32, F64 are read.",
+      );
+    }
+    if (start !== at || end < start) throw broken(source, `invalid offset for tensor \`${name}\``);
+    if (end - start !== elements(shape) * itemSize(known)) {
+      throw broken(source, "invalid shape, data type, or offset for tensor");
+    }
+    if (end <= body.length) arrays.set(name, fromBytes(known, body.subarray(start, end), shape));
+    at = end;
+  }
+  if (at !== body.length) throw broken(source, "incomplete metadata, file not fully covered");
+  return arrays;
+}
+
+function broken(source: string, reason: string): FileError {
+  return refusal(source, `Error while deserializing: ${reason}`);
 }
 
 function refusal(source: string, reason: string): FileError {
   return new FileError(`${source} is not a safetensors file: ${reason}.`);
-}
-
-function view(content: Uint8Array): DataView {
-  return new DataView(content.buffer, content.byteOffset, content.byteLength);
 }

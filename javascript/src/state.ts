@@ -5,50 +5,79 @@ import type { Tensor } from "onnxruntime-common";
 
 import { FileError, StateError } from "./errors.ts";
 import { read, write } from "./safetensors.ts";
-import { type ArrayLike, copied, DTYPE_NAMES, isArray, kindOf, memoryProblem } from "./tensor.ts";
-import { describe, quoted } from "./words.ts";
+import { type ArrayLike, bytesOf, copied, isAlike, isArray, isDtype, memoryProblem } from "./tensor.ts";
+import { describe, kindOf, quoted } from "./words.ts";
 
 const FORMAT = { "stateport.state": "1" };
+const NOTHING: Arrays = new Map();
 
-/** The arrays of a state, and the steps that it lacks, for the package alone. */
-interface Content {
-  arrays: ReadonlyMap<string, ArrayLike>;
-  /** The steps at the end of a call that are not in the state. */
-  leftover: number;
-}
+type Arrays = ReadonlyMap<string, ArrayLike>;
 
-const CONTENTS = new WeakMap<State, Content>();
+/** A state of arrays that nobody else refers to, which are not copied. */
+export let adopted: (arrays: Arrays, leftover?: number) => State;
+/** The arrays of a state, not copied: they must not be changed. */
+export let arraysOf: (state: State) => Arrays;
+/** Refuses a state that lacks the last steps of the call that returned it. */
+export let checkCanGoOn: (state: State) => void;
 
 /**
  * The state of a sequence, or of a batch of sequences: arrays by the names of the model's state
  * inputs. It is a value: it copies what it is made of, gives out copies, and never changes.
  */
 export class State {
+  #arrays: Arrays;
+  /** The steps at the end of a call that are not in the state. */
+  #leftover = 0;
+
+  static {
+    adopted = (arrays, leftover = 0) => {
+      const state = new State(NOTHING);
+      state.#arrays = arrays;
+      state.#leftover = leftover;
+      return state;
+    };
+    arraysOf = (state) => state.#arrays;
+    checkCanGoOn = (state) => state.#checkCanGoOn();
+  }
+
   /** @throws StateError a name is no name, or a value no array. */
-  constructor(arrays: Readonly<Record<string, ArrayLike>> | ReadonlyMap<string, ArrayLike>) {
+  constructor(arrays: Readonly<Record<string, ArrayLike>> | Arrays) {
+    if (arrays === NOTHING) {
+      this.#arrays = NOTHING;
+      return;
+    }
     const entries = arrays instanceof Map ? arrays : new Map(Object.entries(arrays));
     const copies = new Map<string, Tensor>();
     for (const [name, array] of entries) {
       checkEntry(name, array);
       copies.set(name, copied(array));
     }
-    CONTENTS.set(this, { arrays: copies, leftover: 0 });
+    this.#arrays = copies;
   }
 
   /** The names of the arrays. */
   get names(): string[] {
-    return [...contentOf(this).arrays.keys()];
+    return [...this.#arrays.keys()];
   }
 
   /** A copy of one array; undefined where there is none of this name. */
   get(name: string): Tensor | undefined {
-    const array = contentOf(this).arrays.get(name);
+    const array = this.#arrays.get(name);
     return array && copied(array);
   }
 
   /** The names with copies of the arrays. */
   *[Symbol.iterator](): IterableIterator<[name: string, array: Tensor]> {
-    for (const [name, array] of contentOf(this).arrays) yield [name, copied(array)];
+    for (const [name, array] of this.#arrays) yield [name, copied(array)];
+  }
+
+  /** Whether names, dtypes, shapes and all bytes are equal. */
+  equals(other: State): boolean {
+    const [ours, theirs] = [this.#arrays, other.#arrays];
+    return ours.size === theirs.size && [...ours].every(([name, array]) => {
+      const same = theirs.get(name);
+      return same !== undefined && isAlike(array, same) && hasBytes(array, bytesOf(same));
+    });
   }
 
   /**
@@ -57,8 +86,8 @@ export class State {
    * @throws StateError a sequence cannot go on from this state.
    */
   serialize(): Uint8Array {
-    checkCanGoOn(this);
-    return write(contentOf(this).arrays, FORMAT);
+    this.#checkCanGoOn();
+    return write(this.#arrays, FORMAT);
   }
 
   /**
@@ -85,39 +114,24 @@ export class State {
   }
 
   toString(): string {
-    const parts = [...contentOf(this).arrays].map(
+    const parts = [...this.#arrays].map(
       ([name, { type, dims }]) => `${name}=${describe(type, dims)}`,
     );
     return `State(${parts.join(", ")})`;
   }
-}
 
-/** A state of arrays that nobody else refers to, which are not copied. */
-export function adopted(arrays: ReadonlyMap<string, ArrayLike>, leftover = 0): State {
-  const state: State = Object.create(State.prototype);
-  CONTENTS.set(state, { arrays, leftover });
-  return state;
-}
-
-/** The arrays of a state, not copied: they must not be changed. */
-export function arraysOf(state: State): ReadonlyMap<string, ArrayLike> {
-  return contentOf(state).arrays;
-}
-
-/** Refuses a state that lacks the last steps of the call that returned it. */
-export function checkCanGoOn(state: State): void {
-  const { leftover } = contentOf(state);
-  if (leftover) {
+  #checkCanGoOn(): void {
+    if (!this.#leftover) return;
     throw new StateError(
-      `The call that returned this state left its last ${leftover} steps out of it: their number ` +
-        "is not a multiple of what the network takes at a time, so the sequence cannot go on. " +
-        "Feed a multiple, and keep the rest for the next call.",
+      `The call that returned this state left its last ${this.#leftover} steps out of it: their ` +
+        "number is not a multiple of what the network takes at a time, so the sequence cannot go " +
+        "on. Feed a multiple, and keep the rest for the next call.",
     );
   }
 }
 
-function contentOf(state: State): Content {
-  return CONTENTS.get(state)!;
+function hasBytes(array: ArrayLike, bytes: Uint8Array): boolean {
+  return bytesOf(array).every((byte, at) => byte === bytes[at]);
 }
 
 function checkEntry(name: unknown, array: unknown): void {
@@ -130,7 +144,7 @@ function checkEntry(name: unknown, array: unknown): void {
   if (!isArray(array)) {
     throw new StateError(`State ${quoted(name)} is ${kindOf(array)}; a Tensor was expected.`);
   }
-  const problem = DTYPE_NAMES.includes(array.type) ? memoryProblem(array) : "its dtype is none";
+  const problem = isDtype(array.type) ? memoryProblem(array) : "its dtype is none";
   if (problem) {
     throw new StateError(
       `State ${quoted(name)} is ${describe(array.type, array.dims)}, but ${problem}; an array of ` +

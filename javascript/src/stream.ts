@@ -7,8 +7,15 @@ import { type Contract, checkChunk, checkStreaming, stateInputs } from "./contra
 import { InputError, StateError, StateportError } from "./errors.ts";
 import type { Model } from "./model.ts";
 import { arraysOf, type State } from "./state.ts";
-import { type ArrayLike, copied } from "./tensor.ts";
-import { checkInputs, checkState, type Inputs, namedInputs, type Sizes } from "./validation.ts";
+import type { ArrayLike } from "./tensor.ts";
+import {
+  type Call,
+  checkInputs,
+  checkState,
+  type Inputs,
+  namedInputs,
+  type Sizes,
+} from "./validation.ts";
 import { byCodePoint } from "./words.ts";
 
 const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for("Symbol.dispose");
@@ -50,12 +57,9 @@ export class Stream {
   /** Feeds the next chunk, with inputs and outputs by name; as `push`. */
   async run(inputs: Inputs): Promise<Record<string, Tensor>> {
     this.#checkAlive();
-    const sizes = checkInputs(this.#contract, inputs);
-    checkChunk(this.#contract, sizes);
-    const copies = Object.fromEntries(
-      Object.entries(inputs).map(([name, array]) => [name, copied(array)]),
-    );
-    return this.#inOrder(() => this.#step(copies, sizes));
+    const call = checkInputs(this.#contract, inputs);
+    checkChunk(this.#contract, call.sizes);
+    return this.#inOrder(() => this.#step(call));
   }
 
   /**
@@ -127,10 +131,10 @@ export class Stream {
     else work();
   }
 
-  async #step(inputs: Inputs, sizes: Sizes): Promise<Record<string, Tensor>> {
-    this.#checkSizes(sizes);
-    const before = this.#state ?? this.#model.firstState(sizes);
-    const { outputs, state } = await this.#model.checkedCall(inputs, before, sizes);
+  async #step(call: Call): Promise<Record<string, Tensor>> {
+    this.#checkSizes(call.sizes);
+    const before = this.#state ?? this.#model.firstState(call.sizes);
+    const { outputs, state } = await this.#model.checkedCall(call, before);
     this.#begin(state);
     return outputs;
   }

@@ -3,7 +3,7 @@
 
 import { Tensor } from "onnxruntime-common";
 
-import { describe } from "./words.ts";
+import { describe, kindOf, shown } from "./words.ts";
 
 /** An array: a `Tensor` of ONNX Runtime, or any object with the same three properties. */
 export interface ArrayLike {
@@ -30,6 +30,10 @@ type ValuesOf = {
   new (buffer: ArrayBuffer): Values;
   readonly BYTES_PER_ELEMENT: number;
 };
+
+/** The most dimensions of an array. */
+export const MOST_DIMENSIONS = 32;
+const MOST_ELEMENTS = 2 ** 58;
 
 /** By dtype, the class of its memory and safetensors' name. The order is safetensors' own. */
 const DTYPES: ReadonlyMap<string, readonly [ValuesOf, string]> = new Map(
@@ -67,6 +71,11 @@ export function itemSize(dtype: string): number {
   return DTYPES.get(dtype)![0].BYTES_PER_ELEMENT;
 }
 
+/** Whether arrays may have this dtype. */
+export function isDtype(dtype: string): boolean {
+  return DTYPES.has(dtype);
+}
+
 /** The number of elements of a shape. */
 export function elements(shape: Iterable<number>): number {
   let product = 1;
@@ -90,10 +99,59 @@ export function copied(array: ArrayLike): Tensor {
   return fromBytes(array.type, bytesOf(array), array.dims);
 }
 
+/** The same memory as a `Tensor` of the class that this package exports: engines bring their own. */
+export function own(array: ArrayLike): Tensor {
+  return array instanceof Tensor ? array : tensor(array.type, array.data as Values, array.dims);
+}
+
 /** The memory of an array as bytes, without a copy. */
 export function bytesOf(array: ArrayLike): Uint8Array {
   const { buffer, byteOffset, byteLength } = array.data as ArrayBufferView;
   return new Uint8Array(buffer as ArrayBuffer, byteOffset, byteLength);
+}
+
+/** An array repeated along the axes where it has the size 1 and the shape has another. */
+export function repeated(array: ArrayLike, shape: readonly number[]): Tensor {
+  let bytes = bytesOf(array);
+  let block = itemSize(array.type);
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    const size = shape[axis]!;
+    if (array.dims[axis] !== size) bytes = repeatedBlocks(bytes, block, size);
+    block *= size;
+  }
+  return fromBytes(array.type, bytes, shape);
+}
+
+function repeatedBlocks(bytes: Uint8Array, block: number, times: number): Uint8Array {
+  const result = new Uint8Array(bytes.length * times);
+  for (let from = 0, to = 0; from < bytes.length; from += block) {
+    for (let time = 0; time < times; time++, to += block) {
+      result.set(bytes.subarray(from, from + block), to);
+    }
+  }
+  return result;
+}
+
+/** Whether two arrays have the same dtype and shape. */
+export function isAlike(a: ArrayLike, b: ArrayLike): boolean {
+  if (a.type !== b.type || a.dims.length !== b.dims.length) return false;
+  return a.dims.every((size, axis) => size === b.dims[axis]);
+}
+
+/** Why no array can have this shape; undefined where one can. */
+export function shapeProblem(shape: readonly unknown[]): string | undefined {
+  if (shape.length > MOST_DIMENSIONS) {
+    return `${shape.length} dimensions; an array has at most ${MOST_DIMENSIONS}`;
+  }
+  let count = 1;
+  for (const size of shape) {
+    if (!Number.isInteger(size) || (size as number) < 0 || (size as number) >= 2 ** 63) {
+      return `a dimension of ${shown(size)}; a size was expected`;
+    }
+    count *= Math.max(size as number, 1);
+  }
+  if (count > MOST_ELEMENTS) return `the shape ${shown(shape)}; no array has that many elements`;
+  return undefined;
 }
 
 /** Whether a value has the properties of an array. */
@@ -115,13 +173,6 @@ export function memoryProblem(array: ArrayLike): string | undefined {
   }
   const isHalf = type === "float16" && data.constructor.name === "Float16Array";
   return data instanceof known[0] || isHalf ? undefined : `its data are ${kindOf(data)}`;
-}
-
-/** The class of a value, for a message: `an Array`, `a number`. */
-export function kindOf(value: unknown): string {
-  if (value === null || value === undefined) return String(value);
-  const kind = typeof value === "object" ? (value.constructor?.name ?? "object") : typeof value;
-  return `${/^[aeio]/i.test(kind) ? "an" : "a"} ${kind}`;
 }
 
 function tensor(dtype: string, data: Values, shape: readonly number[]): Tensor {

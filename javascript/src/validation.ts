@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Checks arrays against a contract. Nothing is cast, reshaped or replaced silently. */
 
+import type { Tensor } from "onnxruntime-common";
+
 import {
   type ArraySpec,
   type Contract,
@@ -10,30 +12,27 @@ import {
   type StateSpec,
 } from "./contract.ts";
 import { InputError, StateError } from "./errors.ts";
-import type { FirstValue } from "./outline.ts";
 import { adopted, arraysOf, checkCanGoOn, State } from "./state.ts";
-import {
-  type ArrayLike,
-  bytesOf,
-  elements,
-  fromBytes,
-  isArray,
-  kindOf,
-  memoryProblem,
-  zeros,
-} from "./tensor.ts";
-import { byCodePoint, describe, didYouMean, quoted } from "./words.ts";
+import { type ArrayLike, copied, isArray, memoryProblem, repeated, zeros } from "./tensor.ts";
+import { byCodePoint, describe, didYouMean, kindOf, quoted } from "./words.ts";
 
 export type Sizes = Map<string, number>;
 export type Inputs = Readonly<Record<string, ArrayLike>>;
+
+/** The inputs of a call, checked and copied, and the sizes of the dynamic axes. */
+export interface Call {
+  readonly arrays: ReadonlyMap<string, Tensor>;
+  readonly sizes: Sizes;
+}
+
 type Refusal = new (message: string) => InputError;
 
 /**
- * Checks every input, and returns the sizes of the dynamic axes in this call.
+ * Checks every input, and copies it, so that a caller may use the memory again.
  *
  * @throws InputError an input does not fit the contract.
  */
-export function checkInputs(contract: Contract, inputs: Inputs): Sizes {
+export function checkInputs(contract: Contract, inputs: Inputs): Call {
   if (typeof inputs !== "object" || inputs === null || Array.isArray(inputs) || isArray(inputs)) {
     throw new InputError(
       `The inputs are ${kindOf(inputs)}; an object of Tensors by name was expected.`,
@@ -49,7 +48,7 @@ export function checkInputs(contract: Contract, inputs: Inputs): Sizes {
     }
   }
   checkLimits(contract, sizes);
-  return sizes;
+  return { arrays: new Map(contract.inputs.map(({ name }) => [name, copied(inputs[name]!)])), sizes };
 }
 
 /**
@@ -80,7 +79,7 @@ export function checkState(contract: Contract, state: State, sizes: Sizes): void
  */
 export function initialState(
   contract: Contract,
-  stored: ReadonlyMap<string, FirstValue>,
+  stored: ReadonlyMap<string, ArrayLike>,
   sizes: Sizes,
 ): State {
   const axes = contract.states.flatMap((spec) => spec.shape);
@@ -123,38 +122,12 @@ export function namedInputs(contract: Contract, x: ArrayLike | Inputs, call: str
 
 function firstValue(
   spec: StateSpec,
-  stored: ReadonlyMap<string, FirstValue>,
+  stored: ReadonlyMap<string, ArrayLike>,
   sizes: Sizes,
 ): ArrayLike {
   const shape = spec.shape.map((axis) => (typeof axis === "number" ? axis : sizes.get(axis)!));
-  const array = zeros(spec.dtype, shape);
-  const first = stored.get(spec.input);
-  if (spec.initial === "file" && first) repeat(first, bytesOf(array), shape, spec.dtype);
-  return array;
-}
-
-/** Fills an array with the values of a smaller one, which are repeated along axes of size 1. */
-function repeat(
-  first: FirstValue,
-  target: Uint8Array,
-  shape: readonly number[],
-  dtype: string,
-): void {
-  const count = elements(shape);
-  const size = target.length / Math.max(count, 1);
-  const source = bytesOf(fromBytes(dtype, first.bytes, first.shape));
-  for (let index = 0; index < count; index++) {
-    let rest = index;
-    let from = 0;
-    let stride = 1;
-    for (let axis = shape.length - 1; axis >= 0; axis--) {
-      const at = rest % shape[axis]!;
-      rest = (rest - at) / shape[axis]!;
-      if (first.shape[axis] !== 1) from += at * stride;
-      stride *= first.shape[axis]!;
-    }
-    target.set(source.subarray(from * size, (from + 1) * size), index * size);
-  }
+  const first = spec.initial === "file" ? stored.get(spec.input) : undefined;
+  return first ? repeated(first, shape) : zeros(spec.dtype, shape);
 }
 
 function checkNames(

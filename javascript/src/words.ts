@@ -11,6 +11,10 @@ const COMMAND =
 const LONGEST = 80;
 const START = 38;
 const END = 39;
+/** The most items of a list, entries of an object, and levels of both. */
+const MOST_ITEMS = 6;
+const MOST_ENTRIES = 4;
+const DEEPEST = 3;
 
 /** The text on one line, with an escape such as `\x1b` for each invisible character. */
 export function printable(text: string): string {
@@ -29,13 +33,33 @@ export function quoted(text: string): string {
   return mark + inner + mark;
 }
 
-/** A value of JSON as Python's `repr` writes it, with the middle of a long one left out. */
-export function shown(value: unknown): string {
-  if (typeof value !== "string") {
-    return shortMiddle(value === undefined ? "None" : JSON.stringify(value));
-  }
-  const isLong = quoted(value.slice(0, LONGEST)).length > LONGEST;
-  return shortMiddle(quoted(isLong ? value.slice(0, START) + value.slice(-END) : value), isLong);
+/** A value from outside as Python's `repr` writes it, with the middle of a long one left out. */
+export function shown(value: unknown, level = DEEPEST): string {
+  if (typeof value === "string") return shownText(value);
+  if (value === null || value === undefined) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (typeof value !== "object") return String(value);
+
+  const isList = Array.isArray(value);
+  const [open, close] = isList ? "[]" : "{}";
+  const keys = Object.keys(value);
+  if (!isList) keys.sort();
+  if (keys.length && level <= 0) return `${open}...${close}`;
+
+  const most = isList ? MOST_ITEMS : MOST_ENTRIES;
+  const parts = keys.slice(0, most).map((key) => {
+    const part = shown((value as Record<string, unknown>)[key], level - 1);
+    return isList ? part : `${shownText(key)}: ${part}`;
+  });
+  if (keys.length > most) parts.push("...");
+  return `${open}${parts.join(", ")}${close}`;
+}
+
+/** The class of a value, for a message: `an Array`, `a number`. */
+export function kindOf(value: unknown): string {
+  if (value === null || value === undefined) return String(value);
+  const kind = typeof value === "object" ? (value.constructor?.name ?? "object") : typeof value;
+  return `${/^[aeiou]/i.test(kind) ? "an" : "a"} ${kind}`;
 }
 
 /** A dtype and a shape as text: `float32[batch, time, 5]`. */
@@ -83,8 +107,11 @@ function hex(code: number, digits: number): string {
   return code.toString(16).padStart(digits, "0");
 }
 
-function shortMiddle(text: string, isLong = text.length > LONGEST): string {
-  return !isLong ? text : `${text.slice(0, START)}...${text.slice(-END)}`;
+function shownText(value: string): string {
+  const short = quoted(value.slice(0, LONGEST));
+  if (short.length <= LONGEST) return short;
+  const both = quoted(value.slice(0, START) + value.slice(-END));
+  return `${both.slice(0, START)}...${both.slice(-END)}`;
 }
 
 /** `difflib.SequenceMatcher(a=a, b=b).ratio()`. */

@@ -33,7 +33,7 @@ function fakeEngine(contract: Contract): Engine {
     name: "zeros",
     version: "zeros 1",
     run: async (feeds) => {
-      const states = contract.states.map((spec) => [spec.output, feeds[spec.input]!]);
+      const states = contract.states.map((spec) => [spec.output, feeds.get(spec.input)!]);
       const outputs = contract.outputs.map((spec) => [spec.name, zeros(spec.dtype, [])]);
       return Object.fromEntries([...states, ...outputs]);
     },
@@ -71,9 +71,9 @@ async function call({ contract: name, call, given, state }: Call): Promise<unkno
   if (call === "run") {
     return model.run(read(given), state === null ? undefined : new State(read(state)));
   }
-  if (call === "go on") {
+  if (call === "go on" || call === "save") {
     const { state: unfinished } = await model.run(read(given));
-    return model.run(read(given), unfinished);
+    return call === "save" ? unfinished.serialize() : model.run(read(given), unfinished);
   }
   const stream = model.stream();
   if (call === "state") return stream.state;
@@ -92,12 +92,39 @@ describe("wrong inputs and states", () => {
   });
 });
 
+interface Refused {
+  name: string;
+  hex: string;
+  text: string;
+  by_hand: boolean;
+  error: string;
+  message: string;
+}
+
+const bytes = (hex: string): Uint8Array => Buffer.from(hex, "hex");
+
 describe("wrong files", () => {
-  test.each(TABLE.files as Array<Call & { hex: string }>)("$name", async (entry) => {
-    const content = Buffer.from(entry.hex, "hex");
-    const error = await refusal(() => contractOf(readOutline(content, "m.onnx")));
+  test.each(TABLE.files as Refused[])("$name", async ({ hex, error: name, message }) => {
+    const error = await refusal(async () => contractOf(await readOutline(bytes(hex), "m.onnx")));
+    expect(`${error.name}: ${error.message}`).toBe(`${name}: ${message}`);
+  });
+});
+
+describe("wrong contracts", () => {
+  test.each(TABLE["broken contracts"] as Refused[])("$name", async (entry) => {
+    const outline = await readOutline(bytes(TABLE.graph), "m.onnx");
+    const metadata = new Map([["stateport.contract", entry.text]]);
+    const error = await refusal(() => contractOf({ ...outline, metadata }));
     expect(error.name).toBe(entry.error);
-    expect(error.message).toBe(entry.message);
+    if (!entry.by_hand) expect(error.message).toBe(entry.message);
+    else expect(error.message).toMatch(/^The contract is malformed: .* Export the network again\.$/);
+  });
+});
+
+describe("what is no saved state", () => {
+  test.each(TABLE["broken states"] as Refused[])("$name", async ({ hex, error: name, message }) => {
+    const error = await refusal(() => State.deserialize(bytes(hex)));
+    expect(`${error.name}: ${error.message}`).toBe(`${name}: ${message}`);
   });
 });
 
@@ -130,15 +157,12 @@ test("a saved state that is cut off or changed is refused, or is another state",
 });
 
 test("a file that is cut off or changed gives one clear error, or is read", async () => {
-  const entry = (TABLE.files as Array<Call & { hex: string }>).find(
-    ({ name }) => name === "a contract of a later version",
-  )!;
-  const content = Buffer.from(entry.hex, "hex");
+  const content = Buffer.from(TABLE["late file"], "hex");
   for (let at = 0; at < content.length; at++) {
     const changed = Buffer.from(content);
     changed[at]! ^= 0xff;
     for (const bytes of [changed, content.subarray(0, at)]) {
-      const error = await refusal(() => contractOf(readOutline(bytes, "m.onnx")));
+      const error = await refusal(async () => contractOf(await readOutline(bytes, "m.onnx")));
       expect(["FileError", "ContractError"]).toContain(error.name);
     }
   }

@@ -1,6 +1,13 @@
 // Real networks in onnxruntime-node and, in Node as well, in onnxruntime-web's WebAssembly.
 
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -9,7 +16,9 @@ import { pathToFileURL } from "node:url";
 
 import { afterAll, describe, expect, test } from "vitest";
 
+import { contractOf } from "../src/contract.ts";
 import { InputError, load, State, StateError, StateportError, Tensor } from "../src/index.ts";
+import { readOutline } from "../src/outline.ts";
 import { rows, sums } from "./sums.ts";
 
 const FOLDER = mkdtempSync(join(tmpdir(), "stateport-"));
@@ -66,6 +75,20 @@ describe.each(["node", "web"] as const)("the engine %s", (engine) => {
     expect(numbers(await third)).toEqual([10, 10]);
   });
 
+  test("calls of one model may overlap, and take their arrays at once", async () => {
+    await using model = await load(sums(), { engine });
+    const x = rows(1, 2);
+    const calls = Array.from({ length: 6 }, (_, n) => {
+      (x.data as Float32Array).fill(n);
+      return model.run({ x });
+    });
+    const answers = await Promise.all(calls);
+    expect(answers.map(({ y }) => numbers(y)[0])).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(answers[0]!.y).toBeInstanceOf(Tensor);
+    expect(answers[0]!.state.equals(answers[1]!.state)).toBe(false);
+    expect(answers[3]!.state.equals((await model.run({ x: rows(3, 3) })).state)).toBe(true);
+  });
+
   test("streams of one model never see each other", async () => {
     await using model = await load(sums(), { engine });
     const streams = Array.from({ length: 8 }, () => model.stream());
@@ -99,7 +122,7 @@ describe.each(["node", "web"] as const)("the engine %s", (engine) => {
   test("what the engine refuses is an EngineError, and a disposed model says so", async () => {
     const broken = Buffer.from(sums());
     broken.write("Adx", broken.indexOf("Add"));
-    await expect(load(broken, { engine })).rejects.toThrow(/^ONNX Runtime cannot load The model: /);
+    await expect(load(broken, { engine })).rejects.toThrow(/^ONNX Runtime cannot load The content: /);
 
     const model = await load(sums(), { engine });
     const running = model.run({ x: rows(1, 2) });
@@ -120,8 +143,8 @@ test("a file is read from its path, its URL and a server", async () => {
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
   const base = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 
-  for (const source of [path, pathToFileURL(path), `${base}/model.onnx`, new Uint8Array(sums()).buffer]) {
-    using model = await load(source as string, { engine: "node" });
+  for (const source of [path, pathToFileURL(path), `${base}/model.onnx`, new Uint8Array(sums()).buffer, `data:;base64,${Buffer.from(sums()).toString("base64")}`]) {
+    using model = await load(source as string);
     expect(numbers((await model.run({ x: rows(1, 2) })).y)).toEqual([1, 2]);
   }
   await expect(load(`${base}/absent`, { engine: "node" })).rejects.toThrow(/could not be read: .*404/);
@@ -140,8 +163,80 @@ test("a network that has an output called state has call in place of run", async
   expect(state).toBeInstanceOf(State);
 });
 
+test("a folder is no file", async () => {
+  await expect(load(FOLDER)).rejects.toThrow(`${FOLDER} is a folder; an ONNX file was expected.`);
+});
+
+describe("weights in a file beside the model", () => {
+  const folder = join(FOLDER, "beside");
+  const path = join(folder, "model.onnx");
+  const beside = { location: "w.bin", offset: "4", length: "8" };
+  const written = (entries: Record<string, string>) => {
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(path, sums("float32", { beside: entries }));
+    writeFileSync(join(folder, "w.bin"), new Uint8Array(Float32Array.of(0, 10, 20).buffer));
+  };
+
+  test("are read in Node from its path alone", async () => {
+    written(beside);
+    await using model = await load(path);
+    expect(numbers((await model.run({ x: rows(1, 2) })).y)).toEqual([11, 22]);
+    await expect(load(readFileSync(path))).rejects.toThrow("keeps weights in 'w.bin', which is not");
+    await expect(load(path, { engine: "web" })).rejects.toThrow("session: {externalData:");
+  });
+
+  test.each(["node", "web"] as const)("are passed with the content: %s", async (engine) => {
+    written(beside);
+    const data = new Uint8Array(readFileSync(join(folder, "w.bin")));
+    const session = { externalData: [{ path: "w.bin", data }] };
+    await using model = await load(readFileSync(path), { engine, session });
+    expect(numbers((await model.run({ x: rows(1, 2) })).y)).toEqual([11, 22]);
+  });
+
+  test("must be there, whole, and in the folder of the model", async () => {
+    written({ ...beside, length: "16" });
+    await expect(load(path)).rejects.toThrow("has 12 bytes where 20 are needed");
+    written({ ...beside, location: "absent.bin" });
+    await expect(load(path)).rejects.toThrow("'absent.bin', which is not there");
+    writeFileSync(join(FOLDER, "w.bin"), new Uint8Array(12));
+    for (const location of ["../w.bin", join(folder, "w.bin"), "link.bin"]) {
+      written({ ...beside, location });
+      rmSync(join(folder, "link.bin"), { force: true });
+      symlinkSync(join(FOLDER, "w.bin"), join(folder, "link.bin"));
+      await expect(load(path)).rejects.toThrow("lies outside its own folder");
+    }
+  });
+});
+
+test("a file that is cut off or changed gives one clear error", async () => {
+  const whole = new Uint8Array(sums("float32", { initial: new Uint8Array(8) }));
+  for (let end = 0; end < whole.length; end += 3) {
+    await expect(load(whole.subarray(0, end))).rejects.toThrow(StateportError);
+  }
+  let seed = 1;
+  const random = (below: number) => {
+    seed = (seed * 48271) % 2147483647;
+    return seed % below;
+  };
+  const outcomes = new Set<string>();
+  for (let number = 0; number < 500; number++) {
+    const broken = whole.slice();
+    for (let times = 0; times < 3; times++) broken[random(whole.length)] = random(256);
+    const error = await readOutline(broken, "It").then(contractOf).catch((reason: Error) => reason);
+    outcomes.add(error instanceof Error ? error.name : "read");
+  }
+  expect([...outcomes].sort()).toEqual(["ContractError", "FileError", "read"]);
+});
+
+test("a file of too many parts is refused before it is read", async () => {
+  const parts = new Uint8Array(400_000);
+  for (let at = 0; at < parts.length; at += 2) parts.set([0x42, 0], at);
+  await expect(load(parts)).rejects.toThrow("has more than 116666 parts, too many for its size");
+});
+
 test("wrong options and sources are refused", async () => {
   const file = sums();
+  await expect(load(file, { thread: 2 } as object)).rejects.toThrow("Did you mean 'threads'?");
   await expect(load(file, { engine: "cuda" as "node" })).rejects.toThrow("no engine 'cuda'");
   await expect(load(file, { engine: "node", threads: 0 })).rejects.toThrow(InputError);
   await expect(load(3 as unknown as string, { engine: "node" })).rejects.toThrow("is a number");

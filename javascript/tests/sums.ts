@@ -38,7 +38,7 @@ function node(operator: string, inputs: string[], outputs: string[]): Uint8Array
 /** The file of the network. */
 export function sums(
   dtype = "float32",
-  { output = "y", initial, streaming = { ok: true } as object }: Options = {},
+  { output = "y", initial, beside, streaming = { ok: true } as object }: Options = {},
 ): Uint8Array {
   const spec = { dtype, shape: ["batch", 2] };
   const start = initial ? "file" : "zeros";
@@ -50,9 +50,11 @@ export function sums(
     streaming,
   };
   const weights = initial ? [field(5, firstValue(dtype, initial))] : [];
+  if (beside) weights.push(field(5, weightBeside(dtype, beside)));
+  const last = beside ? node("Add", ["hn", "w"], [output]) : node("Identity", ["hn"], [output]);
   const graph = message(
     field(1, node("Add", ["h0", "x"], ["hn"])),
-    field(1, node("Identity", ["hn"], [output])),
+    field(1, last),
     field(2, "sums"),
     ...weights,
     ...["x", "h0"].map((name) => field(11, port(name, dtype))),
@@ -66,7 +68,19 @@ interface Options {
   output?: string;
   /** The first value of the state: one row. */
   initial?: Uint8Array;
+  /** By key, where the row that is added to each output lies: in a file beside this one. */
+  beside?: Record<string, string>;
   streaming?: object;
+}
+
+function weightBeside(dtype: string, entries: Record<string, string>): Uint8Array {
+  return message(
+    field(1, 2),
+    field(2, NUMBERS[dtype]!),
+    field(8, "w"),
+    ...Object.entries(entries).map(([key, text]) => field(13, message(field(1, key), field(2, text)))),
+    field(14, 1), // external
+  );
 }
 
 function firstValue(dtype: string, bytes: Uint8Array): Uint8Array {

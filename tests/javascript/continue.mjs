@@ -1,15 +1,16 @@
 // Continues a stream with the npm package: MODEL STATE-IN INPUTS STATE-OUT OUTPUTS.
 // Inputs and outputs are in files of the form of a saved state; a name is `CHUNK/INPUT`.
+// Without a file STATE-IN, a new sequence begins.
 
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 
 import { load, State } from "../../javascript/dist/index.js";
 
 const [path, stateIn, inputs, stateOut, outputs] = process.argv.slice(2);
 const given = State.deserialize(readFileSync(inputs));
-const model = await load(path, { engine: "node" });
+const model = await load(path);
 const stream = model.stream();
-stream.restore(State.deserialize(readFileSync(stateIn)));
+if (existsSync(stateIn)) stream.restore(State.deserialize(readFileSync(stateIn)));
 
 const chunks = new Map();
 for (const [name, array] of given) {

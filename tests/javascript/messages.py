@@ -6,6 +6,7 @@ javascript/tests/messages.test.ts refuse the same inputs, write the same states,
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import StringStringEntryProto, TensorProto, helper
 
 from stateport import Contract, State, StateportError, Stream
 from stateport.contract import CONTRACT_KEY, DTYPES, axis_sizes, resolve
@@ -31,6 +33,7 @@ TRANSLATIONS: Final = {
     "or State({name: array})": "or new State({name: array})",
     "x.astype('float32')": "new Tensor('float32', data, dims)",
     "h0.astype('float32')": "new Tensor('float32', data, dims)",
+    "c0.astype('float32')": "new Tensor('float32', data, dims)",
     "n.astype('int64')": "new Tensor('int64', data, dims)",
     "a NumPy array": "a Tensor",
     "'x' is a NoneType": "'x' is null",
@@ -68,6 +71,11 @@ CONTRACTS: Final[dict[str, dict[str, Any]]] = {
     "multiples": {**LSTM, "multiples": {"time": 4}, "streaming": {"ok": True, "multiple": 4}},
     "chunks": {**LSTM, "streaming": {"ok": True, "multiple": 4}},
     "whole": {**LSTM, "streaming": {"ok": False, "because": "lstm is bidirectional"}},
+    "limited whole": {
+        **LSTM,
+        "limits": {"time": 8},
+        "streaming": {"ok": False, "because": "lstm is bidirectional"},
+    },
     "lengths": {**LSTM, "inputs": [*LSTM["inputs"], {**_N, "lengths_of": "time"}]},
     "two inputs": {**LSTM, "inputs": [*LSTM["inputs"], _N]},
     "free axis": {
@@ -80,6 +88,7 @@ CONTRACTS: Final[dict[str, dict[str, Any]]] = {
 CALLS: Final[list[tuple[str, str, str, Any, Any]]] = [
     ("a wrong dtype", "lstm", "run", {"x": array("float64", 2, 3, 5)}, None),
     ("integers for floats", "lstm", "run", {"x": array("int64", 2, 3, 5)}, None),
+    ("truth values for floats", "lstm", "run", {"x": array("bool", 2, 3, 5)}, None),
     ("too few dimensions", "lstm", "run", {"x": array("float32", 3, 5)}, None),
     ("no dimensions", "lstm", "run", {"x": array("float32")}, None),
     ("too many dimensions", "lstm", "run", {"x": array("float32", 1, 2, 3, 5)}, None),
@@ -89,6 +98,7 @@ CALLS: Final[list[tuple[str, str, str, Any, Any]]] = [
     ("nothing for an array", "lstm", "run", {"x": None}, None),
     ("no inputs", "lstm", "run", {}, None),
     ("nothing for inputs", "lstm", "run", None, None),
+    ("the name of an output", "lstm", "run", {"y": X}, None),
     ("an unknown input", "lstm", "run", {"x": X, "zz": X}, None),
     ("a name with a mistake", "two inputs", "run", {"X": X}, None),
     ("a name with a quote", "lstm", "run", {"it's": X}, None),
@@ -108,6 +118,16 @@ CALLS: Final[list[tuple[str, str, str, Any, Any]]] = [
         None,
     ),
     ("too many steps", "limited", "run", {"x": array("float32", 1, 9, 5)}, None),
+    (
+        "too many steps of a network for whole sequences",
+        "limited whole",
+        "run",
+        {"x": array("float32", 1, 9, 5)},
+        None,
+    ),
+    ("lengths of a wrong dtype", "lengths", "run", {"x": X, "n": array("int32", 2)}, None),
+    ("lengths of another batch", "lengths", "run", {"x": X, "n": array("int64", 3, fill=1)}, None),
+    ("lengths are missing", "lengths", "run", {"x": X}, None),
     ("too many rows", "limited batch", "run", {"x": array("float32", 4, 9, 5)}, None),
     ("too few steps", "at least", "run", {"x": array("float32", 1, 4, 5)}, None),
     ("fewer than a multiple", "multiples", "run", {"x": X}, None),
@@ -120,6 +140,27 @@ CALLS: Final[list[tuple[str, str, str, Any, Any]]] = [
     ("a state without c0", "lstm", "run", {"x": X}, {"h0": STATE["h0"]}),
     ("a state of another network", "lstm", "run", {"x": X}, {**STATE, "h1": STATE["h0"]}),
     ("a state of another batch", "lstm", "run", {"x": array("float32", 3, 3, 5)}, STATE),
+    (
+        "a state of too few dimensions",
+        "lstm",
+        "run",
+        {"x": X},
+        {**STATE, "h0": array("float32", 2, 4)},
+    ),
+    (
+        "a state of half precision",
+        "lstm",
+        "run",
+        {"x": X},
+        {**STATE, "c0": array("float16", 1, 2, 4)},
+    ),
+    (
+        "a state whose name has a mistake",
+        "lstm",
+        "run",
+        {"x": X},
+        {"h0": STATE["h0"], "cO": STATE["c0"]},
+    ),
     ("a state of two batches", "lstm", "restore", {**STATE, "c0": array("float32", 1, 3, 4)}, None),
     (
         "a state of another size",
@@ -131,6 +172,14 @@ CALLS: Final[list[tuple[str, str, str, Any, Any]]] = [
     ("a state of doubles", "lstm", "restore", {**STATE, "h0": array("float64", 1, 2, 4)}, None),
     ("a number for a state", "lstm", "restore", 3, None),
     ("a state that lacks steps", "chunks", "go on", {"x": X}, None),
+    ("a state that lacks steps is saved", "chunks", "save", {"x": X}, None),
+    (
+        "a second chunk that is no multiple",
+        "chunks",
+        "push again",
+        [array("float32", 2, 4, 5), X],
+        None,
+    ),
     ("another batch in a stream", "lstm", "push again", [X, array("float32", 3, 3, 5)], None),
 ]
 
@@ -169,9 +218,9 @@ def _call(contract: Contract, what: str, given: Any, state: Any) -> object:
     model = Model(contract, Zeros(contract))
     if what == "run":
         return model.run(_read(given), None if state is None else State(_read(state)))
-    if what == "go on":
+    if what in ("go on", "save"):
         _, unfinished = model.run(_read(given))
-        return model.run(_read(given), unfinished)
+        return unfinished.to_bytes() if what == "save" else model.run(_read(given), unfinished)
     return _call_stream(model.stream(), what, given)
 
 
@@ -208,34 +257,150 @@ def model_bytes(document: object, graph: dict[str, Any] = LSTM) -> bytes:
 def files() -> dict[str, bytes]:
     """Files that are refused, by what is wrong with them."""
     whole = model_bytes(LSTM)
-    state = {**LSTM["states"][0], "initial": "file"}
     return {
         "an empty file": b"",
         "text": b"hello, this is no model",
         "the first half": whole[: len(whole) // 2],
+        "the first 40 bytes": whole[:40],
         "all but one byte": whole[:-1],
+        "zeros": bytes(64),
         "an endless number": b"\xff" * 40,
         "a field that claims too much": b"\x08\x09\x3a\xff\xff\xff\xff\x7f" + whole,
+        "a field that claims more than there is": b"\x3a" + b"\xff" * 8 + b"\x7f" + bytes(64),
         "an unknown wire type": b"\x0b" + whole,
         "two graphs": whole + whole,
         "a name that is not UTF-8": whole.replace(b"\x0a\x02h0", b"\x0a\x02h\xff"),
         "two contracts": whole + b"\x72\x16\x0a\x12stateport.contract\x12\x00",
+        "a web page": b"<!DOCTYPE html><html></html>",
+        "a pointer of Git LFS": b"version https://git-lfs.github.com/spec/v1\n",
+        "a file of ONNX Runtime": b"\x18\x00\x00\x00ORTM" + bytes(40),
+        "a state": State({"h0": np.zeros((1, 1, 10), "float32")}).to_bytes(),
+        "an HDF5 file": b"\x89HDF\r\n\x1a\n" + bytes(40),
+        "a zip archive that is cut off": b"PK\x03\x04" + bytes(40),
+        "a pickle": b"\x80\x02" + bytes(40),
         "no contract": model_bytes(None),
-        "a contract of a later version": model_bytes({**LSTM, "version": 2}),
-        "a state that starts from elsewhere": model_bytes(
-            {**LSTM, "states": [{**state, "initial": "ones"}, LSTM["states"][1]]}
-        ),
-        "first values that are not there": model_bytes(
-            {**LSTM, "states": [state, LSTM["states"][1]]}
-        ),
-        "an input that the graph lacks": model_bytes({**LSTM, "inputs": [*LSTM["inputs"], _N]}),
-        "an output that the contract lacks": model_bytes({**LSTM, "outputs": []}),
-        "another dtype than the graph": model_bytes(
-            {**LSTM, "inputs": [{**LSTM["inputs"][0], "dtype": "float16"}]}
-        ),
-        "another size than the graph": model_bytes(
-            {**LSTM, "inputs": [{**LSTM["inputs"][0], "shape": ["batch", "time", 6]}]}
-        ),
+    } | weights()
+
+
+def weights() -> dict[str, bytes]:
+    """Files with a weight that is refused."""
+    metadata = {CONTRACT_KEY: json.dumps(LSTM)}
+
+    def of(*tensors: TensorProto) -> bytes:
+        graph = helper.make_graph([], "graph", [], [], initializer=tensors)
+        opsets = [helper.make_opsetid("", 20)]
+        model = helper.make_model(graph, ir_version=9, opset_imports=opsets)
+        helper.set_model_props(model, metadata)
+        return bytes(model.SerializeToString())
+
+    def weight(name: str, *shape: int, **external: str) -> TensorProto:
+        entries = [StringStringEntryProto(key=key, value=text) for key, text in external.items()]
+        return TensorProto(
+            name=name, data_type=TensorProto.FLOAT, dims=shape, external_data=entries
+        )
+
+    graph = b""
+    for _ in range(40):  # GraphProto.node, NodeProto.attribute, AttributeProto.g
+        for number in (6, 5, 1):
+            graph = _field(number, graph)
+    return {
+        "a weight of 33 dimensions": of(weight("w", *[1] * 33)),
+        "a weight of a negative size": of(weight("w", -1)),
+        "a weight that is too large": of(weight("w", 1 << 40, 1 << 40)),
+        "an offset that is no number": of(weight("w", 4, location="w.bin", offset="x")),
+        "first values that are not in the file": of(weight("stateport.initial.h0", 1, 1, 4)),
+        "first values twice": of(*[weight("stateport.initial.h0", 0)] * 2),
+        "first values that are too large": of(weight("stateport.initial.h0", 1 << 30)),
+        "graphs that are nested too deeply": b"\x08\x09" + _field(7, graph),
+    }
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A field of Protocol Buffers: its number, the length, the content."""
+    length, rest = b"", len(content)
+    while rest >= 0x80:
+        length += bytes([rest & 0x7F | 0x80])
+        rest >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([rest]) + content
+
+
+def changed(*keys: Any, to: Any) -> str:
+    """The text of `LSTM` with another value at one place."""
+    document = copy.deepcopy(LSTM)
+    entry: Any = document
+    for key in keys[:-1]:
+        entry = entry[key]
+    entry[keys[-1]] = to
+    return json.dumps(document)
+
+
+def contracts() -> dict[str, str]:
+    """Texts of contracts that are refused, by what is wrong; the graph is that of `LSTM`."""
+    return {
+        "a contract of a later version": changed("version", to=2),
+        "a version that is text": changed("version", to="1"),
+        "a contract with a key twice": json.dumps(LSTM)[:-1] + ', "version": 1}',
+        "a contract that is nested too deeply": "[" * 70 + "]" * 70,
+        "a state that starts from elsewhere": changed("states", 0, "initial", to="ones"),
+        "first values that are not there": changed("states", 0, "initial", to="file"),
+        "an input that the graph lacks": changed("inputs", to=[*LSTM["inputs"], _N]),
+        "an output that the contract lacks": changed("outputs", to=[]),
+        "another name than the graph": changed("inputs", 0, "name", to="signal"),
+        "another dtype than the graph": changed("inputs", 0, "dtype", to="float16"),
+        "another size than the graph": changed("inputs", 0, "shape", to=["batch", "time", 6]),
+    }
+
+
+def contracts_by_hand() -> dict[str, str]:
+    """Texts that no program writes, by what is wrong: JavaScript has one sentence for them all."""
+    return {
+        "an unknown dtype": changed("inputs", 0, "dtype", to="bfloat16"),
+        "an input without a name": changed("inputs", 0, "name", to=""),
+        "an input twice": changed("states", 0, "input", to="x"),
+        "an input that is an output": changed("states", 0, "output", to="x"),
+        "a negative size": changed("inputs", 0, "shape", to=["batch", "time", -5]),
+        "no shape": changed("inputs", 0, "shape", to=5),
+        "33 dimensions": changed("inputs", 0, "shape", to=[1] * 33),
+        "inputs that are no list": changed("inputs", to={}),
+        "an input that is no object": changed("inputs", 0, to=[1, "two", None, True, {}]),
+        "lengths along no axis": changed("inputs", 0, "lengths_of", to="room"),
+        "lengths that are no integers": changed("inputs", 0, "lengths_of", to="time"),
+        "a limit of nothing": changed("limits", to={"time": 0}),
+        "a limit of no axis": changed("limits", to={"room": 3}),
+        "a limit that is text": changed("limits", to={"time": "3"}),
+        "streaming that is a number": changed("streaming", to={"ok": 1}),
+        "a multiple of nothing": changed("streaming", to={"ok": True, "multiple": 0}),
+        "no reason": changed("streaming", to={"ok": False}),
+        "nothing about streaming": changed("streaming", to=None),
+        "a state that is too large": changed("states", 0, "shape", to=[1 << 28, "batch", 1]),
+        "a name that is too long": changed("states", 0, "output", to="a\nb'c" + "n" * 2000),
+    }
+
+
+def saved() -> dict[str, bytes]:
+    """Contents that are no saved state, by what is wrong with them."""
+
+    def safe(document: Any, nbytes: int = 8) -> bytes:
+        text = json.dumps(document).encode()
+        return len(text).to_bytes(8, "little") + text + bytes(nbytes)
+
+    state = State({"h0": np.zeros((1, 1, 10), "float32")}).to_bytes()
+    marked = {"__metadata__": {"stateport.state": "1"}}
+    entry = {"dtype": "F32", "shape": [1, 2], "data_offsets": [0, 8]}
+    return {
+        "cut off": state[:-1],
+        "too long": state + b"1",
+        "a header that claims too much": (1 << 40).to_bytes(8, "little"),
+        "no state": safetensors.numpy.save({"h0": np.zeros(2, "float32")}),
+        "a dtype that NumPy has not": safe({**marked, "h": {**entry, "dtype": "BF16"}}),
+        "a dtype that is a number": safe({**marked, "h": {**entry, "dtype": 3}}),
+        "a list": safe([]),
+        "a number for an array": safe({**marked, "h": 3}),
+        "a negative size": safe({**marked, "h": {**entry, "shape": [1, -2]}}),
+        "a gap": safe({**marked, "h": {**entry, "data_offsets": [4, 12]}}, 12),
+        "too few bytes": safe({**marked, "h": {**entry, "data_offsets": [0, 4]}}),
+        "metadata that are no texts": safe({"__metadata__": {"stateport.state": 1}, "h": entry}),
+        "33 dimensions": safe({**marked, "h": {**entry, "shape": [1] * 33}}),
     }
 
 
@@ -266,6 +431,24 @@ def file_entries() -> Iterator[dict[str, Any]]:
             yield {"name": name, "hex": content.hex(), **refusal}
 
 
+def contract_entries() -> Iterator[dict[str, Any]]:
+    """The texts of contracts with what Python says to each."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "m.onnx"
+        for name, text in (contracts() | contracts_by_hand()).items():
+            path.write_bytes(model_bytes(text))
+            refusal = _refusal(lambda: read_contract(read(path)))
+            refusal["message"] = refusal["message"].replace(str(path), "m.onnx")
+            yield {"name": name, "text": text, "by_hand": name not in contracts(), **refusal}
+
+
+def saved_entries() -> Iterator[dict[str, Any]]:
+    """The contents that are no state with what Python says to each."""
+    for name, content in saved().items():
+        refusal = _refusal(lambda: State.from_bytes(content))  # noqa: B023
+        yield {"name": name, "hex": content.hex(), **refusal}
+
+
 def _translated(case: dict[str, Any]) -> dict[str, Any]:
     text = case["message"]
     for python, javascript in TRANSLATIONS.items():
@@ -294,6 +477,10 @@ def table() -> str:
         "contracts": CONTRACTS,
         "calls": [*entries()],
         "files": [*file_entries()],
+        "graph": model_bytes(None).hex(),
+        "late file": model_bytes({**LSTM, "version": 2}).hex(),
+        "broken contracts": [*contract_entries()],
+        "broken states": [*saved_entries()],
         "states": [*state_entries()],
     }
     return json.dumps(document, indent=1) + "\n"

@@ -16,17 +16,13 @@ from stateport.engines.choice import EngineChoice
 from stateport.engines.ort_node import OrtNodeEngine
 from stateport.parity.matrix import run_matrix
 from stateport.parity.reports.wording import reason
-from stateport_exporter import export
-from tests.references import REFERENCES
+from tests.javascript.networks import NETWORKS, exported
 
 
-@pytest.mark.parametrize("name", REFERENCES)
-def test_the_reference_networks_pass_and_their_streams_are_carried(
-    name: str, tmp_path: Path
-) -> None:
-    module = REFERENCES[name]()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_recorded_cases_pass_and_streams_are_carried(name: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    result = export(module, module.example_inputs, path)  # type: ignore[arg-type]
+    result = exported(name, path)
     matrix = run_matrix(path, result.vectors, [EngineChoice("ort-node"), EngineChoice("ort-cpu")])
     for row in matrix.rows:
         assert row.status == "passed", f"{row.choice}: {reason(row)}"
