@@ -85,7 +85,7 @@ $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	touch $@
 
 javascript: $(READY)  ## build and test the npm package, and the engine ort-node
-	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(100 * major + +minor < 2019)' || { \
+	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(100 * major + +minor < 2019 ? 1 : 0)' || { \
 	    echo "make javascript needs Node 20.19 or newer, with npm: https://nodejs.org" >&2; exit 1; }
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || { \
 	    echo "make javascript needs Chromium (Debian: apt install chromium)" >&2; exit 1; }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** ONNX Runtime, in Node and in the browser. */
 
-import { type InferenceSession, Tensor as Common, type Tensor } from "onnxruntime-common";
+import type { InferenceSession, Tensor } from "onnxruntime-common";
 
 import { EngineError, EngineUnavailable, InputError, reasonOf, StateportError } from "./errors.ts";
 import type { ArrayLike } from "./tensor.ts";
@@ -10,7 +10,6 @@ import { didYouMean, quoted, shown } from "./words.ts";
 /** What stateport uses of the module `onnxruntime-node` or `onnxruntime-web`. */
 export interface Runtime {
   readonly InferenceSession: Pick<typeof InferenceSession, "create">;
-  readonly Tensor: new (type: never, data: never, dims: readonly number[]) => Tensor;
   readonly env: {
     readonly versions?: { readonly [name: string]: string | undefined };
     readonly wasm?: { numThreads?: number; wasmPaths?: unknown };
@@ -34,13 +33,14 @@ export interface EngineOptions {
   session?: InferenceSession.SessionOptions;
 }
 
-type Arrays = ReadonlyMap<string, ArrayLike>;
+/** Arrays by name: tensors of any copy of ONNX Runtime's class. */
+export type Feeds = Readonly<Record<string, ArrayLike>>;
 
 /** A graph in ONNX Runtime. */
 export interface Engine {
   readonly name: string;
   readonly version: string;
-  run(feeds: Arrays, outputs: readonly string[]): Promise<Record<string, ArrayLike>>;
+  run(feeds: Feeds, outputs: readonly string[]): Promise<Record<string, ArrayLike>>;
   dispose(): Promise<void>;
 }
 
@@ -91,9 +91,10 @@ export async function openEngine(
 class OrtEngine implements Engine {
   readonly name: string;
   readonly version: string;
-  readonly #runtime: Runtime;
   readonly #session: InferenceSession;
-  readonly #running = new Set<Promise<unknown>>();
+  /** The calls that run, and what is told when the last of them has ended. */
+  #running = 0;
+  #idle: (() => void) | undefined;
   #last: Promise<unknown> | undefined;
   #ended: Promise<void> | undefined;
 
@@ -101,46 +102,50 @@ class OrtEngine implements Engine {
     this.name = name;
     const { node, web, common } = runtime.env.versions ?? {};
     this.version = `onnxruntime ${(name === "ort-node" ? node : web) ?? common ?? ""}`.trim();
-    this.#runtime = runtime;
     this.#session = session;
     // onnxruntime-web refuses a call of a session that runs already.
     if (name === "ort-web") this.#last = Promise.resolve();
   }
 
-  async run(feeds: Arrays, outputs: readonly string[]): Promise<Record<string, ArrayLike>> {
+  run(feeds: Feeds, outputs: readonly string[]): Promise<Record<string, ArrayLike>> {
+    const call = this.#call(feeds, outputs, this.#last);
+    if (this.#last) this.#last = call.catch(() => undefined);
+    return call;
+  }
+
+  async #call(
+    feeds: Feeds,
+    outputs: readonly string[],
+    before: Promise<unknown> | undefined,
+  ): Promise<Record<string, ArrayLike>> {
     if (this.#ended) {
       throw new StateportError("The model has been disposed of; load it again to call it.");
     }
-    const run = () => this.#call(feeds, outputs);
-    const call = this.#last ? this.#last.then(run) : run();
-    if (this.#last) this.#last = call.catch(() => undefined);
-    this.#running.add(call);
+    this.#running++;
     try {
-      return await call;
-    } finally {
-      this.#running.delete(call);
-    }
-  }
-
-  async #call(feeds: Arrays, outputs: readonly string[]): Promise<Record<string, ArrayLike>> {
-    const { Tensor } = this.#runtime;
-    const own: Record<string, Tensor> = Object.create(null);
-    for (const [name, array] of feeds) {
-      const { type, data, dims } = array;
-      const isOwn = array instanceof Tensor || array instanceof Common;
-      own[name] = isOwn ? array : new Tensor(type as never, data as never, dims);
-    }
-    try {
-      return (await this.#session.run(own, outputs)) as unknown as Record<string, ArrayLike>;
+      if (before) await before;
+      return (await this.#session.run(feeds as Record<string, Tensor>, outputs)) as never;
     } catch (error) {
       throw new EngineError(`ONNX Runtime failed: ${ortReason(error)}`, { cause: error });
+    } finally {
+      this.#running--;
+      if (!this.#running) this.#idle?.();
     }
   }
 
   /** Frees the session, once the calls that run have ended. */
   dispose(): Promise<void> {
-    this.#ended ??= Promise.allSettled(this.#running).then(() => this.#session.release());
+    this.#ended ??= this.#release();
     return this.#ended;
+  }
+
+  async #release(): Promise<void> {
+    if (this.#running) {
+      await new Promise<void>((idle) => {
+        this.#idle = idle;
+      });
+    }
+    await this.#session.release();
   }
 }
 

@@ -131,25 +131,27 @@ export class Model {
   /** @internal A call with inputs and a state that are checked. */
   async checkedCall({ arrays, sizes }: Call, state: State): Promise<Answer> {
     const before = arraysOf(state);
-    const results = await this.#engine.run(new Map([...arrays, ...before]), this.#names);
-    const given = (name: string): ArrayLike => {
-      const result = Object.hasOwn(results, name) ? results[name] : undefined;
-      if (result) return result;
-      throw new EngineError(`${this.engine} gave no ${name}; it was asked for.`);
-    };
+    const feeds: Record<string, ArrayLike> = Object.create(null);
+    for (const [name, array] of arrays) feeds[name] = array;
+    for (const [name, array] of before) feeds[name] = array;
+    const results = await this.#engine.run(feeds, this.#names);
 
     const { outputs, states, streaming } = this.contract;
     const next = new Map<string, ArrayLike>();
     for (const { input, output } of states) {
-      const value = given(output);
+      const value = this.#given(results, output);
       this.#checkAlike(output, value, before.get(input)!);
       next.set(input, value);
     }
     const leftover = (sizes.get("time") ?? 0) % streaming.chunkMultiple;
-    return {
-      outputs: Object.fromEntries(outputs.map(({ name }) => [name, own(given(name))])),
-      state: adopted(next, leftover),
-    };
+    const named: Record<string, Tensor> = Object.create(null);
+    for (const { name } of outputs) named[name] = own(this.#given(results, name));
+    return { outputs: named, state: adopted(next, leftover) };
+  }
+
+  #given(results: Readonly<Record<string, ArrayLike>>, name: string): ArrayLike {
+    if (Object.hasOwn(results, name)) return results[name]!;
+    throw new EngineError(`${this.engine} gave no ${name}; it was asked for.`);
   }
 
   /** Refuses a state of another dtype or shape than the one that went in. */

@@ -30,7 +30,7 @@ export class Stream {
   #state: State | undefined;
   #sizes: ReadonlyMap<string, number> = new Map();
   #waiting = 0;
-  #last: Promise<unknown> = Promise.resolve();
+  #last: Promise<unknown> | undefined;
   #ended = false;
 
   /** @internal */
@@ -50,8 +50,8 @@ export class Stream {
    */
   async push(x: ArrayLike | Inputs): Promise<Tensor & Record<string, Tensor>> {
     const outputs = await this.run(namedInputs(this.#contract, x, "push({name: array})"));
-    const [first, ...others] = Object.values(outputs);
-    return (first && !others.length ? first : outputs) as never;
+    const { outputs: specs } = this.#contract;
+    return (specs.length === 1 ? outputs[specs[0]!.name] : outputs) as never;
   }
 
   /** Feeds the next chunk, with inputs and outputs by name; as `push`. */
@@ -115,14 +115,22 @@ export class Stream {
     }
   }
 
-  /** Does something when all calls before it have ended. */
+  /** Does something when all calls before it have ended: at once, where there are none. */
   #inOrder<T>(work: () => T | Promise<T>): Promise<T> {
+    const before = this.#waiting ? this.#last : undefined;
     this.#waiting++;
-    const result = this.#last.then(work).finally(() => {
+    const turn = this.#turn(before, work);
+    this.#last = turn;
+    return turn;
+  }
+
+  async #turn<T>(before: Promise<unknown> | undefined, work: () => T | Promise<T>): Promise<T> {
+    try {
+      if (before) await before.catch(() => undefined);
+      return await work();
+    } finally {
       this.#waiting--;
-    });
-    this.#last = result.catch(() => undefined);
-    return result;
+    }
   }
 
   /** Changes the state: at once, or after the calls that wait. */
@@ -135,12 +143,12 @@ export class Stream {
     this.#checkSizes(call.sizes);
     const before = this.#state ?? this.#model.firstState(call.sizes);
     const { outputs, state } = await this.#model.checkedCall(call, before);
-    this.#begin(state);
+    this.#follow(state);
     return outputs;
   }
 
   #checkSizes(sizes: Sizes): void {
-    for (const [axis, size] of [...this.#sizes].sort(([a], [b]) => byCodePoint(a, b))) {
+    for (const [axis, size] of this.#sizes) {
       const given = sizes.get(axis) ?? size;
       if (given !== size) {
         throw new InputError(
@@ -149,6 +157,12 @@ export class Stream {
         );
       }
     }
+  }
+
+  /** The state after a call, whose arrays have the same shapes as before. */
+  #follow(state: State): void {
+    if (this.#state) this.#state = state;
+    else this.#begin(state);
   }
 
   #begin(state: State): void {
@@ -160,6 +174,6 @@ export class Stream {
       }
     }
     this.#state = state;
-    this.#sizes = sizes;
+    this.#sizes = new Map([...sizes].sort(([a], [b]) => byCodePoint(a, b)));
   }
 }

@@ -27,6 +27,7 @@ export type Values =
 
 type ValuesOf = {
   new (size: number): Values;
+  new (values: never): Values;
   new (buffer: ArrayBuffer): Values;
   readonly BYTES_PER_ELEMENT: number;
 };
@@ -96,7 +97,10 @@ export function fromBytes(dtype: string, bytes: Uint8Array, shape: readonly numb
 
 /** A copy of an array, whose memory nothing else refers to. */
 export function copied(array: ArrayLike): Tensor {
-  return fromBytes(array.type, bytesOf(array), array.dims);
+  const { type, data, dims } = array;
+  const Class = DTYPES.get(type)![0];
+  if (data instanceof Class) return tensor(type, new Class(data as never), dims);
+  return fromBytes(type, bytesOf(array), dims);
 }
 
 /** The same memory as a `Tensor` of the class that this package exports: engines bring their own. */
@@ -166,7 +170,8 @@ export function memoryProblem(array: ArrayLike): string | undefined {
   const { type, dims, data } = array;
   const known = DTYPES.get(type);
   if (!known || !ArrayBuffer.isView(data)) return `its data are ${kindOf(data)}`;
-  const size = elements(dims);
+  let size = 1;
+  for (let axis = 0; axis < dims.length; axis++) size *= dims[axis]!;
   const wanted = size * known[0].BYTES_PER_ELEMENT;
   if (!Number.isSafeInteger(size) || data.byteLength !== wanted) {
     return `its data have ${data.byteLength} bytes, and ${describe(type, dims)} has ${wanted}`;

@@ -48,7 +48,9 @@ export function checkInputs(contract: Contract, inputs: Inputs): Call {
     }
   }
   checkLimits(contract, sizes);
-  return { arrays: new Map(contract.inputs.map(({ name }) => [name, copied(inputs[name]!)])), sizes };
+  const arrays = new Map<string, Tensor>();
+  for (const { name } of contract.inputs) arrays.set(name, copied(inputs[name]!));
+  return { arrays, sizes };
 }
 
 /**
@@ -136,6 +138,9 @@ function checkNames(
   kind: string,
   Refused: Refusal,
 ): void {
+  // Usually they are the same, in the same order.
+  if (names.length === specs.length && specs.every(({ name }, at) => name === names[at])) return;
+
   const expected = specs.map((spec) => spec.name);
   const arrays = specs.map(specText).join(", ") || `no ${kind} at all`;
   for (const name of [...names].sort(byCodePoint)) {
@@ -162,30 +167,31 @@ function checkArray(spec: ArraySpec, value: unknown, sizes: Sizes, Refused: Refu
 
 /** The message for an array of a wrong dtype or shape. Sizes of dynamic axes are added. */
 function findProblem(spec: ArraySpec, value: ArrayLike, sizes: Sizes): string | undefined {
-  const actual = `${quoted(spec.name)} is ${describe(value.type, value.dims)}`;
-  const expected = `the model takes ${describe(spec.dtype, spec.shape)}`;
+  const actual = () => `${quoted(spec.name)} is ${describe(value.type, value.dims)}`;
+  const expected = () => `the model takes ${describe(spec.dtype, spec.shape)}`;
   if (value.type !== spec.dtype) {
-    return `${actual}; ${expected}. Convert it: new Tensor('${spec.dtype}', data, dims).`;
+    return `${actual()}; ${expected()}. Convert it: new Tensor('${spec.dtype}', data, dims).`;
   }
   const rank = spec.shape.length;
   if (value.dims.length !== rank) {
-    return `${actual}, ${value.dims.length} dimensions; ${expected}, ${rank} dimensions.`;
+    return `${actual()}, ${value.dims.length} dimensions; ${expected()}, ${rank} dimensions.`;
   }
-  for (const [position, axis] of spec.shape.entries()) {
+  for (let position = 0; position < rank; position++) {
+    const axis = spec.shape[position]!;
     const size = value.dims[position]!;
     if (typeof axis === "number") {
       if (size !== axis) {
-        return `${actual}; ${expected}: dimension ${position} must be ${axis}, not ${size}.`;
+        return `${actual()}; ${expected()}: dimension ${position} must be ${axis}, not ${size}.`;
       }
       continue;
     }
-    if (size === 0) return `${actual}: axis ${quoted(axis)} is empty; it must be at least 1.`;
+    if (size === 0) return `${actual()}: axis ${quoted(axis)} is empty; it must be at least 1.`;
     const known = sizes.get(axis) ?? size;
     sizes.set(axis, known);
     if (known !== size) {
       return (
-        `${actual}, so axis ${quoted(axis)} is ${size}, but it is ${known} in the other inputs ` +
-        `of this call; ${expected}.`
+        `${actual()}, so axis ${quoted(axis)} is ${size}, but it is ${known} in the other inputs ` +
+        `of this call; ${expected()}.`
       );
     }
   }

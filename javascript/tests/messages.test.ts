@@ -33,7 +33,7 @@ function fakeEngine(contract: Contract): Engine {
     name: "zeros",
     version: "zeros 1",
     run: async (feeds) => {
-      const states = contract.states.map((spec) => [spec.output, feeds.get(spec.input)!]);
+      const states = contract.states.map((spec) => [spec.output, feeds[spec.input]!]);
       const outputs = contract.outputs.map((spec) => [spec.name, zeros(spec.dtype, [])]);
       return Object.fromEntries([...states, ...outputs]);
     },
