@@ -373,6 +373,10 @@ def test_an_output_that_is_a_folder(command: Command, refused: Refused, out: Pat
     refused(command("export", LSTM, "-o", "."), "is a folder")
 
 
+def test_an_output_that_is_no_onnx_file(command: Command, refused: Refused, out: Path) -> None:
+    refused(command("export", LSTM, "-o", "m.txt"), "'m.txt' does not end in .onnx")
+
+
 def test_an_output_below_a_file(
     command: Command, refused: Refused, out: Path, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ refused. `make pattern-tests` tries a few, the same every time; `make fuzz` trie
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,21 @@ class Blocks(nn.Module):
         return x
 
 
+class Held(nn.Module):
+    """Keeps its state in an attribute, which has a batch of 2 from the beginning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 4, batch_first=True)
+        self.state = torch.zeros(1, 2, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, last = self.gru(x, self.state)
+        self.state = last.detach()
+        result: Tensor = y
+        return result
+
+
 def _part(kind: str, steps: int) -> nn.Module:
     """The weights of a block."""
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -54,6 +70,8 @@ def _part(kind: str, steps: int) -> nn.Module:
         "layer": lambda: nn.GRU(4, 4, batch_first=True),
         "loop": lambda: nn.GRUCell(4, 4),
         "scan": lambda: nn.Linear(4, 8),
+        "positions": lambda: nn.Embedding(60 + steps, 4),
+        "held": Held,
     }
     return makers[kind]() if kind in makers else nn.Linear(4, 4)
 
@@ -123,6 +141,28 @@ def scan(part: Any, x: Tensor, steps: int) -> Tensor:
     return value
 
 
+def positions(part: Any, x: Tensor, steps: int) -> Tensor:
+    """Adds a table, which ends after 61 to 64 steps."""
+    y: Tensor = x + part.weight[: x.shape[1]]
+    return y
+
+
+def held(part: Any, x: Tensor, steps: int) -> Tensor:
+    y: Tensor = part(x)
+    return y
+
+
+def containers(part: Any, x: Tensor, steps: int) -> Tensor:
+    """A loop that finds its weights in a dict of lists, and keeps its state in a list."""
+    weights = {"inside": [part.weight, part.bias]}
+    states, ys = [x.new_zeros(x.shape[0], 4)] * steps, []
+    for t in range(x.shape[1]):
+        weight, bias = weights["inside"]
+        states = [torch.tanh(F.linear(x[:, t], weight, bias) + 0.5 * state) for state in states]
+        ys.append(states[-1])
+    return torch.stack(ys, 1)
+
+
 _FORWARDS = {
     function.__name__: function
     for function in (
@@ -136,6 +176,9 @@ _FORWARDS = {
         layer,
         loop,
         scan,
+        positions,
+        held,
+        containers,
     )
 }
 
@@ -152,7 +195,7 @@ def test_a_stack_of_blocks_is_right_or_refused(blocks: list[Block], seed: int) -
     net = Blocks(blocks, seed).eval()
     x = torch.randn(2, 61, 4, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        whole = net(x).numpy()
+        whole = copy.deepcopy(net)(x).numpy()
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "m.onnx")

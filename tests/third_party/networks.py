@@ -64,6 +64,19 @@ def fed_back(*states: Shape) -> Callable[[nn.Module, Tensor], Tensor]:
     return run
 
 
+def from_zeros(count: int) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The package's own answer to (time, batch, ...), where forward takes first states.
+
+    There are `count` of shape (1, batch, 16): one alone, or several in a tuple.
+    """
+
+    def run(net: nn.Module, xs: Tensor) -> Tensor:
+        zeros = torch.zeros(1, xs.shape[1], 16)
+        return first(net(xs, zeros if count == 1 else (zeros,) * count))
+
+    return run
+
+
 @dataclass(frozen=True)
 class Network:
     """One network, what its file has to promise, and how the package itself answers.
@@ -218,6 +231,72 @@ def snntorch_neuron(name: str, *arguments: float, **options: float) -> Any:
     return getattr(snntorch, name)(*arguments, **options)
 
 
+def mamba(*, parallel: bool) -> Any:
+    """A selective state space, by a parallel scan or as a loop over time."""
+    from mambapy.mamba import Mamba, MambaConfig
+
+    return Mamba(MambaConfig(d_model=8, n_layers=1, d_state=4, pscan=parallel))
+
+
+def min_gru() -> Any:
+    """Computes its state by a cumulative sum of logarithms."""
+    from minGRU_pytorch import minGRU
+
+    return minGRU(8)
+
+
+def min_lstm() -> Any:
+    from minGRU_pytorch.minLSTM import minLSTM
+
+    return minLSTM(8)
+
+
+def conformer_convolution() -> Any:
+    from conformer import ConformerConvModule
+
+    return ConformerConvModule(8, causal=True, expansion_factor=2, kernel_size=5)
+
+
+def recurrent_with_dones(kind: str) -> Any:
+    """The recurrent layer of a policy, whose state rl_games carries itself."""
+    from rl_games.common.layers import recurrent
+
+    return getattr(recurrent, kind)(8, 16)
+
+
+def linear_recurrent_unit() -> Any:
+    from LRU_pytorch import LRU
+
+    return LRU(8, 8, 16)
+
+
+def slstm_layer() -> Any:
+    """A layer of xLSTM, with its cell in PyTorch alone."""
+    from xlstm import sLSTMLayer, sLSTMLayerConfig
+
+    configuration = sLSTMLayerConfig(
+        embedding_dim=16, num_heads=2, conv1d_kernel_size=4, backend="vanilla"
+    )
+    return sLSTMLayer(configuration)
+
+
+def mlstm_layer() -> Any:
+    """A layer of xLSTM that takes up to 64 steps, as attention does."""
+    from xlstm import mLSTMLayer, mLSTMLayerConfig
+
+    return mLSTMLayer(
+        mLSTMLayerConfig(embedding_dim=16, num_heads=2, conv1d_kernel_size=4, context_length=64)
+    )
+
+
+#: A sum of exponentials is carried with its largest exponent; a call's first step stands alone.
+LOG_SPACE_STATES: Mapping[str, Shape] = {
+    "window_x": ("batch", 1, 8),
+    "window_steps": ("batch",),
+    "loop_h0": ("batch", 8),
+    "loop_2_h0": ("batch", 8),
+}
+
 #: By what they are called in the tests.
 NETWORKS = {
     "resemblyzer VoiceEncoder": Network(
@@ -304,9 +383,55 @@ NETWORKS = {
         Spec("float32", "batch", 16, "time"),
         {"h0": (2, "batch", 16), "c0": (2, "batch", 16)},
     ),
+    "mambapy Mamba as a loop": Network(
+        lambda: mamba(parallel=False),
+        sequence(8),
+        {"h0": ("batch", 16, 4), "frames": ("batch", 16, 3)},
+    ),
+    "minGRU": Network(min_gru, sequence(8), LOG_SPACE_STATES),
+    "minLSTM": Network(min_lstm, sequence(8), LOG_SPACE_STATES),
+    "conformer ConformerConvModule": Network(
+        conformer_convolution, sequence(8), {"net_4_frames": ("batch", 16, 4)}
+    ),
+    "rl_games LSTMWithDones": Network(
+        lambda: recurrent_with_dones("LSTMWithDones"),
+        {
+            "input": Spec("float32", "time", "batch", 8),
+            "states": (state(1, 16), state(1, 16)),
+        },
+        {"h0": (1, "batch", 16), "c0": (1, "batch", 16)},
+        from_zeros(2),
+    ),
+    "rl_games GRUWithDones": Network(
+        lambda: recurrent_with_dones("GRUWithDones"),
+        {"input": Spec("float32", "time", "batch", 8), "states": state(1, 16)},
+        {"states": (1, "batch", 16)},
+        from_zeros(1),
+    ),
+    "xlstm mLSTMLayer": Network(mlstm_layer, sequence(16), {}, streams=False),
     "transformers ParakeetRNNTDecoder": Network(
         parakeet_decoder,
         Spec("int64", "batch", "time", high=31),
         {"h0": (2, "batch", 16), "c0": (2, "batch", 16)},
+    ),
+}
+
+#: Networks that are refused: how they are built, their examples, and the reason.
+REFUSED: Mapping[str, tuple[Callable[[], nn.Module], ExampleLike, str]] = {
+    "mambapy Mamba by a parallel scan": (
+        lambda: mamba(parallel=True),
+        sequence(8),
+        "takes another way at another number of time steps.*no loop over single steps",
+    ),
+    # The cell chooses by `if torch.all(n == 0.0)`.
+    "xlstm sLSTMLayer": (
+        slstm_layer,
+        sequence(16),
+        r"takes numbers out of a tensor \(slstm\.py:\d+, 'if torch\.all",
+    ),
+    "LRU-pytorch LRU": (
+        linear_recurrent_unit,
+        sequence(8),
+        "cannot take any size of the axis 'batch'.*A Python loop over that axis",
     ),
 }

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 import stateport
 from stateport.contract import resolve
-from stateport_exporter import export
+from stateport_exporter import ExportError, export
 from tests.chunks import check_chunks
 
-from .networks import NETWORKS, Network
+from .networks import NETWORKS, REFUSED, Network
 
 Array = NDArray[Any]
 
@@ -48,6 +48,14 @@ def test_a_network_of_another_package(network: Network, tmp_path: Path) -> None:
     assert expected.std() > 0
     got = _fed(stateport.load(result.path), given)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_network_of_another_package_that_is_refused(name: str, tmp_path: Path) -> None:
+    build, example, reason = REFUSED[name]
+    with pytest.raises(ExportError, match=reason):
+        export(build().eval(), example, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def _draw(x: stateport.ArraySpec) -> Array:

@@ -21,6 +21,7 @@ from ..network.program import Body
 from ..network.scan import scan
 from .attention import attention
 from .pooling import max_pool1d
+from .products import product
 from .sliding_blocks import sliding_blocks
 
 DOMAIN: Final = "stateport.torch"
@@ -259,6 +260,8 @@ _REWRITTEN: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     F.scaled_dot_product_attention: attention,
     F.max_pool1d: max_pool1d,
     torch.max_pool1d: max_pool1d,
+    **dict.fromkeys((torch.matmul, torch.mv), product),
+    **dict.fromkeys((Tensor.__matmul__, Tensor.matmul, Tensor.mv), product),
 }
 
 

@@ -41,6 +41,16 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
             _narrowed(name, violated[1], _condition(violated[2], violated[1]))
         )
 
+    unknown = re.search(r"Found <class '([\w.<>]+)'> in output, which is not a known type", text)
+    if unknown:
+        kind = unknown[1].rpartition(".")[2]
+        return ExportError(
+            f"{name} returns a {kind}, a container that PyTorch cannot look into. Leave it out of "
+            "what forward returns (for networks of transformers, with the argument "
+            "use_cache=False). Or register it: torch.export.register_dataclass for a dataclass, "
+            "torch.utils._pytree.register_pytree_node for another container."
+        )
+
     if _needs_numbers(error, text):
         return ExportError(
             f"{raised_in(module, error)} calls an operator that an extension in C++ or CUDA brings"

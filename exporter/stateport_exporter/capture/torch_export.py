@@ -31,7 +31,7 @@ def torch_export(module: nn.Module, args: tuple[Any, ...], shapes: Any) -> Expor
     Raises:
         Exception: whatever forward or PyTorch raises.
     """
-    with _mended_lstm():
+    with _mended_lstm(), _ended_vmaps():
         program: ExportedProgram = torch.export.export(
             module, args, dynamic_shapes=shapes, strict=False
         )
@@ -48,7 +48,7 @@ def functional(program: ExportedProgram, *, decomposed: bool = False) -> Exporte
     if not decomposed and not _must_change(program):
         return program
 
-    with _mended_lstm():
+    with _mended_lstm(), _ended_vmaps():
         result: ExportedProgram = program.run_decompositions(None if decomposed else {})
     return result
 
@@ -152,6 +152,22 @@ def _mended_lstm() -> Iterator[None]:
         yield
     finally:
         patched.one_layer_lstm = original
+
+
+@contextlib.contextmanager
+def _ended_vmaps() -> Iterator[None]:
+    """Ends each `torch.vmap` that an error inside leaves open.
+
+    PyTorch's program of a vmap opens and closes it by calls of their own. If it fails between them,
+    everything in the process runs as if inside the vmap.
+    """
+    functorch: Any = torch._C._functorch
+    depth = functorch.get_dynamic_layer_stack_depth()
+    try:
+        yield
+    finally:
+        if functorch.get_dynamic_layer_stack_depth() > depth:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
 
 
 def _with_rank_of(state: Tensor, first: Tensor) -> Tensor:

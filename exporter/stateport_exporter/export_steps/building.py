@@ -8,6 +8,7 @@ sequence gives. Where they do not, other choices of states are tried.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
 from ..network.returned import named_results
 from ..network.running_values import COUNT, SUM
+from ..sizes.longest import longest_time
 from ..sizes.shortest import shortest_time
 from ..states.checks import (
     check_carried,
@@ -117,7 +119,7 @@ class _Unmeasured:
     network: Network
     finished: FinishedGraph
 
-    @property
+    @cached_property
     def contract(self) -> Contract:
         """What the graph promises, before streaming is measured."""
         multiple = self.network.example.time_multiple
@@ -126,7 +128,11 @@ class _Unmeasured:
         streaming = contract.streaming
         if streaming.ok:  # until chunks are tried
             streaming = replace(streaming, chunk_multiple=multiple)
-        return replace(contract, multiples=multiples, streaming=streaming)
+
+        contract = replace(contract, multiples=multiples, streaming=streaming)
+        longest = longest_time(self.network, contract)
+        limits = () if longest is None else (("time", longest),)
+        return replace(contract, limits=limits)
 
     def with_streaming(self, streaming: Streaming, reason: str | None) -> BuiltNetwork:
         """The network with what was measured, and with the reason if it cannot stream."""

@@ -12,11 +12,13 @@ import onnx_ir as ir
 
 from stateport import load
 from stateport.engines import status
+from stateport.errors import FileError
 from stateport.files.writing import check_place, written_together
 from stateport.parity.engine_report import EngineReport, measure_model
 from stateport.parity.pair import digest
 from stateport.parity.reports.wording import worst
 from stateport.parity.vectors import Vectors, vectors_path
+from stateport.shown import shown
 
 from ..errors import CheckError, ExportError
 from .serialization import save
@@ -26,11 +28,16 @@ def check_paths(path: Path, source: Path | None = None) -> None:
     """Checks, before any work is done, that a file and its vectors may be written.
 
     Raises:
-        FileError: there is no such folder, nobody may write there, or something else than a file
-            has one of the names.
+        FileError: there is no such folder, nobody may write there, something else than a file has
+            one of the names, or the file's name does not end in .onnx.
         ExportError: the file is `source`, from which the new one would be made.
     """
     check_place(path)
+    if path.suffix != ".onnx":
+        raise FileError(
+            f"{shown(str(path))} does not end in .onnx; a model is an ONNX file. Name it "
+            f"{shown(str(path.with_suffix('.onnx')))}."
+        )
     check_place(vectors_path(path))
 
     if source is not None and path.exists() and path.samefile(source):

@@ -45,6 +45,8 @@ _HOLDERS: Final = (
     *(SimpleNamespace, argparse.Namespace, threading.local),
     *(UserDict, UserList, UserString, queue.Queue),
 )
+#: Types that hold items; subclasses may compute what they give.
+_CONTAINERS: Final[tuple[Any, ...]] = (dict, list, tuple, deque)
 #: Types whose text says all that a value is.
 _SHOWN_WHOLE: Final = (type(None), bool, int, float, complex, str, bytes, np.generic)
 #: The number of items at each end of a container that are examined.
@@ -115,7 +117,7 @@ class Slot:
     @property
     def value(self) -> Any:
         """The value that is there now."""
-        return self.holder[self.key]
+        return stored(self.holder, self.key)
 
     def put(self, value: Any) -> None:
         """Puts another value there."""
@@ -186,6 +188,26 @@ class _TupleItem(Slot):
         is_named_tuple = hasattr(kind, "_fields")
         new_tuple = kind(*items) if is_named_tuple else kind(items)
         self.holder.put(new_tuple)
+
+
+def stored(holder: Any, key: Any) -> Any:
+    """What a container holds at a key or index.
+
+    The method of a subclass does not run: a dict of the author's may import a module for each item,
+    and raise any error.
+    """
+    for kind in _CONTAINERS:
+        if isinstance(holder, kind):
+            return kind.__getitem__(holder, key)
+    return holder[key]
+
+
+def keys_of(container: Any) -> list[Any]:
+    """The keys or indices of the first and last items in a container; all if they are few."""
+    if isinstance(container, dict):
+        return _ends(list(dict.keys(container)))
+    sizes = [kind.__len__(container) for kind in _CONTAINERS if isinstance(container, kind)]
+    return _ends(range(sizes[0]))
 
 
 def slots(network: nn.Module) -> dict[str, Slot]:
@@ -345,10 +367,8 @@ def _values_inside(value: Any) -> list[Any]:
     """The functions of a property, the items of a container, or the attributes of an object."""
     if isinstance(value, property):
         return [value.fget, value.fset]
-    if isinstance(value, list | tuple | deque):
-        return [value[index] for index in _ends(range(len(value)))]
-    if isinstance(value, dict):
-        return _ends(list(value.values()))
+    if isinstance(value, _CONTAINERS):
+        return [stored(value, key) for key in keys_of(value)]
     if is_holder(value):
         return [type(value), *vars(value).values()]
 
@@ -478,13 +498,13 @@ def _slots_inside(slot: Slot, value: Any) -> Iterator[Slot]:
     """The slots of a container's items, or of an object's attributes."""
     name, shared = slot.name, slot.shared
     if isinstance(value, dict):
-        for key in _ends(list(value)):
+        for key in keys_of(value):
             yield Slot(f"{name}[{_label(key):.40}]", value, key, shared)
     elif isinstance(value, list | deque):
-        for index in _ends(range(len(value))):
+        for index in keys_of(value):
             yield Slot(f"{name}[{index}]", value, index, shared)
     elif isinstance(value, tuple):
-        for index in _ends(range(len(value))):
+        for index in keys_of(value):
             yield _TupleItem(f"{name}[{index}]", slot, index, shared)
     elif is_holder(value):
         yield from _slots_of_object(name, value, shared=shared)
@@ -536,7 +556,7 @@ def _content(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, zlib.crc32(value.tobytes())
     if isinstance(value, dict):
-        return type(value), len(value), tuple(map(_label, _ends(list(value))))
+        return type(value), dict.__len__(value), tuple(map(_label, keys_of(value)))
     if isinstance(value, list | tuple | deque):
         return type(value), len(value)
     if isinstance(value, set | frozenset | bytearray):

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from .kept import OWN_ATTRIBUTES, is_holder
+from .kept import OWN_ATTRIBUTES, is_holder, stored
 
 #: The depth to which containers in containers are looked into.
 _DEEPEST: Final = 3
@@ -52,7 +52,7 @@ class Place:
         try:
             value = _attributes(network.get_submodule(self.module), self.key)[self.key]
             for key in self.inner:
-                value = _items(value)[key]
+                value = stored(_items(value), key)
         except (LookupError, TypeError):
             return None
         return value
@@ -100,9 +100,9 @@ def _inside(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:
     if depth == _DEEPEST or isinstance(value, Tensor | nn.Module):
         return
     items = _items(value)
-    keys = items if isinstance(items, dict) else range(len(items))
+    keys = dict.keys(items) if isinstance(items, dict) else range(len(items))
     for key in [*keys][:_MOST_ITEMS]:
-        for rest in _inside(items[key], depth + 1):
+        for rest in _inside(stored(items, key), depth + 1):
             yield (key, *rest)
 
 

@@ -291,7 +291,9 @@ def _pad(
     index = input.ndim - 1 - context.axis
     pairs[index] = (0, pairs[index][1])
     rest = list(chain.from_iterable(pairs))
-    return F.pad(joined, rest, mode, value) if any(rest) else joined
+    # A number of steps that is a tensor is not asked for its value, which tracing does not know.
+    is_padded = any(isinstance(size, Tensor) or size for size in rest)
+    return F.pad(joined, rest, mode, value) if is_padded else joined
 
 
 def _steps_before(pairs: Sequence[tuple[int, int]], rank: int) -> dict[int, int]:

@@ -76,12 +76,11 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
 
     A size that changes with the length of the input shows which axis is time.
     """
-    time = example.sizes["time"]
     usual = _run_at(explicit, example, {}, 0)
     if "time" not in example.axes:
         return NO_CONTEXTS
 
-    longer = _run_at(explicit, example, {"time": 4 * time}, 1)
+    longer = _run_longer(explicit, example)
 
     wider = {}
     for axis in _other_axes(example):
@@ -104,7 +103,7 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
         base = f"{place.path.replace('.', '_')}_{place.kind}".removeprefix("_")
         name = free_name(base, [context.name for context in contexts], "_")
         dtype = str(place.dtype).removeprefix("torch.")
-        steps = place.steps[state.axis]
+        steps = int(place.steps[state.axis])
         contexts.append(Context(number, name, state.axis, steps, place.kind))
         leaves.append(Leaf(("context", f"{number}"), dtype, state.shape))
         initial.append(state.start)
@@ -118,6 +117,15 @@ def _other_axes(example: Example) -> list[str]:
         if axis in example.axes and axis != "time":
             names.append(axis)
     return names
+
+
+def _run_longer(explicit: Explicit, example: Example) -> ConvolutionStates:
+    """Runs the network over more steps than usual; over fewer, where it does not take many."""
+    time = example.sizes["time"]
+    for longer in (4 * time, 2 * time):
+        with contextlib.suppress(Exception):  # the user's forward may raise anything
+            return _run_at(explicit, example, {"time": longer}, 1)
+    return _run_at(explicit, example, {"time": time + example.time_multiple}, 1)
 
 
 def _run_at(
@@ -225,7 +233,7 @@ def _time_axis(place: Place, longer: Place) -> int | None:
 def _state_axes(place: Place, time: int, wider: Mapping[str, Place]) -> tuple[Axis, ...] | None:
     """The axes of the state: a size or a name for each; None where one is computed from a size."""
     shape: list[Axis] = [*place.shape]
-    shape[time] = place.steps[time]
+    shape[time] = int(place.steps[time])  # a tensor where a padding is a buffer
 
     for name, wider_place in wider.items():
         if len(wider_place.shape) != len(place.shape):

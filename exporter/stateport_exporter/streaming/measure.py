@@ -19,13 +19,15 @@ from stateport.parity.vectors import Case, results, row_errors
 from ..errors import ExportError
 from ..network.isolation import unchanged_globals
 from ..network.trial import check_any_length
-from ..vectors.cases import RAGGED, case_of, short_case
+from ..vectors.cases import RAGGED, case_of, longest_time_of, short_case
 from ..vectors.torch_reference import Answers, Array, Network, float64_reference, run_reference
 
 #: The largest relative difference between the whole sequence and chunks, for rounding in float64
 #: and in float32.
 _FLOAT64_TOLERANCE: Final = 1e-9
 _FLOAT32_TOLERANCE: Final = 1e-4
+#: The longest chunk that is tried as the shortest one. The longest hop of a codec is about 2,000.
+_LONGEST_CHUNK: Final = 4096
 #: Up to this number of inputs without time are tried as masks, in 3 ways each.
 _MOST_MASKS: Final = 3
 
@@ -40,8 +42,8 @@ def measure_streaming(
 ) -> Streaming:
     """What the contract says of streaming, after trying the same sequence whole and in chunks.
 
-    Chunks are tried at every divisor of `multiple`, the smallest first. An input without time may
-    be the same in every call, or a mask that is 0 (or 1) in all calls but the first.
+    Chunks are tried at the sensible divisors of `multiple`, the smallest first. An input without
+    time may be the same in every call, or a mask that is 0 (or 1) in all calls but the first.
 
     Args:
         network: the network that is exported.
@@ -78,7 +80,13 @@ def measure_streaming(
 
 
 def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    """The divisors of a number, but for those that are no sensible length of a chunk.
+
+    The number is a product of all factors by which a network takes steps apart. A parallel scan has
+    so many that it has dozens of digits.
+    """
+    longest = min(number, _LONGEST_CHUNK)
+    return [divisor for divisor in range(1, longest + 1) if number % divisor == 0]
 
 
 def _problem_with_chunks(
@@ -89,9 +97,10 @@ def _problem_with_chunks(
     # too: what a running maximum passes on changes at the beginning alone.
     short = [multiple * time for time in RAGGED]
     long_first = [multiple * 256, multiple * 142, *reversed(short)]
-    sequences = [_whole_and_chunks(truth, contract, long_first)]
+    longest = longest_time_of(contract)
+    sequences = [_whole_and_chunks(truth, contract, _at_most(long_first, longest))]
     with contextlib.suppress(ExportError):  # a network may take no sequence that is so short
-        sequences.append(_whole_and_chunks(truth, contract, short))
+        sequences.append(_whole_and_chunks(truth, contract, _at_most(short, longest)))
 
     first_problem = None
     for masks in _possible_masks(contract):
@@ -104,6 +113,15 @@ def _problem_with_chunks(
             return None
         first_problem = first_problem or problem
     return f"measured: fed in chunks, {first_problem}"
+
+
+def _at_most(chunks: Sequence[int], longest: int) -> list[int]:
+    """Those chunks that make a sequence of no more steps than a call may have."""
+    fitting: list[int] = []
+    for chunk in chunks:
+        if sum(fitting) + chunk <= longest:
+            fitting.append(chunk)
+    return fitting
 
 
 def _whole_and_chunks(
@@ -163,13 +181,17 @@ def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
     """The largest number of future input steps that any output step depends on.
 
     Each of `multiple` steps in a row is changed. The first output step that differs then depends on
-    the changed one. A step of an output with half as many steps counts as two.
+    the changed one. A step of an output with half as many steps counts as two. Where a call cannot
+    have enough steps, the largest possible number is returned.
     """
     outputs = [spec for spec in contract.outputs if spec.time_axis is not None]
     if multiple == 1 or not outputs:
         return 0  # what is right in chunks of one step depends on no later one
 
-    time = multiple * 4
+    count = min(4, longest_time_of(contract) // multiple - 1)
+    if count < 2:  # a chunk depends on none of the next
+        return multiple - 1
+    time = multiple * count
     base = case_of(truth, contract, "whole", [time], 1, "zeros")
     unchanged = run_reference(truth, contract, base)
     source = case_of(truth, contract, "whole", [time + multiple], 1, "zeros")

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from stateport.axes import SIZE_LIMIT
 from stateport.contract import ArraySpec, Contract, resolve
 from stateport.parity.vectors import Case
 from stateport.validation import initial_state
@@ -25,9 +26,10 @@ RAGGED: Final = (1, 7, 2, 64, 3, 1, 1, 31, 5)
 CHAIN: Final = 2048
 
 
-def ragged_chunks(multiple: int) -> list[int]:
-    """Chunks of very different lengths, all multiples of a number of steps."""
-    return [length * multiple for length in RAGGED]
+def ragged_chunks(multiple: int, longest: int = SIZE_LIMIT) -> list[int]:
+    """Chunks of very different lengths, all multiples of a number of steps, and none too long."""
+    chunks = [length * multiple for length in RAGGED]
+    return [*filter(longest.__ge__, chunks)]
 
 
 def all_cases(network: Network, contract: Contract, beyond: Sequence[Case] = ()) -> Iterator[Case]:
@@ -84,13 +86,14 @@ def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Ite
     if not contract.streaming.ok:
         multiple = contract.step_multiple
         call = -(-max(8, shortest_time_of(contract)) // multiple) * multiple
+        call = min(call, longest_time_of(contract))
         yield case_of(network, contract, "chain of calls", [call] * (CHAIN // 8), batch)
         return
 
     has_time = "time" in network.example.axes
     step = contract.streaming.chunk_multiple if has_time else 1
     if has_time:
-        ragged = ragged_chunks(step)
+        ragged = ragged_chunks(step, longest_time_of(contract))
         yield case_of(network, contract, "step by step", [step] * 64, batch, through="stream")
         yield case_of(network, contract, "ragged chunks", ragged, batch, through="stream")
         yield case_of(network, contract, "ragged calls", ragged, batch)
@@ -98,15 +101,27 @@ def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Ite
 
 
 def usual_times(contract: Contract) -> list[int]:
-    """The lengths of whole sequences: multiples that chunks need, and none below the shortest."""
+    """The lengths of whole sequences: multiples that chunks need, from the shortest to the longest.
+
+    The longest takes the place of all that exceed it.
+    """
     multiple = contract.step_multiple
     missing = shortest_time_of(contract) - multiple
-    return [time * multiple + missing for time in TIMES]
+    longest = longest_time_of(contract)
+
+    times = [min(time * multiple + missing, longest) for time in TIMES]
+    return [*dict.fromkeys(times)]
 
 
 def shortest_time_of(contract: Contract) -> int:
     """The smallest number of steps in one call."""
     return max(dict(contract.minimums).get("time", 1), contract.step_multiple)
+
+
+def longest_time_of(contract: Contract) -> int:
+    """The largest number of steps in one call, of the multiples that a call may have."""
+    multiple = contract.step_multiple
+    return dict(contract.limits).get("time", SIZE_LIMIT) // multiple * multiple
 
 
 def case_at(network: Network, contract: Contract, sizes: Mapping[str, int]) -> Case:

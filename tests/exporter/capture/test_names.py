@@ -46,3 +46,24 @@ def test_a_part_that_is_called_network(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(load(tmp_path / "m.onnx")(x)[0], expected, atol=2e-6)
+
+
+class Listing(nn.Module):
+    """Returns lists under keys: of results, and of the states of a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
+        y, state = self.lstm(x)
+        return {"band": [y, y.relu()], "state": [*state]}
+
+
+def test_items_of_a_list_have_its_name_and_their_number(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Listing().eval()
+    contract = export(network, Spec("float32", "batch", "time", 3), tmp_path / "m.onnx").contract
+    names = [output.name for output in contract.outputs]
+    assert names == ["band_0", "band_1", "state_0", "state_1"]
+    assert [state.output for state in contract.states] == ["hn", "cn"]

@@ -33,3 +33,28 @@ def test_an_operator_of_an_extension_is_named(tmp_path: Path) -> None:
     example = Spec("float32", "batch", "time", 3)
     with pytest.raises(ExportError, match=r"that an extension in C\+\+ or CUDA brings.*twice"):
         export(Extension(), example, tmp_path / "m.onnx")
+
+
+class Box:
+    """Holds a tensor, as the caches of transformers do; PyTorch cannot look into it."""
+
+    def __init__(self, inside: Tensor) -> None:
+        self.inside = inside
+
+
+class Boxing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 3, batch_first=True)
+
+    def forward(self, x: Tensor, use_cache: bool = True) -> Any:
+        y, state = self.gru(x)
+        return (y, Box(state)) if use_cache else y
+
+
+def test_a_container_that_pytorch_does_not_know_is_named(tmp_path: Path) -> None:
+    x = Spec("float32", "batch", "time", 3)
+    with pytest.raises(ExportError, match=r"Boxing returns a Box, .*use_cache=False.*Or register"):
+        export(Boxing(), {"x": x}, tmp_path / "m.onnx")
+    contract = export(Boxing(), {"x": x, "use_cache": False}, tmp_path / "m.onnx").contract
+    assert [state.input for state in contract.states] == ["h0"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 import stateport
 from stateport.parity.engine_report import EngineReport
 from stateport_exporter import export
-from stateport_exporter.capture.torch_export import with_named_axes
+from stateport_exporter.capture.torch_export import torch_export, with_named_axes
 
 
 class StepByStep(nn.Module):
@@ -109,3 +110,17 @@ def test_an_assertion_of_the_network_is_not_taken_for_pytorchs() -> None:
 
     with pytest.raises(AssertionError, match="of the network"):
         with_named_axes(["batch"], fails)
+
+
+def test_an_error_inside_a_vmap_leaves_none_open() -> None:
+    functorch: Any = torch._C._functorch
+    depth = functorch.get_dynamic_layer_stack_depth()
+
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            functorch._vmap_increment_nesting(len(x), "error")
+            raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        torch_export(Failing(), (torch.zeros(2, 3),), None)
+    assert functorch.get_dynamic_layer_stack_depth() == depth

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from models.lstm import ReferenceLSTM
-from stateport_exporter import ExportError, export
+from stateport import FileError
+from stateport_exporter import ExportError, add_contract, export, lift, quantize
 from stateport_exporter.layers import gru, lstm
 
 
@@ -30,3 +31,19 @@ def test_a_good_file_comes_with_its_report(tmp_path: Path) -> None:
     assert report is not None
     assert report.passed
     assert gru._ORDER == (1, 0, 2)  # z, r, h from PyTorch's r, z, n
+
+
+@pytest.mark.parametrize("name", ["m.txt", "m", "m.ONNX", "m.onnx.txt", ".onnx"])
+def test_a_model_file_ends_in_onnx(tmp_path: Path, name: str) -> None:
+    module = ReferenceLSTM()
+    source = export(module, module.example_inputs, tmp_path / "source.onnx").path
+    before = sorted(tmp_path.iterdir())
+
+    target = tmp_path / name
+    refusal = pytest.raises(FileError, match="a model is an ONNX file")
+    with refusal:
+        export(module, module.example_inputs, target)
+    for command in (lift, add_contract, quantize):
+        with refusal:
+            command(source, target)
+    assert sorted(tmp_path.iterdir()) == before

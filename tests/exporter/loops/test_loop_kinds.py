@@ -117,6 +117,27 @@ class KeptAxis(Net):
         return torch.stack(hs, 1).squeeze(2)
 
 
+class ColumnOfTheResult(Net):
+    """What a step gives is a column, [:, :, 0], of which one part is stacked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        outer = x[..., None] * self.head(x)[:, :, None]
+        state, ys = x.new_zeros(x.shape[0], 4, 2), []
+        for t in range(x.shape[1]):
+            state = 0.5 * state + outer[:, t]
+            ys.append((state @ x[:, t, :2, None])[:, :, 0])
+        return torch.stack(ys, -1)
+
+
+class CornerOfTheResult(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        state, ys = x.new_zeros(x.shape[0], 4, 2), []
+        for t in range(x.shape[1]):
+            state = 0.5 * state + x[:, t, :, None]
+            ys.append(state[:, 1:2][..., 0])
+        return torch.cat(ys, 1)
+
+
 class BehindConstantRows(Net):
     def forward(self, x: Tensor) -> Tensor:
         h = x.new_zeros(x.shape[0], 4)
@@ -183,6 +204,8 @@ def rolled(network: nn.Module) -> nn.Module:
         InOneTensor(),
         LastOfAStack(),
         KeptAxis(),
+        ColumnOfTheResult(),
+        CornerOfTheResult(),
         BehindConstantRows(),
         FirstStepBefore(),
     ],

@@ -570,6 +570,34 @@ def test_an_export_leaves_what_the_network_changes_as_it_was(tmp_path: Path) -> 
     assert not {"len", "sum", "range"} & globals().keys()
 
 
+class OnDemand(dict[str, str]):
+    """A dict whose items are imported when they are asked for, if they are installed."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise ImportError(f"{super().__getitem__(key)} is not installed")
+
+    def values(self) -> Any:
+        return [self[key] for key in self]
+
+    def __iter__(self) -> Any:
+        raise ImportError("nothing is installed")
+
+
+KINDS = OnDemand(plain="plain_layers")
+
+
+def _on_demand(self: Any, y: Tensor) -> Any:
+    return y if "plain" in KINDS else -y
+
+
+def test_containers_of_the_authors_own_are_not_made_to_compute(tmp_path: Path) -> None:
+    network: Any = _network(_on_demand)
+    network.kinds = KINDS
+    report = export(network, (X,), tmp_path / "m.onnx").report
+    assert report is not None
+    assert report.passed
+
+
 def test_modules_without_a_file_are_no_authors() -> None:
     assert not is_authors("")
 

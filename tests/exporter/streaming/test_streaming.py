@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -287,3 +288,32 @@ def test_a_sequence_does_not_go_on_behind_steps_that_were_left_out(
         with pytest.raises(stateport.StateError, match=says):
             use()
     assert not list(tmp_path.iterdir())
+
+
+class PaddedByBuffers(nn.Module):
+    """Sizes of paddings are buffers, computed as those of EnCodec's convolutions are."""
+
+    left: Any  # tensors, which F.pad takes where its types say int
+    stride: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frames = nn.Conv1d(4, 4, 4, stride=2)
+        self.register_buffer("left", torch.tensor(2))
+        self.register_buffer("stride", torch.tensor(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time = x.shape[-1]
+        count = torch.ceil(time / self.stride).to(torch.int64)
+        right = count * self.stride - time
+        result: Tensor = self.frames(nn.functional.pad(x, (self.left, right)))
+        return result
+
+
+def test_paddings_that_are_buffers_carry_steps(tmp_path: Path) -> None:
+    spec = Spec("float32", "batch", 4, "time")
+    result = export(PaddedByBuffers().eval(), spec, tmp_path / "m.onnx")
+    assert [state.shape for state in result.contract.states] == [("batch", 4, 2)]
+    assert result.contract.streaming.chunk_multiple == 2
+    check_chunks(result.path)
