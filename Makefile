@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check javascript compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
+.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -84,6 +84,15 @@ $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	    -e 'runtime[cpu,ray]' -e exporter hypothesis pytest
 	touch $@
 
+javascript: $(READY)  ## build and test the npm package, and the engine ort-node
+	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(100 * major + +minor < 2019 ? 1 : 0)' || { \
+	    echo "make javascript needs Node 20.19 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || { \
+	    echo "make javascript needs Chromium (Debian: apt install chromium)" >&2; exit 1; }
+	cd javascript && npm ci --no-audit --no-fund
+	cd javascript && npm run build && npm run types && npm run check && npm test
+	$(BIN)/python -m pytest tests/javascript
+
 fuzz: $(READY)       ## 500 random networks and graphs, and 20,000 malformed files of each format
 	STATEPORT_FUZZ=500 $(BIN)/python -m pytest tests/exporter/test_random_networks.py tests/exporter/test_random_blocks.py tests/exporter/test_random_graphs.py
 	STATEPORT_FUZZ_FILES=20000 $(BIN)/python -m pytest $(SPREAD) tests/fuzz
@@ -123,12 +132,6 @@ wheel-check: wheels  ## run the reference and the pytest plugin from the wheels,
 	$(BIN)/python -m demo.wheel_check
 	$(BIN)/python -m demo.plugin_check
 
-# Python exports the files that Node runs, and judges what comes back.
-javascript: $(READY)  ## build the npm package and run its tests; needs Node 20.19 or newer
-	@command -v npm > /dev/null || { echo "Node is missing: install Node 20.19 or newer with npm (https://nodejs.org; Debian: apt install nodejs npm)."; exit 1; }
-	cd javascript && npm ci --no-audit --no-fund && npm run types && npm run build
-	cd javascript && STATEPORT_PYTHON=$(abspath $(BIN)/python) OMP_NUM_THREADS=1 npm test
-
 compat: wheels       ## try the lowest and the newest versions that pyproject.toml promises, in clean environments
 	$(BIN)/python -m compat
 
@@ -163,4 +166,4 @@ patterns: $(READY)   ## try every pattern on both exporters and rewrite the tabl
 	$(BIN)/python -m benchmarks.patterns
 
 clean:               ## remove everything that was made
-	rm -rf javascript/node_modules javascript/dist $(VENV) $(THIRD_PARTY) $(TRITON) $(RAY) $(SERVERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(THIRD_PARTY) $(TRITON) $(RAY) $(SERVERS) build dist javascript/node_modules javascript/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

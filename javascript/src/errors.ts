@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The errors that stateport throws, with the names and the words of the Python package. */
+/** The errors, in one tree: those of the Python package, with the same words. */
 
-import { printable } from "./text.js";
+import { printable } from "./words.ts";
 
+/** The longest message, in characters. An engine may quote any part of a file. */
 const LONGEST = 4000;
 const LONGEST_QUOTE = 600;
 
@@ -50,7 +51,7 @@ export class EngineUnavailable extends EngineError {
   override name = "EngineUnavailable";
 }
 
-/** The message of an error from other code, on one line. */
+/** The message of a value that other code threw, on one line. */
 export function reasonOf(error: unknown): string {
   const text = error instanceof Error ? error.message : String(error);
   return shortened(text.trim().replace(/\s+/g, " "), LONGEST_QUOTE);

@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Runs the recurrent networks that `stateport export` wrote, in Node and in the browser. */
+/** Runs the recurrent networks that `stateport export` wrote, with their state in your hands. */
 
 export { Tensor } from "onnxruntime-common";
-export type { Axis } from "./arrays.js";
-export type { ArraySpec, Contract, StateSpec, Streaming } from "./contract.js";
-export type { EngineName } from "./engine.js";
+
+export type {
+  ArraySpec,
+  Axis,
+  Contract,
+  StateSpec,
+  Streaming,
+} from "./contract.ts";
+export type { EngineOptions, Runtime } from "./engines.ts";
 export {
   ContractError,
   EngineError,
@@ -14,9 +20,9 @@ export {
   StateError,
   StateportError,
   StreamingError,
-} from "./errors.js";
-export { type LoadOptions, load } from "./load.js";
-export type { Model, Outputs, Result } from "./model.js";
-export { State } from "./state.js";
-export type { Stream } from "./stream.js";
-export type { Inputs } from "./validation.js";
+} from "./errors.ts";
+export { load, type Source } from "./load.ts";
+export type { Answer, Model } from "./model.ts";
+export { State } from "./state.ts";
+export type { Stream } from "./stream.ts";
+export type { ArrayLike } from "./tensor.ts";

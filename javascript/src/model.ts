@@ -1,58 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
-/** The model: one loaded network, `(inputs, state) -> (outputs, state)`. */
+/** The model: one loaded network, `(inputs, state) -> (outputs, state)`, which never changes. */
 
 import type { Tensor } from "onnxruntime-common";
-import { own } from "./arrays.js";
-import type { ArraySpec, Contract, StateSpec } from "./contract.js";
-import { type Engine, checkSame } from "./engine.js";
-import { InputError, StateportError } from "./errors.js";
-import { type State, adopt, arraysOf } from "./state.js";
-import { Stream } from "./stream.js";
-import { type Call, type Inputs, checkInputs, checkState, initialState } from "./validation.js";
 
-/** The arrays that a call returned, by name. */
-export type Outputs = Record<string, Tensor>;
-/** The outputs of a call by name, and under `state` what the next call takes. */
-export type Result = Outputs & { state: State };
+import { type ArraySpec, type Contract, type StateSpec, stateOutputs } from "./contract.ts";
+import type { Engine } from "./engines.ts";
+import { EngineError, StateportError } from "./errors.ts";
+import { adopted, arraysOf, type State } from "./state.ts";
+import { Stream } from "./stream.ts";
+import { type ArrayLike, isAlike, own } from "./tensor.ts";
+import {
+  type Call,
+  checkInputs,
+  checkState,
+  initialState,
+  type Inputs,
+  type Sizes,
+} from "./validation.ts";
+import { describe, quoted } from "./words.ts";
 
-/** One loaded network. A call returns the next state; the model itself does not change. */
+/** What one call returns. */
+export interface Answer {
+  outputs: Record<string, Tensor>;
+  state: State;
+}
+
+const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for("Symbol.dispose");
+const asyncDisposeSymbol: typeof Symbol.asyncDispose =
+  Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose");
+
+/** One loaded network. Calls do not change it, and may overlap. Make one with `load`. */
 export class Model {
-  readonly #contract: Contract;
+  /** What the file promises. */
+  readonly contract: Contract;
   readonly #engine: Engine;
-  readonly #initial: ReadonlyMap<string, Tensor>;
-  readonly #outputs: string[];
-  #released: Promise<void> | undefined;
-  readonly #running = new Set<Promise<unknown>>();
+  readonly #initial: ReadonlyMap<string, ArrayLike>;
+  readonly #names: readonly string[];
 
-  /** Use `load`. */
-  constructor(contract: Contract, engine: Engine, initial: ReadonlyMap<string, Tensor>) {
-    this.#contract = contract;
+  /** @internal */
+  constructor(contract: Contract, engine: Engine, initial: ReadonlyMap<string, ArrayLike>) {
+    this.contract = contract;
     this.#engine = engine;
     this.#initial = initial;
-    this.#outputs = [...contract.outputs.map((s) => s.name), ...contract.states.map((s) => s.output)];
-  }
-
-  /** What the file promises. */
-  get contract(): Contract {
-    return this.#contract;
+    this.#names = [...contract.outputs, ...stateOutputs(contract)].map((spec) => spec.name);
   }
 
   /** The inputs that are not states. */
   get inputs(): readonly ArraySpec[] {
-    return this.#contract.inputs;
+    return this.contract.inputs;
   }
 
   /** The outputs that are not states. */
   get outputs(): readonly ArraySpec[] {
-    return this.#contract.outputs;
+    return this.contract.outputs;
   }
 
   /** The pairs of an input and an output that are states. */
   get states(): readonly StateSpec[] {
-    return this.#contract.states;
+    return this.contract.states;
   }
 
-  /** "ort-node" or "ort-web". */
+  /** The name of the engine that executes the graph: "ort-node" or "ort-web". */
   get engine(): string {
     return this.#engine.name;
   }
@@ -63,80 +71,95 @@ export class Model {
   }
 
   /**
-   * Calls the network.
+   * Calls the network: `const { y, state } = await model.run({ x }, before)`.
    *
-   * @param inputs - tensors by name, with the dtypes and shapes of the contract.
-   * @param state - the state to start from; by default the initial state of a sequence.
-   * @returns the outputs by name, and the next state as `state`.
+   * @param inputs the inputs by name. They are copied at once, so that their memory can be used again.
+   * @param state the state to start from; by default the initial state of a sequence.
+   * @returns the outputs by name and, as `state`, the state after the last step.
+   * @throws InputError an input does not fit the contract.
+   * @throws StateError the state does not fit the contract or the inputs.
+   * @throws EngineError the engine failed.
    */
-  async run(inputs: Inputs, state?: State): Promise<Result> {
-    if (this.#contract.outputs.some(({ name }) => name === "state")) {
-      throw new InputError(
-        "The network has an output 'state', the name under which run returns the next state. Use " +
-          "call(inputs, state), which returns {outputs, state}.",
+  async run(
+    inputs: Inputs,
+    state?: State,
+  ): Promise<Record<string, Tensor> & { state: State }> {
+    if (this.outputs.some((spec) => spec.name === "state")) {
+      throw new StateportError(
+        "The network has an output 'state', which run would return under the name of its state. " +
+          "Say const { outputs, state } = await model.call(inputs, state).",
       );
     }
-    const result = await this.call(inputs, state);
-    return Object.assign(result.outputs, { state: result.state }) as Result;
+    const answer = await this.call(inputs, state);
+    return { ...answer.outputs, state: answer.state } as never;
   }
 
-  /** As `run`, with the outputs apart from the state. */
-  async call(inputs: Inputs, state?: State): Promise<{ outputs: Outputs; state: State }> {
-    const call = checkInputs(this.#contract, inputs);
-    if (state === undefined || state === null) {
-      return this.#step(call, initialState(this.#contract, this.#initial, call.sizes));
-    }
-    checkState(this.#contract, state, call.sizes);
-    return this.#step(call, state);
+  /** As `run`, with the outputs in an object of their own. */
+  async call(inputs: Inputs, state?: State): Promise<Answer> {
+    const call = checkInputs(this.contract, inputs);
+    if (state !== undefined && state !== null) checkState(this.contract, state, call.sizes);
+    return this.checkedCall(call, state ?? this.firstState(call.sizes));
   }
 
-  /** A new sequence that holds its state itself, and starts from the initial state. */
+  /**
+   * A new sequence that holds its state itself.
+   *
+   * @throws StreamingError the contract says that this network cannot stream.
+   */
   stream(): Stream {
-    return new Stream(this.#contract, this.#initial, (call, state) => this.#step(call, state));
+    return new Stream(this);
   }
 
-  /** Frees the network, as soon as the calls that run have ended. */
+  /** Frees what the engine holds, once the calls that run have ended. */
   dispose(): Promise<void> {
-    this.#released ??= Promise.allSettled(this.#running).then(() => this.#engine.release());
-    return this.#released;
+    return this.#engine.dispose();
   }
 
-  async #step(call: Call, state: State): Promise<{ outputs: Outputs; state: State }> {
-    if (this.#released) {
-      throw new StateportError("The model was disposed of, so that it cannot run. Load it again.");
-    }
+  [disposeSymbol](): void {
+    void this.dispose();
+  }
 
-    const arrays = arraysOf(state);
-    const running = this.#engine.run(new Map([...call.arrays, ...arrays]), this.#outputs);
-    this.#running.add(running);
-    let results: Map<string, Tensor>;
-    try {
-      results = await running;
-    } finally {
-      this.#running.delete(running);
-    }
+  [asyncDisposeSymbol](): Promise<void> {
+    return this.dispose();
+  }
 
-    const next = new Map<string, Tensor>();
-    for (const { input, output } of this.#contract.states) {
-      const value = results.get(output) as Tensor;
-      checkSame(this.#engine, output, value, arrays.get(input) as Tensor);
+  /** @internal The initial state of a sequence. */
+  firstState(sizes: Sizes): State {
+    return initialState(this.contract, this.#initial, sizes);
+  }
+
+  /** @internal A call with inputs and a state that are checked. */
+  async checkedCall({ arrays, sizes }: Call, state: State): Promise<Answer> {
+    const before = arraysOf(state);
+    const feeds: Record<string, ArrayLike> = Object.create(null);
+    for (const [name, array] of arrays) feeds[name] = array;
+    for (const [name, array] of before) feeds[name] = array;
+    const results = await this.#engine.run(feeds, this.#names);
+
+    const { outputs, states, streaming } = this.contract;
+    const next = new Map<string, ArrayLike>();
+    for (const { input, output } of states) {
+      const value = this.#given(results, output);
+      this.#checkAlike(output, value, before.get(input)!);
       next.set(input, value);
     }
-    const outputs: Outputs = Object.create(null);
-    for (const { name } of this.#contract.outputs) outputs[name] = own(results.get(name) as Tensor);
-    const leftover = (call.sizes.get("time") ?? 0) % this.#contract.streaming.multiple;
-    return { outputs, state: adopt(next, leftover) };
+    const leftover = (sizes.get("time") ?? 0) % streaming.chunkMultiple;
+    const named: Record<string, Tensor> = Object.create(null);
+    for (const { name } of outputs) named[name] = own(this.#given(results, name));
+    return { outputs: named, state: adopted(next, leftover) };
   }
-}
 
-export interface Model extends Disposable, AsyncDisposable {}
+  #given(results: Readonly<Record<string, ArrayLike>>, name: string): ArrayLike {
+    if (Object.hasOwn(results, name)) return results[name]!;
+    throw new EngineError(`${this.engine} gave no ${name}; it was asked for.`);
+  }
 
-disposable(Model);
-disposable(Stream);
-
-/** `using` and `await using`, where the platform has them. */
-function disposable(kind: { prototype: { dispose(): unknown } }): void {
-  for (const symbol of [Symbol.dispose, Symbol.asyncDispose]) {
-    if (symbol) Object.defineProperty(kind.prototype, symbol, { value: kind.prototype.dispose });
+  /** Refuses a state of another dtype or shape than the one that went in. */
+  #checkAlike(name: string, actual: ArrayLike, promised: ArrayLike): void {
+    if (isAlike(actual, promised)) return;
+    throw new EngineError(
+      `${this.engine} gave ${describe(actual.type, actual.dims)} for ${quoted(name)}, where ` +
+        `${describe(promised.type, promised.dims)} was promised.`,
+    );
   }
 }

@@ -2,9 +2,9 @@
 /** Protocol Buffers' wire format, with every length checked against the bytes that are there. */
 
 /** The bytes do not follow the format. */
-export class MalformedError extends Error {}
+export class Malformed extends Error {}
 
-/** The value of a field: a number, or the bytes of a text or a message. */
+/** The value of one field: a number, or the bytes of a text or a message. */
 export type Value = number | bigint | Uint8Array;
 
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -12,15 +12,15 @@ const MOST_BYTES = 10;
 /** The bytes of a number that fit into a double without loss. */
 const EXACT_BYTES = 7;
 
-/** The fields of one message, in order, as (number, value) pairs. */
-export function* fields(data: Uint8Array): Generator<[number, Value]> {
+/** The fields of one message, in order. */
+export function* fields(data: Uint8Array): Generator<[number: number, value: Value]> {
   let at = 0;
   while (at < data.length) {
     let key: number | bigint;
     [key, at] = varint(data, at);
-    const wire = Number(BigInt(key) & 7n);
+    if (key < 8) throw new Malformed("a field has the number zero");
     const number = Math.floor(Number(key) / 8);
-    if (number < 1) throw new MalformedError("a field has the number zero");
+    const wire = Number(BigInt(key) & 7n);
 
     // The value is the number itself, or the length of the bytes that follow.
     let value: number | bigint = wire === 1 ? 8 : 4;
@@ -30,81 +30,72 @@ export function* fields(data: Uint8Array): Generator<[number, Value]> {
       continue;
     }
 
-    if (wire > 2 && wire !== 5) {
-      throw new MalformedError(`a field has the unknown wire type ${wire}`);
-    }
+    if (wire > 2 && wire !== 5) throw new Malformed(`a field has the unknown wire type ${wire}`);
     const left = data.length - at;
     if (value > left) {
-      throw new MalformedError(`a field claims ${value} bytes where ${left} are left`);
+      throw new Malformed(`a field claims ${value} bytes where ${left} are left`);
     }
-    const start = at;
-    at += Number(value);
-    yield [number, data.subarray(start, at)];
+    const end = at + Number(value);
+    yield [number, data.subarray(at, end)];
+    at = end;
   }
-}
-
-/** The number at a position, and the position after it. */
-function varint(data: Uint8Array, at: number): [number | bigint, number] {
-  let low = 0;
-  let high = 0n;
-  for (let i = 0; i < MOST_BYTES; i++) {
-    const byte = data[at + i];
-    if (byte === undefined) break;
-
-    if (i < EXACT_BYTES) low += (byte & 0x7f) * 2 ** (7 * i);
-    else high |= BigInt(byte & 0x7f) << BigInt(7 * i);
-    if (byte < 0x80) {
-      const value = high ? BigInt.asUintN(64, high | BigInt(low)) : low;
-      return [value, at + i + 1];
-    }
-  }
-  throw new MalformedError("a number does not end, or is too long");
 }
 
 /** The bytes of a field that is a text or a message. */
-export function bytesOf(value: Value): Uint8Array {
+export function bytes(value: Value): Uint8Array {
   if (value instanceof Uint8Array) return value;
-  throw new MalformedError("a number is where a text or a message should be");
+  throw new Malformed("a number is where a text or a message should be");
 }
 
 /** A field as a signed integer of 64 bits; beyond 2**53 it is rounded. */
-export function intOf(value: Value): number {
-  if (typeof value === "number") return value;
-  if (typeof value === "bigint") return Number(BigInt.asIntN(64, value));
-  throw new MalformedError("a message is where a number should be");
+export function integer(value: Value): number {
+  if (value instanceof Uint8Array) throw new Malformed("a message is where a number should be");
+  return typeof value === "number" ? value : Number(BigInt.asIntN(64, value));
 }
 
 /** A field as a text. */
-export function textOf(value: Value): string {
-  const bytes = bytesOf(value);
+export function text(value: Value): string {
+  const content = bytes(value);
   try {
-    return UTF8.decode(bytes);
+    return UTF8.decode(content);
   } catch {
-    throw new MalformedError("a name is not UTF-8");
+    throw new Malformed("a name is not UTF-8");
   }
 }
 
-/** The integers of one field of a repeated integer, packed or not; of many the first `most`. */
-export function intsOf(value: Value, most: number): number[] {
-  if (!(value instanceof Uint8Array)) return [intOf(value)];
-
+/** The integers of one field: one, or several that are packed, of which the first are read. */
+export function integers(value: Value, most: number): number[] {
+  if (!(value instanceof Uint8Array)) return [integer(value)];
   const numbers: number[] = [];
-  let at = 0;
-  while (at < value.length && numbers.length < most) {
+  for (let at = 0; at < value.length && numbers.length < most; ) {
     let number: number | bigint;
     [number, at] = varint(value, at);
-    numbers.push(intOf(number));
+    numbers.push(integer(number));
   }
   return numbers;
 }
 
 /** The key and the value of a StringStringEntryProto. */
-export function entryOf(value: Value): [string, string] {
-  let key = "";
-  let text = "";
-  for (const [number, content] of fields(bytesOf(value))) {
-    if (number === 1) key = textOf(content);
-    else if (number === 2) text = textOf(content);
+export function entry(value: Value): [key: string, text: string] {
+  const pair: [string, string] = ["", ""];
+  for (const [number, content] of fields(bytes(value))) {
+    if (number === 1 || number === 2) pair[number - 1] = text(content);
   }
-  return [key, text];
+  return pair;
+}
+
+/** The number at a position, and the position after it. */
+function varint(data: Uint8Array, at: number): [number: number | bigint, next: number] {
+  let low = 0;
+  let high = 0n;
+  for (let position = 0; position < MOST_BYTES && at + position < data.length; position++) {
+    const byte = data[at + position]!;
+    if (position < EXACT_BYTES) low += (byte & 0x7f) * 2 ** (7 * position);
+    else high |= BigInt(byte & 0x7f) << BigInt(7 * position);
+    if (byte < 0x80) {
+      const value = high ? BigInt.asUintN(64, high | BigInt(low)) : low;
+      return [value, at + position + 1];
+    }
+  }
+  throw new Malformed("a number does not end, or is too long");
 }

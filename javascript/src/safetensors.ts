@@ -1,156 +1,153 @@
 // SPDX-License-Identifier: Apache-2.0
-/** safetensors: a length, a JSON header, and the bytes of the arrays. */
+/** The format of saved states: a length, a JSON header, and the bytes of the arrays. */
 
 import type { Tensor } from "onnxruntime-common";
+
+import { FileError, reasonOf } from "./errors.ts";
+import { isObject, MOST_JSON, parseJson } from "./json.ts";
 import {
-  DTYPE_ORDER,
-  bytesIn,
-  dtypeOf,
+  type ArrayLike,
+  BY_SAFETENSORS,
+  bytesOf,
+  DTYPE_NAMES,
+  elements,
   fromBytes,
   itemSize,
-  product,
-  safeName,
+  safetensorsName,
   shapeProblem,
-} from "./arrays.js";
-import { FileError } from "./errors.js";
-import { MOST_JSON, parseJson } from "./json.js";
-import { shown } from "./text.js";
-
-type Arrays = ReadonlyMap<string, Tensor>;
-type Texts = Readonly<Record<string, string>>;
+} from "./tensor.ts";
+import { byCodePoint, shown } from "./words.ts";
 
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** The content of a safetensors file; the same arrays give the same bytes as in Python. */
-export function writeArrays(arrays: Arrays, metadata: Texts): Uint8Array {
-  const header = new Map<string, unknown>([["__metadata__", metadata]]);
-  const parts: Uint8Array[] = [];
+/** The content of a safetensors file; byte by byte what the safetensors library writes. */
+export function write(
+  arrays: ReadonlyMap<string, ArrayLike>,
+  metadata: Readonly<Record<string, string>>,
+): Uint8Array {
+  // The library puts large dtypes first, so that all arrays are aligned.
+  const rank = ({ type }: ArrayLike) => DTYPE_NAMES.indexOf(type);
+  const ordered = [...arrays].sort(
+    ([a, left], [b, right]) => rank(right) - rank(left) || byCodePoint(a, b),
+  );
+
+  // Not one object: it would put names that look like numbers first.
+  const entries = [`"__metadata__":${JSON.stringify(metadata)}`];
   let end = 0;
-  for (const [name, tensor] of inOrder(arrays)) {
-    const bytes = bytesIn(tensor);
+  for (const [name, { type, dims, data }] of ordered) {
     const start = end;
-    end += bytes.length;
-    parts.push(bytes);
-    const { type, dims } = tensor;
-    header.set(name, { dtype: safeName(type), shape: dims, data_offsets: [start, end] });
+    end += (data as ArrayBufferView).byteLength;
+    const entry = { dtype: safetensorsName(type), shape: dims, data_offsets: [start, end] };
+    entries.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
   }
 
-  // Written entry by entry: an object would put names such as "0" first.
-  const entries = [...header].map(([key, entry]) => `${JSON.stringify(key)}:${JSON.stringify(entry)}`);
-  const text = new TextEncoder().encode(`{${entries.join()}}`);
-  const length = Math.ceil(text.length / 8) * 8;
+  const header = new TextEncoder().encode(`{${entries.join(",")}}`);
+  const length = Math.ceil(header.length / 8) * 8;
   const content = new Uint8Array(8 + length + end).fill(0x20, 8, 8 + length);
   new DataView(content.buffer).setBigUint64(0, BigInt(length), true);
-  content.set(text, 8);
+  content.set(header, 8);
   let at = 8 + length;
-  for (const part of parts) {
-    content.set(part, at);
-    at += part.length;
+  for (const [, array] of ordered) {
+    content.set(bytesOf(array), at);
+    at += (array.data as ArrayBufferView).byteLength;
   }
   return content;
 }
 
-/** Larger elements first, then by the bytes of the names. */
-function inOrder(arrays: Arrays): [string, Tensor][] {
-  const rank = ([, { type }]: [string, Tensor]): number => DTYPE_ORDER.indexOf(type);
-  return [...arrays].sort((a, b) => rank(a) - rank(b) || byCodePoint(a[0], b[0]));
-}
-
-function byCodePoint(a: string, b: string): number {
-  const [left, right] = [[...a], [...b]];
-  for (let i = 0; i < left.length && i < right.length; i++) {
-    const difference =
-      (left[i]?.codePointAt(0) as number) - (right[i]?.codePointAt(0) as number);
-    if (difference) return difference;
-  }
-  return left.length - right.length;
-}
-
-/** The arrays and the metadata in the content of a safetensors file. */
-export function readArrays(content: Uint8Array, source: string): [Map<string, Tensor>, Texts] {
-  const [entries, metadata, body] = readHeader(content, source);
-  const arrays = new Map<string, Tensor>();
-  let end = 0;
-  for (const { name, dtype, shape, offsets } of entries) {
-    const known = dtypeOf(dtype, name, source);
-    const [start, stop] = offsets;
-    if (start !== end || stop < start) {
-      throw notSafe(source, `Error while deserializing: invalid offset for tensor \`${name}\``);
-    }
-    if (stop - start !== product(shape) * itemSize(known)) {
-      throw notSafe(
-        source,
-        "Error while deserializing: invalid shape, data type, or offset for tensor",
-      );
-    }
-    if (stop <= body.length) arrays.set(name, fromBytes(known, shape, body.subarray(start, stop)));
-    end = stop;
-  }
-  if (end !== body.length) {
-    throw notSafe(
-      source,
-      "Error while deserializing: incomplete metadata, file not fully covered",
-    );
-  }
-  return [arrays, metadata];
-}
-
+/** One array in the header. */
 interface Entry {
   name: string;
   dtype: string;
   shape: number[];
-  offsets: [number, number];
+  start: number;
+  end: number;
 }
 
-function readHeader(content: Uint8Array, source: string): [Entry[], Texts, Uint8Array] {
+/**
+ * The arrays and the metadata in the content of a safetensors file.
+ *
+ * @param source what the content is, as the subject of a message.
+ * @throws FileError it is no safetensors file, or is cut off.
+ */
+export function read(
+  content: Uint8Array,
+  source: string,
+): { arrays: Map<string, Tensor>; metadata: Record<string, unknown> } {
+  const [header, body] = split(content, source);
+  try {
+    const { __metadata__: metadata = {}, ...others } = header;
+    if (!isObject(metadata) || Object.values(metadata).some((text) => typeof text !== "string")) {
+      throw new Error("the metadata are no texts");
+    }
+    const entries = Object.entries(others).map(([name, entry]) => readEntry(name, entry));
+    entries.sort((a, b) => a.start - b.start || a.end - b.end);
+    return { arrays: readArrays(entries, body, source), metadata };
+  } catch (error) {
+    if (error instanceof FileError) throw error;
+    throw refusal(source, `in its header, ${reasonOf(error)}`);
+  }
+}
+
+/** The header, and the bytes behind it. */
+function split(content: Uint8Array, source: string): [Record<string, unknown>, Uint8Array] {
   let length = 0n;
-  for (let i = 0; i < 8; i++) length |= BigInt(content[i] ?? 0) << BigInt(8 * i);
+  for (let at = 0; at < 8; at++) length |= BigInt(content[at] ?? 0) << BigInt(8 * at);
   if (length > MOST_JSON) {
     throw new FileError(
       `${source} is not a safetensors file: its header claims to have ${length} bytes.`,
     );
   }
-
   const end = 8 + Number(length);
   try {
     const document = parseJson(UTF8.decode(content.subarray(8, end)));
-    return [...parseHeader(document), content.subarray(end)];
+    if (!isObject(document)) throw new Error("there is no object");
+    return [document, content.subarray(end)];
   } catch (error) {
-    throw notSafe(source, `in its header, ${(error as Error).message}`);
+    throw refusal(source, `in its header, ${reasonOf(error)}`);
   }
 }
 
-function parseHeader(document: unknown): [Entry[], Texts] {
-  if (!isObject(document)) throw new Error("there is no object");
-
-  const { __metadata__: metadata = {}, ...rest } = document;
-  if (!isObject(metadata) || Object.values(metadata).some((text) => typeof text !== "string")) {
-    throw new Error("the metadata are no texts");
-  }
-  const entries = Object.entries(rest).map(([name, entry]) => parseEntry(name, entry));
-  entries.sort((a, b) => a.offsets[0] - b.offsets[0] || a.offsets[1] - b.offsets[1]);
-  return [entries, metadata as Texts];
-}
-
-function parseEntry(name: string, entry: unknown): Entry {
+function readEntry(name: string, entry: unknown): Entry {
   if (!isObject(entry)) throw new Error(`${shown(name)} is no object`);
-
-  const { dtype, shape, data_offsets: offsets } = entry;
+  const { dtype, shape, data_offsets: span } = entry;
   if (typeof dtype !== "string" || !Array.isArray(shape)) {
     throw new Error(`${shown(name)} has no dtype and shape`);
   }
   const problem = shapeProblem(shape);
   if (problem) throw new Error(`${shown(name)} has ${problem}`);
-  if (!Array.isArray(offsets) || offsets.length !== 2 || shapeProblem(offsets)) {
+  if (!Array.isArray(span) || span.length !== 2 || shapeProblem(span)) {
     throw new Error(`${shown(name)} has no data_offsets`);
   }
-  return { name, dtype, shape, offsets: offsets as [number, number] };
+  return { name, dtype, shape, start: span[0], end: span[1] };
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+/** The arrays, which lie one behind the other; the words are those of the safetensors library. */
+function readArrays(entries: Entry[], body: Uint8Array, source: string): Map<string, Tensor> {
+  const arrays = new Map<string, Tensor>();
+  let at = 0;
+  for (const { name, dtype, shape, start, end } of entries) {
+    const known = BY_SAFETENSORS.get(dtype);
+    if (!known) {
+      throw new FileError(
+        `${source} holds ${shown(name)} as ${shown(dtype)}, which NumPy has no numbers for; BOOL, ` +
+          "U8, I8, U16, I16, U32, I32, U64, I64, F16, F32, F64 are read.",
+      );
+    }
+    if (start !== at || end < start) throw broken(source, `invalid offset for tensor \`${name}\``);
+    if (end - start !== elements(shape) * itemSize(known)) {
+      throw broken(source, "invalid shape, data type, or offset for tensor");
+    }
+    if (end <= body.length) arrays.set(name, fromBytes(known, body.subarray(start, end), shape));
+    at = end;
+  }
+  if (at !== body.length) throw broken(source, "incomplete metadata, file not fully covered");
+  return arrays;
 }
 
-function notSafe(source: string, reason: string): FileError {
+function broken(source: string, reason: string): FileError {
+  return refusal(source, `Error while deserializing: ${reason}`);
+}
+
+function refusal(source: string, reason: string): FileError {
   return new FileError(`${source} is not a safetensors file: ${reason}.`);
 }

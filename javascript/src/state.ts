@@ -2,49 +2,57 @@
 /** The state: the named arrays that one call returns and the next one takes. */
 
 import type { Tensor } from "onnxruntime-common";
-import { bytesIn, copied, describe, isDtype, isTensor, sameShape } from "./arrays.js";
-import { FileError, StateError } from "./errors.js";
-import { readArrays, writeArrays } from "./safetensors.js";
-import { kindOf, quoted } from "./text.js";
 
-const NOTHING = {};
+import { FileError, StateError } from "./errors.ts";
+import { read, write } from "./safetensors.ts";
+import { type ArrayLike, bytesOf, copied, isAlike, isArray, isDtype, memoryProblem } from "./tensor.ts";
+import { describe, kindOf, quoted } from "./words.ts";
+
 const FORMAT = { "stateport.state": "1" };
+const NOTHING: Arrays = new Map();
 
-/** For this package alone: the arrays themselves, and a state of arrays that nobody else has. */
-export let arraysOf: (state: State) => ReadonlyMap<string, Tensor>;
-export let adopt: (arrays: Map<string, Tensor>, leftover?: number) => State;
+type Arrays = ReadonlyMap<string, ArrayLike>;
+
+/** A state of arrays that nobody else refers to, which are not copied. */
+export let adopted: (arrays: Arrays, leftover?: number) => State;
+/** The arrays of a state, not copied: they must not be changed. */
+export let arraysOf: (state: State) => Arrays;
+/** Refuses a state that lacks the last steps of the call that returned it. */
 export let checkCanGoOn: (state: State) => void;
 
 /**
- * The state of a sequence, or of a batch of sequences. It never changes: arrays are copied when it
- * is made, and when they are asked for.
+ * The state of a sequence, or of a batch of sequences: arrays by the names of the model's state
+ * inputs. It is a value: it copies what it is made of, gives out copies, and never changes.
  */
 export class State {
-  #arrays: ReadonlyMap<string, Tensor>;
-  /** The steps at the end of a call that are not in the state; a sequence cannot go on then. */
+  #arrays: Arrays;
+  /** The steps at the end of a call that are not in the state. */
   #leftover = 0;
 
   static {
-    arraysOf = (state) => state.#arrays;
-    adopt = (arrays, leftover = 0) => {
+    adopted = (arrays, leftover = 0) => {
       const state = new State(NOTHING);
       state.#arrays = arrays;
       state.#leftover = leftover;
       return state;
     };
+    arraysOf = (state) => state.#arrays;
     checkCanGoOn = (state) => state.#checkCanGoOn();
   }
 
-  /** Makes a state of arrays by the names of the model's state inputs. */
-  constructor(arrays: Readonly<Record<string, Tensor>>) {
-    if (typeof arrays !== "object" || arrays === null || Array.isArray(arrays)) {
-      throw new StateError(
-        `The state is made of ${kindOf(arrays)}; an object of arrays by name was expected.`,
-      );
+  /** @throws StateError a name is no name, or a value no array. */
+  constructor(arrays: Readonly<Record<string, ArrayLike>> | Arrays) {
+    if (arrays === NOTHING) {
+      this.#arrays = NOTHING;
+      return;
     }
-    this.#arrays = new Map(
-      Object.entries(arrays).map(([name, array]) => [name, checkedCopy(name, array)]),
-    );
+    const entries = arrays instanceof Map ? arrays : new Map(Object.entries(arrays));
+    const copies = new Map<string, Tensor>();
+    for (const [name, array] of entries) {
+      checkEntry(name, array);
+      copies.set(name, copied(array));
+    }
+    this.#arrays = copies;
   }
 
   /** The names of the arrays. */
@@ -52,46 +60,64 @@ export class State {
     return [...this.#arrays.keys()];
   }
 
-  /** A copy of an array; undefined where there is none of that name. */
+  /** A copy of one array; undefined where there is none of this name. */
   get(name: string): Tensor | undefined {
     const array = this.#arrays.get(name);
     return array && copied(array);
   }
 
+  /** The names with copies of the arrays. */
+  *[Symbol.iterator](): IterableIterator<[name: string, array: Tensor]> {
+    for (const [name, array] of this.#arrays) yield [name, copied(array)];
+  }
+
   /** Whether names, dtypes, shapes and all bytes are equal. */
   equals(other: State): boolean {
-    if (this.#arrays.size !== other.#arrays.size) return false;
-    return [...this.#arrays].every(([name, array]) => sameBytes(array, other.#arrays.get(name)));
+    const [ours, theirs] = [this.#arrays, other.#arrays];
+    return ours.size === theirs.size && [...ours].every(([name, array]) => {
+      const same = theirs.get(name);
+      return same !== undefined && isAlike(array, same) && hasBytes(array, bytesOf(same));
+    });
   }
 
-  /** The content of the safetensors file that Python's `State.save` writes. */
+  /**
+   * The state as the content of a safetensors file: the same bytes as Python's `State.save`.
+   *
+   * @throws StateError a sequence cannot go on from this state.
+   */
   serialize(): Uint8Array {
     this.#checkCanGoOn();
-    return writeArrays(this.#arrays, FORMAT);
+    return write(this.#arrays, FORMAT);
   }
 
-  /** Reads a state from what `serialize`, or Python's `State.save`, wrote. */
+  /**
+   * Reads a state that `serialize`, or Python's `State.save` or `to_bytes`, wrote.
+   *
+   * @throws FileError the bytes do not hold a state.
+   */
   static deserialize(content: Uint8Array | ArrayBuffer): State {
-    if (!(content instanceof Uint8Array || content instanceof ArrayBuffer)) {
+    const bytes = content instanceof ArrayBuffer ? new Uint8Array(content) : content;
+    if (!(bytes instanceof Uint8Array)) {
       throw new StateError(
-        `The state is read from ${kindOf(content)}; the bytes that State.serialize returned were ` +
+        `The state is read from ${kindOf(bytes)}; the bytes that State.serialize returned were ` +
           "expected.",
       );
     }
-    const bytes = content instanceof Uint8Array ? content : new Uint8Array(content);
-    const [arrays, metadata] = readArrays(bytes, "The content");
+    const { arrays, metadata } = read(bytes, "The content");
     if (metadata["stateport.state"] !== "1") {
       throw new FileError(
         "The content holds no stateport state; State.save, Pool.save and `stateport run " +
           "--state-out` write such files.",
       );
     }
-    return adopt(arrays);
+    return adopted(arrays);
   }
 
   toString(): string {
-    const arrays = [...this.#arrays].map(([name, a]) => `${name}=${describe(a.type, a.dims)}`);
-    return `State(${arrays.join(", ")})`;
+    const parts = [...this.#arrays].map(
+      ([name, { type, dims }]) => `${name}=${describe(type, dims)}`,
+    );
+    return `State(${parts.join(", ")})`;
   }
 
   #checkCanGoOn(): void {
@@ -104,29 +130,25 @@ export class State {
   }
 }
 
-function checkedCopy(name: string, array: unknown): Tensor {
-  if (!name) {
-    throw new StateError(
-      `A state is named ${quoted(name)}; the name of a model's input was expected.`,
-    );
-  }
-  if (!isTensor(array)) {
-    throw new StateError(`State ${quoted(name)} is ${kindOf(array)}; a Tensor was expected.`);
-  }
-  if (!isDtype(array.type)) {
-    throw new StateError(
-      `State ${quoted(name)} is a Tensor of ${array.type}; a Tensor of numbers was expected.`,
-    );
-  }
-  try {
-    return copied(array);
-  } catch (error) {
-    throw new StateError(`State ${quoted(name)} is no whole Tensor: ${(error as Error).message}.`);
-  }
+function hasBytes(array: ArrayLike, bytes: Uint8Array): boolean {
+  return bytesOf(array).every((byte, at) => byte === bytes[at]);
 }
 
-function sameBytes(array: Tensor, other: Tensor | undefined): boolean {
-  if (!other || !sameShape(array, other)) return false;
-  const bytes = bytesIn(other);
-  return bytesIn(array).every((byte, i) => byte === bytes[i]);
+function checkEntry(name: unknown, array: unknown): void {
+  if (typeof name !== "string" || !name) {
+    throw new StateError(
+      `A state is named ${typeof name === "string" ? quoted(name) : String(name)}; the name of a ` +
+        "model's input was expected.",
+    );
+  }
+  if (!isArray(array)) {
+    throw new StateError(`State ${quoted(name)} is ${kindOf(array)}; a Tensor was expected.`);
+  }
+  const problem = isDtype(array.type) ? memoryProblem(array) : "its dtype is none";
+  if (problem) {
+    throw new StateError(
+      `State ${quoted(name)} is ${describe(array.type, array.dims)}, but ${problem}; an array of ` +
+        "numbers was expected.",
+    );
+  }
 }

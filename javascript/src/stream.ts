@@ -2,144 +2,178 @@
 /** The stream: a sequence that is fed chunk by chunk and holds its state itself. */
 
 import type { Tensor } from "onnxruntime-common";
-import { isTensor } from "./arrays.js";
-import { type Contract, checkChunk, checkStreaming } from "./contract.js";
-import { InputError, StateError, StateportError } from "./errors.js";
-import type { Outputs } from "./model.js";
-import { State } from "./state.js";
+
+import { type Contract, checkChunk, checkStreaming, stateInputs } from "./contract.ts";
+import { InputError, StateError, StateportError } from "./errors.ts";
+import type { Model } from "./model.ts";
+import { arraysOf, type State } from "./state.ts";
+import type { ArrayLike } from "./tensor.ts";
 import {
   type Call,
-  type Inputs,
   checkInputs,
   checkState,
-  initialState,
-  namedInput,
-  sizesOf,
-} from "./validation.js";
+  type Inputs,
+  namedInputs,
+  type Sizes,
+} from "./validation.ts";
+import { byCodePoint } from "./words.ts";
 
-type Step = (call: Call, state: State) => Promise<{ outputs: Outputs; state: State }>;
+const disposeSymbol: typeof Symbol.dispose = Symbol.dispose ?? Symbol.for("Symbol.dispose");
 
 /**
- * A sequence that is fed chunk by chunk.
- *
- * Calls may be made without waiting for earlier ones: each starts when the one before has ended, in
- * the order in which they were made; so do `restore` and `reset`. A call that fails leaves the state
- * as it was.
+ * A sequence that is fed chunk by chunk. Calls are made in their order, one after the other: a
+ * second call waits for the first. A call that fails leaves the state unchanged.
  */
 export class Stream {
+  readonly #model: Model;
   readonly #contract: Contract;
-  readonly #initial: ReadonlyMap<string, Tensor>;
-  readonly #step: Step;
   #state: State | undefined;
-  #sizes = new Map<string, number>();
-  #disposed = false;
-  #last: Promise<unknown> = Promise.resolve();
+  #sizes: ReadonlyMap<string, number> = new Map();
   #waiting = 0;
+  #last: Promise<unknown> | undefined;
+  #ended = false;
 
-  /** Use `Model.stream`. */
-  constructor(contract: Contract, initial: ReadonlyMap<string, Tensor>, step: Step) {
-    checkStreaming(contract);
-    this.#contract = contract;
-    this.#initial = initial;
-    this.#step = step;
+  /** @internal */
+  constructor(model: Model) {
+    checkStreaming(model.contract);
+    this.#model = model;
+    this.#contract = model.contract;
   }
 
   /**
-   * Feeds the next chunk, and returns its output, or several outputs by name.
+   * Feeds the next chunk. The arrays are copied at once, so that their memory can be used again.
    *
-   * @param x - the only input, or several inputs by name.
+   * @param x the chunk, or several inputs by name.
+   * @returns the output, or several outputs by name.
+   * @throws InputError the chunk does not fit the contract or the batch size of this sequence.
+   * @throws EngineError the engine failed.
    */
-  async push<T = Tensor>(x: Tensor | Inputs): Promise<T> {
-    const byName = !isTensor(x) && isPlainObject(x);
-    const outputs = await this.run(byName ? (x as Inputs) : namedInput(this.#contract, x));
-    const [only, ...others] = this.#contract.outputs;
-    return (only && !others.length ? outputs[only.name] : outputs) as T;
+  async push(x: ArrayLike | Inputs): Promise<Tensor & Record<string, Tensor>> {
+    const outputs = await this.run(namedInputs(this.#contract, x, "push({name: array})"));
+    const { outputs: specs } = this.#contract;
+    return (specs.length === 1 ? outputs[specs[0]!.name] : outputs) as never;
   }
 
-  /** Feeds the next chunk, with inputs and outputs by name. */
-  async run(inputs: Inputs): Promise<Outputs> {
-    this.#checkUsable();
+  /** Feeds the next chunk, with inputs and outputs by name; as `push`. */
+  async run(inputs: Inputs): Promise<Record<string, Tensor>> {
+    this.#checkAlive();
     const call = checkInputs(this.#contract, inputs);
     checkChunk(this.#contract, call.sizes);
-    return this.#inTurn(async () => {
-      this.#checkSizes(call);
-      const state = this.#state ?? initialState(this.#contract, this.#initial, call.sizes);
-      const result = await this.#step(call, state);
-      this.#become(result.state);
-      return result.outputs;
+    return this.#inOrder(() => this.#step(call));
+  }
+
+  /**
+   * The state after the last call that has ended.
+   *
+   * @throws StateError the sequence has not begun, so that its batch size is not known yet.
+   */
+  get state(): State {
+    if (!this.#state) {
+      throw new StateError(
+        "The stream has no state yet, because its batch size is not known. Feed the first chunk, " +
+          "or call restore(state).",
+      );
+    }
+    return this.#state;
+  }
+
+  /**
+   * Continues from a state of this stream or of another one, after the calls that wait.
+   *
+   * @throws StateError the state does not fit the contract.
+   */
+  restore(state: State): void {
+    this.#checkAlive();
+    checkState(this.#contract, state, new Map());
+    this.#change(() => this.#begin(state));
+  }
+
+  /** Discards the state, after the calls that wait: the next chunk begins a new sequence. */
+  reset(): void {
+    this.#checkAlive();
+    this.#change(() => {
+      this.#state = undefined;
+      this.#sizes = new Map();
     });
   }
 
-  /** The state after the last call that has ended. */
-  get state(): State {
-    if (this.#state) return this.#state;
-    throw new StateError(
-      "The stream has no state yet, because its batch size is not known. Feed the first chunk, or " +
-        "call restore(state).",
-    );
-  }
-
-  /** Continues from a state of this stream or of another one. Its batch size may differ. */
-  restore(state: State): void {
-    this.#checkUsable();
-    checkState(this.#contract, state, new Map());
-    this.#change(() => this.#become(state));
-  }
-
-  /** Discards the state: the next chunk begins a new sequence, with any batch size. */
-  reset(): void {
-    this.#change(() => this.#become(undefined));
-  }
-
-  /** Frees the state. Calls that were made before still end. */
+  /** Discards the state for good. Calls that wait still end. */
   dispose(): void {
-    this.reset();
-    this.#disposed = true;
+    this.#ended = true;
+    this.#change(() => {
+      this.#state = undefined;
+    });
   }
 
-  #checkUsable(): void {
-    if (this.#disposed) {
-      throw new StateportError("The stream was disposed of. Make another one: model.stream().");
+  [disposeSymbol](): void {
+    this.dispose();
+  }
+
+  #checkAlive(): void {
+    if (this.#ended) {
+      throw new StateportError("The stream has been disposed of; make another: model.stream().");
     }
   }
 
-  /** Refuses a chunk of other axis sizes than those of the state. */
-  #checkSizes({ sizes }: Call): void {
-    for (const axis of [...this.#sizes.keys()].sort()) {
-      const size = this.#sizes.get(axis);
-      const came = sizes.get(axis) ?? size;
-      if (came !== size) {
+  /** Does something when all calls before it have ended: at once, where there are none. */
+  #inOrder<T>(work: () => T | Promise<T>): Promise<T> {
+    const before = this.#waiting ? this.#last : undefined;
+    this.#waiting++;
+    const turn = this.#turn(before, work);
+    this.#last = turn;
+    return turn;
+  }
+
+  async #turn<T>(before: Promise<unknown> | undefined, work: () => T | Promise<T>): Promise<T> {
+    try {
+      if (before) await before.catch(() => undefined);
+      return await work();
+    } finally {
+      this.#waiting--;
+    }
+  }
+
+  /** Changes the state: at once, or after the calls that wait. */
+  #change(work: () => void): void {
+    if (this.#waiting) void this.#inOrder(work);
+    else work();
+  }
+
+  async #step(call: Call): Promise<Record<string, Tensor>> {
+    this.#checkSizes(call.sizes);
+    const before = this.#state ?? this.#model.firstState(call.sizes);
+    const { outputs, state } = await this.#model.checkedCall(call, before);
+    this.#follow(state);
+    return outputs;
+  }
+
+  #checkSizes(sizes: Sizes): void {
+    for (const [axis, size] of this.#sizes) {
+      const given = sizes.get(axis) ?? size;
+      if (given !== size) {
         throw new InputError(
-          `This chunk has ${axis} ${came}, but the stream carries the state of ${axis} ${size}. ` +
+          `This chunk has ${axis} ${given}, but the stream carries the state of ${axis} ${size}. ` +
             "Call reset() first to begin a new sequence.",
         );
       }
     }
   }
 
-  #become(state: State | undefined): void {
-    if (!state || !this.#state) this.#sizes = state ? sizesOf(this.#contract, state) : new Map();
+  /** The state after a call, whose arrays have the same shapes as before. */
+  #follow(state: State): void {
+    if (this.#state) this.#state = state;
+    else this.#begin(state);
+  }
+
+  #begin(state: State): void {
+    const arrays = arraysOf(state);
+    const sizes: Sizes = new Map();
+    for (const { name, shape } of stateInputs(this.#contract)) {
+      for (const [position, axis] of shape.entries()) {
+        if (typeof axis === "string") sizes.set(axis, arrays.get(name)!.dims[position]!);
+      }
+    }
     this.#state = state;
+    this.#sizes = new Map([...sizes].sort(([a], [b]) => byCodePoint(a, b)));
   }
-
-  /** Changes the state at once, or after the calls that were made before. */
-  #change(change: () => void): void {
-    if (this.#waiting) void this.#inTurn(async () => change());
-    else change();
-  }
-
-  #inTurn<T>(call: () => Promise<T>): Promise<T> {
-    this.#waiting += 1;
-    const turn = this.#last.then(call).finally(() => (this.#waiting -= 1));
-    this.#last = turn.catch(() => undefined);
-    return turn;
-  }
-}
-
-export interface Stream extends Disposable {}
-
-function isPlainObject(value: unknown): boolean {
-  if (typeof value !== "object" || value === null) return false;
-  const prototype: unknown = Object.getPrototypeOf(value);
-  return prototype === Object.prototype || prototype === null;
 }

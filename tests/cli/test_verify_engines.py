@@ -16,14 +16,17 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 Refused = Callable[..., None]
 
 
-def test_all_engines_at_once(command: Command, reference: Path) -> None:
+def test_all_engines_at_once(
+    command: Command, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATEPORT_NODE_MODULES", raising=False)
     outcome = command("verify", reference, "--engine", "all")
     assert (outcome.returncode, outcome.stderr) == (0, "")
     for part in ("ort-cpu", "openvino", "tract", "onnx-reference", "chain", "not run", "to tract"):
         assert part in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == (
         "PASS: 4 of 4 engines pass, and 12 of 12 streams carried between them; not available here: "
-        "ort-cuda."
+        "ort-cuda, ort-node."
     )
 
 

@@ -23,6 +23,8 @@ from tests.references import REFERENCES
 #: All but CUDA, which is judged where a GPU is.
 ENGINES: Final = ("ort-cpu", "openvino", "tract", "onnx-reference")
 CUDA: Final = ("ort-cuda",) if engines.status("ort-cuda").problem is None else ()
+#: Judged where STATEPORT_NODE_MODULES names its packages; `make javascript` insists on it.
+NODE: Final = ("ort-node",) if engines.status("ort-node").problem is None else ()
 
 _RELU = "Unknown activation function 'Relu'"
 _LENGTHS = "ignores the lengths of rows"
@@ -59,7 +61,7 @@ LIMITS: Final[dict[tuple[str, str], str]] = {
 def judged(module: nn.Module, example: object, folder: Path, method: str = "forward") -> Matrix:
     path = folder / "m.onnx"
     result = export(module, example, path, method=method)  # type: ignore[arg-type]
-    choices = [EngineChoice(name) for name in (*ENGINES, *CUDA)]
+    choices = [EngineChoice(name) for name in (*ENGINES, *CUDA, *NODE)]
     return run_matrix(path, result.vectors, choices)
 
 

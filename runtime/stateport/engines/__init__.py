@@ -48,6 +48,7 @@ _BUILT_IN: Final = {
     "openvino": "openvino",
     "tract": "tract",
     "onnx-reference": "onnx_reference",
+    "ort-node": "ort_node",
 }
 
 

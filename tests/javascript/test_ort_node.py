@@ -1,0 +1,106 @@
+"""The engine `ort-node`: the npm package, held to what PyTorch answered."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stateport
+from stateport import EngineError, InputError, engines
+from stateport.engines.choice import EngineChoice
+from stateport.engines.ort_node import OrtNodeEngine
+from stateport.parity.matrix import run_matrix
+from stateport.parity.reports.wording import reason
+from tests.javascript.networks import NETWORKS, exported
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_recorded_cases_pass_and_streams_are_carried(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    result = exported(name, path)
+    matrix = run_matrix(path, result.vectors, [EngineChoice("ort-node"), EngineChoice("ort-cpu")])
+    for row in matrix.rows:
+        assert row.status == "passed", f"{row.choice}: {reason(row)}"
+    assert [carried.status for carried in matrix.carried] == ["passed", "passed"]
+
+
+def test_models_streams_and_pools_are_as_on_any_engine(reference: Path) -> None:
+    model, other = stateport.load(reference, engine="ort-node"), stateport.load(reference)
+    x = np.random.default_rng(0).standard_normal((3, 12, 5), np.float32)
+    y, _ = model(x)
+    np.testing.assert_allclose(y, other(x)[0], rtol=0, atol=1e-6)
+    stream = model.stream()
+    joined = np.concatenate([stream(x[:, :5]), stream(x[:, 5:6]), stream(x[:, 6:])], axis=1)
+    np.testing.assert_allclose(joined, y, rtol=0, atol=1e-6)
+    again = copy.copy(stream)
+    np.testing.assert_array_equal(stream(x), again(x))
+    pool = model.pool(3)
+    rows = [np.ascontiguousarray(row) for row in x]
+    for got, expected in zip(pool.step(pool.open(3), rows), y, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+
+
+def test_threads_call_one_model_at_the_same_time(reference: Path) -> None:
+    model = stateport.load(reference, engine="ort-node")
+    xs = np.random.default_rng(0).standard_normal((24, 2, 4, 5), np.float32)
+    expected = [model(x)[0] for x in xs]
+    with ThreadPoolExecutor(4) as threads:
+        for (y, _), right in zip(threads.map(model, xs), expected, strict=True):
+            np.testing.assert_array_equal(y, right)
+
+
+def test_a_process_that_ends_is_an_error_and_another_takes_its_place(reference: Path) -> None:
+    model = stateport.load(reference, engine="ort-node")
+    engine = model._engine
+    assert isinstance(engine, OrtNodeEngine)
+    x = np.ones((1, 2, 5), np.float32)
+    y, _ = model(x)
+    [process] = engine._idle
+    process._process.kill()
+    with pytest.raises(EngineError, match="The Node process ended with exit code"):
+        model(x)
+    np.testing.assert_array_equal(model(x)[0], y)
+
+
+def test_the_process_ends_with_the_model(reference: Path) -> None:
+    model = stateport.load(reference, engine="ort-node")
+    engine = model._engine
+    assert isinstance(engine, OrtNodeEngine)
+    [process] = engine._idle
+    del model, engine
+    gc.collect()
+    assert process._process.poll() is not None
+
+
+def test_what_the_package_refuses_is_an_engine_error(reference: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "m.onnx"
+    content = reference.read_bytes()
+    assert content.count(b"LSTM") >= 1
+    broken.write_bytes(content.replace(b"LSTM", b"LSTX"))
+    with pytest.raises(EngineError, match="ONNX Runtime cannot load"):
+        stateport.load(broken, engine="ort-node")
+
+
+def test_the_options_name_the_folder_and_the_program(
+    reference: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATEPORT_NODE_MODULES")
+    with pytest.raises(EngineError, match="name that folder: STATEPORT_NODE_MODULES=FOLDER"):
+        stateport.load(reference, engine="ort-node")
+    model = stateport.load(reference, engine="ort-node", modules=str(package))
+    assert model.engine_version.startswith("onnxruntime 1.")
+    with pytest.raises(EngineError, match=f"which are not in {tmp_path}"):
+        stateport.load(reference, engine="ort-node", modules=tmp_path)
+    with pytest.raises(InputError, match=r"no option 'module'.*Did you mean 'modules'"):
+        stateport.load(reference, engine="ort-node", module="x")
+
+
+def test_doctor_says_the_version() -> None:
+    status = engines.status("ort-node")
+    assert status.version is not None
+    assert status.version.startswith("onnxruntime-node 1.")
