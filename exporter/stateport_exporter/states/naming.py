@@ -168,6 +168,8 @@ def _output_names(
 
     for number, position in enumerate(plain, start=1):
         usual = output_name(number, len(plain))
+        if usual in inputs:  # a decoder's y is the step before
+            usual = usual.replace("y", "output")
         names[position] = author_names[position] or usual
     return [names[position] for position in range(count)]
 

@@ -67,3 +67,26 @@ def test_items_of_a_list_have_its_name_and_their_number(tmp_path: Path) -> None:
     names = [output.name for output in contract.outputs]
     assert names == ["band_0", "band_1", "state_0", "state_1"]
     assert [state.output for state in contract.states] == ["hn", "cn"]
+
+
+class StepBefore(nn.Module):
+    """A decoder, which takes its own last output, y, and what it attends to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(8, 4)
+
+    def forward(self, y: Tensor, h: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        scores = (memory @ h[:, :, None]).softmax(1)
+        h = self.cell(torch.cat([y, (scores * memory).sum(1)], -1), h)
+        return h.tanh(), h
+
+
+def test_an_argument_is_called_as_outputs_usually_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    row = Spec("float32", "batch", 4)
+    example = (row, row, Spec("float32", "batch", "source", 4))
+    contract = export(StepBefore().eval(), example, tmp_path / "m.onnx").contract
+    assert [each.name for each in contract.inputs] == ["y", "memory"]
+    assert [each.name for each in contract.outputs] == ["output"]
+    assert [state.input for state in contract.states] == ["h"]
