@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers that start anew in every call, beside one whose state the network keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import stateport
+from stateport_exporter import Spec, export
+
+
+class Mixed(nn.Module):
+    """A bidirectional layer, which sees a call alone, and one that goes on in a buffer."""
+
+    h: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.around = nn.GRU(4, 2, batch_first=True, bidirectional=True)
+        self.onward = nn.GRU(4, 8, batch_first=True)
+        self.register_buffer("h", torch.zeros(1, 1, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.around(x, x.new_zeros(2, x.shape[0], 2))
+        y, self.h = self.onward(y, self.h)
+        result: Tensor = y
+        return result
+
+
+def test_what_is_kept_goes_on_and_the_rest_starts_anew(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Mixed().eval()
+    result = export(network, Spec("float32", "batch", "time", 4), tmp_path / "m.onnx")
+    assert [state.input for state in result.contract.states] == ["h"]
+    assert result.lifted == ("h",)
+    assert not result.contract.streaming.ok
+
+    model = stateport.load(result.path)
+    state = None
+    for steps in (5, 2, 9):
+        x = np.random.default_rng(steps).standard_normal((1, steps, 4)).astype("float32")
+        outputs, state = model.run({"x": x}, state)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(outputs["y"], expected, atol=2e-6)
