@@ -136,6 +136,7 @@ class OrtEngine:
         self._ort = ort
         self._session = session
         self._device = ("cuda", device) if name == "ort-cuda" else ("cpu", 0)
+        self._read_on_host = _read_on_host(session) if name == "ort-cuda" else frozenset()
 
         # Each bound call is a separate CUDA graph. A session with graphs may not run in two threads
         # at once. The lock is reentrant, because a signal handler may step another stream.
@@ -160,7 +161,6 @@ class OrtEngine:
 
     def bind(self, inputs: Buffers, outputs: Buffers) -> Callable[[], None]:
         """A call in which the engine works in the buffers themselves, without copies."""
-        session = self._session
         binding = self._session.io_binding()
         try:
             for name, buffer in inputs.items():
@@ -170,27 +170,51 @@ class OrtEngine:
         except Exception as error:  # ONNX Runtime's exceptions share no base but this
             raise _failure(error) from error
 
-        # An OrtValue shares its array's memory and does not keep the array alive: the default
-        # argument does, as long as the call lives.
+        # What is on the GPU and read by a node on the CPU is copied when it is bound, and not when
+        # the session runs (onnxruntime#5857): a bound state would stay what it was.
+        again: list[tuple[str, Any]] = []
+        for name, buffer in inputs.items():
+            if name in self._read_on_host:
+                again.append((name, self._value(buffer)))
+
+        # An OrtValue shares its array's memory and does not keep the array alive: the call does.
         buffers = (dict(inputs), dict(outputs))
+        if self._graphs is None:
+            return self._call(binding, again, buffers)
+        return self._replay(binding, again, buffers, next(self._graphs))
+
+    def _call(
+        self, binding: Any, again: Sequence[tuple[str, Any]], buffers: object
+    ) -> Callable[[], None]:
+        """A call with a binding. `again` are the inputs that are bound before each run."""
+        session = self._session
 
         def bound(_buffers: object = buffers) -> None:
             try:
+                for name, value in again:
+                    binding.bind_ortvalue_input(name, value)
                 session.run_with_iobinding(binding)
             except Exception as error:  # ONNX Runtime's exceptions share no base but this
                 raise _failure(error) from error
 
-        if self._graphs is None:
-            return bound
+        return bound
 
-        # The first call captures the graph, for which it runs several times. That changes nothing,
-        # because no output is an input (onnxruntime#32243). The graph contains these addresses, so
-        # that every bound call needs a separate number (onnxruntime-genai#2446).
-        options = self._options(next(self._graphs))
+    def _replay(
+        self, binding: Any, again: Sequence[tuple[str, Any]], buffers: object, graph: int
+    ) -> Callable[[], None]:
+        """The same as a CUDA graph with this number.
+
+        The first call captures the graph, for which it runs several times. That changes nothing,
+        because no output is an input (onnxruntime#32243). The graph contains the buffers'
+        addresses, so that every bound call needs a separate number (onnxruntime-genai#2446).
+        """
+        session, options = self._session, self._options(graph)
 
         def replayed(_buffers: object = buffers) -> None:
             try:
                 with self._alone:
+                    for name, value in again:
+                        binding.bind_ortvalue_input(name, value)
                     session.run_with_iobinding(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions share no base but this
                 raise _failure(error) from error
@@ -206,6 +230,17 @@ class OrtEngine:
         options = self._ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", str(graph))
         return options
+
+
+def _read_on_host(session: Any) -> frozenset[str]:
+    """The inputs of a session on a GPU that nodes on the CPU read; all, if it does not say."""
+    names = [each.name for each in session.get_inputs()]
+    if not hasattr(session, "get_input_memory_infos"):  # as in ONNX Runtime 1.20
+        return frozenset(names)
+
+    memories = [info.name for info in session.get_input_memory_infos()]
+    pairs = zip(names, memories, strict=True)
+    return frozenset(name for name, memory in pairs if memory != "Cuda")
 
 
 def _failure(error: Exception) -> EngineError:

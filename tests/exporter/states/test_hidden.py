@@ -466,7 +466,6 @@ def a_number(net: Gru, x: Tensor) -> Any:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (crossed_layers, "changes the state that it keeps between calls"),
         (by_length, "not the same in every call"),
         (by_chance, "not the same in every call"),
         (a_number, "something besides tensors"),
@@ -478,6 +477,21 @@ def test_what_would_come_out_wrong_is_refused(
     with pytest.raises(ExportError, match=message):
         export(Gru(function), (X,), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layer_that_starts_from_the_last_state_of_another(tmp_path: Path) -> None:
+    net = Gru(crossed_layers).eval()
+    result = export(net, (X,), tmp_path / "m.onnx")
+    assert [state.input for state in result.contract.states] == ["kept"]
+    assert not result.contract.streaming.ok  # the other layer starts anew in every call
+
+    model, state = stateport.load(result.path), None
+    for steps in (4, 1, 6):
+        x = np.random.default_rng(steps).standard_normal((2, steps, 5)).astype(np.float32)
+        outputs, state = model.run({"x": x}, state)
+        with torch.no_grad():
+            expected = net(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(outputs["y"], expected, rtol=0, atol=1e-6)
 
 
 def test_a_sequence_axis_of_another_name_is_refused(tmp_path: Path) -> None:
