@@ -21,6 +21,11 @@ def say_contract(contract: Contract, lifted: Collection[str]) -> None:
         start = f", lifted, starts from {state.initial}" if state.input in lifted else ""
         say(f"{'state':7} {state}{start}")
 
+    for axis, largest in contract.limits:
+        say(f"A call takes at most {largest} along the axis {axis!r}.")
+    if not any(isinstance(axis, str) for spec in contract.inputs for axis in spec.shape):
+        say("All sizes are fixed. For others, name the axes: --example x=float32[batch,time,5].")
+
     streaming = contract.streaming
     if not streaming.ok:
         say(f"It cannot stream: {streaming.reason}.")

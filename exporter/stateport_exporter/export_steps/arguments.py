@@ -28,6 +28,10 @@ def check_arguments(module: object, opset: int, method: str) -> None:
     Raises:
         ExportError: one of them cannot be used.
     """
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise ExportError(
+            f"{module.__qualname__} is a class; pass a network of it, {module.__qualname__}(...)."
+        )
     if not isinstance(module, nn.Module):
         raise ExportError(
             f"{type(module).__qualname__} is not a torch.nn.Module; pass the network itself."

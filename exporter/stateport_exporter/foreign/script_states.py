@@ -207,7 +207,7 @@ def _held(
     None if the call fails.
     """
     values = [_value_at(network, path) for path in paths]
-    if all(value.numel() for value in values):
+    if all(map(_holds_numbers, values)):
         return values
 
     try:
@@ -215,7 +215,12 @@ def _held(
             another(*sample.make(sample.sizes).args)
     except Exception:  # the user's forward may raise anything
         return None
-    return [_value_at(another, path) for path in paths]
+    values = [_value_at(another, path) for path in paths]
+    return values if all(map(_holds_numbers, values)) else None
+
+
+def _holds_numbers(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 0
 
 
 def _shapes(
@@ -272,13 +277,12 @@ def _zeros(shape: Sequence[Axis], batch: int, dtype: torch.dtype) -> Tensor:
     return torch.zeros(sizes, dtype=dtype)
 
 
-def _value_at(network: torch.jit.ScriptModule, path: str) -> Tensor:
+def _value_at(network: torch.jit.ScriptModule, path: str) -> Any:
     # An author's attribute may have the name of one of ScriptModule's own, as _c.
     value: Any = network._c
     for key in path.split("."):
         value = value.getattr(key)
-    tensor: Tensor = value
-    return tensor
+    return value
 
 
 def _check_start(opened: OpenedScript, network: torch.jit.ScriptModule, sample: Example) -> None:
@@ -289,7 +293,8 @@ def _check_start(opened: OpenedScript, network: torch.jit.ScriptModule, sample: 
     """
     for path in opened.paths:
         own_path = path.removeprefix(f"{_INNER}.")
-        if _value_at(network, own_path).any():
+        value = _value_at(network, own_path)
+        if _holds_numbers(value) and value.any():
             raise ExportError(
                 f"The module keeps a state in {own_path!r}, which is not zeros now, and stateport "
                 "starts states of TorchScript from zeros. Reset it before it is exported."

@@ -164,6 +164,10 @@ def _describe_unexpected(error: BaseException) -> str:
 
 def _report_misuse(error: click.ClickException) -> int:
     """Prints an error of click as click does, but with text from outside made harmless."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        output.say(*error.format_message().splitlines(), err=True)
+        return error.exit_code
+
     if isinstance(error, click.UsageError) and error.ctx is not None:
         help_option = error.ctx.help_option_names[0]
         hint = f"Try '{error.ctx.command_path} {help_option}' for help."

@@ -109,6 +109,24 @@ class Lazy(nn.Module):
         return result
 
 
+class Nothing(nn.Module):
+    """Holds None before the first call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 8, batch_first=True)
+        self.h: Any = torch.jit.Attribute(None, Tensor | None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.h
+        if h is None:
+            h = torch.zeros(1, x.shape[0], 8)
+        y, h = self.gru(x, h)
+        self.h = h
+        result: Tensor = y
+        return result
+
+
 class SameNames(nn.Module):
     """Its attributes have the names of an argument, and of one that TorchScript has itself."""
 
@@ -141,6 +159,7 @@ def scripted(network: nn.Module) -> Any:
         (Frames, ["frames"]),
         (InPlace, ["h"]),
         (Lazy, ["h"]),
+        (Nothing, ["h"]),
         (SameNames, ["x_2", "c"]),
     ],
 )
