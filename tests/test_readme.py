@@ -21,7 +21,10 @@ ELSEWHERE = {
     "make test": (".ci/run", "make test"),
     "pip install './runtime[cpu]' ./exporter": ("demo/__main__.py", "./runtime[cpu]"),
     "pip install './runtime[cpu]'": ("demo/__main__.py", "./runtime[cpu]"),
-    "make wheels": ("Makefile", "wheel-check: wheels"),
+    "pip wheel --no-deps --wheel-dir dist ./runtime ./exporter": (
+        "Makefile",
+        "--no-deps --wheel-dir dist ./runtime ./exporter",
+    ),
     "pip install dist/*.whl onnxruntime": ("demo/wheel_check.py", "stateport_exporter-*"),
     "pip install dist/stateport-*.whl onnxruntime": ("demo/wheel_check.py", "stateport-[0-9]*"),
 }
