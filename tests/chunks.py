@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 import stateport
 from stateport import Contract, InputError, Model, State, StateportError
@@ -43,6 +45,24 @@ def check_chunks(path: Path) -> None:
         assert worst < 1e-4
     else:
         assert worst > 1e-4, "it could be fed in chunks after all"
+
+
+def check_calls_go_on(path: Path, network: nn.Module, batch: int = 2) -> None:
+    """A file with its state passed on gives what a network that keeps its state gives.
+
+    The network takes one array, x: (batch, time, features).
+    """
+    model = stateport.load(path)
+    features = model.contract.inputs[0].shape[-1]
+    assert isinstance(features, int)
+
+    state: State | None = None
+    for steps in (5, 1, 9):
+        x = np.random.default_rng(steps).standard_normal((batch, steps, features), np.float32)
+        outputs, state = model.run({"x": x}, state)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(x)).numpy()
+        np.testing.assert_allclose(outputs["y"], expected, rtol=0, atol=2e-6)
 
 
 def _axes(contract: Contract) -> set[int | str]:

@@ -7,13 +7,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-import stateport
 from stateport_exporter import ExportError, Spec, export
+from tests.chunks import check_calls_go_on
 
 X = Spec("float32", "batch", "time", 4)
 
@@ -174,15 +173,7 @@ def test_what_a_script_keeps_is_a_state(
     assert [state.input for state in result.contract.states] == names
     assert all("batch" in state.shape for state in result.contract.states)
 
-    # The author's own module goes on from call to call, as the stream does.
-    model = stateport.load(result.path)
-    state = None
-    for steps in (3, 1, 7):
-        x = np.random.default_rng(steps).standard_normal((2, steps, 4)).astype("float32")
-        outputs, state = model.run({"x": x}, state)
-        with torch.no_grad():
-            expected = network(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(outputs["y"], expected, atol=2e-6)
+    check_calls_go_on(result.path, network)
 
 
 def test_the_module_itself_stays_as_it_was(tmp_path: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-import stateport
 from stateport_exporter import Spec, export
+from tests.chunks import check_calls_go_on
 
 
 class Mixed(nn.Module):
@@ -39,11 +38,4 @@ def test_what_is_kept_goes_on_and_the_rest_starts_anew(tmp_path: Path) -> None:
     assert result.lifted == ("h",)
     assert not result.contract.streaming.ok
 
-    model = stateport.load(result.path)
-    state = None
-    for steps in (5, 2, 9):
-        x = np.random.default_rng(steps).standard_normal((1, steps, 4)).astype("float32")
-        outputs, state = model.run({"x": x}, state)
-        with torch.no_grad():
-            expected = network(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(outputs["y"], expected, atol=2e-6)
+    check_calls_go_on(result.path, network, batch=1)

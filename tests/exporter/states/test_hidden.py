@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import stateport
 from stateport.parity.engine_report import EngineReport
 from stateport_exporter import ExportError, Spec, export
+from tests.chunks import check_calls_go_on
 
 Judge = Callable[[Path], EngineReport]
 Forward = Callable[["Hiding", Tensor], Any]
@@ -485,13 +486,7 @@ def test_a_layer_that_starts_from_the_last_state_of_another(tmp_path: Path) -> N
     assert [state.input for state in result.contract.states] == ["kept"]
     assert not result.contract.streaming.ok  # the other layer starts anew in every call
 
-    model, state = stateport.load(result.path), None
-    for steps in (4, 1, 6):
-        x = np.random.default_rng(steps).standard_normal((2, steps, 5)).astype(np.float32)
-        outputs, state = model.run({"x": x}, state)
-        with torch.no_grad():
-            expected = net(torch.from_numpy(x)).numpy()
-        np.testing.assert_allclose(outputs["y"], expected, rtol=0, atol=1e-6)
+    check_calls_go_on(result.path, net)
 
 
 def test_a_sequence_axis_of_another_name_is_refused(tmp_path: Path) -> None:
