@@ -23,7 +23,7 @@ _ACCUMULATE: Final[Mapping[object, Callable[..., Any]]] = {
 }
 
 
-class RunningSums(TorchDispatchMode):
+class RunningSums(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is on, running sums and products of float32 are computed in float32.
 
     Attributes:
@@ -31,7 +31,7 @@ class RunningSums(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.has_run = False
 
     def __torch_dispatch__(
