@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..network.isolation import quiet
 from ..network.program import Body
+from .log_sigmoid import write_log_sigmoids
 from .recorders import Loop, TensorSignature
 from .refusals import message_of
 from .torch_export import functional, torch_export
+from .truth_values import write_as_logic
 from .write_onnx import drop_idle_squeezes, write_onnx
 
 
@@ -47,6 +49,8 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
             # Decomposes recurrent layers inside the step, which PyTorch's ONNX writer gets wrong.
             program = functional(program, decomposed=True)
             drop_idle_squeezes(program)
+            write_as_logic(program)
+            write_log_sigmoids(program)
         except Exception as error:
             raise ExportError(f"{name} could not be traced: {message_of(error)}") from error
 

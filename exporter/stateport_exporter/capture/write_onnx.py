@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import re
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -23,6 +24,8 @@ from .refusals import message_of, root_of
 
 #: The oldest opset that PyTorch's exporter writes.
 _OLDEST_OPSET: Final = 18
+#: What it says of an operator that it does not know.
+_UNKNOWN_OPERATOR: Final = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
 
 def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> ir.Model:
@@ -35,9 +38,15 @@ def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> 
         try:
             return _written(program, opset)
         except Exception as error:  # whatever PyTorch's exporter raises
+            reason = message_of(root_of(error))
+            unknown = _UNKNOWN_OPERATOR.search(reason)
+            if unknown:
+                raise ExportError(
+                    f"{name} calls {unknown[1]}, which PyTorch's exporter cannot write as ONNX. "
+                    "Compute the same from other operators."
+                ) from error
             raise ExportError(
-                f"PyTorch's exporter could not write {name} at opset {opset}: "
-                f"{message_of(root_of(error))}"
+                f"PyTorch's exporter could not write {name} at opset {opset}: {reason}"
             ) from error
 
 

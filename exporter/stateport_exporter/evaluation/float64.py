@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from stateport.picking import map_values
 
-from . import convolution_ops, recurrent_ops
+from . import activation_ops, convolution_ops, recurrent_ops
 from .widening import widen_array, widen_graph
 
 Array = NDArray[Any]
@@ -57,7 +57,8 @@ def evaluation(
         widen_graph(copy.graph)
     wanted = [value.name for value in copy.graph.output] if names is None else [*names]
 
-    evaluator = ReferenceEvaluator(copy, new_ops=[*_OPERATORS])
+    operators = _OPERATORS if double else (*_OPERATORS, *activation_ops.OPERATORS)
+    evaluator = ReferenceEvaluator(copy, new_ops=[*operators])
     constants = _constant_outputs(copy.graph)
 
     def evaluate(inputs: Mapping[str, Array]) -> Values:

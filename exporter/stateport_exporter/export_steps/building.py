@@ -45,6 +45,7 @@ from ..states.possible import PossibleState
 from ..states.row_lengths import packed
 from ..streaming.measure import measure_streaming
 from ..vectors.cases import short_case
+from ..vectors.reachable import from_reachable_states
 from ..vectors.torch_reference import Network, run_reference
 from .finishing import FinishedGraph, finish_graph
 from .tracing import TracedNetwork
@@ -298,6 +299,7 @@ def _build(
         finished.initial,
         contexts.running_values() | sample.reached,
     )
+    network = from_reachable_states(network, finished.contract)
     return _Unmeasured(captured, network, finished)
 
 

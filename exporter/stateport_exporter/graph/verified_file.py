@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from stateport import load
+from stateport import EngineError, Model, load
 from stateport.engines import status
 from stateport.errors import FileError
 from stateport.files.writing import check_place, written_together
@@ -124,7 +124,7 @@ def write_vectors(
         progress: is called with a text before each case is verified.
 
     Raises:
-        CheckError: the file does not give the answers.
+        CheckError: the file does not give the answers, or ONNX Runtime cannot load it.
     """
     if related:
         vectors = replace(vectors, models=(*vectors.models, digest(file)))
@@ -138,7 +138,21 @@ def write_vectors(
     def report_case(case: str) -> None:
         progress(f"verifying: {next(numbers)} of {len(vectors.cases)}, {case}")
 
-    report = measure_model(load(file), vectors, name=name, progress=report_case)
+    model = _loaded(file, name)
+    report = measure_model(model, vectors, name=name, progress=report_case)
     if not report.passed:
         raise CheckError(refusal(worst(report)))
     return report
+
+
+def _loaded(file: Path, name: str) -> Model:
+    """The model on the engine that verifies it; `name` is what errors call the file."""
+    try:
+        return load(file)
+    except EngineError as error:
+        reason = str(error).replace(str(file), name)
+        raise CheckError(
+            f"{reason}. So the file was not verified, and not written. Compute with other dtypes "
+            "or operators: ONNX Runtime has most of them for float32, int64 and bool. To write the "
+            "file for other engines, pass check=False."
+        ) from error

@@ -525,10 +525,17 @@ def _is_code(value: Any) -> bool:
 
 def is_holder(value: Any) -> bool:
     """Whether an object's attributes are slots."""
-    if isinstance(value, type | FunctionType | ModuleType) or not hasattr(value, "__dict__"):
+    if isinstance(value, type | FunctionType | ModuleType) or not _has_attributes(value):
         return False
 
     return isinstance(value, (nn.Module, *_HOLDERS)) or _is_authors_class(type(value))
+
+
+def _has_attributes(value: Any) -> bool:
+    try:
+        return hasattr(value, "__dict__")
+    except Exception:  # a placeholder may refuse every access, as those of pydantic do
+        return False
 
 
 def _is_authors_class(kind: type) -> bool:

@@ -155,9 +155,9 @@ def _why_no_short_chunks(shortest: int, multiple: int, failure: ExportError) -> 
         return f"it cannot take short chunks: {failure}"
     return (
         f"it takes {shortest} steps in one call or more, and no state has the steps before a "
-        "chunk. For a window, as of torch.stft (with center=False) or unfold, put as many zeros "
-        "before the sequence in forward, F.pad(x, (window - hop, 0)): they are then carried from "
-        "call to call"
+        "chunk. If a window is the cause, as of torch.stft (with center=False) or unfold, put as "
+        "many zeros before the sequence in forward, F.pad(x, (window - hop, 0)): they are then "
+        "carried from call to call"
     )
 
 

@@ -69,6 +69,12 @@ class Network:
         double.dtype = torch.float64
         return double
 
+    def starting_from_reached(self, states: Collection[str]) -> Network:
+        """The same network, of whose states these cannot be any numbers."""
+        copied = copy.copy(self)
+        copied.reached = self.reached | frozenset(states)
+        return copied
+
     def with_ulp_noise(self, seed: int) -> Network:
         """The same network with every parameter off by one unit in the last place of float32."""
         noisy = copy.copy(self)
