@@ -29,7 +29,7 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	# Dependency groups need pip 25.1; Python 3.11 comes with an older one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,serve]' -e exporter --group dev
+	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,ort-web,serve]' -e exporter --group dev
 	# Triton's client forbids the newer protobuf and ml_dtypes that onnx needs; it works with them.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
 	touch $@
@@ -84,7 +84,7 @@ $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	    -e 'runtime[cpu,ray]' -e exporter hypothesis pytest
 	touch $@
 
-javascript: $(READY)  ## build and test the npm package, and the engine ort-node
+javascript: $(READY)  ## build and test the npm package, and the engines ort-node and ort-web
 	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(100 * major + +minor < 2019 ? 1 : 0)' || { \
 	    echo "make javascript needs Node 20.19 or newer, with npm: https://nodejs.org" >&2; exit 1; }
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || { \
