@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
+.PHONY: help setup demo web test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -36,6 +36,11 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
 	$(BIN)/python -m demo
+
+web: $(READY)        ## build the page that shows two networks in a browser, and serve it
+	@command -v npm > /dev/null || { echo "make web needs Node 20.19 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	cd javascript && npm ci --no-audit --no-fund && npm run build
+	$(BIN)/python -m demo.web
 
 # PyTorch computes with one thread in each process: there are as many processes as cores.
 test test-avx2 pattern-tests fuzz matrix cuda: export OMP_NUM_THREADS = 1
