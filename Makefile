@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale architecture patterns clean
+.PHONY: help setup demo web test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale bench-javascript architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -29,13 +29,18 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	# Dependency groups need pip 25.1; Python 3.11 comes with an older one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,serve]' -e exporter --group dev
+	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,ort-web,serve]' -e exporter --group dev
 	# Triton's client forbids the newer protobuf and ml_dtypes that onnx needs; it works with them.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
 	$(BIN)/python -m demo
+
+web: $(READY)        ## build the page that shows two networks in a browser, and serve it
+	@command -v npm > /dev/null || { echo "make web needs Node 20.19 or newer, with npm: https://nodejs.org" >&2; exit 1; }
+	cd javascript && npm ci --no-audit --no-fund && npm run build
+	$(BIN)/python -m demo.web
 
 # PyTorch computes with one thread in each process: there are as many processes as cores.
 test test-avx2 pattern-tests fuzz matrix cuda: export OMP_NUM_THREADS = 1
@@ -84,7 +89,7 @@ $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	    -e 'runtime[cpu,ray]' -e exporter hypothesis pytest
 	touch $@
 
-javascript: $(READY)  ## build and test the npm package, and the engine ort-node
+javascript: $(READY)  ## build and test the npm package, and the engines ort-node and ort-web
 	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(100 * major + +minor < 2019 ? 1 : 0)' || { \
 	    echo "make javascript needs Node 20.19 or newer, with npm: https://nodejs.org" >&2; exit 1; }
 	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || { \
@@ -149,6 +154,9 @@ bench-serve: $(READY) $(TRITON)/.ready $(SERVERS)/.ready  ## measure the server 
 
 bench-scale: $(READY)  ## measure what a core and a store carry, into docs/scaling.md; needs redis-server
 	$(BIN)/python -W ignore -m benchmarks.scale
+
+bench-javascript: $(READY)  ## measure the npm package beside a loop written by hand, into docs/javascript.md; make javascript builds it
+	$(BIN)/python -W ignore -m benchmarks.javascript
 
 $(SERVERS)/.ready: benchmarks/serve/servers/requirements.txt
 	$(PYTHON) -m venv $(SERVERS)

@@ -29,6 +29,11 @@ export interface EngineOptions {
   runtime?: Runtime;
   /** For "web": where the .wasm files are, as `env.wasm.wasmPaths` of onnxruntime-web. */
   wasmPaths?: string | { wasm?: string; mjs?: string };
+  /**
+   * Whether ONNX Runtime computes in a worker of its own, so that a long call does not stop the page
+   * or the service. Disposing of the model ends the worker.
+   */
+  worker?: boolean;
   /** Further options of ONNX Runtime's sessions. */
   session?: InferenceSession.SessionOptions;
 }
@@ -44,7 +49,7 @@ export interface Engine {
   dispose(): Promise<void>;
 }
 
-const OPTIONS = ["engine", "threads", "runtime", "wasmPaths", "session"];
+const OPTIONS = ["engine", "threads", "runtime", "wasmPaths", "worker", "session"];
 const MOST_THREADS = 1024;
 const TELEMETRY = "ORT_DISABLE_TELEMETRY";
 
@@ -163,7 +168,10 @@ export function checkOptions(options: EngineOptions): void {
         didYouMean(option, OPTIONS),
     );
   }
-  const { engine, threads = 1 } = options;
+  const { engine, threads = 1, worker = false } = options;
+  if (typeof worker !== "boolean") {
+    throw new InputError(`worker is ${shown(worker)}; true or false was expected.`);
+  }
   if (engine !== "node" && engine !== "web") {
     throw new EngineUnavailable(`There is no engine ${shown(engine)}; known are 'node' and 'web'.`);
   }

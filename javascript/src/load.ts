@@ -40,7 +40,8 @@ export async function load(source: Source, options: EngineOptions = {}): Promise
   const contract = contractOf(outline);
   // The path alone tells ONNX Runtime where the files beside it are.
   const file = (await weightsBeside(outline, found, chosen)) ? found.path! : found.data;
-  const opened = await openEngine(file, found.source, chosen, outline.hasHalf);
+  const open = options.worker ? (await import("./in_worker.ts")).openInWorker : openEngine;
+  const opened = await open(file, found.source, chosen, outline.hasHalf);
   return new Model(contract, opened, outline.initial);
 }
 

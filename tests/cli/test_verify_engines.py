@@ -26,7 +26,7 @@ def test_all_engines_at_once(
         assert part in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == (
         "PASS: 4 of 4 engines pass, and 12 of 12 streams carried between them; not available here: "
-        "ort-cuda, ort-node."
+        "ort-cuda, ort-node, ort-web."
     )
 
 

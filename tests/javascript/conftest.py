@@ -1,4 +1,4 @@
-"""Node and the npm package, which `make javascript` builds before it runs these tests."""
+"""Node, a browser and the npm package, which `make javascript` builds before these tests."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from stateport import engines
 PACKAGE = Path(__file__).parents[2] / "javascript"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def works() -> None:
+    """Without Node, a browser or the package, no test is skipped."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setenv("STATEPORT_NODE_MODULES", str(PACKAGE))
+        for name in ("ort-node", "ort-web"):
+            problem = engines.status(name).problem
+            assert problem is None, f"{problem} Run these tests with `make javascript`."
+
+
 @pytest.fixture(autouse=True)
 def package(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the package, where `ort-node` finds it. Without it, no test is skipped."""
+    """The folder of the package, where the engines find it."""
     monkeypatch.setenv("STATEPORT_NODE_MODULES", str(PACKAGE))
-    status = engines.status("ort-node")
-    assert status.problem is None, f"{status.problem} Run these tests with `make javascript`."
     return PACKAGE

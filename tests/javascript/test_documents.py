@@ -14,6 +14,7 @@ from stateport import State
 from tests.documents import blocks, run_python
 
 ROOT = Path(__file__).parents[2]
+WORKER = "import { load } from 'stateport';"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/javascript.md"])
@@ -21,9 +22,10 @@ def test_the_javascript_of_a_page_runs(
     page: str, reference: Path, package: Path, tmp_path: Path
 ) -> None:
     shown = blocks((ROOT / page).read_text(encoding="utf-8"))
-    [code] = [block.text for block in shown if block.language == "js"]
+    code, *others = [block.text for block in shown if block.language == "js"]
     shutil.copy(reference, tmp_path / "model.onnx")
     (tmp_path / "program.mjs").write_text(code, encoding="utf-8")
+    (tmp_path / "worker.mjs").write_text("\n".join([WORKER, *others]), encoding="utf-8")
     modules = tmp_path / "node_modules"
     modules.mkdir()
     (modules / "stateport").symlink_to(package)
@@ -32,6 +34,8 @@ def test_the_javascript_of_a_page_runs(
     stream(np.ones((1, 16, 5), np.float32))
     stream.state.save(tmp_path / "here.safetensors")
     subprocess.run(["node", "program.mjs"], cwd=tmp_path, check=True)  # noqa: S607
+    if others:
+        subprocess.run(["node", "worker.mjs"], cwd=tmp_path, check=True)  # noqa: S607
 
     if page == "README.md":
         assert len(code.splitlines()) <= 10

@@ -24,7 +24,7 @@ from tests.references import REFERENCES
 ENGINES: Final = ("ort-cpu", "openvino", "tract", "onnx-reference")
 CUDA: Final = ("ort-cuda",) if engines.status("ort-cuda").problem is None else ()
 #: Judged where STATEPORT_NODE_MODULES names its packages; `make javascript` insists on it.
-NODE: Final = ("ort-node",) if engines.status("ort-node").problem is None else ()
+NPM: Final = tuple(e for e in ("ort-node", "ort-web") if engines.status(e).problem is None)
 
 _RELU = "Unknown activation function 'Relu'"
 _LENGTHS = "ignores the lengths of rows"
@@ -61,7 +61,7 @@ LIMITS: Final[dict[tuple[str, str], str]] = {
 def judged(module: nn.Module, example: object, folder: Path, method: str = "forward") -> Matrix:
     path = folder / "m.onnx"
     result = export(module, example, path, method=method)  # type: ignore[arg-type]
-    choices = [EngineChoice(name) for name in (*ENGINES, *CUDA, *NODE)]
+    choices = [EngineChoice(name) for name in (*ENGINES, *CUDA, *NPM)]
     return run_matrix(path, result.vectors, choices)
 
 

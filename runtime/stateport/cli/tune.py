@@ -70,8 +70,8 @@ from .output import progress, say, say_json, show
     "engines",
     type=ENGINE,
     multiple=True,
-    help="An engine to try. Repeatable; by default all that work here but onnx-reference and "
-    "ort-node.",
+    help="An engine to try. Repeatable; by default all that work here but onnx-reference, "
+    "ort-node and ort-web.",
 )
 @click.option(
     "--threads",

@@ -1,0 +1,1 @@
+"""`make bench-javascript`: the npm package beside a loop on ONNX Runtime written by hand."""
