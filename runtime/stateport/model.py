@@ -55,7 +55,7 @@ def load(
     Args:
         path: an ONNX file with a contract, as `stateport export` writes it, or any ONNX file with
             `states`.
-        engine: "ort-cpu", "ort-cuda", "openvino", "tract", "onnx-reference", "ort-node", or an
+        engine: "ort-cpu", "ort-cuda", "openvino", "tract", "onnx-reference", "ort-node", "c", or an
             engine that another distribution adds (docs/engines.md). By default "ort-cpu". stateport
             never falls back to another engine.
         threads: how many threads one call may use. By default 1, which is the fastest for the
@@ -69,7 +69,8 @@ def load(
         engine_options: for "ort-cuda": `device`, the number of the GPU, and `graphs`, whether each
             stream and pool replays one CUDA graph per chunk size (the graphs stay in memory as
             long as the model); for "openvino": `precision`, "float32" or "bfloat16"; for
-            "ort-node": `modules`, the folder with node_modules, and `node`, the program.
+            "ort-node": `modules`, the folder with node_modules, and `node`, the program; for "c":
+            `compiler`, `cache` and `fast` (docs/devices.md).
 
     Raises:
         FileError: the file is missing, truncated, not ONNX, or has weights outside its folder.

@@ -49,6 +49,7 @@ _BUILT_IN: Final = {
     "tract": "tract",
     "onnx-reference": "onnx_reference",
     "ort-node": "ort_node",
+    "c": "compiled_c",
 }
 
 
