@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,13 @@ class Compiler:
 
     command: tuple[str, ...]
     version: str
+
+    @property
+    def short_version(self) -> str:
+        """The program and its version: "gcc 12.2.0"."""
+        numbers = re.findall(r"\d+(?:\.\d+)+", self.version)
+        name = "zig cc" if "ziglang" in self.command else Path(self.command[0]).name
+        return f"{name} {numbers[-1]}" if numbers else name
 
     def flags(self, *, fast: bool) -> tuple[str, ...]:
         """The flags, for results that do not depend on the compiler, or for the most speed."""

@@ -25,7 +25,7 @@ from ..model_file.read_contract import read_contract
 from ..suggestions import did_you_mean
 from . import Status
 from .base import Arrays, Buffers, EngineFacts, HostEngine
-from .c_compiler import Compiler, find_compiler
+from .c_compiler import find_compiler
 from .c_library import built_library, cache_folder
 from .requirements import NotInstalledError
 
@@ -73,7 +73,7 @@ def open_engine(
         raise
     except StateportError as error:
         raise EngineError(f"{name} cannot run {file.path}: {error}") from error
-    return CompiledEngine(contract, library, _version(compiler, writer))
+    return CompiledEngine(contract, library, compiler.short_version)
 
 
 def facts(name: str) -> EngineFacts:  # noqa: ARG001
@@ -83,8 +83,8 @@ def facts(name: str) -> EngineFacts:  # noqa: ARG001
 
 def status(name: str) -> Status:
     """Whether the engine works here: the generator is installed, and there is a compiler."""
-    writer = _generator_version(name, _generator(name))
-    return Status(name, _version(find_compiler(name, None), writer), None)
+    _generator_version(name, _generator(name))
+    return Status(name, find_compiler(name, None).short_version, None)
 
 
 class CompiledEngine(HostEngine):
@@ -212,8 +212,3 @@ def _generator_version(name: str, generator: Any) -> str:
         return str(generator.version())
     except StateportError as error:
         raise NotInstalledError(f"{name} needs what writes C source. {error}") from error
-
-
-def _version(compiler: Compiler, writer: str) -> str:
-    """The compiler, and what wrote the source: "cc (Debian 12.2.0) 12.2.0, emx-onnx-cgen 1.4.0"."""
-    return f"{compiler.version}, {writer.rpartition(', ')[2]}"
