@@ -37,8 +37,9 @@ from .export_steps.arguments import (
     checked_dtype,
     checked_path,
     existing_path,
+    weights_path,
 )
-from .export_steps.attempts import Wishes, try_to_build
+from .export_steps.attempts import Wishes, time_by_its_name, try_to_build
 from .export_steps.building import BuiltNetwork
 from .export_steps.narrowing import differences, narrowed_contract, narrowed_vectors
 from .foreign.torchscript import export_script
@@ -96,6 +97,13 @@ class ExportResult:
     report: EngineReport | None
     possible_states: tuple[PossibleState, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        contract = self.contract
+        inputs = ", ".join(map(str, (*contract.inputs, *contract.state_inputs)))
+        outputs = ", ".join(map(str, (*contract.outputs, *contract.state_outputs)))
+        verified = "not verified" if self.report is None else "verified"
+        return f"<stateport_exporter.ExportResult {self.path}: {inputs} -> {outputs}, {verified}>"
 
 
 def export(
@@ -202,7 +210,8 @@ def export(
         check_caches(twin, method, sample)
         stack.enter_context(uncached(twin))
         wishes = Wishes(opset, lift, trace_time, states or {}, progress)
-        built, beyond, answered = try_to_build(twin, method, sample, wishes)
+        with time_by_its_name(sample):
+            built, beyond, answered = try_to_build(twin, method, sample, wishes)
         contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
 
         # PyTorch's answers, which the file has to give.
@@ -303,7 +312,7 @@ def _load(
     """Loads a file of weights into the network, if there is one; what was done to them."""
     changes: tuple[str, ...] = ()
     if weights is not None:
-        changes = load_weights(twin, Path(weights), key=key, prefix=prefix)
+        changes = load_weights(twin, weights_path(weights), key=key, prefix=prefix)
     elif key is not None or prefix is not None:
         raise ExportError("weights_key and strip_prefix apply only to a file of weights=.")
 

@@ -202,14 +202,23 @@ export function checkLimits(contract: Contract, sizes: ReadonlyMap<string, numbe
   for (const [axis, limit] of contract.limits) {
     const size = sizes.get(axis) ?? 0;
     if (size > limit) {
-      const inChunks = axis === "time" && contract.streaming.ok;
       throw new InputError(
         `Axis ${quoted(axis)} is ${size} in this call; the network takes at most ${limit}. ` +
           "Beyond that it fails in PyTorch too, or does something that is not in the file. " +
-          (inChunks ? "Feed it in chunks." : "Make a smaller call."),
+          howToCallSmaller(contract, axis),
       );
     }
   }
+}
+
+/** What to do about a size above the largest. */
+function howToCallSmaller(contract: Contract, axis: string): string {
+  if (axis !== "time") {
+    return "Make a smaller call.";
+  }
+  return contract.streaming.ok
+    ? "Feed it in chunks."
+    : "Shorten the sequence; this network cannot be fed in chunks.";
 }
 
 /** Refuses a chunk whose number of steps is not a multiple of the contract's. */

@@ -38,7 +38,7 @@ export function checkInputs(contract: Contract, inputs: Inputs): Call {
       `The inputs are ${kindOf(inputs)}; an object of Tensors by name was expected.`,
     );
   }
-  checkNames(contract.inputs, Object.keys(inputs), "input", InputError);
+  checkNames(contract, contract.inputs, Object.keys(inputs), "input", InputError);
 
   const sizes: Sizes = new Map();
   for (const spec of contract.inputs) checkArray(spec, inputs[spec.name], sizes, InputError);
@@ -69,7 +69,7 @@ export function checkState(contract: Contract, state: State, sizes: Sizes): void
   checkCanGoOn(state);
   const arrays = arraysOf(state);
   const specs = stateInputs(contract);
-  checkNames(specs, [...arrays.keys()], "state", StateError);
+  checkNames(contract, specs, [...arrays.keys()], "state", StateError);
   const known: Sizes = new Map(sizes);
   for (const spec of specs) checkArray(spec, arrays.get(spec.name), known, StateError);
 }
@@ -133,6 +133,7 @@ function firstValue(
 }
 
 function checkNames(
+  contract: Contract,
   specs: readonly ArraySpec[],
   names: readonly string[],
   kind: string,
@@ -145,13 +146,19 @@ function checkNames(
   const arrays = specs.map(specText).join(", ") || `no ${kind} at all`;
   for (const name of [...names].sort(byCodePoint)) {
     if (expected.includes(name)) continue;
-    const hint = didYouMean(name, expected);
+    const hint = adviceOnState(contract, name) || didYouMean(name, expected);
     throw new Refused(`There is no ${kind} ${quoted(name)}; the model takes ${arrays}.${hint}`);
   }
   for (const name of [...expected].sort(byCodePoint)) {
     if (names.includes(name)) continue;
     throw new Refused(`The ${kind} ${quoted(name)} is missing; the model takes ${arrays}.`);
   }
+}
+
+/** What to do about a state among the inputs: the file has it there, a call has it apart. */
+function adviceOnState(contract: Contract, name: string): string {
+  if (!contract.states.some(({ input }) => input === name)) return "";
+  return ` ${quoted(name)} is a state: pass it apart from the inputs, as the state of the call.`;
 }
 
 function checkArray(spec: ArraySpec, value: unknown, sizes: Sizes, Refused: Refusal): void {

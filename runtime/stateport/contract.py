@@ -186,6 +186,16 @@ class Contract:
         """
         return lcm(self.streaming.chunk_multiple, dict(self.multiples).get("time", 1))
 
+    @property
+    def shortest_chunk(self) -> int:
+        """The smallest number of steps of a call after which the state goes on.
+
+        It is a multiple of `step_multiple`. A whole sequence may be shorter: `minimums` has the
+        fewest steps that the network takes at all.
+        """
+        multiple = self.step_multiple
+        return -(-dict(self.minimums).get("time", 1) // multiple) * multiple
+
     def to_json(self) -> str:
         """The contract as the JSON text that is stored in the file."""
         document = {"version": VERSION, **asdict(self), "streaming": self.streaming.to_document()}
@@ -293,12 +303,20 @@ def check_limits(contract: Contract, sizes: Mapping[str, int]) -> None:
     for axis, limit in contract.limits:
         size = sizes.get(axis, 0)
         if size > limit:
-            in_chunks = axis == "time" and contract.streaming.ok
             raise InputError(
                 f"Axis {axis!r} is {size} in this call; the network takes at most {limit}. Beyond "
                 "that it fails in PyTorch too, or does something that is not in the file. "
-                f"{'Feed it in chunks.' if in_chunks else 'Make a smaller call.'}"
+                f"{_how_to_call_smaller(contract, axis)}"
             )
+
+
+def _how_to_call_smaller(contract: Contract, axis: str) -> str:
+    """What to do about a size above the largest."""
+    if axis != "time":
+        return "Make a smaller call."
+    if contract.streaming.ok:
+        return "Feed it in chunks."
+    return "Shorten the sequence; this network cannot be fed in chunks."
 
 
 def _nearest_multiples(size: int, multiple: int) -> str:

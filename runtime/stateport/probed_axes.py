@@ -124,8 +124,7 @@ def _both_runs(contract: Contract, engine: Engine) -> _BothRuns | None:
 
 def steps_of_run(contract: Contract, time: int) -> int:
     """The number of steps of a run, as a contract allows it: not too few, and a multiple."""
-    multiple = contract.step_multiple
-    return max(dict(contract.minimums).get("time", 1), 1) * multiple + time * multiple
+    return contract.shortest_chunk + time * contract.step_multiple
 
 
 def _assignments(contract: Contract) -> Iterator[Contract]:

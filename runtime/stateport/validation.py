@@ -42,7 +42,7 @@ def check_inputs(contract: Contract, inputs: Mapping[str, object]) -> dict[str, 
         raise InputError(
             f"The inputs are {kind_of(inputs)}; a dict of arrays by name was expected."
         )
-    _check_names(contract.inputs, inputs, "input", InputError)
+    _check_names(contract, contract.inputs, inputs, "input", InputError)
 
     sizes: dict[str, int] = {}
     for spec in contract.inputs:
@@ -71,7 +71,7 @@ def check_state(contract: Contract, state: State, sizes: Mapping[str, int]) -> N
         )
 
     check_can_go_on(state)
-    _check_names(contract.state_inputs, state, "state", StateError)
+    _check_names(contract, contract.state_inputs, state, "state", StateError)
     known = dict(sizes)
     for spec in contract.state_inputs:
         _check_array(spec, state[spec.name], known, StateError)
@@ -215,16 +215,27 @@ def single(arrays: dict[str, Array]) -> Any:
 
 
 def _check_names(
-    specs: Iterable[ArraySpec], names: Iterable[str], kind: str, error: type[InputError]
+    contract: Contract,
+    specs: Iterable[ArraySpec],
+    names: Iterable[str],
+    kind: str,
+    error: type[InputError],
 ) -> None:
     """Checks that there is a value for each input or state, and no other value."""
     expected, actual = {*names_of(specs)}, set(names)
     arrays = ", ".join(map(str, specs)) or f"no {kind} at all"
     for name in sorted(actual - expected, key=repr):
-        hint = did_you_mean(name, expected)
+        hint = _advice_on_state(contract, name) or did_you_mean(name, expected)
         raise error(f"There is no {kind} {name!r}; the model takes {arrays}.{hint}")
     for name in sorted(expected - actual):
         raise error(f"The {kind} {name!r} is missing; the model takes {arrays}.")
+
+
+def _advice_on_state(contract: Contract, name: str) -> str:
+    """What to do about a state among the inputs: the file has it there, a call has it apart."""
+    if name not in names_of(contract.state_inputs):
+        return ""
+    return f" {name!r} is a state: pass it apart from the inputs, as the state of the call."
 
 
 def _check_array(

@@ -13,11 +13,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import stateport
 from models.lstm import ReferenceLSTM
 from stateport import EngineError, EngineUnavailable, FileError, InputError, StateError
 from stateport.cli import _run_command
+from stateport_exporter import ExportError, Spec, export
+
+
+class Frames(nn.Module):
+    """A layer over frames of raw audio."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 4, 4, stride=4)
+        self.gru = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        frames = self.conv(audio[:, None]).transpose(1, 2)
+        y: Tensor = self.gru(frames)[0]
+        return y
 
 
 @pytest.fixture
@@ -60,6 +76,10 @@ COMMANDS = [
     ("run model.onnx", ["The input 'x' is missing", "the model takes", "Add -i x=FILE.npy"]),
     ("verify model.onnx --atol little", ["'little' is no number", "Write one such as"]),
     ("bench model.onnx --streams 99999999999", ["'99999999999' is not", "at most 999999999"]),
+    (
+        "export models.lstm:ReferenceLSTM --example float32[batch,time,5] -o new.onnx",
+        ["'float32[batch,time,5]' is not of the form NAME=SPEC", "x=float32[batch,time,5]"],
+    ),
     ("run model.onnx -i X=x.npy", ["There is no input 'X'", "the model takes"]),
 ]
 
@@ -184,6 +204,47 @@ CALLS: list[tuple[str, Callable[[], object], type[Exception], str]] = [
         lambda: stateport.load("model.onnx", engine="ort-cuda"),
         EngineError,
         r"ort-cuda",
+    ),
+    (
+        "state among the inputs",
+        lambda: model().run({"x": x(1, 3, 5), "h0": x(1, 1, 10)}),
+        InputError,
+        r"no input 'h0'; .* 'h0' is a state: pass it apart from the inputs",
+    ),
+    (
+        "example that only the command line reads",
+        lambda: export(ReferenceLSTM(), "x=float32[batch,time,5]", "new.onnx"),
+        ExportError,
+        r"The example is 'x=float32\[batch,time,5\]', .* Describe each argument of forward",
+    ),
+    (
+        "text for a Spec",
+        lambda: export(ReferenceLSTM(), {"x": "float32[batch,time,5]"}, "new.onnx"),
+        ExportError,
+        r"has the text 'float32\[batch,time,5\]'; write Spec\.parse\('float32",
+    ),
+    (
+        "array for a Spec",
+        lambda: export(ReferenceLSTM(), [x(1, 3, 5)], "new.onnx"),
+        ExportError,
+        r"has a NumPy array; write torch\.from_numpy\(array\), or a Spec",
+    ),
+    (
+        "weights in memory",
+        lambda: export(
+            ReferenceLSTM(),
+            ReferenceLSTM().example_inputs,
+            "new.onnx",
+            weights=ReferenceLSTM().state_dict(),  # type: ignore[arg-type]
+        ),
+        ExportError,
+        r"weights= is a collections\.OrderedDict; .* network\.load_state_dict\(weights\)",
+    ),
+    (
+        "another name of time",
+        lambda: export(Frames(), Spec("float32", "batch", "samples"), "new.onnx"),
+        ExportError,
+        r"over the axis '\(samples//4\)'\. Call the axis .* 'time' in the example, not 'samples'",
     ),
     ("full pool", lambda: model().pool(1).open(2), InputError, r"this pool holds 1\. Close some"),
 ]

@@ -108,6 +108,16 @@ def test_a_bare_lstm_has_the_fields_usual_names(tmp_path: Path, judged: Judge) -
     assert judged(result.path).passed
 
 
+def test_a_result_says_what_was_written(tmp_path: Path) -> None:
+    x = Spec("float32", "batch", "time", 3)
+    result = export(nn.GRU(3, 3, batch_first=True), x, tmp_path / "m.onnx", check=False)
+    assert repr(result) == (
+        f"<stateport_exporter.ExportResult {tmp_path / 'm.onnx'}: x: float32[batch, time, 3], "
+        "h0: float32[1, batch, 3] -> y: float32[batch, time, 3], hn: float32[1, batch, 3], "
+        "not verified>"
+    )
+
+
 def test_a_tuple_of_states(tmp_path: Path, judged: Judge) -> None:
     result = export(TupleState(), (X, (STATE, STATE)), tmp_path / "m.onnx")
     assert names(result.contract) == (["x"], ["y"], [("h0", "hn"), ("c0", "cn")])

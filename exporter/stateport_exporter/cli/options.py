@@ -67,7 +67,9 @@ def find_example(module: Any, examples: tuple[str, ...]) -> ExampleLike:
     Raises:
         ExportError: there is neither, or what should be a function is none.
     """
-    if len(examples) == 1 and "=" not in examples[0]:
+    from ..network.spec import is_spec
+
+    if len(examples) == 1 and "=" not in examples[0] and not is_spec(examples[0]):
         return _example_function(examples[0])
     if examples:
         return dict(map(_named_spec, examples))
@@ -101,5 +103,9 @@ def _named_spec(text: str) -> tuple[str, object]:
 
     name, separator, spec = text.partition("=")
     if not separator or not name.isidentifier() or not spec:
-        raise click.BadParameter(f"{text!r} is not of the form NAME=SPEC.", param_hint="--example")
+        raise click.BadParameter(
+            f"{text!r} is not of the form NAME=SPEC; write the name that forward gives the "
+            "argument, and its dtype and axes: x=float32[batch,time,5].",
+            param_hint="--example",
+        )
     return name, Spec.parse(spec)

@@ -26,6 +26,9 @@ def say_contract(contract: Contract, lifted: Collection[str]) -> None:
     if not any(isinstance(axis, str) for spec in contract.inputs for axis in spec.shape):
         say("All sizes are fixed. For others, name the axes: --example x=float32[batch,time,5].")
 
+    if contract.states and "time" not in contract.axes:
+        say("Each call is one step of a sequence, since no axis is called 'time'.")
+
     streaming = contract.streaming
     if not streaming.ok:
         say(f"It cannot stream: {streaming.reason}.")

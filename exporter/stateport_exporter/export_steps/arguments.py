@@ -14,6 +14,7 @@ from torch import nn
 
 from stateport import FileError
 from stateport.files.paths import usable_path
+from stateport.plain import kind_of
 
 from ..dtypes import DTYPES, KINDS, OPERATORS
 from ..errors import ExportError
@@ -42,6 +43,20 @@ def check_arguments(module: object, opset: int, method: str) -> None:
     _check_parts(module)
     _check_method(module, method)
     _check_opset(opset)
+
+
+def weights_path(weights: object) -> Path:
+    """The path of a file of weights.
+
+    Raises:
+        ExportError: it is something else, such as the weights themselves.
+    """
+    if not isinstance(weights, str | PathLike):
+        raise ExportError(
+            f"weights= is {kind_of(weights)}; the path of a file was expected. Load weights that "
+            "are in memory yourself: network.load_state_dict(weights)."
+        )
+    return Path(weights)
 
 
 def checked_dtype(dtype: str, keep_float32: Collection[str]) -> str:

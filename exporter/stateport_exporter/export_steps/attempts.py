@@ -7,7 +7,8 @@ with what it remembers as arguments and results; with answers to what it asks of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -36,6 +37,25 @@ class Wishes:
     trace_time: int | None
     states: Declared
     progress: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def time_by_its_name(sample: Example) -> Iterator[None]:
+    """Adds to errors what to do where the axis of time may have another name, as "samples".
+
+    Raises:
+        ExportError: the error, with that advice.
+    """
+    try:
+        yield
+    except ExportError as error:
+        others = sorted(sample.axes - {"batch"})
+        if "time" in sample.axes or not others or "'time'" in str(error):
+            raise
+        raise ExportError(
+            f"{error} No axis of the example is called 'time': if {others[0]!r} is time, call it "
+            "that."
+        ) from error
 
 
 def try_to_build(

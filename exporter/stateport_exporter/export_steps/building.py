@@ -29,7 +29,7 @@ from ..network.isolation import unchanged_globals
 from ..network.returned import named_results
 from ..network.running_values import COUNT, SUM
 from ..sizes.longest import longest_time
-from ..sizes.shortest import shortest_time
+from ..sizes.shortest import fewest_steps, shortest_chunk
 from ..states.checks import (
     check_carried,
     check_chance,
@@ -145,7 +145,7 @@ class _Unmeasured:
         return BuiltNetwork(
             self.captured,
             self.network,
-            _with_shortest_time(self.network, replace(contract, streaming=streaming)),
+            _with_fewest_steps(self.network, replace(contract, streaming=streaming)),
             self.finished.lifted,
             reason,
             self.finished.possible,
@@ -154,12 +154,13 @@ class _Unmeasured:
         )
 
 
-def _with_shortest_time(network: Network, contract: Contract) -> Contract:
-    """The contract with the shortest sequence that the network takes, if it is not the usual."""
-    shortest = shortest_time(network, contract)
-    if shortest == contract.step_multiple:
+def _with_fewest_steps(network: Network, contract: Contract) -> Contract:
+    """The contract with the fewest steps of a call, where not every call has as many."""
+    fewest = fewest_steps(network, contract)
+    always = dict(contract.multiples).get("time", 1)
+    if fewest == always:
         return contract
-    return replace(contract, minimums=(("time", shortest),))
+    return replace(contract, minimums=(("time", fewest),))
 
 
 def _build_and_measure(
@@ -186,7 +187,7 @@ def _measure(built: _Unmeasured, contexts: ConvolutionContexts) -> Streaming:
         contract,
         built.finished.reason,
         contexts.multiple,
-        shortest=shortest_time(built.network, contract),
+        shortest=shortest_chunk(built.network, contract),
     )
 
 

@@ -24,12 +24,14 @@ from stateport.axes import dynamic_axes
 from stateport.contract import Axis, resolve
 from stateport.errors import in_words
 from stateport.picking import instances_of, without
+from stateport.shown import shown
 from stateport.suggestions import did_you_mean
 
 from ..errors import ExportError
 from .isolation import unchanged_globals
 from .packing import Padded, padded_arguments
 from .spec import Spec as Spec  # which others import from here
+from .spec import is_spec
 from .trees import tensor_positions
 
 # Distinct and at least 2: sizes of 0 and 1 specialise (pytorch#157621). Primes, so that a product
@@ -93,6 +95,8 @@ class Example:
         self._signature = inspect.signature(function)
         self._name = getattr(function, "__name__", "forward")
         self._make: Callable[[Mapping[str, int], int], Any]
+        if not callable(example):
+            _check_has_tensors(example)
         self.given_time = None if callable(example) else _given_time(example)
         if callable(example):
             self._make = lambda sizes, _: example(sizes["batch"], sizes["time"])
@@ -351,6 +355,26 @@ class Example:
                     f"{after!r} when {when}. A file would keep the one value that it was exported "
                     "with. Pass it as a tensor, or let forward compute it from the sizes of others."
                 )
+
+
+def _check_has_tensors(example: object) -> None:
+    """Refuses an example without a tensor, such as a text that only the command line reads."""
+    for leaf in pytree.tree_leaves(example):
+        if isinstance(leaf, np.ndarray):
+            raise ExportError(
+                "The example has a NumPy array; write torch.from_numpy(array), or a Spec: "
+                'Spec("float32", "batch", "time", 5).'
+            )
+        if isinstance(leaf, str) and is_spec(leaf):
+            raise ExportError(
+                f"The example has the text {shown(leaf)}; write Spec.parse({shown(leaf)})."
+            )
+
+    if isinstance(example, _CONSTANTS):
+        raise ExportError(
+            f"The example is {shown(example)}, which has no tensor. Describe each argument of "
+            'forward: {"x": Spec("float32", "batch", "time", 5)}.'
+        )
 
 
 def _names_of_axes(example: object) -> list[str]:

@@ -124,6 +124,11 @@ class Spec:
         return torch.from_numpy(random.integers(self.low, self.high + 1, shape)).to(dtype)
 
 
+def is_spec(text: str) -> bool:
+    """Whether a text is of a form that `Spec.parse` reads."""
+    return _SPEC.fullmatch(text.strip()) is not None
+
+
 def _check_shape(shape: tuple[Axis, ...]) -> None:
     for axis in shape:
         if not _is_axis(axis):

@@ -27,7 +27,7 @@ from ..loops import results_in_float64, same_in_float64
 from ..network.blame import Line, at_line
 from ..network.example import Example
 from ..network.isolation import float64_copy, unchanged_globals
-from ..vectors.cases import BATCHES, case_at, shortest_time_of, usual_times
+from ..vectors.cases import BATCHES, case_at, usual_times
 from ..vectors.torch_reference import Answers, Network, run_reference
 from .comparisons import STEP, Comparison, Turn, compared, largest_mentioned, turns
 
@@ -152,7 +152,7 @@ class _Search:
         `is_crossed` says that the same comparison turns at other sizes that can be run.
         """
         network, contract = self._network, self._contract
-        if turn.sizes.get("time", SIZE_LIMIT) < shortest_time_of(contract):
+        if turn.sizes.get("time", SIZE_LIMIT) < contract.shortest_chunk:
             return []  # no call is as short
         if not self._is_in_reach(turn):
             # PyTorch itself compares the number of elements, as with a short sequence in a huge

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import filterfalse
 from typing import Final
 
@@ -20,8 +21,8 @@ from .comparisons import bisect
 _DENSE: Final = 16
 
 
-def shortest_time(network: Network, contract: Contract) -> int:
-    """The smallest number of steps from which on the network gives answers.
+def shortest_chunk(network: Network, contract: Contract) -> int:
+    """The smallest multiple of steps from which on the network gives answers.
 
     The network is run in PyTorch, at lengths up to the one that it was traced at. It has no answer
     where it fails, or gives NaN, as a standard deviation over one step does. Where results have
@@ -39,6 +40,22 @@ def shortest_time(network: Network, contract: Contract) -> int:
     if not answers(largest):
         return multiple
     return _smallest_count(answers, largest) * multiple
+
+
+def fewest_steps(network: Network, contract: Contract) -> int:
+    """The fewest steps of a whole sequence that the network takes.
+
+    It may be shorter than the shortest chunk: a convolution over 4 samples takes 5 and 6 too,
+    whatever its stride.
+    """
+    chunk = shortest_chunk(network, contract)
+    if "time" in dict(contract.multiples):
+        return chunk  # no length between two multiples is taken
+
+    any_length = replace(contract, streaming=replace(contract.streaming, chunk_multiple=1))
+    return bisect(
+        chunk - contract.step_multiple, chunk, lambda time: _answers(network, any_length, time)
+    )
 
 
 def _smallest_count(answers: Callable[[int], bool], largest: int) -> int:

@@ -93,10 +93,26 @@ def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
 
     An encoder runs over frames where a decoder runs over time. Its input is whole in every call.
     """
-    if not sequence.isidentifier() or sequence in ("time", "batch") or layer.node.graph is None:
-        return False
+    known = _axes_of_inputs(layer)
+    named = known & _names_in(sequence)
+    return "time" in known and bool(named) and not named & {"time", "batch"}
 
-    return any("time" in axes(value) for value in layer.node.graph.inputs)
+
+def _axes_of_inputs(layer: Recurrent) -> set[str]:
+    """The dynamic axes of the inputs of a layer's graph."""
+    graph = layer.node.graph
+    if graph is None:
+        return set()
+
+    names: set[str] = set()
+    for value in graph.inputs:
+        names.update(filter(str.isidentifier, axes(value)))
+    return names
+
+
+def _names_in(size: str) -> set[str]:
+    """What a size is computed from: `samples` in `samples//4`."""
+    return set(re.findall(r"[^\W\d]\w*", size))
 
 
 def _names_axis(size: str, axis: str) -> bool:
@@ -117,11 +133,15 @@ def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
         names = axes(layer.x)
         axis = names[layer.time] if names else "time"
         # Anything else is a size, or computed from time. What has the batch in it is a mistake.
-        is_named = axis.isidentifier() or _names_axis(axis, "batch")
-        if axis != "time" and is_named:
+        named = _names_in(axis) & _axes_of_inputs(layer)
+        if axis.isidentifier() and axis != "time":
+            named = {axis}
+        if named and ("time" not in named or "batch" in named):
+            name = min(named - {"time"})
             raise ExportError(
                 f"{_capitalized(layer)} runs over the axis {axis!r}. Call the axis that it runs "
-                "over 'time' in the example; if that is the rows of a batch, batch_first is wrong."
+                f"over 'time' in the example, not {name!r}; if that is the rows of a batch, "
+                "batch_first is wrong."
             )
 
 

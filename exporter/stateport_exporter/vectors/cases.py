@@ -85,7 +85,7 @@ def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Ite
     """Cases of many calls, for a network with states."""
     if not contract.streaming.ok:
         multiple = contract.step_multiple
-        call = -(-max(8, shortest_time_of(contract)) // multiple) * multiple
+        call = -(-max(8, contract.shortest_chunk) // multiple) * multiple
         call = min(call, longest_time_of(contract))
         yield case_of(network, contract, "chain of calls", [call] * (CHAIN // 8), batch)
         return
@@ -106,16 +106,11 @@ def usual_times(contract: Contract) -> list[int]:
     The longest takes the place of all that exceed it.
     """
     multiple = contract.step_multiple
-    missing = shortest_time_of(contract) - multiple
+    missing = contract.shortest_chunk - multiple
     longest = longest_time_of(contract)
 
     times = [min(time * multiple + missing, longest) for time in TIMES]
     return [*dict.fromkeys(times)]
-
-
-def shortest_time_of(contract: Contract) -> int:
-    """The smallest number of steps in one call."""
-    return max(dict(contract.minimums).get("time", 1), contract.step_multiple)
 
 
 def longest_time_of(contract: Contract) -> int:

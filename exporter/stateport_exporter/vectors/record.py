@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ..network.trial import check_any_length
 from .allowance import Allowance
 from .cases import all_cases, short_case
 from .floor import finite_sizes, looking_ahead, no_floor, raise_floor
+from .running_sums import RunningSums
 from .torch_reference import Answers, Array, Network, float64_reference, run_reference
 
 #: Numbers beyond this count as too large for float32: the sums that lead to them may be larger.
@@ -179,8 +181,9 @@ def _floor(
 
     PyTorch has two implementations of an LSTM on the CPU, its own and oneDNN's, which round
     differently. The larger error counts; of a long chain of calls, its own makes the first ones
-    alone. Where both happen to be exact, the floor is half a unit in
-    the last place of the largest value so far: any other order of summation may be off by that.
+    alone. Running sums are added up in float32 there, as engines do. Where both happen to be exact,
+    the floor is half a unit in the last place of the largest value so far: any other order of
+    summation may be off by that.
 
     Where a network amplifies differences, the error of float32 depends on the luck of single
     roundings. So a few copies of the network with every parameter off by one unit in its last place
@@ -188,6 +191,7 @@ def _floor(
     one by one, which tells of the progress.
     """
     copies = _noisy_copies(network, truth, allowance)
+    sums = _running_sums(network, contract)
     length = most_steps(case for case, _ in answered)
     floor = no_floor(contract, length)
 
@@ -197,13 +201,24 @@ def _floor(
             runs += [(noisy, case, True) for noisy in copies]
         for run, calls, onednn in runs:
             use_onednn(onednn)
-            answers = run_reference(run, contract, calls)
+            with contextlib.nullcontext() if onednn else sums:
+                answers = run_reference(run, contract, calls)
             for spec in results(contract):
                 answer = answers[spec.name]
                 truth_there = exact[spec.name].table[: len(answer.table)]
                 raise_floor(floor[spec.name], spec, answer, truth_there)
 
     return looking_ahead(floor)
+
+
+def _running_sums(
+    network: Network, contract: Contract
+) -> contextlib.AbstractContextManager[object]:
+    """What adds running sums up in float32; nothing if the network has none, as it takes time."""
+    sums = RunningSums()
+    with sums:
+        run_reference(network, contract, short_case(network, contract))
+    return sums if sums.has_run else contextlib.nullcontext()
 
 
 def _beginning(contract: Contract, case: Case) -> Case:

@@ -115,6 +115,12 @@ class EngineReport:
     made_with: dict[str, str]
     measurements: tuple[Measurement, ...]
 
+    def __repr__(self) -> str:
+        verdict = "PASS" if self.passed else "FAIL"
+        passed = sum(measurement.passed for measurement in self.measurements)
+        answers = f"{passed} of {len(self.measurements)} answers within {self.bound}"
+        return f"<stateport.EngineReport {verdict}: {self.model} on {self.engine}, {answers}>"
+
     @property
     def passed(self) -> bool:
         """Whether every output and state of every case is within its bound."""

@@ -104,8 +104,22 @@ def test_a_kernel_as_long_as_its_stride_streams_in_multiples(tmp_path: Path, str
     network = Frames(stride, stride)
     contract = exported(network, AUDIO, tmp_path).contract
     assert contract.streaming.ok, contract.streaming.reason
-    assert (contract.streaming.chunk_multiple, contract.minimums) == (stride, ())
+    assert (contract.streaming.chunk_multiple, contract.minimums) == (stride, (("time", stride),))
     check_against_pytorch(network, tmp_path / "m.onnx", (2, 5 * stride))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 4), (2, 4), (3, 5)])
+def test_a_whole_sequence_may_be_shorter_than_a_chunk(
+    tmp_path: Path, kernel: int, stride: int
+) -> None:
+    network = Frames(kernel, stride)
+    contract = exported(network, AUDIO, tmp_path).contract
+    assert contract.shortest_chunk == stride
+    assert contract.minimums == (("time", kernel),)
+
+    check_against_pytorch(network, tmp_path / "m.onnx", (2, kernel))
+    with pytest.raises(InputError, match=rf"'time' is {kernel - 1} .*at least {kernel}"):
+        load(tmp_path / "m.onnx")(np.zeros((2, kernel - 1), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,11 @@ def test_a_right_file_passes(reference: Path) -> None:
     assert repr(matrix) == f"<stateport.Matrix PASS: {reference} on ort-cpu passed>"
     (report,) = matrix.reports
     assert all(measurement.passed for measurement in report.measurements)
+    passed = len(report.measurements)
+    assert repr(report) == (
+        f"<stateport.EngineReport PASS: {reference} on ort-cpu, {passed} of {passed} answers "
+        "within 8 times the floor>"
+    )
 
 
 def test_a_wrong_file_fails(wrong: Path) -> None:

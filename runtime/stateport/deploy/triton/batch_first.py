@@ -78,8 +78,7 @@ def check_same_streams(original: Model, copy: Model) -> None:
 def _calls(contract: Contract, batch: int) -> Iterator[dict[str, Array]]:
     """The inputs of a chain of calls of several lengths that the contract allows."""
     least = contract.step_multiple
-    minimum = dict(contract.minimums).get("time", 1)
-    step = -(-minimum // least) * least
+    step = contract.shortest_chunk
     most = dict(contract.limits).get("time", step * max(_CHUNKS))
     for seed, chunk in enumerate(_CHUNKS):
         time = min(chunk * step, most - most % least)

@@ -40,7 +40,7 @@ def cases_of(recording: FittedRecording, contract: Contract) -> Iterator[Case]:
     if not _is_fed_in_chunks(contract):
         return
 
-    chunk = shortest_chunk(contract)
+    chunk = contract.shortest_chunk
     ragged = [chunk * count for count in _ragged(recording.steps // chunk)]
     if len(ragged) > 1:
         yield _case(recording, contract, "chunks", ragged)
@@ -54,13 +54,6 @@ def _is_fed_in_chunks(contract: Contract) -> bool:
     """Whether the steps of all answers are known, so that chunks can be compared with the whole."""
     known = all(spec.time_axis is None or is_cut_along_time(spec) for spec in contract.outputs)
     return bool(contract.streaming.ok and contract.states) and known and not takes_lengths(contract)
-
-
-def shortest_chunk(contract: Contract) -> int:
-    """The smallest number of steps of one call, which all others are multiples of."""
-    multiple = contract.step_multiple
-    shortest = dict(contract.minimums).get("time", 1)
-    return -(-shortest // multiple) * multiple
 
 
 def cut_to_time(
@@ -103,7 +96,7 @@ def _longest_within(
     clock: Callable[[], float],
 ) -> int:
     """The number of steps that a run may have; the whole recording where that fits."""
-    chunk = shortest_chunk(contract) if has_time(contract) else 1
+    chunk = contract.shortest_chunk if has_time(contract) else 1
     steps = _FIRST_LENGTH * chunk
     run(cut(recording, contract, min(steps, recording.steps)))  # the first run prepares much
 

@@ -118,7 +118,7 @@ def _cut_to_contract(recording: FittedRecording, contract: Contract) -> FittedRe
 
     longest = dict(contract.limits).get("time", recording.steps)
     multiple = contract.step_multiple
-    shortest = max(dict(contract.minimums).get("time", 1), multiple)
+    shortest = contract.shortest_chunk
     steps = min(recording.steps, longest) // multiple * multiple
     if steps < shortest:
         raise InputError(
