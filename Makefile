@@ -29,7 +29,7 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	# Dependency groups need pip 25.1; Python 3.11 comes with an older one.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,ort-web,serve]' -e exporter --group dev
+	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,ort-web,serve]' -e 'exporter[c]' --group dev
 	# Triton's client forbids the newer protobuf and ml_dtypes that onnx needs; it works with them.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
 	touch $@

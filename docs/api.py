@@ -107,6 +107,8 @@ SECTIONS: Final = (
             "quantize",
             "QuantizeResult",
             "QuantizedOperator",
+            "emit_c",
+            "EmitResult",
             "PossibleState",
             "ExportError",
         ),

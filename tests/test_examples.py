@@ -50,6 +50,15 @@ def test_export_lstm(tmp_path: Path) -> None:
     }
 
 
+def test_device_loop(folder: Path) -> None:
+    run(folder, "-m", "stateport", "emit", "c", "lstm.onnx", "-o", ".")
+    shutil.copy(EXAMPLES / "device_loop.c", folder)
+    command = "cc -std=c99 -O3 -Wall -Wextra -Werror device_loop.c model.c -lm -o device_loop"
+    subprocess.run(command.split(), cwd=folder, check=True)
+    program = subprocess.run(["./device_loop"], cwd=folder, check=True, capture_output=True)
+    assert len({*program.stdout.split()}) == 10
+
+
 @pytest.mark.parametrize("example", NO_PYTORCH)
 def test_it_runs_without_pytorch(folder: Path, example: str) -> None:
     assert run(folder, "-c", without_pytorch(example))

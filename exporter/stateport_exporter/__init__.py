@@ -12,6 +12,7 @@ from stateport._lazy import on_first_use as _on_first_use
 
 if TYPE_CHECKING:
     from .contract_file import ContractResult, add_contract
+    from .emit_file import EmitResult, emit_c
     from .errors import ExportError
     from .export_module import ExportResult, export
     from .foreign.lifted_file import LiftResult
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ContractResult",
+    "EmitResult",
     "ExportError",
     "ExportResult",
     "LiftResult",
@@ -35,6 +37,7 @@ __all__ = [
     "QuantizedOperator",
     "Spec",
     "add_contract",
+    "emit_c",
     "export",
     "lift",
     "quantize",
@@ -50,6 +53,7 @@ __getattr__, __dir__ = _on_first_use(
         "variants.quantization",
         "foreign.states",
         "quantize_file",
+        "emit_file",
         "lift_file",
         "contract_file",
         "states.possible",

@@ -56,8 +56,8 @@ def load(
         path: an ONNX file with a contract, as `stateport export` writes it, or any ONNX file with
             `states`.
         engine: "ort-cpu", "ort-cuda", "openvino", "tract", "onnx-reference", "ort-node",
-            "ort-web", or an engine that another distribution adds (docs/engines.md). By default
-            "ort-cpu". stateport never falls back to another engine.
+            "ort-web", "c", or an engine that another distribution adds (docs/engines.md). By
+            default "ort-cpu". stateport never falls back to another engine.
         threads: how many threads one call may use. By default 1, which is the fastest for the
             single steps of all but very large networks.
         states: for a file without a contract, the output that holds the next value of each state
@@ -70,7 +70,8 @@ def load(
             stream and pool replays one CUDA graph per chunk size (the graphs stay in memory as
             long as the model); for "openvino": `precision`, "float32" or "bfloat16"; for
             "ort-node": `modules`, the folder with node_modules, and `node`, the program; for
-            "ort-web": `modules`, and `browser`, the program.
+            "ort-web": `modules`, and `browser`, the program; for "c": `compiler`, `cache` and
+            `fast` (docs/devices.md).
 
     Raises:
         FileError: the file is missing, truncated, not ONNX, or has weights outside its folder.

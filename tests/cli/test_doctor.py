@@ -41,6 +41,7 @@ def test_where_no_engine_works_the_exit_code_says_so(
 ) -> None:
     for library in ("onnxruntime", "openvino", "tract", "onnx.reference"):
         monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setenv("STATEPORT_CC", "a-compiler-that-is-not-there")
     outcome = command("doctor", "--json")
     assert outcome.returncode == 1
     assert not any(engine["works"] for engine in json.loads(outcome.stdout)["engines"])

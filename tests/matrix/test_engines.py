@@ -25,10 +25,13 @@ ENGINES: Final = ("ort-cpu", "openvino", "tract", "onnx-reference")
 CUDA: Final = ("ort-cuda",) if engines.status("ort-cuda").problem is None else ()
 #: Judged where STATEPORT_NODE_MODULES names its packages; `make javascript` insists on it.
 NPM: Final = tuple(e for e in ("ort-node", "ort-web") if engines.status(e).problem is None)
+#: Needs a C compiler and stateport-exporter's extra `c`.
+C: Final = ("c",) if engines.status("c").problem is None else ()
 
 _RELU = "Unknown activation function 'Relu'"
 _LENGTHS = "ignores the lengths of rows"
 _OPEN_SIZES = "tract failed"
+_STEPS = "C source takes one step after the other"
 
 #: (pattern, engine) -> what the engine says, or how it is caught.
 LIMITS: Final[dict[tuple[str, str], str]] = {
@@ -55,13 +58,22 @@ LIMITS: Final[dict[tuple[str, str], str]] = {
         if pattern.group == "Lengths"
         for engine in ENGINES[1:]
     },
+    # c computes one step, for each row and step of a call.
+    **{
+        (str(pattern), "c"): _STEPS
+        for pattern in PATTERNS
+        if not pattern.streams or pattern.group == "Lengths"
+    },
+    ("Layers: result reshaped to (batch * time, features)", "c"): "axis 'batch.time'",
+    ("States: cleared by a mask at the start of a call", "c"): "once in each call",
+    ("States: cleared by torch.where at the start of a call", "c"): "once in each call",
 }
 
 
 def judged(module: nn.Module, example: object, folder: Path, method: str = "forward") -> Matrix:
     path = folder / "m.onnx"
     result = export(module, example, path, method=method)  # type: ignore[arg-type]
-    choices = [EngineChoice(name) for name in (*ENGINES, *CUDA, *NPM)]
+    choices = [EngineChoice(name) for name in (*ENGINES, *CUDA, *NPM, *C)]
     return run_matrix(path, result.vectors, choices)
 
 

@@ -46,6 +46,7 @@ RUNTIME = [
 ]
 EXPORTER = [
     "ContractResult",
+    "EmitResult",
     "ExportError",
     "ExportResult",
     "LiftResult",
@@ -55,6 +56,7 @@ EXPORTER = [
     "QuantizedOperator",
     "Spec",
     "add_contract",
+    "emit_c",
     "export",
     "lift",
     "quantize",

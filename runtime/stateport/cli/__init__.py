@@ -23,6 +23,7 @@ _OWN: Final = ("bench", "deploy", "doctor", "inspect", "run", "serve", "tune", "
 #: The exporter's commands and their help, which is needed before the exporter is imported.
 _EXPORTERS: Final = {
     "contract": "Write a contract into a copy of an ONNX file with explicit states.",
+    "emit": "Write a model's step as source code for devices.",
     "export": "Export a PyTorch network to ONNX with explicit state.",
     "lift": "Turn the hidden states of an ONNX file into inputs and outputs.",
     "quantize": "Quantize a model's weights to 8 or 4 bits.",

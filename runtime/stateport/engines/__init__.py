@@ -50,6 +50,7 @@ _BUILT_IN: Final = {
     "onnx-reference": "onnx_reference",
     "ort-node": "ort_node",
     "ort-web": "ort_web",
+    "c": "compiled_c",
 }
 
 
