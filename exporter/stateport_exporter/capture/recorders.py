@@ -20,6 +20,7 @@ from ..network.packing import Lengths, check_lengths, intercept, is_packed, trac
 from ..network.program import Body
 from ..network.scan import scan
 from .attention import attention
+from .distances import cdist
 from .pooling import max_pool1d
 from .products import product
 from .sliding_blocks import sliding_blocks
@@ -260,6 +261,7 @@ _REWRITTEN: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     F.scaled_dot_product_attention: attention,
     F.max_pool1d: max_pool1d,
     torch.max_pool1d: max_pool1d,
+    torch.cdist: cdist,
     **dict.fromkeys((torch.matmul, torch.mv), product),
     **dict.fromkeys((Tensor.__matmul__, Tensor.matmul, Tensor.mv), product),
 }

@@ -85,7 +85,7 @@ def output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...]
     Results that are None are left out, as by PyTorch's exporter.
 
     Raises:
-        ExportError: a result is neither a tensor nor None.
+        ExportError: a result is neither a tensor nor None, or is complex.
     """
     structure = program.call_spec.out_spec
     signature = program.graph_signature
@@ -105,11 +105,26 @@ def output_paths(program: torch.export.ExportedProgram) -> tuple[tuple[str, ...]
 
         if not isinstance(result, TensorArgument):
             raise _no_tensor(path, result)
+        if _is_complex(program, result.name):
+            name = ".".join(path) or "the result"
+            raise ExportError(
+                f"forward returns complex numbers: {name!r}. Engines have real ones alone. Return "
+                "torch.view_as_real(y), which has both parts in a last axis."
+            )
 
         if part == "0":
             paths.append(tuple(path))
 
     return tuple(paths)
+
+
+def _is_complex(program: torch.export.ExportedProgram, name: str) -> bool:
+    """Whether the value of this name is complex."""
+    for node in program.graph.nodes:
+        if node.name == name:
+            value = node.meta.get("val")
+            return isinstance(value, torch.Tensor) and value.is_complex()
+    return False
 
 
 def _no_tensor(path: Sequence[str], result: object) -> ExportError:

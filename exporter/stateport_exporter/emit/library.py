@@ -20,6 +20,7 @@ from stateport.model_file.read_contract import read_contract
 from ..errors import ExportError
 from .fixed_step import FixedStep, fixed_step
 from .model_source import Interface, Port, header, interface_of, source
+from .rows import check_rows
 from .step_source import STEP, StepSource, step_source
 from .translation import translate
 
@@ -84,10 +85,12 @@ def library_source(file: OnnxFile) -> str:
 
     Raises:
         ContractError: the file has no contract.
-        ExportError: the network has no such step, or an operator has no form in C.
+        ExportError: the network has no such step, its rows depend on one another, or an operator
+            has no form in C.
     """
     contract = read_contract(file)
     step = fixed_step(Path(file.path), contract, 1)
+    check_rows(file, contract)
     interface = interface_of(step, "model")
     layouts = [_layout(spec, fixed, step) for spec, fixed in _specs(contract, step)]
 

@@ -464,9 +464,15 @@ def a_number(net: Gru, x: Tensor) -> Any:
     return net.gru(x)[0], x.shape[1]
 
 
+def complex_numbers(net: Gru, x: Tensor) -> Any:
+    y = net.gru(x)[0]
+    return torch.complex(y, y)
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
+        (complex_numbers, "forward returns complex numbers: .* torch.view_as_real"),
         (by_length, "not the same in every call"),
         (by_chance, "not the same in every call"),
         (a_number, "something besides tensors"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor, nn
 
 import stateport
 from stateport import EngineError, EngineUnavailable, InputError, engines
@@ -164,6 +165,23 @@ def test_a_compiler_that_refuses_the_source_is_quoted(reference: Path, tmp_path:
 def test_whole_sequences_are_refused_with_the_reason(exported: Exported) -> None:
     with pytest.raises(EngineError, match=r"c cannot run .*bidirectional"):
         stateport.load(exported(bidirectional=True), engine="c")
+
+
+def test_rows_that_depend_on_one_another_are_refused(tmp_path: Path) -> None:
+    class Centred(nn.Module):
+        """A layer on what is left when the mean of the batch is taken off."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(3, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.gru(x - x.mean(0, keepdim=True))[0]
+            return y
+
+    export(Centred(), Spec("float32", "batch", "time", 3), tmp_path / "m.onnx", check=False)
+    with pytest.raises(EngineError, match="the rows of 'y' depend on the other rows of the batch"):
+        stateport.load(tmp_path / "m.onnx", engine="c")
 
 
 def test_an_input_once_in_a_call_takes_calls_of_one_step(tmp_path: Path) -> None:
