@@ -24,6 +24,7 @@ from .distances import cdist
 from .pooling import max_pool1d
 from .products import product
 from .sliding_blocks import sliding_blocks
+from .take_along import take_along_dim
 
 DOMAIN: Final = "stateport.torch"
 
@@ -262,6 +263,7 @@ _REWRITTEN: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     F.max_pool1d: max_pool1d,
     torch.max_pool1d: max_pool1d,
     torch.cdist: cdist,
+    **dict.fromkeys((torch.take_along_dim, Tensor.take_along_dim), take_along_dim),
     **dict.fromkeys((torch.matmul, torch.mv), product),
     **dict.fromkeys((Tensor.__matmul__, Tensor.matmul, Tensor.mv), product),
 }
