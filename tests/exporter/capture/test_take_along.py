@@ -40,7 +40,8 @@ class Sorted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y, _ = self.gru(x)
-        return y.take_along_dim(y.argsort(-1, descending=True), -1)
+        largest_first: Tensor = y.take_along_dim(y.argsort(-1, descending=True), -1)
+        return largest_first
 
 
 def test_it_is_exported_at_any_size(tmp_path: Path) -> None:
