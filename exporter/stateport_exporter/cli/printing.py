@@ -26,7 +26,8 @@ def say_contract(contract: Contract, lifted: Collection[str]) -> None:
     if not any(isinstance(axis, str) for spec in contract.inputs for axis in spec.shape):
         say("All sizes are fixed. For others, name the axes: --example x=float32[batch,time,5].")
 
-    if contract.states and "time" not in contract.axes:
+    others = sorted(contract.axes - {"batch", "time"})
+    if "time" not in contract.axes and (contract.states or others):
         say("Each call is one step of a sequence, since no axis is called 'time'.")
 
     streaming = contract.streaming

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from stateport.errors import first_line
 
 from ..errors import ExportError
 from ..graph.dataflow import forget_shapes
-from ..variants.single_step import single_step
+from ..variants.single_step import single_step, write_out_single_steps
 from .names import give_names
 
 #: Constants that are computed beforehand are no larger than this, in elements.
@@ -67,7 +68,12 @@ def fixed_step(path: Path, contract: Contract, batch: int) -> FixedStep:
     if model is None:
         model = ir.load(path)
     _fix_shapes(model, fixed)
-    proto = _folded(model)
+    _fold(model)
+    if time > 1:
+        with contextlib.suppress(ExportError):  # what has no such form stays a layer
+            write_out_single_steps(model)
+        _fold(model)
+    proto = _without_defaults(ir.to_proto(model))
     names = give_names(proto)
     return FixedStep(proto, fixed, contract, batch, time, names)
 
@@ -156,12 +162,20 @@ def _fix_shapes(model: ir.Model, contract: Contract) -> None:
     forget_shapes(model.graph)
 
 
-def _folded(model: ir.Model) -> onnx.ModelProto:
-    """The graph with all that depends on sizes computed."""
+def _fold(model: ir.Model) -> None:
+    """Computes all that depends on sizes, in place."""
     try:
         optimizer.optimize_ir(model, output_size_limit=_MOST_FOLDED, input_size_limit=_MOST_FOLDED)
     except Exception as error:  # a graph may make it fail in any way
         raise ExportError(
             f"The step cannot be simplified: {first_line(error)}. Please report this file."
         ) from error
-    return ir.to_proto(model)
+
+
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without `direction="forward"`: a default that the generator misreads in a GRU."""
+    for node in model.graph.node:
+        for attribute in list(node.attribute):
+            if attribute.name == "direction" and attribute.s == b"forward":
+                node.attribute.remove(attribute)
+    return model

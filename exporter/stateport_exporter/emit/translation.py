@@ -11,7 +11,7 @@ Names in the graph must be names in C: no text of a file gets into the source.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ _MAIN: Final = re.compile(rf"^void {_ENTRY}\((.*?)\) \{{\n(.*?)^\}}", re.DOTALL 
 _DECLARATION: Final = re.compile(r"(const )?(\w+) (\w+)((?:\[(?:restrict )?\d+\])*)")
 _CALL: Final = re.compile(r"(\w+)\((.*)\)")
 _ATTRIBUTE: Final = re.compile(r"^ \*   (\w+): (.*)$", re.MULTILINE)
+#: Marks of arrays that may not be used.
+_MACRO: Final = re.compile(r" EMX_UNUSED\b")
 _COMMENT: Final = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
@@ -57,7 +59,7 @@ def translate(model: onnx.ModelProto) -> Program:
         text: str = compiler.compile(model)
     except Exception as error:  # other people's graphs make it fail in many ways
         raise ExportError(
-            f"This step cannot be written in C: {first_line(error)}. {_operators(model)}"
+            f"This step cannot be written in C: {_reason(error)}. {_operators(model)}"
         ) from error
 
     try:
@@ -66,6 +68,11 @@ def translate(model: onnx.ModelProto) -> Program:
         raise ExportError(
             f"This step cannot be written in C: {error}. {_operators(model)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What the generator says, without the nodes that it lists and its own options."""
+    return re.split(r" \(while lowering| Hint:", first_line(error))[0].rstrip(".")
 
 
 @lru_cache(maxsize=1)
@@ -83,6 +90,10 @@ def _compiler() -> Any:
     return Compiler(options)
 
 
+#: The generator's names for the functions that others call.
+_OWN_CALL: Final = re.compile(r"\b(emx_\w+)\s*\(")
+
+
 class _Unread(ValueError):  # noqa: N818  # never leaves this module
     """A part of the text is none of those that are known."""
 
@@ -94,12 +105,13 @@ def _read(text: str) -> Program:
 
     functions = {function.name: function for function in _functions(text)}
     arguments = [*_declarations(main[1].split(", "))]
-    temporaries, calls = _body(main[2], functions)
+    helpers = {match[1]: _COMMENT.sub("", match[0]) for match in _HELPER.finditer(text)}
+    temporaries, calls = _body(main[2], functions, helpers)
     return Program(
         tuple(each.array for each in arguments if not each.is_output),
         tuple(each.array for each in arguments if each.is_output),
         tuple(_constants(text)),
-        {match[1]: _COMMENT.sub("", match[0]) for match in _HELPER.finditer(text)},
+        helpers,
         tuple(temporaries),
         tuple(calls),
     )
@@ -112,7 +124,7 @@ def _functions(text: str) -> Iterator[Function]:
             operator,
             dict(_ATTRIBUTE.findall(description)),
             tuple(_declarations(parameters.split(", "))),
-            f"static void {name}({parameters})\n{{\n{_COMMENT.sub('', body)}\n}}\n",
+            f"static void {name}({parameters})\n{{\n{_MACRO.sub('', _COMMENT.sub('', body))}\n}}\n",
         )
 
 
@@ -122,7 +134,9 @@ def _constants(text: str) -> Iterator[Constant]:
         yield Constant(_array(name, ctype, dims), tuple(filter(None, elements)))
 
 
-def _body(text: str, functions: dict[str, Function]) -> tuple[list[CArray], list[Call]]:
+def _body(
+    text: str, functions: dict[str, Function], helpers: Mapping[str, str]
+) -> tuple[list[CArray], list[Call]]:
     """The temporary arrays and the calls of the step."""
     temporaries: list[CArray] = []
     calls: list[Call] = []
@@ -134,10 +148,20 @@ def _body(text: str, functions: dict[str, Function]) -> tuple[list[CArray], list
         elif statement:
             temporaries += [each.array for each in _declarations([statement])]
 
+    _check_helpers(calls, helpers)
     known = {len(call.function.parameters) == len(call.arguments) for call in calls}
     if known - {True}:
         raise _Unread("a function takes something other than arrays")
     return temporaries, calls
+
+
+def _check_helpers(calls: Sequence[Call], helpers: Mapping[str, str]) -> None:
+    """Refuses what calls a function of the generator's own that it did not write as a helper."""
+    for call in calls:
+        missing = {*_OWN_CALL.findall(call.function.source)} - {*helpers}
+        if missing:
+            operator = call.function.operator
+            raise _Unread(f"{operator} needs {min(missing)}, which the generator did not write")
 
 
 def _declarations(texts: list[str]) -> Iterator[Parameter]:

@@ -35,7 +35,9 @@ def single_step(model: ir.Model, *, per_gate: bool) -> None:
     """
     graph = model.graph
     _fix_shapes(graph)
+    ShapeInferencePass()(model)
     for node in list(graph):
+        _check_one_step(node)
         if node.op_type == "Scan" and node.domain == "":
             _inline_body(node)
         elif node.op_type in OPERATORS and node.domain == "":
@@ -45,6 +47,50 @@ def single_step(model: ir.Model, *, per_gate: bool) -> None:
     ShapeInferencePass()(model)
     _merge_moves(graph)
     RemoveUnusedNodesPass()(model)
+
+
+def write_out_single_steps(model: ir.Model) -> None:
+    """Writes the layers and loops that run over one step in plain operators, in place.
+
+    A network that takes four samples at a time may have a layer over one frame of four. The shapes
+    of all values are known.
+
+    Raises:
+        ExportError: a layer or loop over one step cannot be written so.
+    """
+    for node in list(model.graph):
+        if _steps_of(node) != 1:
+            continue
+        if node.op_type == "Scan":
+            _inline_body(node)
+        else:
+            _write_out_step(node, per_gate=False)
+    RemoveUnusedNodesPass()(model)
+
+
+def _check_one_step(node: ir.Node) -> None:
+    """Refuses a layer over another axis than time, as of a dual-path network."""
+    steps = _steps_of(node)
+    if steps is not None and steps > 1:
+        raise ExportError(
+            f"The {node.op_type} {node.name!r} runs over {steps} elements of each step of time."
+        )
+
+
+def _steps_of(node: ir.Node) -> int | None:
+    """The number of steps that a layer or loop runs over; None if unknown, or for other nodes."""
+    if node.domain != "":
+        return None
+    if node.op_type in OPERATORS:
+        sequence = required_operand(node, 0)
+    elif node.op_type == "Scan":
+        states = len(node.inputs) - node.attributes["num_scan_inputs"].as_int()
+        sequence = required_operand(node, states)
+    else:
+        return None
+
+    sizes = _known_sizes(sequence)
+    return sizes[0] if sizes and sizes[0] > 0 else None
 
 
 def _fix_shapes(graph: ir.Graph) -> None:

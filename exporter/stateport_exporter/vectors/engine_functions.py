@@ -78,13 +78,15 @@ def _in_place(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     return lambda x: x.copy_(function(x))
 
 
-def _accumulated(accumulate: Callable[..., Any]) -> Callable[[Tensor, int], Tensor]:
+def _accumulated(accumulate: Callable[..., Any]) -> Callable[..., Tensor]:
     """A running sum or product along a dimension, rounded to float32 after each step."""
 
-    def function(x: Tensor, dim: int) -> Tensor:
+    def function(x: Tensor, dim: int = 0, *, axis: int | None = None) -> Tensor:
         if x.ndim == 0:
             return x.clone()
-        return torch.from_numpy(accumulate(x.numpy(force=True), axis=dim, dtype=np.float32))
+
+        along = dim if axis is None else axis  # PyTorch takes NumPy's name too
+        return torch.from_numpy(accumulate(x.numpy(force=True), axis=along, dtype=np.float32))
 
     return function
 

@@ -94,11 +94,19 @@ class Compiler:
                 f"c: {self.command[0]} does not compile: {first_line(error)}."
             ) from error
         if result.returncode:
-            says = first_line(ValueError(result.stderr or result.stdout))
+            says = _first_error(result.stderr or result.stdout)
             raise EngineError(
                 f"c: {self.command[0]} refuses the source that stateport wrote: {says}. Try "
                 f"another compiler: {VARIABLE}=PROGRAM."
             )
+
+
+def _first_error(text: str) -> str:
+    """The first line that has an error; of what a compiler says before it, most is context."""
+    for line in text.splitlines():
+        if "error" in line:
+            return line.strip()
+    return first_line(ValueError(text))
 
 
 def find_compiler(name: str, program: object) -> Compiler:

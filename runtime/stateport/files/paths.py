@@ -92,7 +92,12 @@ def _similar_file(path: Path) -> str:
             names = [entry.name for entry in islice(entries, _MOST_ENTRIES)]
     except OSError:
         return ""
-    return did_you_mean(path.name, names)
+    return did_you_mean(path.name, [name for name in names if _is_like(path, Path(name))])
+
+
+def _is_like(path: Path, other: Path) -> bool:
+    """Whether names are alike in more than their ending."""
+    return path.suffix != other.suffix or bool(did_you_mean(path.stem, [other.stem]))
 
 
 def file_beside(file: Path, name: str) -> Path:
