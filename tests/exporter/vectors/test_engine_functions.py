@@ -29,7 +29,7 @@ CALLS: dict[str, Function] = {
     "F.silu": F.silu,
     "nn.GLU": nn.GLU(),
     "F.glu": lambda x: F.glu(x, dim=1),
-    "cumsum by NumPy's name": lambda x: x.cumsum(axis=1) / 200,  # type: ignore[call-overload]
+    "cumsum by NumPy's name": lambda x: x.cumsum(axis=1) / 200,  # type: ignore[call-arg]
     "cumsum by name": lambda x: torch.cumsum(x, dim=1) / 200,
 }
 
