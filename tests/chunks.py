@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,28 @@ def _difference(
         scale = max(float(np.abs(want).max(initial=0.0)), 1e-30)
         found = max(found, float(np.abs(got - want).max(initial=0.0)) / scale)
     return found
+
+
+def check_like_ort_cpu(path: Path, engine: str) -> None:
+    """An engine gives a model of 5 features, its streams and pools what `ort-cpu` gives."""
+    model, other = stateport.load(path, engine=engine), stateport.load(path)
+    x = np.random.default_rng(0).standard_normal((3, 12, 5), np.float32)
+    y, state = model(x)
+    _check_close(y, other(x)[0])
+
+    stream, there = model.stream(), other.stream()
+    joined = np.concatenate([stream(x[:, :5]), stream(x[:, 5:6]), stream(x[:, 6:])], axis=1)
+    _check_close(joined, y)
+    there.restore(stream.state)
+    _check_close(there(x), other(x, state)[0])
+    again = copy.copy(stream)
+    np.testing.assert_array_equal(stream(x), again(x))
+
+    pool = model.pool(3)
+    streams = pool.open(3)
+    _check_close(pool.step(streams, x), y)
+    _check_close(pool.step(streams[[2, 0]], x[[2, 0]]), model(x, state)[0][[2, 0]])
+
+
+def _check_close(answer: Array, expected: Array) -> None:
+    np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-6)

@@ -18,7 +18,7 @@ what to do. It is one line, and can be shown anywhere: text from files is escape
 
 from __future__ import annotations
 
-from typing import Final
+from typing import IO, Final
 
 from .printable import printable
 
@@ -77,6 +77,19 @@ def first_line(error: BaseException) -> str:
         text = line.strip()
         if text:
             return _shortened(text, _LONGEST_QUOTE)
+    return ""
+
+
+def last_line(errors: IO[bytes]) -> str:
+    """What a process said last on stderr, in parentheses after a space; empty if nothing.
+
+    `errors` is the file that stderr was written to.
+    """
+    errors.seek(0)
+    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
+    for line in reversed(lines):
+        if line:
+            return f" ({line})"
     return ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from stateport.engines.npm_package import NpmEngine
 from stateport.engines.ort_node import NodeProcess
 from stateport.parity.matrix import run_matrix
 from stateport.parity.reports.wording import reason
+from tests.chunks import check_like_ort_cpu
 from tests.javascript.networks import NETWORKS, exported
 
 ENGINES: Final = ("ort-node", "ort-web")
@@ -41,19 +41,7 @@ def test_the_recorded_cases_pass_and_streams_are_carried(name: str, tmp_path: Pa
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_models_streams_and_pools_are_as_on_any_engine(engine: str, reference: Path) -> None:
-    model, other = stateport.load(reference, engine=engine), stateport.load(reference)
-    x = np.random.default_rng(0).standard_normal((3, 12, 5), np.float32)
-    y, _ = model(x)
-    np.testing.assert_allclose(y, other(x)[0], rtol=0, atol=1e-6)
-    stream = model.stream()
-    joined = np.concatenate([stream(x[:, :5]), stream(x[:, 5:6]), stream(x[:, 6:])], axis=1)
-    np.testing.assert_allclose(joined, y, rtol=0, atol=1e-6)
-    again = copy.copy(stream)
-    np.testing.assert_array_equal(stream(x), again(x))
-    pool = model.pool(3)
-    rows = [np.ascontiguousarray(row) for row in x]
-    for got, expected in zip(pool.step(pool.open(3), rows), y, strict=True):
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
+    check_like_ort_cpu(reference, engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -103,18 +91,28 @@ def test_what_the_package_refuses_is_an_engine_error(
         stateport.load(broken, engine=engine)
 
 
+@pytest.mark.parametrize(
+    ("engine", "wrong", "meant"),
+    [("ort-node", "module", "modules"), ("ort-web", "browsers", "browser")],
+)
 def test_the_options_name_the_folder_and_the_program(
-    reference: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reference: Path,
+    package: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    wrong: str,
+    meant: str,
 ) -> None:
     monkeypatch.delenv("STATEPORT_NODE_MODULES")
     with pytest.raises(EngineError, match="name that folder: STATEPORT_NODE_MODULES=FOLDER"):
-        stateport.load(reference, engine="ort-node")
-    model = stateport.load(reference, engine="ort-node", modules=str(package))
+        stateport.load(reference, engine=engine)
+    model = stateport.load(reference, engine=engine, modules=str(package))
     assert model.engine_version.startswith("onnxruntime 1.")
     with pytest.raises(EngineError, match=f"which are not in {tmp_path}"):
-        stateport.load(reference, engine="ort-node", modules=tmp_path)
-    with pytest.raises(InputError, match=r"no option 'module'.*Did you mean 'modules'"):
-        stateport.load(reference, engine="ort-node", module="x")
+        stateport.load(reference, engine=engine, modules=tmp_path)
+    with pytest.raises(InputError, match=rf"no option '{wrong}'.*Did you mean '{meant}'"):
+        stateport.load(reference, engine=engine, **{wrong: "x"})  # type: ignore[arg-type]
 
 
 def test_doctor_says_the_version() -> None:

@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 import stateport
-from stateport import EngineError, EngineUnavailable, InputError, engines
+from stateport import EngineError, EngineUnavailable, engines
 from stateport.engines.npm_package import NpmEngine
 from stateport.engines.ort_web import Browser
 from tests.runtime.engines.test_ort_node import program
@@ -106,20 +106,6 @@ def test_weights_beside_the_file_are_found(reference: Path, tmp_path: Path) -> N
     x = np.ones((1, 3, 5), np.float32)
     y, _ = stateport.load(beside, engine="ort-web")(x)
     np.testing.assert_allclose(y, stateport.load(reference)(x)[0], rtol=0, atol=1e-6)
-
-
-def test_the_options_name_the_folder_and_the_browser(
-    reference: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("STATEPORT_NODE_MODULES")
-    with pytest.raises(EngineError, match="name that folder: STATEPORT_NODE_MODULES=FOLDER"):
-        stateport.load(reference, engine="ort-web")
-    model = stateport.load(reference, engine="ort-web", modules=str(package))
-    assert model.engine_version.startswith("onnxruntime 1.")
-    with pytest.raises(EngineError, match=f"which are not in {tmp_path}"):
-        stateport.load(reference, engine="ort-web", modules=tmp_path)
-    with pytest.raises(InputError, match=r"no option 'browsers'.*Did you mean 'browser'"):
-        stateport.load(reference, engine="ort-web", browsers="x")
 
 
 def test_a_browser_that_cannot_start(reference: Path, tmp_path: Path) -> None:

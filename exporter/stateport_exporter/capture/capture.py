@@ -24,7 +24,6 @@ from ..network.example import Arguments, Example
 from ..network.explicit import Explicit
 from ..network.isolation import quiet
 from .fixed_batch import why_fixed_batch
-from .log_sigmoid import write_log_sigmoids
 from .recorders import Loop, opaque_layers
 from .refusals import narrowed_in_words, why_not
 from .signature import (
@@ -35,8 +34,7 @@ from .signature import (
     refuse_mutation,
 )
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
-from .truth_values import write_as_logic
-from .write_onnx import drop_idle_squeezes, split_into_slices, write_onnx
+from .write_onnx import write_onnx
 
 #: What stands before the names of an author's parameters, once for each wrapper.
 _WRAPPER: Final = "network."
@@ -95,10 +93,6 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
     if ranges and narrowed is None:
         narrowed = narrowed_in_words(name, ranges)
 
-    drop_idle_squeezes(program)
-    write_as_logic(program)
-    write_log_sigmoids(program)
-    split_into_slices(program)
     model = write_onnx(program, name, opset)
     check_inputs(model, example)
     name_axes(model, example)

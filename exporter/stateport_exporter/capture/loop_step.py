@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from ..errors import ExportError
 from ..network.isolation import quiet
 from ..network.program import Body
-from .log_sigmoid import write_log_sigmoids
 from .recorders import Loop, TensorSignature
 from .refusals import message_of
 from .torch_export import functional, torch_export
-from .truth_values import write_as_logic
-from .write_onnx import drop_idle_squeezes, write_onnx
+from .write_onnx import write_onnx
 
 
 class _Step(nn.Module):
@@ -48,9 +46,6 @@ def capture_step(loop: Loop, opset: int) -> ir.Graph:
             program = _step_program(loop, operands)
             # Decomposes recurrent layers inside the step, which PyTorch's ONNX writer gets wrong.
             program = functional(program, decomposed=True)
-            drop_idle_squeezes(program)
-            write_as_logic(program)
-            write_log_sigmoids(program)
         except Exception as error:
             raise ExportError(f"{name} could not be traced: {message_of(error)}") from error
 

@@ -20,7 +20,9 @@ from stateport.picking import sure
 
 from ..errors import ExportError
 from ..network.isolation import quiet
+from .log_sigmoid import write_log_sigmoids
 from .refusals import message_of, root_of
+from .truth_values import write_as_logic
 
 #: The oldest opset that PyTorch's exporter writes.
 _OLDEST_OPSET: Final = 18
@@ -29,13 +31,17 @@ _UNKNOWN_OPERATOR: Final = re.compile(r"No ONNX function found for <OpOverload\(
 
 
 def write_onnx(program: torch.export.ExportedProgram, name: str, opset: int) -> ir.Model:
-    """The graph of a program; `name` is its name in messages.
+    """The graph of a program, which is changed; `name` is its name in messages.
 
     Raises:
         ExportError: PyTorch's exporter cannot write it.
     """
     with quiet(), _kept_registries():
         try:
+            drop_idle_squeezes(program)
+            write_as_logic(program)
+            write_log_sigmoids(program)
+            split_into_slices(program)
             return _written(program, opset)
         except Exception as error:  # whatever PyTorch's exporter raises
             reason = message_of(root_of(error))

@@ -21,12 +21,20 @@ def say_contract(contract: Contract, lifted: Collection[str]) -> None:
         start = f", lifted, starts from {state.initial}" if state.input in lifted else ""
         say(f"{'state':7} {state}{start}")
 
+    _say_sizes(contract)
+    _say_streaming(contract)
+
+
+def _say_sizes(contract: Contract) -> None:
     for axis, largest in contract.limits:
         say(f"A call takes at most {largest} along the axis {axis!r}.")
     if not any(isinstance(axis, str) for spec in contract.inputs for axis in spec.shape):
         say("All sizes are fixed. For others, name the axes: --example x=float32[batch,time,5].")
 
-    others = sorted(contract.axes - {"batch", "time"})
+
+def _say_streaming(contract: Contract) -> None:
+    """What a call is, and whether a sequence may be cut into several."""
+    others = contract.axes - {"batch", "time"}
     if "time" not in contract.axes and (contract.states or others):
         say("Each call is one step of a sequence, since no axis is called 'time'.")
 

@@ -76,19 +76,12 @@ def step_source(program: Program) -> StepSource:
         body += [f"/* {call.function.operator} */", *lines]
 
     used = _used_constants(program.constants, body, statements)
-    lines = [f"{array.ctype} {array.name}[{array.size}];" for array in place.locals] + body
-    parameters = [f"const {array.ctype} *{array.name}" for array in program.inputs]
-    parameters += [f"{array.ctype} *{array.name}" for array in program.outputs]
-    indented = textwrap.indent("\n".join(lines), "    ")
-    step = f"static void {STEP}(\n    {', '.join(parameters)})\n{{\n{indented}\n}}\n"
-    unread = [array.name for array in program.inputs if not _has_word(array.name, body)]
-    step = step.replace("{\n", "{\n" + "".join(f"    (void){name};\n" for name in unread), 1)
     parts = [
         *map(_constant_text, used),
         *_helpers(program, functions.values(), body),
         *statements.products.values(),
         *_generated_functions(functions.values()),
-        step,
+        _step_function(program, place.locals, body),
     ]
     counts = [multiplications(call, names) for call in place.calls]
     return StepSource(
@@ -99,6 +92,22 @@ def step_source(program: Program) -> StepSource:
         sum(counts),
         tuple(sorted({function.operator for function in functions.values()})),
     )
+
+
+def _step_function(program: Program, local: Sequence[CArray], body: Sequence[str]) -> str:
+    """The function `compute` with these local arrays and statements."""
+    parameters = [f"const {array.ctype} *{array.name}" for array in program.inputs]
+    parameters += [f"{array.ctype} *{array.name}" for array in program.outputs]
+
+    lines = []
+    for array in program.inputs:
+        if not _has_word(array.name, body):  # a compiler warns of what is not read
+            lines.append(f"(void){array.name};")
+    for array in local:
+        lines.append(f"{array.ctype} {array.name}[{array.size}];")
+
+    text = textwrap.indent("\n".join([*lines, *body]), "    ")
+    return f"static void {STEP}(\n    {', '.join(parameters)})\n{{\n{text}\n}}\n"
 
 
 def _with_short_names(program: Program, taken: set[str]) -> Program:

@@ -14,7 +14,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,16 +112,6 @@ def read_answer(read: Callable[[int], bytes]) -> Answer:
         array.reshape(-1).view(np.uint8)[...] = np.frombuffer(read(array.nbytes), "u1")
         arrays.append(array)
     return answer, arrays
-
-
-def last_line(errors: IO[bytes]) -> str:
-    """The last line with text of a file, in parentheses after a space; empty without one."""
-    errors.seek(0)
-    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
-    for line in reversed(lines):
-        if line:
-            return f" ({line})"
-    return ""
 
 
 def check_options(name: str, options: Mapping[str, object], known: Sequence[str]) -> None:

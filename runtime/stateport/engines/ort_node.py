@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
-from ..errors import EngineError, EngineUnavailable
+from ..errors import EngineError, EngineUnavailable, last_line
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
 from .base import EngineFacts
@@ -28,7 +28,6 @@ from .npm_package import (
     Peer,
     absent,
     check_options,
-    last_line,
     modules_folder,
     read_answer,
 )

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from numpy.typing import NDArray
 
-from ..errors import EngineError, EngineUnavailable
+from ..errors import EngineError, EngineUnavailable, last_line
 from ..files.reading import parse_json
 from ..model_file.onnx_outline import OnnxFile
 from . import Status
@@ -35,7 +35,6 @@ from .npm_package import (
     Peer,
     absent,
     check_options,
-    last_line,
     modules_folder,
     read_answer,
 )

@@ -19,6 +19,7 @@ from stateport.engines import c_compiler, compiled_c
 from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport_exporter import Spec, export
+from tests.chunks import check_like_ort_cpu
 from tests.conftest import Exported
 from tests.exporter.patterns import PATTERNS, seeded
 
@@ -43,22 +44,7 @@ def test_it_passes_the_verification(exported: Exported, arguments: dict[str, obj
 
 
 def test_models_streams_and_pools_are_as_on_any_engine(reference: Path) -> None:
-    model, other = stateport.load(reference, engine="c"), stateport.load(reference)
-    random = np.random.default_rng(0)
-    x = random.standard_normal((3, 12, 5), np.float32)
-    y, state = model(x)
-    np.testing.assert_allclose(y, other(x)[0], rtol=0, atol=1e-6)
-    stream, there = model.stream(), other.stream()
-    joined = np.concatenate([stream(x[:, :5]), stream(x[:, 5:6]), stream(x[:, 6:])], axis=1)
-    np.testing.assert_allclose(joined, y, rtol=0, atol=1e-6)
-    there.restore(stream.state)
-    np.testing.assert_allclose(there(x), other(x, state)[0], rtol=0, atol=1e-6)
-    pool = model.pool(3)
-    streams = pool.open(3)
-    np.testing.assert_allclose(pool.step(streams, x), y, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(
-        pool.step(streams[[2, 0]], x[[2, 0]]), model(x, state)[0][[2, 0]], rtol=0, atol=1e-6
-    )
+    check_like_ort_cpu(reference, "c")
 
 
 def test_sums_in_any_order_are_an_option(reference: Path) -> None:

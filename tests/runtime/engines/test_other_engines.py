@@ -17,6 +17,7 @@ from stateport.engines.choice import EngineChoice
 from stateport.parity.engine_report import measure_model
 from stateport.parity.matrix import run_matrix
 from stateport.parity.vectors import Vectors, vectors_path
+from tests.chunks import check_like_ort_cpu
 from tests.conftest import Exported
 from tests.plugins import install
 
@@ -49,22 +50,7 @@ def test_it_passes_the_verification(
 def test_models_streams_and_pools_are_as_on_any_engine(
     reference: Path, engine: str, abacus: str
 ) -> None:
-    model, other = stateport.load(reference, engine=engine), stateport.load(reference)
-    random = np.random.default_rng(0)
-    x = random.standard_normal((3, 12, 5), np.float32)
-    y, state = model(x)
-    np.testing.assert_allclose(y, other(x)[0], rtol=0, atol=1e-6)
-    stream, there = model.stream(), other.stream()
-    joined = np.concatenate([stream(x[:, :5]), stream(x[:, 5:6]), stream(x[:, 6:])], axis=1)
-    np.testing.assert_allclose(joined, y, rtol=0, atol=1e-6)
-    there.restore(stream.state)
-    np.testing.assert_allclose(there(x), other(x, state)[0], rtol=0, atol=1e-6)
-    pool = model.pool(3)
-    streams = pool.open(3)
-    np.testing.assert_allclose(pool.step(streams, x), y, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(
-        pool.step(streams[[2, 0]], x[[2, 0]]), model(x, state)[0][[2, 0]], rtol=0, atol=1e-6
-    )
+    check_like_ort_cpu(reference, engine)
 
 
 @pytest.mark.parametrize("engine", OTHERS)

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import IO, Any, Final
 
-from ...errors import FileError
+from ...errors import FileError, last_line
 from ...files.reading import parse_json
 from .protocol import MARK, Job
 
@@ -72,7 +72,7 @@ def ask(
             process.kill()  # whatever happened here, the process must not outlive it
 
         if code:
-            ending = f"{_describe_exit(code)}{_last_line(errors)}"
+            ending = f"{_describe_exit(code)}{last_line(errors)}"
             died = f"It took its process down ({doing}): {ending}."
             messages.append({"died": died, "while": doing})
 
@@ -156,13 +156,3 @@ def _describe_exit(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"exit code {code}"
-
-
-def _last_line(errors: IO[bytes]) -> str:
-    """The last line with text on stderr, in parentheses; empty where there is none."""
-    errors.seek(0)
-    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
-    for line in reversed(lines):
-        if line:
-            return f" ({line})"
-    return ""
