@@ -23,6 +23,8 @@ def cdist(
     Returns:
         The p-norm of each difference: (..., m, n).
     """
+    if p < 0:
+        raise ValueError(f"cdist takes no negative p, and p is {p}")
     differences = (x1.unsqueeze(-2) - x2.unsqueeze(-3)).abs()
     if p == 0:
         return (differences != 0).to(x1.dtype).sum(-1)

@@ -23,6 +23,9 @@ def take_along_dim(
     if dim is None:
         return torch.gather(input.reshape(-1), 0, indices.reshape(-1))
 
+    if not -input.ndim <= dim < input.ndim:
+        raise IndexError(f"dim is {dim}; the array has {input.ndim} dimensions")
+
     dim = dim % input.ndim
     sizes = [-1] * input.ndim
     taken_from, taken = [*sizes], [*sizes]

@@ -34,8 +34,9 @@ def _as_logic(graph: Graph, node: Node) -> Node | None:
     if node.target in (_ATEN.masked_fill.Scalar, _ATEN.masked_fill.Tensor):
         values, mask, filling = node.args
         return _choice(graph, mask, filling, values)
-    if node.target is _ATEN.add.Tensor and all(isinstance(value, Node) for value in node.args):
-        return _call(graph, _ATEN.logical_or.default, *node.args)
+    if node.target is _ATEN.add.Tensor:
+        one, other = node.args
+        return _choice(graph, one, True, other if node.kwargs.get("alpha", True) else False)
     return None
 
 

@@ -210,7 +210,7 @@ def _call(interface: Interface, step: FixedStep, body: StepSource) -> str:
         before += _read(port, number, "from", step="0")
         within.append(
             f"{port.array.ctype} *to_{name} = step + 1 == steps ? {_part(port, target, 'to', '0')} "
-            f": step % 2 ? odd_{name}_part : even_{name}_part;"
+            f": step % 2 ? part_odd_{name} : part_even_{name};"
         )
         arguments[name] = f"from_{name}"
         arguments[interface.nexts[name]] = f"to_{name}"
@@ -249,12 +249,12 @@ def _call(interface: Interface, step: FixedStep, body: StepSource) -> str:
 
 
 def _local(port: Port, end: str) -> str:
-    return f"{port.array.ctype} {end}_{port.array.name}_part[{port.array.size}];"
+    return f"{port.array.ctype} part_{end}_{port.array.name}[{port.array.size}];"
 
 
 def _part(port: Port, number: int, end: str, step: str) -> str:
     name = port.array.name
-    arguments = f"row, {step}, arrays[{number}], {end}_{name}_part"
+    arguments = f"row, {step}, arrays[{number}], part_{end}_{name}"
     return f"part_of(&layout_of_{name}, batch, steps, {arguments})"
 
 
@@ -273,7 +273,7 @@ def _write(port: Port, number: int, end: str, step: str) -> list[str]:
 def _copy(port: Port, number: int, end: str, step: str, *, is_read: bool) -> list[str]:
     """Copies a part between an array and memory of its own, where it is not in one piece."""
     name = port.array.name
-    part = f"(char *){end}_{name}_part"
+    part = f"(char *)part_{end}_{name}"
     arguments = f"row, {step}, arrays[{number}], {part}, {is_read:d}"
     return [
         f"if (!in_one_piece(&layout_of_{name})) {{",

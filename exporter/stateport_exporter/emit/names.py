@@ -19,10 +19,12 @@ _RESERVED: Final = frozenset(
     main mutable namespace new not nullptr operator or private protected public register restrict
     return short signed sizeof static struct switch template this throw true try typedef typeid
     typename union unsigned using virtual void volatile wchar_t while xor
-    compute idx_t memcpy memset size_t sigmoid_of state steps tanh_of
+    compute i idx_t memcpy memset size_t sigmoid_of state steps tanh_of
         """,
     )
 )
+#: Macros of C's headers (`NULL`, `INFINITY`), their types (`int8_t`), and functions of the source.
+_KINDS: Final = re.compile(r"[A-Z][A-Z0-9_]+|\w+_t|product_\w+|node\d+_\w+")
 #: C99 promises to tell names apart by their first 63 characters.
 _LONGEST: Final = 48
 
@@ -97,7 +99,7 @@ def identifier(name: str, taken: set[str]) -> str:
     text = re.sub(r"[^A-Za-z0-9_]", "_", name)[:_LONGEST].strip("_") or "value"
     if text[0].isdigit():
         text = f"n{text}"
-    if text in _RESERVED:
+    if text in _RESERVED or _KINDS.fullmatch(text):
         text = f"{text}_"
 
     unique, number = text, 2

@@ -103,16 +103,23 @@ class _Aliases:
 
         source = call.reads[0][0]
         results = [name for name, _ in call.writes]
+        size = call.writes[0][1].size
         if all(name in self._temporaries for name in results):
             for name, offset in zip(results, offsets, strict=True):
                 self._places[name] = Place(source, offset)
             return True
-        return len(results) == 1 and self._write_directly(source, results[0])
+        return len(results) == 1 and self._write_directly(source, results[0], size)
 
-    def _write_directly(self, source: str, output: str) -> bool:
-        """Lets the source be written into an output of the step, where it is all of it."""
+    def _write_directly(self, source: str, output: str, size: int) -> bool:
+        """Lets the source be written into an output of the step, where it is all of it.
+
+        `size` is the number of elements of the output. The source may be the first part of a
+        larger array, for which the output has no room.
+        """
         root, offset = self.place(source)
-        if offset or root not in self._temporaries or self.place(output).array != output:
+        if offset or root not in self._temporaries or self._temporaries[root].size != size:
+            return False
+        if self.place(output).array != output:
             return False
         self._places[root] = Place(output)
         return True

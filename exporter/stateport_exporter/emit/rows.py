@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stateport import EngineError
 from stateport.contract import Contract
 from stateport.engines.base import HostEngine
+from stateport.errors import in_words
 from stateport.mixed_rows import find_mixed_rows
 from stateport.model_file.onnx_outline import OnnxFile
 
@@ -31,8 +32,11 @@ def check_rows(file: OnnxFile, contract: Contract) -> None:
 
     try:
         engine = _Evaluation(file)
-    except Exception:  # an operator that onnx's reference lacks: C does not have it either
-        return
+    except Exception as error:  # an operator that onnx's reference lacks
+        raise ExportError(
+            "C computes one row after the other, and whether rows of this network depend on one "
+            f"another cannot be tried: {in_words(error)}. Load the file with another engine."
+        ) from error
 
     mixed = find_mixed_rows(contract, engine, "float32")
     if mixed is not None:

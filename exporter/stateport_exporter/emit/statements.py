@@ -55,7 +55,7 @@ _BINARY: Final = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 _UNARY: Final = {
     "Sigmoid": "sigmoid_of({})",
     "Tanh": "tanh_of({})",
-    "Relu": "{0} > 0.0f ? {0} : 0.0f",
+    "Relu": "{0} < 0.0f ? 0.0f : {0}",  # NaN stays what it is
     "Neg": "-{}",
 }
 
@@ -264,9 +264,12 @@ def _product_of(call: Call, constants: frozenset[str]) -> Product | None:
 
 def _bias(rest: list[tuple[str, CArray]], columns: int) -> str | None:
     """The third operand, if it is added to each row."""
-    if len(rest) == 1 and rest[0][1].size == rest[0][1].dims[-1] == columns:
-        return rest[0][0]
-    return None
+    if len(rest) != 1:
+        return None
+
+    name, array = rest[0]
+    is_row = bool(array.dims) and array.size == array.dims[-1] == columns
+    return name if is_row else None
 
 
 def multiplications(call: Call, constants: frozenset[str]) -> int:

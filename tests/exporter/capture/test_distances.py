@@ -19,6 +19,11 @@ def test_it_gives_what_pytorch_gives(p: float) -> None:
     torch.testing.assert_close(cdist(x, y[:1], p), torch.cdist(x, y[:1].expand(2, -1, -1), p))
 
 
+def test_what_pytorch_refuses_is_refused() -> None:
+    with pytest.raises(ValueError, match="no negative p"):
+        cdist(torch.zeros(2, 3), torch.zeros(2, 3), -1.0)
+
+
 class Codebook(nn.Module):
     """The nearest of 16 vectors to each step, and its number."""
 

@@ -31,6 +31,11 @@ def test_it_gives_what_pytorch_gives(values: Tensor, indices: Tensor, dim: int |
     assert torch.equal(take_along_dim(values, indices, dim), expected)
 
 
+def test_a_dimension_that_is_not_there_is_refused() -> None:
+    with pytest.raises(IndexError, match="dim is 5; the array has 3 dimensions"):
+        take_along_dim(X, X.argsort(1), 5)
+
+
 class Sorted(nn.Module):
     """The features of each step, the largest first."""
 

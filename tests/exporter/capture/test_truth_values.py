@@ -38,6 +38,9 @@ OPERATIONS: dict[str, Operation] = {
     "masked_fill with True": lambda a, b, _: a.masked_fill(~b, True),
     "masked_fill with False": lambda a, b, _: b.masked_fill(a, False),
     "sum": lambda a, b, _: a + b,
+    "sum with True": lambda a, _, __: a + True,
+    "sum with False": lambda a, _, __: a + False,
+    "sum with nothing of the other": lambda a, b, _: torch.add(a, b, alpha=False),
     "sum with numbers": lambda a, _, x: a + x,
 }
 

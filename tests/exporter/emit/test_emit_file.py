@@ -111,6 +111,26 @@ def test_steps_of_several_samples(
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+class Halves(nn.Module):
+    """The first half of a result is the next state, and the output is made of the second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = torch.tanh(self.both(torch.cat([x, h[0]], -1))).chunk(2, -1)
+        return second * 2, first.unsqueeze(0)
+
+
+def test_a_part_of_an_array_is_not_written_over_an_output(tmp_path: Path) -> None:
+    state = Spec("float32", 1, "batch", 4)
+    export(Halves(), (Spec("float32", "batch", 4), state), tmp_path / "m.onnx")
+    assert emit_c(tmp_path / "m.onnx", tmp_path / "out").tested
+    ran = built(tmp_path / "out", *SANITIZERS)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 class Spectrum(nn.Module):
     """A layer over a short-time Fourier transform."""
 
