@@ -36,6 +36,7 @@ from .foreign.source_cases import AcceptedSizes
 from .foreign.source_sizes import accepted_sizes, with_measured_outputs
 from .foreign.usual_form import make_constant, sort_nodes, take_weights_from_inputs
 from .foreign.whole_sequences import measure_source_streaming
+from .foreign.wide_ports import wide_outline, widen_ports
 from .graph.serialization import write
 from .graph.verified_file import check_paths, write_verified
 from .states.naming import set_contract
@@ -54,7 +55,8 @@ class ContractResult:
         truth: "float64" where the vectors are the file's answers in float64; "float32" where they
             are ONNX Runtime's, because the file cannot be evaluated in float64.
         report: the result of verifying the file on `ort-cpu`.
-        notes: what was recorded less of, because it would have taken too long.
+        notes: which inputs and outputs have another dtype than in the source; and what was recorded
+            less of, because it would have taken too long.
     """
 
     path: Path
@@ -76,10 +78,12 @@ def add_contract(
 ) -> ContractResult:
     """Writes a copy of an ONNX file with a contract, so that every command works on it.
 
-    The graph stays as it is: its states have to be inputs and outputs. (`lift` makes them so.) The
-    vectors beside the copy are the answers of the graph itself in float64, evaluated node by node;
-    `verify` then shows how far an engine is from them. An axis that the file leaves open without a
-    usable name is found by running the file at two sizes.
+    The graph stays as it is: its states have to be inputs and outputs. (`lift` makes them so.) Only
+    inputs and outputs in a dtype that NumPy lacks, such as bfloat16, become float32. An axis that
+    the file leaves open without a usable name is found by running the file at two sizes.
+
+    The vectors beside the copy are the answers of the graph itself in float64, evaluated node by
+    node; `verify` then shows how far an engine is from them.
 
     Args:
         source: an ONNX file without a contract.
@@ -109,12 +113,13 @@ def add_contract(
             f"{source} has a contract already; a file without one was expected. Use it as it is."
         )
 
-    known = infer_contract(with_named_axes(file, axes or {}), states)
+    known = infer_contract(wide_outline(with_named_axes(file, axes or {})), states)
     fixed = fixed_inputs(known, constants or {})
     model = ir.load(source)
     ir.external_data.load_to_model(model)  # the copy may lie in another folder
     take_weights_from_inputs(model)
     sort_nodes(model)
+    notes = widen_ports(model)
     make_constant(model.graph, fixed)
     precision = declare_precision(model)
 
@@ -128,7 +133,7 @@ def add_contract(
         )
         progress("evaluating the file")
         is_exact = precision == "float32"
-        vectors, notes = record_from_file(usual, contract, sizes, double=is_exact)
+        vectors, left_out = record_from_file(usual, contract, sizes, double=is_exact)
 
     declare_shapes(model.graph, contract)
     set_contract(model, contract, {"contract": source.name, "stateport": __version__})
@@ -144,7 +149,9 @@ def add_contract(
             progress=progress,
         )
     )
-    return ContractResult(path, vectors_path(path), contract, vectors.truth, report, notes)
+    return ContractResult(
+        path, vectors_path(path), contract, vectors.truth, report, (*notes, *left_out)
+    )
 
 
 def _measured_contract(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from os import PathLike
 from pathlib import Path
@@ -34,6 +35,7 @@ from .foreign.usual_form import (
     sort_nodes,
     take_weights_from_inputs,
 )
+from .foreign.wide_ports import wide_outline, widen_ports
 from .graph.serialization import write
 from .graph.verified_file import check_paths
 
@@ -89,19 +91,19 @@ def lift(
         )
 
     known = match_state_names(file) if states is None else dict(states)
-    fixed = fixed_inputs(infer_contract(file, known), constants or {})
+    fixed = fixed_inputs(infer_contract(wide_outline(file), known), constants or {})
     model = ir.load(source)
     ir.external_data.load_to_model(model)  # the new file may lie in another folder
     take_weights_from_inputs(model)
     sort_nodes(model)
     rewritten = put_time_first(model)
+    notes = widen_ports(model)
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runnable = file
-        if rewritten:
-            runnable = _written(model, folder / source.name)
-        engine = ConstantInputs(open_engine("ort-cpu", runnable, None, {}), fixed)
+        if rewritten or notes:
+            file = _written(model, folder / source.name)
+        engine = ConstantInputs(open_engine("ort-cpu", file, None, {}), fixed)
 
         make_constant(model.graph, fixed)
         progress("lifting")
@@ -109,13 +111,14 @@ def lift(
         origin = {"lifted": source.name, "stateport": __version__}
         if not over_time:
             # ONNX Runtime cannot load a file with `layout=1`, even one that has all of its states.
-            return write_lifted(model, known, answers_for, path, origin, required=not rewritten)
+            lifted = write_lifted(model, known, answers_for, path, origin, required=not rewritten)
+            return replace(lifted, notes=notes)
 
         step_path = folder / "step" / path.name
         step_path.parent.mkdir()
         required = not known and not rewritten
         step = write_lifted(model, known, answers_for, step_path, origin, required=required)
-        return write_over_time(step, path, origin)
+        return replace(write_over_time(step, path, origin), notes=notes)
 
 
 def _written(model: ir.Model, path: Path) -> OnnxFile:

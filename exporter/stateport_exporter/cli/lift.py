@@ -63,6 +63,8 @@ def lift(
 
     _show_operators(result.outcomes)
     say_contract(result.contract, result.lifted)
+    for note in result.notes:
+        say(f"note: {note}.")
     for pair in result.possible_states:
         say(f"note: {pair}; --state {pair.argument}={pair.result} makes them a state.")
     say(f"Wrote {result.path} and {result.vectors.name}.")

@@ -59,6 +59,7 @@ class LiftResult:
         outcomes: what became of each recurrent operator.
         report: the comparison of the new file with the answers of its source.
         possible_states: inputs and outputs that look like states but were not taken as states.
+        notes: which inputs and outputs have another dtype than in the source.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class LiftResult:
     outcomes: tuple[LiftedOperator, ...]
     report: EngineReport
     possible_states: tuple[PossibleState, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def write_lifted(

@@ -79,10 +79,9 @@ def open_engine(
         if newer is not None:
             raise EngineError(newer) from error
 
-        advice = " Networks with loops or branches need graphs=False." if graphs else ""
-        raise failure(
-            f"ONNX Runtime cannot load {file.path}: {_reason(error)}{advice}", error
-        ) from error
+        reason = _reason(error)
+        advice = _loading_advice(file, reason, graphs=graphs)
+        raise failure(f"ONNX Runtime cannot load {file.path}: {reason}{advice}", error) from error
 
     # A provider that does not start is replaced by the CPU's, with no more than a warning.
     if session.get_providers()[0] != provider:
@@ -92,6 +91,18 @@ def open_engine(
         )
 
     return OrtEngine(ort, session, name, device, graphs=graphs)
+
+
+def _loading_advice(file: OnnxFile, reason: str, *, graphs: bool) -> str:
+    """A sentence on what helps where a file cannot be loaded; empty where nothing is known."""
+    if graphs:
+        return " Networks with loops or branches need graphs=False."
+    if "NOT_IMPLEMENTED" in reason and any(weight.dtype == "bfloat16" for weight in file.weights):
+        return (
+            " The file computes in bfloat16, for which ONNX Runtime lacks this operator. Write the "
+            "file in float32 or float16."
+        )
+    return ""
 
 
 def _session_settings(ort: ModuleType, name: str, file: OnnxFile, threads: int | None) -> Any:

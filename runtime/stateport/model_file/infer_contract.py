@@ -13,6 +13,7 @@ from ..contract import ArraySpec, Axis, Contract, StateSpec, axis_names, by_name
 from ..errors import ContractError, InputError
 from ..picking import among, without
 from .foreign.growing import check_growing
+from .foreign.kinds import check_kinds
 from .foreign.streaming import streaming_of
 from .onnx_outline import OnnxFile
 
@@ -72,10 +73,12 @@ def infer_contract(
         axes: new names for axes of the file: {"s27": "time"}.
 
     Raises:
-        ContractError: the names match no pairing of states, or more than one.
+        ContractError: the names match no pairing of states, or more than one; or an input or output
+            is no array of numbers or truth values.
         InputError: `states` names what the file lacks, or what does not fit; or a state grows with
             every call.
     """
+    check_kinds(file)
     pairs = _matched_states(file) if states is None else _declared_states(file, states)
 
     check_growing(file, pairs)

@@ -37,6 +37,8 @@ _DTYPES: Final = {
     14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz",
     19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1",
 }  # fmt: skip
+# The fields of TypeProto for values that are no tensors.
+_OTHER_TYPES: Final = {4: "sequence", 5: "map", 8: "sparse tensor", 9: "optional"}
 _BITS: Final = {
     "float64": 64, "int64": 64, "uint64": 64, "complex64": 64, "complex128": 128,
     "float32": 32, "int32": 32, "uint32": 32, "float16": 16, "bfloat16": 16, "int16": 16,
@@ -424,8 +426,10 @@ def _read_value_info(data: memoryview) -> ArraySpec:
             name = text_of(value)
         elif number == 2:
             for kind, content in Fields(bytes_of(value)):
-                if kind == 1:  # a tensor; sequences, maps and optionals remain "unknown"
+                if kind == 1:
                     dtype, shape = _read_tensor_type(bytes_of(content))
+                else:
+                    dtype = _OTHER_TYPES.get(kind, "unknown")
     return ArraySpec(name, dtype, shape)
 
 
