@@ -94,7 +94,7 @@ def emit_c(
     model, folder = Path(model), Path(folder)
     _check_arguments(batch, name)
     file = read(model)
-    step = fixed_step(model, read_contract(file), batch)
+    step = fixed_step(model, read_contract(file), batch, name)
 
     progress("writing C")
     texts, cost, notes = _texts(file, step, name)

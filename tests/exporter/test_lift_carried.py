@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,97 @@ def test_a_loop_over_time(tmp_path: Path, counts: bool, axes: tuple[str | None, 
     result = lift(source, tmp_path / "l.onnx")
     check(source, result)
     assert [(each.operator, each.what) for each in result.outcomes] == [("Loop", "lifted")]
+
+
+def unshaped(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
+def in_branch(number: int, first: float) -> onnx.GraphProto:
+    """A branch with a first value and a Scan; its names end in a number of its own."""
+    step = ["MatMul", "MatMul", "Add", "Tanh", "Identity"]
+    operands = [["xi", "Wx"], ["h", "Wh"], ["a", "b"], ["ab"], ["h_out"]]
+    results = ["a", "b", "ab", "h_out", "scan"]
+
+    def own(name: str) -> str:
+        return name if name in ("Wx", "Wh") else f"{name}_{number}"
+
+    cell = []
+    for operator, names, result in zip(step, operands, results, strict=True):
+        cell.append(helper.make_node(operator, [*map(own, names)], [own(result)]))
+    body = helper.make_graph(
+        cell,
+        "body",
+        [port(own("h"), "n", HIDDEN), port(own("xi"), "n", SIZE)],
+        [port(own("h_out"), "n", HIDDEN), port(own("scan"), "n", HIDDEN)],
+    )
+    fill = numpy_helper.from_array(np.array([first], "f4"))
+    nodes = [
+        helper.make_node("Shape", ["x"], [own("sizes")]),
+        helper.make_node("Slice", [own("sizes"), "one", "two"], [own("rows")]),
+        helper.make_node("Concat", [own("rows"), "four"], [own("shape")], axis=0),
+        helper.make_node("ConstantOfShape", [own("shape")], [own("first")], value=fill),
+        helper.make_node(
+            "Scan", [own("first"), "x"], [own("last"), own("y")], body=body, num_scan_inputs=1
+        ),
+    ]
+    return helper.make_graph(nodes, "branch", [], [unshaped(own("y"))])
+
+
+def without_state(number: int) -> onnx.GraphProto:
+    node = helper.make_node("MatMul", ["x", "Wx"], [f"y_{number}"])
+    return helper.make_graph([node], "branch", [], [unshaped(f"y_{number}")])
+
+
+def chosen(
+    name: str, then: onnx.GraphProto, otherwise: onnx.GraphProto, result: str = "y"
+) -> onnx.NodeProto:
+    return helper.make_node("If", [name], [result], then_branch=then, else_branch=otherwise)
+
+
+@pytest.mark.parametrize(
+    ("node", "states"),
+    [
+        (chosen("first", in_branch(1, 0.0), without_state(2)), 1),
+        (chosen("first", without_state(1), in_branch(2, 0.5)), 1),
+        (chosen("first", in_branch(1, 0.0), in_branch(2, 0.5)), 2),
+        (
+            chosen(
+                "first",
+                helper.make_graph(
+                    [chosen("second", in_branch(1, 0.5), without_state(2), "y_inner")],
+                    "branch",
+                    [],
+                    [unshaped("y_inner")],
+                ),
+                without_state(3),
+            ),
+            1,
+        ),
+    ],
+    ids=["then", "else", "both", "a branch in a branch"],
+)
+def test_a_scan_in_a_branch(tmp_path: Path, node: onnx.NodeProto, states: int) -> None:
+    """The branch that is not taken passes the state on."""
+    ports = [port("x", "time", "batch", SIZE)]
+    ports += [port(name, kind=TensorProto.BOOL) for name in ("first", "second")]
+    outputs = [port("y", "time", "batch", HIDDEN)]
+    source = written(tmp_path / "m.onnx", [node], ports, outputs, WEIGHTS)
+    result = lift(source, tmp_path / "l.onnx")
+    assert len(result.lifted) == states
+    assert {each.what for each in result.outcomes} == {"lifted"}
+
+    model = stateport.load(result.path)
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).standard_normal((9, 2, SIZE)).astype("f4")
+    for first, second in itertools.product([True, False], repeat=2):
+        flags = {"first": np.array(first), "second": np.array(second)}
+        state, parts = None, []
+        for chunk in np.split(x, [1, 6]):
+            output, state = model.run({"x": chunk, **flags}, state)
+            parts.append(output["y"])
+        whole = session.run(["y"], {"x": x, **flags})[0]
+        np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-6)
 
 
 def test_a_last_value_that_is_an_output_stays_one(tmp_path: Path) -> None:

@@ -48,13 +48,14 @@ class FixedStep:
     names: Mapping[str, str]
 
 
-def fixed_step(path: Path, contract: Contract, batch: int) -> FixedStep:
+def fixed_step(path: Path, contract: Contract, batch: int, prefix: str) -> FixedStep:
     """Makes one step of a model's file.
 
     Args:
         path: the model's file.
         contract: its contract.
         batch: the rows of the batch.
+        prefix: what the names of the functions and the type in the header begin with.
 
     Raises:
         ExportError: the network has no step of a fixed size, with the reason.
@@ -74,7 +75,7 @@ def fixed_step(path: Path, contract: Contract, batch: int) -> FixedStep:
             write_out_single_steps(model)
         _fold(model)
     proto = _without_defaults(ir.to_proto(model))
-    names = give_names(proto)
+    names = give_names(proto, prefix)
     return FixedStep(proto, fixed, contract, batch, time, names)
 
 

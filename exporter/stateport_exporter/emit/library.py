@@ -89,7 +89,7 @@ def library_source(file: OnnxFile) -> str:
             has no form in C.
     """
     contract = read_contract(file)
-    step = fixed_step(Path(file.path), contract, 1)
+    step = fixed_step(Path(file.path), contract, 1, "model")
     check_rows(file, contract)
     interface = interface_of(step, "model")
     layouts = [_layout(spec, fixed, step) for spec, fixed in _specs(contract, step)]

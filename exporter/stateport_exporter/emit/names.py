@@ -23,19 +23,21 @@ _RESERVED: Final = frozenset(
         """,
     )
 )
-#: Macros of C's headers (`NULL`, `INFINITY`), their types (`int8_t`), and functions of the source.
-_KINDS: Final = re.compile(r"[A-Z][A-Z0-9_]+|\w+_t|product_\w+|node\d+_\w+")
+#: Macros of C's headers (`NULL`, `INFINITY`), their types (`int8_t`), and names of the source.
+_KINDS: Final = re.compile(r"[A-Z][A-Z0-9_]+|\w+_t|(next|product|node\d+)_\w+")
 #: C99 promises to tell names apart by their first 63 characters.
 _LONGEST: Final = 48
 
 
-def give_names(model: onnx.ModelProto) -> dict[str, str]:
+def give_names(model: onnx.ModelProto, prefix: str) -> dict[str, str]:
     """Gives every value of a graph a name in C, in place, and drops all other text.
+
+    `prefix` begins the names of the functions and the type in the header.
 
     Returns:
         The new names of the graph's inputs and outputs, by the old ones.
     """
-    taken: set[str] = set()
+    taken = {f"{prefix}_{end}".lower() for end in ("reset", "run", "state", "step")}
     names = {"": ""}
     graph = model.graph
     ports = [*(value.name for value in graph.input), *(value.name for value in graph.output)]

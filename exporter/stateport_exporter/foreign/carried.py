@@ -3,7 +3,7 @@
 
 tf2onnx writes Keras' recurrent layers in this way where ONNX's own operators do not fit (masks,
 cells of a user). A carried value that starts from a constant becomes an input of the graph, and its
-last value becomes an output. How `Scan` and `Loop` order their operands is in ONNX's specification:
+last value becomes an output, also where the loop lies in a branch of an `If`. How `Scan` and `Loop` order their operands is in ONNX's specification:
 https://onnx.ai/onnx/operators/onnx__Scan.html and https://onnx.ai/onnx/operators/onnx__Loop.html.
 """
 
@@ -23,7 +23,7 @@ from stateport.picking import sure
 
 from ..graph.dataflow import dims_of, name_of_dim, origin
 from .constants import constant_of
-from .levels import Level, iterations_of
+from .levels import Level, iterations_of, leave_level
 from .names import free_name, state_prefix
 from .states import Lifted, LiftedOperator
 
@@ -37,6 +37,8 @@ _SIZES: Final = (
 )
 #: The shape of a first value, with names for its open axes, and its numbers, where those are 1.
 _FirstValue = tuple[Sequence[int | str], Array]
+#: A loop, and the branches down to it.
+_Loop = tuple[ir.Node, tuple[Level, ...]]
 _LETTERS: Final = "hc"
 _FLOATS: Final = frozenset({"float16", "float32", "float64"})
 
@@ -60,46 +62,75 @@ def lift_carried(
         The states that have been lifted; what became of each loop that carries one; and the names
         of axes that a loop runs along, {"s27": "time"}.
     """
-    loops = [*filter(_is_loop, model.graph)]
+    loops = [*_loops(model.graph)]
+    # All plans are made first: a loop that has been lifted starts from no constant any more.
+    plans = []
+    for node, branches in loops:
+        hidden = [*_hidden(node)]
+        if hidden:
+            plans.append(_plan_lifting(model, node, branches, hidden))
 
     lifted: list[Lifted] = []
     outcomes: list[LiftedOperator] = []
     times: dict[str, str] = {}
-    for node in loops:
-        hidden = list(_hidden(node))
-        if not hidden:
+    for plan in plans:
+        if isinstance(plan, LiftedOperator):
+            outcomes.append(plan)
             continue
 
-        name = node.name or node.op_type
-        reason = _why_not(model.graph, node)
-        firsts = _first_values(model, node, hidden) if reason is None else None
-        if firsts is None:
-            reason = reason or "its first values cannot be evaluated"
-            outcomes.append(LiftedOperator(node.op_type, name, "left", reason))
-            continue
+        node = plan.node
         prefix = state_prefix(model.graph, node, alone=len(loops) == 1)
-        lifted += _lift_all(model.graph, node, hidden, firsts, prefix)
-        outcomes.append(LiftedOperator(node.op_type, name, "lifted"))
+        lifted += _lift_loop(model.graph, plan, prefix)
+        outcomes.append(LiftedOperator(node.op_type, node.name or node.op_type, "lifted"))
         along = [*_axes_along(model.graph, node)] or _axes_beside(model.graph, lifted)
         times.update(dict.fromkeys(along, "time"))
     return lifted, outcomes, times
 
 
-def _lift_all(
-    graph: ir.Graph,
-    node: ir.Node,
-    hidden: Sequence[_Carried],
-    firsts: Iterable[_FirstValue],
-    prefix: str,
-) -> Iterator[Lifted]:
+@dataclass(frozen=True)
+class _Plan:
+    """The states of one loop, and their first values; `branches` lead down to the loop."""
+
+    node: ir.Node
+    branches: tuple[Level, ...]
+    states: Sequence[_Carried]
+    firsts: Sequence[_FirstValue]
+
+
+def _plan_lifting(
+    model: ir.Model, node: ir.Node, branches: tuple[Level, ...], hidden: Sequence[_Carried]
+) -> _Plan | LiftedOperator:
+    """How to lift the hidden states of a loop; or why they cannot be lifted."""
+    reason = _why_not(model.graph, node)
+    firsts = None if reason else _first_values(model, node, branches, hidden)
+    if firsts is None:
+        reason = reason or "its first values cannot be evaluated"
+        return LiftedOperator(node.op_type, node.name or node.op_type, "left", reason)
+    return _Plan(node, branches, hidden, firsts)
+
+
+def _lift_loop(graph: ir.Graph, plan: _Plan, prefix: str) -> Iterator[Lifted]:
     """Lifts all states of one loop, with names that begin with a prefix."""
-    for number, (carried, first) in enumerate(zip(hidden, firsts, strict=True)):
-        letter = _LETTERS[number] if len(hidden) <= len(_LETTERS) else f"s{number + 1}_"
-        yield _lift(graph, node, carried, f"{prefix}{letter}", first)
+    states = plan.states
+    for number, (state, first) in enumerate(zip(states, plan.firsts, strict=True)):
+        letter = _LETTERS[number] if len(states) <= len(_LETTERS) else f"s{number + 1}_"
+        yield _lift(graph, plan, state, f"{prefix}{letter}", first)
 
 
-def _is_loop(node: ir.Node) -> bool:
-    return node.op_type in ("Scan", "Loop") and node.domain in ("", "ai.onnx")
+def _loops(graph: ir.Graph, branches: tuple[Level, ...] = ()) -> Iterator[_Loop]:
+    """The loops of a graph and of the branches in it, each with the branches down to it.
+
+    A loop in the body of another one starts anew in each iteration of that one.
+    """
+    for node in graph:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type in ("Scan", "Loop"):
+            yield node, branches
+        elif node.op_type == "If":
+            for attribute in node.attributes.values():
+                branch = attribute.as_graph()
+                yield from _loops(branch, (*branches, Level(node, branch)))
 
 
 def _carried(node: ir.Node) -> Iterator[_Carried]:
@@ -194,20 +225,27 @@ def _axes_beside(graph: ir.Graph, lifted: Sequence[Lifted]) -> list[str]:
     return rest if len(rest) == 1 else []
 
 
-def _lift(
-    graph: ir.Graph, node: ir.Node, carried: _Carried, name: str, first: _FirstValue
-) -> Lifted:
-    """Makes one carried value an input of the graph, and its last value an output."""
+def _lift(graph: ir.Graph, plan: _Plan, carried: _Carried, name: str, first: _FirstValue) -> Lifted:
+    """Makes one carried value an input of the graph, and its last value an output.
+
+    A branch reads the input as it reads all values around it. Its `If` has the last value as one
+    more result, which the other branch passes on unchanged.
+    """
     shape, initial = first
     dtype = ir.DataType.from_numpy(initial.dtype)
     argument = ir.Value(
         name=free_name(graph, f"{name}0"), type=ir.TensorType(dtype), shape=ir.Shape(shape)
     )
     graph.inputs.append(argument)
-    node.replace_input_with(carried.operand, argument)
+    plan.node.replace_input_with(carried.operand, argument)
+
+    result = plan.node.outputs[carried.result]
+    result.type = ir.TensorType(dtype)
+    for branch in reversed(plan.branches):
+        result = leave_level(branch, result, argument)
 
     # A copy, so that a last value that is an output already stays one.
-    copy = ir.node("Identity", [node.outputs[carried.result]])
+    copy = ir.node("Identity", [result])
     last = copy.outputs[0]
     last.name = free_name(graph, f"{name}n")
     last.type, last.shape = ir.TensorType(dtype), ir.Shape(shape)
@@ -217,26 +255,26 @@ def _lift(
 
 
 def _first_values(
-    model: ir.Model, node: ir.Node, hidden: Iterable[_Carried]
+    model: ir.Model, node: ir.Node, branches: Iterable[Level], hidden: Iterable[_Carried]
 ) -> list[_FirstValue] | None:
     """The first values of what a loop carries; None where onnx's reference cannot give one."""
     values = []
     for carried in hidden:
         first = sure(node.inputs[carried.operand])
         try:
-            values.append(_first_value(model, first))
+            values.append(_first_value(model, branches, first))
         except Exception:  # an operator that onnx's reference lacks, or fails on
             return None
     return values
 
 
-def _first_value(model: ir.Model, first: ir.Value) -> _FirstValue:
+def _first_value(model: ir.Model, branches: Iterable[Level], first: ir.Value) -> _FirstValue:
     """The shape of a first value, with names for its open axes; and its numbers, where those are 1.
 
     The nodes in front of it compute it from constants and from sizes of the graph's inputs.
     """
     names = sorted(_names_of(model.graph.inputs))
-    evaluate = _evaluation(model, first)
+    evaluate = _evaluation(model, branches, first)
     runs = [dict(zip(names, sizes, strict=False)) for sizes in _SIZES]
     shapes = [evaluate(dict.fromkeys(names, 2) | run).shape for run in runs]
 
@@ -263,9 +301,17 @@ def _names_read(node: NodeProto) -> Iterator[str]:
         yield from (value.name for value in attribute.g.output)
 
 
-def _evaluation(model: ir.Model, value: ir.Value) -> Any:
-    """A function that gives a value of the graph for sizes of the axes of its inputs."""
+def _evaluation(model: ir.Model, branches: Iterable[Level], value: ir.Value) -> Any:
+    """A function that gives a value for sizes of the axes of the graph's inputs.
+
+    The value is one of the graph, or of the innermost of these branches.
+    """
     proto = ir.to_proto(model)
+    for branch in branches:
+        inner = ir.to_proto(branch.body)
+        proto.graph.node.extend(inner.node)
+        proto.graph.initializer.extend(inner.initializer)
+
     needed, nodes = {value.name}, []
     for node in reversed(proto.graph.node):
         if needed.intersection(node.output):

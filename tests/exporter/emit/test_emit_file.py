@@ -131,6 +131,32 @@ def test_a_part_of_an_array_is_not_written_over_an_output(tmp_path: Path) -> Non
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+class AwkwardNames(nn.Module):
+    """Arguments that are called as the source's own functions and variables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 3)
+
+    def forward(self, model_step: Tensor, i: Tensor, NULL: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        after = self.cell(model_step, i)
+        return after * 2, after, NULL + after
+
+
+def test_names_that_the_source_has_itself(tmp_path: Path) -> None:
+    state = Spec("float32", "batch", 3)
+    states = {"i": "2", "NULL": "3"}
+    export(
+        AwkwardNames(),
+        (Spec("float32", "batch", 4), state, state),
+        tmp_path / "m.onnx",
+        states=states,
+    )
+    assert emit_c(tmp_path / "m.onnx", tmp_path / "out").tested
+    ran = built(tmp_path / "out", *SANITIZERS)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
 class Spectrum(nn.Module):
     """A layer over a short-time Fourier transform."""
 

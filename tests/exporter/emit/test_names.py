@@ -17,6 +17,13 @@ from stateport_exporter.emit.names import identifier
         ("für", "f_r"),
         ("float", "float_"),
         ("state", "state_"),
+        ("i", "i_"),
+        ("NULL", "NULL_"),
+        ("INFINITY", "INFINITY_"),
+        ("int8_t", "int8_t_"),
+        ("next_h", "next_h_"),
+        ("product_1_2_3", "product_1_2_3_"),
+        ("node0_x", "node0_x_"),
         ("x" * 100, "x" * 48),
     ],
 )
