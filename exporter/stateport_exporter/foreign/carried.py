@@ -3,7 +3,8 @@
 
 tf2onnx writes Keras' recurrent layers in this way where ONNX's own operators do not fit (masks,
 cells of a user). A carried value that starts from a constant becomes an input of the graph, and its
-last value becomes an output, also where the loop lies in a branch of an `If`. How `Scan` and `Loop` order their operands is in ONNX's specification:
+last value becomes an output, also where the loop lies in a branch of an `If`. How `Scan` and `Loop`
+order their operands is in ONNX's specification:
 https://onnx.ai/onnx/operators/onnx__Scan.html and https://onnx.ai/onnx/operators/onnx__Loop.html.
 """
 
