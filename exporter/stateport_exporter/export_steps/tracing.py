@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from ..network.trace_length import (
     given_by_example,
     long_enough,
     longer_lengths,
+    longest_taken,
 )
 from ..network.trial import needed_multiple, runs_at
 from ..states.hidden import Hidden, find_hidden
@@ -170,7 +172,19 @@ def _beyond_short(
             continue
         if not _is_for_short_alone(longer):
             return longer_example, longer
-    return example, captured
+    return _at_the_end(explicit, example, opset) or (example, captured)
+
+
+def _at_the_end(
+    explicit: Explicit, example: Example, opset: int
+) -> tuple[Example, Captured] | None:
+    """Captures a network at the longest of short lengths; None where that cannot be done."""
+    candidate = longest_taken(explicit, example)
+    if candidate is None:
+        return None
+    with contextlib.suppress(ExportError):
+        return _at_multiples(explicit, candidate, opset)
+    return None
 
 
 def _check_same_calls(explicit: Explicit, example: Example) -> None:

@@ -25,6 +25,8 @@ from .trial import runs_at
 _LENGTHS: Final = (67, 1031, 4099)
 #: A sequence of fewer steps is short: forward may treat it otherwise.
 SHORT: Final = 64
+#: The number of steps that a network takes beyond those that it is traced at.
+_ROOM: Final = 2
 #: What has to be left of time behind every stride.
 _FEWEST_STEPS: Final = 3
 #: The number of lengths at which twice the steps take more calls, as in a loop over time.
@@ -110,6 +112,18 @@ def longer_lengths(network: nn.Module, example: Example) -> Iterator[Example]:
         candidate = example.with_time(time)
         if runs_at(network, candidate, {}):
             yield candidate
+
+
+def longest_taken(network: nn.Module, example: Example) -> Example | None:
+    """The example near the greatest length below the greater ones; None near the usual one.
+
+    A table of positions or a causal mask may end there. Two steps more are left for other sizes to
+    be tried.
+    """
+    for time in range(_LENGTHS[0] - 1, example.sizes["time"] + _ROOM, -1):
+        if runs_at(network, example.with_time(time), {}):
+            return example.with_time(time - _ROOM)
+    return None
 
 
 def first_taken(network: nn.Module, example: Example) -> Example | None:

@@ -177,3 +177,33 @@ class OddLengths(nn.Module):
 def test_lengths_that_fail_between_others_are_no_end(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="an odd length"):
         export(OddLengths().eval(), X, tmp_path / "m.onnx")
+
+
+class RoundsOverTable(nn.Module):
+    """A gated recurrence in rounds, 5 for 17 to 32 steps, over a table of positions."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Parameter(torch.randn(1, rows, 4))
+        self.gate = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x + self.table[:, : x.shape[1]]
+        kept, behind = torch.sigmoid(self.gate(value)), 1
+        while behind < x.shape[1]:
+            value = kept * nn.functional.pad(value[:, :-behind], (0, 0, behind, 0)) + value
+            kept = kept * nn.functional.pad(kept[:, :-behind], (0, 0, behind, 0), value=1.0)
+            behind *= 2
+        return value
+
+
+def test_rounds_are_traced_near_the_longest_sequence(tmp_path: Path) -> None:
+    """A graph has one number of rounds: that of most lengths that the table allows."""
+    net = RoundsOverTable(30).eval()
+    contract = export(net, X, tmp_path / "m.onnx").contract
+    assert (dict(contract.minimums), dict(contract.limits)) == ({"time": 17}, {"time": 30})
+
+    x = torch.randn(2, 30, 4)
+    y = stateport.load(tmp_path / "m.onnx").run({"x": x.numpy()})[0]["y"]
+    np.testing.assert_allclose(y, net(x).detach().numpy(), atol=1e-5)
