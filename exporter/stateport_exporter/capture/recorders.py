@@ -21,6 +21,7 @@ from ..network.program import Body
 from ..network.scan import scan
 from .attention import attention
 from .distances import cdist
+from .kronecker import kron
 from .pooling import max_pool1d
 from .products import product
 from .sliding_blocks import sliding_blocks
@@ -263,6 +264,7 @@ _REWRITTEN: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     F.max_pool1d: max_pool1d,
     torch.max_pool1d: max_pool1d,
     torch.cdist: cdist,
+    **dict.fromkeys((torch.kron, Tensor.kron), kron),
     **dict.fromkeys((torch.take_along_dim, Tensor.take_along_dim), take_along_dim),
     **dict.fromkeys((torch.matmul, torch.mv), product),
     **dict.fromkeys((Tensor.__matmul__, Tensor.matmul, Tensor.mv), product),
