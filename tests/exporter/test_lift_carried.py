@@ -148,6 +148,25 @@ def test_a_loop_over_time(tmp_path: Path, counts: bool, axes: tuple[str | None, 
     assert [(each.operator, each.what) for each in result.outcomes] == [("Loop", "lifted")]
 
 
+def test_a_loop_that_the_data_may_end_is_left(tmp_path: Path) -> None:
+    model = onnx.load(looped(tmp_path / "m.onnx"))
+    (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
+    body = loop.attribute[0].g
+    for node in body.node:
+        if node.output[0] == "going_out":
+            body.node.remove(node)
+    body.node.extend(
+        [
+            helper.make_node("ReduceMax", ["h_out"], ["largest"], keepdims=0),
+            helper.make_node("Less", ["largest", "limit"], ["going_out"]),
+        ]
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.9, "f4"), "limit"))
+    onnx.save(model, tmp_path / "ends.onnx")
+    with pytest.raises(ExportError, match=r"Loop.*its condition depends on the data"):
+        lift(tmp_path / "ends.onnx", tmp_path / "l.onnx")
+
+
 def unshaped(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 

@@ -12,6 +12,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from stateport.picking import among, instances_of
 
 from ..graph.dataflow import all_values, dims_of, forget_shapes, map_dims, name_of_dim
+from .measured_axes import MEANINGS, measured_meanings
 from .recurrent_operators import is_recurrent
 
 
@@ -19,7 +20,7 @@ def find_axes(model: ir.Model) -> dict[str, str]:
     """Renames axes of the inputs to "batch" and "time", in place.
 
     Axes without a name get one. Shape inference carries the names to the recurrent operators, which
-    define what their axes are.
+    define what their axes are. Where it loses a name, or names are left over, the graph is run.
 
     Returns:
         The names that are in use now, each with itself: {"time": "time"}.
@@ -29,8 +30,11 @@ def find_axes(model: ir.Model) -> dict[str, str]:
     _infer_inner_shapes(model)
 
     recurrent = _recurrent_axes(model.graph)
-    names = set(_symbolic_names(model.graph.inputs))
+    names = [*dict.fromkeys(_symbolic_names(model.graph.inputs))]
     meanings = {axis: recurrent[axis] for axis in among(recurrent, names)}
+    # Inference may lose names, and two names may be of one size, or have one meaning.
+    if sorted(meanings.values()) != sorted(MEANINGS) or len(names) > len(meanings):
+        meanings = measured_meanings(model, names) or meanings
 
     _rename_axes(model, meanings)
     return {meaning: meaning for meaning in meanings.values()}
@@ -75,7 +79,7 @@ def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:
         if x is None or x.shape is None or len(x.shape) != 3:
             continue
 
-        for dim, meaning in zip(x.shape, ("time", "batch"), strict=False):
+        for dim, meaning in zip(x.shape, MEANINGS, strict=False):
             name = name_of_dim(dim)
             if name is not None:
                 meanings.setdefault(name, meaning)

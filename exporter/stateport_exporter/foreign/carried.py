@@ -22,7 +22,7 @@ from onnx.reference import ReferenceEvaluator
 
 from stateport.picking import sure
 
-from ..graph.dataflow import dims_of, name_of_dim, origin
+from ..graph.dataflow import dims_of, name_of_dim, origin, reachable
 from .constants import constant_of
 from .levels import Level, iterations_of, leave_level
 from .names import free_name, state_prefix
@@ -42,6 +42,7 @@ _FirstValue = tuple[Sequence[int | str], Array]
 _Loop = tuple[ir.Node, tuple[Level, ...]]
 _LETTERS: Final = "hc"
 _FLOATS: Final = frozenset({"float16", "float32", "float64"})
+_FLOAT_TYPES: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,21 @@ def _why_not(graph: ir.Graph, node: ir.Node) -> str | None:
     has_open_axes = any(len(_open_axes(value)) > 1 for value in graph.inputs)
     if count is not None and has_open_axes:
         return f"it always makes {count} iterations, so that it does not run over time"
+    if node.op_type == "Loop" and _depends_on_floats(node.attributes["body"].as_graph().outputs[0]):
+        return "its condition depends on the data, so that it may end before the sequence does"
     return None
+
+
+def _depends_on_floats(condition: ir.Value) -> bool:
+    """Whether a condition depends on floating-point numbers; a number of steps is an integer."""
+    return any(value.dtype in _FLOAT_TYPES for value in reachable(condition, _sources_of))
+
+
+def _sources_of(value: ir.Value) -> Iterator[ir.Value | None]:
+    """What a value is computed from in one step; of a size, nothing."""
+    node = value.producer()
+    if node is not None and node.op_type not in ("Shape", "Size"):
+        yield from node.inputs
 
 
 def _open_axes(value: ir.Value) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from .operators import Writer
+from .unused import remove_unused
 
 
 def fold_transposes(model: ir.Model) -> None:
@@ -19,7 +19,7 @@ def fold_transposes(model: ir.Model) -> None:
             if node.op_type == "Transpose" and node.domain == "":
                 _fold_transpose(node, model.graph)
 
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
 
 
 def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:

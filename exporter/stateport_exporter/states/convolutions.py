@@ -69,6 +69,8 @@ class ConvolutionContexts:
 
 
 NO_CONTEXTS: Final = ConvolutionContexts((), (), (), 1)
+#: Half of the usual steps tells something where it is at least as many.
+_MANY: Final = 8
 
 
 def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
@@ -80,14 +82,14 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
     if "time" not in example.axes:
         return NO_CONTEXTS
 
-    longer = _run_longer(explicit, example)
+    longer, *others = _run_at_other_times(explicit, example)
 
     wider = {}
     for axis in _other_axes(example):
         wider[axis] = _run_at(explicit, example, {axis: example.sizes[axis] + 1}, 1)
 
     multiple = _time_division(usual, longer)
-    counts = {len(run.places) for run in (usual, longer, *wider.values())}
+    counts = {len(run.places) for run in (usual, longer, *others, *wider.values())}
     if len(counts) > 1:  # it is not clear which place is which
         return replace(NO_CONTEXTS, multiple=multiple)
 
@@ -119,13 +121,23 @@ def _other_axes(example: Example) -> list[str]:
     return names
 
 
-def _run_longer(explicit: Explicit, example: Example) -> ConvolutionStates:
-    """Runs the network over more steps than usual; over fewer, where it does not take many."""
-    time = example.sizes["time"]
+def _run_at_other_times(explicit: Explicit, example: Example) -> list[ConvolutionStates]:
+    """Runs the network over more steps than usual.
+
+    Where it does not take many more, it also runs over half as many as usual, if those are not few:
+    rounds over a sequence, as of a scan, are of one number between powers of two alone.
+    """
+    time, multiple = example.sizes["time"], example.time_multiple
     for longer in (4 * time, 2 * time):
         with contextlib.suppress(Exception):  # the user's forward may raise anything
-            return _run_at(explicit, example, {"time": longer}, 1)
-    return _run_at(explicit, example, {"time": time + example.time_multiple}, 1)
+            return [_run_at(explicit, example, {"time": longer}, 1)]
+
+    runs = [_run_at(explicit, example, {"time": time + multiple}, 1)]
+    half = time // 2 // multiple * multiple
+    if half >= _MANY:
+        with contextlib.suppress(Exception):
+            runs.append(_run_at(explicit, example, {"time": half}, 1))
+    return runs
 
 
 def _run_at(

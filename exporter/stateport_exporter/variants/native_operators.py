@@ -11,11 +11,12 @@ import math
 from typing import Final
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import ExportError
 from ..graph.dataflow import dims_of
 from ..graph.operators import Writer
+from ..graph.unused import remove_unused
 from .linear_attention import Layout, LinearAttention, inner_sizes, recognise
 from .operands import required_operand
 
@@ -53,7 +54,7 @@ def native_operators(model: ir.Model) -> tuple[str, ...]:
             f"{'; '.join(reasons) or 'the file has no loops'}."
         )
     model.opset_imports[_DOMAIN] = 1
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     return tuple(replaced)
 
 

@@ -13,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import NameFixPass
 
 from ..graph.cells import OPERATORS, Cell, project, read, step_projected
 from ..graph.operators import Operators, Writer
 from ..graph.transposes import all_graphs, fold_transposes
+from ..graph.unused import remove_unused
 from .operands import required_operand
 from .quantized_products import MICROSOFT, Product, blockwise, int8, quantized
 
@@ -82,7 +83,7 @@ def quantize_linear(model: ir.Model, product: Product) -> list[QuantizedOperator
                 outcomes.append(outcome)
 
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     # What was written into the body of a loop may have a name that the graph around it has.
     NameFixPass()(model)
     return outcomes

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import ExportError
 from ..graph.cells import OPERATORS, read, step
 from ..graph.dataflow import dims_of, forget_shapes
 from ..graph.operators import Writer
 from ..graph.transposes import fold_transposes
+from ..graph.unused import remove_unused
 from .operands import required_operand
 
 _MOVERS = ("Transpose", "Squeeze", "Unsqueeze", "Reshape")
@@ -46,7 +47,7 @@ def single_step(model: ir.Model, *, per_gate: bool) -> None:
     fold_transposes(model)
     ShapeInferencePass()(model)
     _merge_moves(graph)
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
 
 
 def write_out_single_steps(model: ir.Model) -> None:
@@ -65,7 +66,7 @@ def write_out_single_steps(model: ir.Model) -> None:
             _inline_body(node)
         else:
             _write_out_step(node, per_gate=False)
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
 
 
 def _check_one_step(node: ir.Node) -> None:

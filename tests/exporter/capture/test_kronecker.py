@@ -35,7 +35,7 @@ class Expanded(nn.Module):
         self.gru = nn.GRU(6, 4, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.gru(torch.kron(x, self.weights))
+        y: Tensor = self.gru(torch.kron(x, self.weights))[0]
         return y
 
 

@@ -198,12 +198,15 @@ class RoundsOverTable(nn.Module):
         return value
 
 
-def test_rounds_are_traced_near_the_longest_sequence(tmp_path: Path) -> None:
-    """A graph has one number of rounds: that of most lengths that the table allows."""
-    net = RoundsOverTable(30).eval()
+@pytest.mark.parametrize(("rows", "fewest"), [(30, 17), (80, 65)])
+def test_rounds_are_traced_near_the_longest_sequence(
+    tmp_path: Path, rows: int, fewest: int
+) -> None:
+    """A graph has one number of rounds: that of the longest sequences that the table allows."""
+    net = RoundsOverTable(rows).eval()
     contract = export(net, X, tmp_path / "m.onnx").contract
-    assert (dict(contract.minimums), dict(contract.limits)) == ({"time": 17}, {"time": 30})
+    assert (dict(contract.minimums), dict(contract.limits)) == ({"time": fewest}, {"time": rows})
 
-    x = torch.randn(2, 30, 4)
+    x = torch.randn(2, rows, 4)
     y = stateport.load(tmp_path / "m.onnx").run({"x": x.numpy()})[0]["y"]
     np.testing.assert_allclose(y, net(x).detach().numpy(), atol=1e-5)

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import Tensor, nn
 
 import stateport
 from stateport import precision
@@ -16,7 +18,7 @@ from stateport.parity.engine_report import measure_model
 from stateport.parity.vectors import Vectors, vectors_path
 from stateport.plan import Plan, PlanFile, sha256
 from stateport.tune import Variant
-from stateport_exporter import ExportError, quantize
+from stateport_exporter import ExportError, Spec, export, quantize
 from stateport_exporter.quantize_file import make_variants
 from stateport_exporter.variants.quantized_products import LARGEST_INT8
 from tests.conftest import Exported
@@ -58,6 +60,43 @@ def test_every_recurrent_and_linear_layer_is_quantised(
     assert not {"LSTM", "GRU", "RNN"} & {*after.operators}
     floats = [w.shape for w in after.weights if w.dtype == "float32" and w.nbytes > 4]
     assert all(max(shape) * 4 >= 4 * np.prod(shape) for shape in floats), "no matrix is left"
+
+
+class Learned(nn.Module):
+    """An LSTM that starts from a learned state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm = nn.LSTM(8, 32, batch_first=True)
+        self.first = nn.Parameter(torch.randn(1, 1, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.first.expand(-1, x.shape[0], -1).contiguous()
+        y: Tensor = self.lstm(x, (first, first))[0]
+        return y
+
+
+def test_first_values_stay_in_every_variant(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    export(Learned(), Spec("float32", "batch", "time", 8), source)
+    first = read(source).initial
+    assert first
+
+    quantize(source, tmp_path / "q.onnx")
+    paths = [tmp_path / "q.onnx"]
+    for variant in make_variants(source, tmp_path, reduced=True):
+        if isinstance(variant, Variant):
+            paths += filter(None, [variant.whole, variant.step])
+    assert len(paths) > 3
+    for path in paths:
+        kept = read(path).initial
+        assert kept.keys() == first.keys(), path
+        assert all((kept[name] == first[name]).all() for name in first)
+
+    x = np.random.default_rng(0).standard_normal((2, 9, 8), np.float32)
+    exact, rounded = stateport.load(source)(x)[0], stateport.load(tmp_path / "q.onnx")(x)[0]
+    assert np.abs(exact - rounded).max() < 0.05
 
 
 @pytest.mark.parametrize("kind", KINDS)

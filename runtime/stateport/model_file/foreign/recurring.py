@@ -225,7 +225,10 @@ def _loop(call: Call) -> Sequence[Value]:
     ties_before = len(call.walk.findings.ties)
     iteration = Value((), counter=True)
     condition = Value(())
-    carried = [replace(value, context=False) for value in call.values[2:]]
+    carried = []
+    for number, value in enumerate(call.values[2:]):
+        counts = _counts(call, body, number, value)
+        carried.append(replace(value, context=False, counter=counts))
     results = _body_results(call, body, [iteration, condition, *carried])
 
     iterations = call.value(0).first
@@ -244,6 +247,20 @@ def _loop(call: Call) -> Sequence[Value]:
     for value in results[1 + len(carried) :]:
         values.append(_like_result(call, value, _stacked_dims(value.dims, 0, length)))
     return values
+
+
+def _counts(call: Call, body: Graph, number: int, start: Value) -> bool:
+    """Whether a carried value counts the iterations: it starts from 0, and each one adds 1."""
+    is_carried = number + 2 < len(body.inputs) and number + 1 < len(body.outputs)
+    if start.first != 0 or not is_carried:
+        return False
+
+    before, after = body.inputs[number + 2], body.outputs[number + 1]
+    for node in body.nodes:
+        if after in node.outputs and node.operator == "Add" and before in node.inputs:
+            others = [name for name in node.inputs if name != before]
+            return len(others) == 1 and call.scope.get(others[0], Value()).first == 1
+    return False
 
 
 def _may_count_time(call: Call, iterations: Dim) -> bool:

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which axes of a graph's inputs are the batch and time of its recurrent operators, by running it.
+
+Shape inference loses names on the way to an operator, as through a padding; and each input may have
+a name of its own for the batch. The graph is run with one size for each name. The sizes of an
+operator's sequence then say which names are its axes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from stateport.engines import open_engine
+from stateport.engines.base import answers
+from stateport.errors import StateportError
+from stateport.model_file.onnx_outline import read
+
+from ..graph.dataflow import dims_of
+from ..graph.serialization import write
+from .recurrent_operators import is_recurrent
+
+#: The sizes of the axes in two runs. They differ within a run and between the runs.
+_RUNS: Final = ((64, 96, 160, 224), (128, 192, 320, 448))
+MEANINGS: Final = ("time", "batch")
+
+#: Names of axes that have one size.
+_Group = tuple[str, ...]
+#: The sizes of each operator's sequence along time and the batch.
+_Sizes = list[tuple[int, int]]
+
+
+def measured_meanings(model: ir.Model, names: Sequence[str]) -> dict[str, str]:
+    """The meanings of axes by their names: {"x_b": "batch", "e_b": "batch", "t": "time"}.
+
+    Names without a meaning that have to be of one size get the first of these names. The result is
+    empty where the graph cannot be run, or may be run in several ways.
+
+    Args:
+        model: the graph. Axes of its inputs have sizes or names.
+        names: these names.
+    """
+    if not 0 < len(names) <= len(_RUNS[0]):
+        return {}
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe.onnx"
+        ports = _write_probe(model, path)
+        if not ports:
+            return {}
+
+        fitting: list[tuple[list[_Group], list[_Sizes]]] = []
+        for groups in sorted(_partitions(names), key=len, reverse=True):
+            if fitting and len(groups) < len(fitting[0][0]):
+                break
+            runs = _run_probe(model, path, ports, groups)
+            if runs is not None:
+                fitting.append((groups, runs))
+
+    if len(fitting) != 1:
+        return {}
+    groups, runs = fitting[0]
+    return _meanings(groups, runs)
+
+
+def _write_probe(model: ir.Model, path: Path) -> list[str]:
+    """Writes a graph that gives the shapes of the operators' sequences too; returns their names."""
+    probe = ir.from_proto(ir.to_proto(model))
+    graph = probe.graph
+
+    ports: list[str] = []
+    for node in list(graph):
+        if not is_recurrent(node):
+            continue
+        shape = ir.node("Shape", [node.inputs[0]])
+        graph.append(shape)
+        ports.append(f"stateport.probe.{len(ports)}")
+        shape.outputs[0].name = ports[-1]
+        shape.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        graph.outputs.append(shape.outputs[0])
+
+    if ports:
+        write(probe, path)
+    return ports
+
+
+def _partitions(names: Sequence[str]) -> Iterator[list[_Group]]:
+    """All ways to put names into groups."""
+    if not names:
+        yield []
+        return
+
+    first, *rest = names
+    for groups in _partitions(rest):
+        yield [(first,), *groups]
+        for number, group in enumerate(groups):
+            yield [*groups[:number], (first, *group), *groups[number + 1 :]]
+
+
+def _run_probe(
+    model: ir.Model, path: Path, ports: Sequence[str], groups: Sequence[_Group]
+) -> list[_Sizes] | None:
+    """The sizes of all sequences in both runs; None where the graph does not run."""
+    outputs = [str(value.name) for value in model.graph.outputs]
+    runs = []
+    try:
+        engine = open_engine("ort-cpu", read(path), None, {})
+        for sizes_of_groups in _RUNS:
+            sizes = {}
+            for group, size in zip(groups, sizes_of_groups, strict=False):
+                sizes.update(dict.fromkeys(group, size))
+            # All outputs are asked for: what follows the operators has to run as well.
+            arrays = answers(engine, _inputs(model, sizes), [*outputs, *ports])
+            runs.append([(int(arrays[port][0]), int(arrays[port][1])) for port in ports])
+    except StateportError:
+        return None
+    return runs
+
+
+def _inputs(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    """Arrays of ones for all inputs, which is a valid number of a row or of steps as well."""
+    arrays = {}
+    for value in model.graph.inputs:
+        dims = []
+        for dim in dims_of(value):
+            dims.append(dim if isinstance(dim, int) else sizes[str(dim.value)])
+        dtype = ir.DataType.FLOAT if value.dtype is None else value.dtype
+        arrays[str(value.name)] = np.ones(dims, dtype.numpy())
+    return arrays
+
+
+def _meanings(groups: Sequence[_Group], runs: Sequence[_Sizes]) -> dict[str, str]:
+    """The meanings of the groups' names; the first operator that has one counts."""
+    measured = {}
+    for group, sizes in zip(groups, zip(*_RUNS, strict=True), strict=False):
+        measured[sizes] = group
+
+    found: dict[str, _Group] = {}
+    for in_runs in zip(*runs, strict=True):
+        for meaning, sizes in zip(MEANINGS, zip(*in_runs, strict=True), strict=True):
+            if sizes in measured and measured[sizes] not in found.values():
+                found.setdefault(meaning, measured[sizes])
+
+    meanings = {name: group[0] for group in groups if len(group) > 1 for name in group}
+    for meaning, group in found.items():
+        meanings.update(dict.fromkeys(group, meaning))
+    return meanings
