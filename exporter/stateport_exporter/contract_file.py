@@ -34,7 +34,12 @@ from .foreign.named_axes import with_named_axes
 from .foreign.precision import declare_precision
 from .foreign.source_cases import AcceptedSizes
 from .foreign.source_sizes import accepted_sizes, with_measured_outputs
-from .foreign.usual_form import make_constant, sort_nodes, take_weights_from_inputs
+from .foreign.usual_form import (
+    inline_functions,
+    make_constant,
+    sort_nodes,
+    take_weights_from_inputs,
+)
 from .foreign.whole_sequences import measure_source_streaming
 from .foreign.wide_ports import wide_outline, widen_ports
 from .graph.serialization import write
@@ -117,6 +122,7 @@ def add_contract(
     fixed = fixed_inputs(known, constants or {})
     model = ir.load(source)
     ir.external_data.load_to_model(model)  # the copy may lie in another folder
+    inline_functions(model)
     take_weights_from_inputs(model)
     sort_nodes(model)
     notes = widen_ports(model)

@@ -30,6 +30,7 @@ from .foreign.lifted_file import LiftResult, write_lifted
 from .foreign.over_time import write_over_time
 from .foreign.source_cases import Source
 from .foreign.usual_form import (
+    inline_functions,
     make_constant,
     put_time_first,
     sort_nodes,
@@ -94,6 +95,7 @@ def lift(
     fixed = fixed_inputs(infer_contract(wide_outline(file), known), constants or {})
     model = ir.load(source)
     ir.external_data.load_to_model(model)  # the new file may lie in another folder
+    inline_functions(model)
     take_weights_from_inputs(model)
     sort_nodes(model)
     rewritten = put_time_first(model)

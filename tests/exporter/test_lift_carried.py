@@ -167,6 +167,64 @@ def test_a_loop_that_the_data_may_end_is_left(tmp_path: Path) -> None:
         lift(tmp_path / "ends.onnx", tmp_path / "l.onnx")
 
 
+def test_a_scan_carries_integers_and_truth_values(tmp_path: Path) -> None:
+    """A number of steps that is added to the result, and whether a step was above a threshold."""
+    first = helper.make_node("Constant", [], ["n_first"], value=integers("n", 2))
+    flag = numpy_helper.from_array(np.array([[False]]), "flag")
+    body = helper.make_graph(
+        [
+            *CELL[:-1],
+            helper.make_node("Add", ["n_in", "one"], ["n_out"]),
+            helper.make_node("ReduceMax", ["h_out"], ["largest"], axes=[1], keepdims=1),
+            helper.make_node("Greater", ["largest", "limit"], ["above"]),
+            helper.make_node("Or", ["above", "f_in"], ["f_out"]),
+            helper.make_node("Cast", ["n_in"], ["n_float"], to=1),
+            helper.make_node("Cast", ["f_in"], ["f_float"], to=1),
+            helper.make_node("Sum", ["h_out", "n_float", "f_float"], ["scan"]),
+        ],
+        "body",
+        [
+            port("h_in", "n", HIDDEN),
+            port("n_in", 1, kind=INT64),
+            port("f_in", "n", 1, kind=TensorProto.BOOL),
+            port("xi", "n", SIZE),
+        ],
+        [
+            port("h_out", "n", HIDDEN),
+            port("n_out", 1, kind=INT64),
+            port("f_out", "n", 1, kind=TensorProto.BOOL),
+            port("scan", "n", HIDDEN),
+        ],
+    )
+    nodes = [
+        *zeros("x"),
+        first,
+        helper.make_node("Concat", ["rows", "one"], ["f_shape"], axis=0),
+        helper.make_node("Expand", ["flag", "f_shape"], ["f_first"]),
+        helper.make_node(
+            "Scan",
+            ["h_first", "n_first", "f_first", "x"],
+            ["h_last", "n_last", "f_last", "y"],
+            body=body,
+            num_scan_inputs=1,
+        ),
+    ]
+    axes = ("time", "batch")
+    tensors = [*WEIGHTS, flag, numpy_helper.from_array(np.array(0.9, "f4"), "limit")]
+    source = written(
+        tmp_path / "m.onnx", nodes, [port("x", *axes, SIZE)], [port("y", *axes, HIDDEN)], tensors
+    )
+    result = lift(source, tmp_path / "l.onnx")
+    assert {state.dtype for state in result.contract.states} == {"float32", "int64", "bool"}
+    assert result.contract.streaming.ok
+
+    x = np.random.default_rng(0).standard_normal((9, 2, SIZE)).astype("f4")
+    session = ort.InferenceSession(source, providers=["CPUExecutionProvider"])
+    stream = stateport.load(result.path).stream()
+    parts = [stream(part) for part in np.split(x, [1, 6])]
+    np.testing.assert_allclose(np.concatenate(parts), session.run(["y"], {"x": x})[0], atol=1e-6)
+
+
 def unshaped(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
 

@@ -16,7 +16,7 @@ from stateport.contract import has_time
 from ..graph.dataflow import reachable, size_of, targets
 from .constants import MOVES
 from .names import free_name
-from .recurrent_operators import INITIAL_STATES, operand, recurrent_nodes, row_lengths
+from .recurrent_operators import INITIAL_STATES, operand, recurrent_nodes, result_at, row_lengths
 
 #: Moves that keep all elements of a state, so that they can be reversed.
 REVERSIBLE: Final = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose"}) | {
@@ -110,9 +110,7 @@ def _output_of_last_state(
         The output, which is new if the last state went to none; None where it goes to several, or
             where only a part of the input, or a copy of it, is the initial state.
     """
-    if len(node.outputs) <= result:
-        node.resize_outputs(result + 1)
-    last = node.outputs[result]
+    last = result_at(node, result)
 
     outputs = []
     for output in targets(graph, last, MOVES):

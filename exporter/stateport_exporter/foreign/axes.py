@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from stateport.picking import among, instances_of
 
 from ..graph.dataflow import all_values, dims_of, forget_shapes, map_dims, name_of_dim
+from ..graph.inferred_shapes import infer_shapes
 from .measured_axes import MEANINGS, measured_meanings
 from .recurrent_operators import is_recurrent
 
@@ -63,7 +63,7 @@ def _known_size(dim: int | ir.SymbolicDim) -> int | str | None:
 def _infer_inner_shapes(model: ir.Model) -> None:
     """Infers the shapes of all values between inputs and outputs, from those of the inputs."""
     forget_shapes(ir.traversal.RecursiveGraphIterator(model.graph))
-    ShapeInferencePass()(model)
+    infer_shapes(model)
 
 
 def _recurrent_axes(graph: ir.Graph) -> dict[str, str]:

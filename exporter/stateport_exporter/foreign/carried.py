@@ -23,6 +23,7 @@ from onnx.reference import ReferenceEvaluator
 from stateport.picking import sure
 
 from ..graph.dataflow import dims_of, name_of_dim, origin, reachable
+from .arguments import depends_on
 from .constants import constant_of
 from .levels import Level, iterations_of, leave_level
 from .names import free_name, state_prefix
@@ -152,14 +153,16 @@ def _carried(node: ir.Node) -> Iterator[_Carried]:
 def _hidden(node: ir.Node) -> Iterator[_Carried]:
     """The carried values that are states: they start from a constant, and the body changes them.
 
-    Counters are integers, and values that the body passes on as they are do not change.
+    Values that the body passes on as they are do not change. An integer of a `Loop` may be the
+    number of the step in the call, which starts anew in each call; a `Scan` needs no such number.
     """
     body = node.attributes["body"].as_graph()
     for carried in _carried(node):
         first = node.inputs[carried.operand]
         if first is None or constant_of(first) is None or origin(carried.after) is carried.before:
             continue
-        if _is_float(first, carried) and _is_read(body, carried.before):
+        may_be_state = node.op_type == "Scan" or _is_float(first, carried)
+        if may_be_state and _matters(node, body, carried):
             yield carried
 
 
@@ -170,10 +173,20 @@ def _is_float(first: ir.Value, carried: _Carried) -> bool:
     return True
 
 
-def _is_read(body: ir.Graph, value: ir.Value) -> bool:
-    """Whether a node of a body, or of the graphs inside of it, takes one of the body's inputs."""
-    nodes = ir.traversal.RecursiveGraphIterator(body)
-    return any(value in node.inputs for node in nodes)
+def _matters(node: ir.Node, body: ir.Graph, carried: _Carried) -> bool:
+    """Whether a carried value changes more than itself, or its last value is used."""
+    if not depends_on(carried.after, [str(carried.before.name)]):
+        return _changes_others(body, carried)
+
+    last = node.outputs[carried.result]
+    is_used = bool(last.uses()) or last.is_graph_output()
+    return is_used or _changes_others(body, carried)
+
+
+def _changes_others(body: ir.Graph, carried: _Carried) -> bool:
+    """Whether another result of a loop's body depends on a carried value."""
+    others = (output for output in body.outputs if output is not carried.after)
+    return any(depends_on(output, [str(carried.before.name)]) for output in others)
 
 
 def _why_not(graph: ir.Graph, node: ir.Node) -> str | None:

@@ -73,6 +73,16 @@ def operand(node: ir.Node, position: int) -> ir.Value | None:
     return None
 
 
+def result_at(node: ir.Node, position: int) -> ir.Value:
+    """The result in a position; it is made if the node leaves it out."""
+    count = len(node.outputs)
+    if count <= position:
+        node.resize_outputs(position + 1)
+    for value in node.outputs[count:position]:
+        value.name = ""  # ONNX's name for a result that is left out
+    return node.outputs[position]
+
+
 def row_lengths(node: ir.Node) -> ir.Value | None:
     """The operand that holds the length of each row; None where all rows are full."""
     return operand(node, _ROW_LENGTHS)

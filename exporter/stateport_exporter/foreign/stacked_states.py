@@ -17,7 +17,7 @@ from ..graph.dataflow import size_of, targets
 from .arguments import REVERSIBLE, add_reverse, move_of
 from .constants import MOVES, integer_of
 from .names import free_name
-from .recurrent_operators import INITIAL_STATES, operand
+from .recurrent_operators import INITIAL_STATES, operand, result_at
 
 #: Beyond the end of any axis.
 _FAR: Final = 2**31
@@ -79,10 +79,8 @@ def _parts_of(graph: ir.Graph, source: ir.Value) -> Iterator[_Part]:
             if place is None:
                 continue
 
-            if len(node.outputs) <= result:
-                node.resize_outputs(result + 1)
             selection, moves = place
-            yield _Part(*selection, moves, node.outputs[result])
+            yield _Part(*selection, moves, result_at(node, result))
 
 
 def _place_in(source: ir.Value, initial: ir.Value) -> tuple[_Selection, tuple[ir.Node, ...]] | None:

@@ -32,6 +32,7 @@ from .recurrent_operators import (
     hidden_size,
     operand,
     recurrent_nodes,
+    result_at,
 )
 
 Array = NDArray[Any]
@@ -338,10 +339,7 @@ def _set_operand(node: ir.Node, position: int, value: ir.Value) -> None:
 
 def _last_state(node: ir.Node, position: int) -> ir.Value:
     """The result that holds the last of the states of this initial state."""
-    result = 1 + INITIAL_STATES[node.op_type].index(position)
-    if result >= len(node.outputs):
-        node.resize_outputs(result + 1)
-    return node.outputs[result]
+    return result_at(node, 1 + INITIAL_STATES[node.op_type].index(position))
 
 
 def _as_output(graph: ir.Graph, last: ir.Value, name: str, shape: Sequence[int | str]) -> str:

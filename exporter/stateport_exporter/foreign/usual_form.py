@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import InlinePass
 
 from stateport.picking import sure
 
@@ -28,6 +29,12 @@ _SWAP: Final = (1, 0, 2)
 #: How (time, directions, batch, hidden) becomes (batch, time, directions, hidden).
 #: Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, on `layout`
 _BATCH_TO_FRONT: Final = (2, 0, 1, 3)
+
+
+def inline_functions(model: ir.Model) -> None:
+    """Writes the bodies of the file's own functions in place of their calls, in place."""
+    if model.functions:
+        InlinePass()(model)
 
 
 def sort_nodes(model: ir.Model) -> None:

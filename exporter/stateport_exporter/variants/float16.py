@@ -11,12 +11,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import LiftConstantsToInitializersPass, ShapeInferencePass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from stateport import Contract
 from stateport.contract import INITIAL_PREFIX
 
 from ..errors import ExportError
+from ..graph.inferred_shapes import infer_shapes
 from ..graph.transposes import all_graphs
 
 _FLOAT, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
@@ -64,7 +65,7 @@ def to_float16(model: ir.Model, keep_float32: Container[str]) -> None:
         ExportError: weights are too large for float16, or an operator is not ONNX's own.
     """
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
-    ShapeInferencePass()(model)
+    infer_shapes(model)
     graphs = list(all_graphs(model))
     nodes = [node for graph in graphs for node in graph]
 

@@ -11,10 +11,10 @@ import math
 from typing import Final
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import ExportError
 from ..graph.dataflow import dims_of
+from ..graph.inferred_shapes import infer_shapes
 from ..graph.operators import Writer
 from ..graph.unused import remove_unused
 from .linear_attention import Layout, LinearAttention, inner_sizes, recognise
@@ -35,7 +35,7 @@ def native_operators(model: ir.Model) -> tuple[str, ...]:
     Raises:
         ExportError: the model has no such loop.
     """
-    ShapeInferencePass()(model)
+    infer_shapes(model)
     replaced, reasons = [], []
     for node in list(model.graph):
         if node.op_type != "Scan" or node.domain != "":

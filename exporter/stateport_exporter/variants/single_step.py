@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from ..errors import ExportError
 from ..graph.cells import OPERATORS, read, step
 from ..graph.dataflow import dims_of, forget_shapes
+from ..graph.inferred_shapes import infer_shapes
 from ..graph.operators import Writer
 from ..graph.transposes import fold_transposes
 from ..graph.unused import remove_unused
@@ -36,7 +36,7 @@ def single_step(model: ir.Model, *, per_gate: bool) -> None:
     """
     graph = model.graph
     _fix_shapes(graph)
-    ShapeInferencePass()(model)
+    infer_shapes(model)
     for node in list(graph):
         _check_one_step(node)
         if node.op_type == "Scan" and node.domain == "":
@@ -45,7 +45,7 @@ def single_step(model: ir.Model, *, per_gate: bool) -> None:
             _write_out_step(node, per_gate=per_gate)
 
     fold_transposes(model)
-    ShapeInferencePass()(model)
+    infer_shapes(model)
     _merge_moves(graph)
     remove_unused(model)
 

@@ -107,11 +107,11 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
     """The states by the names of the file; there has to be one."""
     pairs = match_state_names(file)
     if not pairs:
-        recurrent = among(_RECURRENT, file.operators)
+        layers = hidden_layers(file.operators)
         advice = f"{_ADVICE} states={{}} says that it has none."
-        if recurrent:
+        if layers:
             advice = (
-                f"Its {recurrent[0].rpartition(':')[2]} has a state: if the file hides it, "
+                f"Its {layers} has a state: if the file hides it, "
                 "`stateport lift IN.onnx -o OUT.onnx` makes it an input and an output; if both are "
                 f"there, declare them: {_FORMS}"
             )
@@ -121,6 +121,12 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
             f"states. {advice}"
         )
     return pairs
+
+
+def hidden_layers(operators: Collection[str]) -> str:
+    """The first operator with a state among those of a file: "LSTM"; empty where there is none."""
+    recurrent = among(_RECURRENT, operators)
+    return recurrent[0].rpartition(":")[2] if recurrent else ""
 
 
 def _declared_states(file: OnnxFile, states: Mapping[str, str]) -> dict[str, str]:

@@ -143,3 +143,52 @@ def test_layout_one_with_first_states_and_further_operators(tmp_path: Path) -> N
     other = write(tmp_path / "o.onnx", [time_first], [port("x", X)], [port("y", Y)], tensors)
     want = np.maximum(answers(other, x=x.transpose(1, 0, 2))["y"], 0)[:, 0].transpose(1, 0, 2)
     close(in_chunks(result.path, x, axis=1), want)
+
+
+def test_a_function_of_the_file_is_written_out(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("LSTM", ["x", "W", "R"], ["y4"], hidden_size=HIDDEN),
+        helper.make_node("Tanh", ["y4"], ["y"]),
+    ]
+    own = helper.make_function(
+        "own", "Recurrent", ["x", "W", "R"], ["y"], nodes, [helper.make_opsetid("", 17)]
+    )
+    call = helper.make_node("Recurrent", ["x", "W", "R"], ["y"], domain="own")
+    w, r, _ = weights("LSTM")
+    graph = helper.make_graph([call], "graph", [port("x", X)], [port("y", Y)], [w, r])
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    model = helper.make_model(graph, opset_imports=imports, functions=[own], ir_version=8)
+    source = tmp_path / "m.onnx"
+    onnx.save(model, source)
+    result = lift(source, tmp_path / "l.onnx")
+
+    assert len(result.lifted) == 2
+    x = array(6, 2, SIZE)
+    close(in_chunks(result.path, x), answers(source, x=x)["y"])
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [
+            helper.make_node("SplitToSequence", ["x"], ["parts"], axis=2, keepdims=1),
+            helper.make_node("ConcatFromSequence", ["parts"], ["copy"], axis=2),
+        ],
+        [
+            helper.make_node("Optional", ["x"], ["maybe"]),
+            helper.make_node("OptionalGetElement", ["maybe"], ["copy"]),
+        ],
+    ],
+    ids=["sequence", "optional"],
+)
+def test_values_inside_that_are_no_arrays_stay(tmp_path: Path, nodes: list[onnx.NodeProto]) -> None:
+    lstm = helper.make_node("LSTM", ["copy", "W", "R", "B"], ["y"], hidden_size=HIDDEN)
+    source = write(
+        tmp_path / "m.onnx", [*nodes, lstm], [port("x", X)], [port("y", Y)], weights("LSTM")
+    )
+    result = lift(source, tmp_path / "l.onnx")
+    x = array(6, 2, SIZE)
+    close(
+        stateport.load(result.path).run({"x": x})[0]["y"],
+        answers(source, x=x)["y"],
+    )
