@@ -32,7 +32,7 @@ from .foreign.file_vectors import record_from_file
 from .foreign.lifted_file import declare_shapes
 from .foreign.named_axes import with_named_axes
 from .foreign.precision import declare_precision
-from .foreign.source_cases import AcceptedSizes
+from .foreign.source_cases import AcceptedSizes, input_axes
 from .foreign.source_sizes import accepted_sizes, with_measured_outputs
 from .foreign.usual_form import (
     inline_functions,
@@ -175,6 +175,7 @@ def _measured_contract(
     is_timed = has_time(contract)
     lengths = {} if is_timed else fixed_row_lengths(model.graph)
     sizes = accepted_sizes(answer_whole, contract, lengths)
+    _check_batch(contract, sizes)
     contract = with_measured_outputs(answer_whole, contract, sizes)
     runner = Model(contract, engine, precision=precision)
     streaming = streaming_of(file, contract)
@@ -183,3 +184,21 @@ def _measured_contract(
     elif streaming.ok is None:  # a call is a step; the caller may have named its states
         streaming = Streaming() if are_named else Streaming(False, streaming.reason)
     return replace(contract, streaming=streaming), sizes
+
+
+def _check_batch(contract: Contract, sizes: AcceptedSizes) -> None:
+    """Refuses a contract with a batch of any size, if the file takes a single size.
+
+    Raises:
+        ExportError: with the inputs as the contract has them.
+    """
+    if "batch" not in input_axes(contract) or len(sizes.batches) > 1:
+        return
+
+    (batch,) = sizes.batches
+    named = "; ".join(map(str, (*contract.inputs, *contract.state_inputs)))
+    raise ExportError(
+        f"The file took a batch of {batch} and no other that was tried, so the axis 'batch' is "
+        f"wrong in {named}. Name the axes as the file's operators take them, or give the batch its "
+        "size: --axes x=time,batch,5 or --axes x=4,time,5."
+    )

@@ -420,3 +420,31 @@ def test_one_state_that_two_layers_start_from_does_not_stream(usual: Path, tmp_p
     result = add_contract(usual, tmp_path / "c.onnx")
     assert result.contract.streaming.ok is False
     assert "its last state does not go to 'h_out'" in str(result.contract.streaming.reason)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"x": ("batch", "time", 3)},
+        {"h_in": (1, 1, 4), "c_in": (1, 1, 4)},
+    ],
+    ids=["time first", "states of one row"],
+)
+def test_axes_that_contradict_the_operators_are_refused(
+    usual: Path, tmp_path: Path, axes: dict[str, tuple[Any, ...]]
+) -> None:
+    source = usual
+    if "h_in" in axes:
+        state = (1, "b", 4)
+        source = lstm(tmp_path / "m.onnx", ("t", "b", 3), [state] * 4, ("t", 1, "b", 4))
+    with pytest.raises(ExportError, match="no other that was tried, so the axis 'batch' is wrong"):
+        add_contract(source, tmp_path / "c.onnx", axes=axes)
+    assert not (tmp_path / "c.onnx").exists()
+
+
+def test_batch_and_time_that_are_called_the_wrong_way_round(tmp_path: Path) -> None:
+    state = (1, "time", 4)
+    source = lstm(tmp_path / "m.onnx", ("batch", "time", 3), [state] * 4, ("batch", 1, "time", 4))
+    contract = add_contract(source, tmp_path / "c.onnx").contract
+    assert contract.inputs[0].shape == ("time", "batch", 3)
+    assert contract.states[0].shape == (1, "batch", 4)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,15 @@ MOVES: Final = frozenset(
 _KEEPS_ORDER: Final = frozenset(
     {"Cast", "Expand", "Identity", "Reshape", "Squeeze", "Tile", "Unsqueeze"}
 )
+#: Operators that compute each element from the elements in the same place.
+_COMPUTING: Final[dict[str, Callable[..., Array]]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Div": np.divide,
+    "Neg": np.negative,
+    "Tanh": np.tanh,
+}
 
 
 def constant_of(value: ir.Value) -> Array | None:
@@ -39,8 +49,13 @@ def constant_of(value: ir.Value) -> Array | None:
         return None
     if node.op_type == "ConstantOfShape":
         return _fill_of(node)
+    if node.op_type == "Gather":
+        gathered = _gathered_constant(node)
+        return _moved_constant(node) if gathered is None else gathered
     if node.op_type in MOVES:
         return _moved_constant(node)
+    if node.op_type in _COMPUTING:
+        return _computed_constant(node)
     return None
 
 
@@ -77,6 +92,32 @@ def _moved_constant(node: ir.Node) -> Array | None:
     if node.op_type in _KEEPS_ORDER:
         return first
     return None
+
+
+def _gathered_constant(node: ir.Node) -> Array | None:
+    """What Gather takes from a stored array at stored numbers; None for all else."""
+    array, indices = map(tensor_of, node.inputs)
+    if array is None or indices is None:
+        return None
+
+    axis = node.attributes.get("axis")
+    taken = np.take(array.numpy(), indices.numpy(), 0 if axis is None else axis.as_int())
+    return _condensed(np.asarray(taken))
+
+
+def _computed_constant(node: ir.Node) -> Array | None:
+    """What an operator makes of each element; None where elements do not belong together."""
+    constants = []
+    for value in node.inputs:
+        constant = None if value is None else constant_of(value)
+        if constant is None:
+            return None
+        constants.append(constant.ravel() if constant.ndim else constant)
+
+    sizes = {constant.size for constant in constants if constant.ndim}
+    if len(sizes) > 1:
+        return None
+    return _condensed(np.asarray(_COMPUTING[node.op_type](*constants)))
 
 
 def integer_of(value: ir.Value | None) -> int | None:

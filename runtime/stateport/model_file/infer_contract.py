@@ -85,6 +85,8 @@ def infer_contract(
     ports_of_states = {*pairs, *pairs.values()}
     state_inputs = [spec for spec in file.inputs if spec.name in pairs]
     renamed = {**_batch_axes(state_inputs), **(axes or {})}
+    if renamed.get("time") == "batch":  # a file that has both names the wrong way round
+        renamed.setdefault("batch", "time")
 
     signals = _not_named(file.inputs, ports_of_states)
     inputs = tuple(_name_input_axes(spec, renamed) for spec in signals)
