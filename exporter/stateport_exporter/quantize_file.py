@@ -71,7 +71,7 @@ def quantize(
             scale for each block of 32 weights, and values in float32. Both are right on every
             processor: int8 weights keep within -64 to 64, so that no product saturates.
         check: whether the file is verified on `ort-cpu` before it appears, where ONNX Runtime is
-            installed. A file that is too far from PyTorch is then not written.
+            installed. A file that is too far from the recorded answers is then not written.
         progress: is called with a text before each part of the work: "part" or "part: detail".
 
     Raises:
@@ -107,7 +107,7 @@ def quantize(
         path,
         lambda _: vectors,
         check=check,
-        fault="The quantised file is too far from PyTorch",
+        fault="The quantised file is too far from the recorded answers",
         advice="To write it anyway, pass check=False.",
         related=not notes,
         progress=progress,
@@ -213,7 +213,8 @@ def _check_is_exported(source: Path) -> None:
     precision = outline.metadata.get(PRECISION_KEY)
     if precision is not None:
         raise ExportError(
-            f"{source} is in {precision} already; quantise the file that `stateport export` wrote."
+            f"{source} is in {precision} already; a file in float32 was expected. Quantise the "
+            "file that it was made from."
         )
 
 

@@ -7,7 +7,7 @@ something over the batch, as its mean, each of them would change the answers of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -23,8 +23,10 @@ from .validation import Array
 #: The number of steps of a call, before the contract's multiple; and sizes of unnamed axes.
 _TIME: Final = 64
 _FREE: Final = 48
-#: How often the other row is replaced.
-_TRIALS: Final = 2
+#: The other row is replaced once for each of these, by numbers that are multiplied by it. A network
+#: may look at other rows where they are loud. Rounding to integers always does, within its budget.
+_AMPLITUDES: Final = (1.0, 1.0, 100.0)
+_AMPLITUDES_OF_INTEGERS: Final = (1.0, 1.0)
 #: The signal-to-noise ratio of float32 that counts as the same, in decibels; and by how much two
 #: calls of a lower precision may be farther apart than its budget, because both are inexact.
 _SAME: Final = 80.0
@@ -45,7 +47,8 @@ def find_mixed_rows(contract: Contract, engine: Engine, precision: str) -> str |
         The name; None where all rows are independent, or where the engine takes no two rows.
     """
     try:
-        for spec, before, after in _with_second_row_replaced(contract, engine):
+        amplitudes = _AMPLITUDES if precision == "float32" else _AMPLITUDES_OF_INTEGERS
+        for spec, before, after in _with_second_row_replaced(contract, engine, amplitudes):
             if not _has_same_first_row(spec, before, after, precision):
                 return spec.name
     except (StateportError, KeyError):  # a size that the file does not take
@@ -54,9 +57,11 @@ def find_mixed_rows(contract: Contract, engine: Engine, precision: str) -> str |
 
 
 def _with_second_row_replaced(
-    contract: Contract, engine: Engine
+    contract: Contract, engine: Engine, amplitudes: Iterable[float]
 ) -> Iterator[tuple[ArraySpec, Array, Array]]:
     """The answers that have rows, each before and after the second row of all inputs is replaced.
+
+    It is replaced once for each amplitude, by which floating-point numbers are multiplied.
 
     Raises:
         StateportError, KeyError: the file does not take two rows.
@@ -73,10 +78,13 @@ def _with_second_row_replaced(
     arrays = {spec.name: draw(spec, sizes, random) for spec in specs}
     before = answers(engine, arrays, names)
 
-    for _ in range(_TRIALS):
+    for amplitude in amplitudes:
         replaced = {}
         for spec in specs:
-            replaced[spec.name] = _with_other_row(spec, arrays[spec.name], sizes, random)
+            other = draw(spec, sizes, random)
+            if other.dtype.kind == "f":
+                other = other * other.dtype.type(amplitude)
+            replaced[spec.name] = _with_first_row(spec, other, arrays[spec.name])
 
         after = answers(engine, replaced, names)
         for spec in results:
@@ -92,16 +100,13 @@ def _steps(contract: Contract) -> int:
     return min(steps, most - most % contract.step_multiple)
 
 
-def _with_other_row(
-    spec: ArraySpec, array: Array, sizes: Mapping[str, int], random: np.random.Generator
-) -> Array:
-    """An array whose second row is drawn anew; the same array where it has no rows."""
+def _with_first_row(spec: ArraySpec, other: Array, array: Array) -> Array:
+    """Another array, with the first row of an array; the same array where it has no rows."""
     if "batch" not in spec.shape:
         return array
 
     first_row = [slice(None)] * array.ndim
     first_row[spec.shape.index("batch")] = slice(0, 1)
-    other = draw(spec, sizes, random)
     other[tuple(first_row)] = array[tuple(first_row)]
     return other
 

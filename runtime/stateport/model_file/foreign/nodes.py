@@ -8,6 +8,7 @@ those of `onnx.proto` (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto).
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -19,6 +20,8 @@ import numpy as np
 from ...picking import instances_of
 from ..protobuf import Fields, MalformedError, bytes_of, int_of, ints_of, text_of
 
+#: The names that onnx-ir gives to nodes without one; and no name at all.
+_MADE_UP: Final = re.compile(r"(node(_\d+)?)?")
 #: Graphs with more nodes are not read.
 _MOST_NODES: Final = 20_000
 #: The deepest nesting of graphs that is read; real files have two or three levels.
@@ -87,7 +90,10 @@ class Node:
     attributes: Mapping[str, Attribute]
 
     def __str__(self) -> str:
-        return self.name or self.operator
+        # A name that lifting made up says nothing to those who wrote the file.
+        if _MADE_UP.fullmatch(self.name):
+            return self.operator
+        return self.name
 
     def number(self, name: str, default: int) -> int:
         """The integer in an attribute; `default` where there is none."""
