@@ -70,24 +70,28 @@ def measured_meanings(model: ir.Model, names: Sequence[str]) -> dict[str, str]:
 
 
 def _write_probe(model: ir.Model, path: Path) -> list[str]:
-    """Writes a graph that gives the shapes of the operators' sequences too; returns their names."""
-    probe = ir.from_proto(ir.to_proto(model))
-    graph = probe.graph
+    """Writes a file that gives the shapes of the operators' sequences too; returns their names.
 
-    ports: list[str] = []
+    The model itself stays as it is. It is not copied, because it may be large.
+    """
+    graph = model.graph
+    probes: list[ir.Node] = []
     for node in list(graph):
-        if not is_recurrent(node):
-            continue
-        shape = ir.node("Shape", [node.inputs[0]])
-        graph.append(shape)
-        ports.append(f"stateport.probe.{len(ports)}")
-        shape.outputs[0].name = ports[-1]
-        shape.outputs[0].type = ir.TensorType(ir.DataType.INT64)
-        graph.outputs.append(shape.outputs[0])
+        if is_recurrent(node):
+            probe = ir.node("Shape", [node.inputs[0]])
+            probe.outputs[0].name = f"stateport.probe.{len(probes)}"
+            probe.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+            probes.append(probe)
+    if not probes:
+        return []
 
-    if ports:
-        write(probe, path)
-    return ports
+    graph.extend(probes)
+    graph.outputs.extend(probe.outputs[0] for probe in probes)
+    write(model, path)
+
+    del graph.outputs[-len(probes) :]
+    graph.remove(probes, safe=True)
+    return [str(probe.outputs[0].name) for probe in probes]
 
 
 def _partitions(names: Sequence[str]) -> Iterator[list[_Group]]:
