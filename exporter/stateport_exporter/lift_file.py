@@ -120,7 +120,8 @@ def lift(
         step_path.parent.mkdir()
         required = not known and not rewritten
         step = write_lifted(model, known, answers_for, step_path, origin, required=required)
-        return replace(write_over_time(step, path, origin), notes=notes)
+        result = write_over_time(step, path, origin)
+        return replace(result, notes=(*notes, *result.notes))
 
 
 def _written(model: ir.Model, path: Path) -> OnnxFile:

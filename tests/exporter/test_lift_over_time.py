@@ -129,3 +129,60 @@ def test_what_is_no_single_step_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=reason):
             lift(source, tmp_path / "l.onnx", over_time=True)
         assert not (tmp_path / "l.onnx").exists()
+
+
+def gated(path: Path, how: str) -> Path:
+    """A layer over what `how` makes of x (1, 1, 3), beside a second input m."""
+    gates = GATES["GRU"] * 4
+    weights = [floats("W", 1, gates, 3), floats("R", 1, gates, 4), floats("B", 1, 2 * gates)]
+    weights += [
+        numpy_helper.from_array(np.array(v), n) for n, v in (("one", [1]), ("flat", [1, 3]))
+    ]
+    weights += [numpy_helper.from_array(np.array([1, 1, 3]), "steps"), floats("P", 3, 3)]
+    ways = {
+        "times a mask": [helper.make_node("Mul", ["x", "m"], ["z"])],
+        "through a matrix": [
+            helper.make_node("Reshape", ["x", "flat"], ["rows"]),
+            helper.make_node("MatMul", ["rows", "P"], ["product"]),
+            helper.make_node("Reshape", ["product", "steps"], ["z"]),
+        ],
+        "plus a vector": [helper.make_node("Add", ["x", "m"], ["z"])],
+    }
+    m = {"times a mask": [1, 1, 1], "plus a vector": [3]}.get(how)
+    nodes = [
+        *ways[how],
+        helper.make_node("GRU", ["z", "W", "R", "B"], ["Y"], hidden_size=4),
+        helper.make_node("Squeeze", ["Y", "one"], ["y"]),
+    ]
+    inputs = [port("x", 1, 1, 3), *([port("m", *m)] if m else [])]
+    return written(path, nodes, inputs, [port("y", 1, 1, 4)], weights)
+
+
+@pytest.mark.parametrize(
+    ("how", "notes"),
+    [
+        ("times a mask", ()),
+        ("through a matrix", ()),
+        ("plus a vector", ("m has one value for all steps of a call",)),
+    ],
+)
+def test_steps_whose_operators_do_not_show_time(
+    tmp_path: Path, how: str, notes: tuple[str, ...]
+) -> None:
+    source = gated(tmp_path / "m.onnx", how)
+    result = lift(source, tmp_path / "l.onnx", over_time=True)
+    assert result.notes == notes
+    assert result.contract.streaming.ok
+
+    step = stateport.load(lift(source, tmp_path / "step.onnx").path)
+    inputs, state, steps = {"x": drawn(6, 1, 3)}, None, []
+    if how == "times a mask":
+        inputs["m"] = np.array([1, 0, 1, 1, 0, 1], "f4").reshape(6, 1, 1)
+    for number in range(6):
+        one = {name: array[number : number + 1] for name, array in inputs.items()}
+        if how == "plus a vector":
+            one["m"] = inputs["m"] = np.array([1, 2, 3], "f4")
+        output, state = step.run(one, state)
+        steps.append(output["y"])
+    whole = stateport.load(result.path).run(inputs)[0]["y"]
+    np.testing.assert_allclose(whole, np.concatenate(steps), atol=1e-6)

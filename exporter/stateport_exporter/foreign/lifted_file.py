@@ -59,7 +59,8 @@ class LiftResult:
         outcomes: what became of each recurrent operator.
         report: the comparison of the new file with the answers of its source.
         possible_states: inputs and outputs that look like states but were not taken as states.
-        notes: which inputs and outputs have another dtype than in the source.
+        notes: which inputs and outputs have another dtype than in the source; and which inputs have
+            one value for all steps of a call, where a file of one step takes many now.
     """
 
     path: Path

@@ -63,9 +63,12 @@ def write_over_time(step: LiftResult, path: Path, origin: Mapping[str, object]) 
     _check_is_step(model, contract)
     times = _time_axes(step.path)
     if not any(spec.name in times for spec in contract.inputs):
+        times = _first_axes(contract)
+    if not any(spec.name in times for spec in contract.inputs):
         raise ExportError(
-            "No input has an axis of size 1 that is the time of a recurrent operator; one was "
-            "expected, as in (1, 1, n). Lift the file without over_time, and call it step by step."
+            "No input has an axis of size 1 that may be time; one was expected, as in (1, 1, n). "
+            "Lift the file without over_time, and call it step by step. If its states are inputs "
+            "and outputs already, `stateport contract` takes it as it is."
         )
 
     model = _over_time(model, contract, times)
@@ -84,7 +87,18 @@ def write_over_time(step: LiftResult, path: Path, origin: Mapping[str, object]) 
         set_contract(model, contract, origin)
         report = write_draft(model, draft, vectors, path, _refusal)
 
-    return replace(step, path=path, vectors=vectors_path(path), contract=contract, report=report)
+    notes = []
+    for spec in contract.inputs:
+        if spec.name not in times:
+            notes.append(f"{spec.name} has one value for all steps of a call")
+    return replace(
+        step,
+        path=path,
+        vectors=vectors_path(path),
+        contract=contract,
+        report=report,
+        notes=tuple(notes),
+    )
 
 
 def _refusal(worst: str) -> str:
@@ -124,6 +138,18 @@ def _time_axes(path: Path) -> dict[str, int]:
         names = axes(value)
         if "time" in names:
             times[str(value.name)] = names.index("time")
+    return times
+
+
+def _first_axes(contract: Contract) -> dict[str, int]:
+    """The first axis of each input and output of several axes, where it has the size 1.
+
+    It is time where the operators do not show which axis is, as behind a reshape by fixed sizes.
+    """
+    times = {}
+    for spec in (*contract.inputs, *contract.outputs):
+        if len(spec.shape) > 2 and spec.shape[0] == 1:
+            times[spec.name] = 0
     return times
 
 

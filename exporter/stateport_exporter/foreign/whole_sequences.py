@@ -230,6 +230,8 @@ def _with_truth(source: Source, model: Model, case: Case) -> Case:
     """The case, with what each step has to give."""
     contract = model.contract
     whole = source(case.inputs)
+    if not all(array.size for array in whole.values()):
+        raise ExportError(f"the file gives nothing for {case.name!r}")
     calls = _run_calls(model, case)
     expected = _expected_per_call(source, contract, case, whole, calls)
 
