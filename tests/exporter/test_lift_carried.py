@@ -148,23 +148,42 @@ def test_a_loop_over_time(tmp_path: Path, counts: bool, axes: tuple[str | None, 
     assert [(each.operator, each.what) for each in result.outcomes] == [("Loop", "lifted")]
 
 
-def test_a_loop_that_the_data_may_end_is_left(tmp_path: Path) -> None:
-    model = onnx.load(looped(tmp_path / "m.onnx"))
+def with_condition(source: Path, path: Path, *nodes: onnx.NodeProto) -> Path:
+    """A file with another condition of its Loop, "going_out"; "limit" is 0.9, "many" is large."""
+    model = onnx.load(source)
     (loop,) = (node for node in model.graph.node if node.op_type == "Loop")
     body = loop.attribute[0].g
     for node in body.node:
         if node.output[0] == "going_out":
             body.node.remove(node)
-    body.node.extend(
-        [
-            helper.make_node("ReduceMax", ["h_out"], ["largest"], keepdims=0),
-            helper.make_node("Less", ["largest", "limit"], ["going_out"]),
-        ]
-    )
+    body.node.extend(nodes)
     model.graph.initializer.append(numpy_helper.from_array(np.array(0.9, "f4"), "limit"))
-    onnx.save(model, tmp_path / "ends.onnx")
+    onnx.save(model, path)
+    return path
+
+
+def test_a_loop_that_the_data_may_end_is_left(tmp_path: Path) -> None:
+    source = with_condition(
+        looped(tmp_path / "m.onnx"),
+        tmp_path / "ends.onnx",
+        helper.make_node("ReduceMax", ["h_out"], ["largest"], keepdims=0),
+        helper.make_node("Less", ["largest", "limit"], ["going_out"]),
+    )
     with pytest.raises(ExportError, match=r"Loop.*its condition depends on the data"):
-        lift(tmp_path / "ends.onnx", tmp_path / "l.onnx")
+        lift(source, tmp_path / "l.onnx")
+
+
+def test_numbers_of_steps_may_be_compared_as_floats(tmp_path: Path) -> None:
+    """tf2onnx writes `while i < n` so, because Less took no integers in old opsets."""
+    source = with_condition(
+        looped(tmp_path / "m.onnx"),
+        tmp_path / "counts.onnx",
+        helper.make_node("Cast", ["number"], ["number_float"], to=TensorProto.FLOAT),
+        helper.make_node("Squeeze", ["many", "nought"], ["most"]),
+        helper.make_node("Cast", ["most"], ["most_float"], to=TensorProto.FLOAT),
+        helper.make_node("Less", ["number_float", "most_float"], ["going_out"]),
+    )
+    check(source, lift(source, tmp_path / "l.onnx"))
 
 
 def test_a_scan_carries_integers_and_truth_values(tmp_path: Path) -> None:

@@ -199,21 +199,29 @@ def _why_not(graph: ir.Graph, node: ir.Node) -> str | None:
     has_open_axes = any(len(_open_axes(value)) > 1 for value in graph.inputs)
     if count is not None and has_open_axes:
         return f"it always makes {count} iterations, so that it does not run over time"
-    if node.op_type == "Loop" and _depends_on_floats(node.attributes["body"].as_graph().outputs[0]):
+    if node.op_type == "Loop" and _may_end_early(node.attributes["body"].as_graph()):
         return "its condition depends on the data, so that it may end before the sequence does"
     return None
 
 
-def _depends_on_floats(condition: ir.Value) -> bool:
-    """Whether a condition depends on floating-point numbers; a number of steps is an integer."""
-    return any(value.dtype in _FLOAT_TYPES for value in reachable(condition, _sources_of))
+def _may_end_early(body: ir.Graph) -> bool:
+    """Whether the condition of a `Loop` depends on floating-point data.
 
+    Numbers of steps are integers. tf2onnx compares them as floating-point numbers, so that what the
+    body computes tells nothing: what goes into it does.
+    """
 
-def _sources_of(value: ir.Value) -> Iterator[ir.Value | None]:
-    """What a value is computed from in one step; of a size, nothing."""
-    node = value.producer()
-    if node is not None and node.op_type not in ("Shape", "Size"):
-        yield from node.inputs
+    def sources(value: ir.Value) -> Iterator[ir.Value | None]:
+        node = value.producer()
+        if node is not None and node.graph is body and node.op_type not in ("Shape", "Size"):
+            yield from node.inputs
+
+    for value in reachable(body.outputs[0], sources):
+        node = value.producer()
+        goes_in = node is None or node.graph is not body
+        if goes_in and value.dtype in _FLOAT_TYPES and constant_of(value) is None:
+            return True
+    return False
 
 
 def _open_axes(value: ir.Value) -> list[str]:
