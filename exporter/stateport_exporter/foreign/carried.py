@@ -42,8 +42,7 @@ _FirstValue = tuple[Sequence[int | str], Array]
 #: A loop, and the branches down to it.
 _Loop = tuple[ir.Node, tuple[Level, ...]]
 _LETTERS: Final = "hc"
-_FLOATS: Final = frozenset({"float16", "float32", "float64"})
-_FLOAT_TYPES: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
+_FLOATS: Final = frozenset({ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -169,18 +168,16 @@ def _hidden(node: ir.Node) -> Iterator[_Carried]:
 def _is_float(first: ir.Value, carried: _Carried) -> bool:
     for value in (first, carried.before, carried.after):
         if value.dtype is not None:
-            return value.dtype.numpy().name in _FLOATS
+            return value.dtype in _FLOATS
     return True
 
 
 def _matters(node: ir.Node, body: ir.Graph, carried: _Carried) -> bool:
     """Whether a carried value changes more than itself, or its last value is used."""
-    if not depends_on(carried.after, [str(carried.before.name)]):
-        return _changes_others(body, carried)
-
     last = node.outputs[carried.result]
     is_used = bool(last.uses()) or last.is_graph_output()
-    return is_used or _changes_others(body, carried)
+    keeps_on = depends_on(carried.after, [str(carried.before.name)])
+    return (is_used and keeps_on) or _changes_others(body, carried)
 
 
 def _changes_others(body: ir.Graph, carried: _Carried) -> bool:
@@ -219,7 +216,7 @@ def _may_end_early(body: ir.Graph) -> bool:
     for value in reachable(body.outputs[0], sources):
         node = value.producer()
         goes_in = node is None or node.graph is not body
-        if goes_in and value.dtype in _FLOAT_TYPES and constant_of(value) is None:
+        if goes_in and value.dtype in _FLOATS and constant_of(value) is None:
             return True
     return False
 

@@ -8,6 +8,7 @@ operator's sequence then say which names are its axes.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from stateport.engines import open_engine
+from stateport.engines import Engine, open_engine
 from stateport.engines.base import answers
 from stateport.errors import StateportError
 from stateport.model_file.onnx_outline import read
@@ -27,7 +28,9 @@ from ..graph.serialization import write
 from .recurrent_operators import is_recurrent
 
 #: The sizes of the axes in two runs. They differ within a run and between the runs.
-_RUNS: Final = ((64, 96, 160, 224), (128, 192, 320, 448))
+_RUNS: Final = ((64, 96, 40, 56), (128, 192, 80, 112))
+#: The most elements of one input: a graph is not run on larger ones.
+_MOST_ELEMENTS: Final = 1 << 24
 MEANINGS: Final = ("time", "batch")
 
 #: Names of axes that have one size.
@@ -55,11 +58,16 @@ def measured_meanings(model: ir.Model, names: Sequence[str]) -> dict[str, str]:
         if not ports:
             return {}
 
+        try:
+            engine = open_engine("ort-cpu", read(path), None, {})
+        except StateportError:  # what runs the source itself says why
+            return {}
+
         fitting: list[tuple[list[_Group], list[_Sizes]]] = []
         for groups in sorted(_partitions(names), key=len, reverse=True):
             if fitting and len(groups) < len(fitting[0][0]):
                 break
-            runs = _run_probe(model, path, ports, groups)
+            runs = _run_probe(model, engine, ports, groups)
             if runs is not None:
                 fitting.append((groups, runs))
 
@@ -108,32 +116,40 @@ def _partitions(names: Sequence[str]) -> Iterator[list[_Group]]:
 
 
 def _run_probe(
-    model: ir.Model, path: Path, ports: Sequence[str], groups: Sequence[_Group]
+    model: ir.Model, engine: Engine, ports: Sequence[str], groups: Sequence[_Group]
 ) -> list[_Sizes] | None:
     """The sizes of all sequences in both runs; None where the graph does not run."""
     outputs = [str(value.name) for value in model.graph.outputs]
     runs = []
-    try:
-        engine = open_engine("ort-cpu", read(path), None, {})
-        for sizes_of_groups in _RUNS:
-            sizes = {}
-            for group, size in zip(groups, sizes_of_groups, strict=False):
-                sizes.update(dict.fromkeys(group, size))
+    for sizes_of_groups in _RUNS:
+        sizes = {}
+        for group, size in zip(groups, sizes_of_groups, strict=False):
+            sizes.update(dict.fromkeys(group, size))
+        inputs = _inputs(model, sizes)
+        if inputs is None:
+            return None
+
+        try:
             # All outputs are asked for: what follows the operators has to run as well.
-            arrays = answers(engine, _inputs(model, sizes), [*outputs, *ports])
-            runs.append([(int(arrays[port][0]), int(arrays[port][1])) for port in ports])
-    except StateportError:
-        return None
+            arrays = answers(engine, inputs, [*outputs, *ports])
+        except StateportError:
+            return None
+        runs.append([(int(arrays[port][0]), int(arrays[port][1])) for port in ports])
     return runs
 
 
-def _inputs(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]]:
-    """Arrays of ones for all inputs, which is a valid number of a row or of steps as well."""
+def _inputs(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, NDArray[Any]] | None:
+    """Arrays of ones for all inputs, which is a valid number of a row or of steps as well.
+
+    None where one of them would be too large.
+    """
     arrays = {}
     for value in model.graph.inputs:
         dims = []
         for dim in dims_of(value):
             dims.append(dim if isinstance(dim, int) else sizes[str(dim.value)])
+        if math.prod(dims) > _MOST_ELEMENTS:
+            return None
         dtype = ir.DataType.FLOAT if value.dtype is None else value.dtype
         arrays[str(value.name)] = np.ones(dims, dtype.numpy())
     return arrays

@@ -14,7 +14,7 @@ import click
 from ..contract import CONTRACT_KEY, ORIGIN_KEY, PRECISION_KEY, Contract, describe
 from ..errors import ContractError
 from ..files.reading import parse_json
-from ..model_file.infer_contract import hidden_layers
+from ..model_file.infer_contract import operator_with_state
 from ..model_file.onnx_outline import OnnxFile, read
 from ..model_file.read_contract import find_contract
 from ..table import facts
@@ -106,8 +106,8 @@ def _rows(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "output", f"{spec['name']}: {_array_text(spec)}"
 
     if contract is None:
-        hidden = hidden_layers(document["operators"])
-        advice = f"; {hidden} may hide one: see `stateport lift`" if hidden else ""
+        operator = operator_with_state(document["operators"])
+        advice = f"; {operator} may hide one: see `stateport lift`" if operator else ""
         yield "contract", f"none: which inputs are states is unknown{advice}"
     else:
         yield from _contract_rows(document, contract)

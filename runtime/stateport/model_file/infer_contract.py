@@ -109,11 +109,11 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
     """The states by the names of the file; there has to be one."""
     pairs = match_state_names(file)
     if not pairs:
-        layers = hidden_layers(file.operators)
+        operator = operator_with_state(file.operators)
         advice = f"{_ADVICE} states={{}} says that it has none."
-        if layers:
+        if operator:
             advice = (
-                f"Its {layers} has a state: if the file hides it, "
+                f"Its {operator} has a state: if the file hides it, "
                 "`stateport lift IN.onnx -o OUT.onnx` makes it an input and an output; if both are "
                 f"there, declare them: {_FORMS}"
             )
@@ -125,7 +125,7 @@ def _matched_states(file: OnnxFile) -> dict[str, str]:
     return pairs
 
 
-def hidden_layers(operators: Collection[str]) -> str:
+def operator_with_state(operators: Collection[str]) -> str:
     """The first operator with a state among those of a file: "LSTM"; empty where there is none."""
     recurrent = among(_RECURRENT, operators)
     return recurrent[0].rpartition(":")[2] if recurrent else ""

@@ -11,7 +11,7 @@ from ..arguments import check_states
 from ..axes import of_one_row
 from ..contract import CONTRACT_KEY, ArraySpec, Contract, StateSpec, by_name, describe
 from ..errors import ContractError, InputError
-from .infer_contract import hidden_layers, infer_contract
+from .infer_contract import infer_contract, operator_with_state
 from .onnx_outline import OnnxFile
 
 
@@ -39,8 +39,8 @@ def read_contract(file: OnnxFile) -> Contract:
     """
     text = file.metadata.get(CONTRACT_KEY)
     if text is None:
-        layers = hidden_layers(file.operators)
-        held = f" Its {layers} has a state, which may be hidden." if layers else ""
+        operator = operator_with_state(file.operators)
+        held = f" Its {operator} has a state, which may be hidden." if operator else ""
         raise ContractError(
             f"{file.path} carries no contract (metadata key {CONTRACT_KEY!r}), so which of its "
             f"inputs are states is unknown.{held} `stateport contract IN.onnx -o OUT.onnx --state "

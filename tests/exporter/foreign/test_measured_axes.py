@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper
 
 import stateport
 from stateport_exporter import lift
+from stateport_exporter.foreign import measured_axes
 from tests.exporter.foreign.files import (
     HIDDEN,
     SIZE,
@@ -110,3 +112,16 @@ def test_a_batch_that_constants_fix_is_not_probed_away(tmp_path: Path) -> None:
     assert contract.inputs[0].shape == ("time", 4, SIZE)
     assert onnx.load(tmp_path / "l.onnx").graph.input[0].name == "x"
     check(source, tmp_path / "l.onnx", x=array(6, 4, SIZE))
+
+
+def test_a_graph_is_not_run_on_large_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gru = helper.make_node("GRU", ["x", "W", "R", "B"], ["y"], hidden_size=HIDDEN)
+    inputs, outputs = [port("x", ["t", "b", SIZE])], [port("y", ["t", 1, "b", HIDDEN])]
+    model = ir.load(write(tmp_path / "m.onnx", [gru], inputs, outputs, weights("GRU")))
+    assert measured_axes.measured_meanings(model, ["t", "b"]) == {"t": "time", "b": "batch"}
+    assert [value.name for value in model.graph.outputs] == ["y"]
+
+    monkeypatch.setattr(measured_axes, "_MOST_ELEMENTS", 1000)
+    assert measured_axes.measured_meanings(model, ["t", "b"]) == {}
