@@ -132,12 +132,16 @@ class Pool:
         streams = roster.of(rows)
 
         if rows[-1] >= self._buffers.rows:
-            self._buffers = self._buffers.resized(int(rows[-1]) + 1)
+            self._buffers = self._buffers.resized(self._rows_for(int(rows[-1]) + 1))
         first = self._first if state is None else state
         self._buffers.write_rows([(rows, first)])  # no stream has these rows yet
 
         self._roster = roster
         return streams
+
+    def _rows_for(self, needed: int) -> int:
+        """More rows than are needed, so that opening one stream after the other copies little."""
+        return min(self.capacity, max(needed, 2 * self._buffers.rows))
 
     @overload
     def fork(self, stream: int) -> int: ...

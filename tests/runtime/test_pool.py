@@ -29,6 +29,7 @@ from stateport import (
     Stream,
     StreamingError,
 )
+from stateport.buffers.pool_buffers import PoolBuffers
 from stateport_exporter import Spec, export
 
 Array = NDArray[np.float32]
@@ -436,6 +437,24 @@ def test_a_capacity_costs_nothing_until_it_is_used(model: Model) -> None:
     assert [first, *rest] == list(range(41))
     close(pool.step(pool.streams, normal(41)), model(normal(41))[0])
     refuse(pool, [41], normal(1), "no open stream 41 ")
+
+
+def test_opening_streams_one_by_one_copies_the_others_rarely(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Thousands of streams that arrive one after the other would copy each other's states."""
+    copied = []
+    resized = PoolBuffers.resized
+
+    def counted(buffers: PoolBuffers, rows: int) -> PoolBuffers:
+        copied.append(buffers.rows)
+        return resized(buffers, rows)
+
+    monkeypatch.setattr(PoolBuffers, "resized", counted)
+    pool = model.pool(1000)
+    for _ in range(1000):
+        pool.open()
+    assert sum(copied) < 2 * 1000
 
 
 def test_pools_of_one_model_do_not_see_each_other(model: Model) -> None:
