@@ -113,6 +113,9 @@ def _measured(entry: _Entry, network: Network, streams: int, seconds: float) -> 
     after = usage(entry.server.process)
 
     taken = json.loads(load.stdout)
+    problem = taken.get("problem", "")
+    if problem:
+        taken = {"steps": 0.0, "p50": 0.0, "p99": 0.0, "count": 0}
     # The time to get warm is a fifth of what is measured.
     steps = taken["count"] * 1.2 + 2 * streams
     return Result(
@@ -126,6 +129,7 @@ def _measured(entry: _Entry, network: Network, streams: int, seconds: float) -> 
         p99=taken["p99"],
         cpu=(after.cpu - before.cpu) / steps * 1000,
         memory=after.memory,
+        problem=problem,
     )
 
 

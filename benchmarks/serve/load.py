@@ -14,13 +14,16 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import uvloop
 
 from .talkers import TALKERS, Talker
 from .wire import START, STEP, Target
+
+#: Seconds after which an answer is no longer waited for.
+_PATIENCE: Final = 30
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,22 @@ class Taken:
 
 
 async def measure(target: Target, talker: Talker, streams: int, seconds: float) -> Taken:
-    """Steps so many streams for so long, after a fifth of that time to get warm."""
+    """Steps so many streams for so long, after a fifth of that time to get warm.
+
+    Raises:
+        RuntimeError: a server refuses a request, or leaves one without an answer.
+    """
     await talker.open(target, streams)
     begin = perf_counter() + seconds / 5
     end = begin + seconds
     latencies: list[float] = []
-    await asyncio.gather(*(_stream(talker, n, begin, end, latencies) for n in range(streams)))
+    try:
+        async with asyncio.timeout(seconds + _PATIENCE):
+            await asyncio.gather(
+                *(_stream(talker, n, begin, end, latencies) for n in range(streams))
+            )
+    except TimeoutError:
+        raise RuntimeError(f"requests without an answer for {_PATIENCE} seconds") from None
     await talker.close()
 
     if not latencies:
@@ -71,11 +84,16 @@ async def _stream(
 
 
 def main() -> None:
-    """Takes the arguments of `measure` as JSON, and prints what was taken as JSON."""
+    """Takes the arguments of `measure` as JSON; prints what was taken, or the problem, as JSON."""
     asked: dict[str, Any] = json.loads(sys.argv[1])
     target = Target(**asked["target"])
     talker = TALKERS[target.transport]()
-    taken = uvloop.run(measure(target, talker, asked["streams"], asked["seconds"]))
+    try:
+        taken = uvloop.run(measure(target, talker, asked["streams"], asked["seconds"]))
+    except RuntimeError as error:
+        first_line, *_ = str(error).splitlines()
+        print(json.dumps({"problem": first_line}))
+        return
     print(json.dumps(asdict(taken)))
 
 

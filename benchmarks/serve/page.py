@@ -16,9 +16,9 @@ _TOP = """\
 
 Measured by `make bench-serve` on {processor}. The load and the server share this machine. Each
 stream sends its next chunk, one step of time, when the answer to the last one is there. A figure
-is the median of {rounds} rounds, in which the servers took turns; ± is half of the distance between
-the lowest and the highest round. *Times* compares the steps per second with those of FastAPI by
-hand with bytes in place of JSON, in the same rounds.
+is the median of {rounds} rounds or more, in which the servers took turns; ± is half of the
+distance between the lowest and the highest round. *Times* compares the steps per second with those
+of FastAPI by hand with bytes in place of JSON, in the same rounds.
 
 """
 
@@ -33,10 +33,16 @@ def write(page: Path, results: Path) -> None:
 
     rounds = min(len(found) for servers in groups.values() for found in servers.values())
     text = _TOP.format(processor=everything[0].processor, rounds=rounds)
-    for (network, streams), servers in groups.items():
+    for (network, streams), servers in sorted(groups.items(), key=_in_order):
         text += f"## ({network}), {streams:,} {'stream' if streams == 1 else 'streams'}\n\n"
         text += "\n".join([*_table(servers), "", ""])
     page.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+def _in_order(group: tuple[tuple[str, int], object]) -> tuple[int, int]:
+    """By the number of the network's inputs, and that of the streams."""
+    (network, streams), _ = group
+    return int(network.split(",")[0]), streams
 
 
 def _table(servers: dict[tuple[str, str], list[Result]]) -> Iterable[str]:
@@ -44,6 +50,11 @@ def _table(servers: dict[tuple[str, str], list[Result]]) -> Iterable[str]:
     yield "| --- | --- | --: | --: | --: | --: | --: | --: |"
     base = servers.get((BY_HAND.name, "plain"))
     for (server, transport), results in servers.items():
+        problems = [result.problem for result in results if result.problem]
+        if problems:
+            reason, *_ = problems[0].splitlines()
+            yield f"| {server} | {transport} | {reason} | | | | | |"
+            continue
         cells = [
             server,
             transport,

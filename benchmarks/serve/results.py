@@ -23,6 +23,7 @@ class Result:
         p99: seconds within which 99 of 100 came.
         cpu: seconds of CPU that the server took for a thousand steps.
         memory: bytes that the server had afterwards.
+        problem: why there are no figures; empty where there are.
     """
 
     processor: str
@@ -35,13 +36,16 @@ class Result:
     p99: float
     cpu: float
     memory: int
+    problem: str = ""
 
     def line(self) -> str:
         """One line for a person."""
+        who = f"{self.network:>10} {self.streams:>5} {self.server:<22} {self.transport:<15}"
+        if self.problem:
+            return f"{who} {self.problem}"
         return (
-            f"{self.network:>10} {self.streams:>5} {self.server:<22} {self.transport:<15}"
-            f"{self.steps:>9,.0f}/s  p50 {self.p50 * 1e3:8.2f} ms  p99 {self.p99 * 1e3:8.2f} ms"
-            f"  {self.cpu:.3f} s/1000  {self.memory / 1e6:,.0f} MB"
+            f"{who}{self.steps:>9,.0f}/s  p50 {self.p50 * 1e3:8.2f} ms"
+            f"  p99 {self.p99 * 1e3:8.2f} ms  {self.cpu:.3f} s/1000  {self.memory / 1e6:,.0f} MB"
         )
 
 

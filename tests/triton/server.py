@@ -109,7 +109,8 @@ def _site() -> Path:
     [server] = ENVIRONMENT.glob("lib/python3.*/site-packages/pytriton/tritonserver")
     version = server.parents[2].name.removeprefix("python")
     stub = server / "backends" / "python" / "triton_python_backend_stub"
-    shutil.copy(server / "python_backend_stubs" / version / stub.name, stub)
+    if not stub.exists():
+        shutil.copy(server / "python_backend_stubs" / version / stub.name, stub)
     for program in (stub, server / "bin" / "tritonserver"):
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     site = server.parents[1]
