@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from stateport.picking import map_values
 
@@ -166,7 +167,7 @@ def _makes_on_cpu() -> bool:
 
 @contextlib.contextmanager
 def unchanged_globals(seed: int | None = None) -> Iterator[None]:
-    """Puts the random generators, PyTorch's default dtype, threads and oneDNN flag back at the end.
+    """Puts the random generators, and PyTorch's default dtype, threads, oneDNN flag and modes back.
 
     With a seed, the generators of PyTorch, NumPy and Python are set to it inside.
     """
@@ -175,6 +176,7 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
     dtype = torch.get_default_dtype()
     threads = torch.get_num_threads()
     onednn = bool(torch.backends.mkldnn.enabled)
+    modes = _active_modes()
 
     try:
         with torch.random.fork_rng():
@@ -189,6 +191,24 @@ def unchanged_globals(seed: int | None = None) -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
         use_onednn(onednn)
+        _leave_modes(modes)
+
+
+def _active_modes() -> list[Any]:
+    """The modes of PyTorch that are active, the innermost of each kind last."""
+    functions = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return [*functions, *_get_current_dispatch_mode_stack()]
+
+
+def _leave_modes(before: Sequence[Any]) -> None:
+    """Leaves the modes that were not active before.
+
+    A signal may come when a mode is active already, and before Python knows how to leave it.
+    """
+    known = {id(mode) for mode in before}
+    for mode in reversed(_active_modes()):
+        if id(mode) not in known:
+            mode.__exit__(None, None, None)
 
 
 def use_onednn(enabled: bool) -> None:

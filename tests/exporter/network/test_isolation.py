@@ -16,10 +16,16 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from stateport.parity.vectors import Vectors
 from stateport_exporter import ExportError, Spec, export
-from stateport_exporter.network.isolation import unchanged_process, usual_settings
+from stateport_exporter.network.isolation import (
+    unchanged_globals,
+    unchanged_process,
+    usual_settings,
+)
 
 X = Spec("float32", "batch", "time", 5)
 
@@ -183,3 +189,25 @@ def test_a_network_without_values_is_refused(tmp_path: Path) -> None:
         network = Meddling(tmp_path / "none")
     with pytest.raises(ExportError, match="on the device meta, where it has no values"):
         export(network, (X,), tmp_path / "m.onnx")
+
+
+class _FunctionMode(TorchFunctionMode):
+    pass
+
+
+class _DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    pass
+
+
+def _active_modes() -> list[Any]:
+    functions = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return [*functions, *_get_current_dispatch_mode_stack()]
+
+
+@pytest.mark.parametrize("mode", [_FunctionMode, _DispatchMode])
+def test_a_mode_that_nobody_leaves_is_left(mode: Any) -> None:
+    """A signal may come between a mode's beginning and the block that ends it."""
+    with mode() as outer:
+        with unchanged_globals():
+            mode().__enter__()
+        assert [each is outer for each in _active_modes()] == [True]
