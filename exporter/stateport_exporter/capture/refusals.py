@@ -28,12 +28,8 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
 
     frozen = re.search(r"marked (\w+) as dynamic but your code specialized it to be", text)
     if frozen:
-        return _size_error(frozen[1])(
-            f"{name} cannot take any size of the axis {frozen[1]!r}: its forward fixes it "
-            f"(traced at {example.sizes.get(frozen[1])}). A Python loop over that axis, len(x), "
-            "int() of a size, or a comparison of sizes does that. Take sizes as x.shape[0], and "
-            f"use tensor operations in place of loops and comparisons.{leftovers(module)}"
-        )
+        text = fixed_size_in_words(name, frozen[1], example.sizes.get(frozen[1]))
+        return _size_error(frozen[1])(text + leftovers(module))
 
     violated = re.search(r"Constraints violated \((\w+)\).*?\n\s*- (.*)", text)
     if violated:
@@ -71,6 +67,16 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
     return ExportError(
         f"{name} could not be traced{where(module, error)}: {type(error).__name__}: "
         f"{message_of(error)}{leftovers(module)}{_without_time(example)}"
+    )
+
+
+def fixed_size_in_words(name: str, axis: str, size: int | None) -> str:
+    """The sentence on a network that has the size of an axis that it was traced at."""
+    return (
+        f"{name} cannot take any size of the axis {axis!r}: its forward fixes it (traced at "
+        f"{size}). A Python loop over that axis, len(x), int() of a size, or a comparison of sizes "
+        "does that. Take sizes as x.shape[0], and use tensor operations in place of loops and "
+        "comparisons."
     )
 
 

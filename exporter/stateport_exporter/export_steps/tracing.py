@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils._sympy.functions import FloorDiv, Mod
 
 from ..capture.capture import Captured, capture, check_runs
+from ..capture.fixed_results import check_results_take_time
 from ..capture.refusals import FixedTimeError
 from ..errors import ExportError
 from ..graph.opset import NEWEST_CAPTURED
-from ..loops import RolledNetwork, roll_loops
+from ..loops import RolledNetwork, roll_loops, roll_rounds
 from ..memory.outside import check_outside
 from ..network.chance import check_no_chance
 from ..network.example import Example
@@ -89,17 +91,22 @@ def trace_network(
         else:
             sample = at_given_length(example, trace_time)
             captured = capture(explicit, sample, opset)
+        check_results_take_time(explicit, sample, captured)
+        if _may_have_rounds(captured):
+            rolled = roll_rounds(twin, method, sample.with_usual_time())
     except FixedTimeError as error:
         check_no_chance(explicit, example)
         # A Python loop over time fixes its length. Rolled up, it is a layer like any other.
         sample = error.example if isinstance(error, LoopError) else example
-        sample = sample.with_usual_time()
-        rolled = roll_loops(twin, method, sample, error)
-        explicit = Explicit(rolled).eval()
-        captured = capture(explicit, sample, opset)
+        rolled = roll_loops(twin, method, sample.with_usual_time(), error)
     except ExportError:
         check_no_chance(explicit, example)
         raise
+
+    if rolled is not None:
+        sample = sample.with_usual_time()
+        explicit = Explicit(rolled).eval()
+        captured = capture(explicit, sample, opset)
 
     check_no_chance(explicit, sample)
     sample = with_row_lengths(explicit, sample, captured)
@@ -147,6 +154,15 @@ class LoopError(FixedTimeError):
     def __init__(self, text: str, example: Example) -> None:
         super().__init__(text)
         self.example = example
+
+
+def _may_have_rounds(captured: Captured) -> bool:
+    """Whether a graph serves some lengths alone, as that of a parallel scan does."""
+    _, longest = captured.ranges.get("time", (1, None))
+    if longest is not None:
+        return True
+    # Rounds that halve a sequence ask whether its length is even.
+    return any(expression.has(Mod, FloorDiv) for expression, _ in captured.guards)
 
 
 def _is_for_short_alone(captured: Captured) -> bool:

@@ -348,7 +348,8 @@ def _traced_values(trace: Trace, node: NodeProto, position: int) -> list[Array]:
 
 
 def _allowed_in_float64(_: str, truth: Array) -> float:
-    largest = float(np.abs(truth.astype(float)).max(initial=0.0))
+    finite = truth[np.isfinite(truth)]
+    largest = float(np.abs(finite.astype(float)).max(initial=0.0))
     return _SAME * max(1.0, largest)
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from stateport.picking import present, sure
 
 from ..network.program import Op, Ref, Slice, operands, refs, slices
+from .step_numbers import Law, is_number, law_of, takes_tensor
 from .trace import TensorMeta, Unrolled, index_of
 
 #: Fewer equal blocks, or slices in a row, are no loop.
@@ -44,11 +45,13 @@ class Loop:
             operation whose result is not used may be missing; its position is None.
         template: the number of the block that the others were compared with.
         strides: by how much the index of a slice grows from block to block: -1, 0 or 1.
+        laws: how numbers follow from the number of the block, for those that differ.
     """
 
     blocks: list[Sequence[Position | None]]
     template: int
     strides: dict[OperandKey, int] = field(default_factory=dict)
+    laws: dict[OperandKey, Law] = field(default_factory=dict)
 
     @property
     def start(self) -> Position:
@@ -120,23 +123,43 @@ def _possible_loops(trace: Unrolled, uses: Sequence[Position]) -> Iterator[Loop]
 
     for period, _ in distances.most_common(_MOST_PERIODS):
         for begin in range(middle, max(middle - period, -1), -1):
-            loop = _blocks_around(trace, begin, period)
-            if loop is not None and len(loop.blocks) >= FEWEST_STEPS:
-                yield loop
+            for with_numbers in (False, True):
+                loop = _blocks_around(trace, begin, period, with_numbers=with_numbers)
+                if loop is not None and len(loop.blocks) >= FEWEST_STEPS:
+                    yield loop
 
 
-def _blocks_around(trace: Unrolled, begin: Position, period: int) -> Loop | None:
-    """The run of blocks that equal the block of `period` operations at `begin`."""
+def _blocks_around(
+    trace: Unrolled, begin: Position, period: int, *, with_numbers: bool
+) -> Loop | None:
+    """The run of blocks that equal the block of `period` operations at `begin`.
+
+    `with_numbers` allows numbers that differ from block to block by a law.
+    """
     if begin + period > len(trace.ops):
         return None
 
-    matcher = _Matcher(trace, begin, period)
+    matcher = _Matcher(trace, begin, period, with_numbers=with_numbers)
     after = matcher.blocks_after()
     before = matcher.blocks_before()
     blocks = [*before, matcher.template, *after]
     if not matcher.has_all_slices(-len(before), len(blocks)):
         return None
-    return Loop(blocks, len(before), matcher.strides)
+
+    laws = {key: _law_at(trace, blocks, key) for key in matcher.numbers}
+    known = {key: law for key, law in laws.items() if law is not None}
+    if len(known) < len(laws):
+        return None
+    return Loop(blocks, len(before), matcher.strides, known)
+
+
+def _law_at(
+    trace: Unrolled, blocks: Iterable[Sequence[Position | None]], key: OperandKey
+) -> Law | None:
+    """The law that the numbers at one place of all blocks follow."""
+    offset, path = key
+    positions = [block[offset] for block in blocks]
+    return law_of([None if at is None else operand_at(trace.ops[at], path) for at in positions])
 
 
 @dataclass(frozen=True)
@@ -159,7 +182,9 @@ class _Candidate:
 class _Matcher:
     """Compares blocks with the block of `period` operations at `begin`, the template."""
 
-    def __init__(self, trace: Unrolled, begin: Position, period: int) -> None:
+    def __init__(
+        self, trace: Unrolled, begin: Position, period: int, *, with_numbers: bool
+    ) -> None:
         self.trace = trace
         self.ops = trace.ops
         self.begin = begin
@@ -168,6 +193,9 @@ class _Matcher:
         self.position_of = {op.result: position for position, op in enumerate(trace.ops)}
         #: As in `Loop`, for the slices of the template.
         self.strides: dict[OperandKey, int] = {}
+        self.with_numbers = with_numbers
+        #: Where numbers differ from those of the template.
+        self.numbers: set[OperandKey] = set()
 
     def blocks_after(self) -> list[Sequence[Position | None]]:
         """The blocks after the template that equal it. The last one may miss operations."""
@@ -263,6 +291,7 @@ class _Matcher:
         if not comparison.is_same(operands(expected), operands(actual), ()):
             return False
         self.strides.update(comparison.strides)
+        self.numbers |= comparison.numbers
         return True
 
 
@@ -274,6 +303,7 @@ class _Comparison:
         self.candidate = candidate
         self.offset = offset
         self.strides: dict[OperandKey, int] = {}
+        self.numbers: set[OperandKey] = set()
 
     def is_same(self, expected: Any, actual: Any, path: OperandPath) -> bool:
         """Whether an operand has the role in its block that `expected` has in the template."""
@@ -283,7 +313,20 @@ class _Comparison:
             return self._is_same_slice(expected, actual, path)
         if isinstance(expected, tuple):
             return self._are_same_items(expected, actual, path)
-        return type(expected) is type(actual) and bool(expected == actual)
+        if type(expected) is type(actual) and bool(expected == actual):
+            return True
+        return self._is_step_number(expected, actual, path)
+
+    def _is_step_number(self, expected: Any, actual: Any, path: OperandPath) -> bool:
+        """Whether two numbers may differ because they follow from the number of the step."""
+        op = self.matcher.ops[self.matcher.begin + self.offset]
+        if not self.matcher.with_numbers or not takes_tensor(op, path):
+            return False
+        if not is_number(expected) or type(expected) is not type(actual):
+            return False
+
+        self.numbers.add((self.offset, path))
+        return True
 
     def _are_same_items(self, expected: tuple[Any, ...], actual: Any, path: OperandPath) -> bool:
         if not isinstance(actual, tuple) or len(expected) != len(actual):

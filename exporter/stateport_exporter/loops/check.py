@@ -22,24 +22,32 @@ from ..network.scan import NoStepError
 
 #: (batch, time) that were not traced, odd and even; one step, because a loop may start differently.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))
+#: Beyond what usual rounds and numbers of steps have in common with others.
+_LONG: Final = ((2, 67), (1, 301))
 _CALLS: Final = 3
 #: Up to this number of states, every choice of remembered states is tried; above, all or none.
 _MOST_STATES_CHOSEN: Final = 4
 
 
 def check_folded(
-    network: nn.Module, method: str, folded: nn.Module, example: Example, *, has_loops: bool
+    network: nn.Module,
+    method: str,
+    folded: nn.Module,
+    example: Example,
+    *,
+    has_loops: bool,
+    at_long: bool,
 ) -> None:
     """Compares both networks at sizes that were not traced.
 
     Sizes at which the author's network fails are left out. `has_loops` says whether a loop was
-    found at all.
+    found at all; `at_long`, whether to look at long sequences too.
 
     Raises:
         ExportError: the results differ.
     """
     name = type(network).__qualname__
-    for batch, count in _SIZES:
+    for batch, count in (*_SIZES, *(_LONG if at_long else ())):
         time = count * example.time_multiple
         arguments = example.make({**example.sizes, "batch": batch, "time": time}, seed=time)
         try:

@@ -22,10 +22,13 @@ from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
 from .check import check_folded
 from .joins import take_last_states
+from .recurrences import replace_rounds
 from .roll import roll
+from .trace import Unrolled
 from .unify import unify
 from .unroll import unroll
 
+_aten: Final = torch.ops.aten
 #: The lengths that are traced: enough steps to tell a loop's first and last step from the others.
 _TIMES: Final = (5, 6)
 
@@ -65,19 +68,16 @@ class RolledNetwork(nn.Module):
         """What the author's method returns for these arguments."""
         tensors = instances_of(Tensor, pytree.tree_leaves((args, kwargs)))
         number, axis = self.time_at
-        weights = [*map(self._weight, self.names)]
+        constants = {
+            name: getattr(self, f"constant_{number}")
+            for number, name in enumerate(self.constant_names)
+        }
+        weights = [_weight(self, name, constants) for name in self.names]
 
         time = tensors[number].shape[axis]
         count = time if self.multiple == 1 else time // self.multiple
         results = self.program.run([*tensors, *weights], count, seen=True)
         return pytree.tree_unflatten(results, self.program.structure)
-
-    def _weight(self, name: str) -> Any:
-        """A parameter, buffer or constant of the author's module."""
-        if name in self.constant_names:
-            return getattr(self, f"constant_{self.constant_names.index(name)}")
-        path, _, attribute = name.rpartition(".")
-        return getattr(self.get_submodule(path), attribute)
 
 
 class _Whole(nn.Module):
@@ -110,32 +110,120 @@ def roll_loops(
         ExportError: `refusal`, where the network cannot be traced; or its loops do not do the same
             in every step.
     """
-    name = type(network).__qualname__
     try:
-        multiple = example.time_multiple
-        programs = [_trace(network, method, example, multiple * time) for time in _TIMES]
-        short, long = map(unroll, programs)
-        has_loops = False
-        while roll(short, long):
-            has_loops = True
-        take_last_states(short)
-        take_last_states(long)
-        program = unify(short, long, (_TIMES[0], _TIMES[1]))
+        programs = _traced(network, method, example)
     except _UntraceableError as error:
         raise refusal from error
+
+    try:
+        return _rolled(network, method, example, programs, rounds=False)
+    except ExportError as error:
+        first_error = error
+    try:
+        # A parallel scan takes another number of rounds at another length.
+        return _rolled(network, method, example, programs, rounds=True)
+    except ExportError:
+        raise first_error from None
+
+
+def roll_rounds(network: nn.Module, method: str, example: Example) -> RolledNetwork | None:
+    """Writes the parallel scans of a network as loops; None where it has none, or other loops."""
+    try:
+        programs = _traced(network, method, example)
+        return _rolled(network, method, example, programs, rounds=True)
+    except ExportError:
+        return None
+
+
+def _rolled(
+    network: nn.Module,
+    method: str,
+    example: Example,
+    programs: Sequence[torch.export.ExportedProgram],
+    *,
+    rounds: bool,
+) -> RolledNetwork:
+    """The network with its loops rolled up, and with `rounds` its parallel scans as loops.
+
+    Raises:
+        ExportError: the programs are not of one network, or the network is another one.
+    """
+    try:
+        traces = [*map(unroll, programs)]
+        if rounds:  # before other loops, whose sequences they may be
+            _replace_all_rounds(network, example, traces)
+        has_loops = _roll_all(traces)
+        program = unify(traces[0], traces[1], _TIMES)
     except ExportError as error:
         raise ExportError(
-            f"{name} cannot take any number of time steps: {error}. Rewrite it with tensor "
-            "operations, or export one step of it and loop outside it."
+            f"{type(network).__qualname__} cannot take any number of time steps: {error}. "
+            "Rewrite it with tensor operations, or export one step of it and loop outside it."
         ) from error
 
+    folded = _module_of(network, program, traces[0], example)
+    # Rounds, and laws of numbers, were read off few steps.
+    at_long = rounds or any(op.target is _aten.arange.default for op in program.ops)
+    check_folded(network, method, folded, example, has_loops=has_loops, at_long=at_long)
+    return folded
+
+
+def _roll_all(traces: Sequence[Unrolled]) -> bool:
+    """Rolls up all loops of two traces, in place; returns whether they have any."""
+    short, long = traces
+    has_loops = False
+    while roll(short, long):
+        has_loops = True
+    take_last_states(short)
+    take_last_states(long)
+    return has_loops
+
+
+def _replace_all_rounds(network: nn.Module, example: Example, traces: Sequence[Unrolled]) -> None:
+    """Writes parallel scans in both traces as loops, in place.
+
+    Raises:
+        ExportError: a trace has none.
+    """
+    whole = _Whole(network, "forward")
+    for trace, count in zip(traces, _TIMES, strict=True):
+        time = example.time_multiple * count
+        arguments = example.make({**example.sizes, "time": time})
+        tensors = instances_of(Tensor, pytree.tree_leaves((arguments.args, arguments.kwargs)))
+        weights = [_weight(whole, name, trace.constants) for name in trace.names]
+        if not replace_rounds(trace, [*tensors, *weights], time):
+            raise ExportError("it has no parallel scan")
+
+
+def _module_of(
+    network: nn.Module, program: Program, trace: Unrolled, example: Example
+) -> RolledNetwork:
+    """A program as a module; `trace` is one of those that it was made from."""
     # In messages it is called what its author called it.
     kind = type(type(network).__qualname__, (RolledNetwork,), {})
     folded: RolledNetwork = kind(
-        network, program, example.leaves, short.names, short.constants, multiple
-    ).eval()
-    check_folded(network, method, folded, example, has_loops=has_loops)
-    return folded
+        network, program, example.leaves, trace.names, trace.constants, example.time_multiple
+    )
+    return folded.eval()
+
+
+def _weight(whole: nn.Module, name: str, constants: Mapping[str, Tensor]) -> Any:
+    """A parameter, buffer or constant of the author's module, which is the `network` of `whole`."""
+    if name in constants:
+        return constants[name]
+    path, _, attribute = name.rpartition(".")
+    return getattr(whole.get_submodule(path), attribute)
+
+
+def _traced(
+    network: nn.Module, method: str, example: Example
+) -> list[torch.export.ExportedProgram]:
+    """The programs of the author's method for all lengths that are traced.
+
+    Raises:
+        _UntraceableError: it has none.
+    """
+    times = [example.time_multiple * count for count in _TIMES]
+    return [_trace(network, method, example, time) for time in times]
 
 
 def _trace(

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 
 from ..network.program import Op, Ref, Slice, exchange_all, operands, refs
+from .step_numbers import law_of
 from .trace import meta_of
 
 _aten: Final = torch.ops.aten
@@ -79,8 +80,10 @@ class _Merger:
 def make_constants_first(ops: Sequence[Op]) -> list[Op]:
     """The operations, with tensors of one value made once, and as early as possible.
 
-    A first state that is made where it is first needed would make the first step differ.
+    A first state that is made where it is first needed would make the first step differ. Tensors
+    of the number of the step stay in their step.
     """
+    numbered = _numbered_fills(ops)
     made: dict[Any, int] = {}
     replacements: dict[int, int] = {}
     ordered: list[Op] = []
@@ -92,7 +95,7 @@ def make_constants_first(ops: Sequence[Op]) -> list[Op]:
 
     for original in ops:
         op = exchange_all(original, change)
-        if op.target not in _MAKERS:
+        if op.target not in _MAKERS or original.result in numbered:
             ordered.append(op)
             continue
 
@@ -103,6 +106,27 @@ def make_constants_first(ops: Sequence[Op]) -> list[Op]:
             made[call] = op.result
             ordered.insert(_earliest_index(op, ordered), op)
     return ordered
+
+
+def _numbered_fills(ops: Sequence[Op]) -> set[int]:
+    """The results that are filled with a number which follows from the number of the step."""
+    values: dict[Any, dict[float, None]] = {}
+    results: dict[Any, list[int]] = {}
+    # Each operation that reads a size has a result of its own.
+    sizes = {op.result: op.args for op in ops if op.target is _aten.sym_size.int}
+    for op in ops:
+        if op.target is _aten.full.default:
+            shape = [sizes.get(ref.value) for ref in refs(op.args[0])]
+            fixed = [size for size in op.args[0] if isinstance(size, int)]
+            kind = (*shape, *fixed), op.kwargs
+            values.setdefault(kind, {})[op.args[1]] = None
+            results.setdefault(kind, []).append(op.result)
+
+    numbered: set[int] = set()
+    for kind, distinct in values.items():
+        if law_of([*distinct]) is not None:
+            numbered.update(results[kind])
+    return numbered
 
 
 def _earliest_index(op: Op, ordered: Sequence[Op]) -> int:

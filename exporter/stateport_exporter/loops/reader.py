@@ -66,6 +66,10 @@ class Reader:
         inputs: the nodes of the inputs, which get the first numbers.
         same: further nodes of constants, each with the one among the inputs that it equals.
         steps: nodes of constants that are used as an index alone.
+        numbers: nodes of constants of one value that follow from the number of the step.
+
+    Attributes:
+        sums_begin_with_zero: whether `x + 0` is the first step of a sum.
     """
 
     def __init__(
@@ -73,7 +77,9 @@ class Reader:
         inputs: Sequence[fx.Node],
         same: Mapping[fx.Node, fx.Node],
         steps: Mapping[fx.Node, Tensor],
+        numbers: Mapping[fx.Node, Tensor],
     ) -> None:
+        self.sums_begin_with_zero = True
         self.operand_of: dict[fx.Node, Any] = {}
         self.parts_of: dict[fx.Node, list[Any]] = {}
         self.metas: dict[int, Any] = {}
@@ -87,6 +93,7 @@ class Reader:
         for node, first in same.items():
             self.operand_of[node] = self.operand_of[first]
         self._steps = dict(steps)
+        self._numbers = dict(numbers)
         self._next = self._inputs = len(inputs)
 
     def read(self, node: fx.Node) -> None:
@@ -96,6 +103,9 @@ class Reader:
         source = node.args[0] if node.target in COPIES else None
         if isinstance(source, fx.Node) and source in self._steps:
             self._steps[node] = self._steps[source]
+            return
+        if isinstance(source, fx.Node) and source in self._numbers:
+            self._read_number(node, self._numbers[source])
             return
 
         read_special = _SPECIAL.get(node.target)
@@ -189,6 +199,12 @@ class Reader:
                 return self._add(_aten.sym_size.int, args, size)
         return None
 
+    def _read_number(self, node: fx.Node, value: Tensor) -> None:
+        """`torch.tensor(t)`, which is `torch.full((), t)`."""
+        meta = TensorMeta(tuple(value.shape), value.dtype)
+        args = tuple(value.shape), value.item()
+        self.operand_of[node] = self._add(_aten.full.default, args, meta, {"dtype": value.dtype})
+
     # Each of the following reads the nodes of some operators. It returns False, for the node to be
     # read as any other, where the node's arguments are not those that it knows.
 
@@ -210,6 +226,7 @@ class Reader:
         meta = _node_meta(node)
         sizes = self._size_operands(meta.shape)
         is_zero_plus = not isinstance(number, fx.Node) and number == 0
+        is_zero_plus = is_zero_plus and self.sums_begin_with_zero
         if not is_zero_plus or node.kwargs or None in sizes:
             return False
 

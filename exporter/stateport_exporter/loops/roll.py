@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -26,7 +27,6 @@ from ..network.program import (
     exchange_all,
     operands,
     refs,
-    renumber,
 )
 from ..network.scan import scan
 from .blocks import (
@@ -39,7 +39,8 @@ from .blocks import (
     used_after,
 )
 from .joins import join_steps
-from .trace import OpWriter, TensorMeta, Unrolled, index_of
+from .step_numbers import Law, with_tensor
+from .trace import OpWriter, TensorMeta, Unrolled, index_of, read_size, renumber_values
 
 _aten: Final = torch.ops.aten
 
@@ -87,6 +88,12 @@ class _Sequence(NamedTuple):
     stride: int
 
 
+class _StepNumber(NamedTuple):
+    """A number of each step, which follows from the number of the step."""
+
+    law: Law
+
+
 @dataclass(frozen=True)
 class _Rolled:
     """A trace with one loop rolled up, as the attributes of `Unrolled`."""
@@ -107,7 +114,7 @@ def _rolled(trace: Unrolled, loop: Loop) -> _Rolled | None:
 def _replace_operations(trace: Unrolled, rolled: _Rolled) -> None:
     trace.ops, trace.outputs, trace.metas = rolled.ops, rolled.outputs, rolled.metas
     join_steps(trace)
-    _renumber_values(trace)
+    renumber_values(trace)
 
 
 class _Step:
@@ -117,7 +124,7 @@ class _Step:
         moving: the operations whose results differ from step to step.
         hoisted: the operations that give the same in every step, which move before the loop.
         states: the results that the next step uses.
-        sequences: the tensors of which every step takes one slice.
+        sequences: the tensors of which every step takes one slice, and the numbers of the steps.
         invariants: the values from outside that are the same in every step.
         sizes: the dynamic sizes that the step uses, as text.
         outputs: the results that are used after the loop.
@@ -136,7 +143,7 @@ class _Step:
         self.hoisted = [op for offset, op in operations if offset in self.fixed]
 
         self.states: list[_State] = []
-        self.sequences: list[_Sequence] = []
+        self.sequences: list[_Sequence | _StepNumber] = []
         self.invariants: list[Ref | Slice] = []
         self.sizes: list[str] = []
         self.outputs = self._results_used_after()
@@ -170,7 +177,8 @@ class _Step:
         for state in self.states:
             yield from refs(state.initial)
         for sequence in self.sequences:
-            yield from refs(sequence.source)
+            if isinstance(sequence, _Sequence):
+                yield from refs(sequence.source)
         for op in self.hoisted:
             yield from refs(operands(op))
 
@@ -178,6 +186,7 @@ class _Step:
         """The numbers of the operations that give the same in every step."""
         strides = self.loop.strides
         slicing = {offset for (offset, _), stride in strides.items() if stride != 0}
+        slicing |= {offset for offset, _ in self.loop.laws}
         fixed: set[int] = set()
 
         def is_fixed(ref: Ref) -> bool:
@@ -268,6 +277,12 @@ class _Step:
             self._collect_slice(operand, offset, path)
         elif isinstance(operand, Ref):
             self._collect_value(operand, offset, path)
+        elif (offset, path) in self.loop.laws:
+            _add_new(self.sequences, self.number_at(offset, path))
+
+    def number_at(self, offset: int, path: OperandPath) -> _StepNumber:
+        """The number that follows from the number of the step."""
+        return _StepNumber(self.loop.laws[offset, path])
 
     def _collect_slice(self, part: Slice, offset: int, path: OperandPath) -> None:
         sequence = self.sequence_at(part, offset, path)
@@ -372,24 +387,22 @@ class _ScanWriter:
 
     def _expand(self, tensor: Ref | Slice, meta: TensorMeta) -> Ref | None:
         """A tensor expanded to a shape, None if no argument has one of the shape's sizes."""
-        sizes = tuple(
-            size if isinstance(size, int) else self._read_size(size) for size in meta.shape
-        )
+        sizes = tuple(read_size(self.writer, self.trace.arguments, size) for size in meta.shape)
         if None in sizes:
             return None
         return self.writer.add(_aten.expand.default, (tensor, sizes), meta)
 
-    def _read_size(self, size: str) -> Ref | None:
-        """A dynamic size, read from the first argument that has it."""
-        for number in range(self.trace.arguments):
-            shape = self.writer.metas[number].shape
-            if size in shape:
-                args = (Ref(number), shape.index(size))
-                return self.writer.add(_aten.sym_size.int, args, size)
-        return None
+    @cached_property
+    def step_numbers(self) -> Ref:
+        """The numbers of all steps, written once for all laws, so that they are one state."""
+        meta = TensorMeta((self.count,), torch.int64)
+        return self.writer.add(_aten.arange.default, (self.count,), meta)
 
-    def _sequence_of_steps(self, sequence: _Sequence) -> Ref | Slice:
+    def _sequence_of_steps(self, sequence: _Sequence | _StepNumber) -> Ref | Slice:
         """The sequence with its steps on the first axis, in the order of the loop."""
+        if isinstance(sequence, _StepNumber):
+            return sequence.law.write(self.writer, self.step_numbers)
+
         tensor, axis = sequence.source, sequence.dim
         is_forward = sequence.stride > 0
         lowest = sequence.first if is_forward else sequence.first - (self.count - 1)
@@ -439,9 +452,14 @@ class _BodyWriter:
     def _describe_inputs(self) -> list[Any]:
         step = self.step
         states = [*map(step.meta, step.next_states)]
-        slices = [step.trace.meta(Slice(s.source, s.dim, s.first)) for s in step.sequences]
+        slices = [self._describe_slice(sequence) for sequence in step.sequences]
         invariants = [*map(step.trace.meta, step.invariants)]
         return [*states, *slices, *invariants]
+
+    def _describe_slice(self, sequence: _Sequence | _StepNumber) -> Any:
+        if isinstance(sequence, _StepNumber):
+            return TensorMeta((), torch.float64)
+        return self.step.trace.meta(Slice(sequence.source, sequence.dim, sequence.first))
 
     def _axis_of_size(self, size: str) -> tuple[Ref, int] | None:
         """The first input and axis with this dynamic size."""
@@ -472,7 +490,40 @@ class _BodyWriter:
         args, values = tuple(inner[: len(op.args)]), inner[len(op.args) :]
         names = [name for name, _ in op.kwargs]
         kwargs = tuple(zip(names, values, strict=True))
-        self.numbers[op.result] = self._add(op.target, args, kwargs, op.path).value
+        numbered = [path[0] for number, path in self.step.loop.laws if number == offset]
+        if numbered:
+            result = self._write_numbered(op, args, kwargs, numbered)
+        else:
+            result = self._add(op.target, args, kwargs, op.path)
+        self.numbers[op.result] = result.value
+
+    def _write_numbered(
+        self,
+        op: Op,
+        args: tuple[Any, ...],
+        kwargs: tuple[tuple[str, Any], ...],
+        numbered: Sequence[int],
+    ) -> Ref:
+        """Writes an operation that has numbers of the step at these places."""
+        if op.target is _aten.full.default:
+            sizes, number = args
+            filled = self._add(_aten.to.dtype, (number, dict(kwargs)["dtype"]))
+            return self._add(_aten.expand.default, (filled, sizes), path=op.path)
+
+        tensors = [position for position in range(len(args)) if position not in numbered]
+        operand = args[tensors[0]] if tensors else None
+        values = list(args)
+        for position in numbered:
+            if self._is_floating(op.args[tensors[0]]):
+                values[position] = self._add(_aten.type_as.default, (values[position], operand))
+        return self._add(with_tensor(op.target), tuple(values), kwargs, op.path)
+
+    def _is_floating(self, operand: Any) -> bool:
+        """Whether an operand of the trace is a tensor of floats."""
+        if not isinstance(operand, Ref | Slice):
+            return False
+        dtype: torch.dtype = self.step.trace.meta(operand).dtype
+        return dtype.is_floating_point
 
     def _body_result(self, result: _StepResult) -> Ref:
         op = self.step.template[result.offset]
@@ -487,6 +538,9 @@ class _BodyWriter:
             return self._body_slice(operand, offset, path)
         if isinstance(operand, Ref):
             return self._body_value(operand, offset, path)
+        if (offset, path) in self.step.loop.laws:
+            number = self.step.number_at(offset, path)
+            return Ref(len(self.step.states) + self.step.sequences.index(number))
         return operand
 
     def _body_slice(self, part: Slice, offset: int, path: OperandPath) -> Ref | Slice:
@@ -530,20 +584,3 @@ def _innermost_module(paths: Sequence[str]) -> str:
             break
         common.append(names[0])
     return ".".join(common)
-
-
-def _renumber_values(trace: Unrolled) -> None:
-    """Numbers values in order, so that two traces with the same operations agree."""
-    numbers = {number: number for number in range(trace.inputs)}
-    for op in trace.ops:
-        numbers[op.result] = len(numbers)
-
-    trace.ops = [_renumber_operation(op, numbers) for op in trace.ops]
-    trace.outputs = renumber(trace.outputs, numbers)
-    trace.metas = {new: trace.metas[old] for old, new in numbers.items()}
-
-
-def _renumber_operation(op: Op, numbers: dict[int, int]) -> Op:
-    kwargs = tuple((name, renumber(value, numbers)) for name, value in op.kwargs)
-    args = renumber(op.args, numbers)
-    return replace(op, result=numbers[op.result], args=args, kwargs=kwargs)

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..network.program import Op, Ref, Slice
+from ..network.program import Op, Ref, Slice, renumber
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,15 @@ class OpWriter:
         self.ops: list[Op] = []
         self._next = max(metas) + 1
 
-    def add(self, target: Any, args: tuple[Any, ...], meta: Any) -> Ref:
+    def add(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        meta: Any,
+        kwargs: tuple[tuple[str, Any], ...] = (),
+    ) -> Ref:
         """Adds one operation and returns its result."""
-        self.ops.append(Op(self._next, target, args))
+        self.ops.append(Op(self._next, target, args, kwargs))
         self.metas[self._next] = meta
         self._next += 1
         return Ref(self._next - 1)
@@ -124,3 +130,35 @@ def index_of(part: Slice) -> int:
     """The index of a slice in a trace, where it does not depend on the number of time steps."""
     assert isinstance(part.index, int)
     return part.index
+
+
+def read_size(writer: OpWriter, arguments: int, size: int | str) -> int | Ref | None:
+    """A size as an operand; a dynamic one is read from the first argument that has it.
+
+    None if none has it. `arguments` is the number of arguments, which are the first values.
+    """
+    if isinstance(size, int):
+        return size
+    for number in range(arguments):
+        shape = writer.metas[number].shape
+        if size in shape:
+            args = (Ref(number), shape.index(size))
+            return writer.add(torch.ops.aten.sym_size.int, args, size)
+    return None
+
+
+def renumber_values(trace: Unrolled) -> None:
+    """Numbers values in order, so that two traces with the same operations agree."""
+    numbers = {number: number for number in range(trace.inputs)}
+    for op in trace.ops:
+        numbers[op.result] = len(numbers)
+
+    trace.ops = [_renumber_operation(op, numbers) for op in trace.ops]
+    trace.outputs = renumber(trace.outputs, numbers)
+    trace.metas = {new: trace.metas[old] for old, new in numbers.items()}
+
+
+def _renumber_operation(op: Op, numbers: dict[int, int]) -> Op:
+    kwargs = tuple((name, renumber(value, numbers)) for name, value in op.kwargs)
+    args = renumber(op.args, numbers)
+    return replace(op, result=numbers[op.result], args=args, kwargs=kwargs)

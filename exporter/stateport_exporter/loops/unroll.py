@@ -18,6 +18,7 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from ..errors import ExportError
 from .normalise import make_constants_first, merge_concatenations
 from .reader import COPIES, Reader
+from .step_numbers import FEWEST_VALUES, law_of
 from .trace import Unrolled
 
 
@@ -32,11 +33,14 @@ def unroll(program: ExportedProgram) -> Unrolled:
     tensors, all_weights = _input_nodes(program, specs)
     values = {node: program.constants.get(str(specs[node.name].target)) for node in all_weights}
     steps, others = _step_numbers_first(values)
+    numbers = _numbers_of_steps(others)
+    others = {node: value for node, value in others.items() if node not in numbers}
     same = _same_constants(others)
     weights = [node for node in others if same.get(node, node) is node]
     names = [str(specs[node.name].target) for node in weights]
 
-    reader = Reader([*tensors, *weights], same, steps)
+    reader = Reader([*tensors, *weights], same, steps, numbers)
+    reader.sums_begin_with_zero = not _adds_step_numbers(program)
     _read_calls(program, reader)
     outputs = _read_outputs(program, reader)
     ops = merge_concatenations(reader.ops, reader.metas)
@@ -122,6 +126,32 @@ def _is_step_number(node: fx.Node, value: Any) -> bool:
         return user.target is torch.ops.aten.index.Tensor and user.args[0] is not node
 
     return all(map(is_index, node.users))
+
+
+def _numbers_of_steps(values: Mapping[fx.Node, Any]) -> dict[fx.Node, Tensor]:
+    """The constants of one value that follow from the number of the step, as `torch.tensor(t)`."""
+    kinds: dict[Any, dict[fx.Node, Tensor]] = {}
+    for node, value in values.items():
+        if not isinstance(value, Tensor) or value.numel() != 1 or value.dtype == torch.bool:
+            continue
+        if all(user.target in COPIES for user in node.users):
+            kinds.setdefault((value.shape, value.dtype), {})[node] = value
+
+    numbers: dict[fx.Node, Tensor] = {}
+    for constants in kinds.values():
+        distinct = dict.fromkeys(value.item() for value in constants.values())
+        if law_of([*distinct]) is not None:
+            numbers |= constants
+    return numbers
+
+
+def _adds_step_numbers(program: ExportedProgram) -> bool:
+    """Whether so many numbers are added that `x + 0` is the first of `x + t`."""
+    added: set[Any] = set()
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.add.Tensor and not isinstance(node.args[1], fx.Node):
+            added.add(node.args[1])
+    return len(added) >= FEWEST_VALUES
 
 
 def _constants(program: ExportedProgram, names: list[str]) -> dict[str, Tensor]:

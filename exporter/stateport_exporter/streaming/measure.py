@@ -251,7 +251,8 @@ def _difference(
         if last.shape != at_once.shape:
             return f"{spec.name!r} has another length than for the whole sequence"
 
-        scale = float(np.abs(at_once).max(initial=0.0))
+        # An infinite value is compared with another one; beside it, nothing would be too large.
+        scale = float(np.abs(at_once[np.isfinite(at_once)]).max(initial=0.0))
         error = float(row_errors(last, at_once).max(initial=0.0))
         is_close = error <= tolerance * max(scale, 1e-30)  # False for NaN
         if not is_close:

@@ -165,6 +165,45 @@ def difference_to_the_next(net: Any, x: Tensor) -> Any:
     return net.gru(F.pad(x[:, 1:] - x[:, :-1], (0, 0, 0, 1)))[0]
 
 
+def rounds(a: Tensor, b: Tensor) -> Tensor:
+    """y[t] = a[t] y[t - 1] + b[t], by Hillis and Steele."""
+    distance = 1
+    while distance < b.shape[1]:
+        moved = a[:, distance:] * b[:, :-distance] + b[:, distance:]
+        b = torch.cat([b[:, :distance], moved], 1)
+        a = torch.cat([a[:, :distance], a[:, distance:] * a[:, :-distance]], 1)
+        distance *= 2
+    return b
+
+
+def parallel_scan(net: Any, x: Tensor) -> Any:
+    gate = torch.sigmoid(net.gate(x))
+    return rounds(1 - gate, gate * net.value(x))
+
+
+def parallel_scan_backwards(net: Any, x: Tensor) -> Any:
+    return parallel_scan(net, x.flip(1)).flip(1)
+
+
+def numbered(net: Any, x: Tensor) -> Any:
+    """A running mean of a cell's states."""
+    h = mean = x.new_zeros(x.shape[0], 4)
+    ys = []
+    for t in range(x.shape[1]):
+        h = net.cell(x[:, t], h)
+        mean = mean + (h - mean) / (t + 1)
+        ys.append(mean)
+    return torch.stack(ys, 1)
+
+
+def numbered_from_the_end(net: Any, x: Tensor) -> Any:
+    h, ys = x.new_zeros(x.shape[0], 4), []
+    for t in range(x.shape[1]):
+        h = net.cell(x[:, t], h)
+        ys.append(h / (x.shape[1] - t))
+    return torch.stack(ys, 1)
+
+
 def heads(inputs: int = 5) -> dict[str, nn.Module]:
     """Layers for queries, keys and values of 4 features."""
     return {name: nn.Linear(inputs, 4) for name in "qkv"}
@@ -192,6 +231,7 @@ FRAMES: Final = ("frames", "frames_n")
 H0: Final = ("h0", "hn")
 WINDOW_X: Final = ("window_x", "window_x_n")
 WINDOW_STEPS: Final = ("window_steps", "window_steps_n")
+COUNT: Final = ("count", "count_n")
 STEPS: Final = (WINDOW_X, WINDOW_STEPS)
 
 CARRIED: Final = (
@@ -302,5 +342,21 @@ CARRIED: Final = (
         "pads 1 step on the right: it looks ahead",
         lambda: {"gru": gru()},
         (*STEPS, H0),
+    ),
+    row(
+        "a parallel scan, in log2(T) rounds",
+        parallel_scan,
+        parallel_scan_backwards,
+        "reverses time",
+        lambda: {"gate": nn.Linear(5, 4), "value": nn.Linear(5, 4)},
+        (H0,),
+    ),
+    row(
+        "a loop that sees the number of its step",
+        numbered,
+        numbered_from_the_end,
+        "counts the steps from the beginning of each call",
+        lambda: {"cell": nn.GRUCell(5, 4)},
+        (("s1_0", "s1_n"), ("s2_0", "s2_n"), COUNT),
     ),
 )

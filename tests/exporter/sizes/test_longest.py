@@ -180,20 +180,18 @@ def test_lengths_that_fail_between_others_are_no_end(tmp_path: Path) -> None:
 
 
 class RoundsOverTable(nn.Module):
-    """A gated recurrence in rounds, 5 for 17 to 32 steps, over a table of positions."""
+    """A largest value that fades, in rounds, 5 for 17 to 32 steps, over a table of positions."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.table = nn.Parameter(torch.randn(1, rows, 4))
-        self.gate = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        value = x + self.table[:, : x.shape[1]]
-        kept, behind = torch.sigmoid(self.gate(value)), 1
+        value, behind = x + self.table[:, : x.shape[1]], 1
         while behind < x.shape[1]:
-            value = kept * nn.functional.pad(value[:, :-behind], (0, 0, behind, 0)) + value
-            kept = kept * nn.functional.pad(kept[:, :-behind], (0, 0, behind, 0), value=1.0)
+            before = nn.functional.pad(value[:, :-behind], (0, 0, behind, 0), value=-1e3)
+            value = torch.maximum(value, before - 0.1 * behind)
             behind *= 2
         return value
 
@@ -210,3 +208,21 @@ def test_rounds_are_traced_near_the_longest_sequence(
     x = torch.randn(2, rows, 4)
     y = stateport.load(tmp_path / "m.onnx").run({"x": x.numpy()})[0]["y"]
     np.testing.assert_allclose(y, net(x).detach().numpy(), atol=1e-5)
+
+
+class RecurrenceOverTable(RoundsOverTable):
+    """A gated recurrence in rounds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = x + self.table[:, : x.shape[1]]
+        kept, behind = torch.sigmoid(value), 1
+        while behind < x.shape[1]:
+            value = kept * nn.functional.pad(value[:, :-behind], (0, 0, behind, 0)) + value
+            kept = kept * nn.functional.pad(kept[:, :-behind], (0, 0, behind, 0), value=1.0)
+            behind *= 2
+        return value
+
+
+def test_the_table_alone_limits_a_recurrence_in_rounds(tmp_path: Path) -> None:
+    contract = export(RecurrenceOverTable(30).eval(), X, tmp_path / "m.onnx").contract
+    assert (dict(contract.minimums), dict(contract.limits)) == ({}, {"time": 30})

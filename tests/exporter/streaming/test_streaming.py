@@ -317,3 +317,21 @@ def test_paddings_that_are_buffers_carry_steps(tmp_path: Path) -> None:
     assert [state.shape for state in result.contract.states] == [("batch", 4, 2)]
     assert result.contract.streaming.chunk_multiple == 2
     check_chunks(result.path)
+
+
+class DividedFromTheEnd(nn.Module):
+    """Divides by what is left of the call, which is zero at a step that another call has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru = nn.GRU(8, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.gru(x)[0]
+        return y / (x.shape[1] - torch.arange(x.shape[1]))[:, None]
+
+
+def test_beside_an_infinite_value_others_still_have_to_agree(tmp_path: Path) -> None:
+    streaming = export(DividedFromTheEnd().eval(), (X,), tmp_path / "m.onnx").contract.streaming
+    assert streaming.reason == "forward counts the steps from the beginning of each call"
