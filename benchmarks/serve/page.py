@@ -14,9 +14,10 @@ from .results import Result, read
 _TOP = """\
 # Servers side by side
 
-Measured by `make bench-serve` on {processor}. The load and the server share this machine. Each
+Measured by `make bench-serve` on {processor}.
+The load and the server share this machine. Each
 stream sends its next chunk, one step of time, when the answer to the last one is there. A figure
-is the median of {rounds} rounds or more, in which the servers took turns; ± is half of the
+is the median of {rounds} or more rounds, in which the servers took turns; ± is half of the
 distance between the lowest and the highest round. *Times* compares the steps per second with those
 of FastAPI by hand with bytes in place of JSON, in the same rounds.
 
