@@ -32,6 +32,10 @@ _MOST_SHAPES: Final = 1024
 #: A round that takes less runs in the event loop itself, in seconds. Handing it to the thread and
 #: back takes a few tenths of a millisecond on a busy machine, and no other round can run meanwhile.
 _SHORT: Final = 1e-3
+#: The same while other streams step as well: their steps arrive while the thread works, and join.
+_SHORT_BESIDE_OTHERS: Final = 2e-4
+#: So many of the latest steps tell whether there are other streams.
+_LATEST: Final = 16
 
 _Task = Callable[[], None]
 
@@ -130,6 +134,7 @@ class Rounds:
         self._lost: set[int] = set()
         # How long a call took lately, in seconds, by its shapes and the magnitude of its rows.
         self._took: dict[tuple[Hashable, int], float] = {}
+        self._latest: deque[int] = deque(maxlen=_LATEST)
 
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[PendingStep] = deque()
@@ -331,7 +336,7 @@ class Rounds:
         if not groups:
             return
         self._is_running = True
-        if sum(map(self._expected, groups)) < _SHORT:
+        if sum(map(self._expected, groups)) < self._longest_in_loop(groups):
             for steps in groups[:-1]:
                 self._deliver(self._answers(steps))
             self._end_round(self._answers(groups[-1]), in_loop=True)
@@ -339,6 +344,13 @@ class Rounds:
         if self._thread is None:
             self._thread = _start_thread(self, self._tasks)
         self._tasks.put(lambda: self._run_round(groups))
+
+    def _longest_in_loop(self, groups: list[list[PendingStep]]) -> float:
+        """How long a round may take in the event loop, in seconds."""
+        steps = [step for group in groups for step in group]
+        others = {*self._latest} - {step.stream for step in steps}
+        self._latest.extend([step.stream for step in steps[:_LATEST]])
+        return _SHORT_BESIDE_OTHERS if others else _SHORT
 
     def _expected(self, steps: list[PendingStep]) -> float:
         """How long the call for steps of one shape will take, in seconds; long if unknown."""

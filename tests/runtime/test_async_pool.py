@@ -448,3 +448,29 @@ def test_a_step_whose_answer_is_lost_is_not_made_again(
             assert len(pool) == 1
 
     run(main())
+
+
+@pytest.mark.parametrize(("streams", "in_thread"), [(1, False), (2, True)])
+def test_a_call_of_half_a_millisecond_leaves_the_loop_to_other_streams(
+    model: Model, monkeypatch: pytest.MonkeyPatch, streams: int, in_thread: bool
+) -> None:
+    """Alone, it runs in the event loop; beside others, in the thread, so that their steps join."""
+    monkeypatch.setattr(Rounds, "_expected", lambda *_: 5e-4)
+    threads = set()
+    step_pool = Rounds._step_pool
+
+    def noted(rounds: Rounds, *args: Any) -> Any:
+        threads.add(threading.current_thread())
+        return step_pool(rounds, *args)
+
+    async def steps() -> None:
+        async with AsyncPool(model, capacity=2) as pool:
+            opened = [await pool.open() for _ in range(streams)]
+            for stream in opened:
+                await pool.step(stream, chunk())  # alone so far
+            monkeypatch.setattr(Rounds, "_step_pool", noted)
+            for stream in opened:
+                await pool.step(stream, chunk())
+
+    run(steps())
+    assert threads.isdisjoint({threading.main_thread()}) is in_thread
