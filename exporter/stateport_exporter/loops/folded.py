@@ -20,7 +20,7 @@ from ..network.example import Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
-from .check import check_folded
+from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded, scaled
 from .joins import take_last_states
 from .recurrences import replace_rounds
 from .roll import roll
@@ -29,6 +29,8 @@ from .unify import unify
 from .unroll import unroll
 
 _aten: Final = torch.ops.aten
+#: Magnitudes of the arguments on which a parallel scan has to be one.
+_SCALES: Final = (1.0, 1.0, 10.0, 100.0)
 #: The lengths that are traced: enough steps to tell a loop's first and last step from the others.
 _TIMES: Final = (5, 6)
 
@@ -162,8 +164,9 @@ def _rolled(
 
     folded = _module_of(network, program, traces[0], example)
     # Rounds, and laws of numbers, were read off few steps.
-    at_long = rounds or any(op.target is _aten.arange.default for op in program.ops)
-    check_folded(network, method, folded, example, has_loops=has_loops, at_long=at_long)
+    is_numbered = any(op.target is _aten.arange.default for op in program.ops)
+    further = [*(FOR_ROUNDS if rounds else ()), *(FOR_NUMBERS if is_numbered else ())]
+    check_folded(network, method, folded, example, has_loops=has_loops, further=further)
     return folded
 
 
@@ -187,10 +190,14 @@ def _replace_all_rounds(network: nn.Module, example: Example, traces: Sequence[U
     whole = _Whole(network, "forward")
     for trace, count in zip(traces, _TIMES, strict=True):
         time = example.time_multiple * count
-        arguments = example.make({**example.sizes, "time": time})
-        tensors = instances_of(Tensor, pytree.tree_leaves((arguments.args, arguments.kwargs)))
         weights = [_weight(whole, name, trace.constants) for name in trace.names]
-        if not replace_rounds(trace, [*tensors, *weights], time):
+        inputs = []
+        for seed, scale in enumerate(_SCALES):
+            arguments = example.make({**example.sizes, "time": time}, seed=seed)
+            leaves = pytree.tree_leaves((arguments.args, arguments.kwargs))
+            inputs.append([scaled(leaf, scale) for leaf in leaves if isinstance(leaf, Tensor)])
+            inputs[-1] += weights
+        if not replace_rounds(trace, inputs, time):
             raise ExportError("it has no parallel scan")
 
 

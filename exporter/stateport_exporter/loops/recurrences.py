@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..network.isolation import computing_in
 from ..network.program import (
     Body,
     Op,
@@ -58,12 +59,13 @@ class _Recurrence:
     axis: int
 
 
-def replace_rounds(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> bool:
+def replace_rounds(trace: Unrolled, inputs: Sequence[Sequence[Tensor]], time: int) -> bool:
     """Writes recurrences that are computed in rounds as calls of `scan`, in place.
 
     Args:
         trace: a trace at a fixed number of steps.
-        inputs: values of its inputs, at these sizes.
+        inputs: values of its inputs, at these sizes: several of them, because values that differ
+            on some data alone may be the same on other.
         time: the number of steps.
 
     Returns:
@@ -76,22 +78,28 @@ def replace_rounds(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> bool
     return has_rounds
 
 
-def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> _Recurrence | None:
+def _first_recurrence(
+    trace: Unrolled, inputs: Sequence[Sequence[Tensor]], time: int
+) -> _Recurrence | None:
     """The recurrence whose result is computed first."""
-    values = _values(trace, inputs)
+    runs = [_values(trace, values) for values in inputs]
     mixed = _behind_rounds(trace)
-    for result, y in values.items():
+    for result, y in runs[0].items():
         if result.value not in mixed:
             continue
         for axis, size in enumerate(y.shape):
-            found = _recurrence_of(result, axis, values) if size == time else None
+            found = _recurrence_of(result, axis, runs) if size == time else None
             if found is not None:
                 return found
     return None
 
 
 def _values(trace: Unrolled, inputs: Sequence[Tensor]) -> dict[Ref, Tensor]:
-    """The values of floats of a trace that is run, in the order in which they are computed."""
+    """The values of floats of a trace that is run, in the order in which they are computed.
+
+    They are computed in float64, so that values that differ by rounding alone can be told from
+    those that an author made nearly the same.
+    """
     places: list[Ref] = [*map(Ref, range(trace.inputs))]
     for op in trace.ops:
         meta = trace.metas[op.result]
@@ -101,8 +109,9 @@ def _values(trace: Unrolled, inputs: Sequence[Tensor]) -> dict[Ref, Tensor]:
             places += [Ref(op.result, part) for part in range(len(meta))]
 
     program = Program(trace.inputs, tuple(trace.ops), tuple(places))
-    with torch.no_grad():
-        results = program.run(inputs)
+    in_float64 = [value.double() if value.is_floating_point() else value for value in inputs]
+    with torch.no_grad(), computing_in(torch.float64):
+        results = program.run(in_float64, seen=True)
     values = {}
     for place, value in zip(places, results, strict=True):
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -133,34 +142,54 @@ _PARTS: Final = (
 )
 
 
-def _recurrence_of(result: Ref, axis: int, values: Mapping[Ref, Tensor]) -> _Recurrence | None:
-    """The recurrence that a value is the result of along an axis."""
+def _recurrence_of(
+    result: Ref, axis: int, runs: Sequence[Mapping[Ref, Tensor]]
+) -> _Recurrence | None:
+    """The recurrence that a value is the result of along an axis, in all runs.
+
+    Of values that are the same the last one is taken, which has gone through all that precedes the
+    rounds.
+    """
+    values = runs[0]
     y = values[result]
     steps = y.shape[axis]
     if steps < 3 or not y.isfinite().all():
         return None
 
-    before = y.narrow(axis, 0, steps - 1)
-    for summand, b in _earlier(result, values):
+    earlier = [*_earlier(result, values)][::-1]
+    for summand in earlier:
+        b = values[summand]
         if b.shape != y.shape or not _is_close(y.select(axis, 0), b.select(axis, 0)):
             continue
-        rest = (y - b).narrow(axis, 1, steps - 1)
-        if _is_close(rest, torch.zeros_like(rest)):
+        if _is_close(y, b):
             return None  # y is the summand itself, moved
-        for factor, a in _earlier(result, values):
-            if a.ndim != y.ndim or a.shape[axis] != steps or not _expands(a, y):
-                continue
-            if _is_close(a.narrow(axis, 1, steps - 1) * before, rest):
-                return _Recurrence(factor, summand, result, axis)
+        for factor in earlier:
+            found = _Recurrence(factor, summand, result, axis)
+            if all(_holds(found, run) for run in runs):
+                return found
     return None
 
 
-def _earlier(result: Ref, values: Mapping[Ref, Tensor]) -> Iterator[tuple[Ref, Tensor]]:
+def _holds(found: _Recurrence, values: Mapping[Ref, Tensor]) -> bool:
+    """Whether values satisfy the equation. What is not finite says nothing."""
+    a, b, y = values[found.factor], values[found.summand], values[found.result]
+    axis, steps = found.axis, y.shape[found.axis]
+    if a.ndim != y.ndim or a.shape[axis] != steps or not _expands(a, y):
+        return False
+    if not y.isfinite().all():
+        return True
+
+    before = y.narrow(axis, 0, steps - 1)
+    computed = a.narrow(axis, 1, steps - 1) * before + b.narrow(axis, 1, steps - 1)
+    return _is_close(computed, y.narrow(axis, 1, steps - 1))
+
+
+def _earlier(result: Ref, values: Mapping[Ref, Tensor]) -> Iterator[Ref]:
     """The values that are computed before a result."""
-    for place, value in values.items():
+    for place in values:
         if place.value == result.value:
             return
-        yield place, value
+        yield place
 
 
 def _expands(tensor: Tensor, other: Tensor) -> bool:
@@ -170,7 +199,7 @@ def _expands(tensor: Tensor, other: Tensor) -> bool:
 
 
 def _is_close(first: Tensor, second: Tensor) -> bool:
-    return torch.allclose(first, second, rtol=1e-3, atol=1e-5)
+    return torch.allclose(first, second, rtol=1e-9, atol=1e-12)
 
 
 def _replace(trace: Unrolled, found: _Recurrence) -> None:

@@ -155,6 +155,26 @@ def test_rounds_are_a_loop_of_any_length(name: str, make: Callable[[Scan], nn.Mo
             torch.testing.assert_close(rolled(x), net(x), rtol=1e-4, atol=1e-5)
 
 
+NEARLY: dict[str, Scan] = {
+    "a factor with an epsilon": lambda a, b: padded(a + 1e-6, b),
+    "a summand with an epsilon": lambda a, b: padded(a, b + 1e-6),
+    "a factor with a bound": lambda a, b: padded(a.clamp(max=0.999), b),
+    "a state that is cleared on rare data": lambda a, b: padded(a * (b.abs() < 20), b),
+    "a result with a bound": lambda a, b: padded(a, b).clamp(-40, 40),
+}
+
+
+@pytest.mark.parametrize("name", NEARLY)
+@pytest.mark.parametrize("scale", [1.0, 50.0])
+def test_what_differs_on_rare_data_alone_is_kept(name: str, scale: float) -> None:
+    net = Gated(NEARLY[name]).double().eval()
+    rolled = roll_rounds(net, "forward", Example(net.forward, (Spec("float64", *X.shape),)))
+    assert rolled is not None
+    x = scale * torch.randn(4, 90, 5, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(rolled(x), net(x), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("make", [Gated, BeforeALoop])
 def test_rounds_stream(make: Callable[[Scan], nn.Module], tmp_path: Path) -> None:
     net = make(padded).eval()

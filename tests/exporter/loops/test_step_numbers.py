@@ -169,9 +169,10 @@ def test_a_table_of_steps_ends(tmp_path: Path) -> None:
     [
         lambda net, x, h, t: net.cell(x * min(1.0, t / 40), h),
         lambda net, x, h, t: net.cell(x * max(0.1, 0.95**t), h),
+        lambda net, x, h, t: net.cell(x * min(1.0, t / 1000), h),
         lambda net, x, h, t: net.cell(x * t**3, h),
     ],
-    ids=["a warm-up", "a floor", "a cube"],
+    ids=["a warm-up", "a floor", "a long warm-up", "a cube"],
 )
 def test_a_number_that_changes_its_law_is_refused(step: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"number of the step|does not do the same"):
