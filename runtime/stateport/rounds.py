@@ -107,8 +107,8 @@ class Rounds:
     engine.
 
     The engine works in one thread of its own. Rounds that are known to take less than a millisecond
-    run in the event loop. The pool is touched by the thread during a round, and by the event loop
-    between two rounds.
+    run in the event loop; while other streams step too, only those below 0.2 ms do. The pool is
+    touched by the thread during a round, and by the event loop between two rounds.
     """
 
     def __init__(self, model: Model, capacity: int) -> None:
