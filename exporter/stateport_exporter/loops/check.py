@@ -72,6 +72,27 @@ def check_folded(
             raise _refusal(name, time, "the results differ", has_loops=has_loops)
 
 
+def check_numbers_go_on(network: nn.Module, method: str, example: Example) -> None:
+    """Checks that a network has a number for each step of a long sequence.
+
+    Numbers in a list, as `self.scales[t]`, may follow a law as far as the list goes.
+
+    Raises:
+        ExportError: it fails.
+    """
+    _, count, _ = FOR_NUMBERS[-1]
+    arguments = example.make({**example.sizes, "time": count * example.time_multiple})
+    try:
+        _results(evaluation_twin(network), method, arguments)
+    except Exception as error:
+        raise ExportError(
+            f"The loop over time in {type(network).__qualname__} uses a number for each step, and "
+            f"it fails at {count * example.time_multiple} steps: {first_line(error)}. Compute the "
+            "number from that of the step, or put all numbers into a tensor and take it as a "
+            "whole: x * scales[: x.shape[1], None]."
+        ) from error
+
+
 def check_memory(
     network: nn.Module, method: str, folded: nn.Module, example: Example, lifted: Collection[int]
 ) -> None:

@@ -20,10 +20,11 @@ from ..network.example import Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
-from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded, scaled
+from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded, check_numbers_go_on, scaled
 from .joins import take_last_states
 from .recurrences import replace_rounds
 from .roll import roll
+from .step_numbers import computes_numbers
 from .trace import Unrolled
 from .unify import unify
 from .unroll import unroll
@@ -167,6 +168,8 @@ def _rolled(
     is_numbered = any(op.target is _aten.arange.default for op in program.ops)
     further = [*(FOR_ROUNDS if rounds else ()), *(FOR_NUMBERS if is_numbered else ())]
     check_folded(network, method, folded, example, has_loops=has_loops, further=further)
+    if computes_numbers(program):
+        check_numbers_go_on(network, method, example)
     return folded
 
 

@@ -20,7 +20,7 @@ import torch
 
 from stateport.picking import present
 
-from ..network.program import Op, Ref
+from ..network.program import Op, Program, Ref
 from .trace import OpWriter, TensorMeta
 
 _aten: Final = torch.ops.aten
@@ -80,6 +80,12 @@ def with_tensor(target: Any) -> Any:
 def is_number(value: Any) -> bool:
     """Whether an operand is a number that a law may give."""
     return type(value) in (int, float)
+
+
+def computes_numbers(program: Program) -> bool:
+    """Whether a program computes numbers of float64 from those of the steps."""
+    steps = [Ref(op.result) for op in program.ops if op.target is _aten.arange.default]
+    return any(op.target is _aten.to.dtype and op.args[0] in steps for op in program.ops)
 
 
 def law_of(values: Sequence[float | None]) -> Law | None:

@@ -177,3 +177,11 @@ def test_a_table_of_steps_ends(tmp_path: Path) -> None:
 def test_a_number_that_changes_its_law_is_refused(step: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"number of the step|does not do the same"):
         export(Loop(step).eval(), (X,), tmp_path / "model.onnx")
+
+
+def test_numbers_in_a_list_end_with_it(tmp_path: Path) -> None:
+    """A stream would go on where forward has no number."""
+    scales = [0.5**t for t in range(20)]
+    net = Loop(lambda net, x, h, t: net.cell(x * scales[t], h)).eval()
+    with pytest.raises(ExportError, match="a number for each step, and it fails at 4099 steps"):
+        export(net, (X,), tmp_path / "model.onnx")
