@@ -186,6 +186,9 @@ def test_mount_server_serves_beside_an_address_of_its_own(folder: Path) -> None:
             y = np.array(answer["outputs"][0]["data"]).reshape(1, 1, 10)
             np.testing.assert_allclose(y, expected(x), atol=1e-6)
         assert ask(f"{address}/health", None, "GET") == (200, {"ready": True, "streams": 1})
+        # A stream that runs would be waited for at the end.
+        request["parameters"] = {"sequence_id": 5, "sequence_end": True}
+        assert ask(f"{address}/models/v2/models/lstm/infer", request)[0] == 200
 
 
 def test_the_list_has_every_example() -> None:

@@ -92,10 +92,11 @@ def in_process(
     async def run() -> _T:
         application = stateport.serve.app({"lstm": model}, **options)
         transport = httpx.ASGITransport(application)
-        async with (
-            application,
-            httpx.AsyncClient(transport=transport, base_url="http://here") as client,
-        ):
-            return await conversation(client, application)
+        await application.start()
+        try:
+            async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+                return await conversation(client, application)
+        finally:
+            await application.stop(grace=0)  # a conversation may leave streams that run
 
     return asyncio.run(run())

@@ -14,7 +14,7 @@ from tests.runtime.serve.process import Serving, serving
 @pytest.fixture(scope="session")
 def server(reference: Path) -> Iterator[Serving]:
     """A server with the reference network, `lstm`, which takes bodies of 256 KiB."""
-    options = ("--max-body", "256K", "--max-streams-per-client", "100", "--grace", "0")
+    options = ("--max-body", "256K", "--max-streams-per-client", "100")
     with serving({"lstm": reference}, *options) as running:
         yield running
 
@@ -22,6 +22,6 @@ def server(reference: Path) -> Iterator[Serving]:
 @pytest.fixture(scope="session")
 def hasty(reference: Path) -> Iterator[Serving]:
     """A server that waits half a second for a slow client."""
-    options = ("--slow", "0.5", "--max-body", "64M", "--grace", "0")
+    options = ("--slow", "0.5", "--max-body", "64M")
     with serving({"lstm": reference}, *options) as running:
         yield running

@@ -43,7 +43,8 @@ def serving(
     Raises:
         AssertionError: the server did not start, or did not stop in order.
     """
-    command = [sys.executable, "-m", "stateport", "serve", "--http", "0", "--grpc", "0", *options]
+    command = [sys.executable, "-m", "stateport", "serve", "--http", "0", "--grpc", "0"]
+    command += ["--grace", "0", *options]  # streams may be left that run
     command += [f"{name}={path}" for name, path in models.items()]
     with (
         TemporaryFile("w+") if log is None else log.open("w+") as errors,
