@@ -65,6 +65,7 @@ LIMITS: Final[dict[tuple[str, str], str]] = {
         if not pattern.streams or pattern.group == "Lengths"
     },
     ("Layers: result reshaped to (batch * time, features)", "c"): "axis 'batch.time'",
+    ("Carried: a loop that sees the number of its step", "c"): "count_n has no axis 'batch'",
     ("States: cleared by a mask at the start of a call", "c"): "once in each call",
     ("States: cleared by torch.where at the start of a call", "c"): "once in each call",
 }
