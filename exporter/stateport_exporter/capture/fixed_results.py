@@ -18,7 +18,7 @@ from stateport.picking import instances_of
 from ..graph.dataflow import dims_of
 from ..network.example import Example
 from ..network.explicit import Explicit
-from ..network.isolation import quiet, unchanged_globals
+from ..network.trial import results_at
 from .capture import Captured
 from .refusals import FixedTimeError, fixed_size_in_words
 
@@ -57,10 +57,8 @@ def _fixed_dims(example: Example, captured: Captured) -> Iterator[tuple[int, int
 
 def _result_shapes(explicit: Explicit, example: Example, time: int) -> list[torch.Size] | None:
     """The shapes of the results for so many steps; None if the network fails."""
-    arguments = example.make({**example.sizes, "time": time})
-    with quiet(), unchanged_globals(seed=0), torch.no_grad():
-        try:
-            results, _ = explicit(*arguments)
-        except (Exception, SystemExit):  # the user's forward may raise anything
-            return None
+    returned = results_at(explicit, example, {"time": time})
+    if returned is None:
+        return None
+    results, _ = returned
     return [result.shape for result in instances_of(Tensor, pytree.tree_leaves(results))]

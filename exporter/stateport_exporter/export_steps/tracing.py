@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.utils._sympy.functions import FloorDiv, Mod
 
@@ -21,7 +20,6 @@ from ..memory.outside import check_outside
 from ..network.chance import check_no_chance
 from ..network.example import Example
 from ..network.explicit import Calls, Explicit
-from ..network.isolation import quiet, unchanged_globals
 from ..network.trace_length import (
     SHORT,
     at_given_length,
@@ -228,14 +226,9 @@ def _check_same_calls(explicit: Explicit, example: Example) -> None:
 
 def _count_calls(explicit: Explicit, example: Example, time: int) -> int | None:
     """The number of calls of recurrent layers for a sequence; None if the network fails."""
-    arguments = example.make({**example.sizes, "time": time})
-    calls = Calls({}, with_firsts=False)
-    with quiet(), unchanged_globals(seed=0), torch.no_grad(), calls:
-        try:
-            explicit(*arguments)
-        except (Exception, SystemExit):  # the user's forward may raise anything
-            return None
-    return len(calls.lasts)
+    with Calls({}, with_firsts=False) as calls:
+        runs = runs_at(explicit, example, {"time": time})
+    return len(calls.lasts) if runs else None
 
 
 def _at_multiples(

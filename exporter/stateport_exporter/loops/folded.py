@@ -20,16 +20,14 @@ from ..network.example import Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
-from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded, check_numbers_go_on, scaled
+from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded, scaled
 from .joins import take_last_states
 from .recurrences import replace_rounds
 from .roll import roll
-from .step_numbers import computes_numbers
 from .trace import Unrolled
 from .unify import unify
 from .unroll import unroll
 
-_aten: Final = torch.ops.aten
 #: Magnitudes of the arguments on which a parallel scan has to be one.
 _SCALES: Final = (1.0, 1.0, 10.0, 100.0)
 #: The lengths that are traced: enough steps to tell a loop's first and last step from the others.
@@ -165,11 +163,8 @@ def _rolled(
 
     folded = _module_of(network, program, traces[0], example)
     # Rounds, and laws of numbers, were read off few steps.
-    is_numbered = any(op.target is _aten.arange.default for op in program.ops)
-    further = [*(FOR_ROUNDS if rounds else ()), *(FOR_NUMBERS if is_numbered else ())]
+    further = [*(FOR_ROUNDS if rounds else ()), *(FOR_NUMBERS if traces[0].sees_numbers else ())]
     check_folded(network, method, folded, example, has_loops=has_loops, further=further)
-    if computes_numbers(program):
-        check_numbers_go_on(network, method, example)
     return folded
 
 

@@ -67,8 +67,6 @@ class Reader:
         same: further nodes of constants, each with the one among the inputs that it equals.
         steps: nodes of constants that are used as an index alone.
         numbers: nodes of constants of one value that follow from the number of the step.
-
-    Attributes:
         sums_begin_with_zero: whether `x + 0` is the first step of a sum.
     """
 
@@ -78,8 +76,9 @@ class Reader:
         same: Mapping[fx.Node, fx.Node],
         steps: Mapping[fx.Node, Tensor],
         numbers: Mapping[fx.Node, Tensor],
+        *,
+        sums_begin_with_zero: bool,
     ) -> None:
-        self.sums_begin_with_zero = True
         self.operand_of: dict[fx.Node, Any] = {}
         self.parts_of: dict[fx.Node, list[Any]] = {}
         self.metas: dict[int, Any] = {}
@@ -94,6 +93,7 @@ class Reader:
             self.operand_of[node] = self.operand_of[first]
         self._steps = dict(steps)
         self._numbers = dict(numbers)
+        self._sums_begin_with_zero = sums_begin_with_zero
         self._next = self._inputs = len(inputs)
 
     def read(self, node: fx.Node) -> None:
@@ -226,7 +226,8 @@ class Reader:
         meta = _node_meta(node)
         sizes = self._size_operands(meta.shape)
         is_zero_plus = not isinstance(number, fx.Node) and number == 0
-        is_zero_plus = is_zero_plus and self.sums_begin_with_zero
+        if not self._sums_begin_with_zero:
+            return False
         if not is_zero_plus or node.kwargs or None in sizes:
             return False
 

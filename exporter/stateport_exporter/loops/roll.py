@@ -61,6 +61,8 @@ def roll(short: Unrolled, long: Unrolled) -> bool:
         if short_rolled is not None and long_rolled is not None:
             _replace_operations(short, short_rolled)
             _replace_operations(long, long_rolled)
+            short.sees_numbers |= bool(short_loop.laws)
+            long.sees_numbers |= bool(long_loop.laws)
             return True
     return False
 

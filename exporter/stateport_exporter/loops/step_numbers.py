@@ -20,7 +20,7 @@ import torch
 
 from stateport.picking import present
 
-from ..network.program import Op, Program, Ref
+from ..network.program import Op, Ref
 from .trace import OpWriter, TensorMeta
 
 _aten: Final = torch.ops.aten
@@ -82,12 +82,6 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def computes_numbers(program: Program) -> bool:
-    """Whether a program computes numbers of float64 from those of the steps."""
-    steps = [Ref(op.result) for op in program.ops if op.target is _aten.arange.default]
-    return any(op.target is _aten.to.dtype and op.args[0] in steps for op in program.ops)
-
-
 def law_of(values: Sequence[float | None]) -> Law | None:
     """The law that gives these values for the steps 0, 1, 2 ...; None where none is known.
 
@@ -96,6 +90,8 @@ def law_of(values: Sequence[float | None]) -> Law | None:
     """
     known = [*present(values)]
     if len(known) < len(values) - 1 or len(known) < FEWEST_VALUES:
+        return None
+    if not all(map(math.isfinite, known)):
         return None
     if all(type(value) is int for value in known):
         laws = _integer_laws(known)

@@ -37,6 +37,7 @@ class Unrolled:
         structure: the pytree that the outputs are the leaves of.
         metas: a description of every value: a `TensorMeta`, a list of them for several results, or
             the text of a symbolic size.
+        sees_numbers: whether a loop that was rolled up sees the number of its step.
     """
 
     arguments: int
@@ -46,6 +47,7 @@ class Unrolled:
     outputs: tuple[Any, ...]
     structure: Any
     metas: dict[int, Any] = field(repr=False)
+    sees_numbers: bool = False
 
     @property
     def inputs(self) -> int:

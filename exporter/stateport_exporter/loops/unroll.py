@@ -39,8 +39,13 @@ def unroll(program: ExportedProgram) -> Unrolled:
     weights = [node for node in others if same.get(node, node) is node]
     names = [str(specs[node.name].target) for node in weights]
 
-    reader = Reader([*tensors, *weights], same, steps, numbers)
-    reader.sums_begin_with_zero = not _adds_step_numbers(program)
+    reader = Reader(
+        [*tensors, *weights],
+        same,
+        steps,
+        numbers,
+        sums_begin_with_zero=not _adds_step_numbers(program),
+    )
     _read_calls(program, reader)
     outputs = _read_outputs(program, reader)
     ops = merge_concatenations(reader.ops, reader.metas)

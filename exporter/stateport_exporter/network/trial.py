@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -30,13 +30,17 @@ def runs_at(network: nn.Module, example: Example, sizes: Mapping[str, int]) -> b
         example: its arguments.
         sizes: the sizes that differ from the example's.
     """
+    return results_at(network, example, sizes) is not None
+
+
+def results_at(network: nn.Module, example: Example, sizes: Mapping[str, int]) -> Any | None:
+    """What an `Explicit` network returns at these sizes, as in `runs_at`; None if it fails."""
     arguments = example.make({**example.sizes, **sizes})
     with quiet(), unchanged_globals(seed=0), torch.no_grad():
         try:
-            network(*arguments)
+            return network(*arguments)
         except (Exception, SystemExit):  # the user's forward may raise anything
-            return False
-    return True
+            return None
 
 
 def check_any_length(network: nn.Module, example: Example) -> None:

@@ -17,20 +17,10 @@ import stateport
 from stateport_exporter import Spec, export
 from stateport_exporter.loops import roll_rounds
 from stateport_exporter.network.example import Example
+from tests.exporter.patterns.carried import rounds as joined
 
 X = Spec("float32", "batch", "time", 5)
 Scan = Callable[[Tensor, Tensor], Tensor]
-
-
-def concatenated(a: Tensor, b: Tensor) -> Tensor:
-    """Hillis and Steele 1986, with the first steps left as they are."""
-    distance = 1
-    while distance < b.shape[1]:
-        moved = a[:, distance:] * b[:, :-distance] + b[:, distance:]
-        b = torch.cat([b[:, :distance], moved], 1)
-        a = torch.cat([a[:, :distance], a[:, distance:] * a[:, :-distance]], 1)
-        distance *= 2
-    return b
 
 
 def padded(a: Tensor, b: Tensor) -> Tensor:
@@ -68,7 +58,7 @@ def written(a: Tensor, b: Tensor) -> Tensor:
     return b
 
 
-SCANS = {scan.__name__: scan for scan in (concatenated, padded, halved, written)}
+SCANS = {scan.__name__: scan for scan in (joined, padded, halved, written)}
 
 
 class Gated(nn.Module):
@@ -141,7 +131,7 @@ class BeforeALoop(nn.Module):
 
 
 KINDS = (Selective, stacked, BesideALayer, BeforeALoop)
-FORMS = [*((name, Gated) for name in SCANS), *(("concatenated", make) for make in KINDS)]
+FORMS = [*((name, Gated) for name in SCANS), *(("rounds", make) for make in KINDS)]
 
 
 @pytest.mark.parametrize(("name", "make"), FORMS)
