@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -63,7 +64,7 @@ async def measure(target: Target, talker: Talker, streams: int, seconds: float) 
     await talker.close()
 
     if not latencies:
-        raise RuntimeError(f"No answer came within {seconds} seconds; pass a longer --seconds.")
+        raise RuntimeError(f"no answer came within {seconds} seconds")
     p50, p99 = np.percentile(latencies, [50, 99])
     return Taken(len(latencies) / seconds, float(p50), float(p99), len(latencies))
 
@@ -83,6 +84,12 @@ async def _stream(
     await talker.end(number)
 
 
+def _in_words(error: RuntimeError) -> str:
+    """One line: what gRPC says of an error of its own, or the first line of another one."""
+    details = re.search(r'details = "(.*)"', str(error))
+    return details[1] if details else str(error).splitlines()[0]
+
+
 def main() -> None:
     """Takes the arguments of `measure` as JSON; prints what was taken, or the problem, as JSON."""
     asked: dict[str, Any] = json.loads(sys.argv[1])
@@ -91,8 +98,7 @@ def main() -> None:
     try:
         taken = uvloop.run(measure(target, talker, asked["streams"], asked["seconds"]))
     except RuntimeError as error:
-        first_line, *_ = str(error).splitlines()
-        print(json.dumps({"problem": first_line}))
+        print(json.dumps({"problem": _in_words(error)}))
         return
     print(json.dumps(asdict(taken)))
 

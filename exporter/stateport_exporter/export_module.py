@@ -86,8 +86,8 @@ class ExportResult:
         possible_states: arguments and results that look like states and were not taken as such.
         notes: one sentence each for what was done to make the weights fit, for checks of values
             that are not in the file, for states that start from other values than zeros, for
-            recorded data that was cut, and for what was recorded shorter than usual because the
-            network is slow.
+            states that all rows share, for recorded data that was cut, and for what was recorded
+            shorter than usual because the network is slow.
     """
 
     path: Path
@@ -249,6 +249,7 @@ def export(
             *changes,
             *answered,
             *_kept_starts(contract, built),
+            *_shared_by_rows(contract),
             *recorded.notes,
             *allowance.notes,
             *written.notes,
@@ -299,6 +300,23 @@ def _kept_starts(contract: Contract, built: BuiltNetwork) -> list[str]:
             reasons.append(
                 "a sequence starts from the values that the network keeps for "
                 f"{state.input!r}, which are not zeros"
+            )
+    return reasons
+
+
+def _shared_by_rows(contract: Contract) -> list[str]:
+    """A note for each state that all rows of a batch share, where the network streams."""
+    is_batched = any("batch" in spec.shape for spec in contract.inputs)
+    if not contract.streaming.ok or not is_batched:
+        return []
+
+    reasons = []
+    for state in contract.states:
+        if "batch" not in state.shape:
+            reasons.append(
+                f"the state {state.input!r} is one value for all rows of a batch, so that a pool, "
+                "and stateport serve, take no streams of this file: let the network keep a value "
+                "for each row, in a tensor with a batch axis"
             )
     return reasons
 

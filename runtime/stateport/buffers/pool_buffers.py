@@ -160,9 +160,12 @@ def check_rows(contract: Contract, constant: Container[str] = ()) -> None:
     for spec in (*contract.inputs, *contract.outputs, *states):
         is_constant = spec in contract.outputs and spec.name in constant
         if not is_constant and spec.shape.count("batch") != 1:
+            cure = "Export the network with a dynamic batch"
+            if spec in states and "batch" in axes_of_inputs:
+                cure = "Let the network keep a value for each row, in a tensor with a batch axis"
             raise StreamingError(
                 f"{spec.name!r} has no axis 'batch' of its own ({spec}), and the streams of a pool "
-                "are the rows of a batch. Export the network with a dynamic batch, or use a Stream "
+                f"are the rows of a batch, which begin at different times. {cure}, or use a Stream "
                 "for each sequence."
             )
 

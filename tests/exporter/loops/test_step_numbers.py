@@ -143,7 +143,11 @@ def test_a_step_that_sees_its_number_is_rolled_up(name: str) -> None:
 def test_the_number_of_the_step_is_a_state(name: str, tmp_path: Path) -> None:
     """Chunks go on with the number of the next step, and give what the whole gives."""
     net = Loop(STEPS[name]).eval()
-    model = stateport.load(export(net, (X,), tmp_path / "model.onnx").path)
+    result = export(net, (X,), tmp_path / "model.onnx")
+    assert any("'count' is one value for all rows" in note for note in result.notes)
+    model = stateport.load(result.path)
+    with pytest.raises(stateport.StreamingError, match="keep a value for each row"):
+        model.pool(2)
     x = torch.randn(2, 70, 4)
     expected = net(x).detach().numpy()
 
