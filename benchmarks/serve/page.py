@@ -15,12 +15,12 @@ _TOP = """\
 # Servers side by side
 
 Measured by `make bench-serve` on {processor}.
-The load and the server share this machine. Each
-stream sends one step, waits for the answer, and sends the next. A heading gives the LSTM, written as
-input, hidden x layers. A figure is the median of {rounds}, in which the servers took turns;
-± is half of the distance between the lowest and the highest. *Times* compares the steps per second
-with those of the handler "FastAPI by hand, plain", which sends bytes in place of JSON. CPU is what
-the server took for 1,000 steps, and MB its memory afterwards, both without the load.
+The load and the server share this machine. Each stream sends one step, waits for the answer, and
+sends the next. A heading gives the LSTM, written as input, hidden x layers. A figure is the median
+of {rounds}, in which the servers took turns; ± is half of the distance between the lowest and the
+highest. *Times* compares the steps per second with those of the handler "FastAPI by hand, plain",
+which sends bytes in place of JSON. CPU is what the server took for 1,000 steps, and MB its memory
+afterwards, both without the load.
 
 """
 

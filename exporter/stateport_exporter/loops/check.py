@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import starmap
 from typing import Any, Final
 
@@ -23,10 +22,10 @@ from ..network.scan import NoStepError
 
 #: (batch, time) that were not traced, odd and even; one step, because a loop may start differently.
 _SIZES: Final = ((1, 1), (2, 2), (3, 3), (2, 8), (1, 13))
-#: (batch, time, magnitude) beyond what rounds may have in common with a recurrence by chance.
-FOR_ROUNDS: Final = ((2, 67, 1.0), (1, 301, 1.0), (2, 67, 10.0), (2, 67, 100.0))
+#: (batch, time) with more rounds than those that were traced.
+FOR_ROUNDS: Final = ((2, 67), (1, 301))
 #: The same for numbers of steps: a warm-up, or a floor, changes the law of a number late.
-FOR_NUMBERS: Final = ((2, 67, 1.0), (1, 4099, 1.0))
+FOR_NUMBERS: Final = ((2, 67), (1, 4099))
 _CALLS: Final = 3
 #: Up to this number of states, every choice of remembered states is tried; above, all or none.
 _MOST_STATES_CHOSEN: Final = 4
@@ -39,27 +38,25 @@ def check_folded(
     example: Example,
     *,
     has_loops: bool,
-    further: Sequence[tuple[int, int, float]] = (),
+    further: Sequence[tuple[int, int]] = (),
 ) -> None:
     """Compares both networks at sizes that were not traced.
 
     Usual sizes at which the author's network fails are left out. `has_loops` says whether a loop
-    was found at all; `further` are more sizes, with the magnitude of the arguments.
+    was found at all; `further` are more sizes.
 
     Raises:
         ExportError: the results differ, or the author's network fails at further sizes where the
             other one does not.
     """
     name = type(network).__qualname__
-    usual = [(batch, time, 1.0) for batch, time in _SIZES]
-    for batch, count, scale in (*usual, *further):
+    for batch, count in (*_SIZES, *further):
         time = count * example.time_multiple
         arguments = example.make({**example.sizes, "batch": batch, "time": time}, seed=time)
-        arguments = pytree.tree_map(partial(scaled, factor=scale), arguments)
         try:
             expected = _results(evaluation_twin(network), method, arguments)
         except Exception as error:
-            if (batch, count, scale) in further:
+            if (batch, count) in further:
                 _check_fails_too(folded, arguments, name, error)
             continue  # too short for it, perhaps; `record` runs all sizes again
 
@@ -159,12 +156,6 @@ def same_in_float64(
         return True
     nudged = results_in_float64(network, method, example, sizes, 1e-12)
     return not _all_close(expected, nudged)
-
-
-def scaled(leaf: Any, factor: float) -> Any:
-    """A tensor of floats times a number; anything else as it is."""
-    is_float = isinstance(leaf, Tensor) and leaf.is_floating_point()
-    return leaf * factor if is_float else leaf
 
 
 def _choices_of_states(lifted: Collection[int]) -> Iterator[tuple[int, ...]]:

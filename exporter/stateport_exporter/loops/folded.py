@@ -20,7 +20,7 @@ from ..network.example import Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
-from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded, scaled
+from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded
 from .joins import take_last_states
 from .recurrences import replace_rounds
 from .roll import roll
@@ -28,8 +28,6 @@ from .trace import Unrolled
 from .unify import unify
 from .unroll import unroll
 
-#: Magnitudes of the arguments on which a parallel scan has to be one.
-_SCALES: Final = (1.0, 1.0, 10.0, 100.0)
 #: The lengths that are traced: enough steps to tell a loop's first and last step from the others.
 _TIMES: Final = (5, 6)
 
@@ -189,13 +187,9 @@ def _replace_all_rounds(network: nn.Module, example: Example, traces: Sequence[U
     for trace, count in zip(traces, _TIMES, strict=True):
         time = example.time_multiple * count
         weights = [_weight(whole, name, trace.constants) for name in trace.names]
-        inputs = []
-        for seed, scale in enumerate(_SCALES):
-            arguments = example.make({**example.sizes, "time": time}, seed=seed)
-            leaves = pytree.tree_leaves((arguments.args, arguments.kwargs))
-            inputs.append([scaled(leaf, scale) for leaf in leaves if isinstance(leaf, Tensor)])
-            inputs[-1] += weights
-        if not replace_rounds(trace, inputs, time):
+        arguments = example.make({**example.sizes, "time": time})
+        tensors = instances_of(Tensor, pytree.tree_leaves((arguments.args, arguments.kwargs)))
+        if not replace_rounds(trace, [*tensors, *weights], time):
             raise ExportError("it has no parallel scan")
 
 

@@ -3,13 +3,14 @@
 
 y[t] = a[t] y[t - 1] + b[t] can be computed for all t in log2(T) rounds (Hillis and Steele 1986,
 Blelloch 1990). There are many ways to write the rounds, and their number depends on the length.
-So nobody reads them here: a trace is run, and values a, b and y that satisfy the equation at every
-step are taken for a recurrence. One call of `scan` computes y in place of the rounds.
+So nobody reads them here: a trace is run, and looked through for values a, b and y that satisfy the
+equation at every step. If y is computed from a and b alone, and these operations satisfy it on any
+numbers, one call of `scan` takes their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -49,6 +50,10 @@ _STEP: Final = Body(
 )
 
 
+#: The magnitudes of numbers on which rounds have to be a recurrence.
+_SCALES: Final = (1.0, 0.01, 30.0, 3000.0)
+
+
 @dataclass(frozen=True)
 class _Recurrence:
     """y[t] = a[t] y[t - 1] + b[t] along an axis, which all three have."""
@@ -59,13 +64,12 @@ class _Recurrence:
     axis: int
 
 
-def replace_rounds(trace: Unrolled, inputs: Sequence[Sequence[Tensor]], time: int) -> bool:
+def replace_rounds(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> bool:
     """Writes recurrences that are computed in rounds as calls of `scan`, in place.
 
     Args:
         trace: a trace at a fixed number of steps.
-        inputs: values of its inputs, at these sizes: several of them, because values that differ
-            on some data alone may be the same on other.
+        inputs: values of its inputs, at these sizes.
         time: the number of steps.
 
     Returns:
@@ -78,19 +82,18 @@ def replace_rounds(trace: Unrolled, inputs: Sequence[Sequence[Tensor]], time: in
     return has_rounds
 
 
-def _first_recurrence(
-    trace: Unrolled, inputs: Sequence[Sequence[Tensor]], time: int
-) -> _Recurrence | None:
+def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> _Recurrence | None:
     """The recurrence whose result is computed first."""
-    runs = [_values(trace, values) for values in inputs]
+    values = _values(trace, inputs)
     mixed = _behind_rounds(trace)
-    for result, y in runs[0].items():
+    for result, y in values.items():
         if result.value not in mixed:
             continue
         for axis, size in enumerate(y.shape):
-            found = _recurrence_of(result, axis, runs) if size == time else None
-            if found is not None:
-                return found
+            candidates = _candidates(result, axis, values) if size == time else ()
+            for found in candidates:
+                if _is_computed(trace, found, values):
+                    return found
     return None
 
 
@@ -142,46 +145,113 @@ _PARTS: Final = (
 )
 
 
-def _recurrence_of(
-    result: Ref, axis: int, runs: Sequence[Mapping[Ref, Tensor]]
-) -> _Recurrence | None:
-    """The recurrence that a value is the result of along an axis, in all runs.
+def _candidates(result: Ref, axis: int, values: Mapping[Ref, Tensor]) -> Iterator[_Recurrence]:
+    """The recurrences that a value may be the result of along an axis, by these values.
 
-    Of values that are the same the last one is taken, which has gone through all that precedes the
-    rounds.
+    Of values that are the same the last one comes first, which has gone through all that precedes
+    the rounds.
     """
-    values = runs[0]
     y = values[result]
     steps = y.shape[axis]
     if steps < 3 or not y.isfinite().all():
-        return None
+        return
 
     earlier = [*_earlier(result, values)][::-1]
+    before, later = y.narrow(axis, 0, steps - 1), y.narrow(axis, 1, steps - 1)
     for summand in earlier:
         b = values[summand]
         if b.shape != y.shape or not _is_close(y.select(axis, 0), b.select(axis, 0)):
             continue
         if _is_close(y, b):
-            return None  # y is the summand itself, moved
+            return  # y is the summand itself, moved
         for factor in earlier:
-            found = _Recurrence(factor, summand, result, axis)
-            if all(_holds(found, run) for run in runs):
-                return found
-    return None
+            a = values[factor]
+            if a.ndim != y.ndim or a.shape[axis] != steps or not _expands(a, y):
+                continue
+            computed = a.narrow(axis, 1, steps - 1) * before + b.narrow(axis, 1, steps - 1)
+            if _is_close(computed, later):
+                yield _Recurrence(factor, summand, result, axis)
 
 
-def _holds(found: _Recurrence, values: Mapping[Ref, Tensor]) -> bool:
-    """Whether values satisfy the equation. What is not finite says nothing."""
-    a, b, y = values[found.factor], values[found.summand], values[found.result]
-    axis, steps = found.axis, y.shape[found.axis]
-    if a.ndim != y.ndim or a.shape[axis] != steps or not _expands(a, y):
+def _is_computed(trace: Unrolled, found: _Recurrence, values: Mapping[Ref, Tensor]) -> bool:
+    """Whether the rounds compute the recurrence from the factor and the summand alone.
+
+    The operations between them are run on numbers of all kinds: what is the same on a network's own
+    values may differ on others, as a gate and the same gate with a bound.
+    """
+    rounds = _rounds_alone(trace, found)
+    if rounds is None:
         return False
-    if not y.isfinite().all():
-        return True
+    random = torch.Generator().manual_seed(0)
+    for scale in _SCALES:
+        a, b = (
+            _numbers_of_all_kinds(values[place], scale, random)
+            for place in (found.factor, found.summand)
+        )
+        with torch.no_grad(), computing_in(torch.float64):
+            [y] = rounds.run([a, b])
+        expected = _stepwise(a, b, found.axis)
+        error = float((y - expected).abs().max())
+        if not error <= 1e-9 * float(expected.abs().max()):
+            return False
+    return True
 
-    before = y.narrow(axis, 0, steps - 1)
-    computed = a.narrow(axis, 1, steps - 1) * before + b.narrow(axis, 1, steps - 1)
-    return _is_close(computed, y.narrow(axis, 1, steps - 1))
+
+def _rounds_alone(trace: Unrolled, found: _Recurrence) -> Program | None:
+    """The operations from the factor and the summand to the result, as a program of both.
+
+    None if the result depends on anything else.
+    """
+    operation = {op.result: _with_own_size(trace, op, found) for op in trace.ops}
+    inputs = {found.factor: Ref(0), found.summand: Ref(1)}
+    needed, waiting = set[int](), [found.result]
+    while waiting:
+        ref = waiting.pop()
+        if ref in inputs or ref.value in needed:
+            continue
+        if ref.value not in operation:
+            return None
+        needed.add(ref.value)
+        waiting += refs(operands(operation[ref.value]))
+
+    numbers = {value: position + 2 for position, value in enumerate(_in_order(trace, needed))}
+
+    def change(item: Ref | Slice) -> Any:
+        if isinstance(item, Slice):
+            return replace(item, source=change(item.source))
+        return inputs.get(item) or Ref(numbers[item.value], item.part)
+
+    ops = [exchange_all(operation[value], change) for value in numbers]
+    ops = [replace(op, result=numbers[op.result]) for op in ops]
+    return Program(2, tuple(ops), (change(found.result),))
+
+
+def _with_own_size(trace: Unrolled, op: Op, found: _Recurrence) -> Op:
+    """An operation that reads a size reads it from the summand, if that has it."""
+    size, shape = trace.metas[op.result], trace.meta(found.summand).shape
+    if op.target is not _aten.sym_size.int or size not in shape:
+        return op
+    return replace(op, args=(found.summand, shape.index(size)))
+
+
+def _in_order(trace: Unrolled, needed: Collection[int]) -> list[int]:
+    """Results in the order in which a trace computes them."""
+    return [op.result for op in trace.ops if op.result in needed]
+
+
+def _numbers_of_all_kinds(like: Tensor, scale: float, random: torch.Generator) -> Tensor:
+    """Numbers in the shape of a tensor: of both signs, some of them zero or one."""
+    numbers = scale * torch.randn(like.shape, generator=random, dtype=torch.float64)
+    kind = torch.randint(0, 6, like.shape, generator=random)
+    return numbers.where(kind > 1, kind.double())
+
+
+def _stepwise(a: Tensor, b: Tensor, axis: int) -> Tensor:
+    """The recurrence, step by step."""
+    steps = [b.select(axis, 0)]
+    for step in range(1, b.shape[axis]):
+        steps.append(a.select(axis, step) * steps[-1] + b.select(axis, step))
+    return torch.stack(steps, axis)
 
 
 def _earlier(result: Ref, values: Mapping[Ref, Tensor]) -> Iterator[Ref]:

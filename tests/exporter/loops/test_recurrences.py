@@ -150,6 +150,12 @@ NEARLY: dict[str, Scan] = {
     "a summand with an epsilon": lambda a, b: padded(a, b + 1e-6),
     "a factor with a bound": lambda a, b: padded(a.clamp(max=0.999), b),
     "a state that is cleared on rare data": lambda a, b: padded(a * (b.abs() < 20), b),
+    "a factor that is 0.9 but on rare data": lambda _, b: padded(
+        torch.where((b == 0).all(-1, keepdim=True), 0.0, 0.9).expand_as(b).to(b.dtype), b
+    ),
+    "a side value that is the summand but on rare data": lambda a, b: (
+        padded(a, b) * torch.tanh(b.clamp(-20, 20))
+    ),
     "a result with a bound": lambda a, b: padded(a, b).clamp(-40, 40),
 }
 
@@ -158,9 +164,11 @@ NEARLY: dict[str, Scan] = {
 @pytest.mark.parametrize("scale", [1.0, 50.0])
 def test_what_differs_on_rare_data_alone_is_kept(name: str, scale: float) -> None:
     net = Gated(NEARLY[name]).double().eval()
+    nn.init.zeros_(net.value.bias)  # a summand is zero where the input is
     rolled = roll_rounds(net, "forward", Example(net.forward, (Spec("float64", *X.shape),)))
     assert rolled is not None
     x = scale * torch.randn(4, 90, 5, dtype=torch.float64)
+    x[:, 30:40] = 0
     with torch.no_grad():
         torch.testing.assert_close(rolled(x), net(x), rtol=1e-9, atol=1e-9)
 
