@@ -20,7 +20,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from stateport import Contract
+from stateport import Contract, Streaming
 from stateport.contract import CONTRACT_KEY, PRECISION_KEY, takes_lengths
 from stateport.parity.engine_report import EngineReport
 from stateport.parity.vectors import Vectors, vectors_path
@@ -212,7 +212,7 @@ def export(
         wishes = Wishes(opset, lift, trace_time, states or {}, progress)
         with time_by_its_name(sample):
             built, beyond, answered = try_to_build(twin, method, sample, wishes)
-        contract = replace(built.contract, limits=tuple(sorted(beyond.limits.items())))
+        contract = _with_limits(built.contract, beyond)
 
         # PyTorch's answers, which the file has to give.
         recorded = NO_RECORDINGS
@@ -336,6 +336,14 @@ def _load(
 
     check_parameters(twin)
     return changes
+
+
+def _with_limits(contract: Contract, beyond: Beyond) -> Contract:
+    """The contract with the sizes at which its network ends."""
+    streaming = contract.streaming
+    if streaming.ok and beyond.streams_end is not None:
+        streaming = Streaming(ok=False, reason=beyond.streams_end)
+    return replace(contract, limits=tuple(sorted(beyond.limits.items())), streaming=streaming)
 
 
 def _lower_precision(

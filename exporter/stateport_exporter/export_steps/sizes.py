@@ -37,6 +37,7 @@ def look_at_other_sizes(traced: TracedNetwork, built: BuiltNetwork) -> Beyond:
     ends = ends_of_tables(network, method, traced.sample)
     beyond = look_beyond(built.network, built.contract, [*ends, *guards], comparisons_at)
 
+    beyond.streams_end = loops.streams_end
     for axis, largest in (*loops.limits.items(), *built.contract.limits):
         beyond.limit(axis, largest)
     return beyond

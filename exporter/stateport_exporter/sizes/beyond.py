@@ -57,11 +57,13 @@ class Beyond:
         cases: the cases that are recorded as well.
         lines: sizes at which the network turns, each with the author's line that decides it.
         limits: the largest sizes of axes in one call, for the contract.
+        streams_end: why a stream, which no limit ends, would go wrong; None if it would not.
     """
 
     cases: list[Case] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
+    streams_end: str | None = None
 
     def limit(self, axis: str, most: int) -> None:
         """Limits an axis to `most`, or to a lower limit that it has already."""
@@ -248,7 +250,8 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
             return False
         return True
 
-    for turn in _turns_of_loops(network, method, example):
+    for found in _turns_of_loops(network, method, example):
+        turn = _in_steps(found, example.time_multiple)
         if turn.size in seen or not example.axes >= turn.sizes.keys():
             continue
 
@@ -256,6 +259,8 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
         usual_size = example.sizes[turn.axis]
         if turn.size > reach(network, turn.axis):
             _limit_untried(beyond, turn, network)
+            if found.axis == STEP:
+                beyond.streams_end = _untried_steps(turn)
         elif not runs(turn.sizes):
             if turn.size > usual_size:
                 beyond.limit(turn.axis, _largest_size(turn, usual_size, runs))
@@ -277,8 +282,7 @@ def _turns_of_loops(network: nn.Module, method: str, example: Example) -> list[T
 
     every_turn: list[Turn] = []
     for comparison in compared(network, method, example, short):
-        for turn in turns(comparison, tried, multiple):
-            every_turn.append(_in_steps(turn, multiple))
+        every_turn += turns(comparison, tried, multiple)
     return [*every_turn, Turn("time", {"time": steps}, None, direct=False)]
 
 
@@ -342,6 +346,14 @@ def _largest_size(turn: Turn, least: int, runs: Callable[[Sizes], bool]) -> int:
 def _describe_sizes(sizes: Sizes) -> str:
     """Sizes for messages: "batch 33, time 7"."""
     return ", ".join(f"{axis} {size}" for axis, size in sorted(sizes.items()))
+
+
+def _untried_steps(turn: Turn) -> str:
+    """The reason of a network that counts its steps: a stream has no largest number of them."""
+    return (
+        f"its loop may do something else from step {turn.size} on{at_line(turn.line)}, and so many "
+        "steps cannot be tried"
+    )
 
 
 def _unequal_steps(network: nn.Module, turn: Turn) -> ExportError:

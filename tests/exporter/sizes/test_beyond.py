@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,6 +253,29 @@ def test_a_loop_ends_with_a_table_or_where_nobody_can_try() -> None:
     }
     assert _checked(Looping(lambda net, t, h, x: h)).limits == {}
     assert _checked(While(lambda net, t, h, x: h)).limits == {}
+
+
+#: A step that changes after more steps than can be tried, and the line that says so; None where the
+#: size of a call is compared, which a stream has not.
+LATE: dict[str, tuple[Step, str | None]] = {
+    "a ramp": (lambda net, t, h, x: h * min((t + 1) / 5000, 1.0), r"min\(\(t \+ 1\)"),
+    "a quotient": (lambda net, t, h, x: h * (0.0 if t // 4500 else 1.0), "t // 4500"),
+    "a comparison": (lambda net, t, h, x: h * 2 if t > 9999 else h, "t > 9999"),
+    "the size of a call": (lambda net, t, h, x: h * 2 if x.size(1) > 9999 else h, None),
+}
+
+
+@pytest.mark.patterns
+@pytest.mark.parametrize("name", LATE)
+def test_a_stream_does_not_run_past_what_can_be_tried(name: str, tmp_path: Path) -> None:
+    step, line = LATE[name]
+    net = Looping(step).eval()
+    contract = export(net, Spec("float32", "batch", "time", 3), tmp_path / "m.onnx").contract
+    assert dict(contract.limits)["time"] >= 4500
+    assert contract.streaming.ok == (line is None)
+    if line is not None:
+        reason = rf"its loop may do something else from step \d+ on \(test_beyond.*{line}"
+        assert re.match(reason, contract.streaming.reason or "")
 
 
 class Amplifying(nn.Module):
