@@ -50,6 +50,7 @@ from .network.blame import told
 from .network.example import Example, ExampleLike
 from .network.isolation import (
     evaluation_twin,
+    interruptible,
     no_idle_warnings,
     unchanged_globals,
     unchanged_process,
@@ -261,6 +262,7 @@ def export(
 def _isolated(module: nn.Module) -> Iterator[None]:
     """Leaves the caller's process as it was, and does not depend on anything that is set in it."""
     with (
+        interruptible(),
         unchanged_process(),
         unchanged_globals(),
         usual_settings(),

@@ -61,6 +61,33 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Raises KeyboardInterrupt as such where PyTorch's C++ made another error of it.
+
+    An exception that crosses C++ comes out as a RuntimeError with its name in the text. What
+    catches errors of the author's forward takes it for one of these.
+    """
+    try:
+        yield
+    except Exception as error:
+        for each in _chain(error):
+            if isinstance(each, RuntimeError) and KeyboardInterrupt.__name__ in str(each):
+                raise KeyboardInterrupt from error
+        raise
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or in the handling of."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += filter(None, (each.__cause__, each.__context__))
+
+
+@contextlib.contextmanager
 def unchanged_process() -> Iterator[None]:
     """Puts back what PyTorch and forward set for the whole process.
 

@@ -211,3 +211,16 @@ def test_a_mode_that_nobody_leaves_is_left(mode: Any) -> None:
         with unchanged_globals():
             mode().__enter__()
         assert [each is outer for each in _active_modes()] == [True]
+
+
+class Interrupted(nn.Module):
+    """Ctrl-C in a callback of PyTorch's C++, which makes a RuntimeError of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError("Python error details: KeyboardInterrupt: <EMPTY MESSAGE>")
+
+
+def test_ctrl_c_inside_of_pytorch_ends_an_export(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        export(Interrupted(), X, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
