@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -82,13 +83,13 @@ def find_contexts(explicit: Explicit, example: Example) -> ConvolutionContexts:
     if "time" not in example.axes:
         return NO_CONTEXTS
 
-    longer, *others = _run_at_other_times(explicit, example)
+    more, (longer, *others) = _run_at_other_times(explicit, example)
 
     wider = {}
     for axis in _other_axes(example):
         wider[axis] = _run_at(explicit, example, {axis: example.sizes[axis] + 1}, 1)
 
-    multiple = _time_division(usual, longer)
+    multiple = _time_division(usual, longer, more)
     counts = {len(run.places) for run in (usual, longer, *others, *wider.values())}
     if len(counts) > 1:  # it is not clear which place is which
         return replace(NO_CONTEXTS, multiple=multiple)
@@ -121,8 +122,10 @@ def _other_axes(example: Example) -> list[str]:
     return names
 
 
-def _run_at_other_times(explicit: Explicit, example: Example) -> list[ConvolutionStates]:
-    """Runs the network over more steps than usual.
+def _run_at_other_times(
+    explicit: Explicit, example: Example
+) -> tuple[int, list[ConvolutionStates]]:
+    """Runs the network over more steps than usual: by how many in the first run, and the runs.
 
     Where it does not take many more, it also runs over half as many as usual, if those are not few:
     rounds over a sequence, as of a scan, are of one number between powers of two alone.
@@ -130,14 +133,14 @@ def _run_at_other_times(explicit: Explicit, example: Example) -> list[Convolutio
     time, multiple = example.sizes["time"], example.time_multiple
     for longer in (4 * time, 2 * time):
         with contextlib.suppress(Exception):  # the user's forward may raise anything
-            return [_run_at(explicit, example, {"time": longer}, 1)]
+            return longer - time, [_run_at(explicit, example, {"time": longer}, 1)]
 
     runs = [_run_at(explicit, example, {"time": time + multiple}, 1)]
     half = time // 2 // multiple * multiple
     if half >= _MANY:
         with contextlib.suppress(Exception):
             runs.append(_run_at(explicit, example, {"time": half}, 1))
-    return runs
+    return multiple, runs
 
 
 def _run_at(
@@ -292,39 +295,58 @@ def _start(place: Place, shape: Sequence[Axis]) -> Start:
     return np.full(of_one_row(shape), place.first, str(place.dtype).removeprefix("torch."))
 
 
-def _time_division(usual: ConvolutionStates, longer: ConvolutionStates) -> int:
-    """The product of all factors by which sequences get shorter on their way."""
-    product = 1
-    runs = zip(usual.sizes, longer.sizes, strict=False)
-    for number, (shapes, longer_shapes) in enumerate(runs):
-        product *= _shortening(shapes, longer_shapes, usual.strides.get(number))
-    return product
+def _time_division(usual: ConvolutionStates, longer: ConvolutionStates, more: int) -> int:
+    """The product of all factors by which sequences get shorter on their way.
 
-
-_Shapes = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def _shortening(shapes: _Shapes, longer: _Shapes, strides: Mapping[int, int] | None) -> int:
-    """By which factor one function makes sequences shorter.
+    Functions that shorten sequences of the same length by the same factor count once.
 
     Args:
-        shapes: of what the function was given, and of its result.
-        longer: the same in a longer run.
-        strides: of a convolution or pooling, by axis. Of another function, such as a slice of
-            every second step, only the sizes show the factor.
+        usual: a run.
+        longer: a run over more steps.
+        more: by how many more.
     """
-    growth = _growth(shapes[0], longer[0])
+    shortenings = set[tuple[int, int]]()
+    runs = zip(usual.sizes, longer.sizes, strict=False)
+    for number, (shapes, longer_shapes) in enumerate(runs):
+        growth = _growth(shapes[0], longer_shapes[0])
+        if len(growth) != 1:
+            continue
+
+        ((axis, steps),) = growth.items()
+        strides = usual.strides.get(number)
+        if strides is not None:
+            factor = strides.get(axis, 1)
+        else:
+            length = shapes[0][axis]
+            factor = _factor(length, steps, shapes[1], longer_shapes[1], more)
+        shortenings.add((steps, factor))
+    return prod(factor for _, factor in shortenings)
+
+
+def _factor(
+    length: int, steps: int, result: tuple[int, ...], longer: tuple[int, ...], more: int
+) -> int:
+    """By which factor a function without strides makes a sequence shorter, such as `x[:, ::2]`.
+
+    Args:
+        length: of the sequence.
+        steps: by how many it is longer in a longer run.
+        result: the shape of the function's result.
+        longer: the same in the longer run.
+        more: by how many steps the whole run is longer.
+    """
+    growth = _growth(result, longer)
     if len(growth) != 1:
         return 1
 
-    ((axis, steps),) = growth.items()
-    if strides is not None:
-        return strides.get(axis, 1)
-
-    growth_of_result = [*_growth(shapes[1], longer[1]).values()]
-    if len(growth_of_result) == 1 and 0 < growth_of_result[0] < steps:
-        return round(steps / growth_of_result[0])
-    return 1
+    ((axis, fewer_steps),) = growth.items()
+    # An axis of batch and time together grows more than time does.
+    if not 0 < fewer_steps < min(steps, more):
+        return 1
+    factor = round(steps / fewer_steps)
+    # A window grows less too, up to its full length. But it is not shorter in the usual run.
+    is_shorter = result[axis] <= length / factor + 2
+    return factor if is_shorter else 1
 
 
 def _growth(shape: Sequence[int], longer: Sequence[int]) -> dict[int, int]:

@@ -65,7 +65,8 @@ def measure_streaming(
         torch.set_num_threads(1)
         truth = float64_reference(network, contract, short_case(network, contract))
         call_multiple = dict(contract.multiples).get("time", 1)
-        for divisor in _divisors(lcm(multiple, call_multiple)):
+        longest = min(_LONGEST_CHUNK, longest_time_of(contract) // 2)
+        for divisor in _divisors(lcm(multiple, call_multiple), longest):
             if divisor % call_multiple:
                 continue
             try:
@@ -79,14 +80,13 @@ def measure_streaming(
     return Streaming(False, reason or problem)
 
 
-def _divisors(number: int) -> list[int]:
-    """The divisors of a number, but for those that are no sensible length of a chunk.
+def _divisors(number: int, longest: int) -> list[int]:
+    """The divisors of a number that may be the length of a chunk: up to `longest`.
 
     The number is a product of all factors by which a network takes steps apart. A parallel scan has
     so many that it has dozens of digits.
     """
-    longest = min(number, _LONGEST_CHUNK)
-    return [divisor for divisor in range(1, longest + 1) if number % divisor == 0]
+    return [divisor for divisor in range(1, min(number, longest) + 1) if number % divisor == 0]
 
 
 def _problem_with_chunks(
