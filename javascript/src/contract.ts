@@ -185,7 +185,8 @@ export function checkLimits(contract: Contract, sizes: ReadonlyMap<string, numbe
     if (size % multiple) {
       throw new InputError(
         `Axis ${quoted(axis)} is ${size} in this call; the network takes multiples of ` +
-          `${multiple} alone, in PyTorch too. ${nearestMultiples(size, multiple)}`,
+          `${multiple} alone. Others fail in PyTorch too, or do something that is not in the ` +
+          `file. ${nearestMultiples(size, multiple)}`,
       );
     }
   }

@@ -288,7 +288,8 @@ def check_limits(contract: Contract, sizes: Mapping[str, int]) -> None:
         if size % multiple:
             raise InputError(
                 f"Axis {axis!r} is {size} in this call; the network takes multiples of {multiple} "
-                f"alone, in PyTorch too. {_nearest_multiples(size, multiple)}"
+                "alone. Others fail in PyTorch too, or do something that is not in the file. "
+                f"{_nearest_multiples(size, multiple)}"
             )
 
     for axis, minimum in contract.minimums:

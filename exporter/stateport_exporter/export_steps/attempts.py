@@ -2,7 +2,8 @@
 """The ways in which a network is tried, the simplest first.
 
 As its author wrote it; with windows of former steps, where nothing else lets it be fed in chunks;
-with what it remembers as arguments and results; with answers to what it asks of tensors' values.
+with what it remembers as arguments and results; with numbers in place of tensors that hold one;
+with answers to what it asks of tensors' values.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..memory.remembered import with_memory_explicit
 from ..network.decisions import Answering, find_decisions
 from ..network.example import Example
 from ..network.explicit import Explicit
+from ..network.kept_numbers import with_kept_numbers
 from ..network.window_search import with_windows
 from ..sizes.beyond import Beyond
 from ..states.convolutions import NO_CONTEXTS, find_contexts
@@ -63,12 +65,18 @@ def try_to_build(
 ) -> tuple[BuiltNetwork, Beyond, tuple[str, ...]]:
     """The network as a graph with explicit states, the other sizes to record, and notes.
 
-    A network that cannot be built as it is may ask about values of tensors. Then it is built with
-    the answers that are right for all values, if there are such.
+    A network that cannot be built as it is may keep numbers in tensors. Then it is built with these
+    as numbers. Or it may ask about values of tensors. Then it is built with the answers that are
+    right for all values, if there are such.
     """
     try:
         return *_try_with_memory(twin, method, sample, wishes), ()
     except ExportError:
+        with_numbers = with_kept_numbers(twin, method, sample)
+        if with_numbers is not None:
+            with contextlib.suppress(ExportError):
+                return *_try_with_memory(with_numbers, method, sample, wishes), ()
+
         explicit = Explicit(twin, method).eval()
         decisions = find_decisions(explicit, sample)
         if decisions is None:
@@ -132,17 +140,18 @@ def _try_as_written(
     may_have_windows = lift and not wishes.states
     if may_have_windows and not built.contract.streaming.ok:
         wishes.progress("trying windows of former steps")
-        traced, built = _try_with_windows(traced, wishes) or (traced, built)
+        windowed = _try_with_windows(traced, wishes, contexts.multiple)
+        traced, built = windowed or (traced, built)
 
     wishes.progress("trying other sizes")
     return built, look_at_other_sizes(traced, built)
 
 
 def _try_with_windows(
-    traced: TracedNetwork, wishes: Wishes
+    traced: TracedNetwork, wishes: Wishes, shortening: int
 ) -> tuple[TracedNetwork, BuiltNetwork] | None:
     """The network with the last steps of the calls before, if it can be fed in chunks so."""
-    windowed = with_windows(*traced.runs, traced.sample)
+    windowed = with_windows(*traced.runs, traced.sample, shortening)
     if windowed is None:
         return None
 

@@ -27,6 +27,8 @@ _LARGEST: Final = 256
 #: The number of steps of which every chunk may have to be a multiple, as for blocks of attention,
 #: divides this one.
 _COMMON_MULTIPLE: Final = 160
+#: The most steps in which the network's shape of results is looked at.
+_LONGEST_TRIED: Final = 8192
 #: The largest relative difference between chunks and the whole, for rounding in float64.
 _TOLERANCE: Final = 1e-9
 
@@ -61,7 +63,9 @@ class WindowedNetwork:
     multiple: int
 
 
-def with_windows(network: nn.Module, method: str, example: Example) -> WindowedNetwork | None:
+def with_windows(
+    network: nn.Module, method: str, example: Example, shortening: int = 1
+) -> WindowedNetwork | None:
     """The network with the smallest windows that let it be fed in chunks.
 
     None where it looks back further than any window, or ahead.
@@ -70,12 +74,13 @@ def with_windows(network: nn.Module, method: str, example: Example) -> WindowedN
         network: the author's network. It does not change.
         method: the method that is exported.
         example: what the method takes.
+        shortening: by which factor the network may make sequences shorter.
     """
     if not {"batch", "time"} <= example.axes or example.lengths or example.remembered:
         return None
     with unchanged_globals(seed=0), quiet(), torch.no_grad():
         try:
-            return _Search(network, method, example).run()
+            return _Search(network, method, example, shortening).run()
         except (Exception, SystemExit):  # forward may raise anything at other sizes
             return None
 
@@ -83,10 +88,14 @@ def with_windows(network: nn.Module, method: str, example: Example) -> WindowedN
 class _Search:
     """Tries windows on a copy of the network in float64."""
 
-    def __init__(self, network: nn.Module, method: str, example: Example) -> None:
+    def __init__(self, network: nn.Module, method: str, example: Example, shortening: int) -> None:
         self.network, self.method, self.example = network, method, example
         self.double = float64_copy(network)
         self.common = lcm(_COMMON_MULTIPLE, example.time_multiple)
+        with_strides = lcm(self.common, shortening)
+        self.shortening = 1
+        if with_strides <= _LONGEST_TRIED:
+            self.shortening, self.common = shortening, with_strides
 
     def run(self) -> WindowedNetwork | None:
         layout = find_layout(self.network, self.method, self.example, self.common)
@@ -104,18 +113,23 @@ class _Search:
 
     def _multiple(self, layout: Layout) -> int | None:
         """The smallest number of which chunks have to be a multiple; None where none will do."""
-        least = lcm(self.example.time_multiple, *layout.divisions)
-        if self._fits(layout, least, -(-_LARGEST // least)):
+        least: int = lcm(self.example.time_multiple, *layout.divisions)
+        if self._fits_largest(layout, least):
             return least
-        if not self._fits(layout, self.common, -(-_LARGEST // self.common)):
-            return None
+        for multiple in range(least, min(self.shortening, _LARGEST) + 1, least):
+            if self.shortening % multiple == 0 and self._fits_largest(layout, multiple):
+                return multiple
 
+        if not self._fits_largest(layout, self.common):
+            return None
         for multiple in range(2 * least, self.common + 1, least):
-            if self.common % multiple == 0 and self._fits(
-                layout, multiple, -(-_LARGEST // multiple)
-            ):
+            if self.common % multiple == 0 and self._fits_largest(layout, multiple):
                 return multiple
         return None
+
+    def _fits_largest(self, layout: Layout, multiple: int) -> bool:
+        """Whether chunks of multiples of this number give the whole, with the largest windows."""
+        return self._fits(layout, multiple, -(-_LARGEST // multiple))
 
     def _fits(self, layout: Layout, multiple: int, multiples: int) -> bool:
         """Whether a sequence in chunks gives what it gives as a whole, with windows of this size.
@@ -181,19 +195,35 @@ class _Search:
         """
         size = multiple * multiples
         windowed = Windowed(self.double, self.method, layout, size).eval()
+        times = [multiple * length for length in _LENGTHS]
+        return all(self._gives_a_sequence(windowed, layout, size, time) for time in times)
+
+    def _takes_multiples_alone(self, layout: Layout, multiple: int, size: int) -> bool:
+        """Whether a sequence between two multiples gives something else with windows, or fails.
+
+        Forward may fill it up to the next multiple, for example.
+        """
+        windowed = Windowed(self.double, self.method, layout, size).eval()
         for length in _LENGTHS:
-            time = multiple * length
-            arguments = self._arguments(time)
-            whole = self._run(self.double, self.method, arguments, {})[0]
-            part = self._part(arguments, 0, time, self._empty_windows(layout, size))
-            result = self._run(windowed, "forward", part, {})[0]
-            parts, wholes = tensors_in(result[:-1]), tensors_in(whole)
-            if not _agree(parts, wholes, layout, 0, time):
-                return False
-            # Those that do not stretch over time too.
-            if not all(map(_is_close, parts, wholes, wholes)):
-                return False
-        return True
+            for time in {multiple * length + 1, multiple * (length + 1) - 1}:
+                try:
+                    if not self._gives_a_sequence(windowed, layout, size, time):
+                        return True
+                except Exception:  # forward may raise anything
+                    return True
+        return False
+
+    def _gives_a_sequence(self, windowed: Windowed, layout: Layout, size: int, time: int) -> bool:
+        """Whether a whole sequence gives with empty windows what the author's network gives."""
+        arguments = self._arguments(time)
+        whole = self._run(self.double, self.method, arguments, {})[0]
+        part = self._part(arguments, 0, time, self._empty_windows(layout, size))
+        result = self._run(windowed, "forward", part, {})[0]
+        parts, wholes = tensors_in(result[:-1]), tensors_in(whole)
+        if [part.shape for part in parts] != [whole.shape for whole in wholes]:
+            return False
+        # Those that do not stretch over time too.
+        return _agree(parts, wholes, layout, 0, time) and all(map(_is_close, parts, wholes, wholes))
 
     def _with_few_windows(self, layout: Layout, multiple: int, multiples: int) -> Layout:
         """The layout without windows of layers that nothing looks back at."""
@@ -276,6 +306,8 @@ class _Search:
             sizes = [1 if isinstance(axis, str) else axis for axis in leaf.shape]
             firsts.append(torch.zeros(sizes, dtype=getattr(torch, leaf.dtype)))
         example = self.example.with_remembered(leaves, firsts, [*map(str, leaves)])
+        if multiple > 1 and self._takes_multiples_alone(layout, multiple, size):
+            example = example.with_multiple(multiple)
 
         arguments = self.example.make(self.example.sizes)
         with put_back(self.network):

@@ -46,7 +46,7 @@ _LONG, _TIMES = 256, 8
 #: A network that turns at more sizes is refused.
 _MOST_SIZES: Final = 64
 #: Rows times steps that no call has. PyTorch compares with such numbers to choose its counters.
-_HUGE: Final = 10**8
+_HUGE: Final = 10**7
 
 
 @dataclass

@@ -80,6 +80,21 @@ def _whole_sequences(
             start = "random" if (i + j) % 2 else "zeros"
             yield case_of(network, contract, "whole", [time], batch, start)
 
+    for time in _between_multiples(network, contract):
+        yield case_of(network, contract, "whole", [time], batches[-1])
+
+
+def _between_multiples(network: Network, contract: Contract) -> Iterator[int]:
+    """Lengths that no chunk has, where whole sequences may have any."""
+    multiple = contract.step_multiple
+    always = dict(contract.multiples).get("time", 1)
+    if "time" not in network.example.axes or multiple == always:
+        return
+    shortest = contract.shortest_chunk
+    for time in (shortest + always, shortest + 7 * multiple - always):
+        if time % multiple:
+            yield time
+
 
 def _sequences_of_calls(network: Network, contract: Contract, batch: int) -> Iterator[Case]:
     """Cases of many calls, for a network with states."""

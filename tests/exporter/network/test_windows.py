@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stateport
-from stateport import State
+from stateport import InputError, State
 from stateport_exporter import Spec, export
 from stateport_exporter.network.example import Example
 from stateport_exporter.network.window_search import WindowedNetwork, with_windows
@@ -348,6 +348,39 @@ def test_chunks_give_the_whole(function: Callable[..., Tensor], tmp_path: Path) 
 @pytest.mark.parametrize("function", STREAM, ids=name)
 def test_chunks_give_the_whole_for_all(function: Callable[..., Tensor], tmp_path: Path) -> None:
     check_stream(function, tmp_path / "m.onnx")
+
+
+class Filled(nn.Module):
+    """Half as many steps, of an odd number after one more; attention to the last steps of them."""
+
+    def __init__(self, *, is_filled: bool) -> None:
+        super().__init__()
+        self.halves = nn.Conv1d(8, 8, 4, 2)
+        self.is_filled = is_filled
+
+    def forward(self, x: Tensor) -> Tensor:
+        more = x.shape[1] % 2 if self.is_filled else 0
+        result: Tensor = self.halves(F.pad(x.transpose(1, 2), (2, more))).transpose(1, 2)
+        return result
+
+
+@pytest.mark.parametrize("is_filled", [True, False])
+def test_a_length_between_multiples_is_right_or_refused(is_filled: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Filled(is_filled=is_filled).eval()
+    model = stateport.load(export(net, X, tmp_path / "m.onnx").path)
+    assert model.contract.streaming.chunk_multiple == 2
+    assert "window_x" in {state.input for state in model.contract.states}
+
+    x = torch.randn(2, 7, 8)
+    if is_filled:  # the file's windows do not know the step that forward adds
+        assert dict(model.contract.multiples) == {"time": 2}
+        with pytest.raises(InputError, match="takes multiples of 2 alone"):
+            model(x.numpy())
+        return
+    y, _ = model(x.numpy())
+    with torch.no_grad():
+        np.testing.assert_allclose(y, net(x).numpy(), rtol=1e-4, atol=1e-6)
 
 
 def test_tokens_have_windows_of_integers(tmp_path: Path) -> None:
