@@ -80,13 +80,15 @@ $(TRITON)/.ready: tests/triton/requirements.txt
 	    -r tests/triton/requirements.txt
 	touch $@
 
-ray-check: $(RAY)/.ready  ## run a data set on two workers of Ray, and kill some
+ray-check: $(RAY)/.ready  ## run a data set on two workers of Ray and streams on two replicas, and kill some
 	$(RAY)/bin/python -m pytest tests/ray
 
 $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -m venv $(RAY)
 	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,ray]' -e exporter hypothesis pytest
+	    -e 'runtime[cpu,serve,ray]' -e exporter hypothesis pytest httpx \
+	    aiohttp geventhttpclient python-rapidjson urllib3
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
 	touch $@
 
 javascript: $(READY)  ## build and test the npm package, and the engines ort-node and ort-web

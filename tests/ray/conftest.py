@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import pytest
 import ray
 from numpy.typing import NDArray
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Ray warns of its own use of what others have deprecated
+    import ray.serve
+
 ROOT = Path(__file__).parents[2]
 KIND = pa.list_(pa.list_(pa.float32(), 5))
 
@@ -24,11 +29,13 @@ def cluster() -> Iterator[None]:
     paths = [str(ROOT / "runtime"), os.environ.get("PYTHONPATH", "")]
     variables = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     ray.init(
+        _node_ip_address="127.0.0.1",
         num_cpus=4,  # logical ones: two for the workers, and some for reading
         include_dashboard=False,
         object_store_memory=200 << 20,
         runtime_env={"env_vars": variables},
         logging_level=logging.WARNING,
+        log_to_driver=False,
     )
     yield
     ray.shutdown()

@@ -4,25 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os import PathLike
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..contract import names_of
-from ..errors import InputError, StateportError
-from ..model import Model, load
+from ..datasets.rows import check_options, run_rows
+from ..errors import InputError
 from ..picking import among, without
+from .common import ModelFile, loaded, missing, sent
 
-try:
+if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy, Dataset
-
-    from ..datasets.columns import check_columns, column_of, default_columns, rows_of
-    from ..datasets.rows import check_options, run_rows
-except ImportError as error:
-    raise StateportError(
-        f"stateport.ray needs {(error.name or '').partition('.')[0]}, which is not installed here. "
-        "Install the extra: pip install 'stateport[cpu,ray]'."
-    ) from error
 
 #: The column with the message of each row that failed; null in all others.
 ERROR: Final = "error"
@@ -30,7 +21,7 @@ ERROR: Final = "error"
 
 def predict(
     dataset: Dataset,
-    model: str | PathLike[str] | bytes,
+    model: ModelFile,
     *,
     input: str | Mapping[str, str] | None = None,  # noqa: A002  # the word of the interface
     output: str | Mapping[str, str] | None = None,
@@ -72,8 +63,15 @@ def predict(
     Raises:
         InputError: the columns or the options do not fit the model, or a column is there already.
         StreamingError: there is a chunk, and the network needs whole sequences.
-        StateportError: as `load`.
+        StateportError: as `load`, or Ray is not installed.
     """
+    try:
+        import ray.data  # noqa: F401
+
+        from ..datasets.columns import check_columns, default_columns
+    except ImportError as error:
+        raise missing("stateport.ray.predict", error, "cpu,ray") from error
+
     worker = _Worker(model, None, None, chunk, batch, engine, threads)
     contract = worker.model.contract
     schema = dataset.schema().base_schema  # of the first block; Ray runs it for that
@@ -93,7 +91,7 @@ def predict(
     dataset.context.execution_options.preserve_order = True
     return dataset.map_batches(
         _Worker,
-        fn_constructor_args=(_sent(model), columns, outputs, chunk, batch, engine, threads),
+        fn_constructor_args=(sent(model), columns, outputs, chunk, batch, engine, threads),
         batch_size=rows,
         batch_format="pyarrow",
         compute=_pool(workers),
@@ -108,6 +106,8 @@ def _pool(workers: int | tuple[int, int]) -> ActorPoolStrategy:
     Raises:
         InputError: `workers` is neither a number of at least 1, nor two of them.
     """
+    from ray.data import ActorPoolStrategy
+
     numbers = workers if isinstance(workers, tuple) else (workers, workers)
     is_right = len(numbers) == 2 and all(type(number) is int for number in numbers)
     if not is_right or not 1 <= numbers[0] <= numbers[1]:
@@ -125,7 +125,7 @@ class _Worker:
 
     def __init__(
         self,
-        model: str | PathLike[str] | bytes,
+        model: ModelFile,
         columns: Mapping[str, str] | None,
         outputs: Mapping[str, str] | None,
         chunk: int | None,
@@ -133,7 +133,7 @@ class _Worker:
         engine: str | None,
         threads: int | None,
     ) -> None:
-        self.model = _loaded(model, engine, threads)
+        self.model = loaded(model, engine, threads)
         self._columns = columns or {}
         self._outputs = outputs or {}
         self._chunk = chunk
@@ -143,6 +143,8 @@ class _Worker:
         """The table with the columns of the outputs and of the errors."""
         import pyarrow as pa
 
+        from ..datasets.columns import column_of, rows_of
+
         rows = rows_of(table.combine_chunks(), self._columns)
         answers = run_rows(self.model, rows, chunk=self._chunk, batch=self._batch)
         for spec in self.model.contract.outputs:
@@ -150,23 +152,6 @@ class _Worker:
             table = table.append_column(self._outputs[spec.name], column)
         errors = pa.array([answer.error for answer in answers], pa.string())
         return table.append_column(ERROR, errors)
-
-
-def _loaded(model: str | PathLike[str] | bytes, engine: str | None, threads: int | None) -> Model:
-    if not isinstance(model, bytes):
-        return load(model, engine=engine, threads=threads)
-
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(model)
-        return load(path, engine=engine, threads=threads)
-
-
-def _sent(model: str | PathLike[str] | bytes) -> str | bytes:
-    """What the workers get: bytes, or a path that does not depend on the working directory."""
-    return model if isinstance(model, bytes) else str(Path(model).resolve())
 
 
 def _names(given: str | Mapping[str, str] | None, known: list[str], kind: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 import stateport
 import stateport.ray
 from stateport import InputError
+from tests.ray.processes import processes
 
 Array = NDArray[np.float32]
 CLOSE = 2e-6
@@ -61,7 +62,7 @@ def test_a_worker_that_is_killed_is_replaced(
     killed: list[int] = []
     for row in answers.iter_rows():
         if len(rows) in (50, 400) and len(killed) < 2:
-            [worker, *_] = workers()
+            [worker, *_] = processes("ray::MapWorker")
             os.kill(worker, signal.SIGKILL)
             killed.append(worker)
         rows.append(row)
@@ -98,27 +99,3 @@ def test_what_does_not_fit_is_refused_before_any_work(reference: Path, folder: P
 def tables(folder: Path) -> list[pa.Table]:
     """A table for each file: Ray makes a block of each, and gives whole blocks to workers."""
     return [pq.read_table(path) for path in sorted(folder.iterdir())]
-
-
-def workers() -> list[int]:
-    """The processes of this Ray that hold a model."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:  # it has ended
-                continue
-            if command.startswith(b"ray::MapWorker") and os.getpid() in ancestors(folder):
-                found.append(int(folder.name))
-    return sorted(found)
-
-
-def ancestors(folder: Path) -> list[int]:
-    """The processes above one, nearest first."""
-    above: list[int] = []
-    while folder.name != "0":
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        above.append(int(fields[1]))
-        folder = folder.with_name(fields[1])
-    return above
