@@ -32,6 +32,8 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,ort-web,serve]' -e 'exporter[c]' --group dev
 	# Triton's client forbids the newer protobuf and ml_dtypes that onnx needs; it works with them.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
+	# KServe's package has the fields of its objects; its own dependencies are a hundred.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt kserve
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
