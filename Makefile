@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo web test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale bench-javascript architecture patterns clean
+.PHONY: help setup demo web test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale bench-ray bench-javascript architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -158,6 +158,10 @@ bench-serve: $(READY) $(TRITON)/.ready $(SERVERS)/.ready  ## measure the server 
 
 bench-scale: $(READY)  ## measure what a core and a store carry, into docs/scaling.md; needs redis-server
 	$(BIN)/python -W ignore -m benchmarks.scale
+	$(BIN)/python -W ignore -m benchmarks.scale.replicas
+
+bench-ray: $(RAY)/.ready  ## measure how much faster two workers of Ray are than one; needs two quiet cores
+	$(RAY)/bin/python -W ignore -m benchmarks.scale.data_sets
 
 bench-javascript: $(READY)  ## measure the npm package beside a loop written by hand, into docs/javascript.md; make javascript builds it
 	$(BIN)/python -W ignore -m benchmarks.javascript

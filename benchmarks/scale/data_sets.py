@@ -3,22 +3,19 @@
 
     .venv-ray/bin/python -m benchmarks.scale.data_sets
 
-Beside them, one process and two run the same sequences without Ray: that is what the cores give.
-All are measured in turns, from the first answers to the last, while other processes do nothing.
+Both are measured in turns, from the first answers on. The rates are worth something on a quiet
+machine alone: the table says how many cores other processes took. CPU time is worth something
+anywhere. From it follows what two cores give: with one worker, the rest of Ray has the other core;
+with two workers all share the two.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
-import resource
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -26,119 +23,105 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-import stateport
 import stateport.ray
-from stateport.datasets.job import Options, run_batch
+from tests.ray.processes import processes
 
 from ..networks import NETWORKS, Network
 from ..serve.usage import usage
-from .quiet import busy, quiet
+from .quiet import busy
 
 ROOT: Final = Path(__file__).parents[2]
 COUNT: Final = 20_000
 #: Rows of a block, which a worker gets at a time.
-ROWS: Final = 250
+ROWS: Final = (250, 1000)
 TURNS: Final = 3
-#: Those whose steps take long enough that reading and sending are a small part.
 MEASURED: Final = NETWORKS[1:3]
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Sequences in a second, and the cores that other processes took meanwhile."""
+    """What a run took.
+
+    Attributes:
+        rate: sequences in a second.
+        worker: seconds of CPU of the workers, for each sequence.
+        rest: the same of all other processes of Ray.
+        others: the cores that processes of others took.
+    """
 
     rate: float
+    worker: float
+    rest: float
     others: float
 
 
 def main() -> None:
-    """Prints a line for each network."""
+    """Prints a line for each network and number of rows."""
     _start_ray()
-    print("| network | Ray, 1 worker | 2 workers | ratio | no Ray, 1 process | 2 | ratio |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    head = ["network", "rows at a time", "1 worker", "2 workers", "ratio", "cores of others"]
+    head += ["worker, µs of CPU", "rest of Ray", "two cores would give"]
+    print(f"| {' | '.join(head)} |\n| {' | '.join('---' for _ in head)} |")
     for network in MEASURED:
-        blocks = blocks_of(network)
-        rates: dict[tuple[str, int], list[float]] = {}
-        for _ in range(TURNS):
-            for measure in (on_ray, without_ray):
-                for workers in (1, 2):
-                    taken = quiet(partial(measure, network, blocks, workers))
-                    rates.setdefault((measure.__name__, workers), []).append(taken.rate)
-        cells = [str(network)]
-        for name in ("on_ray", "without_ray"):
-            one, two = rates[name, 1], rates[name, 2]
-            cells += [f"{median(one):,.0f}", f"{median(two):,.0f}"]
-            cells.append(f"{median(b / a for a, b in zip(one, two, strict=True)):.2f}")
-        print(f"| {' | '.join(cells)} |", flush=True)
+        for rows in ROWS:
+            print(f"| {network} | {rows} | {_cells(network, rows)} |", flush=True)
 
 
-def blocks_of(network: Network) -> list[pa.Table]:
-    """Sequences of 1 to 59 steps."""
+def _cells(network: Network, rows: int) -> str:
+    blocks = blocks_of(network, rows)
+    pairs = [
+        (on_ray(network, blocks, rows, 1), on_ray(network, blocks, rows, 2)) for _ in range(TURNS)
+    ]
+    one, two = zip(*pairs, strict=True)
+    rates = [median(taken.rate for taken in each) for each in (one, two)]
+    ratio = median(b.rate / a.rate for a, b in pairs)
+    others = median(taken.others for taken in (*one, *two))
+    worker, rest = (median(getattr(t, name) for t in two) for name in ("worker", "rest"))
+    cells = [f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", f"{ratio:.2f}", f"{max(others, 0):.1f}"]
+    cells += [f"{1e6 * worker:,.0f}", f"{1e6 * rest:,.0f}", f"{2 * worker / (worker + rest):.2f}"]
+    return " | ".join(cells)
+
+
+def blocks_of(network: Network, rows: int) -> list[pa.Table]:
+    """Sequences of 1 to 59 steps, so many in each block."""
     random = np.random.default_rng(0)
     lengths = random.integers(1, 60, COUNT)
     blocks = []
-    for start in range(0, COUNT, ROWS):
-        ends = np.cumsum([0, *lengths[start : start + ROWS]])
+    for start in range(0, COUNT, rows):
+        ends = np.cumsum([0, *lengths[start : start + rows]])
         values = random.standard_normal(int(ends[-1]) * network.input_size, np.float32)
         steps = pa.FixedSizeListArray.from_arrays(pa.array(values), network.input_size)
         blocks.append(pa.table({"x": pa.LargeListArray.from_arrays(pa.array(ends), steps)}))
     return blocks
 
 
-def on_ray(network: Network, blocks: list[pa.Table], workers: int) -> Taken:
-    """The rate of `stateport.ray.predict`."""
+def on_ray(network: Network, blocks: list[pa.Table], rows: int, workers: int) -> Taken:
+    """Runs the blocks, and measures from the first answers to three quarters: then workers idle."""
     import ray
 
-    data = ray.data.from_arrow(blocks)
     answers = stateport.ray.predict(
-        data, network.path, input="x", rows=ROWS, workers=workers
-    ).iter_batches(batch_size=None, batch_format="pyarrow")
-    rest = iter(answers)
-    next(rest)
-    return _timed(lambda: sum(each.num_rows for each in rest), lambda: usage(os.getpid()).cpu)
+        ray.data.from_arrow(blocks), network.path, input="x", rows=rows, workers=workers
+    )
+    rest = iter(answers.iter_batches(batch_size=None, batch_format="pyarrow"))
+    for _ in range(workers):
+        next(rest)
+    begin, all_before, before = time.perf_counter(), busy(), _cpu()
+    count = 0
+    taken = None
+    for table in rest:
+        count += table.num_rows
+        if taken is None and count >= COUNT * 3 // 4:
+            seconds = time.perf_counter() - begin
+            worker, family = (now - then for now, then in zip(_cpu(), before, strict=True))
+            others = (busy() - all_before - family) / seconds
+            taken = Taken(count / seconds, worker / count, (family - worker) / count, others)
+    assert taken is not None
+    return taken
 
 
-def without_ray(network: Network, blocks: list[pa.Table], workers: int) -> Taken:
-    """The rate of processes that share the blocks."""
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(workers + 1)
-    processes = [
-        context.Process(target=_run, args=(network, blocks[number::workers], barrier))
-        for number in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    barrier.wait()  # all have loaded the model
-
-    def finish() -> int:
-        for process in processes:
-            process.join()
-        return COUNT
-
-    return _timed(finish, _ended)
-
-
-def _run(network: Network, blocks: list[pa.Table], barrier: Barrier) -> None:
-    model = stateport.load(network.path)
-    options = Options({"x": "x"}, rows=ROWS)
-    run_batch(model, blocks[0], options)
-    barrier.wait()
-    for block in blocks:
-        run_batch(model, block, options)
-
-
-def _timed(work: Callable[[], int], own: Callable[[], float]) -> Taken:
-    """The rate of what `work` counts; `own` gives the seconds of CPU of this process's family."""
-    begin, before = time.perf_counter(), busy() - own()
-    count = work()
-    seconds = time.perf_counter() - begin
-    return Taken(count / seconds, (busy() - own() - before) / seconds)
-
-
-def _ended() -> float:
-    """Seconds of CPU of this process and of its children that have ended."""
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(each.ru_utime + each.ru_stime for each in map(resource.getrusage, kinds))
+def _cpu() -> tuple[float, float]:
+    """Seconds of CPU of the workers, and of all that this process has started."""
+    workers = sum(usage(each).cpu for each in processes("ray::MapWorker"))
+    return workers, usage(os.getpid()).cpu
 
 
 def _start_ray() -> None:

@@ -75,6 +75,6 @@ def _is_pinned() -> bool:
 
 def _never() -> RuntimeError:
     return RuntimeError(
-        f"Other processes took more than {MOST} cores for {PATIENCE:.0f} seconds. Measure on a quiet "
-        "machine, set STATEPORT_QUIET_SECONDS, or leave them a core: taskset -c 0 python ..."
+        f"Other processes took more than {MOST} cores for {PATIENCE:.0f} seconds. Measure on a "
+        "quiet machine, set STATEPORT_QUIET_SECONDS, or leave them a core: taskset -c 0 python ..."
     )

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Final
 from urllib.request import urlopen
@@ -27,13 +28,18 @@ import numpy as np
 
 from tests.runtime.serve.process import Serving, serving
 
+from ..marks import replace_between
 from ..networks import SMALLEST
+from ..processor import processor
 from ..serve.usage import usage
 from ..serve.wire import Target
 from .quiet import busy, quiet
 from .redis_server import redis
 from .simulation import Costs, Ring, Scene, simulated
 
+PAGE: Final = Path(__file__).parents[2] / "docs" / "scaling.md"
+BEGIN: Final = "<!-- The tables of benchmarks/scale/replicas.py begin. -->"
+END: Final = "<!-- The tables of benchmarks/scale/replicas.py end. -->"
 #: Streams of one replica from which the costs are computed: in small rounds and in large ones.
 FITTED: Final = (4, 16, 64, 256)
 #: Streams of two replicas that are compared.
@@ -82,8 +88,8 @@ class Measured:
 
 
 def main() -> None:
-    """Prints the table of docs/scaling.md."""
-    print("\n".join(table()))
+    """Measures and writes the tables of docs/scaling.md."""
+    replace_between(PAGE, BEGIN, END, ["", *table(), ""])
 
 
 def table() -> Iterator[str]:
@@ -122,9 +128,10 @@ def table() -> Iterator[str]:
 
 def beyond(costs: Costs) -> Iterator[str]:
     """What the simulation says of more replicas, each of which has its own core."""
-    head = ("replicas", "streams", "stores", "ms to a store", "one dies every second")
-    yield f"| {' | '.join(head)} | p50 in ms | p99 in ms | busiest replica | busiest store |"
-    yield f"| {' | '.join(['---'] * 9)} |"
+    head = ["replicas", "streams", "stores", "ms to a store", "one dies every second"]
+    head += ["steps in a second", "p50 in ms", "p99 in ms", "busiest replica", "busiest store"]
+    yield f"| {' | '.join(head)} |"
+    yield f"| {' | '.join('---' for _ in head)} |"
     streams = int(_SHARE * _PAUSE / (costs.server_step + costs.server_round / 2))
     for replicas, stores, latency, deaths in BEYOND:
         scene = Scene(
@@ -137,7 +144,8 @@ def beyond(costs: Costs) -> Iterator[str]:
         )
         said = simulated(scene, costs)
         cells = [f"{replicas}", f"{replicas * streams:,}", f"{stores}", f"{latency}"]
-        cells += ["yes" if deaths else "no", f"{1000 * said.p50:.3g}", f"{1000 * said.p99:.3g}"]
+        cells += ["yes" if deaths else "no", f"{said.steps:,.0f}"]
+        cells += [f"{1000 * said.p50:.3g}", f"{1000 * said.p99:.3g}"]
         cells += [f"{said.busiest:.0%}", f"{said.store:.0%}"]
         yield f"| {' | '.join(cells)} |"
 
@@ -233,9 +241,10 @@ def _words(costs: Costs, cores: int) -> str:
     """The costs in a sentence."""
     parts = {name: f"{1e6 * value:,.3g}" for name, value in asdict(costs).items()}
     return (
-        f"On {cores} cores. One replica takes {parts['server_round']} µs for each round and "
-        f"{parts['server_step']} µs for each step in it; Redis {parts['store_round']} µs and "
-        f"{parts['store_step']} µs; the load {parts['client_step']} µs for each step."
+        f"{processor()}; {cores} of its cores for all processes. One replica takes "
+        f"{parts['server_round']} µs of CPU for each round and {parts['server_step']} µs for each "
+        f"step in it; Redis {parts['store_round']} µs and {parts['store_step']} µs; the load "
+        f"{parts['client_step']} µs for each step."
     )
 
 

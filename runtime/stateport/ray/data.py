@@ -32,7 +32,7 @@ def predict(
     states_out: Mapping[str, str] | None = None,
     chunk: int | None = None,
     batch: int = 32,
-    rows: int = 256,
+    rows: int = 1024,
     workers: int | tuple[int, int] = 1,
     engine: str | None = None,
     threads: int | None = None,
@@ -59,7 +59,8 @@ def predict(
             each is run in one call.
         batch: the most sequences of one length that run together. With 1, each answer is that of
             `Model` for the sequence alone, bit for bit; in batches an engine may round otherwise.
-        rows: how many rows a worker gets at a time.
+        rows: how many rows a worker gets at a time. With few, Ray's own work takes longer than the
+            network's.
         workers: how many workers, or the least and the most. Each takes `threads` cores; leave some
             for reading, or the work waits for ever.
         engine: as in `load`.
