@@ -16,7 +16,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo web test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale bench-javascript architecture patterns clean
+.PHONY: help setup demo web test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale bench-ray bench-javascript architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -32,6 +32,8 @@ $(READY): constraints.txt pyproject.toml runtime/pyproject.toml exporter/pyproje
 	    -e 'runtime[cpu,data,openvino,tract,onnx-reference,ort-web,serve]' -e 'exporter[c]' --group dev
 	# Triton's client forbids the newer protobuf and ml_dtypes that onnx needs; it works with them.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
+	# KServe's package has the fields of its objects; its own dependencies are a hundred.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt kserve
 	touch $@
 
 demo: $(READY)       ## export, verify and stream the reference networks, the last without PyTorch
@@ -80,13 +82,15 @@ $(TRITON)/.ready: tests/triton/requirements.txt
 	    -r tests/triton/requirements.txt
 	touch $@
 
-ray-check: $(RAY)/.ready  ## run a data set on two workers of Ray, and kill some
+ray-check: $(RAY)/.ready  ## run a data set on two workers of Ray and streams on two replicas, and kill some
 	$(RAY)/bin/python -m pytest tests/ray
 
 $(RAY)/.ready: constraints.txt runtime/pyproject.toml exporter/pyproject.toml
 	$(PYTHON) -m venv $(RAY)
 	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	    -e 'runtime[cpu,ray]' -e exporter hypothesis pytest
+	    -e 'runtime[cpu,serve,ray]' -e exporter hypothesis pytest httpx \
+	    aiohttp geventhttpclient python-rapidjson urllib3
+	$(RAY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt tritonclient
 	touch $@
 
 javascript: $(READY)  ## build and test the npm package, and the engines ort-node and ort-web
@@ -154,6 +158,10 @@ bench-serve: $(READY) $(TRITON)/.ready $(SERVERS)/.ready  ## measure the server 
 
 bench-scale: $(READY)  ## measure what a core and a store carry, into docs/scaling.md; needs redis-server
 	$(BIN)/python -W ignore -m benchmarks.scale
+	$(BIN)/python -W ignore -m benchmarks.scale.replicas
+
+bench-ray: $(RAY)/.ready  ## measure how much faster two workers of Ray are than one; needs two quiet cores
+	$(RAY)/bin/python -W ignore -m benchmarks.scale.data_sets
 
 bench-javascript: $(READY)  ## measure the npm package beside a loop written by hand, into docs/javascript.md; make javascript builds it
 	$(BIN)/python -W ignore -m benchmarks.javascript

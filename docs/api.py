@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import stateport
+import stateport.ray
 import stateport_exporter
 
 PAGE: Final = Path(__file__).with_name("api.md")
@@ -91,6 +92,13 @@ SECTIONS: Final = (
         ),
     ),
     Section(
+        stateport.ray,
+        "On a Ray cluster",
+        "These are the names of `stateport.ray`: whole data sets ([how](datasets.md#ray)), and\n"
+        "live streams ([how](replicas.md#ray-serve)).",
+        ("predict", "deployment"),
+    ),
+    Section(
         stateport_exporter,
         "Make a file",
         "These are the names of `stateport_exporter`. Each function verifies what it wrote before\n"
@@ -123,6 +131,7 @@ SPECIAL: Final = ("__call__", "__len__", "__contains__", "__getitem__")
 ALIASES: Final = {
     "NDArray[Any]": "Array",
     "Rows": "Array",
+    "ModelFile": "str | PathLike[str] | bytes",
     "Axis": "int | str",
     "Declared": "Mapping[str, str | int | None]",
     "ExampleLike": "Callable[[int, int], Any] | Sequence[Any] | Mapping[str, Any] | Spec",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import stateport
+import stateport.ray
 import stateport_exporter
 from tests.documents import load_script
 
@@ -17,7 +18,7 @@ def test_the_page_is_that_of_today() -> None:
 
 
 def test_it_has_every_public_name_and_no_other() -> None:
-    public = [*stateport.__all__, *stateport_exporter.__all__]
+    public = [*stateport.__all__, *stateport.ray.__all__, *stateport_exporter.__all__]
     assert sorted(re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)) == sorted(public)
 
 

@@ -11,13 +11,10 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -35,6 +32,7 @@ from ..networks import NETWORKS, Network
 from ..processor import processor
 from ..serve.usage import usage
 from ..serve.wire import Target
+from .redis_server import redis
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "scaling.md"
 BEGIN: Final = "<!-- The tables of benchmarks/scale begin. -->"
@@ -85,7 +83,10 @@ def stores() -> Iterator[str]:
     names = [str(network) for network in MEASURED]
     yield f"| writes in a second | {' | '.join(names)} | one at a time, {names[0]} |"
     yield f"| --- | {' | '.join('---' for _ in names)} | --- |"
-    with tempfile.TemporaryDirectory(dir=PAGE.parent.parent / "build") as folder, redis() as url:
+    with (
+        tempfile.TemporaryDirectory(dir=PAGE.parent.parent / "build") as folder,
+        redis() as (url, _),
+    ):
         places = {
             "`file:DIR`": f"file:{folder}/full",
             "`file:DIR?sync=normal`": f"file:{folder}/normal?sync=normal",
@@ -128,7 +129,10 @@ def servers() -> Iterator[str]:
     names = [str(network) for network in SERVED]
     yield f"| steps of 256 streams in a second of CPU, REST | {' | '.join(names)} |"
     yield f"| --- | {' | '.join('---' for _ in names)} |"
-    with tempfile.TemporaryDirectory(dir=PAGE.parent.parent / "build") as folder, redis() as url:
+    with (
+        tempfile.TemporaryDirectory(dir=PAGE.parent.parent / "build") as folder,
+        redis() as (url, _),
+    ):
         for name, place in {
             "`memory`": "memory",
             "`file:DIR`, `before`": f"file:{folder}/served",
@@ -154,26 +158,6 @@ def served(network: Network, place: str) -> float:
             steps: float = json.loads(load.stdout)["count"] * 1.2 + 2 * STREAMS
             rates.append(steps / taken)
     return median(rates)
-
-
-@contextmanager
-def redis() -> Iterator[str]:
-    """A Redis of its own, which writes nothing to disk."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise RuntimeError("There is no redis-server. Install it: apt install redis-server.")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "Ready to accept connections" in line:
-                break
-        try:
-            yield f"redis://127.0.0.1:{port}"
-        finally:
-            process.terminate()
 
 
 def _state(model: stateport.Model) -> bytes:

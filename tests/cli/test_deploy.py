@@ -66,3 +66,42 @@ def test_what_cannot_be_done_is_an_error(
     refused(command("deploy", "triton", copied, "-o", tmp_path / "r", "--name", "a/b"), "no name")
     refused(command("deploy", "triton", "--check", missing), "is no folder")
     assert "Traceback" in command("deploy", "triton", "--check", missing, "--debug").stderr
+
+
+def test_an_application_for_ray_is_written(command: Command, copied: Path, tmp_path: Path) -> None:
+    output = tmp_path / "app.py"
+    line = ["deploy", "ray", f"lstm={copied}", "-o", output, "--store", "redis://127.0.0.1:6379"]
+    outcome = command(*line, "--replicas", 3, "--idle", 60)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == f"Wrote {output}. Start it with `serve run app:app`.\n"
+    text = output.read_text()
+    compile(text, output, "exec")
+    assert f"    'lstm': {str(copied)!r},\n" in text
+    assert (
+        "    MODELS,\n    store='redis://127.0.0.1:6379',\n    replicas=3,\n    idle=60.0,\n)\n"
+    ) in text
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "code"),
+    [
+        (["-o", "app.py"], "--store", 2),
+        (["--store", "file:s"], "--output", 2),
+        (["-o", "app.py", "--store", "memory"], "which ends with its replica", 1),
+        (["-o", "my-app.py", "--store", "file:s"], "is no name of a Python module", 1),
+        (["-o", "app.txt", "--store", "file:s"], "is no name of a Python module", 1),
+    ],
+)
+def test_what_ray_cannot_use_is_refused(
+    command: Command,
+    refused: Refused,
+    copied: Path,
+    options: list[str],
+    says: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(command("deploy", "ray", copied, *options), says, code=code)
+    assert not [*tmp_path.glob("*app*")]

@@ -187,7 +187,10 @@ def test_columns_are_named_for_several_inputs(command: Command) -> None:
         (["-i", "x.parquet", "-o", "y.npz"], "Pass -o OUT.parquet"),
         (["-i", "x.parquet", "-i", "x.parquet", "-o", "y.parquet"], "is a data set, and 2 inputs"),
         (["-i", "x.parquet", "-o", "y.parquet", "--state-out", "s"], "--state-out is for arrays"),
-        (["-i", "x=x.npy", "--column", "x"], "--column and --batch are for a data set"),
+        (
+            ["-i", "x=x.npy", "--column", "x"],
+            "--keep-states, --ray and --workers are for a data set",
+        ),
         (
             ["-i", "x.parquet", "-o", "y.parquet", "--column", "x=a", "--column", "x=b"],
             "has two columns, 'a' and 'b'",
@@ -236,3 +239,39 @@ def test_the_bar_is_filled_as_rows_are_done() -> None:
         "[####################]",
     ]
     assert bar(0, 0) == "[--------------------]"
+
+
+def test_states_are_columns_in_and_out(command: Command, refused: Refused, reference: Path) -> None:
+    rows = sequences(20)
+    write(Path("first.parquet"), rows)
+    line = ["run", reference, "-o", "y.parquet", "--keep-states"]
+    assert command(*line, "-i", "first.parquet").returncode == 0
+    first = pq.read_table("y.parquet")
+    assert first.column_names == ["row", "y", "hn", "cn"]
+
+    table = pa.table({"x": pa.array([row.tolist() for row in rows], KIND)})
+    for name in ("hn", "cn"):
+        states = first[name].to_pylist()
+        kind = first.schema.field(name).type
+        table = table.append_column(name, pa.array([None, *states[1:]], kind))
+    pq.write_table(table, "second.parquet")
+    line += ["-i", "second.parquet", "--column", "h0=hn"]
+    refused(command(*line), "The state 'c0' has no column, and others have one.")
+    assert command(*line, "--column", "c0=cn").returncode == 0
+
+    model = stateport.load(reference)
+    for number, (row, y) in enumerate(zip(rows, answers(Path("y.parquet")).values(), strict=True)):
+        _, state = model(row[None])
+        expected = model(row[None], state if number else None)[0][0]
+        assert np.abs(y - expected).max() <= 2e-6
+
+
+def test_what_is_for_a_cluster_is_refused_elsewhere(
+    command: Command, refused: Refused, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("x.parquet"), sequences(2))
+    line = ["run", reference, "-i", "x.parquet", "-o", "y.parquet"]
+    refused(command(*line, "--workers", 2), "--workers is for --ray.", code=2)
+    refused(command("run", reference, "-i", "x=x.npy", "--ray", "auto"), "are for a data", code=2)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    refused(command(*line, "--ray", "auto"), "pip install 'stateport[cpu,ray]'")

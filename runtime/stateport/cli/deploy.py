@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .common import ENGINE, FILE, Finite
+from .deploy_ray import ray
 from .output import progress, say
 
 
@@ -16,8 +17,12 @@ from .output import progress, say
 def deploy() -> None:
     """Write what other servers need to run a model's streams.
 
-    `stateport deploy triton` is for NVIDIA's Triton server. (`stateport serve` is a server.)
+    `stateport deploy triton` is for NVIDIA's Triton server, and `stateport deploy ray` for Ray
+    Serve. (`stateport serve` is a server.)
     """
+
+
+deploy.add_command(ray)
 
 
 @deploy.command(short_help="Write a model repository for NVIDIA's Triton, or check one.")

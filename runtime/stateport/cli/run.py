@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from .common import (
     named_states,
 )
 from .output import say
-from .run_data import check_output, only_data_set, run_data
+from .run_data import Wanted, check_output, only_data_set, run_data
 
 Array = NDArray[Any]
 
@@ -70,6 +69,25 @@ Array = NDArray[Any]
     metavar="N",
     help="How many sequences of a data set run together at most; 32 by default.",
 )
+@click.option(
+    "--keep-states",
+    is_flag=True,
+    help="Write the state after each sequence of a data set too, in columns named after the "
+    "states' outputs.",
+)
+@click.option(
+    "--ray",
+    "ray_address",
+    metavar="ADDRESS",
+    help="Run a data set on the Ray cluster at this address: HOST:PORT, auto, or local to start "
+    "one here.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many workers run on the Ray cluster; by default one on each core.",
+)
 @click.option("--engine", type=ENGINE, help="The engine to run on; ort-cpu by default.")
 @click.option(
     "--threads",
@@ -104,6 +122,9 @@ def run(
     output: Path | None,
     columns: tuple[str, ...],
     batch: int | None,
+    keep_states: bool,
+    ray_address: str | None,
+    workers: int | None,
     engine: str | None,
     threads: int | None,
     plan: Path | None,
@@ -121,32 +142,39 @@ def run(
     for float32[time, 5]. Sequences of one length run together, each from the model's first state;
     --chunk cuts longer ones. The answers are written in the order of the rows. Rows that fail are
     in OUT.failed.parquet, each with its message, and the exit code is then 1. A run that was
-    stopped continues when the same command runs again.
+    stopped continues when the same command runs again. A column may hold the state that each
+    sequence starts from, --column h0=COLUMN for the state's input h0. With --ray, the sequences run
+    on a cluster; the data and the output are on this machine.
     """
     check_plan(plan, engine, threads)
-    load_model = partial(
-        load,
-        model,
-        engine=engine,
-        threads=threads,
-        states=named_states(states),
-        constants=named_constants(constants),
-        plan=plan,
-    )
+    arguments: dict[str, Any] = {
+        "path": model,
+        "engine": engine,
+        "threads": threads,
+        "states": named_states(states),
+        "constants": named_constants(constants),
+        "plan": plan,
+    }
     data = only_data_set(inputs)
     if data is not None:
         check_output(output, {"--state-in": state_in, "--state-out": state_out})
         assert output is not None
-        run_data(load_model, model, data, output, columns, chunk, batch or 32)
+        if workers is not None and ray_address is None:
+            raise click.UsageError("--workers is for --ray. Pass --ray ADDRESS, or leave it out.")
+        run_data(
+            arguments,
+            Wanted(data, output, columns, chunk, batch or 32, keep_states, ray_address, workers),
+        )
         return
 
-    if columns or batch is not None:
+    if columns or keep_states or (batch, ray_address, workers) != (None, None, None):
         raise click.UsageError(
-            "--column and --batch are for a data set. Pass -i FILE.parquet, or leave them out."
+            "--column, --batch, --keep-states, --ray and --workers are for a data set. Pass "
+            "-i FILE.parquet, or leave them out."
         )
     _check_outputs(output, state_out)
     input_paths = _parse_inputs(inputs)
-    loaded = load_model()
+    loaded = load(**arguments)
     for path in (output, state_out):
         if path is not None:
             check_place(path)

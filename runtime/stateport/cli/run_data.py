@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from ..contract import names_of
 from ..errors import StateportError
-from ..model import Model
+from ..model import Model, load
 from .output import progress, say
 
 #: The signs of the bar that shows how much is done.
@@ -39,16 +41,37 @@ def check_output(output: Path | None, others: dict[str, object]) -> None:
         )
 
 
-def run_data(
-    load_model: Callable[[], Model],
-    model: Path,
-    text: str,
-    output: Path,
-    columns: Sequence[str],
-    chunk: int | None,
-    batch: int,
-) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """What the command line wants of a run over a data set.
+
+    Attributes:
+        text: the data set.
+        output: the file to write.
+        columns: texts of the form COLUMN or INPUT=COLUMN.
+        chunk: the steps of a chunk; None for whole sequences.
+        batch: how many sequences run together at most.
+        states: whether the state after each sequence is written.
+        ray: the address of a Ray cluster; None for this process.
+        workers: how many workers there; None for one on each core.
+    """
+
+    text: str
+    output: Path
+    columns: Sequence[str]
+    chunk: int | None
+    batch: int
+    states: bool
+    ray: str | None
+    workers: int | None
+
+
+def run_data(arguments: Mapping[str, Any], wanted: Wanted) -> None:
     """Runs a data set, and says what became of it.
+
+    Args:
+        arguments: what `load` is called with.
+        wanted: the rest.
 
     Raises:
         StateportError: pyarrow is not installed, or the run was stopped.
@@ -61,22 +84,21 @@ def run_data(
         raise missing(error) from error
     from ..parity.pair import digest
 
-    data = open_data_set(text)
-    loaded = load_model()
-    names = _columns(columns, loaded) or default_columns(data.schema, loaded.contract)
-    identity = f"{digest(model)} {loaded.engine} {loaded.engine_version}"
-    count = 0
+    data = open_data_set(wanted.text)
+    loaded = load(**arguments)
+    names = default_columns(data.schema, loaded.contract) | _columns(wanted.columns, loaded)
+    options = Options(names, wanted.chunk, wanted.batch, states=wanted.states)
+    identity = f"{digest(arguments['path'])} {loaded.engine} {loaded.engine_version}"
+    output, count = wanted.output, 0
     try:
-        with progress("running") as show:
+        with _spread(arguments, options, wanted) as spread, progress("running") as show:
 
             def show_rows(done: int, total: int) -> None:
                 nonlocal count
                 count = done
                 show(f"running: {bar(done, total)} {done:,} of {total:,} rows")
 
-            done = run_data_set(
-                loaded, identity, data, output, Options(names, chunk, batch), show_rows
-            )
+            done = run_data_set(loaded, identity, data, output, options, show_rows, spread)
     except KeyboardInterrupt:
         raise StateportError(
             f"Stopped after {count:,} rows, which are kept in {output.name}.parts. Run the same "
@@ -88,6 +110,21 @@ def run_data(
     if done.failed:
         say(f"{done.failed:,} rows failed; {failed_path(output)} says why.")
         raise SystemExit(1)
+
+
+def _spread(
+    arguments: Mapping[str, Any], options: Any, wanted: Wanted
+) -> contextlib.AbstractContextManager[Any]:
+    """Where the batches run: None for this process."""
+    if wanted.ray is None:
+        return contextlib.nullcontext()
+
+    from ..ray.spread import on_ray
+
+    here = {**arguments, "path": arguments["path"].resolve()}
+    if here.get("plan") is not None:
+        here["plan"] = here["plan"].resolve()
+    return on_ray(wanted.ray, here, options, wanted.workers)
 
 
 def bar(done: int, total: int) -> str:

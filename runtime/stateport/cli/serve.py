@@ -189,6 +189,7 @@ def serve(**options: Any) -> None:
     try:
         from ..serve import assembly, limits, logs, run
         from ..serve.grpc_server import Certificates
+        from ..serve.names import named_models
     except ImportError as error:
         raise _missing(error) from error
 
@@ -199,7 +200,7 @@ def serve(**options: Any) -> None:
         )
     slow = options["slow"]
     parts = assembly.assemble(
-        _usable(assembly.named_models(options["models"])),
+        _usable(named_models(options["models"])),
         engine=options["engine"],
         plan=options["plan"],
         capacity=options["capacity"],

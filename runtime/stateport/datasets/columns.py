@@ -7,7 +7,7 @@ A row of a column holds an array without the batch axis, as lists within lists:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,18 +25,19 @@ Array = NDArray[Any]
 
 
 def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -> None:
-    """Compares the columns that are to be read with the model's inputs.
+    """Compares the columns that are to be read with the model's inputs and states.
 
     Args:
         schema: the `pyarrow.Schema` of the data.
-        columns: by input, the name of its column.
+        columns: by input, the name of its column; and by state's input, where there is one with the
+            state that each sequence starts from.
         contract: the model's contract.
 
     Raises:
         InputError: a column is missing or holds something else than the input's dtype, or an input
             has no column.
     """
-    known = by_name(contract.inputs)
+    known = by_name((*contract.inputs, *contract.state_inputs))
     for name, column in columns.items():
         if name not in known:
             raise InputError(
@@ -51,7 +52,14 @@ def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -
             )
         _check_type(schema.field(column), known[name])
 
-    optional = {*names_of(length_inputs(contract))}
+    states = without(names_of(contract.state_inputs), columns)
+    if len(states) < len(contract.states):
+        for name in states:
+            raise InputError(
+                f"The state {name!r} has no column, and others have one. Pass a column for each "
+                f"state, --column {name}=COLUMN, or for none."
+            )
+    optional = {*names_of(length_inputs(contract)), *states}
     for name in known.keys() - columns.keys() - optional:
         raise InputError(f"The input {name!r} has no column. Pass --column {name}=COLUMN.")
 
@@ -63,19 +71,52 @@ def default_columns(schema: Any, contract: Contract) -> dict[str, str]:
     return dict(zip(found, found, strict=True))
 
 
-def rows_of(batch: Any, columns: Mapping[str, str]) -> list[Row | Answer]:
-    """The arrays of each row of a `pyarrow.RecordBatch` or table; an `Answer` for a broken row."""
+def rows_of(
+    batch: Any, columns: Mapping[str, str], states: Collection[str] = ()
+) -> list[Row | Answer]:
+    """The arrays of each row of a `pyarrow.RecordBatch` or table; an `Answer` for a broken row.
+
+    Args:
+        batch: the rows.
+        columns: by input and by state's input, the name of its column.
+        states: the names of the states' inputs. Null in their columns is the model's first state.
+    """
     names = [*columns]
     arrays = [batch.column(columns[name]) for name in names]
     rows: list[Row | Answer] = []
     for index in range(batch.num_rows):
         try:
             rows.append(
-                {name: _array(column[index]) for name, column in zip(names, arrays, strict=True)}
+                {
+                    name: _array(column[index])
+                    for name, column in zip(names, arrays, strict=True)
+                    if name not in states or column[index].is_valid
+                }
             )
         except InputError as error:
             rows.append(Answer(error=str(error)))
     return rows
+
+
+def answer_columns(
+    contract: Contract, answers: Sequence[Answer], *, states: bool = False
+) -> dict[str, Any]:
+    """The columns with the answers of rows, by the names of outputs; null where a row has none.
+
+    Args:
+        contract: the model's contract.
+        answers: what became of each row.
+        states: whether there are columns with the state after each sequence, too.
+    """
+    columns = {
+        spec.name: column_of(spec, [answer.outputs.get(spec.name) for answer in answers])
+        for spec in contract.outputs
+    }
+    if states:
+        for state, spec in zip(contract.states, contract.state_outputs, strict=True):
+            arrays = [answer.state.get(state.input) for answer in answers]
+            columns[spec.name] = column_of(spec, arrays)
+    return columns
 
 
 def column_of(spec: ArraySpec, arrays: Sequence[Array | None]) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,10 +24,13 @@ from ..errors import FileError, InputError, in_words
 from ..files.reading import parse_json
 from ..files.writing import check_place, written_atomically, written_each
 from ..model import Model
-from .columns import check_columns, column_of, rows_of
+from ..picking import without
+from .columns import answer_columns, check_columns, rows_of
 from .rows import Answer, check_options, run_rows
 from .sources import DataSet
 
+#: Gives the table of answers to each batch, in their order.
+Spread = Callable[[Iterable[Any]], Iterable[Any]]
 _JOB: Final = "job.json"
 #: The column with the number of each row in the data set, from 0.
 ROW: Final = "row"
@@ -39,16 +42,19 @@ class Options:
     """How a data set is run.
 
     Attributes:
-        columns: by input, the name of its column.
+        columns: by input, the name of its column; and by state's input, where there is one.
         chunk: cut longer sequences into chunks of so many steps; None for whole ones.
         batch: the most sequences that run together.
         rows: how many rows are read, run and written at a time.
+        states: whether the state after each sequence is written, under the names of the states'
+            outputs.
     """
 
     columns: Mapping[str, str]
     chunk: int | None = None
     batch: int = 32
     rows: int = 1024
+    states: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def run_data_set(
     output: Path,
     options: Options,
     progress: Callable[[int, int], None] = lambda *_: None,
+    spread: Spread | None = None,
 ) -> Done:
     """Runs all rows and writes their answers, in their order.
 
@@ -83,6 +90,8 @@ def run_data_set(
         output: the file to write.
         options: how.
         progress: is called with the number of rows that are done, and of all rows.
+        spread: gives the answers to batches in the order of the batches, from elsewhere; by default
+            they are computed here.
 
     Raises:
         FileError: a file cannot be read or written, or the folder of parts is that of another run.
@@ -90,7 +99,7 @@ def run_data_set(
     """
     check_columns(data.schema, options.columns, model.contract)
     check_options(model.contract, options.chunk, options.batch)
-    _check_names(model.contract)
+    _check_names(model.contract, options.states)
     check_place(output)
     parts = _Parts(output, _description(identity, data, options))
     before = done = parts.open()
@@ -98,34 +107,42 @@ def run_data_set(
     total = sum(data.rows)
     progress(done, total)
     columns = [*dict.fromkeys(options.columns.values())]
-    for batch in data.batches(columns, options.rows, done):
-        rows = rows_of(batch, options.columns)
-        answers = run_rows(model, rows, chunk=options.chunk, batch=options.batch)
-        parts.write(_table(model.contract, answers, done))
-        done += batch.num_rows
+    batches = data.batches(columns, options.rows, done)
+    for table in (spread or _here(model, options))(batches):
+        parts.write(table.append_column(ROW, pa.array(range(done, done + len(table)), pa.int64())))
+        done += len(table)
         progress(done, total)
-    return Done(total, parts.join(output, model.contract), before)
+    empty = answer_table(model.contract, [], states=options.states)
+    return Done(total, parts.join(output, empty), before)
 
 
-def _check_names(contract: Contract) -> None:
+def _here(model: Model, options: Options) -> Spread:
+    """Runs the model in this process."""
+    return lambda batches: (run_batch(model, batch, options) for batch in batches)
+
+
+def run_batch(model: Model, batch: Any, options: Options) -> Any:
+    """The answers to a `pyarrow.RecordBatch`, as a table; see `answer_table`."""
+    rows = rows_of(batch, options.columns, names_of(model.contract.state_inputs))
+    answers = run_rows(model, rows, chunk=options.chunk, batch=options.batch)
+    return answer_table(model.contract, answers, states=options.states)
+
+
+def answer_table(contract: Contract, answers: list[Answer], *, states: bool) -> Any:
+    """The answers as a table; rows that failed have nulls and a message."""
+    columns = answer_columns(contract, answers, states=states)
+    columns[_ERROR] = pa.array([answer.error for answer in answers], pa.string())
+    return pa.table(columns)
+
+
+def _check_names(contract: Contract, states: bool) -> None:
     """Refuses outputs with the names of the columns that are added."""
-    for spec in contract.outputs:
+    for spec in (*contract.outputs, *(contract.state_outputs if states else ())):
         if spec.name in (ROW, _ERROR):
             raise InputError(
                 f"The model has an output {spec.name!r}, and a column of that name is added. Give "
                 "the output another name in the file."
             )
-
-
-def _table(contract: Contract, answers: list[Answer], start: int) -> Any:
-    """The answers as a table; rows that failed have nulls and a message."""
-    columns = {
-        ROW: pa.array(range(start, start + len(answers)), pa.int64()),
-        _ERROR: pa.array([answer.error for answer in answers], pa.string()),
-    }
-    for spec in contract.outputs:
-        columns[spec.name] = column_of(spec, [each.outputs.get(spec.name) for each in answers])
-    return pa.table(columns)
 
 
 def _description(identity: str, data: DataSet, options: Options) -> str:
@@ -169,11 +186,16 @@ class _Parts:
             pq.write_table(table, path)
         self._done = end
 
-    def join(self, output: Path, contract: Contract) -> int:
-        """Writes the output and the failed rows, and removes the parts. Returns the failures."""
+    def join(self, output: Path, empty: Any) -> int:
+        """Writes the output and the failed rows, and removes the parts. Returns the failures.
+
+        Args:
+            output: the file.
+            empty: a table of answers without a row.
+        """
         failed = 0
-        names = [ROW, *names_of(contract.outputs)]
-        empty = _table(contract, [], 0)
+        empty = empty.append_column(ROW, pa.array([], pa.int64()))
+        names = [ROW, *without(empty.column_names, [ROW, _ERROR])]
         failures = failed_path(output)
         with (
             written_each(output, failures) as (good_path, failed_part),

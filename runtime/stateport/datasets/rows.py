@@ -17,6 +17,7 @@ from ..contract import ArraySpec, Contract, check_streaming, has_time, names_of
 from ..errors import InputError, StateportError
 from ..in_chunks import run_in_chunks
 from ..model import Model
+from ..state import State
 
 Array = NDArray[Any]
 #: The inputs or outputs of one sequence by name, without the batch axis.
@@ -30,10 +31,13 @@ class Answer:
     Attributes:
         outputs: its outputs by name, without the batch axis; empty where it failed.
         error: why it failed; None where it did not.
+        state: the state after its last step, by the names of the states' inputs, without the batch
+            axis; empty where it failed, or where the sequence cannot go on from there.
     """
 
     outputs: Row = field(default_factory=dict)
     error: str | None = None
+    state: Row = field(default_factory=dict)
 
 
 def check_options(contract: Contract, chunk: int | None, batch: int) -> None:
@@ -68,7 +72,7 @@ def length_inputs(contract: Contract) -> list[ArraySpec]:
 def run_rows(
     model: Model, rows: Sequence[Row | Answer], *, chunk: int | None = None, batch: int = 32
 ) -> list[Answer]:
-    """Runs sequences, each from the model's first state.
+    """Runs sequences, each from the state that it has, or else from the model's first one.
 
     Sequences whose arrays have the same shapes run together. Where the model takes the lengths of
     padded rows and the sequences do not have them, sequences of several lengths run together,
@@ -77,8 +81,9 @@ def run_rows(
 
     Args:
         model: the model.
-        rows: the inputs of each sequence, arrays without the batch axis. An `Answer` in place of
-            them is passed on: what failed before.
+        rows: the inputs of each sequence, arrays without the batch axis; and the state that it
+            starts from, by the names of the states' inputs. An `Answer` in place of them is passed
+            on: what failed before.
         chunk: cut longer sequences into chunks of so many steps, with the state carried.
         batch: the most sequences that run together. With 1, each answer is what the model gives for
             that sequence alone, bit for bit; in batches an engine may round otherwise.
@@ -112,8 +117,10 @@ class _Runner:
         self.contract = model.contract
         self._chunk = chunk
         self._lengths = names_of(length_inputs(model.contract))
+        self._states = names_of(model.contract.state_inputs)
         specs = (*self.contract.inputs, *self.contract.state_inputs)
-        has_batch = all("batch" in spec.shape for spec in specs)
+        self._axes = {spec.name: _batch_axis(spec) for spec in specs}
+        has_batch = None not in self._axes.values()
         # Rows that see each other, as in a mean over the batch, run alone.
         self._is_joinable = has_batch and not model._mixed_rows
 
@@ -128,40 +135,42 @@ class _Runner:
     def run(self, rows: Sequence[Row]) -> list[Answer]:
         """Runs a batch; if that fails, each sequence of it alone."""
         try:
-            return [*map(Answer, self._outputs(rows))]
+            return self._answers(rows)
         except (StateportError, MemoryError) as error:
             if len(rows) == 1:
                 return [Answer(error=str(error) or "There is not enough memory.")]
         return [answer for row in rows for answer in self.run([row])]
 
-    def _outputs(self, rows: Sequence[Row]) -> list[Row]:
+    def first_state(self, row: Row) -> Row:
+        """The arrays of a row that are the state it starts from."""
+        return {name: row[name] for name in self._states if name in row}
+
+    def _answers(self, rows: Sequence[Row]) -> list[Answer]:
         lengths = [_length(self.contract, row) for row in rows]
         if self.pads(rows[0]):
             rows = self._padded(rows, lengths)
-        outputs = self._run(self._joined(rows), lengths[0])
-        names = names_of(self.contract.outputs)
-        axes = [*map(_batch_axis, self.contract.outputs)]
-        parts = split([outputs[name] for name in names], axes, len(rows))
-        results: list[Row] = [dict(zip(names, part, strict=True)) for part in parts]
+        outputs, state = self._run(self._joined(rows), lengths[0])
+        results = _rows(self.contract.outputs, outputs, len(rows))
         if self._lengths:
-            return [*starmap(self._cut, zip(results, lengths, strict=True))]
-        return results
+            results = [*starmap(self._cut, zip(results, lengths, strict=True))]
+        states: list[Row] = [{} for _ in rows]
+        if not state._leftover:
+            states = _rows(self.contract.state_inputs, state, len(rows))
+        return [Answer(result, state=last) for result, last in zip(results, states, strict=True)]
 
-    def _run(self, arrays: dict[str, Array], length: int) -> Mapping[str, Array]:
-        """The outputs for sequences of this length, in chunks if they are longer than one."""
+    def _run(self, arrays: dict[str, Array], length: int) -> tuple[Mapping[str, Array], State]:
+        """Runs sequences of this length, in chunks if they are longer than one."""
+        first = {name: arrays.pop(name) for name in self._states if name in arrays}
+        state = State(first) if first else None
         if self._chunk is None or length <= self._chunk:
-            outputs, _ = self.model.run(arrays)
-        else:
-            outputs, _ = run_in_chunks(self.model, arrays, None, self._chunk)
-        return outputs
+            return self.model.run(arrays, state)
+        return run_in_chunks(self.model, arrays, state, self._chunk)
 
     def _joined(self, rows: Sequence[Row]) -> dict[str, Array]:
         """The arrays of a call. Those that fit no input are left to the model to refuse."""
         arrays = {}
-        inputs = self.contract.inputs
-        axes = dict(zip(names_of(inputs), map(_batch_axis, inputs), strict=True))
         for name, first in rows[0].items():
-            axis = axes.get(name)
+            axis = self._axes.get(name)
             if axis is None:
                 arrays[name] = first
             else:
@@ -198,18 +207,30 @@ class _Runner:
 def _groups(rows: Mapping[int, Row], runner: _Runner) -> Iterator[list[int]]:
     """The positions of sequences that may run together; those to be padded by their length."""
     groups: dict[object, list[int]] = {}
-    padded = []
+    padded: dict[object, list[int]] = {}
     for position, row in rows.items():
         if runner.pads(row):
-            padded.append(position)
-            continue
-        kind = tuple((name, array.shape, array.dtype) for name, array in sorted(row.items()))
-        groups.setdefault(kind, []).append(position)
+            padded.setdefault(_kind(runner.first_state(row)), []).append(position)
+        else:
+            groups.setdefault(_kind(row), []).append(position)
 
     yield from groups.values()
-    if padded:
-        padded.sort(key=lambda position: _length(runner.contract, rows[position]))
-        yield padded
+    for group in padded.values():
+        yield sorted(group, key=lambda position: _length(runner.contract, rows[position]))
+
+
+def _kind(row: Row) -> object:
+    """What must be equal for arrays to be stacked."""
+    return tuple((name, array.shape, array.dtype) for name, array in sorted(row.items()))
+
+
+def _rows(specs: Sequence[ArraySpec], batches: Mapping[str, Array], count: int) -> list[Row]:
+    """The arrays of each row of a batch, by name."""
+    names = names_of(specs)
+    parts = split([batches[name] for name in names], [*map(_batch_axis, specs)], count)
+    if not names:
+        return [{} for _ in range(count)]
+    return [dict(zip(names, part, strict=True)) for part in parts]
 
 
 def _batch_axis(spec: ArraySpec) -> int | None:

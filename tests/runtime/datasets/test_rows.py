@@ -149,3 +149,39 @@ def test_options_that_do_not_fit_are_refused(reference: Path, build: Build) -> N
     model = stateport.load(build(whole, [helper.make_node("Identity", ["x"], ["y"])]))
     with pytest.raises(StreamingError, match="it looks ahead"):
         run_rows(model, [], chunk=2)
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("chunk", [None, 8])
+def test_sequences_go_on_from_their_states(reference: Path, batch: int, chunk: int | None) -> None:
+    """The second half of each sequence goes on from the state after the first half."""
+    model = stateport.load(reference)
+    rows = [row for row in sequences(60) if len(row["x"]) > 1]
+    halves = [{"x": row["x"][: len(row["x"]) // 2]} for row in rows]
+    firsts = run_rows(model, halves, chunk=chunk, batch=batch)
+    rests: list[Mapping[str, Array]] = [
+        {"x": row["x"][len(row["x"]) // 2 :], **first.state}
+        for row, first in zip(rows, firsts, strict=True)
+    ]
+    rests.append(rows[0])  # from the first state, beside those that have one
+    answers = run_rows(model, rests, chunk=chunk, batch=batch)
+    for row, first, answer in zip(rows, firsts, answers[:-1], strict=True):
+        y, state = model(row["x"][None])
+        found = np.concatenate([first.outputs["y"], answer.outputs["y"]])
+        assert np.abs(found - y[0]).max() <= CLOSE
+        assert answer.state.keys() == state.keys()
+        for name, array in state.items():
+            assert np.abs(answer.state[name] - array[:, 0]).max() <= CLOSE
+    assert np.abs(answers[-1].outputs["y"] - alone(model, rows[0])).max() <= CLOSE
+
+
+def test_a_row_with_half_a_state_fails(reference: Path) -> None:
+    model = stateport.load(reference)
+    row = sequences(1)[0]
+    state = {"h0": np.zeros((1, 10), np.float32)}
+    broken, wrong, good = run_rows(
+        model, [{**row, **state}, {**row, "h0": state["h0"][:, 1:], "c0": state["h0"]}, row]
+    )
+    assert "c0" in str(broken.error)
+    assert "h0" in str(wrong.error)
+    assert good.error is None

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 import stateport
 import stateport.ray
 from stateport import InputError
+from tests.ray.conftest import KIND
+from tests.ray.processes import processes
 
 Array = NDArray[np.float32]
 CLOSE = 2e-6
@@ -54,24 +56,21 @@ def test_a_worker_that_is_killed_is_replaced(
     reference: Path, folder: Path, sequences: list[Array]
 ) -> None:
     data = ray.data.from_arrow(tables(folder))
-    answers = stateport.ray.predict(
-        data, reference.read_bytes(), batch=1, chunk=16, rows=50, workers=2
-    )
+    answers = stateport.ray.predict(data, reference.read_bytes(), batch=1, rows=50, workers=2)
     rows: list[dict[str, Any]] = []
     killed: list[int] = []
     for row in answers.iter_rows():
-        if len(rows) in (50, 400) and len(killed) < 2:
-            [worker, *_] = workers()
+        if len(rows) in (50, 10_000) and len(killed) < 2:
+            [worker, *_] = processes("ray::MapWorker")
             os.kill(worker, signal.SIGKILL)
             killed.append(worker)
         rows.append(row)
     assert len(killed) == 2
-    check(rows, reference, sequences, CLOSE)
+    check(rows, reference, sequences, 0.0)
 
 
 def test_rows_that_fail_have_their_message(reference: Path) -> None:
-    kind = pa.list_(pa.list_(pa.float32(), 5))
-    table = pa.table({"audio": pa.array([[[0.0] * 5], None, []], kind)})
+    table = pa.table({"audio": pa.array([[[0.0] * 5], None, []], KIND)})
     answers = stateport.ray.predict(
         ray.data.from_arrow(table), reference, input="audio", output="speech"
     ).take_all()
@@ -81,6 +80,30 @@ def test_rows_that_fail_have_their_message(reference: Path) -> None:
     assert "is empty" in answers[2]["error"]
 
 
+def test_states_are_columns_in_and_out(reference: Path) -> None:
+    """The second half of a sequence goes on from the state after the first half."""
+    x = np.random.default_rng(1).standard_normal((30, 8, 5)).astype(np.float32)
+    halves = [pa.array(half.tolist(), KIND) for half in (x[:, :4], x[:, 4:])]
+    answers = stateport.ray.predict(
+        ray.data.from_arrow(pa.table({"x": halves[0], "rest": halves[1]})),
+        reference,
+        input="x",
+        output="first",
+        states_out={"hn": "h", "cn": "c"},
+    )
+    answers = stateport.ray.predict(
+        answers.drop_columns(["error"]),
+        reference,
+        input="rest",
+        states_in={"h0": "h", "c0": "c"},
+    )
+    expected, _ = stateport.load(reference)(x)
+    for row, y in zip(answers.take_all(), expected, strict=True):
+        assert row["error"] is None
+        found = np.array([*row["first"], *row["y"]], np.float32)
+        assert np.abs(found - y).max() <= CLOSE
+
+
 def test_what_does_not_fit_is_refused_before_any_work(reference: Path, folder: Path) -> None:
     data = ray.data.from_arrow(tables(folder))
     for options, says in (
@@ -88,6 +111,9 @@ def test_what_does_not_fit_is_refused_before_any_work(reference: Path, folder: P
         ({"input": {"z": "x"}}, "There is no input 'z'"),
         ({"output": "x"}, "has a column 'x' already"),
         ({"output": {"z": "w"}}, "There is no output 'z'"),
+        ({"states_in": {"h0": "x"}}, "The state 'c0' has no column"),
+        ({"states_in": {"h": "x"}}, "There is no state 'h'"),
+        ({"states_out": {"hn": "y"}}, "2 columns would have the name 'y'"),
         ({"batch": 0}, "batch is 0"),
     ):
         with pytest.raises(InputError) as error:
@@ -98,27 +124,3 @@ def test_what_does_not_fit_is_refused_before_any_work(reference: Path, folder: P
 def tables(folder: Path) -> list[pa.Table]:
     """A table for each file: Ray makes a block of each, and gives whole blocks to workers."""
     return [pq.read_table(path) for path in sorted(folder.iterdir())]
-
-
-def workers() -> list[int]:
-    """The processes of this Ray that hold a model."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:  # it has ended
-                continue
-            if command.startswith(b"ray::MapWorker") and os.getpid() in ancestors(folder):
-                found.append(int(folder.name))
-    return sorted(found)
-
-
-def ancestors(folder: Path) -> list[int]:
-    """The processes above one, nearest first."""
-    above: list[int] = []
-    while folder.name != "0":
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        above.append(int(fields[1]))
-        folder = folder.with_name(fields[1])
-    return above

@@ -3,26 +3,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from os import PathLike
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..contract import names_of
-from ..errors import InputError, StateportError
-from ..model import Model, load
+from ..datasets.rows import check_options
+from ..errors import InputError
 from ..picking import among, without
+from .common import ModelFile, loaded, missing, sent
 
-try:
+if TYPE_CHECKING:
     from ray.data import ActorPoolStrategy, Dataset
 
-    from ..datasets.columns import check_columns, column_of, default_columns, rows_of
-    from ..datasets.rows import check_options, run_rows
-except ImportError as error:
-    raise StateportError(
-        f"stateport.ray needs {(error.name or '').partition('.')[0]}, which is not installed here. "
-        "Install the extra: pip install 'stateport[cpu,ray]'."
-    ) from error
+    from ..datasets.job import Options
 
 #: The column with the message of each row that failed; null in all others.
 ERROR: Final = "error"
@@ -30,18 +24,20 @@ ERROR: Final = "error"
 
 def predict(
     dataset: Dataset,
-    model: str | PathLike[str] | bytes,
+    model: ModelFile,
     *,
     input: str | Mapping[str, str] | None = None,  # noqa: A002  # the word of the interface
     output: str | Mapping[str, str] | None = None,
+    states_in: Mapping[str, str] | None = None,
+    states_out: Mapping[str, str] | None = None,
     chunk: int | None = None,
     batch: int = 32,
-    rows: int = 256,
+    rows: int = 1024,
     workers: int | tuple[int, int] = 1,
     engine: str | None = None,
     threads: int | None = None,
 ) -> Dataset:
-    """Runs every sequence of a data set, each from the model's first state.
+    """Runs every sequence of a data set, each from the model's first state or from its own.
 
     Each worker is an actor that holds the model. A worker that dies is replaced, and the rows that
     it had run again elsewhere: what comes out is the same. The rows keep their order.
@@ -55,11 +51,16 @@ def predict(
             that have the inputs' names.
         output: the column for the model's output, or for each output by its name; by default the
             outputs' names. All other columns of the data set stay as they are.
+        states_in: the column with the state that each sequence starts from, for each of the model's
+            states, by the name of its input: {"h0": "h", "c0": "c"}. A null is the first state.
+        states_out: the column for the state after each sequence, by the name of the state's output:
+            {"hn": "h_last"}. It is null where the sequence cannot go on from there.
         chunk: cut longer sequences into chunks of so many steps, with the state carried; by default
             each is run in one call.
         batch: the most sequences of one length that run together. With 1, each answer is that of
             `Model` for the sequence alone, bit for bit; in batches an engine may round otherwise.
-        rows: how many rows a worker gets at a time.
+        rows: how many rows a worker gets at a time. With few, Ray's own work takes longer than the
+            network's.
         workers: how many workers, or the least and the most. Each takes `threads` cores; leave some
             for reading, or the work waits for ever.
         engine: as in `load`.
@@ -72,28 +73,35 @@ def predict(
     Raises:
         InputError: the columns or the options do not fit the model, or a column is there already.
         StreamingError: there is a chunk, and the network needs whole sequences.
-        StateportError: as `load`.
+        StateportError: as `load`, or Ray is not installed.
     """
-    worker = _Worker(model, None, None, chunk, batch, engine, threads)
-    contract = worker.model.contract
+    try:
+        import ray.data  # noqa: F401
+
+        from ..datasets.columns import check_columns, default_columns
+        from ..datasets.job import Options
+    except ImportError as error:
+        raise missing("stateport.ray.predict", error, "cpu,ray") from error
+
+    contract = loaded(model, engine, threads).contract
     schema = dataset.schema().base_schema  # of the first block; Ray runs it for that
     columns = _names(input, names_of(contract.inputs), "input")
     columns = columns or default_columns(schema, contract)
-    outputs = _names(output, names_of(contract.outputs), "output")
-    outputs = {spec.name: outputs.get(spec.name, spec.name) for spec in contract.outputs}
+    columns |= _names(states_in, names_of(contract.state_inputs), "state")
+    outputs = dict.fromkeys(names_of(contract.outputs), "")
+    outputs |= _names(output, names_of(contract.outputs), "output")
+    outputs |= _names(states_out, names_of(contract.state_outputs), "state's output")
+    outputs = {name: column or name for name, column in outputs.items()}
 
     check_columns(schema, columns, contract)
     check_options(contract, chunk, batch)
-    for name in among((*outputs.values(), ERROR), schema.names):
-        raise InputError(
-            f"The data set has a column {name!r} already. Name another one: output="
-            "{'OUTPUT': 'COLUMN'}, or drop the column."
-        )
+    _check_free([*outputs.values(), ERROR], schema.names)
 
+    options = Options(columns, chunk, batch, states=bool(states_out))
     dataset.context.execution_options.preserve_order = True
     return dataset.map_batches(
         _Worker,
-        fn_constructor_args=(_sent(model), columns, outputs, chunk, batch, engine, threads),
+        fn_constructor_args=(sent(model), options, outputs, engine, threads),
         batch_size=rows,
         batch_format="pyarrow",
         compute=_pool(workers),
@@ -102,12 +110,26 @@ def predict(
     )
 
 
+def _check_free(names: list[str], taken: list[str]) -> None:
+    """Refuses columns that are there already, or that two outputs would share."""
+    for name in among(names, taken):
+        raise InputError(
+            f"The data set has a column {name!r} already. Name another one: output="
+            "{'OUTPUT': 'COLUMN'}, or drop the column."
+        )
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{count} columns would have the name {name!r}. Give each another.")
+
+
 def _pool(workers: int | tuple[int, int]) -> ActorPoolStrategy:
     """So many actors.
 
     Raises:
         InputError: `workers` is neither a number of at least 1, nor two of them.
     """
+    from ray.data import ActorPoolStrategy
+
     numbers = workers if isinstance(workers, tuple) else (workers, workers)
     is_right = len(numbers) == 2 and all(type(number) is int for number in numbers)
     if not is_right or not 1 <= numbers[0] <= numbers[1]:
@@ -125,48 +147,24 @@ class _Worker:
 
     def __init__(
         self,
-        model: str | PathLike[str] | bytes,
-        columns: Mapping[str, str] | None,
-        outputs: Mapping[str, str] | None,
-        chunk: int | None,
-        batch: int,
+        model: ModelFile,
+        options: Options,
+        outputs: Mapping[str, str],
         engine: str | None,
         threads: int | None,
     ) -> None:
-        self.model = _loaded(model, engine, threads)
-        self._columns = columns or {}
-        self._outputs = outputs or {}
-        self._chunk = chunk
-        self._batch = batch
+        self._model = loaded(model, engine, threads)
+        self._options = options
+        self._outputs = {**outputs, ERROR: ERROR}
 
     def __call__(self, table: Any) -> Any:
         """The table with the columns of the outputs and of the errors."""
-        import pyarrow as pa
+        from ..datasets.job import run_batch
 
-        rows = rows_of(table.combine_chunks(), self._columns)
-        answers = run_rows(self.model, rows, chunk=self._chunk, batch=self._batch)
-        for spec in self.model.contract.outputs:
-            column = column_of(spec, [answer.outputs.get(spec.name) for answer in answers])
-            table = table.append_column(self._outputs[spec.name], column)
-        errors = pa.array([answer.error for answer in answers], pa.string())
-        return table.append_column(ERROR, errors)
-
-
-def _loaded(model: str | PathLike[str] | bytes, engine: str | None, threads: int | None) -> Model:
-    if not isinstance(model, bytes):
-        return load(model, engine=engine, threads=threads)
-
-    from tempfile import TemporaryDirectory
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(model)
-        return load(path, engine=engine, threads=threads)
-
-
-def _sent(model: str | PathLike[str] | bytes) -> str | bytes:
-    """What the workers get: bytes, or a path that does not depend on the working directory."""
-    return model if isinstance(model, bytes) else str(Path(model).resolve())
+        answers = run_batch(self._model, table.combine_chunks(), self._options)
+        for name, column in self._outputs.items():
+            table = table.append_column(column, answers[name])
+        return table
 
 
 def _names(given: str | Mapping[str, str] | None, known: list[str], kind: str) -> dict[str, str]:
