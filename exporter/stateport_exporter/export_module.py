@@ -56,7 +56,6 @@ from .network.isolation import (
     unchanged_process,
     usual_settings,
 )
-from .network.kept_numbers import pads_by_numbers
 from .network.weights import load_weights
 from .network.wrappers import unwrap_parts, unwrapped
 from .sizes.beyond import Beyond
@@ -268,7 +267,6 @@ def _isolated(module: nn.Module) -> Iterator[None]:
         unchanged_globals(),
         usual_settings(),
         no_idle_warnings(),
-        pads_by_numbers(),
         unchanged_shared(module),
         told(module),
     ):

@@ -172,6 +172,10 @@ function checkArray(spec: ArraySpec, value: unknown, sizes: Sizes, Refused: Refu
   if (problem) throw new Refused(problem);
 }
 
+function dimensions(count: number): string {
+  return count === 1 ? "1 dimension" : `${count} dimensions`;
+}
+
 /** The message for an array of a wrong dtype or shape. Sizes of dynamic axes are added. */
 function findProblem(spec: ArraySpec, value: ArrayLike, sizes: Sizes): string | undefined {
   const actual = () => `${quoted(spec.name)} is ${describe(value.type, value.dims)}`;
@@ -181,7 +185,7 @@ function findProblem(spec: ArraySpec, value: ArrayLike, sizes: Sizes): string | 
   }
   const rank = spec.shape.length;
   if (value.dims.length !== rank) {
-    return `${actual()}, ${value.dims.length} dimensions; ${expected()}, ${rank} dimensions.`;
+    return `${actual()}, ${dimensions(value.dims.length)}; ${expected()}, ${dimensions(rank)}.`;
   }
   for (let position = 0; position < rank; position++) {
     const axis = spec.shape[position]!;

@@ -67,21 +67,25 @@ export function describe(dtype: string, shape: Iterable<unknown>): string {
   return `${dtype}[${[...shape].join(", ")}]`;
 }
 
-/** A sentence with the known name that is most like this one; empty where none is. */
+/**
+ * A sentence with the known name that is most like this one; empty where none is: the first that
+ * begins like it, or else the most similar one.
+ */
 export function didYouMean(name: string, known: readonly string[]): string {
-  const wanted = [...name.toLowerCase()];
-  let best = "";
-  let score = 0.6;
-  let found = false;
-  for (const candidate of known) {
-    const text = candidate.toLowerCase();
-    const ratio = likeness([...text], wanted);
-    if (ratio > score || (ratio === score && (!found || text > best))) {
-      [best, score, found] = [text, ratio, true];
+  const beginning = name.toLowerCase();
+  const begun = known.find((text) => text.toLowerCase().startsWith(beginning));
+  if ([...beginning].length >= 2 && begun !== undefined) return ` Did you mean ${quoted(begun)}?`;
+
+  let best: string | undefined;
+  let [bestRatio, bestExact] = [0.6, 0];
+  for (const text of known) {
+    const ratio = likeness([...text.toLowerCase()], [...beginning]);
+    const exact = likeness([...text], [...name]);
+    if (ratio > bestRatio || (ratio === bestRatio && exact > bestExact)) {
+      [best, bestRatio, bestExact] = [text, ratio, exact];
     }
   }
-  if (!found) return "";
-  return ` Did you mean ${quoted(known.find((text) => text.toLowerCase() === best)!)}?`;
+  return best === undefined ? "" : ` Did you mean ${quoted(best)}?`;
 }
 
 /** Compares texts by their code points, as Python and UTF-8 order them. */

@@ -253,6 +253,10 @@ def _check_array(
         raise error(problem)
 
 
+def _dimensions(count: int) -> str:
+    return "1 dimension" if count == 1 else f"{count} dimensions"
+
+
 def _find_problem(spec: ArraySpec, value: Array, sizes: dict[str, int]) -> str | None:
     """The message for an array of a wrong dtype or shape; None if it fits.
 
@@ -265,8 +269,8 @@ def _find_problem(spec: ArraySpec, value: Array, sizes: dict[str, int]) -> str |
     rank = len(spec.shape)
     if value.ndim != rank:
         return (
-            f"{_actual(spec, value)}, {value.ndim} dimensions; {_expected(spec)}, {rank} "
-            "dimensions."
+            f"{_actual(spec, value)}, {_dimensions(value.ndim)}; {_expected(spec)}, "
+            f"{_dimensions(rank)}."
         )
 
     for position, (axis, size) in enumerate(zip(spec.shape, value.shape, strict=True)):

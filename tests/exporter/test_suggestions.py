@@ -23,6 +23,9 @@ from stateport_exporter.network.loading import load_target
     [
         ("hiden_size", ["input_size", "hidden_size"], " Did you mean 'hidden_size'?"),
         ("X", ["x", "y"], " Did you mean 'x'?"),
+        ("ort", ["tract", "ort-cpu", "ort-cuda", "ort-web"], " Did you mean 'ort-cpu'?"),
+        ("mingu", ["MinGRU", "mingru"], " Did you mean 'mingru'?"),
+        ("MinGR", ["mingru", "MinGRUs"], " Did you mean 'mingru'?"),
         ("nothing", ["x", "y"], ""),
         ("x", [], ""),
         (3, ["x"], ""),
@@ -49,6 +52,9 @@ def test_arguments_of_a_target(tmp_path: Path) -> None:
     file.write_text("from torch import nn\ndef make(hidden_size=3):\n    return nn.GRU(2, 3)\n")
     with pytest.raises(TargetError, match="Did you mean 'hidden_size'"):
         load_target(f"{file}:make", {"hiden_size": 4})
+    file.write_text("from torch import nn\ndef make(): return nn.GRU(2, 3)\n")
+    with pytest.raises(TargetError, match="takes no arguments, and --arg gives it 'size'"):
+        load_target(f"{file}:make", {"size": 4})
     with pytest.raises(TargetError, match="Did you mean 'make'"):
         load_target(f"{file}:maek", {})
 

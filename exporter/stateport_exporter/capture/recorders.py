@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from stateport.picking import present
 
 from ..memory.kept import unchanged_shared
+from ..network.number import pad_by_numbers
 from ..network.packing import Lengths, check_lengths, intercept, is_packed, traceable
 from ..network.program import Body
 from ..network.scan import scan
@@ -259,6 +260,7 @@ _RECORDERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
 
 #: Functions that PyTorch's exporter writes for some arrays alone -> the same in other functions.
 _REWRITTEN: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
+    F.pad: pad_by_numbers,
     F.unfold: sliding_blocks,
     F.scaled_dot_product_attention: attention,
     F.max_pool1d: max_pool1d,

@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from stateport.picking import present
 
+from .number import with_values
 from .running_values import COUNT, SUM, SUMS, step_of_numbers, with_dim
 
 _PADS: Final = (F.pad, torch._C._nn.pad, torch.constant_pad_nd)
@@ -278,6 +279,7 @@ def _pad(
     if func is torch.constant_pad_nd and not isinstance(mode, str):
         mode, value = "constant", mode
 
+    pad = with_values(pad)
     pairs = [(pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
     before = _steps_before(pairs, input.ndim)
     carried = None

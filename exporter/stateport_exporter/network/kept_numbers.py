@@ -3,161 +3,20 @@
 
 A padding that is computed from the number of steps and such a buffer is a tensor too. A graph
 cannot know its value, and no tensor is a size. So numbers take the place of these tensors in a copy
-of the network. They compute as tensors do, and remain numbers where a size is unknown yet.
+of the network.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils import _pytree as pytree
 
 from .example import Example
 from .explicit import Explicit
 from .isolation import evaluation_twin
+from .number import INTEGERS, Number
 from .trial import runs_at
-
-_INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_OPERATORS: Final = ("add", "sub", "mul", "truediv", "floordiv", "mod")
-#: Conversions that leave a size unknown where it is.
-_to_int: Callable[[Any], Any] = torch.sym_int
-_to_float: Callable[[Any], Any] = torch.sym_float
-_COMPARISONS: Final = ("lt", "le", "gt", "ge", "eq", "ne")
-
-
-class Number:
-    """A number in place of a tensor without axes. It may be a size that is unknown yet."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return f"Number({self.value})"
-
-    # As with tensors, two that are equal are not the same.
-    __hash__ = object.__hash__
-
-    def to(self, dtype: Any = None, *_: Any, **__: Any) -> Number:
-        """The number in another dtype."""
-        if dtype in _INTEGERS:
-            return Number(_to_int(self.value))
-        return Number(_to_float(self.value))
-
-    def long(self) -> Number:
-        """The number as an int64."""
-        return self.to(torch.int64)
-
-    def float(self) -> Number:
-        """The number as a float32."""
-        return self.to(torch.float32)
-
-    def item(self) -> Any:
-        """The number itself."""
-        return self.value
-
-    def ceil(self) -> Number:
-        """The next integer above, as a float."""
-        return Number(_ceil(self.value))
-
-    def floor(self) -> Number:
-        """The next integer below, as a float."""
-        return Number(-_ceil(-self.value))
-
-    def __neg__(self) -> Number:
-        return Number(-self.value)
-
-    def __bool__(self) -> bool:
-        return bool(self.value)
-
-    def __int__(self) -> int:
-        return int(self.value)
-
-    def __index__(self) -> int:
-        return operator.index(self.value)
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """PyTorch's protocol for what takes the place of a tensor."""
-        function = _FUNCTIONS.get(func)
-        if function is not None and not kwargs:
-            return function(*args)
-        args, kwargs = with_values((args, dict(kwargs or {})))
-        return func(*args, **kwargs)
-
-
-def _ceil(value: Any) -> Any:
-    """The next integer, as a float, which is what `torch.ceil` gives of a float."""
-    return _to_float(math.ceil(value))
-
-
-_FUNCTIONS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
-    torch.ceil: Number.ceil,
-    torch.floor: Number.floor,
-    torch.neg: operator.neg,
-    torch.add: operator.add,
-    torch.sub: operator.sub,
-    torch.mul: operator.mul,
-    torch.div: operator.truediv,
-    torch.floor_divide: operator.floordiv,
-    torch.remainder: operator.mod,
-    torch.maximum: max,
-    torch.minimum: min,
-}
-
-
-def _between(operation: Callable[[Any, Any], Any], *, is_swapped: bool) -> Callable[..., Any]:
-    """An operator between a number and another number, or a tensor."""
-
-    def run(self: Number, other: Any) -> Any:
-        if isinstance(other, Number):
-            other = other.value
-        first, second = (other, self.value) if is_swapped else (self.value, other)
-        result = operation(first, second)
-        return result if isinstance(result, Tensor | bool | torch.SymBool) else Number(result)
-
-    return run
-
-
-for _name in _OPERATORS:
-    _operation = getattr(operator, _name)
-    setattr(Number, f"__{_name}__", _between(_operation, is_swapped=False))
-    setattr(Number, f"__r{_name}__", _between(_operation, is_swapped=True))
-for _name in _COMPARISONS:
-    setattr(Number, f"__{_name}__", _between(getattr(operator, _name), is_swapped=False))
-
-
-def with_values(tree: Any) -> Any:
-    """A container with the values of numbers in their place."""
-    return pytree.tree_map(lambda leaf: leaf.value if isinstance(leaf, Number) else leaf, tree)
-
-
-@contextlib.contextmanager
-def pads_by_numbers() -> Iterator[None]:
-    """Lets `F.pad` take numbers in its list, whose items PyTorch does not ask to convert them."""
-    pad = functional.pad
-
-    def with_numbers(input: Tensor, pad_by: Any = (), *args: Any, **kwargs: Any) -> Any:  # noqa: A002
-        pad_by = kwargs.pop("pad", pad_by)
-        return pad(input, with_values(pad_by), *args, **kwargs)
-
-    functional.pad = with_numbers  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        functional.pad = pad
 
 
 def with_kept_numbers(network: nn.Module, method: str, example: Example) -> nn.Module | None:
@@ -192,5 +51,5 @@ def _numbers_in(network: nn.Module) -> Iterator[tuple[tuple[str, str], Tensor]]:
         if type(part).__module__.startswith("torch."):
             continue  # as the counters of `nn.BatchNorm1d`
         for name, value in (*part._buffers.items(), *vars(part).items()):
-            if isinstance(value, Tensor) and value.ndim == 0 and value.dtype in _INTEGERS:
+            if isinstance(value, Tensor) and value.ndim == 0 and value.dtype in INTEGERS:
                 yield (path, name), value

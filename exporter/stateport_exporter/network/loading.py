@@ -207,6 +207,10 @@ def _check_signature(target: str, function: Any, arguments: Mapping[str, object]
         signature.bind(**arguments)
     except TypeError as error:
         unknown = without(arguments, signature.parameters)
+        if not signature.parameters:
+            raise TargetError(
+                f"{target} takes no arguments, and --arg gives it {unknown[0]!r}. Leave --arg out."
+            ) from error
         hint = did_you_mean(unknown[0], signature.parameters) if unknown else ""
         raise TargetError(
             f"{target} takes the arguments {signature}, not those of --arg: {first_line(error)}."

@@ -12,7 +12,7 @@ import click
 from numpy.typing import NDArray
 
 from ..contract import Contract, describe
-from ..errors import InputError
+from ..errors import InputError, StateError
 from ..files.reading import read_npy
 from ..files.writing import check_place, write_npz, written_each
 from ..in_chunks import run_in_chunks
@@ -180,7 +180,12 @@ def run(
             check_place(path)
 
     state = None if state_in is None else State.load(state_in)
-    outputs, state = _run_arrays(loaded, input_paths, state, chunk)
+    try:
+        outputs, state = _run_arrays(loaded, input_paths, state, chunk)
+    except StateError as error:
+        if state_in is None:
+            raise
+        raise StateError(f"{state_in}: {error}") from error
     _write_results(outputs, output, state, state_out)
     say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
 

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import stateport
 from stateport_exporter import Spec, export
 from stateport_exporter.network.example import Example
-from stateport_exporter.network.kept_numbers import Number, pads_by_numbers, with_kept_numbers
+from stateport_exporter.network.kept_numbers import with_kept_numbers
+from stateport_exporter.network.number import Number, pad_by_numbers
 
 X = Spec("float32", "batch", "time", 5)
 
@@ -116,9 +117,9 @@ def test_numbers_beside_tensors() -> None:
     x, one, two = torch.arange(6.0), *map(_number, (1, 2))
     torch.testing.assert_close(x * two, 2 * x)
     torch.testing.assert_close(two - x, 2 - x)
-    with pads_by_numbers():
-        assert F.pad(x, (one, 0)).shape == (7,)
-        assert F.pad(x, pad=(0, two), mode="constant").shape == (8,)
+    assert pad_by_numbers(x, (one, 0)).shape == (7,)
+    assert pad_by_numbers(x, pad=(0, two), mode="constant").shape == (8,)
+    assert F.pad(x, (one, two)).shape == (9,)
 
 
 def _number(value: int) -> Any:

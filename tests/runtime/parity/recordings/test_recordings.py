@@ -190,7 +190,7 @@ def test_one_array_is_not_guessed_to_be_one_of_two_inputs(tmp_path: Path) -> Non
     [
         ({"audio": floats(1, 200).astype("f8")}, ["float64[1, 200]", "astype('float32')"]),
         ({"audio": (floats(1, 200) * 99).astype("i2")}, ["int16[1, 200]", "astype('float32')"]),
-        ({"audio": floats(200)}, ["1 dimensions", "numpy.expand_dims(audio, 0)"]),
+        ({"audio": floats(200)}, ["1 dimension;", "numpy.expand_dims(audio, 0)"]),
         ({"audio": floats(1, 9)}, ["9 steps", "multiples of 10"]),
         ({"audio": floats(1, 0)}, ["'time' is empty"]),
         ({"audio": floats(1, 200), "h0": floats(1, 2, 4)}, ["'batch' is 2"]),
