@@ -136,13 +136,9 @@ class _Unmeasured:
         return replace(contract, limits=limits)
 
     def with_streaming(self, streaming: Streaming, reason: str | None) -> BuiltNetwork:
-        """The network with what was measured, and with the reason if it cannot stream."""
+        """The network with what was measured, and with what its graph says against it."""
         contract = self.contract
-        may_stream = contract.streaming.ok
-        if may_stream and not streaming.ok and reason is not None:
-            streaming = replace(streaming, reason=reason)
-
-        other_levels = self.finished.other_levels if may_stream else ()
+        other_levels = self.finished.other_levels if contract.streaming.ok else ()
         return BuiltNetwork(
             self.captured,
             self.network,
@@ -252,7 +248,8 @@ def _build_without_contexts(
         return built.with_streaming(streaming, None)
 
     reason = before.reason or built.finished.reason
-    return built.with_streaming(before.contract.streaming, reason)
+    said = streaming if before.reason is None else before.contract.streaming
+    return built.with_streaming(said, reason)
 
 
 def _build(

@@ -32,6 +32,8 @@ _ALONG: Final = {
     "Hardmax": "a maximum over time", "LpNormalization": "a norm over time",
     "TopK": "the largest steps of the sequence",
 }  # fmt: skip
+#: The end of the reason of padding that is not cut off again.
+LOOKS_AHEAD: Final = "on the right: it looks ahead"
 _ATTENTION: Final = "multiplies steps with one another, as attention does"
 
 #: Says in what way a node ties a step to others, None if in none.
@@ -176,7 +178,7 @@ def _pads_at_end(pads: Sequence[int] | None, axis: int | None) -> str | None:
     steps = pads[axis + len(pads) // 2]
     if steps <= 0:
         return None
-    return f"pads {counted(steps, 'step')} on the right: it looks ahead"
+    return f"pads {counted(steps, 'step')} {LOOKS_AHEAD}"
 
 
 def _reason_of_window(node: ir.Node) -> str | None:

@@ -64,6 +64,32 @@ def test_the_network_beside_it_can(tmp_path: Path, reason: str) -> None:
     np.testing.assert_allclose(joined(model, parts), whole, rtol=0, atol=2e-6)
 
 
+class Summing(nn.Module):
+    """Padding that is cut off again, or not; the sum of all former steps, written as a product."""
+
+    def __init__(self, *, is_cut: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 8, 3, padding=2)
+        self.is_cut = is_cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        time = x.shape[1]
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        y = y[:, :time] if self.is_cut else y[:, 1 : time + 1]
+        weights = x.new_ones(time, time).tril()
+        result: Tensor = (weights[:, :, None] * y[:, None]).sum(2)
+        return result
+
+
+@pytest.mark.patterns
+def test_only_what_looks_ahead_is_said_to(tmp_path: Path) -> None:
+    reason = exported(lambda: Summing(is_cut=False), tmp_path / "m.onnx").contract.streaming.reason
+    assert reason == "conv pads 2 steps on the right: it looks ahead"
+    reason = exported(lambda: Summing(is_cut=True), tmp_path / "n.onnx").contract.streaming.reason
+    assert reason is not None
+    assert reason.startswith("measured: fed in chunks, 'y' is ")
+
+
 class KeywordSpotter(nn.Module):
     """Convolutions in front of a GRU, between layers and behind, each with its own way to pad."""
 
