@@ -92,7 +92,7 @@ MODELS = {
     "Mamba": Model(language("Mamba", state_size=4, num_hidden_layers=1), TOKENS, "h0"),
     "FalconMamba": Model(language("FalconMamba", state_size=4, num_hidden_layers=1), TOKENS, "h0"),
     "Rwkv": Model(
-        language("Rwkv", num_hidden_layers=1, attention_hidden_size=16, intermediate_size=24),
+        language("Rwkv", num_hidden_layers=2, attention_hidden_size=16, intermediate_size=24),
         TOKENS,
         "s1_0",
     ),
