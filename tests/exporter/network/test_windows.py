@@ -360,8 +360,10 @@ class Filled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         more = x.shape[1] % 2 if self.is_filled else 0
-        result: Tensor = self.halves(F.pad(x.transpose(1, 2), (2, more))).transpose(1, 2)
-        return result
+        y = self.halves(F.pad(x.transpose(1, 2), (2, more))).transpose(1, 2)
+        behind = distances(y.shape[1])
+        scores = (y @ y.transpose(1, 2)).masked_fill((behind < 0) | (behind > 2), float("-inf"))
+        return attended(scores, y)
 
 
 @pytest.mark.parametrize("is_filled", [True, False])
