@@ -32,7 +32,7 @@ from .common import (
     named_states,
 )
 from .output import say
-from .run_data import Wanted, check_output, only_data_set, run_data
+from .run_data import Wanted, checked_output, only_data_set, run_data
 
 Array = NDArray[Any]
 
@@ -157,14 +157,11 @@ def run(
     }
     data = only_data_set(inputs)
     if data is not None:
-        check_output(output, {"--state-in": state_in, "--state-out": state_out})
-        assert output is not None
-        if workers is not None and ray_address is None:
-            raise click.UsageError("--workers is for --ray. Pass --ray ADDRESS, or leave it out.")
-        run_data(
-            arguments,
-            Wanted(data, output, columns, chunk, batch or 32, keep_states, ray_address, workers),
+        output = checked_output(output, {"--state-in": state_in, "--state-out": state_out})
+        wanted = Wanted(
+            data, output, columns, chunk, batch or 32, keep_states, ray_address, workers
         )
+        run_data(arguments, wanted)
         return
 
     if columns or keep_states or (batch, ray_address, workers) != (None, None, None):
@@ -179,27 +176,30 @@ def run(
         if path is not None:
             check_place(path)
 
-    state = None if state_in is None else State.load(state_in)
-    try:
-        outputs, state = _run_arrays(loaded, input_paths, state, chunk)
-    except StateError as error:
-        if state_in is None:
-            raise
-        raise StateError(f"{state_in}: {error}") from error
+    outputs, state = _run_arrays(loaded, input_paths, state_in, chunk)
     _write_results(outputs, output, state, state_out)
     say(*(f"{name}: {describe(array.dtype, array.shape)}" for name, array in outputs.items()))
 
 
 def _run_arrays(
-    model: Model, paths: Mapping[str, Path], state: State | None, chunk: int | None
+    model: Model, paths: Mapping[str, Path], state_in: Path | None, chunk: int | None
 ) -> tuple[Mapping[str, Any], State]:
-    """The outputs for arrays from files, by name, and the state after the last step."""
+    """The outputs for arrays from files, by name, and the state after the last step.
+
+    Raises:
+        StateError: the state in the file `state_in` does not fit the model.
+    """
+    state = None if state_in is None else State.load(state_in)
     _check_given(model.contract, paths)
     arrays = map_values(read_npy, paths)
-    if chunk is None:
-        outputs, last = model.run(arrays, state)
-        return outputs, last
-    return run_in_chunks(model, arrays, state, chunk)
+    try:
+        if chunk is None:
+            return model.run(arrays, state)
+        return run_in_chunks(model, arrays, state, chunk)
+    except StateError as error:
+        if state_in is None:
+            raise
+        raise StateError(f"{state_in}: {error}") from error
 
 
 def _check_outputs(output: Path | None, state_out: Path | None) -> None:

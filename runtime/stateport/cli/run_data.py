@@ -25,8 +25,8 @@ def is_data_set(text: str) -> bool:
     return "=" not in text and (text.endswith(".parquet") or Path(text).is_dir())
 
 
-def check_output(output: Path | None, others: dict[str, object]) -> None:
-    """Refuses a missing output, and options that are for arrays.
+def checked_output(output: Path | None, others: dict[str, object]) -> Path:
+    """The file to write; refuses another one or none, and options that are for arrays.
 
     Raises:
         click.UsageError: with what to pass, or to leave out.
@@ -39,6 +39,7 @@ def check_output(output: Path | None, others: dict[str, object]) -> None:
             "A data set's outputs are written as a Parquet file. Pass -o OUT.parquet.",
             param_hint="--output",
         )
+    return output
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,10 @@ def run_data(arguments: Mapping[str, Any], wanted: Wanted) -> None:
 
     Raises:
         StateportError: pyarrow is not installed, or the run was stopped.
+        click.UsageError: there are workers, and no Ray cluster to run them.
     """
+    if wanted.workers is not None and wanted.ray is None:
+        raise click.UsageError("--workers is for --ray. Pass --ray ADDRESS, or leave it out.")
     try:
         from ..datasets.columns import default_columns
         from ..datasets.job import Options, failed_path, run_data_set
