@@ -22,6 +22,7 @@ from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
 from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded
 from .joins import take_last_states
+from .parallel_attention import replace_parallel_attention
 from .recurrences import replace_rounds
 from .roll import roll
 from .trace import Unrolled
@@ -150,7 +151,7 @@ def _rolled(
     try:
         traces = [*map(unroll, programs)]
         if rounds:  # before other loops, whose sequences they may be
-            _replace_all_rounds(network, example, traces)
+            _replace_all_scans(network, example, traces)
         has_loops = _roll_all(traces)
         program = unify(traces[0], traces[1], _TIMES)
     except ExportError as error:
@@ -177,19 +178,28 @@ def _roll_all(traces: Sequence[Unrolled]) -> bool:
     return has_loops
 
 
-def _replace_all_rounds(network: nn.Module, example: Example, traces: Sequence[Unrolled]) -> None:
-    """Writes parallel scans in both traces as loops, in place.
+def _replace_all_scans(network: nn.Module, example: Example, traces: Sequence[Unrolled]) -> None:
+    """Writes parallel scans and linear attention in both traces as loops, in place.
 
     Raises:
         ExportError: a trace has none.
     """
     whole = _Whole(network, "forward")
+    axes = [leaf.shape.index("time") if "time" in leaf.shape else None for leaf in example.leaves]
     for trace, count in zip(traces, _TIMES, strict=True):
         time = example.time_multiple * count
-        weights = [_weight(whole, name, trace.constants) for name in trace.names]
-        arguments = example.make({**example.sizes, "time": time})
+        # An axis of one entry looks like one that is not there.
+        batch = max(2, example.sizes.get("batch", 2))
+        arguments = example.make({**example.sizes, "batch": batch, "time": time})
         tensors = instances_of(Tensor, pytree.tree_leaves((arguments.args, arguments.kwargs)))
-        if not replace_rounds(trace, [*tensors, *weights], time):
+
+        def inputs(trace: Unrolled = trace, tensors: Sequence[Tensor] = tensors) -> list[Tensor]:
+            return [*tensors, *(_weight(whole, name, trace.constants) for name in trace.names)]
+
+        has_any = replace_rounds(trace, inputs(), time)
+        while replace_parallel_attention(trace, inputs(), axes, time):
+            has_any = True
+        if not has_any:
             raise ExportError("it has no parallel scan")
 
 

@@ -10,27 +10,24 @@ numbers, one call of `scan` takes their place.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from ..network.isolation import computing_in
 from ..network.program import (
     Body,
     Op,
     Program,
     Ref,
-    Slice,
-    exchange,
-    exchange_all,
     operands,
     refs,
 )
 from ..network.scan import scan
-from .trace import OpWriter, TensorMeta, Unrolled, read_size, renumber_values
+from .regions import region, replace_value, values_of
+from .trace import OpWriter, TensorMeta, Unrolled, read_size
 
 _aten: Final = torch.ops.aten
 
@@ -84,7 +81,7 @@ def replace_rounds(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> bool
 
 def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> _Recurrence | None:
     """The recurrence whose result is computed first."""
-    values = _values(trace, inputs)
+    values = _floats(values_of(trace, inputs))
     mixed = _behind_rounds(trace)
     for result, y in values.items():
         if result.value not in mixed:
@@ -92,34 +89,17 @@ def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> _
         for axis, size in enumerate(y.shape):
             candidates = _candidates(result, axis, values) if size == time else ()
             for found in candidates:
-                if _is_computed(trace, found, values):
+                if _is_computed(trace, inputs, found, values):
                     return found
     return None
 
 
-def _values(trace: Unrolled, inputs: Sequence[Tensor]) -> dict[Ref, Tensor]:
-    """The values of floats of a trace that is run, in the order in which they are computed.
-
-    They are computed in float64, so that values that differ by rounding alone can be told from
-    those that an author made nearly the same.
-    """
-    places: list[Ref] = [*map(Ref, range(trace.inputs))]
-    for op in trace.ops:
-        meta = trace.metas[op.result]
-        if isinstance(meta, TensorMeta):
-            places.append(Ref(op.result))
-        elif isinstance(meta, list):
-            places += [Ref(op.result, part) for part in range(len(meta))]
-
-    program = Program(trace.inputs, tuple(trace.ops), tuple(places))
-    in_float64 = [value.double() if value.is_floating_point() else value for value in inputs]
-    with torch.no_grad(), computing_in(torch.float64):
-        results = program.run(in_float64, seen=True)
-    values = {}
-    for place, value in zip(places, results, strict=True):
+def _floats(values: Mapping[Ref, Any]) -> dict[Ref, Tensor]:
+    floats = {}
+    for place, value in values.items():
         if isinstance(value, Tensor) and value.is_floating_point():
-            values[place] = value
-    return values
+            floats[place] = value
+    return floats
 
 
 def _behind_rounds(trace: Unrolled) -> set[int]:
@@ -173,23 +153,21 @@ def _candidates(result: Ref, axis: int, values: Mapping[Ref, Tensor]) -> Iterato
                 yield _Recurrence(factor, summand, result, axis)
 
 
-def _is_computed(trace: Unrolled, found: _Recurrence, values: Mapping[Ref, Tensor]) -> bool:
+def _is_computed(
+    trace: Unrolled, inputs: Sequence[Tensor], found: _Recurrence, values: Mapping[Ref, Tensor]
+) -> bool:
     """Whether the rounds compute the recurrence from the factor and the summand alone.
 
     The operations between them are run on numbers of all kinds: what is the same on a network's own
     values may differ on others, as a gate and the same gate with a bound.
     """
-    rounds = _rounds_alone(trace, found)
-    if rounds is None:
+    rounds = region(trace, [found.factor, found.summand], found.result)
+    if rounds.used:
         return False
     random = torch.Generator().manual_seed(0)
     for scale in _SCALES:
-        a, b = (
-            _numbers_of_all_kinds(values[place], scale, random)
-            for place in (found.factor, found.summand)
-        )
-        with torch.no_grad(), computing_in(torch.float64):
-            [y] = rounds.run([a, b])
+        a, b = (numbers_of_all_kinds(values[place], scale, random) for place in rounds.starts)
+        y = rounds.run(inputs, [a, b])
         expected = _stepwise(a, b, found.axis)
         error = float((y - expected).abs().max())
         if not error <= 1e-9 * float(expected.abs().max()):
@@ -197,49 +175,7 @@ def _is_computed(trace: Unrolled, found: _Recurrence, values: Mapping[Ref, Tenso
     return True
 
 
-def _rounds_alone(trace: Unrolled, found: _Recurrence) -> Program | None:
-    """The operations from the factor and the summand to the result, as a program of both.
-
-    None if the result depends on anything else.
-    """
-    operation = {op.result: _with_own_size(trace, op, found) for op in trace.ops}
-    inputs = {found.factor: Ref(0), found.summand: Ref(1)}
-    needed, waiting = set[int](), [found.result]
-    while waiting:
-        ref = waiting.pop()
-        if ref in inputs or ref.value in needed:
-            continue
-        if ref.value not in operation:
-            return None
-        needed.add(ref.value)
-        waiting += refs(operands(operation[ref.value]))
-
-    numbers = {value: position + 2 for position, value in enumerate(_in_order(trace, needed))}
-
-    def change(item: Ref | Slice) -> Any:
-        if isinstance(item, Slice):
-            return replace(item, source=change(item.source))
-        return inputs.get(item) or Ref(numbers[item.value], item.part)
-
-    ops = [exchange_all(operation[value], change) for value in numbers]
-    ops = [replace(op, result=numbers[op.result]) for op in ops]
-    return Program(2, tuple(ops), (change(found.result),))
-
-
-def _with_own_size(trace: Unrolled, op: Op, found: _Recurrence) -> Op:
-    """An operation that reads a size reads it from the summand, if that has it."""
-    size, shape = trace.metas[op.result], trace.meta(found.summand).shape
-    if op.target is not _aten.sym_size.int or size not in shape:
-        return op
-    return replace(op, args=(found.summand, shape.index(size)))
-
-
-def _in_order(trace: Unrolled, needed: Collection[int]) -> list[int]:
-    """Results in the order in which a trace computes them."""
-    return [op.result for op in trace.ops if op.result in needed]
-
-
-def _numbers_of_all_kinds(like: Tensor, scale: float, random: torch.Generator) -> Tensor:
+def numbers_of_all_kinds(like: Tensor, scale: float, random: torch.Generator) -> Tensor:
     """Numbers in the shape of a tensor: of both signs, some of them zero or one."""
     numbers = scale * torch.randn(like.shape, generator=random, dtype=torch.float64)
     kind = torch.randint(0, 6, like.shape, generator=random)
@@ -276,18 +212,7 @@ def _replace(trace: Unrolled, found: _Recurrence) -> None:
     """Writes a recurrence as a call of `scan`, and leaves out what is no longer needed."""
     writer = OpWriter(trace.metas)
     y = _write_scan(writer, trace, found)
-
-    def change(item: Ref | Slice) -> Any:
-        if isinstance(item, Slice):
-            return replace(item, source=change(item.source))
-        return y if item == found.result else item
-
-    numbers = [op.result for op in trace.ops]
-    position = 1 + numbers.index(found.result.value)
-    after = [exchange_all(op, change) for op in trace.ops[position:]]
-    trace.outputs = exchange(trace.outputs, change)
-    trace.ops = _needed([*trace.ops[:position], *writer.ops, *after], trace.outputs)
-    renumber_values(trace)
+    replace_value(trace, found.result, y, writer.ops)
 
 
 def _write_scan(writer: OpWriter, trace: Unrolled, found: _Recurrence) -> Ref:
@@ -303,14 +228,3 @@ def _write_scan(writer: OpWriter, trace: Unrolled, found: _Recurrence) -> Ref:
     stack = TensorMeta((meta.shape[axis], *shape), meta.dtype)
     looped = writer.add(scan, (_STEP, (start,), (factor, summand), ()), [step, stack])
     return writer.move_axis(Ref(looped.value, 1), 0, axis)
-
-
-def _needed(ops: Sequence[Op], outputs: tuple[Any, ...]) -> list[Op]:
-    """The operations that the outputs need."""
-    needed = {ref.value for ref in refs(outputs)}
-    kept = []
-    for op in reversed(ops):
-        if op.result in needed:
-            needed |= {ref.value for ref in refs(operands(op))}
-            kept.append(op)
-    return kept[::-1]

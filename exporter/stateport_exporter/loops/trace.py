@@ -149,6 +149,25 @@ def read_size(writer: OpWriter, arguments: int, size: int | str) -> int | Ref | 
     return None
 
 
+def add_constants(trace: Unrolled, constants: Mapping[str, Tensor]) -> dict[int, int]:
+    """Adds constants to the inputs of a trace.
+
+    Returns:
+        the new number of each value that the trace had before.
+    """
+    before, count = trace.inputs, len(constants)
+    numbers = {old: old if old < before else old + count for old in trace.metas}
+    trace.ops = [_renumber_operation(op, numbers) for op in trace.ops]
+    trace.outputs = renumber(trace.outputs, numbers)
+    trace.metas = {numbers[old]: meta for old, meta in trace.metas.items()}
+
+    for number, (name, value) in enumerate(constants.items(), before):
+        trace.names.append(name)
+        trace.constants[name] = value
+        trace.metas[number] = TensorMeta(tuple(value.shape), value.dtype)
+    return numbers
+
+
 def renumber_values(trace: Unrolled) -> None:
     """Numbers values in order, so that two traces with the same operations agree."""
     numbers = {number: number for number in range(trace.inputs)}

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations of a trace, run on random numbers to see what linear attention they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..network.program import Ref
+from .attention import KEYS, TIME, Start
+from .regions import Region
+from .time_flow import Place, differs
+
+
+class Trial:
+    """Operations that are run on random numbers.
+
+    Attributes:
+        part: the operations.
+        axis: the axis of time of their result.
+        base: the result for random numbers, with steps first.
+    """
+
+    def __init__(
+        self,
+        part: Region,
+        inputs: Sequence[Tensor],
+        values: Mapping[Ref, Any],
+        places: Mapping[Ref, Place],
+        axis: int,
+    ) -> None:
+        self.part = part
+        self.axis = axis
+        self._inputs = inputs
+        self._like = [values[ref] for ref in part.starts]
+        self._time_axes = [places[ref].axis for ref in part.starts]
+        self._random = torch.Generator().manual_seed(0)
+        self.given = [self._numbers(like) for like in self._like]
+        self.base = self.run(self.given)
+        self.rank = self.base.ndim
+        self.time = len(self.base)
+
+    def run(self, given: Iterable[Tensor]) -> Tensor:
+        """The result for values of the starts, with steps first."""
+        return self.part.run(self._inputs, given).movedim(self.axis, 0)
+
+    def _numbers(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self._random, dtype=torch.float64)
+
+    def starts(self) -> list[Start] | None:
+        """What the axes of the starts are; None if the result is none of linear attention."""
+        if not self.base.isfinite().all():
+            return None
+        starts, sizes = [], set()
+        for number, ref in enumerate(self.part.starts):
+            reach = self._reach(number)
+            if reach is None:
+                return None
+            if reach != "nowhere":
+                axes = self._axes(number)
+                sizes |= self._sizes_of_keys(number, axes)
+                if axes.count(KEYS) > 1 or len(sizes) > 1:
+                    return None
+                starts.append(Start(ref, number, axes, reach == "same step"))
+        return starts
+
+    def _sizes_of_keys(self, number: int, axes: Sequence[int | None]) -> set[int]:
+        shape = self.given[number].shape
+        return {size for size, meaning in zip(shape, axes, strict=True) if meaning == KEYS}
+
+    def _changed(self, number: int, axis: int, index: int) -> Tensor:
+        """Which numbers of the result change with a part of a start."""
+        other = self.given[number].clone()
+        part = other.select(axis, index)
+        part.copy_(self._numbers(part))
+        given = [*self.given[:number], other, *self.given[number + 1 :]]
+        return differs(self.run(given), self.base)
+
+    def _reach(self, number: int) -> str | None:
+        """Which steps of the result depend on a step of a start; None for an earlier one."""
+        axis, middle = self._time_axes[number], self.time // 2
+        assert axis is not None
+        first, later = self._changed(number, axis, 0), self._changed(number, axis, middle)
+        if later[:middle].any():
+            return None
+        if not first.any() and not later.any():
+            return "nowhere"
+        if first[1:].any() or later[middle + 1 :].any():
+            return "later steps"
+        return "same step"
+
+    def _axes(self, number: int) -> tuple[int | None, ...]:
+        axes: list[int | None] = []
+        for axis, size in enumerate(self.given[number].shape):
+            if axis == self._time_axes[number]:
+                axes.append(TIME)
+            elif size == 1:
+                axes.append(None)
+            else:
+                axes.append(self._axis_of_result(self._changed(number, axis, 0), size))
+        return tuple(axes)
+
+    def _axis_of_result(self, changed: Tensor, size: int) -> int:
+        """The axis of that size on which only the first entry changed; `KEYS` if there is none."""
+        for axis in range(1, self.rank):
+            others = changed.clone()
+            others.select(axis, 0).zero_()
+            if changed.shape[axis] == size and not others.any():
+                return axis
+        return KEYS
+
+    def added(self, direct: Sequence[Start]) -> list[tuple[Start, Tensor]] | None:
+        """The starts of which a step of the result gets a multiple, with the factors.
+
+        None if the result is not the sum of these and of what begins with zero.
+        """
+        zeros = [torch.zeros_like(value) for value in self.given]
+        if self.run(zeros).any():  # or not a number
+            return None
+
+        added = []
+        for start in direct:
+            alone = [*zeros]
+            alone[start.number] = self.given[start.number]
+            result = self.run(alone)
+            if not result.any():
+                continue
+            alone[start.number] = torch.ones_like(self.given[start.number])
+            factor = _without_equal(self.run(alone)[:1])
+            value = start.arranged(self.given[start.number], self.rank, has_keys=False)
+            if KEYS in start.axes or not is_close(factor * value, result):
+                return None
+            added.append((start, factor))
+        return added
+
+    def fixed_decay(self, roles: Mapping[str, Start]) -> Tensor | None:
+        """A decay that is the same in all steps, with the axes of the state; None if it is 1.
+
+        It is read off what is left of a value of the first step in the second and the third one.
+        """
+        given = [torch.zeros_like(value) for value in self.given]
+        for start in roles.values():
+            given[start.number].fill_(1)
+        values = given[roles["value"].number]
+        steps = self._time_axes[roles["value"].number]
+        assert steps is not None
+        values.narrow(steps, 1, self.time - 1).zero_()
+
+        of_keys = roles.get("key", roles["value"])
+        if KEYS not in of_keys.axes:
+            decay = self._left(given)
+        else:
+            axis = of_keys.axes.index(KEYS)
+            keys = given[of_keys.number]
+            each = []
+            for key in range(keys.shape[axis]):
+                only = torch.zeros_like(keys)
+                only.select(axis, key).copy_(keys.select(axis, key))
+                with_one_key = [*given]
+                with_one_key[of_keys.number] = only
+                each.append(self._left(with_one_key))
+            decay = torch.stack(each, -1)
+        if not decay.isfinite().all() or is_close(decay, torch.ones_like(decay)):
+            return None
+        return _without_equal(decay[None])[0]
+
+    def _left(self, given: Sequence[Tensor]) -> Tensor:
+        result = self.run(given)
+        return result[2] / result[1]
+
+
+def _without_equal(tensor: Tensor) -> Tensor:
+    """A tensor with one entry for each axis on which all entries are equal."""
+    for axis in range(tensor.ndim):
+        first = tensor.narrow(axis, 0, 1)
+        if is_close(first.expand_as(tensor), tensor):
+            tensor = first
+    return tensor
+
+
+def is_close(first: Tensor, second: Tensor) -> bool:
+    """Whether two results are equal, apart from rounding in float64."""
+    return torch.allclose(first, second, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing linear attention into a trace, as a call of `scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from ..network.program import Ref
+from ..network.scan import scan
+from .attention import Attention, Start
+from .regions import replace_value
+from .trace import OpWriter, TensorMeta, Unrolled, add_constants, meta_of, read_size
+
+_aten: Final = torch.ops.aten
+
+
+def write_attention(trace: Unrolled, attention: Attention) -> None:
+    """Writes linear attention as a call of `scan`, in place."""
+    constants = {}
+    if attention.decay is not None:
+        constants["decay"] = attention.decay
+    for number, (_, factor) in enumerate(attention.added):
+        constants[f"factor_{number}"] = factor
+
+    dtype, before = trace.meta(attention.result).dtype, trace.inputs
+    own = f"attention_{before}"
+    numbers = add_constants(
+        trace, {f"{own}_{name}": value.to(dtype) for name, value in constants.items()}
+    )
+    places = {name: Ref(before + position) for position, name in enumerate(constants)}
+    writer = _AttentionWriter(trace, attention, numbers, places)
+    replace_value(trace, writer.result, writer.write(), writer.ops)
+
+
+class _AttentionWriter(OpWriter):
+    """Writes the call of `scan`, and the operations before and behind it.
+
+    `numbers` has the present number of each value, and `constants` those that were added.
+    """
+
+    def __init__(
+        self,
+        trace: Unrolled,
+        attention: Attention,
+        numbers: Mapping[int, int],
+        constants: Mapping[str, Ref],
+    ) -> None:
+        super().__init__(trace.metas)
+        self.trace = trace
+        self.attention = attention
+        self.numbers = numbers
+        self.constants = constants
+        self.result = self._present(attention.result)
+        self.meta = trace.meta(self.result)
+        self.axis = attention.axis
+
+    def _present(self, ref: Ref) -> Ref:
+        return Ref(self.numbers[ref.value], ref.part)
+
+    def write(self) -> Ref:
+        """Writes it; returns what takes the place of the result."""
+        attention = self.attention
+        sequences, invariants, kept = [], [], []
+        for role in attention.rule.roles:
+            if role not in attention.starts:
+                invariants.append(self.constants["decay"])
+                kept.append(self.metas[invariants[-1].value].shape)
+                continue
+            sequences.append(self._arranged(attention.starts[role], with_keys=True))
+            if role != "query":
+                kept.append(self.metas[sequences[-1].value].shape[1:])
+
+        body = attention.rule.body(
+            has_matrix=attention.has_matrix, fixed_decay=attention.decay is not None
+        )
+        state = self._first_state(kept)
+        state_meta = self.metas[state.value]
+        steps_first = [self.meta.shape[self.axis], *self._sizes_of_a_step()]
+        stack = TensorMeta(tuple(steps_first), self.meta.dtype)
+        args = (body, (state,), tuple(sequences), tuple(invariants))
+        results = self.add(scan, args, [state_meta, stack])
+
+        y = Ref(results.value, 1)
+        if attention.scale != 1:
+            y = self.add(_aten.mul.Tensor, (y, attention.scale), stack)
+        for number, (start, _) in enumerate(attention.added):
+            added = self._multiplied(self._arranged(start, with_keys=False), number)
+            y = self.add(_aten.add.Tensor, (y, added), stack)
+        return self.move_axis(y, 0, self.axis)
+
+    def _sizes_of_a_step(self) -> list[Any]:
+        return [size for axis, size in enumerate(self.meta.shape) if axis != self.axis]
+
+    def _multiplied(self, value: Ref, number: int) -> Ref:
+        factor = self.constants[f"factor_{number}"]
+        return self.add(_aten.mul.Tensor, (value, factor), self.metas[value.value])
+
+    def _arranged(self, start: Start, *, with_keys: bool) -> Ref:
+        """A value with the axes of the state, steps first."""
+        value = self._present(start.ref)
+        single = [axis for axis, meaning in enumerate(start.axes) if meaning is None]
+        order = [*start.order(), *single]
+        meta = meta_of(value, self.metas)
+        shape = [meta.shape[axis] for axis in order]
+        if order != sorted(order):
+            permuted = TensorMeta(tuple(shape), meta.dtype)
+            value = self.add(_aten.permute.default, (value, tuple(order)), permuted)
+        for _ in single:
+            shape.pop()
+            last = TensorMeta(tuple(shape), meta.dtype)
+            value = self.add(_aten.squeeze.dim, (value, -1), last)
+
+        has_keys = with_keys and self.attention.has_matrix
+        for axis in start.missing(len(self.meta.shape), has_keys=has_keys):
+            value = self.unsqueeze(value, axis)
+        return value
+
+    def _first_state(self, kept: Sequence[Sequence[Any]]) -> Ref:
+        """Zeros in the shape of the state; `kept` are the shapes that are multiplied for it."""
+        shape: list[Any] = []
+        for sizes in zip(*kept, strict=True):
+            shape.append(next((size for size in sizes if size != 1), 1))
+
+        operands = tuple(read_size(self, self.trace.arguments, size) for size in shape)
+        meta = TensorMeta(tuple(shape), self.meta.dtype)
+        return self.add(_aten.full.default, (operands, 0), meta, (("dtype", meta.dtype),))

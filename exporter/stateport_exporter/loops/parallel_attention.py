@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear attention in parallel form, found by what it computes.
+
+(Q K^T * D) V, with a matrix D of decays, is linear attention over a whole sequence at once, and so
+are the chunks of Mamba-2 and its relatives. There are many ways to write them, so nobody reads
+them here. The operations between values that keep steps apart and a value that mixes them are run
+on random numbers (`attention_trial`). If they follow a rule of `attention`, one call of
+`scan` takes their place.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from ..network.program import Ref, operands, refs
+from ..network.scan import scan
+from .attention import GATES, KEYS, ORDERS, Attention, Rule, Start
+from .attention_trial import Trial, is_close
+from .attention_writer import write_attention
+from .recurrences import numbers_of_all_kinds
+from .regions import Region, region, values_of
+from .time_flow import FIXED, Place, places_of
+from .trace import Unrolled
+
+#: The most values that the operations of one attention start from.
+_MOST_STARTS: Final = 7
+#: The roles of the values that a later step depends on, by their count.
+_CARRIED_ROLES: Final[Mapping[int, Sequence[tuple[str, ...]]]] = {
+    1: [("value",)],
+    2: [("key", "value"), ("decay", "value")],
+    3: [("key", "value", "decay"), ("key", "value", "strength")],
+    4: [("key", "value", "strength", "decay")],
+}
+#: The magnitudes of numbers, and of decays, with which the operations have to follow the rule.
+_SCALES: Final = ((1.0, 1.0), (0.01, 0.1), (30.0, 3.0), (3000.0, 0.01))
+
+
+def replace_parallel_attention(
+    trace: Unrolled, inputs: Sequence[Tensor], axes: Sequence[int | None], time: int
+) -> bool:
+    """Writes the first linear attention in parallel form as a call of `scan`, in place.
+
+    Args:
+        trace: a trace at a fixed number of steps.
+        inputs: values of its inputs, at these sizes.
+        axes: the axis of time of each argument, None where it has none.
+        time: the number of steps.
+
+    Returns:
+        Whether it has any.
+    """
+    values = values_of(trace, inputs)
+    places = places_of(trace, values, axes, time)
+    running_sum = None
+    for result, axis in _candidates(trace, values, places, time):
+        for starts in _starts_of(trace, places, result):
+            part = region(trace, starts, result)
+            if not _may_be_attention(trace, part):
+                continue
+            trial = Trial(part, inputs, values, places, axis)
+            found = _attention(trial)
+            if found is None:
+                continue
+            if found.rule.roles == ("value",):  # perhaps the logarithm of the decays of another
+                running_sum = running_sum or found
+                continue
+            write_attention(trace, found)
+            return True
+
+    if running_sum is None:
+        return False
+    write_attention(trace, running_sum)
+    return True
+
+
+def _candidates(
+    trace: Unrolled, values: Mapping[Ref, Any], places: Mapping[Ref, Place], time: int
+) -> Iterator[tuple[Ref, int]]:
+    """The values that linear attention may compute, with an axis of time."""
+    for op in trace.ops:
+        mixed = [ref for ref in refs(operands(op)) if places[ref].level > 0]
+        place = places.get(Ref(op.result))
+        if op.target is scan or place is None or place.level == FIXED:
+            continue
+        value = values[Ref(op.result)]
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            continue
+        if not place.mixes and len(mixed) < 2:
+            continue
+        for axis, size in enumerate(value.shape):
+            if size == time and place.axis in (axis, None):
+                yield Ref(op.result), axis
+
+
+def _starts_of(
+    trace: Unrolled, places: Mapping[Ref, Place], result: Ref
+) -> Iterator[tuple[Ref, ...]]:
+    """The sets of values from which a value may be computed, the furthest ones first.
+
+    All of a set keep steps apart, and are on one level or before it. Decays may be computed from
+    running sums: these are no place to start from, since they grow and grow.
+    """
+    operation = {op.result: op for op in trace.ops}
+    seen: set[tuple[Ref, ...]] = set()
+    for level in range(places[result].level + 1):
+        starts: dict[Ref, None] = {}
+        waiting, done = [result], set[int]()
+        while waiting:
+            ref = waiting.pop()
+            place = places[ref]
+            if ref != result and place.axis is not None and place.level <= level:
+                starts[ref] = None
+            elif ref.value in operation and ref.value not in done:
+                done.add(ref.value)
+                waiting += refs(operands(operation[ref.value]))
+
+        ordered = tuple(sorted(starts, key=lambda ref: (ref.value, ref.part or 0)))
+        if ordered not in seen and 0 < len(ordered) <= _MOST_STARTS:
+            seen.add(ordered)
+            yield ordered
+
+
+def _may_be_attention(trace: Unrolled, part: Region) -> bool:
+    """Whether operations need no other arguments than the starts, and have no loop in them."""
+    if any(number < trace.arguments for number in part.used):
+        return False
+    return all(op.target is not scan for op in part.program.ops)
+
+
+def _attention(trial: Trial) -> Attention | None:
+    """What the operations compute as linear attention; None where they compute something else."""
+    starts = trial.starts()
+    if starts is None:
+        return None
+    direct = [start for start in starts if start.is_direct]
+    carried = [start for start in starts if not start.is_direct]
+    added = trial.added(direct)
+    if added is None:
+        return None
+    numbers = [start.number for start, _ in added]
+    queries = [start for start in direct if start.number not in numbers]
+    if len(queries) > 1:
+        return None
+
+    for roles in _assignments(queries, carried):
+        decay = None if "decay" in roles else trial.fixed_decay(roles)
+        for rule in _rules(roles, fixed=decay is not None):
+            found = Attention(trial.part.result, trial.axis, rule, roles, decay, 1.0, added)
+            scale = _scale(trial, found)
+            if scale is None:
+                continue
+            found = replace(found, scale=scale)
+            if _follows(trial, found):
+                return found
+    return None
+
+
+def _assignments(queries: Sequence[Start], carried: Sequence[Start]) -> Iterator[dict[str, Start]]:
+    """The roles that values may have."""
+    query = {"query": queries[0]} if queries else {}
+    for names in _CARRIED_ROLES.get(len(carried), ()):
+        for chosen in itertools.permutations(carried):
+            roles = {**query, **dict(zip(names, chosen, strict=True))}
+            of_keys = roles.get("key", roles["value"])
+            if KEYS in of_keys.axes or not any(KEYS in start.axes for start in roles.values()):
+                yield roles
+
+
+def _rules(roles: Mapping[str, Start], *, fixed: bool) -> Iterator[Rule]:
+    """The rules for values in these roles; `fixed` if a decay is the same in all steps."""
+    gates: Sequence[str | None] = [*GATES] if "decay" in roles else ["itself" if fixed else None]
+    orders = ORDERS if gates != [None] else ORDERS[:2]
+    for gate, order in itertools.product(gates, orders):
+        yield Rule(order, gate, "query" in roles, "key" in roles, "strength" in roles)
+
+
+def _by_rule(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Tensor:
+    """What the rule gives for values of the starts, without a scale and what is added."""
+    has_matrix = attention.has_matrix
+    arranged = {}
+    for role, start in attention.starts.items():
+        value = given[start.number]
+        arranged[role] = start.arranged(value, trial.rank, has_keys=has_matrix)
+    if attention.decay is not None:
+        arranged["decay"] = attention.decay.expand(trial.time, *attention.decay.shape)
+    return attention.rule.run(arranged, has_matrix=has_matrix)
+
+
+def _added(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Tensor:
+    """What is added in the same step."""
+    total = torch.zeros_like(trial.base)
+    for start, factor in attention.added:
+        total += factor * start.arranged(given[start.number], trial.rank, has_keys=False)
+    return total
+
+
+def _scale(trial: Trial, attention: Attention) -> float | None:
+    """The factor between the rule and the operations; None if they do not follow the rule."""
+    ruled = _by_rule(trial, attention, trial.given)
+    if ruled.shape != trial.base.shape:
+        return None
+    result = trial.base - _added(trial, attention, trial.given)
+    scale = float((result * ruled).sum() / (ruled * ruled).sum())
+    if not is_close(scale * ruled, result):
+        return None
+    # Two traces have to agree on it, whatever the rounding of their sums.
+    return float(f"{scale:.12g}")
+
+
+def _follows(trial: Trial, attention: Attention) -> bool:
+    """Whether the operations follow the rule for numbers of all kinds."""
+    random = torch.Generator().manual_seed(0)
+    for scale, small in _SCALES:
+        given = [numbers_of_all_kinds(value, scale, random) for value in trial.given]
+        for role in {"decay", "strength"} & {*attention.starts}:
+            number = attention.starts[role].number
+            given[number] = numbers_of_all_kinds(trial.given[number], small, random)
+        if attention.rule.is_delta:
+            number = attention.starts["key"].number
+            given[number] = numbers_of_all_kinds(trial.given[number], small, random)
+
+        ruled = attention.scale * _by_rule(trial, attention, given)
+        expected = ruled + _added(trial, attention, given)
+        error = float((trial.run(given) - expected).abs().max())
+        if not error <= 1e-9 * float(expected.abs().max()):
+            return False
+    return True
