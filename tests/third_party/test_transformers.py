@@ -123,7 +123,7 @@ MODELS = {
         "window_input_ids",
     ),
     "Mimi's decoder": Model(
-        mimi_decoder, {"latents": Spec("float32", "batch", "time", 16)}, "window_latents"
+        mimi_decoder, {"latents": Spec("float32", "batch", 16, "time")}, "window_latents"
     ),
     "Encodec's decoder": Model(
         encodec_decoder,

@@ -12,9 +12,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import onnx_ir as ir
 from torch import nn
 
-from ..capture.capture import check_runs
+from ..capture.capture import Captured, check_runs
 from ..errors import ExportError
 from ..memory.remembered import with_memory_explicit
 from ..network.decisions import Answering, find_decisions
@@ -137,14 +138,62 @@ def _try_as_written(
     built = build_network(traced, contexts, opset, wishes.states)
 
     # Where the caller says what is a state, no others are made up.
-    may_have_windows = lift and not wishes.states
-    if may_have_windows and not built.contract.streaming.ok:
+    may_have_others = lift and not wishes.states
+    may_have_loops = may_have_others and traced.rolled is None and _has_products(traced.captured)
+    if may_have_loops and not built.contract.streaming.ok:
+        wishes.progress("looking for linear attention")
+        traced, built = _try_as_loops(traced, wishes) or (traced, built)
+
+    if may_have_others and not built.contract.streaming.ok:
         wishes.progress("trying windows of former steps")
         windowed = _try_with_windows(traced, wishes, contexts.multiple)
         traced, built = windowed or (traced, built)
 
     wishes.progress("trying other sizes")
     return built, look_at_other_sizes(traced, built)
+
+
+def _has_products(captured: Captured) -> bool:
+    """Whether a graph multiplies matrices that are no weights, or adds up an axis.
+
+    Linear attention in parallel form does one of both.
+    """
+    for node in captured.model.graph.all_nodes():
+        if node.op_type in ("Einsum", "ReduceSum"):
+            return True
+        if node.op_type == "MatMul" and not any(map(_is_weight, node.inputs)):
+            return True
+    return False
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    """Whether a value is a parameter or a constant, or one that is transposed."""
+    if value is None or value.const_value is not None:
+        return True
+    node = value.producer()
+    return node is not None and node.op_type == "Transpose" and _is_weight(node.inputs[0])
+
+
+def _try_as_loops(
+    traced: TracedNetwork, wishes: Wishes
+) -> tuple[TracedNetwork, BuiltNetwork] | None:
+    """The network with linear attention as a loop, if it can be fed in chunks so."""
+    try:
+        again = trace_network(
+            traced.twin,
+            traced.method,
+            traced.sample,
+            wishes.opset,
+            lift=True,
+            scans_as_loops=True,
+        )
+        if again.rolled is None:
+            return None
+        contexts = find_contexts(again.explicit, again.sample)
+        rebuilt = build_network(again, contexts, wishes.opset, wishes.states)
+    except ExportError:  # as of a network that remembers something else, too
+        return None
+    return (again, rebuilt) if rebuilt.contract.streaming.ok else None
 
 
 def _try_with_windows(

@@ -70,10 +70,13 @@ def trace_network(
     *,
     lift: bool,
     trace_time: int | None = None,
+    scans_as_loops: bool = False,
 ) -> TracedNetwork:
     """Captures a network, and finds the states that it makes itself, if they are to be lifted.
 
     `trace_time` is the number of time steps to trace at. By default it follows from the network.
+    With `scans_as_loops`, whatever computes a recurrence in parallel is written as a loop, also
+    where a graph of it is right for sequences of any length.
 
     Raises:
         ExportError: the network fails, or cannot be captured.
@@ -90,7 +93,7 @@ def trace_network(
             sample = at_given_length(example, trace_time)
             captured = capture(explicit, sample, opset)
         check_results_take_time(explicit, sample, captured)
-        if _may_have_rounds(captured):
+        if scans_as_loops or _may_have_rounds(captured):
             rolled = roll_rounds(twin, method, sample.with_usual_time())
     except FixedTimeError as error:
         check_no_chance(explicit, example)

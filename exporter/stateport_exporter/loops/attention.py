@@ -61,6 +61,11 @@ class Rule:
     is_delta: bool = False
 
     @property
+    def reads_before(self) -> bool:
+        """Whether a step reads the state before it adds to it."""
+        return self.order.index("read") < self.order.index("add")
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The operands of a step. The decay is the last one, since it may be the same in all."""
         parts = {
@@ -158,7 +163,9 @@ class Attention:
         rule: what a step does.
         starts: the value in each role.
         decay: a decay that is the same in all steps, with the axes of the state; or None.
-        scale: what y is multiplied with.
+        bonus: what a step's own key and value count where the state is read before they are added,
+            with the axes of the state; or None.
+        scale: what the state that is read is multiplied with.
         added: values of which y gets a multiple in the same step, and the factors.
     """
 
@@ -167,6 +174,7 @@ class Attention:
     rule: Rule
     starts: Mapping[str, Start]
     decay: Tensor | None
+    bonus: Tensor | None
     scale: float
     added: Sequence[tuple[Start, Tensor]]
 

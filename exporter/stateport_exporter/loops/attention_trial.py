@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -112,8 +112,8 @@ class Trial:
                 return axis
         return KEYS
 
-    def added(self, direct: Sequence[Start]) -> list[tuple[Start, Tensor]] | None:
-        """The starts of which a step of the result gets a multiple, with the factors.
+    def added(self, starts: Sequence[Start]) -> list[tuple[Start, Tensor]] | None:
+        """The starts of which a step of the result gets a multiple of this step, with the factors.
 
         None if the result is not the sum of these and of what begins with zero.
         """
@@ -122,7 +122,7 @@ class Trial:
             return None
 
         added = []
-        for start in direct:
+        for start in starts:
             alone = [*zeros]
             alone[start.number] = self.given[start.number]
             result = self.run(alone)
@@ -131,9 +131,10 @@ class Trial:
             alone[start.number] = torch.ones_like(self.given[start.number])
             factor = _without_equal(self.run(alone)[:1])
             value = start.arranged(self.given[start.number], self.rank, has_keys=False)
-            if KEYS in start.axes or not is_close(factor * value, result):
+            if KEYS not in start.axes and is_close(factor * value, result):
+                added.append((start, factor))
+            elif start.is_direct:
                 return None
-            added.append((start, factor))
         return added
 
     def fixed_decay(self, roles: Mapping[str, Start]) -> Tensor | None:
@@ -141,35 +142,54 @@ class Trial:
 
         It is read off what is left of a value of the first step in the second and the third one.
         """
-        given = [torch.zeros_like(value) for value in self.given]
-        for start in roles.values():
-            given[start.number].fill_(1)
-        values = given[roles["value"].number]
-        steps = self._time_axes[roles["value"].number]
-        assert steps is not None
-        values.narrow(steps, 1, self.time - 1).zero_()
-
-        of_keys = roles.get("key", roles["value"])
-        if KEYS not in of_keys.axes:
-            decay = self._left(given)
-        else:
-            axis = of_keys.axes.index(KEYS)
-            keys = given[of_keys.number]
-            each = []
-            for key in range(keys.shape[axis]):
-                only = torch.zeros_like(keys)
-                only.select(axis, key).copy_(keys.select(axis, key))
-                with_one_key = [*given]
-                with_one_key[of_keys.number] = only
-                each.append(self._left(with_one_key))
-            decay = torch.stack(each, -1)
+        given = self._only_first_value(roles)
+        decay = self._for_each_key(roles, given, lambda result: result[2] / result[1])
         if not decay.isfinite().all() or is_close(decay, torch.ones_like(decay)):
             return None
         return _without_equal(decay[None])[0]
 
-    def _left(self, given: Sequence[Tensor]) -> Tensor:
-        result = self.run(given)
-        return result[2] / result[1]
+    def bonus(self, roles: Mapping[str, Start]) -> Tensor | None:
+        """What the first step's own key and value count in the result, with the axes of the state.
+
+        It is what a step's own key and value count where the state is read before they are added.
+        None if it is 0, as where the state is read before.
+        """
+        given = self._only_first_value(roles)
+        bonus = self._for_each_key(roles, given, lambda result: result[0])
+        if not bonus.isfinite().all() or not bonus.any():
+            return None
+        return _without_equal(bonus[None])[0]
+
+    def _only_first_value(self, roles: Mapping[str, Start]) -> list[Tensor]:
+        """Ones in all roles, with a value in the first step alone."""
+        given = [torch.zeros_like(value) for value in self.given]
+        for start in roles.values():
+            given[start.number].fill_(1)
+        steps = self._time_axes[roles["value"].number]
+        assert steps is not None
+        given[roles["value"].number].narrow(steps, 1, self.time - 1).zero_()
+        return given
+
+    def _for_each_key(
+        self,
+        roles: Mapping[str, Start],
+        given: Sequence[Tensor],
+        read: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """What is read off the result where one key after the other is not zero, stacked."""
+        of_keys = roles.get("key", roles["value"])
+        if KEYS not in of_keys.axes:
+            return read(self.run(given))
+
+        axis = of_keys.axes.index(KEYS)
+        keys, each = given[of_keys.number], []
+        for key in range(keys.shape[axis]):
+            only = torch.zeros_like(keys)
+            only.select(axis, key).copy_(keys.select(axis, key))
+            with_one_key = [*given]
+            with_one_key[of_keys.number] = only
+            each.append(read(self.run(with_one_key)))
+        return torch.stack(each, -1)
 
 
 def _without_equal(tensor: Tensor) -> Tensor:

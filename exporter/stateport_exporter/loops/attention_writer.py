@@ -22,6 +22,8 @@ def write_attention(trace: Unrolled, attention: Attention) -> None:
     constants = {}
     if attention.decay is not None:
         constants["decay"] = attention.decay
+    if attention.bonus is not None:
+        constants["bonus"] = attention.bonus
     for number, (_, factor) in enumerate(attention.added):
         constants[f"factor_{number}"] = factor
 
@@ -63,15 +65,16 @@ class _AttentionWriter(OpWriter):
     def write(self) -> Ref:
         """Writes it; returns what takes the place of the result."""
         attention = self.attention
-        sequences, invariants, kept = [], [], []
+        sequences: dict[str, Ref] = {}
+        invariants, kept = [], []
         for role in attention.rule.roles:
             if role not in attention.starts:
                 invariants.append(self.constants["decay"])
                 kept.append(self.metas[invariants[-1].value].shape)
                 continue
-            sequences.append(self._arranged(attention.starts[role], with_keys=True))
+            sequences[role] = self._arranged(attention.starts[role], with_keys=True)
             if role != "query":
-                kept.append(self.metas[sequences[-1].value].shape[1:])
+                kept.append(self.metas[sequences[role].value].shape[1:])
 
         body = attention.rule.body(
             has_matrix=attention.has_matrix, fixed_decay=attention.decay is not None
@@ -80,12 +83,14 @@ class _AttentionWriter(OpWriter):
         state_meta = self.metas[state.value]
         steps_first = [self.meta.shape[self.axis], *self._sizes_of_a_step()]
         stack = TensorMeta(tuple(steps_first), self.meta.dtype)
-        args = (body, (state,), tuple(sequences), tuple(invariants))
+        args = (body, (state,), tuple(sequences.values()), tuple(invariants))
         results = self.add(scan, args, [state_meta, stack])
 
         y = Ref(results.value, 1)
         if attention.scale != 1:
             y = self.add(_aten.mul.Tensor, (y, attention.scale), stack)
+        if attention.bonus is not None:
+            y = self.add(_aten.add.Tensor, (y, self._bonus(sequences, stack)), stack)
         for number, (start, _) in enumerate(attention.added):
             added = self._multiplied(self._arranged(start, with_keys=False), number)
             y = self.add(_aten.add.Tensor, (y, added), stack)
@@ -93,6 +98,25 @@ class _AttentionWriter(OpWriter):
 
     def _sizes_of_a_step(self) -> list[Any]:
         return [size for axis, size in enumerate(self.meta.shape) if axis != self.axis]
+
+    def _bonus(self, sequences: Mapping[str, Ref], stack: TensorMeta) -> Ref:
+        """What a step's own key and value count."""
+        product = self.constants["bonus"]
+        for role in ("query", "key", "value"):
+            if role in sequences:
+                product = self._product(product, sequences[role])
+        if not self.attention.has_matrix:
+            return product
+        return self.add(_aten.sum.dim_IntList, (product, (-1,)), stack)
+
+    def _product(self, first: Ref, second: Ref) -> Ref:
+        """Two values multiplied with one another, in the larger one's shape on each axis."""
+        one, other = (self.metas[ref.value].shape for ref in (first, second))
+        missing = len(other) - len(one)
+        pairs = zip((*[1] * missing, *one), other, strict=True)
+        shape = [right if left == 1 else left for left, right in pairs]
+        meta = TensorMeta(tuple(shape), self.meta.dtype)
+        return self.add(_aten.mul.Tensor, (first, second), meta)
 
     def _multiplied(self, value: Ref, number: int) -> Ref:
         factor = self.constants[f"factor_{number}"]

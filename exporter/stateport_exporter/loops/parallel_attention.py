@@ -140,7 +140,7 @@ def _attention(trial: Trial) -> Attention | None:
         return None
     direct = [start for start in starts if start.is_direct]
     carried = [start for start in starts if not start.is_direct]
-    added = trial.added(direct)
+    added = trial.added(starts)
     if added is None:
         return None
     numbers = [start.number for start, _ in added]
@@ -151,7 +151,9 @@ def _attention(trial: Trial) -> Attention | None:
     for roles in _assignments(queries, carried):
         decay = None if "decay" in roles else trial.fixed_decay(roles)
         for rule in _rules(roles, fixed=decay is not None):
-            found = Attention(trial.part.result, trial.axis, rule, roles, decay, 1.0, added)
+            bonus = trial.bonus(roles) if rule.reads_before and not rule.is_delta else None
+            result, axis = trial.part.result, trial.axis
+            found = Attention(result, axis, rule, roles, decay, bonus, 1.0, added)
             scale = _scale(trial, found)
             if scale is None:
                 continue
@@ -180,13 +182,18 @@ def _rules(roles: Mapping[str, Start], *, fixed: bool) -> Iterator[Rule]:
         yield Rule(order, gate, "query" in roles, "key" in roles, "strength" in roles)
 
 
-def _by_rule(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Tensor:
-    """What the rule gives for values of the starts, without a scale and what is added."""
-    has_matrix = attention.has_matrix
+def _arranged(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The values of the starts by their roles, with the axes of the state and steps first."""
     arranged = {}
     for role, start in attention.starts.items():
         value = given[start.number]
-        arranged[role] = start.arranged(value, trial.rank, has_keys=has_matrix)
+        arranged[role] = start.arranged(value, trial.rank, has_keys=attention.has_matrix)
+    return arranged
+
+
+def _by_rule(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Tensor:
+    """What the rule gives for values of the starts, without a scale and what is added."""
+    arranged, has_matrix = _arranged(trial, attention, given), attention.has_matrix
     if attention.decay is not None:
         arranged["decay"] = attention.decay.expand(trial.time, *attention.decay.shape)
     return attention.rule.run(arranged, has_matrix=has_matrix)
@@ -195,6 +202,11 @@ def _by_rule(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Ten
 def _added(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Tensor:
     """What is added in the same step."""
     total = torch.zeros_like(trial.base)
+    if attention.bonus is not None:
+        arranged, product = _arranged(trial, attention, given), attention.bonus
+        for role in {"query", "key", "value"} & {*arranged}:
+            product = product * arranged[role]
+        total += product.sum(-1) if attention.has_matrix else product
     for start, factor in attention.added:
         total += factor * start.arranged(given[start.number], trial.rank, has_keys=False)
     return total

@@ -128,8 +128,11 @@ def _problem_with_chunks(
     long_first = [multiple * 256, multiple * 142, *reversed(short)]
     longest = longest_time_of(contract)
     sequences = [_whole_and_chunks(truth, contract, _at_most(long_first, longest))]
+    beginning = None
     with contextlib.suppress(ExportError):  # a network may take no sequence that is so short
         sequences.append(_whole_and_chunks(truth, contract, _at_most(short, longest)))
+        # Where padding mirrors the first steps, they depend on later ones, and no others do.
+        beginning = _whole_and_chunks(truth, contract, _at_most(short, longest), "zeros")
 
     first_problem = None
     for masks in _possible_masks(contract):
@@ -138,10 +141,22 @@ def _problem_with_chunks(
         except ExportError as failure:
             return _why_no_short_chunks(shortest, multiple, failure)
 
+        if problem is None and beginning is not None:
+            problem = _problem_at_the_beginning(truth, contract, beginning, masks)
         if problem is None:
             return None
         first_problem = first_problem or problem
     return f"measured: fed in chunks, {first_problem}"
+
+
+def _problem_at_the_beginning(
+    truth: Network, contract: Contract, beginning: tuple[Answers, Case], masks: Mapping[str, int]
+) -> str | None:
+    """How the answers in chunks differ where a sequence begins with the first state."""
+    problem = _problem_with_masks(truth, contract, [beginning], masks)
+    if problem is None:
+        return None
+    return f"the first steps depend on later ones, as where they are mirrored: {problem}"
 
 
 def _at_most(chunks: Sequence[int], longest: int) -> list[int]:
@@ -154,12 +169,12 @@ def _at_most(chunks: Sequence[int], longest: int) -> list[int]:
 
 
 def _whole_and_chunks(
-    truth: Network, contract: Contract, chunks: Sequence[int]
+    truth: Network, contract: Contract, chunks: Sequence[int], start: str = "random"
 ) -> tuple[Answers, Case]:
     """The answers to a whole sequence, and the same sequence in chunks."""
     batch = _rows_to_compare(contract)
-    whole = case_of(truth, contract, "whole", [sum(chunks)], batch)
-    chunked = case_of(truth, contract, "ragged", chunks, batch)
+    whole = case_of(truth, contract, "whole", [sum(chunks)], batch, start)
+    chunked = case_of(truth, contract, "ragged", chunks, batch, start)
     return run_reference(truth, contract, whole), chunked
 
 
@@ -208,7 +223,7 @@ def _possible_masks(contract: Contract) -> Iterator[dict[str, int]]:
 def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
     """The largest number of future input steps that any output step depends on.
 
-    Each of `multiple` steps in a row is changed. The first output step that differs then depends on
+    Each step of the first two chunks is changed. The first output step that differs then depends on
     the changed one. A step of an output with half as many steps counts as two. Where a call cannot
     have enough steps, the largest possible number is returned.
     """
@@ -225,7 +240,7 @@ def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
     source = case_of(truth, contract, "whole", [time + multiple], 1, "zeros")
 
     delay = 0
-    for step in range(multiple, 2 * multiple):
+    for step in range(2 * multiple):
         inputs = {
             spec.name: _with_step_of(base.inputs[spec.name], source.inputs[spec.name], spec, step)
             for spec in contract.inputs

@@ -64,8 +64,8 @@ def test_the_network_beside_it_can(tmp_path: Path, reason: str) -> None:
     np.testing.assert_allclose(joined(model, parts), whole, rtol=0, atol=2e-6)
 
 
-class Summing(nn.Module):
-    """Padding that is cut off again, or not; the sum of all former steps, written as a product."""
+class Averaging(nn.Module):
+    """Padding that is cut off again, or not; the mean of all former steps, written as a product."""
 
     def __init__(self, *, is_cut: bool) -> None:
         super().__init__()
@@ -77,17 +77,41 @@ class Summing(nn.Module):
         y = self.conv(x.transpose(1, 2)).transpose(1, 2)
         y = y[:, :time] if self.is_cut else y[:, 1 : time + 1]
         weights = x.new_ones(time, time).tril()
+        weights = weights / weights.sum(1, keepdim=True)
         result: Tensor = (weights[:, :, None] * y[:, None]).sum(2)
         return result
 
 
 @pytest.mark.patterns
 def test_only_what_looks_ahead_is_said_to(tmp_path: Path) -> None:
-    reason = exported(lambda: Summing(is_cut=False), tmp_path / "m.onnx").contract.streaming.reason
+    reason = exported(
+        lambda: Averaging(is_cut=False), tmp_path / "m.onnx"
+    ).contract.streaming.reason
     assert reason == "conv pads 2 steps on the right: it looks ahead"
-    reason = exported(lambda: Summing(is_cut=True), tmp_path / "n.onnx").contract.streaming.reason
+    reason = exported(lambda: Averaging(is_cut=True), tmp_path / "n.onnx").contract.streaming.reason
     assert reason is not None
     assert reason.startswith("measured: fed in chunks, 'y' is ")
+
+
+class Mirrored(nn.Module):
+    """The first steps are mirrored in front of the sequence, as audio codecs do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(8, 8, 5), nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.conv(F.pad(x.transpose(1, 2), (4, 0), mode="reflect"))
+        y: Tensor = self.gru(z.transpose(1, 2))[0]
+        return y
+
+
+@pytest.mark.patterns
+def test_a_first_chunk_has_the_steps_that_are_mirrored(tmp_path: Path) -> None:
+    result = exported(Mirrored, tmp_path / "m.onnx")
+    streaming = result.contract.streaming
+    assert (streaming.ok, streaming.chunk_multiple, streaming.lookahead) == (True, 5, 4)
+    check_chunks(result.path)
 
 
 class KeywordSpotter(nn.Module):
