@@ -91,6 +91,19 @@ class Model:
 MODELS = {
     "Mamba": Model(language("Mamba", state_size=4, num_hidden_layers=1), TOKENS, "h0"),
     "FalconMamba": Model(language("FalconMamba", state_size=4, num_hidden_layers=1), TOKENS, "h0"),
+    "Mamba-2": Model(
+        language(
+            "Mamba2",
+            state_size=4,
+            num_hidden_layers=2,
+            num_heads=4,
+            head_dim=8,
+            chunk_size=8,
+            n_groups=1,
+        ),
+        TOKENS,
+        "loop_h0",
+    ),
     "Rwkv": Model(
         language("Rwkv", num_hidden_layers=2, attention_hidden_size=16, intermediate_size=24),
         TOKENS,

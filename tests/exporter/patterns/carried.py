@@ -185,6 +185,18 @@ def parallel_scan_backwards(net: Any, x: Tensor) -> Any:
     return parallel_scan(net, x.flip(1)).flip(1)
 
 
+def retention(net: Any, x: Tensor, back: int = 0) -> Any:
+    """Sun et al. 2023: a matrix of decays, which is `back` steps away from a causal one."""
+    steps = torch.arange(x.shape[1], dtype=x.dtype)
+    far = steps[:, None] - steps + back
+    weights = torch.where(far >= 0, 0.9 ** far.clamp(min=0), 0.0)
+    return ((net.q(x) @ net.k(x).transpose(1, 2)) * weights) @ net.v(x)
+
+
+def retention_of_the_next(net: Any, x: Tensor) -> Any:
+    return retention(net, x, back=1)
+
+
 def numbered(net: Any, x: Tensor) -> Any:
     """A running mean of a cell's states."""
     h = mean = x.new_zeros(x.shape[0], 4)
@@ -349,6 +361,14 @@ CARRIED: Final = (
         parallel_scan_backwards,
         "reverses time",
         lambda: {"gate": nn.Linear(5, 4), "value": nn.Linear(5, 4)},
+        (H0,),
+    ),
+    row(
+        "retention: linear attention by a matrix of decays",
+        retention,
+        retention_of_the_next,
+        "multiplies steps with one another, as attention does",
+        heads,
         (H0,),
     ),
     row(
