@@ -118,7 +118,10 @@ class Trial:
         None if the result is not the sum of these and of what begins with zero.
         """
         zeros = [torch.zeros_like(value) for value in self.given]
-        if self.run(zeros).any():  # or not a number
+        result = self.run(zeros)
+        if result.isnan().all():  # divided by the sum of the weights
+            return []
+        if result.any():
             return None
 
         added = []
@@ -136,6 +139,15 @@ class Trial:
             elif start.is_direct:
                 return None
         return added
+
+    def may_be_mean(self, values: Start) -> bool:
+        """Whether the result is about 1 or less where all values are 1.
+
+        What is added to a small sum of weights may make it more than 1.
+        """
+        given = [*self.given]
+        given[values.number] = torch.ones_like(given[values.number])
+        return bool((self.run(given).abs() <= 1.5).all())
 
     def fixed_decay(self, roles: Mapping[str, Start]) -> Tensor | None:
         """A decay that is the same in all steps, with the axes of the state; None if it is 1.

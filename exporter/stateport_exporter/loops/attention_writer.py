@@ -10,7 +10,7 @@ import torch
 
 from ..network.program import Ref
 from ..network.scan import scan
-from .attention import Attention, Start
+from .attention import Attention, Start, body_of
 from .regions import replace_value
 from .trace import OpWriter, TensorMeta, Unrolled, add_constants, meta_of, read_size
 
@@ -66,27 +66,32 @@ class _AttentionWriter(OpWriter):
         """Writes it; returns what takes the place of the result."""
         attention = self.attention
         sequences: dict[str, Ref] = {}
-        invariants, kept = [], []
-        for role in attention.rule.roles:
-            if role not in attention.starts:
-                invariants.append(self.constants["decay"])
-                kept.append(self.metas[invariants[-1].value].shape)
-                continue
-            sequences[role] = self._arranged(attention.starts[role], with_keys=True)
-            if role != "query":
-                kept.append(self.metas[sequences[role].value].shape[1:])
+        shapes: dict[str, Sequence[Any]] = {}
+        for role, start in attention.starts.items():
+            sequences[role] = self._arranged(start, with_keys=True)
+            shapes[role] = self.metas[sequences[role].value].shape[1:]
+        invariants = []
+        if attention.decay is not None:
+            invariants.append(self.constants["decay"])
+            shapes["decay"] = attention.decay.shape
 
-        body = attention.rule.body(
-            has_matrix=attention.has_matrix, fixed_decay=attention.decay is not None
+        states = []
+        for roles, first in attention.rule.states:
+            having = [shapes[role] for role in roles if role in shapes]
+            states.append(self._first_state(having, first))
+        body = body_of(
+            attention.rule,
+            has_matrix=attention.has_matrix,
+            fixed_decay=attention.decay is not None,
         )
-        state = self._first_state(kept)
-        state_meta = self.metas[state.value]
         steps_first = [self.meta.shape[self.axis], *self._sizes_of_a_step()]
         stack = TensorMeta(tuple(steps_first), self.meta.dtype)
-        args = (body, (state,), tuple(sequences.values()), tuple(invariants))
-        results = self.add(scan, args, [state_meta, stack])
+        ordered = [sequences[role] for role in attention.rule.roles if role in sequences]
+        args = (body, tuple(states), tuple(ordered), tuple(invariants))
+        metas = [self.metas[state.value] for state in states]
+        results = self.add(scan, args, [*metas, stack])
 
-        y = Ref(results.value, 1)
+        y = Ref(results.value, len(states))
         if attention.scale != 1:
             y = self.add(_aten.mul.Tensor, (y, attention.scale), stack)
         if attention.bonus is not None:
@@ -142,12 +147,12 @@ class _AttentionWriter(OpWriter):
             value = self.unsqueeze(value, axis)
         return value
 
-    def _first_state(self, kept: Sequence[Sequence[Any]]) -> Ref:
-        """Zeros in the shape of the state; `kept` are the shapes that are multiplied for it."""
+    def _first_state(self, kept: Sequence[Sequence[Any]], first: float) -> Ref:
+        """A first value in the shape of a state; `kept` are the shapes that meet in it."""
         shape: list[Any] = []
         for sizes in zip(*kept, strict=True):
             shape.append(next((size for size in sizes if size != 1), 1))
 
         operands = tuple(read_size(self, self.trace.arguments, size) for size in shape)
         meta = TensorMeta(tuple(shape), self.meta.dtype)
-        return self.add(_aten.full.default, (operands, 0), meta, (("dtype", meta.dtype),))
+        return self.add(_aten.full.default, (operands, first), meta, (("dtype", meta.dtype),))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..network.program import Ref, operands, refs
 from ..network.scan import scan
-from .attention import GATES, KEYS, ORDERS, Attention, Rule, Start
+from .attention import GATES, KEYS, ORDERS, Attention, MeanRule, Rule, Start, SumRule, run_rule
 from .attention_trial import Trial, is_close
 from .attention_writer import write_attention
 from .recurrences import numbers_of_all_kinds
@@ -37,6 +37,8 @@ _CARRIED_ROLES: Final[Mapping[int, Sequence[tuple[str, ...]]]] = {
     3: [("key", "value", "decay"), ("key", "value", "strength")],
     4: [("key", "value", "strength", "decay")],
 }
+#: What is added to sums of weights, lest they are zero.
+_EPSILONS: Final = (0.0, 1e-6, 1e-8, 1e-5, 1e-12)
 #: The magnitudes of numbers, and of decays, with which the operations have to follow the rule.
 _SCALES: Final = ((1.0, 1.0), (0.01, 0.1), (30.0, 3.0), (3000.0, 0.01))
 
@@ -57,7 +59,7 @@ def replace_parallel_attention(
     """
     values = values_of(trace, inputs)
     places = places_of(trace, values, axes, time)
-    running_sum = None
+    part_of_another = None
     for result, axis in _candidates(trace, values, places, time):
         for starts in _starts_of(trace, places, result):
             part = region(trace, starts, result)
@@ -67,15 +69,16 @@ def replace_parallel_attention(
             found = _attention(trial)
             if found is None:
                 continue
-            if found.rule.roles == ("value",):  # perhaps the logarithm of the decays of another
-                running_sum = running_sum or found
+            if "key" not in found.starts:
+                # It may be a part of another: the logarithm of decays, the sum of weights.
+                part_of_another = part_of_another or found
                 continue
             write_attention(trace, found)
             return True
 
-    if running_sum is None:
+    if part_of_another is None:
         return False
-    write_attention(trace, running_sum)
+    write_attention(trace, part_of_another)
     return True
 
 
@@ -149,9 +152,7 @@ def _attention(trial: Trial) -> Attention | None:
         return None
 
     for roles in _assignments(queries, carried):
-        decay = None if "decay" in roles else trial.fixed_decay(roles)
-        for rule in _rules(roles, fixed=decay is not None):
-            bonus = trial.bonus(roles) if rule.reads_before and not rule.is_delta else None
+        for rule, decay, bonus in _rules(trial, roles):
             result, axis = trial.part.result, trial.axis
             found = Attention(result, axis, rule, roles, decay, bonus, 1.0, added)
             scale = _scale(trial, found)
@@ -174,12 +175,36 @@ def _assignments(queries: Sequence[Start], carried: Sequence[Start]) -> Iterator
                 yield roles
 
 
-def _rules(roles: Mapping[str, Start], *, fixed: bool) -> Iterator[Rule]:
-    """The rules for values in these roles; `fixed` if a decay is the same in all steps."""
-    gates: Sequence[str | None] = [*GATES] if "decay" in roles else ["itself" if fixed else None]
+def _rules(
+    trial: Trial, roles: Mapping[str, Start]
+) -> Iterator[tuple[Rule, Tensor | None, Tensor | None]]:
+    """The rules for values in these roles, each with a fixed decay and a bonus, or None."""
+    decay = None if "decay" in roles else trial.fixed_decay(roles)
+    gates: Sequence[str | None] = [None] if decay is None else ["itself"]
+    if "decay" in roles:
+        gates = [*GATES]
     orders = ORDERS if gates != [None] else ORDERS[:2]
     for gate, order in itertools.product(gates, orders):
-        yield Rule(order, gate, "query" in roles, "key" in roles, "strength" in roles)
+        rule = SumRule(order, gate, "query" in roles, "key" in roles, "strength" in roles)
+        bonus = trial.bonus(roles) if rule.reads_before and not rule.is_delta else None
+        yield rule, decay, bonus
+
+    if {"query", "key"} <= {*roles} and trial.may_be_mean(roles["value"]):
+        for mean in _means(trial, roles):
+            yield mean, None, None
+
+
+def _means(trial: Trial, roles: Mapping[str, Start]) -> Iterator[MeanRule]:
+    """The rules that divide by the sum of the weights."""
+    keys = roles["key"]
+    sizes = [trial.given[keys.number].shape[keys.axes.index(KEYS)]] if KEYS in keys.axes else []
+    scales = [1.0, *(size**-0.5 for size in sizes)]
+    has_strength = "strength" in roles
+    gates: Sequence[str | None] = [*GATES] if "decay" in roles else [None]
+    if has_strength:
+        gates = ["exp"] if "decay" in roles else []
+    for gate, bound, epsilon, scale in itertools.product(gates, (False, True), _EPSILONS, scales):
+        yield MeanRule(gate, has_strength, bound, epsilon, scale)
 
 
 def _arranged(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -196,7 +221,7 @@ def _by_rule(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Ten
     arranged, has_matrix = _arranged(trial, attention, given), attention.has_matrix
     if attention.decay is not None:
         arranged["decay"] = attention.decay.expand(trial.time, *attention.decay.shape)
-    return attention.rule.run(arranged, has_matrix=has_matrix)
+    return run_rule(attention.rule, arranged, has_matrix=has_matrix)
 
 
 def _added(trial: Trial, attention: Attention, given: Sequence[Tensor]) -> Tensor:
@@ -233,9 +258,12 @@ def _follows(trial: Trial, attention: Attention) -> bool:
         for role in {"decay", "strength"} & {*attention.starts}:
             number = attention.starts[role].number
             given[number] = numbers_of_all_kinds(trial.given[number], small, random)
-        if attention.rule.is_delta:
+        if "strength" in attention.starts:
             number = attention.starts["key"].number
             given[number] = numbers_of_all_kinds(trial.given[number], small, random)
+
+        if isinstance(attention.rule, MeanRule):  # whose sum of weights may not be zero
+            given = [value.where(value != 0, 1.0) for value in given]
 
         ruled = attention.scale * _by_rule(trial, attention, given)
         expected = ruled + _added(trial, attention, given)

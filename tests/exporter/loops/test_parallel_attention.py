@@ -128,6 +128,33 @@ def moving_average(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
     return torch.einsum("ts,bshp->bthp", (0.8 ** far.clamp(min=0) * 0.2).tril(), v)
 
 
+def mean(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """Katharopoulos et al. 2020: weights that are divided by their sum."""
+    scores = torch.einsum("bthn,bshn->bhts", F.elu(q) + 1, F.elu(k) + 1).tril()
+    weights = scores / (scores.sum(-1, keepdim=True) + 1e-6)
+    return torch.einsum("bhts,bshp->bthp", weights, v)
+
+
+def gated_mean(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """The same with decays, and without anything that is added to the sum."""
+    sums = F.logsigmoid(g[..., 0]).cumsum(1).transpose(1, 2)
+    far = (sums[..., :, None] - sums[..., None, :]).masked_fill(distances(q) < 0, -torch.inf)
+    scores = torch.einsum("bthn,bshn->bhts", q.exp(), k.exp()) * far.exp()
+    return torch.einsum("bhts,bshp->bthp", scores / scores.sum(-1, keepdim=True), v)
+
+
+def stabilised(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """The mLSTM of Beck et al. 2024, as its authors write it for training."""
+    strength, forget = g[..., 0].transpose(1, 2), F.logsigmoid(g[..., 1]).transpose(1, 2)
+    sums = forget.cumsum(-1)
+    logarithms = sums[..., :, None] - sums[..., None, :] + strength[..., None, :]
+    logarithms = logarithms.masked_fill(distances(q) < 0, -torch.inf)
+    largest = logarithms.amax(-1, keepdim=True)
+    scores = torch.einsum("bthn,bshn->bhts", q, k * 3**-0.5) * (logarithms - largest).exp()
+    least = torch.maximum(scores.sum(-1, keepdim=True).abs(), (-largest).exp())
+    return torch.einsum("bhts,bshp->bthp", scores / (least + 1e-6), v)
+
+
 FORMS = {
     form.__name__: form
     for form in (
@@ -139,6 +166,9 @@ FORMS = {
         gated_by_products,
         in_chunks,
         moving_average,
+        mean,
+        gated_mean,
+        stabilised,
     )
 }
 
@@ -223,6 +253,18 @@ def test_one_row_is_no_reason(batch: int) -> None:
     fixed = Spec("float32", batch, "time", 5)
     rolled = roll_rounds(net, "forward", Example(net.forward, (fixed,)))
     assert rolled is not None
+
+
+@pytest.mark.patterns
+def test_an_mlstm_streams(tmp_path: Path) -> None:
+    result = export(Heads(stabilised).eval(), X, tmp_path / "m.onnx")
+    assert result.report is not None
+    assert result.report.passed
+    contract = result.contract
+    assert contract.streaming.ok
+    shapes = [state.shape for state in contract.states]
+    assert shapes == [("batch", 2, 3, 3), ("batch", 2, 1, 3), ("batch", 2, 1, 1)]
+    check_chunks(result.path)
 
 
 @pytest.mark.patterns
