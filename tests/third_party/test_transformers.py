@@ -49,12 +49,21 @@ def gpt2() -> nn.Module:
     return network
 
 
-def encodec_decoder() -> nn.Module:
-    settings = transformers.EncodecConfig(
-        hidden_size=16, num_filters=4, upsampling_ratios=[2, 2], num_lstm_layers=1
-    )
-    network: nn.Module = transformers.EncodecModel(settings).decoder
-    return network
+def encodec_decoder(padding: str) -> Callable[[], nn.Module]:
+    """The decoder of Encodec, which fills up the first steps in one way or another."""
+
+    def build() -> nn.Module:
+        settings = transformers.EncodecConfig(
+            hidden_size=16,
+            num_filters=4,
+            upsampling_ratios=[2, 2],
+            num_lstm_layers=1,
+            pad_mode=padding,
+        )
+        network: nn.Module = transformers.EncodecModel(settings).decoder
+        return network
+
+    return build
 
 
 def mimi_decoder() -> nn.Module:
@@ -139,7 +148,12 @@ MODELS = {
         mimi_decoder, {"latents": Spec("float32", "batch", 16, "time")}, "window_latents"
     ),
     "Encodec's decoder": Model(
-        encodec_decoder,
+        encodec_decoder("constant"),
+        {"hidden_states": Spec("float32", "batch", 16, "time")},
+        "h0",
+    ),
+    "Encodec's decoder with mirrored steps": Model(
+        encodec_decoder("reflect"),
         {"hidden_states": Spec("float32", "batch", 16, "time")},
         "window_hidden_states",
     ),
@@ -169,14 +183,18 @@ def test_a_model_of_transformers(name: str, tmp_path: Path) -> None:
 
 
 def _check_long_stream(net: nn.Module, model: stateport.Model) -> None:
-    """A long sequence in chunks of all lengths gives what PyTorch gives for it at once."""
+    """A long sequence in chunks of all lengths gives what PyTorch gives for it at once.
+
+    Chunks that have to be a multiple of steps are as many times as long, and fewer.
+    """
     (x,), (y,) = model.contract.inputs, model.contract.outputs
     axis = x.shape.index("time")
     given = _drawn(x, STEPS)
     with torch.no_grad():
         expected = _first(net(torch.from_numpy(given))).numpy()
 
-    lengths = [length for chunks in CHUNKS for length in chunks]
+    multiple = model.contract.streaming.chunk_multiple
+    lengths = [length * multiple for chunks in CHUNKS for length in chunks]
     ends = [end for end in np.cumsum(lengths).tolist() if end < STEPS]
     stream = model.stream()
     answers = [stream(part) for part in np.split(given, ends, axis)]
