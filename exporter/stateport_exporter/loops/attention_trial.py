@@ -45,7 +45,11 @@ class Trial:
 
     def run(self, given: Iterable[Tensor]) -> Tensor:
         """The result for values of the starts, with steps first."""
-        return self.part.run(self._inputs, given).movedim(self.axis, 0)
+        laid_out = []
+        for value, like in zip(given, self._like, strict=True):
+            # A view may be possible with the strides of the network's own values alone.
+            laid_out.append(torch.empty_like(like, dtype=torch.float64).copy_(value))
+        return self.part.run(self._inputs, laid_out).movedim(self.axis, 0)
 
     def _numbers(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self._random, dtype=torch.float64)

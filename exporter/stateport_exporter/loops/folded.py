@@ -182,7 +182,7 @@ def _replace_all_scans(network: nn.Module, example: Example, traces: Sequence[Un
     """Writes parallel scans and linear attention in both traces as loops, in place.
 
     Raises:
-        ExportError: a trace has none.
+        ExportError: a trace has none, or cannot be run.
     """
     whole = _Whole(network, "forward")
     axes = [leaf.shape.index("time") if "time" in leaf.shape else None for leaf in example.leaves]
@@ -196,10 +196,16 @@ def _replace_all_scans(network: nn.Module, example: Example, traces: Sequence[Un
         def inputs(trace: Unrolled = trace, tensors: Sequence[Tensor] = tensors) -> list[Tensor]:
             return [*tensors, *(_weight(whole, name, trace.constants) for name in trace.names)]
 
-        has_any = replace_rounds(trace, inputs(), time)
-        while replace_parallel_attention(trace, inputs(), axes, time):
-            # Its decays may be powers of the distance, as far as few steps show.
-            has_any = trace.sees_numbers = True
+        try:
+            has_any = replace_rounds(trace, inputs(), time)
+            while replace_parallel_attention(trace, inputs(), axes, time):
+                # Its decays may be powers of the distance, as far as few steps show.
+                has_any = trace.sees_numbers = True
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            # Operations of the author's may take neither float64 nor other numbers of rows.
+            raise ExportError(
+                f"its operations cannot be run alone, which fails with {in_words(error)}"
+            ) from error
         if not has_any:
             raise ExportError("it has no parallel scan")
 

@@ -65,8 +65,10 @@ def replace_parallel_attention(
             part = region(trace, starts, result)
             if not _may_be_attention(trace, part):
                 continue
-            trial = Trial(part, inputs, values, places, axis)
-            found = _attention(trial)
+            try:
+                found = _attention(Trial(part, inputs, values, places, axis))
+            except (RuntimeError, IndexError, ValueError):  # operations may refuse random numbers
+                continue
             if found is None:
                 continue
             if "key" not in found.starts:

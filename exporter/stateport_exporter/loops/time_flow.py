@@ -7,6 +7,7 @@ same step of its result changes and no other, it keeps steps apart. Otherwise it
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -84,7 +85,10 @@ def _places_behind(
     in_time = [place for place in before if place.level != FIXED]
     known = all(place.axis is not None for place in in_time)
     for result in results:
-        place = _tried(op, result, values, places, time) if known else None
+        place = None
+        if known:
+            with contextlib.suppress(RuntimeError, IndexError, ValueError):  # of other numbers
+                place = _tried(op, result, values, places, time)
         if place is None:
             axis = _only_axis(values[result], time)
             place = Place(level if axis is None else level + 1, axis, mixes=True)

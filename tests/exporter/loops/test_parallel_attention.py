@@ -255,6 +255,30 @@ def test_one_row_is_no_reason(batch: int) -> None:
     assert rolled is not None
 
 
+class OneRow(nn.Module):
+    """Attention that takes one row alone, and asks PyTorch for a dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.query = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x.view(-1, 5)
+        scores = self.query(steps).double() @ steps.double().T
+        y: Tensor = scores.softmax(-1).float() @ steps
+        return y[None]
+
+
+def test_a_network_that_takes_one_row_alone_is_exported_as_before(tmp_path: Path) -> None:
+    result = export(OneRow().eval(), Spec("float32", 1, "time", 5), tmp_path / "m.onnx")
+    assert result.report is not None
+    assert result.report.passed
+    assert result.contract.streaming.reason == (
+        "forward multiplies steps with one another, as attention does"
+    )
+
+
 @pytest.mark.patterns
 def test_an_mlstm_streams(tmp_path: Path) -> None:
     result = export(Heads(stabilised).eval(), X, tmp_path / "m.onnx")
