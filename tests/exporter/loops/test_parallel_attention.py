@@ -211,13 +211,13 @@ OTHERS = (softmax, both_ways, by_steps_so_far, no_power, until_late, bounded)
 
 
 class AmongLayers(nn.Module):
-    """Chunks behind a causal convolution, a GRU behind these, and retention."""
+    """Attention with a bonus behind a causal convolution, then a GRU, and retention."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.gru = nn.Conv1d(5, 5, 3), nn.GRU(5, 5, batch_first=True)
-        self.first, self.last = Heads(in_chunks), Heads(retention)
+        self.first, self.last = Heads(with_a_bonus), Heads(retention)
 
     def forward(self, x: Tensor) -> Tensor:
         moved = self.conv(F.pad(x.transpose(1, 2), (2, 0))).transpose(1, 2)
