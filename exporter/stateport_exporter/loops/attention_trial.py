@@ -162,7 +162,7 @@ class Trial:
         decay = self._for_each_key(roles, given, lambda result: result[2] / result[1])
         if not decay.isfinite().all() or is_close(decay, torch.ones_like(decay)):
             return None
-        return _without_equal(decay[None])[0]
+        return _without_equal(decay)
 
     def bonus(self, roles: Mapping[str, Start]) -> Tensor | None:
         """What the first step's own key and value count in the result, with the axes of the state.
@@ -174,7 +174,7 @@ class Trial:
         bonus = self._for_each_key(roles, given, lambda result: result[0])
         if not bonus.isfinite().all() or not bonus.any():
             return None
-        return _without_equal(bonus[None])[0]
+        return _without_equal(bonus)
 
     def _only_first_value(self, roles: Mapping[str, Start]) -> list[Tensor]:
         """Ones in all roles, with a value in the first step alone."""

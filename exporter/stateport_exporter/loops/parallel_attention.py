@@ -18,14 +18,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from ..network.program import Ref, operands, refs
+from ..network.program import Op, Ref, operands, refs
 from ..network.scan import scan
 from .attention import GATES, KEYS, ORDERS, Attention, MeanRule, Rule, Start, SumRule, run_rule
 from .attention_trial import Trial, is_close
 from .attention_writer import write_attention
 from .recurrences import numbers_of_all_kinds
 from .regions import Region, region, values_of
-from .time_flow import FIXED, Place, places_of
+from .time_flow import Place, places_of
 from .trace import Unrolled
 
 #: The most values that the operations of one attention start from.
@@ -89,18 +89,22 @@ def _candidates(
 ) -> Iterator[tuple[Ref, int]]:
     """The values that linear attention may compute, with an axis of time."""
     for op in trace.ops:
-        mixed = [ref for ref in refs(operands(op)) if places[ref].level > 0]
-        place = places.get(Ref(op.result))
-        if op.target is scan or place is None or place.level == FIXED:
+        result = Ref(op.result)
+        if op.target is scan or result not in places or not _mixes(op, places):
             continue
-        value = values[Ref(op.result)]
+        value, axis_of_time = values[result], places[result].axis
         if not isinstance(value, Tensor) or not value.is_floating_point():
             continue
-        if not place.mixes and len(mixed) < 2:
-            continue
         for axis, size in enumerate(value.shape):
-            if size == time and place.axis in (axis, None):
-                yield Ref(op.result), axis
+            if size == time and axis_of_time in (axis, None):
+                yield result, axis
+
+
+def _mixes(op: Op, places: Mapping[Ref, Place]) -> bool:
+    """Whether an operation mixes steps, or joins values in which they are mixed."""
+    if places[Ref(op.result)].mixes:
+        return True
+    return sum(places[ref].level > 0 for ref in refs(operands(op))) > 1
 
 
 def _starts_of(

@@ -56,44 +56,30 @@ def places_of(
         if axis is not None:
             places[Ref(number)] = Place(0, axis)
     for op in trace.ops:
-        places |= _places_behind(trace, op, values, places, time)
+        before = {ref: places[ref] for ref in refs(operands(op))}
+        for result in results_of(trace, op):
+            places[result] = _place_of(op, result, values, before, time)
     return places
 
 
-def _places_behind(
-    trace: Unrolled,
-    op: Op,
-    values: Mapping[Ref, Any],
-    places: Mapping[Ref, Place],
-    time: int,
-) -> dict[Ref, Place]:
-    """The places of an operation's results."""
-    results = results_of(trace, op)
-    before = [places[ref] for ref in refs(operands(op))]
-    level = max((place.level for place in before), default=FIXED)
-    if level == FIXED or not isinstance(values[results[0]], Tensor):
-        return dict.fromkeys(results, Place(FIXED, None))
-
-    found = {}
+def _place_of(
+    op: Op, result: Ref, values: Mapping[Ref, Any], before: Mapping[Ref, Place], time: int
+) -> Place:
+    """The place of one result of an operation; `before` has those of its operands."""
+    level = max((place.level for place in before.values()), default=FIXED)
+    if level == FIXED or not isinstance(values[result], Tensor):
+        return Place(FIXED, None)
     if op.target is scan:
-        states = len(op.args[1])
-        for result in results:
-            axis = None if result.part is None or result.part < states else 0
-            found[result] = Place(level + 1, axis, mixes=True)
-        return found
+        is_state = result.part is None or result.part < len(op.args[1])
+        return Place(level + 1, None if is_state else 0, mixes=True)
 
-    in_time = [place for place in before if place.level != FIXED]
-    known = all(place.axis is not None for place in in_time)
-    for result in results:
-        place = None
-        if known:
-            with contextlib.suppress(RuntimeError, IndexError, ValueError):  # of other numbers
-                place = _tried(op, result, values, places, time)
-        if place is None:
-            axis = _only_axis(values[result], time)
-            place = Place(level if axis is None else level + 1, axis, mixes=True)
-        found[result] = place
-    return found
+    if all(place.level == FIXED or place.axis is not None for place in before.values()):
+        with contextlib.suppress(RuntimeError, IndexError, ValueError):  # of other numbers
+            place = _tried(_Trial(op, result, values, before), level, time)
+            if place is not None:
+                return place
+    axis = _only_axis(values[result], time)
+    return Place(level if axis is None else level + 1, axis, mixes=True)
 
 
 def _only_axis(value: Tensor, time: int) -> int | None:
@@ -102,23 +88,12 @@ def _only_axis(value: Tensor, time: int) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
-def _tried(
-    op: Op,
-    result: Ref,
-    values: Mapping[Ref, Any],
-    places: Mapping[Ref, Place],
-    time: int,
-) -> Place | None:
+def _tried(trial: _Trial, level: int, time: int) -> Place | None:
     """The place of a result, found by changing steps of the operands; None if it says nothing."""
-    level = max(places[ref].level for ref in refs(operands(op)))
-    trial = _Trial(op, result, values, places)
-    value = values[result]
-
     last = trial.changed(time - 1)
-    axes = [axis for axis in range(value.ndim) if _is_only_at(last, axis, time - 1, time)]
-    if not last.any():  # as where a part of the sequence is cut off
-        return None
-    if len(axes) != 1:
+    axes = [axis for axis in range(last.ndim) if _is_only_at(last, axis, time - 1, time)]
+    # Nothing changes where a part of the sequence is cut off.
+    if not last.any() or len(axes) != 1:
         return None
 
     [axis] = axes
