@@ -28,6 +28,8 @@ from .regions import Region, region, values_of
 from .time_flow import Place, places_of
 from .trace import Unrolled
 
+#: What goes from step to step already.
+_RUNNING: Final = (scan, torch.ops.aten.cumsum.default)
 #: The most values that the operations of one attention start from.
 _MOST_STARTS: Final = 7
 #: The roles of the values that a later step depends on, by their count.
@@ -90,7 +92,7 @@ def _candidates(
     """The values that linear attention may compute, with an axis of time."""
     for op in trace.ops:
         result = Ref(op.result)
-        if op.target is scan or result not in places or not _mixes(op, places):
+        if op.target in _RUNNING or result not in places or not _mixes(op, places):
             continue
         value, axis_of_time = values[result], places[result].axis
         if not isinstance(value, Tensor) or not value.is_floating_point():

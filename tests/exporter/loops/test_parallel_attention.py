@@ -207,7 +207,15 @@ def bounded(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
     return torch.einsum("bhts,bshp->bthp", scores.tril(), v)
 
 
-OTHERS = (softmax, both_ways, by_steps_so_far, no_power, until_late, bounded)
+def beside_a_sum(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """A running sum, which is carried as one, and a bound on distances of sums."""
+    sums = g.cumsum(1)
+    far = (sums[:, :, None] - sums[:, None]).clamp(min=-3).exp()
+    seen = (distances(q) >= 0).to(q.dtype)
+    return torch.einsum("bthn,bshn,ts,btshn,bshp->bthp", q, k, seen, far, v)
+
+
+OTHERS = (beside_a_sum, softmax, both_ways, by_steps_so_far, no_power, until_late, bounded)
 
 
 class AmongLayers(nn.Module):
