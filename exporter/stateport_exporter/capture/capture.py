@@ -9,8 +9,6 @@ traced, each call of a recurrent layer is recorded as one opaque node of the dom
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +21,7 @@ from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Explicit
 from ..network.isolation import quiet
+from .associative_scan import scans_refused
 from .fixed_batch import why_fixed_batch
 from .recorders import Loop, opaque_layers
 from .refusals import narrowed_in_words, why_not
@@ -34,6 +33,7 @@ from .signature import (
     refuse_mutation,
 )
 from .torch_export import functional, loose_axes, torch_export, with_named_axes
+from .while_loops import endless_loops_refused
 from .write_onnx import write_onnx
 
 #: What stands before the names of an author's parameters, once for each wrapper.
@@ -239,10 +239,11 @@ def _export_loosely(
 
 
 def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Traced:
-    # PyTorch prints the graph so far where a number is taken out of a tensor.
+    name = type(module.network).__qualname__
     with (
         opaque_layers(module.network) as loops,
-        contextlib.redirect_stderr(io.StringIO()),
+        scans_refused(name),
+        endless_loops_refused(name),
     ):
         program = torch_export(module, tuple(arguments), shapes)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import starmap
@@ -31,7 +32,9 @@ def torch_export(module: nn.Module, args: tuple[Any, ...], shapes: Any) -> Expor
     Raises:
         Exception: whatever forward or PyTorch raises.
     """
-    with _mended_lstm(), _ended_vmaps():
+    # PyTorch prints the graph so far where a number is taken out of a tensor.
+    hidden = contextlib.redirect_stderr(io.StringIO())
+    with _mended_lstm(), _ended_vmaps(), hidden:
         program: ExportedProgram = torch.export.export(
             module, args, dynamic_shapes=shapes, strict=False
         )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from torch.utils import _pytree as pytree
 from stateport.errors import in_words
 from stateport.picking import instances_of
 
+from ..capture.associative_scan import First, first_values, scans_as_loops
 from ..capture.torch_export import functional, torch_export, with_named_axes
 from ..errors import ExportError
 from ..memory.kept import unchanged_shared
@@ -255,17 +257,19 @@ def _trace(
     whole = _Whole(network, method).eval()
     operands = (arguments.args, arguments.kwargs)
 
-    def export(dims: Mapping[str, Any]) -> torch.export.ExportedProgram:
+    def export(firsts: Sequence[First], dims: Mapping[str, Any]) -> torch.export.ExportedProgram:
         shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
         for leaf, (_, tensor) in zip(example.leaves, example.tensors(arguments), strict=True):
             axes = enumerate(leaf.shape)
             shapes[tensor] = {number: dims[str(axis)] for number, axis in axes if axis in dims}
-        return torch_export(whole, operands, shapes.dynamic_shapes(whole, operands))
+        with scans_as_loops(firsts):
+            return torch_export(whole, operands, shapes.dynamic_shapes(whole, operands))
 
     with unchanged_globals(seed=0), unchanged_shared(network), quiet(), torch.no_grad():
         try:
+            firsts = first_values(lambda: whole(*operands))
             dynamic_axes = [axis for axis in sizes if axis != "time"]
-            program = with_named_axes(dynamic_axes, export)
+            program = with_named_axes(dynamic_axes, functools.partial(export, firsts))
             return functional(program)
         except Exception as error:  # the user's forward may raise anything
             raise _UntraceableError(

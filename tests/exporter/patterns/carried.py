@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.associative_scan import associative_scan
 from torch.nn import functional as F
 
 from stateport_exporter import Spec
@@ -185,6 +186,22 @@ def parallel_scan_backwards(net: Any, x: Tensor) -> Any:
     return parallel_scan(net, x.flip(1)).flip(1)
 
 
+def associated(net: Any, x: Tensor, *, reverse: bool = False) -> Any:
+    """PyTorch's own operator for parallel scans."""
+
+    def combine(before: Any, after: Any) -> Any:
+        return before[0] * after[0], before[1] * after[0] + after[1]
+
+    gate = torch.sigmoid(net.gate(x))
+    pairs = (1 - gate, gate * net.value(x))
+    _, y = associative_scan(combine, pairs, dim=1, reverse=reverse, combine_mode="generic")
+    return y
+
+
+def associated_backwards(net: Any, x: Tensor) -> Any:
+    return associated(net, x, reverse=True)
+
+
 def retention(net: Any, x: Tensor, back: int = 0) -> Any:
     """Sun et al. 2023: a matrix of decays, which is `back` steps away from a causal one."""
     steps = torch.arange(x.shape[1], dtype=x.dtype)
@@ -359,6 +376,14 @@ CARRIED: Final = (
         "a parallel scan, in log2(T) rounds",
         parallel_scan,
         parallel_scan_backwards,
+        "reverses time",
+        lambda: {"gate": nn.Linear(5, 4), "value": nn.Linear(5, 4)},
+        (H0,),
+    ),
+    row(
+        "a parallel scan, by `associative_scan`",
+        associated,
+        associated_backwards,
         "reverses time",
         lambda: {"gate": nn.Linear(5, 4), "value": nn.Linear(5, 4)},
         (H0,),
