@@ -305,8 +305,8 @@ def _check_states(
 ) -> None:
     """Checks that the network's results depend on nothing but its arguments and states."""
     if traced.rolled is not None:
-        calls = [each.call for each in traced.hidden]
-        check_memory(traced.twin, traced.method, traced.rolled, sample, calls)
+        lifted = {each.call: each.positions for each in traced.hidden}
+        check_memory(traced.twin, traced.method, traced.rolled, sample, lifted)
 
     try:
         check_repeatable(explicit, sample)
@@ -328,5 +328,7 @@ def _check_nothing_else_kept(traced: TracedNetwork, explicit: Explicit, sample: 
 
     with unchanged_globals(seed=1), torch.no_grad():
         _, lasts = Explicit(traced.rolled).eval()(arguments.args, arguments.kwargs, ())
-    lifted = [state for each in traced.hidden for state in lasts[each.call]]
+    lifted = []
+    for each in traced.hidden:
+        lifted += [lasts[each.call][position] for position in each.positions]
     check_kept(traced.twin, traced.method, sample, {}, lifted)

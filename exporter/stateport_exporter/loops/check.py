@@ -16,7 +16,7 @@ from stateport.errors import first_line
 
 from ..errors import ExportError
 from ..network.example import Arguments, Example
-from ..network.explicit import Calls
+from ..network.explicit import Calls, Firsts, at_positions
 from ..network.isolation import computing_in, evaluation_twin, float64_copy, unchanged_globals
 from ..network.scan import NoStepError
 
@@ -27,6 +27,8 @@ FOR_ROUNDS: Final = ((2, 67), (1, 301))
 #: The same for numbers of steps: a warm-up, or a floor, changes the law of a number late.
 FOR_NUMBERS: Final = ((2, 67), (1, 4099))
 _CALLS: Final = 3
+#: The positions of states that are lifted, by the number of the call.
+Lifted = Mapping[int, Sequence[int]]
 #: Up to this number of states, every choice of remembered states is tried; above, all or none.
 _MOST_STATES_CHOSEN: Final = 4
 
@@ -113,12 +115,12 @@ def _check_fails_too(
 
 
 def check_memory(
-    network: nn.Module, method: str, folded: nn.Module, example: Example, lifted: Collection[int]
+    network: nn.Module, method: str, folded: nn.Module, example: Example, lifted: Lifted
 ) -> None:
     """Checks that the author's network remembers lifted states from call to call, or nothing.
 
-    `lifted` are the numbers of the calls whose states are lifted. The author's network may remember
-    some of them, and start the others from their first values in every call.
+    The author's network may remember some of them, and start the others from their first values in
+    every call.
 
     Raises:
         ExportError: it remembers something else.
@@ -128,7 +130,8 @@ def check_memory(
     expected = [_results(twin, method, arguments) for arguments in calls]
 
     for remembered in _choices_of_states(lifted):
-        answers = _remembering(folded, calls, remembered)
+        positions = {call: lifted[call] for call in remembered}
+        answers = _remembering(folded, calls, positions)
         pairs = zip(expected, answers, strict=True)
         if all(starmap(_all_close, pairs)):
             return
@@ -192,14 +195,18 @@ def _nudge_float(leaf: Any, nudge: float) -> Any:
 
 
 def _remembering(
-    folded: nn.Module, calls: Iterable[Arguments], remembered: Collection[int]
+    folded: nn.Module, calls: Iterable[Arguments], remembered: Lifted
 ) -> Iterator[list[Tensor]]:
     """The results of successive calls, where the states of some loops go on from call to call."""
-    firsts: Mapping[int, tuple[Tensor, ...]] = {}
+    firsts: dict[int, Firsts] = {}
     for arguments in calls:
         with Calls(firsts) as recorded:
             results = _results(folded, "forward", arguments)
-        firsts = {call: recorded.lasts[call] for call in remembered}
+
+        firsts = {}
+        for call, positions in remembered.items():
+            lasts = [recorded.lasts[call][position] for position in positions]
+            firsts[call] = at_positions(lasts, positions)
         yield results
 
 

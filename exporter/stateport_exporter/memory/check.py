@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from ..errors import ExportError
 from ..network.blame import Line, at_line, raised_line
 from ..network.example import Arguments, Example
-from ..network.explicit import Calls, States
+from ..network.explicit import Calls, Firsts
 from ..network.isolation import evaluation_twin, unchanged_globals
 from ..network.trees import agree, are_close
 from .kept import authored, contents, names_in, replaced_builtins, slots, unchanged_shared
@@ -61,7 +61,7 @@ def check_kept(
     network: nn.Module,
     method: str,
     example: Example,
-    firsts: Mapping[int, States],
+    firsts: Mapping[int, Firsts],
     states: Sequence[Tensor] = (),
 ) -> None:
     """Runs a network as its author would, and refuses results that depend on what changes.
@@ -85,7 +85,7 @@ class _Memory:
     """Runs one network with several arguments and with unknown values."""
 
     def __init__(
-        self, network: nn.Module, method: str, example: Example, firsts: Mapping[int, States]
+        self, network: nn.Module, method: str, example: Example, firsts: Mapping[int, Firsts]
     ) -> None:
         self.network, self.method, self.firsts = network, method, firsts
         self.arguments = example.make(example.sizes)

@@ -10,6 +10,7 @@ both come from it, so they mean the same thing.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +29,8 @@ from .running_values import LOOPS, run_as_loop, with_dim
 from .scan import scan
 
 States = tuple[Tensor, ...]
+#: First states of a call; None leaves the network's own one.
+Firsts = tuple[Tensor | None, ...]
 
 #: The functions that PyTorch's recurrent layers call: (x, hx, weights, ...) -> y and last states.
 LAYERS: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
@@ -78,6 +81,7 @@ class Explicit(nn.Module):
         lifted: numbers of calls of recurrent functions, in the order in which forward makes them.
         contexts: steps that places in forward get from the call before.
         folds: for calls whose states have the rows of the batch several times, how.
+        parts: for calls of which some states alone are lifted, the positions of these.
 
     The states of a call are together: (h, c) for an LSTM, (h,) for a GRU or RNN. Behind them come
     the states of `contexts`, one for each.
@@ -90,6 +94,7 @@ class Explicit(nn.Module):
         lifted: Sequence[int] = (),
         contexts: Sequence[Context] = (),
         folds: Mapping[int, Fold] | None = None,
+        parts: Mapping[int, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -97,6 +102,7 @@ class Explicit(nn.Module):
         self.lifted = tuple(lifted)
         self.contexts = tuple(contexts)
         self.folds = dict(folds or {})
+        self.parts = dict(parts or {})
 
     def forward(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], states: Sequence[States]
@@ -117,12 +123,22 @@ class Explicit(nn.Module):
             lasts[call] = tuple(map(fold.split, lasts[call]))
         return result, [*lasts, *((last,) for last in frames.lasts)]
 
-    def first_states(self, states: Sequence[States]) -> dict[int, States]:
+    def first_states(self, states: Sequence[States]) -> dict[int, Firsts]:
         """The states of lifted calls as the network has them, by call; others are left out."""
-        firsts = dict(zip(self.lifted, states, strict=False))
-        for call, fold in self.folds.items():
-            firsts[call] = tuple(map(fold.join, firsts[call]))
+        firsts: dict[int, Firsts] = {}
+        for call, given in zip(self.lifted, states, strict=False):
+            fold = self.folds.get(call)
+            joined = given if fold is None else tuple(map(fold.join, given))
+            firsts[call] = at_positions(joined, self.parts.get(call, range(len(joined))))
         return firsts
+
+
+def at_positions(states: Sequence[Tensor], positions: Sequence[int]) -> Firsts:
+    """States at their positions among those of a call, with None for the others before them."""
+    placed: list[Tensor | None] = [None] * (max(positions) + 1)
+    for position, state in zip(positions, states, strict=True):
+        placed[position] = state
+    return tuple(placed)
 
 
 def _tensors_in(tree: Any) -> States:
@@ -174,13 +190,13 @@ class Calls(TorchFunctionMode):
     """Sees the calls of recurrent functions: `firsts` and `lasts` hold their states.
 
     `replaced` has first states by the number of the call, which gets them in place of the
-    network's. The rows of states keep their order, also where packing sorts the data. With `cut`,
-    unpacking gives as many steps as the longest row has. Without `with_firsts`, `firsts` is empty
-    but while PyTorch exports.
+    network's; None leaves the network's. The rows of states keep their order, also where packing
+    sorts the data. With `cut`, unpacking gives as many steps as the longest row has. Without
+    `with_firsts`, `firsts` is empty but while PyTorch exports.
     """
 
     def __init__(
-        self, replaced: Mapping[int, States], *, cut: bool = False, with_firsts: bool = True
+        self, replaced: Mapping[int, Firsts], *, cut: bool = False, with_firsts: bool = True
     ) -> None:
         super().__init__()
         self.replaced = replaced
@@ -247,9 +263,9 @@ class Calls(TorchFunctionMode):
         hx, batch_sizes = args[position], args[position - 1]
         own = _as_tuple(hx)
         first: Any = own
-        number = len(self.lasts)
-        if number in self.replaced:
-            first = self.packs.sort(self.replaced[number], batch_sizes)
+        if len(self.lasts) in self.replaced:
+            in_order = self.packs.unsort(own, batch_sizes)
+            first = self.packs.sort(self._first_of(in_order), batch_sizes)
         if isinstance(hx, Tensor):
             (first,) = first
 
@@ -260,12 +276,18 @@ class Calls(TorchFunctionMode):
     def _run_loop(
         self, body: Body, own: States, sequences: Sequence[Tensor], invariants: Sequence[Tensor]
     ) -> States:
-        first = self.replaced.get(len(self.lasts), own)
+        first = self._first_of(own)
         result = scan(body, first, sequences, invariants)
 
         self._record_first(tuple(own), None)
         self.lasts.append(tuple(result[: len(own)]))
         return result
+
+    def _first_of(self, own: States) -> States:
+        """The first states of the next call: those that are replaced, and the network's own."""
+        replaced = self.replaced.get(len(self.lasts), ())
+        pairs = itertools.zip_longest(own, replaced)
+        return tuple(mine if given is None else given for mine, given in pairs)
 
     def _run_step(self, body: Body, first: Tensor, slices: Tensor) -> Tensor:
         """The values of a running maximum or the like, which runs as a loop."""

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
 from ..network.example import Arguments, Example
-from ..network.explicit import Calls, Explicit
+from ..network.explicit import Calls, Explicit, Firsts, States
 from ..network.isolation import evaluation_twin, unchanged_globals
 from ..network.trees import agree, tensors_in
 from .hidden import Hidden
@@ -91,12 +91,17 @@ def check_carried(explicit: Explicit, example: Example, hidden: Sequence[Hidden]
     runs = [_run_as_author(explicit, network, example, number) for number in range(_RUNS)]
 
     for layer in hidden:
-        starts = [list(run.firsts[layer.call]) for run in runs]
+        starts = [_states_of(layer, run.firsts) for run in runs]
         # Copies, because a network may change its states in place.
-        ends = [[end.clone() for end in run.lasts[layer.call]] for run in runs]
+        ends = [[end.clone() for end in _states_of(layer, run.lasts)] for run in runs]
         starts_the_same = all(_same(starts[0], start) for start in starts)
         if not starts_the_same:
             _check_goes_on(layer, starts, ends)
+
+
+def _states_of(layer: Hidden, calls: Sequence[States]) -> list[Tensor]:
+    """The states of a layer that are lifted, of those of all calls."""
+    return [calls[layer.call][position] for position in layer.positions]
 
 
 def _run_as_author(explicit: Explicit, network: nn.Module, example: Example, number: int) -> Calls:
@@ -233,7 +238,7 @@ def _results(
     return [tensor.clone() for tensor in tensors_in(returned)]
 
 
-def _first_states(explicit: Explicit, arguments: Arguments) -> dict[int, tuple[Tensor, ...]]:
+def _first_states(explicit: Explicit, arguments: Arguments) -> dict[int, Firsts]:
     """The lifted states by call, without those of contexts: the network puts zeros there itself."""
     return explicit.first_states(arguments.states)
 

@@ -45,6 +45,7 @@ class Hidden:
 
     Attributes:
         call: the number of the call, in the order of forward.
+        positions: which of the call's states they are.
         name: the layer's path or kind.
         leaves: the arguments that the states become.
         initial: the values that forward makes, with a batch axis of size 1; None for zeros.
@@ -53,6 +54,7 @@ class Hidden:
     """
 
     call: int
+    positions: tuple[int, ...]
     name: str
     leaves: tuple[Leaf, ...]
     initial: tuple[NDArray[Any] | None, ...]
@@ -70,20 +72,26 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
     layers = find(graph)
     check_sequence_axis(layers)
 
-    hidden = [*filter(_may_be_lifted, hidden_states(graph, layers))]
+    hidden = []
+    for layer in filter(_may_be_lifted, layers):
+        positions = hidden_states(graph, layer)
+        if positions:
+            hidden.append((layer, positions))
 
     if not hidden:
         return []
 
     usual = _first_states(explicit, example, 0)
     larger = _first_states(explicit, example, 1)
-    folds = [_fold_of(layer, usual[layer.call], explicit, example) for layer in hidden]
-    states = [
-        _hidden_of(layer, usual[layer.call], example, fold)
-        for layer, fold in zip(hidden, folds, strict=True)
-    ]
-    for layer, state in zip(hidden, states, strict=True):
-        if not _same_start(state, _hidden_of(layer, larger[layer.call], example, state.fold)):
+
+    states = []
+    for layer, positions in hidden:
+        # Of a layer with an argument for a state, the rows are those of the argument.
+        is_whole = len(positions) == len(layer.states)
+        fold = _fold_of(layer, usual[layer.call], explicit, example) if is_whole else None
+        state = _hidden_of(layer, positions, usual[layer.call], example, fold)
+        states.append(state)
+        if not _same_start(state, _hidden_of(layer, positions, larger[layer.call], example, fold)):
             raise ExportError(
                 f"The first state of {_layer_name(layer)!r} is not the same in every call: "
                 "it changes with the size of the input, or by chance. Take it as an argument."
@@ -100,13 +108,14 @@ def make_explicit(
 ) -> tuple[Explicit, Example]:
     """The network and its example, with hidden states and those of contexts as arguments."""
     calls = [each.call for each in hidden]
+    parts = {each.call: each.positions for each in hidden}
 
     folds = {}
     for each in hidden:
         if each.fold is not None:
             folds[each.call] = each.fold
 
-    lifted = Explicit(explicit.network, explicit.method, calls, contexts.contexts, folds)
+    lifted = Explicit(explicit.network, explicit.method, calls, contexts.contexts, folds, parts)
 
     leaves = [each.leaves for each in hidden]
     leaves += [(leaf,) for leaf in contexts.leaves]
@@ -181,17 +190,23 @@ def _rows_of_first(layer: Recurrent, explicit: Explicit, example: Example, axis:
 
 
 def _hidden_of(
-    layer: Recurrent, values: Sequence[torch.Tensor], example: Example, fold: Fold | None
+    layer: Recurrent,
+    positions: Sequence[int],
+    values: Sequence[torch.Tensor],
+    example: Example,
+    fold: Fold | None,
 ) -> Hidden:
-    """The states of a layer, from the first ones (`values`) that forward made in one run."""
+    """Some states of a layer, from the first ones (`values`) that forward made in one run."""
     leaves, initial = [], []
-    for (letter, first, _), value in zip(layer.states, values, strict=True):
+    for position in positions:
+        (letter, first, _), value = layer.states[position], values[position]
         dtype = str(value.dtype).removeprefix("torch.")
         shape = _state_axes(layer, first, value.ndim, example, fold)
         value = value if fold is None else fold.split(value)
         leaves.append(Leaf(("state", f"{layer.call}", letter), dtype, shape))
         initial.append(_initial_value(layer, shape, value.numpy()))
-    return Hidden(layer.call, _layer_name(layer), tuple(leaves), tuple(initial), fold)
+    name = _layer_name(layer)
+    return Hidden(layer.call, tuple(positions), name, tuple(leaves), tuple(initial), fold)
 
 
 def _state_axes(

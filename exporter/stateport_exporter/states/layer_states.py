@@ -49,14 +49,19 @@ class StatePair:
     name: str | None
 
 
-def hidden_states(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[Recurrent]:
-    """The layers whose first states depend on no value that the network is given.
+def hidden_states(graph: ir.Graph, layer: Recurrent) -> list[int]:
+    """The positions of a layer's first states that depend on no value that the network is given.
 
     They are absent, zeros, constants or parameters, made inside forward: states to be lifted. A
-    loop that treats each step alone has no states.
+    layer whose other states are made from the sequence, as a decoder's are, has none.
     """
-    with_states = [layer for layer in layers if layer.states]
-    return [layer for layer in with_states if not _dependencies_of_layer(graph, layer)]
+    positions = []
+    for position, (_, first, _) in enumerate(layer.states):
+        if not [*_dependencies(graph, first)]:
+            positions.append(position)
+        elif not _held_inputs(graph, first):
+            return []
+    return positions
 
 
 def layers_over_time(layers: Iterable[Recurrent]) -> list[Recurrent]:
@@ -178,6 +183,8 @@ def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[
 
         stacks = []
         for (letter, first, last), stack in zip(layer.states, layer.stacks, strict=True):
+            if not [*_dependencies(graph, first)]:  # made in this call, beside a given one
+                continue
             role = f"{prefix}{letter}0"
             source = _only_source(layer, letter, _held_inputs(graph, first))
             roles.inputs[source].add(role)
