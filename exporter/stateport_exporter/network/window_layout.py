@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +22,7 @@ from stateport.picking import present
 from .example import Example
 from .explicit import LAYERS, put_back
 from .packing import is_packed
-from .running_values import values_of, with_dim
+from .running_values import SUMS, values_of, with_dim
 from .scan import scan
 from .trees import tensors_in
 from .windows import OVER_TIME, LayerSteps, Layout, Stretch, Window
@@ -57,14 +57,17 @@ def find_layout(network: nn.Module, method: str, example: Example, time: int) ->
     runs = []
     for sizes in ((batch, time), (batch + 1, time), (batch, 2 * time)):
         runs.append(_run_at(network, method, example, *sizes))
-    _check_alike(runs)
+    other = _run_at(network, method, example, batch, time, seed=1)
+    _check_alike([*runs, other])
 
     growth = _Growth(batch, time)
     names = (_free_name(name, taken) for name in _numbered("window_layer"))
-    layers = [
-        _layer_steps(calls, names, growth)
-        for calls in zip(*(run.calls for run in runs), strict=True)
-    ]
+    layers = []
+    for *calls, with_others in zip(*(run.calls for run in (*runs, other)), strict=True):
+        layer = _layer_steps(calls, names, growth)
+        if layer is not None and _is_same_sum(calls[0], with_others):
+            layer = replace(layer, is_fixed=True)
+        layers.append(layer)
     outputs = growth.stretches([run.outputs for run in runs])
     return Layout(inputs, tuple(layers), tuple(outputs))
 
@@ -100,13 +103,15 @@ def _numbered(base: str) -> Iterator[str]:
 class _Call(NamedTuple):
     """The shapes of what a layer or loop takes steps from, and of what it gives.
 
-    `axis` is the one along which a running value runs; None for others, which run over time.
+    `axis` is the one along which a running value runs; None for others, which run over time. `sums`
+    are the values of a running sum.
     """
 
     takes: tuple[_Shape, ...]
     gives: tuple[_Shape, ...]
     dtypes: tuple[str, ...]
     axis: int | None = None
+    sums: Tensor | None = None
 
 
 class _Run(TorchFunctionMode):
@@ -137,18 +142,25 @@ class _Run(TorchFunctionMode):
         elif func in OVER_TIME:
             values = values_of(result)
             axis = with_dim(kwargs).get("dim", args[1] if len(args) > 1 else 0)
-            self._record(args[:1], [values], axis % max(values.ndim, 1))
+            sums = values if func in SUMS else None
+            self._record(args[:1], [values], axis % max(values.ndim, 1), sums)
         return result
 
     def _record(
-        self, takes: Sequence[Tensor], gives: Sequence[Tensor], axis: int | None = None
+        self,
+        takes: Sequence[Tensor],
+        gives: Sequence[Tensor],
+        axis: int | None = None,
+        sums: Tensor | None = None,
     ) -> None:
         dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in gives)
-        self.calls.append(_Call(_shapes(takes), _shapes(gives), dtypes, axis))
+        self.calls.append(_Call(_shapes(takes), _shapes(gives), dtypes, axis, sums))
 
 
-def _run_at(network: nn.Module, method: str, example: Example, batch: int, time: int) -> _Run:
-    arguments = example.make({"batch": batch, "time": time})
+def _run_at(
+    network: nn.Module, method: str, example: Example, batch: int, time: int, seed: int = 0
+) -> _Run:
+    arguments = example.make({"batch": batch, "time": time}, seed=seed)
     run = _Run()
     with put_back(network), torch.no_grad(), run:
         result = getattr(network, method)(*arguments.args, **arguments.kwargs)
@@ -193,6 +205,13 @@ class _Growth:
             return None
         common = gcd(steps, self.time)
         return Stretch(batch_axes[0], time_axes[0], steps // common, self.time // common)
+
+
+def _is_same_sum(call: _Call, with_others: _Call) -> bool:
+    """Whether a running sum is the same for other inputs."""
+    if call.sums is None or with_others.sums is None:
+        return False
+    return torch.equal(call.sums, with_others.sums)
 
 
 def _layer_steps(

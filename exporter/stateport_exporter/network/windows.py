@@ -120,10 +120,13 @@ class LayerSteps:
     Attributes:
         takes: how each tensor that it takes steps from stretches over time.
         gives: the windows of what it gives.
+        is_fixed: whether it is a running sum that is the same whatever the inputs hold, as a sum of
+            numbers of steps.
     """
 
     takes: tuple[Stretch, ...]
     gives: tuple[Window, ...]
+    is_fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Layout:
     Attributes:
         inputs: the windows of its inputs, by their position among all tensors of the arguments.
         layers: its recurrent layers and loops, in the order in which they run; None for a loop that
-            does not run over time.
+            does not run over time, or begins again in every call.
         outputs: for each tensor among its results, how it stretches over time; None if it does not.
         left_out: the names of windows that nothing looks back at.
     """
@@ -162,6 +165,12 @@ class Layout:
     def without(self, window: Window) -> Layout:
         """The same, where nothing looks back at what this is a window of."""
         return replace(self, left_out=self.left_out | {window.name})
+
+    def beginning_again(self, number: int) -> Layout:
+        """The same, where a running sum begins with the first step of the windows."""
+        layers = list(self.layers)
+        layers[number] = None
+        return replace(self, layers=tuple(layers))
 
     def leaves(self, size: int) -> list[Leaf]:
         """The arguments that hold windows of `size` steps, and the number of valid steps."""

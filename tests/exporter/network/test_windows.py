@@ -168,6 +168,33 @@ def rolled(net: Network, x: Tensor) -> Tensor:
     return y
 
 
+def of_packed_sequences(net: Network, x: Tensor) -> Tensor:
+    """As transformers does it: a sequence begins where positions begin again, which they never do.
+
+    The numbers of sequences are a running sum, of which differences alone count.
+    """
+    positions = torch.arange(x.shape[1])[None].expand(x.shape[0], -1)
+    begins = torch.diff(positions, dim=1, prepend=positions[:, :1] - 1) != 1
+    numbers = begins.cumsum(1)
+    behind = distances(x.shape[1])
+    hidden = (behind < 0) | (behind > 3) | (numbers[:, :, None] != numbers[:, None, :])
+    scores = (net.q(x) @ net.k(x).transpose(1, 2)).masked_fill(hidden, float("-inf"))
+    return attended(scores, net.v(x))
+
+
+def rotated_by_a_running_count(net: Network, x: Tensor) -> Tensor:
+    """Rotary positions: the steps are numbered by a sum, and their distances alone count."""
+    steps = torch.ones_like(x[:, :, :1]).cumsum(1)
+
+    def rotated(u: Tensor) -> Tensor:
+        a, b = u[..., :4], u[..., 4:]
+        return torch.cat([a * steps.cos() - b * steps.sin(), a * steps.sin() + b * steps.cos()], -1)
+
+    scores = rotated(net.q(x)) @ rotated(net.k(x)).transpose(1, 2)
+    behind = distances(x.shape[1])
+    return attended(scores.masked_fill((behind < 0) | (behind > 3), float("-inf")), net.v(x))
+
+
 STREAM: Final = (
     window,
     window_with_a_mask_of_ones,
@@ -187,6 +214,8 @@ STREAM: Final = (
     difference,
     difference_from_the_first_step,
     rolled,
+    of_packed_sequences,
+    rotated_by_a_running_count,
 )
 
 #: What chunks have to be a multiple of, where it is not 1.
@@ -297,6 +326,23 @@ def test_only_what_is_looked_back_at_has_a_window() -> None:
     windowed = found(behind_a_gru)
     assert windowed is not None
     assert [*windowed.declared] == ["window_x", "window_layer", "window_steps"]
+
+
+@pytest.mark.parametrize("function", [of_packed_sequences, rotated_by_a_running_count], ids=name)
+def test_sums_of_which_differences_alone_count_are_no_states(
+    function: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    result = export(Network(function).eval(), X, tmp_path / "m.onnx")
+    assert [state.input for state in result.contract.states] == ["window_x", "window_steps"]
+
+
+def test_a_sum_that_counts_by_itself_is_a_state(tmp_path: Path) -> None:
+    def divided_by_the_count(net: Network, x: Tensor) -> Tensor:
+        return window(net, x) / torch.ones_like(x).cumsum(1)
+
+    result = export(Network(divided_by_the_count).eval(), X, tmp_path / "m.onnx")
+    assert result.contract.streaming.ok
+    assert len(result.contract.states) == 3
 
 
 def check_stream(function: Callable[..., Tensor], path: Path) -> None:

@@ -90,7 +90,9 @@ def test_both_halves_start_as_they_do_in_pytorch(tmp_path: Path) -> None:
     state = State({given.input: h0.numpy(), hidden.input: start})
     outputs, _ = model.run({"x": x.numpy()}, state)
     expected, _ = network(x, h0)
-    torch.testing.assert_close(torch.from_numpy(outputs[model.contract.outputs[0].name]), expected.detach())
+    torch.testing.assert_close(
+        torch.from_numpy(outputs[model.contract.outputs[0].name]), expected.detach()
+    )
 
 
 def test_a_half_made_from_the_sequence_is_no_state(tmp_path: Path) -> None:
