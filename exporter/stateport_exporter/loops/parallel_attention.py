@@ -63,7 +63,7 @@ def replace_parallel_attention(
     places = places_of(trace, values, axes, time)
     part_of_another = None
     for result, axis in _candidates(trace, values, places, time):
-        for starts in _starts_of(trace, places, result):
+        for starts in _starts_of(trace, values, places, result, time):
             part = region(trace, starts, result)
             if not _may_be_attention(trace, part):
                 continue
@@ -110,22 +110,30 @@ def _mixes(op: Op, places: Mapping[Ref, Place]) -> bool:
 
 
 def _starts_of(
-    trace: Unrolled, places: Mapping[Ref, Place], result: Ref
+    trace: Unrolled,
+    values: Mapping[Ref, Any],
+    places: Mapping[Ref, Place],
+    result: Ref,
+    time: int,
 ) -> Iterator[tuple[Ref, ...]]:
     """The sets of values from which a value may be computed, the furthest ones first.
 
     All of a set keep steps apart, and are on one level or before it. Decays may be computed from
-    running sums: these are no place to start from, since they grow and grow.
+    running sums: these are no place to start from, since they grow and grow. What has an axis for
+    steps twice, as decays that are spread and masked before they are added up, is one only where
+    that is the size of another axis.
     """
     operation = {op.result: op for op in trace.ops}
+    twice = {ref for ref in places if _has_time_twice(values.get(ref), time)}
     seen: set[tuple[Ref, ...]] = set()
-    for level in range(places[result].level + 1):
+    for level, without in itertools.product(range(places[result].level + 1), (twice, set[Ref]())):
         starts: dict[Ref, None] = {}
         waiting, done = [result], set[int]()
         while waiting:
             ref = waiting.pop()
             place = places[ref]
-            if ref != result and place.axis is not None and place.level <= level:
+            is_start = place.axis is not None and place.level <= level and ref not in without
+            if ref != result and is_start:
                 starts[ref] = None
             elif ref.value in operation and ref.value not in done:
                 done.add(ref.value)
@@ -135,6 +143,10 @@ def _starts_of(
         if ordered not in seen and 0 < len(ordered) <= _MOST_STARTS:
             seen.add(ordered)
             yield ordered
+
+
+def _has_time_twice(value: Any, time: int) -> bool:
+    return isinstance(value, Tensor) and value.shape.count(time) > 1
 
 
 def _may_be_attention(trace: Unrolled, part: Region) -> bool:

@@ -98,6 +98,13 @@ def segment_sums(logarithms: Tensor) -> Tensor:
     return sums.masked_fill(~seen, -torch.inf)
 
 
+def by_sums_of_segments(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """Mamba-2 as one matrix: decays are spread over an axis more before they are added up."""
+    decay = (F.logsigmoid(g[..., 0]) + F.logsigmoid(k[..., 1])).transpose(1, 2)
+    scores = torch.einsum("bthn,bshn->bhts", q, k)
+    return torch.einsum("bhts,bshp->bthp", segment_sums(decay).exp() * scores, v)
+
+
 def chunked(x: Tensor) -> Tensor:
     """(batch, steps, ...) as chunks of 4 steps."""
     return x.reshape(x.shape[0], -1, 4, *x.shape[2:])
@@ -164,6 +171,7 @@ FORMS = {
         with_a_bonus,
         gated,
         gated_by_products,
+        by_sums_of_segments,
         in_chunks,
         moving_average,
         mean,
