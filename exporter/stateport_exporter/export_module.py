@@ -27,6 +27,7 @@ from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
 from .capture.capture import Captured
+from .capture.complex_numbers import split_parameters
 from .errors import CheckError, ExportError
 from .evaluation.trace import trace
 from .export_steps.arguments import (
@@ -208,6 +209,7 @@ def export(
         twin = evaluation_twin(module, share_parameters=weights is None)
         unwrap_parts(twin)
         changes = _load(twin, weights, weights_key, strip_prefix)
+        split_parameters(twin)
         sample = Example(getattr(twin, method), example)
         check_caches(twin, method, sample)
         stack.enter_context(uncached(twin))

@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import onnx_ir as ir
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..network.example import Arguments, Example
 from ..network.explicit import Explicit
 from ..network.isolation import quiet
 from .associative_scan import scans_refused
+from .complex_numbers import RealParts, has_complex_numbers, has_fixed_transforms
 from .fixed_batch import why_fixed_batch
 from .recorders import Loop, opaque_layers
 from .refusals import narrowed_in_words, why_not
@@ -45,6 +46,7 @@ Range = tuple[int, int | None]
 #: PyTorch's exporter assumes that every dynamic size is at least this (pytorch#157621).
 _SMALLEST: Final = 2
 
+T = TypeVar("T")
 #: The program that `torch.export` made of a network, and its loops by the number of the call.
 _Traced = tuple[torch.export.ExportedProgram, Mapping[int, Loop]]
 
@@ -86,6 +88,9 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
     """
     name = type(module.network).__qualname__
     program, loops, narrowed = _trace(module, example)
+    if has_complex_numbers(program) and not has_fixed_transforms(program):
+        program, narrowed_again = _with_real_parts(module, program, example)
+        narrowed = narrowed or narrowed_again
     refuse_mutation(program, example)
     results = output_paths(program)
     guards = list(_guards(program, example))
@@ -93,7 +98,14 @@ def capture(module: Explicit, example: Example, opset: int) -> Captured:
     if ranges and narrowed is None:
         narrowed = narrowed_in_words(name, ranges)
 
-    model = write_onnx(program, name, opset)
+    try:
+        model = write_onnx(program, name, opset)
+    except ExportError:
+        if not has_complex_numbers(program):
+            raise
+        parts, narrowed_again = _with_real_parts(module, program, example)
+        narrowed = narrowed or narrowed_again
+        model = write_onnx(parts, name, opset)
     check_inputs(model, example)
     name_axes(model, example)
     _name_initializers(model)
@@ -198,19 +210,13 @@ def _trace(
 ) -> tuple[torch.export.ExportedProgram, Mapping[int, Loop], str | None]:
     """The program, its loops, and which sizes forward may treat otherwise, if there are such."""
     arguments = example.make(example.sizes)
-    narrowed = None
 
     def export(dims: Mapping[str, Any]) -> _Traced:
         return _export(module, arguments, _dynamic_shapes(module, arguments, example, dims))
 
     with quiet(), torch.no_grad():
         try:
-            try:
-                multiples = {"time": example.time_multiple}
-                program, loops = with_named_axes(example.sizes, export, multiples)
-            except torch._dynamo.exc.UserError as error:
-                narrowed = str(why_not(module.network, example, error))
-                program, loops = _export_loosely(example, export, error)
+            (program, loops), narrowed = _at_any_size(module, example, export)
             # The signature of a functional program shows what forward writes into.
             program = functional(program)
         except ExportError:
@@ -222,18 +228,39 @@ def _trace(
     return program, loops, narrowed
 
 
-def _export_loosely(
-    example: Example,
-    export: Callable[[Mapping[str, Any]], _Traced],
-    first_error: torch._dynamo.exc.UserError,
-) -> _Traced:
-    """Exports with axes that may take fewer sizes than all; raises `first_error` if that fails.
+def _with_real_parts(
+    module: Explicit, program: torch.export.ExportedProgram, example: Example
+) -> tuple[torch.export.ExportedProgram, str | None]:
+    """A program with parts in place of complex numbers; which sizes it may treat otherwise."""
+    arguments = example.make(example.sizes)
+    parts = RealParts(program)
+
+    def export(dims: Mapping[str, Any]) -> torch.export.ExportedProgram:
+        shapes = _dynamic_shapes(parts, arguments, example, dims)
+        return torch_export(parts, tuple(arguments), shapes)
+
+    with quiet(), torch.no_grad():
+        again, narrowed = _at_any_size(module, example, export)
+        return functional(again), narrowed
+
+
+def _at_any_size(
+    module: Explicit, example: Example, export: Callable[[Mapping[str, Any]], T]
+) -> tuple[T, str | None]:
+    """What `export` gives for dynamic axes; which sizes it may treat otherwise, if there are such.
 
     Loose axes take the sizes that a slice of length time - 1 leaves open, where named axes insist
     on all. Both refuse an axis that is fixed. Parity is judged at the other sizes anyway.
     """
     try:
-        return export(loose_axes(example.sizes))
+        multiples = {"time": example.time_multiple}
+        return with_named_axes(example.sizes, export, multiples), None
+    except torch._dynamo.exc.UserError as error:
+        first_error = error
+
+    narrowed = str(why_not(module.network, example, first_error))
+    try:
+        return export(loose_axes(example.sizes)), narrowed
     except torch._dynamo.exc.UserError:
         raise first_error from None
 
@@ -251,7 +278,7 @@ def _export(module: Explicit, arguments: Arguments, shapes: Any) -> _Traced:
 
 
 def _dynamic_shapes(
-    module: Explicit, arguments: Arguments, example: Example, dims: Mapping[str, Any]
+    module: nn.Module, arguments: Arguments, example: Example, dims: Mapping[str, Any]
 ) -> Any:
     """The dynamic axes in the structure that `torch.export` takes."""
     shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]

@@ -15,6 +15,7 @@ from stateport.errors import in_words
 from stateport.picking import instances_of
 
 from ..capture.associative_scan import First, first_values, scans_as_loops
+from ..capture.complex_numbers import RealParts, has_complex_numbers
 from ..capture.torch_export import functional, torch_export, with_named_axes
 from ..errors import ExportError
 from ..memory.kept import unchanged_shared
@@ -263,7 +264,11 @@ def _trace(
             axes = enumerate(leaf.shape)
             shapes[tensor] = {number: dims[str(axis)] for number, axis in axes if axis in dims}
         with scans_as_loops(firsts):
-            return torch_export(whole, operands, shapes.dynamic_shapes(whole, operands))
+            program = torch_export(whole, operands, shapes.dynamic_shapes(whole, operands))
+        if not has_complex_numbers(program):
+            return program
+        real = RealParts(functional(program))
+        return torch_export(real, operands, shapes.dynamic_shapes(real, operands))
 
     with unchanged_globals(seed=0), unchanged_shared(network), quiet(), torch.no_grad():
         try:

@@ -271,7 +271,10 @@ def float64_copy(module: Module) -> Module:
 
 
 class _Float64(TorchFunctionMode):
-    """Gives float64 wherever float32 is asked for: `.float()`, `.to(torch.float32)`, `dtype=`."""
+    """Gives float64 wherever float32 is asked for: `.float()`, `.to(torch.float32)`, `dtype=`.
+
+    Complex numbers get parts of float64, too.
+    """
 
     def __torch_function__(
         self,
@@ -283,7 +286,7 @@ class _Float64(TorchFunctionMode):
         if func is Tensor.float:
             func = Tensor.double
         for argument in args:
-            if argument is torch.float32:
+            if argument is torch.float32 or argument is torch.complex64:
                 args = tuple(map(_as_float64, args))
                 break
         if not kwargs:
@@ -294,6 +297,8 @@ class _Float64(TorchFunctionMode):
 
 
 def _as_float64(argument: Any) -> Any:
+    if argument is torch.complex64:
+        return torch.complex128
     return torch.float64 if argument is torch.float32 else argument
 
 

@@ -130,6 +130,15 @@ def _reason_of_backward_slice(node: ir.Node) -> str | None:
     return "reverses time" if (part.step or 1) < 0 else None
 
 
+def _reason_of_transform(node: ir.Node) -> str | None:
+    """Fourier transforms; the last axis has the parts of complex numbers."""
+    axes = _constant_ints(node.inputs[2]) if len(node.inputs) > 2 else None
+    axis = axes[0] if axes else -2
+    if axis % _rank(node.inputs[0]) != _time_axis(node.inputs[0]):
+        return None
+    return "needs the whole sequence for a Fourier transform, as of a long convolution"
+
+
 def _reason_of_flattening(node: ir.Node) -> str | None:
     if _time_axis(node.inputs[0]) is None:
         return None
@@ -245,6 +254,7 @@ _RULES: Final[Sequence[Mapping[str, _Rule]]] = (
         "Attention": _reason_of_product,
         "ReverseSequence": _reason_of_reversal,
         "Slice": _reason_of_backward_slice,
+        "DFT": _reason_of_transform,
         "Reshape": _reason_of_flattening,
         "Flatten": _reason_of_flattening,
     },
