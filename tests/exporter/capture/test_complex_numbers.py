@@ -40,7 +40,7 @@ SQUARE: Final = (3, 3)
 FUNCTIONS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "sums": lambda a, b: a + 2 * b - 1j * a + b.real - torch.sub(a.imag, b, alpha=3),
     "from the right": lambda a, b: (1 - a) + (2j - b),
-    "products": lambda a, b: a * b * 1j * b.abs(),
+    "products": lambda a, b: a * b * 1j * b.abs() + a * 0.0 + b * (2 + 0j) * 0j,
     "quotients": lambda a, b: a / b + 1 / a + b / 2 + a / (1 + 2j) + 1j / b + b.real / a,
     "powers": lambda a, b: a**2 + b**-1 + a**0 + a ** torch.tensor([0.0, 1.0, 2.5]),
     "powers of complex exponents": lambda a, b: a**b + 2**a + (1 + 1j) ** b + b.real.abs() ** a,
@@ -198,9 +198,13 @@ def test_parameters_are_split_without_a_change() -> None:
     unit = Unit(loop).eval()
     x = torch.rand(2, 5, 4)
     expected = unit(x).detach()
+    kept = {name: (value, value.requires_grad) for name, value in unit.named_parameters()}
 
     split_parameters(unit)
 
     assert type(unit).__qualname__ == "Unit"
     assert not any(value.is_complex() for value in unit.state_dict().values())
     torch.testing.assert_close(unit(x).detach(), expected)
+    # They may be the parameters of the caller's network, too.
+    assert all(value.requires_grad == before for value, before in kept.values())
+    assert unit.get_parameter("parametrizations.b.original0").requires_grad
