@@ -331,6 +331,20 @@ def _masked(_: Any, z: Pair, mask: Tensor, value: Any) -> Pair:
     )
 
 
+def _written(target: Any, into: Any, source: Any, *args: Any, **kwargs: Any) -> Pair:
+    """`select_scatter`, `slice_scatter` and `copy`: a part of a tensor that is written."""
+    into, source = _parts(into), _parts(source)
+    real = target(into.real, source.real, *args, **kwargs)
+    return Pair(real, target(into.imag, source.imag, *args, **kwargs))
+
+
+def _written_at(target: Any, into: Any, index: Any, source: Any, *args: Any) -> Pair:
+    """`index_put`, with tensors as the index."""
+    into, source = _parts(into), _parts(source)
+    real = target(into.real, index, source.real, *args)
+    return Pair(real, target(into.imag, index, source.imag, *args))
+
+
 def _padded(
     target: Any, z: Pair, pads: Sequence[int], mode: Any = "constant", value: Any = None
 ) -> Pair:
@@ -399,6 +413,8 @@ RULES: Final[dict[Any, Rule]] = {
     _aten.where: _chosen,
     _aten.masked_fill: _masked,
     **dict.fromkeys((_aten.new_zeros, _aten.new_ones, _aten.new_full), _new),
+    **dict.fromkeys((_aten.select_scatter, _aten.slice_scatter, _aten.copy), _written),
+    _aten.index_put: _written_at,
     **dict.fromkeys((_aten.pad, _aten.constant_pad_nd), _padded),
     _aten.real: lambda _, z: z.real,
     _aten.imag: lambda _, z: z.imag,

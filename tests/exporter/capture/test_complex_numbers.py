@@ -36,7 +36,16 @@ class Function(nn.Module):
         return torch.view_as_real(result) if result.is_complex() else result
 
 
-SQUARE: Final = (3, 3)
+def written(a: Tensor, b: Tensor) -> Tensor:
+    """Parts of a tensor that are written one after the other, complex and real ones."""
+    result = torch.zeros_like(a)
+    result[0] = b[1]
+    result[1:, 1:] = b[1:, 1:].real
+    result[:, 0] += a[:, 1]
+    result[torch.tensor([2, 1]), torch.tensor([2, 0])] = b[0, :2]
+    return result
+
+
 FUNCTIONS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
     "sums": lambda a, b: a + 2 * b - 1j * a + b.real - torch.sub(a.imag, b, alpha=3),
     "from the right": lambda a, b: (1 - a) + (2j - b),
@@ -67,6 +76,7 @@ FUNCTIONS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
         + a.new_full((3,), 1 + 2j)
         + a.new_zeros(3)
     ),
+    "written": written,
     "filled": lambda a, b: torch.full((3, 3), 1 + 2j, dtype=a.dtype) * a + torch.full_like(b, 3),
     "a constant": lambda a, b: a * torch.tensor([1j, 2.0, 3 - 1j], dtype=a.dtype) + b,
     "converted": lambda a, b: a.real.to(a.dtype) * b + b.imag.type(a.dtype),
