@@ -11,7 +11,7 @@ import torch
 from ..network.program import Ref
 from ..network.scan import scan
 from .attention import Attention, Start, body_of
-from .regions import replace_value
+from .regions import replace_values
 from .trace import OpWriter, TensorMeta, Unrolled, add_constants, meta_of, read_size
 
 _aten: Final = torch.ops.aten
@@ -34,7 +34,7 @@ def write_attention(trace: Unrolled, attention: Attention) -> None:
     )
     places = {name: Ref(before + position) for position, name in enumerate(constants)}
     writer = _AttentionWriter(trace, attention, numbers, places)
-    replace_value(trace, writer.result, writer.write(), writer.ops)
+    replace_values(trace, {writer.result: writer.write()}, writer.ops)
 
 
 class _AttentionWriter(OpWriter):

@@ -26,7 +26,7 @@ from ..network.program import (
     refs,
 )
 from ..network.scan import scan
-from .regions import region, replace_value, values_of
+from .regions import region, replace_values, values_of
 from .trace import OpWriter, TensorMeta, Unrolled, read_size
 
 _aten: Final = torch.ops.aten
@@ -48,7 +48,7 @@ _STEP: Final = Body(
 
 
 #: The magnitudes of numbers on which rounds have to be a recurrence.
-_SCALES: Final = (1.0, 0.01, 30.0, 3000.0)
+SCALES: Final = (1.0, 0.01, 30.0, 3000.0)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def replace_rounds(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> bool
 
 def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> _Recurrence | None:
     """The recurrence whose result is computed first."""
-    values = _floats(values_of(trace, inputs))
-    mixed = _behind_rounds(trace)
+    values = floats_of(values_of(trace, inputs))
+    mixed = behind_rounds(trace)
     for result, y in values.items():
         if result.value not in mixed:
             continue
@@ -94,7 +94,8 @@ def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> _
     return None
 
 
-def _floats(values: Mapping[Ref, Any]) -> dict[Ref, Tensor]:
+def floats_of(values: Mapping[Ref, Any]) -> dict[Ref, Tensor]:
+    """The tensors of floats among the values of a trace."""
     floats = {}
     for place, value in values.items():
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -102,7 +103,7 @@ def _floats(values: Mapping[Ref, Any]) -> dict[Ref, Tensor]:
     return floats
 
 
-def _behind_rounds(trace: Unrolled) -> set[int]:
+def behind_rounds(trace: Unrolled) -> set[int]:
     """The values that a part of a sequence went into, and no loop since."""
     behind: set[int] = set()
     for op in trace.ops:
@@ -136,20 +137,20 @@ def _candidates(result: Ref, axis: int, values: Mapping[Ref, Tensor]) -> Iterato
     if steps < 3 or not y.isfinite().all():
         return
 
-    earlier = [*_earlier(result, values)][::-1]
+    before_result = [*earlier(result, values)][::-1]
     before, later = y.narrow(axis, 0, steps - 1), y.narrow(axis, 1, steps - 1)
-    for summand in earlier:
+    for summand in before_result:
         b = values[summand]
-        if b.shape != y.shape or not _is_close(y.select(axis, 0), b.select(axis, 0)):
+        if b.shape != y.shape or not is_close(y.select(axis, 0), b.select(axis, 0)):
             continue
-        if _is_close(y, b):
+        if is_close(y, b):
             return  # y is the summand itself, moved
-        for factor in earlier:
+        for factor in before_result:
             a = values[factor]
-            if a.ndim != y.ndim or a.shape[axis] != steps or not _expands(a, y):
+            if a.ndim != y.ndim or a.shape[axis] != steps or not expands(a, y):
                 continue
             computed = a.narrow(axis, 1, steps - 1) * before + b.narrow(axis, 1, steps - 1)
-            if _is_close(computed, later):
+            if is_close(computed, later):
                 yield _Recurrence(factor, summand, result, axis)
 
 
@@ -165,10 +166,10 @@ def _is_computed(
     if rounds.used:
         return False
     random = torch.Generator().manual_seed(0)
-    for scale in _SCALES:
+    for scale in SCALES:
         a, b = (numbers_of_all_kinds(values[place], scale, random) for place in rounds.starts)
         y = rounds.run(inputs, [a, b])
-        expected = _stepwise(a, b, found.axis)
+        expected = stepwise(a, b, found.axis)
         error = float((y - expected).abs().max())
         if not error <= 1e-9 * float(expected.abs().max()):
             return False
@@ -182,7 +183,7 @@ def numbers_of_all_kinds(like: Tensor, scale: float, random: torch.Generator) ->
     return numbers.where(kind > 1, kind.double())
 
 
-def _stepwise(a: Tensor, b: Tensor, axis: int) -> Tensor:
+def stepwise(a: Tensor, b: Tensor, axis: int) -> Tensor:
     """The recurrence, step by step."""
     steps = [b.select(axis, 0)]
     for step in range(1, b.shape[axis]):
@@ -190,7 +191,7 @@ def _stepwise(a: Tensor, b: Tensor, axis: int) -> Tensor:
     return torch.stack(steps, axis)
 
 
-def _earlier(result: Ref, values: Mapping[Ref, Tensor]) -> Iterator[Ref]:
+def earlier(result: Ref, values: Mapping[Ref, Tensor]) -> Iterator[Ref]:
     """The values that are computed before a result."""
     for place in values:
         if place.value == result.value:
@@ -198,13 +199,14 @@ def _earlier(result: Ref, values: Mapping[Ref, Tensor]) -> Iterator[Ref]:
         yield place
 
 
-def _expands(tensor: Tensor, other: Tensor) -> bool:
+def expands(tensor: Tensor, other: Tensor) -> bool:
     """Whether a tensor can be expanded to the shape of another one."""
     sizes = zip(tensor.shape, other.shape, strict=True)
     return all(size in (1, wanted) for size, wanted in sizes)
 
 
-def _is_close(first: Tensor, second: Tensor) -> bool:
+def is_close(first: Tensor, second: Tensor) -> bool:
+    """Whether values in float64 are the same, apart from rounding."""
     return torch.allclose(first, second, rtol=1e-9, atol=1e-12)
 
 
@@ -212,7 +214,7 @@ def _replace(trace: Unrolled, found: _Recurrence) -> None:
     """Writes a recurrence as a call of `scan`, and leaves out what is no longer needed."""
     writer = OpWriter(trace.metas)
     y = _write_scan(writer, trace, found)
-    replace_value(trace, found.result, y, writer.ops)
+    replace_values(trace, {found.result: y}, writer.ops)
 
 
 def _write_scan(writer: OpWriter, trace: Unrolled, found: _Recurrence) -> Ref:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -116,18 +116,19 @@ def _operations_between(trace: Unrolled, starts: set[Ref], result: Ref) -> list[
     return [op for op in trace.ops if op.result in needed]
 
 
-def replace_value(trace: Unrolled, old: Ref, new: Ref, written: Sequence[Op]) -> None:
-    """Computes `new` right behind `old` by the operations that were written, and uses it instead.
+def replace_values(trace: Unrolled, new: Mapping[Ref, Ref], written: Sequence[Op]) -> None:
+    """Uses new values in place of old ones, which operations compute that were written.
 
-    What is no longer needed is left out.
+    These stand behind the first of the old values. What is no longer needed is left out.
     """
 
     def change(item: Ref | Slice) -> Any:
         if isinstance(item, Slice):
             return replace(item, source=change(item.source))
-        return new if item == old else item
+        return new.get(item, item)
 
-    position = 1 + [op.result for op in trace.ops].index(old.value)
+    first = min(old.value for old in new)
+    position = 1 + [op.result for op in trace.ops].index(first)
     after = [exchange_all(op, change) for op in trace.ops[position:]]
     trace.outputs = exchange(trace.outputs, change)
     trace.ops = _needed([*trace.ops[:position], *written, *after], trace.outputs)
