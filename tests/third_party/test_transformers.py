@@ -19,6 +19,7 @@ from stateport_exporter import Spec, export
 from tests.chunks import check_chunks
 
 transformers = pytest.importorskip("transformers")
+modeling_qwen3_next = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
 
 Array = NDArray[Any]
 
@@ -88,6 +89,20 @@ def mimi_decoder() -> nn.Module:
     return network
 
 
+def gated_delta_net() -> nn.Module:
+    """The recurrent layer of Qwen3-Next, which computes the delta rule in chunks of 64 steps."""
+    settings = transformers.Qwen3NextConfig(
+        hidden_size=16,
+        linear_num_value_heads=2,
+        linear_num_key_heads=2,
+        linear_key_head_dim=4,
+        linear_value_head_dim=4,
+        num_hidden_layers=1,
+    )
+    network: nn.Module = modeling_qwen3_next.Qwen3NextGatedDeltaNet(settings, 0)
+    return network
+
+
 @dataclass(frozen=True)
 class Model:
     """A network, its example, and a part of the names of its states; None if it has none."""
@@ -146,6 +161,9 @@ MODELS = {
     ),
     "Mimi's decoder": Model(
         mimi_decoder, {"latents": Spec("float32", "batch", 16, "time")}, "window_latents"
+    ),
+    "Qwen3-Next's gated DeltaNet": Model(
+        gated_delta_net, {"hidden_states": Spec("float32", "batch", "time", 16)}, "h0"
     ),
     "Encodec's decoder": Model(
         encodec_decoder("constant"),

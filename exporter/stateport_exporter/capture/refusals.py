@@ -54,6 +54,13 @@ def why_not(module: nn.Module, example: Example, error: BaseException) -> Export
             "cannot look into it. Let forward use what the package has in Python, if it has that."
         )
 
+    if "combine_mode='pointwise'" in text:
+        return ExportError(
+            f"{raised_in(module, error)} calls associative_scan with combine_mode='pointwise'"
+            f"{at_line(raised_line(error))}, which PyTorch runs on CUDA alone. Call it with "
+            "combine_mode='generic' for the export: it computes the same."
+        )
+
     if is_data_dependent(error):
         line = raised_line(error)
         return ExportError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._higher_order_ops.associative_scan import associative_scan
 
 import stateport
-from stateport_exporter import Spec, export
+from stateport_exporter import ExportError, Spec, export
 from tests.chunks import check_chunks
 
 X = Spec("float32", "batch", "time", 6)
@@ -118,6 +118,15 @@ def test_a_scan_streams(run: Callable[[Tensor], Tensor], tmp_path: Path) -> None
     assert result.contract.streaming.ok
     assert len(result.contract.states) == FORMS[run]
     check_chunks(result.path)
+
+
+def test_the_mode_for_cuda_is_refused(tmp_path: Path) -> None:
+    def pointwise(u: Tensor) -> Tensor:
+        result: Tensor = associative_scan(torch.add, u, dim=1, combine_mode="pointwise")
+        return result
+
+    with pytest.raises(ExportError, match=r"with combine_mode='pointwise'.*runs on CUDA alone"):
+        export(Network(pointwise).eval(), {"x": X}, tmp_path / "m.onnx")
 
 
 def test_one_step_alone_is_the_first_one(tmp_path: Path) -> None:
