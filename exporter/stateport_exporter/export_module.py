@@ -49,7 +49,7 @@ from .memory.caches import check_caches, uncached
 from .memory.kept import unchanged_shared
 from .network.blame import told
 from .network.example import Example, ExampleLike
-from .network.higher_order import loops_in_python
+from .network.higher_order import control_flow_in_python
 from .network.isolation import (
     evaluation_twin,
     interruptible,
@@ -270,7 +270,7 @@ def _isolated(module: nn.Module) -> Iterator[None]:
         unchanged_globals(),
         usual_settings(),
         no_idle_warnings(),
-        loops_in_python(),
+        control_flow_in_python(),
         unchanged_shared(module),
         told(module),
     ):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's loops as operators: `scan`, `while_loop` and `map`, run as loops in Python.
+"""PyTorch's control flow as operators: `scan`, `while_loop`, `map` and `cond`, run in Python.
 
 PyTorch compiles a network's call of one of these, which fails where anything looks at the functions
 that the network calls, and ONNX has no such operator. PyTorch's documentation defines each by a
-Python loop. Here they run as these loops, like those that an author writes.
+Python loop. Here they run as these loops, like those that an author writes. `cond` chooses between
+the results of both branches, which have no other effects.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _PACKAGE: Final = "torch._higher_order_ops"
 
 
 @contextlib.contextmanager
-def loops_in_python() -> Iterator[None]:
-    """Runs `scan`, `while_loop` and `map` as loops in Python."""
+def control_flow_in_python() -> Iterator[None]:
+    """Runs `scan`, `while_loop`, `map` and `cond` in Python."""
     with contextlib.ExitStack() as stack:
         for module, name, replacement in _REPLACEMENTS:
             stack.enter_context(replaced(module, name, replacement))
@@ -104,6 +105,24 @@ def _while_loop(
     return values
 
 
+def _cond(
+    condition: Any,
+    if_true: Callable[..., Any],
+    if_false: Callable[..., Any],
+    operands: Sequence[Any] = (),
+) -> Any:
+    """What `cond` returns: the results of one of two functions, which are of the same shapes."""
+    if not isinstance(condition, Tensor):
+        return if_true(*operands) if condition else if_false(*operands)
+
+    chosen = []
+    results = [if_true(*operands), if_false(*operands)]
+    structure = pytree.tree_structure(results[0])
+    for a, b in zip(*map(pytree.tree_leaves, results), strict=True):
+        chosen.append(torch.where(condition, a, b) if isinstance(a, Tensor) else a)
+    return pytree.tree_unflatten(chosen, structure)
+
+
 def _stacked(results: Sequence[Any]) -> Any:
     """Results of the same structure as one, with their tensors stacked along a new first axis."""
     structure = pytree.tree_structure(results[0])
@@ -118,6 +137,7 @@ _REPLACEMENTS: Final[tuple[tuple[str, str, Callable[..., Any]], ...]] = (
     ("scan", "scan_op", _scan),
     ("map", "map_impl", _map),
     ("while_loop", "while_loop_op", _while_loop),
+    ("cond", "cond_op", _cond),
     ("utils", "_maybe_compile_and_run_fn", _run),
     ("utils", "_hop_compile_and_call", _call),
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch's loops as operators, `scan`, `while_loop` and `map`, are loops over time."""
+"""PyTorch's control flow as operators: `scan`, `while_loop` and `map` are loops over time."""
 
 from __future__ import annotations
 
@@ -91,7 +91,18 @@ def mapped(net: Network, u: Tensor) -> Tensor:
     return y
 
 
-STREAMING = [scanned, scanned_in_containers, counted, counted_in_python, mapped]
+def chosen_in_a_loop(net: Network, u: Tensor) -> Tensor:
+    """Loud steps are taken, and others let the state fade."""
+    h, ys = u.new_zeros(u.shape[0], 4), []
+    for t in range(u.shape[1]):
+        step = u[:, t]
+        is_loud = step.abs().mean() > 0.5
+        h = torch.cond(is_loud, net.step, lambda h, _: 0.5 * h, (h, step))
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+STREAMING = [chosen_in_a_loop, scanned, scanned_in_containers, counted, counted_in_python, mapped]
 
 
 @pytest.mark.parametrize("run", STREAMING)
