@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import lcm
 from typing import Final
@@ -31,6 +31,17 @@ _FLOAT32_TOLERANCE: Final = 1e-4
 _LONGEST_CHUNK: Final = 4096
 #: Up to this number of inputs without time are tried as masks, in 3 ways each.
 _MOST_MASKS: Final = 3
+#: What the inputs become where a graph ties a step to others: a sum or maximum over time may count
+#: for loud sequences alone, for negative ones, or for the later half. Time is the first axis.
+_KINDS_OF_DATA: Final[tuple[Callable[[Array], Array], ...]] = (
+    lambda steps: 4 * steps,
+    lambda steps: 30 * steps,
+    lambda steps: steps / 10,
+    lambda steps: 4 * np.abs(steps),
+    lambda steps: -4 * np.abs(steps),
+    lambda steps: _rising(steps) * np.abs(steps),
+    lambda steps: -_rising(steps) * np.abs(steps),
+)
 #: The steps of a sequence of which it is asked whether they depend on later ones.
 _STEPS_AHEAD: Final = 512
 
@@ -73,7 +84,9 @@ def measure_streaming(
             if divisor % call_multiple:
                 continue
             try:
-                problem = _problem_with_chunks(truth, contract, divisor, shortest)
+                problem = _problem_with_chunks(
+                    truth, contract, divisor, shortest, is_tied=reason is not None
+                )
             except ExportError:  # at the length of the whole sequence, which is an odd one
                 check_any_length(network.module, network.example)
                 raise
@@ -119,9 +132,12 @@ def _divisors(number: int, longest: int) -> list[int]:
 
 
 def _problem_with_chunks(
-    truth: Network, contract: Contract, multiple: int, shortest: int
+    truth: Network, contract: Contract, multiple: int, shortest: int, *, is_tied: bool
 ) -> str | None:
-    """Why chunks of multiples of this number of steps do not do, None if they do."""
+    """Why chunks of multiples of this number of steps do not do, None if they do.
+
+    `is_tied` says that the graph ties a step to others, so that more data is tried.
+    """
     # Short chunks come last, because long ones would hide what a network forgets. They come first
     # too: what a running maximum passes on changes at the beginning alone.
     short = [multiple * time for time in RAGGED]
@@ -143,6 +159,8 @@ def _problem_with_chunks(
 
         if problem is None and beginning is not None:
             problem = _problem_at_the_beginning(truth, contract, beginning, masks)
+        if problem is None and is_tied:
+            problem = _problem_with_other_data(truth, contract, _at_most(short, longest), masks)
         if problem is None:
             return None
         first_problem = first_problem or problem
@@ -159,6 +177,21 @@ def _problem_at_the_beginning(
     return f"the first steps depend on later ones, as where they are mirrored: {problem}"
 
 
+def _problem_with_other_data(
+    truth: Network, contract: Contract, chunks: Sequence[int], masks: Mapping[str, int]
+) -> str | None:
+    """How the answers in chunks differ for inputs of other magnitudes and signs."""
+    for kind in _KINDS_OF_DATA:
+        try:
+            sequence = _whole_and_chunks(truth, contract, chunks, "zeros", kind)
+        except ExportError:  # a network may refuse such data, or so few steps
+            continue
+        problem = _problem_with_masks(truth, contract, [sequence], masks)
+        if problem is not None:
+            return f"with inputs of another magnitude or sign, {problem}"
+    return None
+
+
 def _at_most(chunks: Sequence[int], longest: int) -> list[int]:
     """Those chunks that make a sequence of no more steps than a call may have."""
     fitting: list[int] = []
@@ -169,13 +202,37 @@ def _at_most(chunks: Sequence[int], longest: int) -> list[int]:
 
 
 def _whole_and_chunks(
-    truth: Network, contract: Contract, chunks: Sequence[int], start: str = "random"
+    truth: Network,
+    contract: Contract,
+    chunks: Sequence[int],
+    start: str = "random",
+    kind: Callable[[Array], Array] | None = None,
 ) -> tuple[Answers, Case]:
-    """The answers to a whole sequence, and the same sequence in chunks."""
+    """The answers to a whole sequence, and the same sequence in chunks, with inputs of a kind."""
     batch = _rows_to_compare(contract)
     whole = case_of(truth, contract, "whole", [sum(chunks)], batch, start)
     chunked = case_of(truth, contract, "ragged", chunks, batch, start)
+    if kind is not None:
+        whole, chunked = (_changed(case, contract, kind) for case in (whole, chunked))
     return run_reference(truth, contract, whole), chunked
+
+
+def _changed(case: Case, contract: Contract, kind: Callable[[Array], Array]) -> Case:
+    """A case with other floats in its inputs over time."""
+    inputs = dict(case.inputs)
+    for spec in contract.inputs:
+        array = inputs[spec.name]
+        if "time" in spec.shape and np.issubdtype(array.dtype, np.floating):
+            axis = spec.shape.index("time")
+            changed = np.moveaxis(kind(np.moveaxis(array, axis, 0)), 0, axis)
+            inputs[spec.name] = np.ascontiguousarray(changed, array.dtype)
+    return replace(case, inputs=inputs)
+
+
+def _rising(steps: Array) -> Array:
+    """From -4 to 4 along the first axis."""
+    ramp: Array = np.linspace(-4, 4, len(steps)).reshape(-1, *(1,) * (steps.ndim - 1))
+    return ramp
 
 
 def _problem_with_masks(

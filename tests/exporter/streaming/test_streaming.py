@@ -385,3 +385,53 @@ class DividedFromTheEnd(nn.Module):
 def test_beside_an_infinite_value_others_still_have_to_agree(tmp_path: Path) -> None:
     streaming = export(DividedFromTheEnd().eval(), (X,), tmp_path / "m.onnx").contract.streaming
     assert streaming.reason == "forward counts the steps from the beginning of each call"
+
+
+def of_a_peak(gru: nn.GRU, x: Tensor) -> Tensor:
+    """The gain is turned down for loud sequences alone."""
+    y: Tensor = gru(x / x.abs().amax((1, 2), keepdim=True).clamp(min=8))[0]
+    return y
+
+
+def of_a_sign(gru: nn.GRU, x: Tensor) -> Tensor:
+    y: Tensor = gru(x)[0]
+    return torch.where(y.sum() > 0, y, 2 * y)
+
+
+def of_a_branch(gru: nn.GRU, x: Tensor) -> Tensor:
+    y: Tensor = gru(x)[0]
+    chosen: Tensor = torch.cond(y.sum() > 0, lambda y: y * 1, lambda y: 2 * y, (y,))
+    return chosen
+
+
+def of_saturated_steps(gru: nn.GRU, x: Tensor) -> Tensor:
+    y: Tensor = gru(x)[0]
+    return y + torch.relu(y.mean(1, keepdim=True) - 0.9)
+
+
+def of_a_large_offset(gru: nn.GRU, x: Tensor) -> Tensor:
+    mean = x.mean(1, keepdim=True)
+    y: Tensor = gru(torch.where(mean.abs() > 2, x - mean, x))[0]
+    return y
+
+
+@pytest.mark.parametrize(
+    "forward", [of_a_peak, of_a_sign, of_a_branch, of_saturated_steps, of_a_large_offset]
+)
+def test_what_counts_for_some_sequences_alone_is_seen(
+    forward: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    """On usual random data these give in chunks what they give whole."""
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(8, 4, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return forward(self.gru, x)
+
+    contract = exported(Network, tmp_path / "m.onnx").contract
+
+    assert not contract.streaming.ok
+    assert "over time" in str(contract.streaming.reason)
