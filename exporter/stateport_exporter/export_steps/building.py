@@ -185,6 +185,7 @@ def _measure(built: _Unmeasured, contexts: ConvolutionContexts) -> Streaming:
         built.finished.reason,
         contexts.multiple,
         shortest=shortest_chunk(built.network, contract),
+        is_tied=built.finished.is_tied,
     )
 
 

@@ -31,7 +31,7 @@ from ..states.pairing import (
     why_whole_only,
 )
 from ..states.possible import PossibleState, possible_states
-from ..streaming.reasons import why_tied
+from ..streaming.reasons import sums_up_a_call, why_tied
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,14 @@ class FinishedGraph:
         initial: the first values of states that do not start from zeros, by the input's name.
         lifted: the inputs of the states that the network makes itself.
         state_parameters: the parameters of the method that take a state.
+        is_tied: whether the graph ties a step to others, or sums up the steps of a call.
         possible: arguments and results that may be states and were not taken as such.
         other_levels: levels of sureness at which other pairs would be states.
     """
 
     contract: Contract
     reason: str | None
+    is_tied: bool
     inputs: tuple[str, ...]
     results: tuple[str | None, ...]
     initial: Mapping[str, NDArray[Any]]
@@ -95,6 +97,7 @@ def finish_graph(
     possible = possible_states(states.possible)
     whole_only = why_whole_only(over_time)
     reason = _why_chunks_may_differ(graph, over_time, states)
+    is_tied = reason is not None or sums_up_a_call(graph)
     pairs, positions = drop_spare_outputs(graph, states.pairs, len(captured.output_paths))
 
     # The graph is only ONNX from here on.
@@ -112,6 +115,7 @@ def finish_graph(
     return FinishedGraph(
         contract=contract_from_graph(graph, pairs, whole_only, initial, rows),
         reason=reason,
+        is_tied=is_tied,
         inputs=tuple(inputs),
         results=tuple(map(names_of_results.get, range(result_count))),
         initial=initial,

@@ -53,6 +53,7 @@ def measure_streaming(
     multiple: int = 1,
     *,
     shortest: int = 1,
+    is_tied: bool = False,
 ) -> Streaming:
     """What the contract says of streaming, after trying the same sequence whole and in chunks.
 
@@ -65,6 +66,7 @@ def measure_streaming(
         reason: the reason to give if the results differ; None for what was measured.
         multiple: a number of steps of which every chunk may have to be a multiple.
         shortest: the smallest number of steps that the network takes in one call.
+        is_tied: whether the graph ties a step to others, so that more data is tried.
 
     Raises:
         ExportError: the network does not take every length.
@@ -84,9 +86,7 @@ def measure_streaming(
             if divisor % call_multiple:
                 continue
             try:
-                problem = _problem_with_chunks(
-                    truth, contract, divisor, shortest, is_tied=reason is not None
-                )
+                problem = _problem_with_chunks(truth, contract, divisor, shortest, is_tied=is_tied)
             except ExportError:  # at the length of the whole sequence, which is an odd one
                 check_any_length(network.module, network.example)
                 raise

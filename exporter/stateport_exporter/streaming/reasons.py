@@ -68,6 +68,25 @@ def why_tied(graph: ir.Graph) -> str | None:
     return None
 
 
+def sums_up_a_call(graph: ir.Graph) -> bool:
+    """Whether a graph makes a value without time of one with time: a sum, the last step.
+
+    Such a value may be a state. Or it may change all steps of a call, if only of some sequences.
+    """
+    for node in graph:
+        if node.domain or node.op_type in ("Shape", "Size"):
+            continue
+        has_time = any(map(_has_time, present(node.inputs)))
+        result = node.outputs[0]
+        if has_time and result.shape is not None and not _has_time(result):
+            return True
+    return False
+
+
+def _has_time(value: ir.Value) -> bool:
+    return any(map(_TIME.search, _dim_texts(value)))
+
+
 def _no_reason(_node: ir.Node) -> None:
     """The rule for all other operators."""
 
