@@ -106,8 +106,12 @@ def _difference(
         want = whole[spec.name]
         if got.shape != want.shape:
             return float("inf")
-        scale = max(float(np.abs(want).max(initial=0.0)), 1e-30)
-        found = max(found, float(np.abs(got - want).max(initial=0.0)) / scale)
+        same = (got == want) | (np.isnan(got) & np.isnan(want))
+        apart = np.abs(np.subtract(got, want, where=~same, out=np.zeros_like(want)))
+        if np.isnan(apart).any():
+            return float("inf")
+        scale = max(float(np.abs(want[np.isfinite(want)]).max(initial=0.0)), 1e-30)
+        found = max(found, float(apart.max(initial=0.0)) / scale)
     return found
 
 

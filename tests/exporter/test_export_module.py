@@ -437,8 +437,12 @@ def test_other_dtypes_are_refused(kind: str, tmp_path: Path) -> None:
             lambda b, t: (torch.zeros(b * t, 5), *[torch.zeros(1, b, 10)] * 2),
             "must be an axis itself",
         ),
+        (
+            lambda b, t: (torch.zeros(b, -(-t // 4) * 4, 5), *[torch.zeros(1, b, 10)] * 2),
+            "gives 'x' the size 8 for time=7 and time=8, and 16 for time=14",
+        ),
     ],
-    ids=["too few", "wrong size", "product of axes"],
+    ids=["too few", "wrong size", "product of axes", "rounded"],
 )
 def test_an_example_that_does_not_fit_is_refused(
     example: Any, message: str, tmp_path: Path

@@ -337,11 +337,31 @@ class Example:
 
             for (path, before), (_, after), shape in zip(tensors, larger, shapes, strict=True):
                 _name_axis(".".join(path), axis, size, before.shape, after.shape, shape)
+            self._check_not_rounded(axis, tensors, shapes)
 
         return tuple(
             Leaf(path, str(tensor.dtype).removeprefix("torch."), tuple(shape))
             for (path, tensor), shape in zip(tensors, shapes, strict=True)
         )
+
+    def _check_not_rounded(
+        self,
+        axis: str,
+        tensors: Sequence[tuple[tuple[str, ...], Tensor]],
+        shapes: Sequence[Sequence[Axis]],
+    ) -> None:
+        """Refuses an example that rounds a size: the same for one more, it would pass for fixed."""
+        size = self.sizes[axis]
+        doubled = self.tensors(self.make({axis: 2 * size}))
+        for (path, before), (_, after), shape in zip(tensors, doubled, shapes, strict=True):
+            for usual, larger, name in zip(before.shape, after.shape, shape, strict=True):
+                if usual != larger and isinstance(name, int):
+                    raise ExportError(
+                        f"The example gives {'.'.join(path)!r} the size {usual} for {axis}={size} "
+                        f"and {axis}={size + 1}, and {larger} for {axis}={2 * size}. Give each "
+                        "argument the size that is asked for: which sizes forward takes is found "
+                        "by trying."
+                    )
 
     def _check_constants(self, first: Arguments, second: Arguments, when: str) -> None:
         """Refuses an argument besides the tensors that changes: a file has one value of it."""
