@@ -24,7 +24,6 @@ from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
 from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded
-from .complex_recurrences import replace_complex_rounds
 from .joins import take_last_states
 from .parallel_attention import replace_parallel_attention
 from .recurrences import replace_rounds
@@ -202,7 +201,6 @@ def _replace_all_scans(network: nn.Module, example: Example, traces: Sequence[Un
 
         try:
             has_any = replace_rounds(trace, inputs(), time)
-            has_any = replace_complex_rounds(trace, inputs(), time) or has_any
             while replace_parallel_attention(trace, inputs(), axes, time):
                 # Its decays may be powers of the distance, as far as few steps show.
                 has_any = trace.sees_numbers = True

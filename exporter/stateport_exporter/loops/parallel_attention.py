@@ -11,7 +11,7 @@ on random numbers (`attention_trial`). If they follow a rule of `attention`, one
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -123,26 +123,32 @@ def _starts_of(
     steps twice, as decays that are spread and masked before they are added up, is one only where
     that is the size of another axis.
     """
-    operation = {op.result: op for op in trace.ops}
     twice = {ref for ref in places if _has_time_twice(values.get(ref), time)}
     seen: set[tuple[Ref, ...]] = set()
     for level, without in itertools.product(range(places[result].level + 1), (twice, set[Ref]())):
-        starts: dict[Ref, None] = {}
-        waiting, done = [result], set[int]()
-        while waiting:
-            ref = waiting.pop()
-            place = places[ref]
-            is_start = place.axis is not None and place.level <= level and ref not in without
-            if ref != result and is_start:
-                starts[ref] = None
-            elif ref.value in operation and ref.value not in done:
-                done.add(ref.value)
-                waiting += refs(operands(operation[ref.value]))
+        allowed = set()
+        for ref, place in places.items():
+            if place.axis is not None and place.level <= level:
+                allowed.add(ref)
 
-        ordered = tuple(sorted(starts, key=lambda ref: (ref.value, ref.part or 0)))
-        if ordered not in seen and 0 < len(ordered) <= _MOST_STARTS:
-            seen.add(ordered)
-            yield ordered
+        starts = _first_met(trace, result, allowed - without - {result})
+        if starts not in seen and 0 < len(starts) <= _MOST_STARTS:
+            seen.add(starts)
+            yield starts
+
+
+def _first_met(trace: Unrolled, result: Ref, allowed: Collection[Ref]) -> tuple[Ref, ...]:
+    """The first of the allowed values on all ways back from a result, in order."""
+    operation = {op.result: op for op in trace.ops}
+    met, waiting, done = set[Ref](), [result], set[int]()
+    while waiting:
+        ref = waiting.pop()
+        if ref in allowed:
+            met.add(ref)
+        elif ref.value in operation and ref.value not in done:
+            done.add(ref.value)
+            waiting += refs(operands(operation[ref.value]))
+    return tuple(sorted(met, key=lambda ref: (ref.value, ref.part or 0)))
 
 
 def _has_time_twice(value: Any, time: int) -> bool:

@@ -4,14 +4,13 @@
 y[t] = a[t] y[t - 1] + b[t] can be computed for all t in log2(T) rounds (Hillis and Steele 1986,
 Blelloch 1990). There are many ways to write the rounds, and their number depends on the length.
 So nobody reads them here: a trace is run, and looked through for values a, b and y that satisfy the
-equation at every step. If y is computed from a and b alone, and these operations satisfy it on any
-numbers, one call of `scan` takes their place.
+equation at every step (`recurrence_candidates`). If y is computed from a and b alone, and these
+operations satisfy it on any numbers, one call of `scan` takes their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -26,13 +25,14 @@ from ..network.program import (
     refs,
 )
 from ..network.scan import scan
+from .recurrence_candidates import Recurrence, Values, recurrences_of
 from .regions import region, replace_values, values_of
 from .trace import OpWriter, TensorMeta, Unrolled, read_size
 
 _aten: Final = torch.ops.aten
 
 #: Of a state (0), and of a factor (1) and a summand (2) of this step.
-_STEP: Final = Body(
+_REAL_STEP: Final = Body(
     Program(
         3,
         (
@@ -45,20 +45,28 @@ _STEP: Final = Body(
     sequences=2,
     path="",
 )
-
-
+#: The same with two parts each: of a state (0 and 1), a factor (2 and 3) and a summand (4 and 5).
+_COMPLEX_STEP: Final = Body(
+    Program(
+        6,
+        (
+            Op(6, _aten.mul.Tensor, (Ref(2), Ref(0))),
+            Op(7, _aten.mul.Tensor, (Ref(3), Ref(1))),
+            Op(8, _aten.sub.Tensor, (Ref(6), Ref(7))),
+            Op(9, _aten.add.Tensor, (Ref(8), Ref(4))),
+            Op(10, _aten.mul.Tensor, (Ref(2), Ref(1))),
+            Op(11, _aten.mul.Tensor, (Ref(3), Ref(0))),
+            Op(12, _aten.add.Tensor, (Ref(10), Ref(11))),
+            Op(13, _aten.add.Tensor, (Ref(12), Ref(5))),
+        ),
+        (Ref(9), Ref(13), Ref(9), Ref(13)),
+    ),
+    states=2,
+    sequences=4,
+    path="",
+)
 #: The magnitudes of numbers on which rounds have to be a recurrence.
-SCALES: Final = (1.0, 0.01, 30.0, 3000.0)
-
-
-@dataclass(frozen=True)
-class _Recurrence:
-    """y[t] = a[t] y[t - 1] + b[t] along an axis, which all three have."""
-
-    factor: Ref
-    summand: Ref
-    result: Ref
-    axis: int
+_SCALES: Final = (1.0, 0.01, 30.0, 3000.0)
 
 
 def replace_rounds(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> bool:
@@ -79,23 +87,16 @@ def replace_rounds(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> bool
     return has_rounds
 
 
-def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> _Recurrence | None:
+def _first_recurrence(trace: Unrolled, inputs: Sequence[Tensor], time: int) -> Recurrence | None:
     """The recurrence whose result is computed first."""
-    values = floats_of(values_of(trace, inputs))
-    mixed = behind_rounds(trace)
-    for result, y in values.items():
-        if result.value not in mixed:
-            continue
-        for axis, size in enumerate(y.shape):
-            candidates = _candidates(result, axis, values) if size == time else ()
-            for found in candidates:
-                if _is_computed(trace, inputs, found, values):
-                    return found
+    values = _floats(values_of(trace, inputs))
+    for found in recurrences_of(values, _behind_rounds(trace), time):
+        if _is_computed(trace, inputs, found, values):
+            return found
     return None
 
 
-def floats_of(values: Mapping[Ref, Any]) -> dict[Ref, Tensor]:
-    """The tensors of floats among the values of a trace."""
+def _floats(values: Mapping[Ref, Any]) -> Values:
     floats = {}
     for place, value in values.items():
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -103,7 +104,7 @@ def floats_of(values: Mapping[Ref, Any]) -> dict[Ref, Tensor]:
     return floats
 
 
-def behind_rounds(trace: Unrolled) -> set[int]:
+def _behind_rounds(trace: Unrolled) -> set[int]:
     """The values that a part of a sequence went into, and no loop since."""
     behind: set[int] = set()
     for op in trace.ops:
@@ -126,54 +127,34 @@ _PARTS: Final = (
 )
 
 
-def _candidates(result: Ref, axis: int, values: Mapping[Ref, Tensor]) -> Iterator[_Recurrence]:
-    """The recurrences that a value may be the result of along an axis, by these values.
-
-    Of values that are the same the last one comes first, which has gone through all that precedes
-    the rounds.
-    """
-    y = values[result]
-    steps = y.shape[axis]
-    if steps < 3 or not y.isfinite().all():
-        return
-
-    before_result = [*earlier(result, values)][::-1]
-    before, later = y.narrow(axis, 0, steps - 1), y.narrow(axis, 1, steps - 1)
-    for summand in before_result:
-        b = values[summand]
-        if b.shape != y.shape or not is_close(y.select(axis, 0), b.select(axis, 0)):
-            continue
-        if is_close(y, b):
-            return  # y is the summand itself, moved
-        for factor in before_result:
-            a = values[factor]
-            if a.ndim != y.ndim or a.shape[axis] != steps or not expands(a, y):
-                continue
-            computed = a.narrow(axis, 1, steps - 1) * before + b.narrow(axis, 1, steps - 1)
-            if is_close(computed, later):
-                yield _Recurrence(factor, summand, result, axis)
-
-
 def _is_computed(
-    trace: Unrolled, inputs: Sequence[Tensor], found: _Recurrence, values: Mapping[Ref, Tensor]
+    trace: Unrolled, inputs: Sequence[Tensor], found: Recurrence, values: Values
 ) -> bool:
     """Whether the rounds compute the recurrence from the factor and the summand alone.
 
     The operations between them are run on numbers of all kinds: what is the same on a network's own
     values may differ on others, as a gate and the same gate with a bound.
     """
-    rounds = region(trace, [found.factor, found.summand], found.result)
-    if rounds.used:
+    starts = (*found.factor, *found.summand)
+    rounds = [region(trace, starts, part) for part in found.result]
+    if any(part.used for part in rounds):
         return False
+
     random = torch.Generator().manual_seed(0)
-    for scale in SCALES:
-        a, b = (numbers_of_all_kinds(values[place], scale, random) for place in rounds.starts)
-        y = rounds.run(inputs, [a, b])
-        expected = stepwise(a, b, found.axis)
+    for scale in _SCALES:
+        given = [numbers_of_all_kinds(values[place], scale, random) for place in starts]
+        y = _number([part.run(inputs, given) for part in rounds])
+        count = len(found.factor)
+        expected = _stepwise(_number(given[:count]), _number(given[count:]), found.axis)
         error = float((y - expected).abs().max())
         if not error <= 1e-9 * float(expected.abs().max()):
             return False
     return True
+
+
+def _number(parts: Sequence[Tensor]) -> Tensor:
+    """One tensor of one or two parts."""
+    return parts[0] if len(parts) == 1 else torch.complex(*parts)
 
 
 def numbers_of_all_kinds(like: Tensor, scale: float, random: torch.Generator) -> Tensor:
@@ -183,7 +164,7 @@ def numbers_of_all_kinds(like: Tensor, scale: float, random: torch.Generator) ->
     return numbers.where(kind > 1, kind.double())
 
 
-def stepwise(a: Tensor, b: Tensor, axis: int) -> Tensor:
+def _stepwise(a: Tensor, b: Tensor, axis: int) -> Tensor:
     """The recurrence, step by step."""
     steps = [b.select(axis, 0)]
     for step in range(1, b.shape[axis]):
@@ -191,42 +172,23 @@ def stepwise(a: Tensor, b: Tensor, axis: int) -> Tensor:
     return torch.stack(steps, axis)
 
 
-def earlier(result: Ref, values: Mapping[Ref, Tensor]) -> Iterator[Ref]:
-    """The values that are computed before a result."""
-    for place in values:
-        if place.value == result.value:
-            return
-        yield place
-
-
-def expands(tensor: Tensor, other: Tensor) -> bool:
-    """Whether a tensor can be expanded to the shape of another one."""
-    sizes = zip(tensor.shape, other.shape, strict=True)
-    return all(size in (1, wanted) for size, wanted in sizes)
-
-
-def is_close(first: Tensor, second: Tensor) -> bool:
-    """Whether values in float64 are the same, apart from rounding."""
-    return torch.allclose(first, second, rtol=1e-9, atol=1e-12)
-
-
-def _replace(trace: Unrolled, found: _Recurrence) -> None:
+def _replace(trace: Unrolled, found: Recurrence) -> None:
     """Writes a recurrence as a call of `scan`, and leaves out what is no longer needed."""
-    writer = OpWriter(trace.metas)
-    y = _write_scan(writer, trace, found)
-    replace_values(trace, {found.result: y}, writer.ops)
-
-
-def _write_scan(writer: OpWriter, trace: Unrolled, found: _Recurrence) -> Ref:
-    """Writes the operations that compute a recurrence step by step."""
-    meta, axis = trace.meta(found.summand), found.axis
+    writer, axis = OpWriter(trace.metas), found.axis
+    meta = trace.meta(found.summand[0])
     shape = (*meta.shape[:axis], *meta.shape[axis + 1 :])
     step = TensorMeta(shape, meta.dtype)
     sizes = tuple(read_size(writer, trace.arguments, size) for size in shape)
     start = writer.add(_aten.full.default, (sizes, 0), step, (("dtype", meta.dtype),))
 
-    factor = writer.move_axis(found.factor, axis, 0)
-    summand = writer.move_axis(found.summand, axis, 0)
+    count = len(found.result)
+    body = _REAL_STEP if count == 1 else _COMPLEX_STEP
+    sequences = [writer.move_axis(part, axis, 0) for part in (*found.factor, *found.summand)]
     stack = TensorMeta((meta.shape[axis], *shape), meta.dtype)
-    looped = writer.add(scan, (_STEP, (start,), (factor, summand), ()), [step, stack])
-    return writer.move_axis(Ref(looped.value, 1), 0, axis)
+    metas = [*[step] * count, *[stack] * count]
+    looped = writer.add(scan, (body, (start,) * count, tuple(sequences), ()), metas)
+
+    changes = {}
+    for number, part in enumerate(found.result, count):
+        changes[part] = writer.move_axis(Ref(looped.value, number), 0, axis)
+    replace_values(trace, changes, writer.ops)

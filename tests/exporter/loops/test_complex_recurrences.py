@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from stateport_exporter import Spec, export
 from stateport_exporter.capture.complex_numbers import split_parameters
-from stateport_exporter.loops import roll_rounds
-from stateport_exporter.network.example import Example
 from tests.chunks import check_chunks
+from tests.exporter.loops.rolled import check_rolled
 from tests.exporter.loops.test_recurrences import halved, padded, written
 from tests.exporter.patterns.carried import rounds as joined
 
@@ -69,14 +68,7 @@ class Unit(nn.Module):
 def test_rounds_of_complex_numbers_are_a_loop(name: str) -> None:
     network = Unit(SCANS[name]).eval()
     split_parameters(network)
-
-    rolled = roll_rounds(network, "forward", Example(network.forward, (X,)))
-
-    assert rolled is not None
-    for steps in (1, 2, 7, 40):
-        x = torch.randn(3, steps, 5)
-        with torch.no_grad():
-            torch.testing.assert_close(rolled(x), network(x), rtol=1e-4, atol=1e-4)
+    check_rolled(network, atol=1e-4)
 
 
 def test_factors_with_a_bound_are_those_behind_the_bound() -> None:
@@ -87,13 +79,7 @@ def test_factors_with_a_bound_are_those_behind_the_bound() -> None:
 
     network = Unit(bounded, is_gated=True).eval()
     split_parameters(network)
-
-    rolled = roll_rounds(network, "forward", Example(network.forward, (X,)))
-
-    assert rolled is not None
-    loud = 1e4 * torch.randn(2, 30, 5)  # gates that are shut
-    with torch.no_grad():
-        torch.testing.assert_close(rolled(loud), network(loud), rtol=1e-4, atol=1.0)
+    check_rolled(network, loudness=1e4, atol=1.0)  # with gates that are shut
 
 
 def test_a_scan_of_complex_numbers_streams(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import stateport
 from stateport_exporter import Spec, export
 from stateport_exporter.loops import roll_rounds
 from stateport_exporter.network.example import Example
+from tests.exporter.loops.rolled import check_rolled
 from tests.exporter.patterns.carried import rounds as joined
 
 X = Spec("float32", "batch", "time", 5)
@@ -136,13 +137,7 @@ FORMS = [*((name, Gated) for name in SCANS), *(("rounds", make) for make in KIND
 
 @pytest.mark.parametrize(("name", "make"), FORMS)
 def test_rounds_are_a_loop_of_any_length(name: str, make: Callable[[Scan], nn.Module]) -> None:
-    net = make(SCANS[name]).eval()
-    rolled = roll_rounds(net, "forward", Example(net.forward, (X,)))
-    assert rolled is not None
-    for steps in (1, 2, 7, 100):
-        x = torch.randn(2, steps, 5)
-        with torch.no_grad():
-            torch.testing.assert_close(rolled(x), net(x), rtol=1e-4, atol=1e-5)
+    check_rolled(make(SCANS[name]).eval())
 
 
 NEARLY: dict[str, Scan] = {
