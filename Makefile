@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # The tests, on all cores.
 SPREAD := --numprocesses auto --dist worksteal
+# The tests that belong to no suite of their own.
+USUAL  := not large and not patterns and not soak and not thorough
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
@@ -16,7 +18,7 @@ RAY := .venv-ray
 # The other servers that benchmarks/serve measures.
 SERVERS := .venv-servers
 
-.PHONY: help setup demo web test test-avx2 pattern-tests third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale bench-ray bench-javascript architecture patterns clean
+.PHONY: help setup demo web test test-avx2 pattern-tests thorough third-party triton-check ray-check javascript fuzz matrix cuda mutants soak large lint types docs api wheels wheel-check compat bench bench-quantization bench-native bench-serve bench-scale bench-ray bench-javascript architecture patterns clean
 
 help:                ## show this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -45,20 +47,23 @@ web: $(READY)        ## build the page that shows two networks in a browser, and
 	$(BIN)/python -m demo.web
 
 # PyTorch computes with one thread in each process: there are as many processes as cores.
-test test-avx2 pattern-tests fuzz matrix cuda: export OMP_NUM_THREADS = 1
+test test-avx2 pattern-tests thorough fuzz matrix cuda: export OMP_NUM_THREADS = 1
 
 test: $(READY)       ## run the tests
-	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns and not soak'
+	$(BIN)/python -m pytest $(SPREAD) -m '$(USUAL)'
 
 # ONNX Runtime has no such switch: tests/exporter/variants/test_saturation.py imitates its arithmetic.
 test-avx2: export ATEN_CPU_CAPABILITY = avx2
 test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-avx2: export OV_CPU_MAX_ISA = AVX2
 test-avx2: $(READY)  ## run the tests with PyTorch and OpenVINO held to AVX2, on a machine that has more
-	$(BIN)/python -m pytest $(SPREAD) -m 'not large and not patterns and not soak'
+	$(BIN)/python -m pytest $(SPREAD) -m '$(USUAL)'
 
 pattern-tests: $(READY)  ## export a network of every pattern, refuse one just outside it, and what else takes minutes
-	$(BIN)/python -m pytest $(SPREAD) -m patterns
+	$(BIN)/python -m pytest $(SPREAD) -m 'patterns and not thorough'
+
+thorough: $(READY)   ## export more relatives of the networks that the tests try
+	$(BIN)/python -m pytest $(SPREAD) -m thorough
 
 third-party: $(THIRD_PARTY)/.ready  ## export networks of other people's packages, lift and run their files
 	$(THIRD_PARTY)/bin/python -m pytest tests/third_party

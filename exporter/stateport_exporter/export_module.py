@@ -9,27 +9,23 @@ recorded, and the file is written, verified against them, and appears.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Final
 
-import onnx_ir as ir
 import torch
 from torch import nn
 
-from stateport import Contract, Streaming
-from stateport.contract import CONTRACT_KEY, PRECISION_KEY, takes_lengths
+from stateport import Contract, FileError, Streaming
 from stateport.parity.engine_report import EngineReport
+from stateport.parity.soundness import check_vectors
 from stateport.parity.vectors import Vectors, vectors_path
 
 from . import __version__
-from .capture.capture import Captured
 from .capture.complex_numbers import split_parameters
 from .errors import CheckError, ExportError
-from .evaluation.trace import trace
 from .export_steps.arguments import (
     check_arguments,
     check_operators,
@@ -42,9 +38,10 @@ from .export_steps.arguments import (
 )
 from .export_steps.attempts import Wishes, time_by_its_name, try_to_build
 from .export_steps.building import BuiltNetwork
-from .export_steps.narrowing import differences, narrowed_contract, narrowed_vectors
+from .export_steps.narrowing import at_multiples_asked_for
+from .export_steps.writing import Form, write_file
 from .foreign.torchscript import export_script
-from .graph.verified_file import check_paths, write_verified
+from .graph.verified_file import check_paths
 from .memory.caches import check_caches, uncached
 from .memory.kept import unchanged_shared
 from .network.blame import told
@@ -60,19 +57,16 @@ from .network.isolation import (
 )
 from .network.weights import load_weights
 from .network.wrappers import unwrap_parts, unwrapped
+from .network.written_arguments import copy_written_arguments
 from .sizes.beyond import Beyond
+from .sizes.shortest import refused_lengths
 from .states.declared import Declared
-from .states.naming import write_metadata
 from .states.possible import PossibleState
-from .variants.float16 import float16_contract, port_names, to_float16
-from .variants.native_operators import native_operators
 from .vectors.allowance import Allowance
 from .vectors.record import record
 from .vectors.recorded import NO_RECORDINGS, recorded_cases
 
 DEFAULT_OPSET: Final = 20
-#: The most lines of the author's code that one message names.
-_MOST_LINES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -213,45 +207,67 @@ def export(
         sample = Example(getattr(twin, method), example)
         check_caches(twin, method, sample)
         stack.enter_context(uncached(twin))
-        wishes = Wishes(opset, lift, trace_time, states or {}, progress)
-        with time_by_its_name(sample):
-            built, beyond, answered = try_to_build(twin, method, sample, wishes)
-        contract = _with_limits(built.contract, beyond)
-
-        # PyTorch's answers, which the file has to give.
-        recorded = NO_RECORDINGS
-        if recordings is not None:
-            recorded = recorded_cases(built.network, contract, recordings)
-        allowance = Allowance()
-        cases = (*beyond.cases, *recorded.cases)
-        vectors = record(built.network, contract, cases, allowance, progress)
-
-        model = built.captured.model
-        if operators == "native":
-            progress("native operators")
-            native_operators(model)
-        if dtype == "float16":
-            contract = _lower_precision(model, contract, keep_float32)
-        write_metadata(model, contract, notes)
-        if dtype != "float32":
-            model.metadata_props[PRECISION_KEY] = dtype
-        # A graph that PyTorch narrowed may hold for fewer sizes than its contract says.
-        must_check = check or built.captured.narrowed is not None
-        write = functools.partial(
-            _write, built.captured, path=path, beyond=beyond, check=must_check, progress=progress
+        with unchanged_shared(twin):
+            changes += copy_written_arguments(twin, method, sample)
+        result = _build_and_write(
+            twin,
+            method,
+            sample,
+            Wishes(opset, lift, trace_time, states or {}, progress),
+            Form(path, dtype, keep_float32, operators, notes, check),
+            recordings,
         )
-        written = _write_where_right(write, built.captured, contract, vectors)
+    return replace(result, notes=(*changes, *result.notes))
+
+
+def _build_and_write(
+    twin: nn.Module,
+    method: str,
+    sample: Example,
+    wishes: Wishes,
+    form: Form,
+    recordings: Path | None,
+) -> ExportResult:
+    """Builds the network and writes the files, for multiples of some steps alone if need be.
+
+    Raises:
+        ExportError: the network cannot be exported, and why.
+    """
+    progress = wishes.progress
+    with time_by_its_name(sample):
+        built, beyond, answered = try_to_build(twin, method, sample, wishes)
+    contract = _with_limits(built.contract, beyond)
+    refused = refused_lengths(twin, method, sample, contract)
+
+    # PyTorch's answers, which the file has to give.
+    recorded = NO_RECORDINGS
+    if recordings is not None:
+        recorded = recorded_cases(built.network, contract, recordings)
+    allowance = Allowance()
+    cases = (*beyond.cases, *recorded.cases)
+    vectors = record(built.network, contract, cases, allowance, progress)
+
+    try:
+        _check_answers(vectors)
+        written = write_file(built.captured, contract, vectors, beyond, form, progress)
+    except CheckError:
+        coarser = at_multiples_asked_for(sample, built.captured)
+        if coarser is None:
+            raise
+        with contextlib.suppress(ExportError, FileError):
+            return _build_and_write(twin, method, coarser, wishes, form, recordings)
+        raise
 
     return ExportResult(
-        path,
-        vectors_path(path),
+        form.path,
+        vectors_path(form.path),
         written.contract,
         built.lifted,
         written.report,
         built.possible,
         (
-            *changes,
             *answered,
+            *refused,
             *_kept_starts(contract, built),
             *_shared_by_rows(contract),
             *recorded.notes,
@@ -259,6 +275,22 @@ def export(
             *written.notes,
         ),
     )
+
+
+def _check_answers(vectors: Vectors) -> None:
+    """Checks that PyTorch's answers have the shapes that the contract says.
+
+    Raises:
+        CheckError: an answer has another shape.
+    """
+    try:
+        check_vectors(vectors)
+    except ValueError as error:
+        raise CheckError(
+            f"Forward gives other results than its graph says, so nothing was written: {error}. A "
+            "loop with a number of passes that follows from the length does that, or a branch on a "
+            "size. Let forward do the same at every size."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -350,97 +382,3 @@ def _with_limits(contract: Contract, beyond: Beyond) -> Contract:
     if streaming.ok and beyond.streams_end is not None:
         streaming = Streaming(ok=False, reason=beyond.streams_end)
     return replace(contract, limits=tuple(sorted(beyond.limits.items())), streaming=streaming)
-
-
-def _lower_precision(
-    model: ir.Model, contract: Contract, keep_float32: Collection[str]
-) -> Contract:
-    """Turns a model into float16, in place; its contract then."""
-    ports = port_names(contract, keep_float32)
-    to_float16(model, ports)
-    return float16_contract(contract, ports)
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What became of a file: its report, its contract, and notes."""
-
-    report: EngineReport | None
-    contract: Contract
-    notes: tuple[str, ...] = ()
-
-
-def _write_where_right(
-    write: Callable[[Vectors], EngineReport | None],
-    captured: Captured,
-    contract: Contract,
-    vectors: Vectors,
-) -> _Written:
-    """Writes a file; if it is wrong, then for those sizes alone that its graph was made for.
-
-    Args:
-        write: writes the captured graph and these vectors, and verifies them.
-        captured: the graph.
-        contract: its contract.
-        vectors: its vectors.
-
-    Raises:
-        CheckError: the file does not give PyTorch's answers at those either.
-    """
-    try:
-        return _Written(write(vectors), contract)
-    except CheckError:
-        narrowed = narrowed_contract(contract, captured.ranges)
-        fewer = None if narrowed is None else narrowed_vectors(vectors, narrowed)
-        if narrowed is None or fewer is None:
-            raise
-
-    captured.model.metadata_props[CONTRACT_KEY] = narrowed.to_json()
-    return _Written(write(fewer), narrowed, (differences(narrowed, contract),))
-
-
-def _write(
-    captured: Captured,
-    vectors: Vectors,
-    path: Path,
-    beyond: Beyond,
-    *,
-    check: bool,
-    progress: Callable[[str], None],
-) -> EngineReport | None:
-    """Writes model, weights and vectors, verifies them, and lets them appear together."""
-
-    def with_trace(file: Path) -> Vectors:
-        progress("recording the values of every node")
-        return replace(vectors, trace=trace(file, vectors))
-
-    return write_verified(
-        captured.model,
-        path,
-        with_trace,
-        check=check,
-        fault="The exported file does not give PyTorch's answers",
-        advice=_advice(captured, vectors.contract, beyond),
-        progress=progress,
-    )
-
-
-def _advice(captured: Captured, contract: Contract, beyond: Beyond) -> str:
-    """What to do about a file that does not give PyTorch's answers."""
-    sentences = []
-    if beyond.lines:
-        lines = "; at ".join(beyond.lines[:_MOST_LINES])
-        sentences.append(f"Its sizes decide what it does: at {lines}.")
-
-    if takes_lengths(contract):
-        sentences.append(
-            "Of a packed sequence, forward may compute with each step's data by itself, and must "
-            "keep sorted_indices and unsorted_indices where it makes another of them. If it does, "
-            "please report this network."
-        )
-    else:
-        sentences.append(captured.narrowed or "Please report this network.")
-
-    if captured.narrowed is None:
-        sentences.append("To write the file anyway, pass check=False.")
-    return " ".join(sentences)

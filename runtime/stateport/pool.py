@@ -74,6 +74,12 @@ class Pool:
                 f"capacity is {capacity!r}; the largest number of streams was expected, an integer "
                 "from 1 to 2**63 - 1."
             )
+        largest = dict(contract.limits).get("batch", capacity)
+        if capacity > largest:
+            raise InputError(
+                f"capacity is {capacity}; the file takes at most {largest} rows in one call, so a "
+                f"pool has at most {largest} streams."
+            )
 
         self._contract = contract
         self._output_axes: list[int | None] = []
@@ -505,4 +511,14 @@ def _without_batch(contract: Contract) -> Contract:
     for spec in contract.inputs:
         shape = tuple(axis for axis in spec.shape if axis != "batch")
         inputs.append(replace(spec, shape=shape))
-    return replace(contract, inputs=tuple(inputs))
+
+    def without(sizes: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+        return tuple(pair for pair in sizes if pair[0] != "batch")
+
+    return replace(
+        contract,
+        inputs=tuple(inputs),
+        limits=without(contract.limits),
+        minimums=without(contract.minimums),
+        multiples=without(contract.multiples),
+    )

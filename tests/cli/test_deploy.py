@@ -82,12 +82,27 @@ def test_an_application_for_ray_is_written(command: Command, copied: Path, tmp_p
     ) in text
 
 
+def test_an_application_that_is_there_is_kept(
+    command: Command, refused: Refused, copied: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "app.py"
+    output.write_text("# changed by hand\n")
+    line = ["deploy", "ray", copied, "-o", output, "--store", "file:s"]
+    refused(command(*line), "is there already")
+    assert output.read_text() == "# changed by hand\n"
+
+
 @pytest.mark.parametrize(
     ("options", "says", "code"),
     [
         (["-o", "app.py"], "--store", 2),
         (["--store", "file:s"], "--output", 2),
         (["-o", "app.py", "--store", "memory"], "which ends with its replica", 1),
+        (["-o", "app.py", "--store", "foo"], "The store is 'foo'", 1),
+        (["-o", "app.py", "--store", "file:"], "names no folder", 1),
+        (["-o", "app.py", "--store", "redis://127.0.0.1:port"], "port", 1),
+        (["-o", "app.py", "--store", "file:s", "--durability", "never"], "durability is", 1),
+        (["-o", "app.py", "--store", "file:s", "--token-file", "none"], "cannot be read", 1),
         (["-o", "my-app.py", "--store", "file:s"], "is no name of a Python module", 1),
         (["-o", "app.txt", "--store", "file:s"], "is no name of a Python module", 1),
     ],

@@ -152,6 +152,95 @@ def test_a_run_that_was_killed_is_continued(
     check(Path("y.parquet"), reference, dict(enumerate(rows)))
 
 
+@pytest.mark.parametrize(
+    ("data", "output", "says"),
+    [
+        ("data/a.parquet", "data/a.parquet", "is read as data"),
+        ("data", "data/b.parquet", "is read as data"),
+        ("data/a.parquet", "link.parquet", "is read as data"),
+        ("data/a.failed.parquet", "data/a.parquet", "is read as data"),
+        ("data", "data/new.parquet", "would be one of the files that data names"),
+        ("data/*.parquet", "data/new.parquet", "would be one of the files that data/*"),
+    ],
+)
+def test_data_is_not_written_over(
+    command: Command, refused: Refused, reference: Path, data: str, output: str, says: str
+) -> None:
+    for name in ("a", "b", "a.failed"):
+        write(Path(f"data/{name}.parquet"), sequences(2))
+    Path("link.parquet").symlink_to("data/a.parquet")
+    before = {path: path.read_bytes() for path in Path("data").iterdir()}
+    if data == "data/a.failed.parquet":
+        Path("data/a.parquet").unlink()
+        before.pop(Path("data/a.parquet"))
+    refused(command("run", reference, "-i", data, "-o", output), says)
+    assert {path: path.read_bytes() for path in Path("data").iterdir()} == before
+
+
+@pytest.fixture
+def stopped(
+    command: Command, refused: Refused, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[object]:
+    """The command of a run that was stopped after two parts of 1,024 rows."""
+    write(Path("x.parquet"), sequences(2600))
+    counts: list[int] = []
+
+    def stop_in_the_third(model: Any, given: list[Any], **options: Any) -> Any:
+        if len(counts) == 2:
+            raise KeyboardInterrupt
+        counts.append(len(given))
+        return run_rows(model, given, **options)
+
+    line = ["run", reference, "-i", "x.parquet", "-o", "y.parquet"]
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "run_rows", stop_in_the_third)
+        refused(command(*line), "Stopped after 2,048 rows")
+    return line
+
+
+FIRST, SECOND = (
+    Path("y.parquet.parts") / f"{a:012}-{b:012}.parquet" for a, b in ((0, 1024), (1024, 2048))
+)
+
+
+def test_a_part_that_is_missing_is_missed(
+    command: Command, refused: Refused, stopped: list[object]
+) -> None:
+    FIRST.unlink()
+    refused(command(*stopped), "has no part that begins with row 0")
+    assert SECOND.exists()
+
+
+def test_a_damaged_part_is_named(command: Command, refused: Refused, stopped: list[object]) -> None:
+    FIRST.write_bytes(b"junk")
+    refused(command(*stopped), f"{FIRST} cannot be read as Parquet")
+    FIRST.write_bytes(Path("x.parquet").read_bytes())
+    refused(command(*stopped), "has 2,600 rows, which is not what its name says")
+
+
+def test_parts_without_their_job_are_not_continued(
+    command: Command, refused: Refused, stopped: list[object]
+) -> None:
+    (FIRST.parent / "job.json").unlink()
+    refused(command(*stopped), "is there already, and has no job.json")
+    assert FIRST.exists()
+
+
+def test_what_somebody_else_put_there_stays(
+    command: Command, refused: Refused, stopped: list[object], reference: Path
+) -> None:
+    mine = FIRST.parent / "notes.txt"
+    mine.write_text("mine")
+    assert command(*stopped).returncode == 0
+    assert [*FIRST.parent.iterdir()] == [mine]
+    refused(command(*stopped), "is there already, and has no job.json")
+
+    Path("z.parquet.parts").write_text("a file")
+    line = ["run", reference, "-i", "x.parquet", "-o", "z.parquet"]
+    refused(command(*line), "cannot be used as a folder of parts")
+    assert Path("z.parquet.parts").read_text() == "a file"
+
+
 def test_columns_are_named_for_several_inputs(command: Command) -> None:
     two = Path("two.onnx")
     values = {

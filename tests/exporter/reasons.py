@@ -100,6 +100,49 @@ class Positions(nn.Module):
         return result
 
 
+class Decoder(nn.Module):
+    """An encoder, and a loop behind it; `from_encoder` says what the loop starts from."""
+
+    def __init__(self, *, from_encoder: bool) -> None:
+        super().__init__()
+        self.encoder, self.cell = nn.GRU(8, 8, batch_first=True), nn.GRUCell(8, 8)
+        self.from_encoder = from_encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, last = self.encoder(x)
+        h, hs = last[0] if self.from_encoder else torch.zeros_like(x[:, 0]), []
+        for t in range(x.size(1)):
+            h = self.cell(y[:, t], h)
+            hs.append(h)
+        return torch.stack(hs, 1)
+
+
+class OtherStep(nn.Module):
+    """A loop in which one step differs: the last but one of each call, or none."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self.cell, self.last = nn.RNNCell(8, 8), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, hs = torch.zeros_like(x[:, 0]), []
+        for t in range(x.size(1)):
+            h = self.cell(x[:, t], h)
+            if self.last and t == x.size(1) - 2:
+                h = torch.relu(h)
+            hs.append(h)
+        return torch.stack(hs, 1)
+
+
+def _from_the_first(y: Tensor) -> Tensor:
+    """The difference of each step from the first one of the call, which stays as it is."""
+    return torch.cat([y[:, :1], y[:, 1:] - y[:, :1]], 1)
+
+
+def _joined_again(y: Tensor) -> Tensor:
+    return torch.cat([y[:, :1], y[:, 1:]], 1)
+
+
 def _counted(x: Tensor) -> Tensor:
     return x + torch.arange(x.size(1))[:, None] / 8
 
@@ -193,9 +236,24 @@ REASONS: Final[dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module],
         lambda: Around(Token(kept=False)),
         1,
     ),
-    "before cuts off the first 1 steps of each call": (
+    "before cuts off the first step of each call": (
         lambda: Around(Apply(lambda x: x[:, 1:])),
         lambda: Around(Apply(lambda x: x[:, :, :])),
+        1,
+    ),
+    "cell starts in each call from what encoder gives for that call": (
+        lambda: Decoder(from_encoder=True),
+        lambda: Decoder(from_encoder=False),
+        1,
+    ),
+    "forward computes a single step of each call by cell, apart from the others": (
+        lambda: OtherStep(last=True),
+        lambda: OtherStep(last=False),
+        1,
+    ),
+    "behind computes the first step of each call apart from the others": (
+        lambda: Around(behind=Apply(_from_the_first)),
+        lambda: Around(behind=Apply(_joined_again)),
         1,
     ),
     "behind takes step 0 of each call": (

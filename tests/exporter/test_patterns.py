@@ -72,7 +72,7 @@ def test_what_is_just_outside_takes_whole_sequences_alone(pattern: Pattern, tmp_
 
 # These were just outside once. They are right now, and need whole sequences.
 NO_CHUNKS = {
-    "looks ahead": (lambda: with_h(looks_ahead), (X, ROW), "is computed from the other"),
+    "looks ahead": (lambda: with_h(looks_ahead), (X, ROW), "a single step of each call by cell"),
     "scales its state": (
         lambda: network(scaled_in_a_buffer, gru=gru(), kept=torch.zeros(1, 1, 4)),
         (X,),

@@ -102,8 +102,8 @@ def narrowed_in_words(name: str, ranges: Mapping[str, tuple[int, int | None]]) -
 
 def _narrowed(name: str, axis: str, condition: str) -> str:
     return (
-        f"{name} does not do the same at every size of the axis {axis!r}, but where {condition}. A "
-        "comparison of sizes or a slice of a fixed length in forward does that."
+        f"{name} does one thing where {condition}, and another at other sizes of the axis "
+        f"{axis!r}. A comparison of sizes or a slice of a fixed length in forward does that."
     )
 
 

@@ -19,7 +19,7 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
-from ..graph.dataflow import all_values, map_dims
+from ..graph.dataflow import all_values, map_dims, name_of_dim
 from ..network.example import Example, leaves_by_name
 
 #: The size of an axis that is a multiple of a number, as PyTorch writes it.
@@ -151,10 +151,11 @@ def name_axes(model: ir.Model, example: Example) -> None:
     longest_first = sorted(symbols, key=len, reverse=True)
     pattern = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, longest_first)) + r")\b")
 
-    def named(dim: int | ir.SymbolicDim) -> int | str:
-        if isinstance(dim, int):
+    def named(dim: int | ir.SymbolicDim) -> int | str | ir.SymbolicDim:
+        text = name_of_dim(dim)
+        if text is None:
             return dim
-        return pattern.sub(lambda match: symbols[match[1]], str(dim.value))
+        return pattern.sub(lambda match: symbols[match[1]], text)
 
     map_dims(named, all_values(model.graph))
 

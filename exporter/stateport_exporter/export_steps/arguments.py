@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from os import PathLike
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stateport import FileError
 from stateport.files.paths import usable_path
@@ -18,6 +18,7 @@ from stateport.plain import kind_of
 
 from ..dtypes import DTYPES, KINDS, OPERATORS
 from ..errors import ExportError
+from ..memory.places import places_of
 from ..network.quantized import check_not_quantized
 
 OLDEST_OPSET: Final = 18
@@ -123,11 +124,13 @@ def existing_path(recordings: str | PathLike[str]) -> Path:
 
 
 def check_parameters(module: nn.Module) -> None:
-    """Checks that all parameters and buffers are float32, and have their values on the CPU.
+    """Checks that all parameters and buffers are float32, dense, and have their values on the CPU.
 
     Raises:
-        ExportError: one of them is of another dtype or on another device, or a parameter is NaN.
+        ExportError: one of them is of another dtype, sparse, or on another device, or a parameter
+            is NaN.
     """
+    _check_dense(module)
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ExportError(
@@ -145,6 +148,22 @@ def check_parameters(module: nn.Module) -> None:
                 "Move the network first: module.cpu()."
             )
     _check_numbers(module)
+
+
+def _check_dense(module: nn.Module) -> None:
+    """Checks that no tensor is sparse, also of those that are kept in attributes."""
+    tensors: dict[str, Any] = dict(module.named_parameters())
+    for place in places_of(module):
+        name = ".".join(filter(None, (place.module, place.key, *map(str, place.inner))))
+        tensors[name] = place.get(module)
+
+    for name, tensor in tensors.items():
+        if isinstance(tensor, Tensor) and tensor.layout is not torch.strided:
+            layout = str(tensor.layout).removeprefix("torch.")
+            raise ExportError(
+                f"{name!r} is {layout}, and the operators of ONNX take dense tensors alone. Keep "
+                "it dense: to_dense()."
+            )
 
 
 def _check_numbers(module: nn.Module) -> None:

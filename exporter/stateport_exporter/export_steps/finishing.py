@@ -20,7 +20,7 @@ from ..graph.transposes import fold_transposes
 from ..layers import Recurrent, expand, find
 from ..states.convolutions import ConvolutionContexts
 from ..states.hidden import Hidden
-from ..states.layer_states import StatePair, layers_over_time
+from ..states.layer_states import StatePair, reads_arguments
 from ..states.naming import contract_from_graph, stamp, store_initial
 from ..states.pairing import (
     States,
@@ -31,7 +31,14 @@ from ..states.pairing import (
     why_whole_only,
 )
 from ..states.possible import PossibleState, possible_states
-from ..streaming.reasons import sums_up_a_call, why_tied
+from ..states.sequence_axis import layers_over_time
+from ..streaming.reasons import (
+    first_states,
+    reaches_time,
+    sums_up_a_call,
+    why_state_counts,
+    why_tied,
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ def finish_graph(
     graph = captured.model.graph
     result_count = len(graph.outputs)
     layers = find(graph)
-    over_time = layers_over_time(layers)
+    over_time = [layer for layer in layers_over_time(layers) if reads_arguments(graph, layer)]
     starts = [value for each in hidden for value in each.initial] + [*contexts.initial]
 
     # Which inputs and outputs are one state. Layers must still be whole for that.
@@ -96,8 +103,11 @@ def finish_graph(
     states = find_states(graph, layers, captured, len(starts), wish, names)
     possible = possible_states(states.possible)
     whole_only = why_whole_only(over_time)
-    reason = _why_chunks_may_differ(graph, over_time, states)
-    is_tied = reason is not None or sums_up_a_call(graph)
+    own_pairs = [pair for pair in states.pairs if pair.name not in names]
+    carried = [graph.inputs[pair.input] for pair in own_pairs]
+    reason = _why_chunks_may_differ(graph, over_time, states, carried)
+    starts_count = any(reaches_time(value, first_states(layers)) for value in carried)
+    is_tied = reason is not None or starts_count or sums_up_a_call(graph)
     pairs, positions = drop_spare_outputs(graph, states.pairs, len(captured.output_paths))
 
     # The graph is only ONNX from here on.
@@ -127,10 +137,15 @@ def finish_graph(
 
 
 def _why_chunks_may_differ(
-    graph: ir.Graph, layers: Sequence[Recurrent], states: States
+    graph: ir.Graph, layers: Sequence[Recurrent], states: States, carried: Sequence[ir.Value]
 ) -> str | None:
     """The first reason that the graph shows, in words."""
-    return why_not_carried(graph, layers, states.pairs) or why_tied(graph) or states.unclear
+    return (
+        why_not_carried(graph, layers, states.pairs)
+        or why_tied(graph)
+        or why_state_counts(layers, carried)
+        or states.unclear
+    )
 
 
 def _write_in_onnx(captured: Captured, layers: list[Recurrent], opset: int) -> None:

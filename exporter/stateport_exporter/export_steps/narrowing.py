@@ -8,15 +8,23 @@ contract says at which sizes it does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, Final
+
+from torch.utils._sympy.functions import BitwiseFn_bitwise_and, FloorDiv, Mod
 
 from stateport import Contract
 from stateport.contract import Streaming
 from stateport.parity.vectors import Vectors
 
-from ..capture.capture import Range
+from ..capture.capture import Captured, Range
+from ..network.example import Example
 from ..vectors.cases import is_within_limits
+
+#: The largest number of steps of which a file takes multiples alone where forward takes others.
+_LARGEST_MULTIPLE: Final = 32
 
 
 def narrowed_contract(contract: Contract, ranges: Mapping[str, Range]) -> Contract | None:
@@ -45,6 +53,37 @@ def narrowed_contract(contract: Contract, ranges: Mapping[str, Range]) -> Contra
         reason = f"in calls of less than {shortest} steps, forward does something else"
         return replace(narrowed, streaming=Streaming(False, reason))
     return narrowed
+
+
+def at_multiples_asked_for(example: Example, captured: Captured) -> Example | None:
+    """The example for lengths that are multiples of what forward divides a length by.
+
+    Forward may leave out the last step of an odd number of them (`if x.shape[1] % 2`), or pad it.
+    None where it does no such thing, or the example has these multiples already.
+    """
+    multiple = example.time_multiple
+    for expression, axes in captured.guards:
+        if set(axes.values()) == {"time"}:
+            multiple = math.lcm(multiple, *_divisors_of_a_size(expression))
+    if multiple == example.time_multiple > 1:
+        multiple *= 2  # as layers one behind the other halve a sequence
+    if multiple == example.time_multiple or multiple > _LARGEST_MULTIPLE:
+        return None
+    return example.with_multiple(multiple)
+
+
+def _divisors_of_a_size(expression: Any) -> list[int]:
+    """The numbers by which an expression divides a size, or asks for the rest."""
+    divisors = []
+    for division in expression.atoms(Mod, FloorDiv, BitwiseFn_bitwise_and):
+        size, number = division.args
+        # `T & 1` asks for the last bit, as `T % 2` does.
+        divisor = number + 1 if isinstance(division, BitwiseFn_bitwise_and) else number
+        if isinstance(size, FloorDiv):
+            size, divisor = size.args[0], size.args[1] * divisor
+        if size.is_Symbol and divisor.is_Integer:
+            divisors.append(int(divisor))
+    return divisors
 
 
 def narrowed_vectors(vectors: Vectors, contract: Contract) -> Vectors | None:

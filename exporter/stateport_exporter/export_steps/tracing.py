@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import sympy
 from torch import nn
 from torch.utils._sympy.functions import FloorDiv, Mod
 
@@ -20,6 +22,7 @@ from ..memory.outside import check_outside
 from ..network.chance import check_no_chance
 from ..network.example import Example
 from ..network.explicit import Calls, Explicit
+from ..network.loop_stride import loop_stride
 from ..network.trace_length import (
     SHORT,
     at_given_length,
@@ -95,11 +98,13 @@ def trace_network(
         check_results_take_time(explicit, sample, captured)
         if scans_as_loops or _may_have_rounds(captured):
             rolled = roll_rounds(twin, method, sample.with_usual_time())
+        if rolled is None:
+            sample, rolled = _with_fixed_passes_rolled_up(explicit, sample, captured)
     except FixedTimeError as error:
         check_no_chance(explicit, example)
         # A Python loop over time fixes its length. Rolled up, it is a layer like any other.
         sample = error.example if isinstance(error, LoopError) else example
-        rolled = roll_loops(twin, method, sample.with_usual_time(), error)
+        sample, rolled = _roll_at_some_multiple(explicit, sample.with_usual_time(), error)
     except ExportError:
         check_no_chance(explicit, example)
         raise
@@ -114,6 +119,26 @@ def trace_network(
     check_runs(explicit, sample)
     hidden = find_hidden(explicit, sample, captured) if lift else []
     return TracedNetwork(twin, method, explicit, sample, captured, hidden, rolled)
+
+
+def _roll_at_some_multiple(
+    explicit: Explicit, example: Example, refusal: ExportError
+) -> tuple[Example, RolledNetwork]:
+    """The network with its loops rolled up, for multiples of the steps that a pass takes.
+
+    Raises:
+        ExportError: the loops cannot be rolled up. It is the error for any length.
+    """
+    network, method = explicit.network, explicit.method
+    try:
+        return example, roll_loops(network, method, example, refusal)
+    except ExportError:
+        stride = loop_stride(explicit, example)
+        if stride is not None:
+            coarser = example.with_multiple(stride)
+            with contextlib.suppress(ExportError):
+                return coarser, roll_loops(network, method, coarser, refusal)
+        raise
 
 
 def _capture_at_some_length(
@@ -164,6 +189,39 @@ def _may_have_rounds(captured: Captured) -> bool:
         return True
     # Rounds that halve a sequence ask whether its length is even.
     return any(expression.has(Mod, FloorDiv) for expression, _ in captured.guards)
+
+
+def _with_fixed_passes_rolled_up(
+    explicit: Explicit, example: Example, captured: Captured
+) -> tuple[Example, RolledNetwork | None]:
+    """The network with its loops rolled up, if its graph has a fixed number of their passes.
+
+    The graph of `for _ in range(x.shape[1] // 2)` is right where `time//2` is what it was. Where
+    there is no such loop, the graph may be right everywhere.
+    """
+    if any(_fixes_passes(relation, axes) for relation, axes in captured.guards):
+        refusal = ExportError("forward loops over a number of passes that follows from the length")
+        with contextlib.suppress(ExportError):
+            coarser, rolled = _roll_at_some_multiple(explicit, example.with_usual_time(), refusal)
+            if rolled.has_loops:
+                return coarser, rolled
+    return example, None
+
+
+def _fixes_passes(relation: Any, axes: Mapping[Any, str]) -> bool:
+    """Whether a relation says what a division of the length by a number gives."""
+    if not isinstance(relation, sympy.Eq) or not relation.rhs.is_Integer:
+        return False
+    if set(axes.values()) != {"time"}:
+        return False
+
+    passes = sympy.Symbol("passes")
+
+    def is_division(part: Any) -> bool:
+        return isinstance(part, FloorDiv) and bool(part.args[1].is_Integer)
+
+    divided = relation.lhs.replace(is_division, lambda _: passes)
+    return bool(divided.free_symbols == {passes})
 
 
 def _is_for_short_alone(captured: Captured) -> bool:

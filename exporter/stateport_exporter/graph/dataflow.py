@@ -21,7 +21,7 @@ MOVES: Final = frozenset(
 # Operators that write the last operand into the first one.
 _WRITES: Final = frozenset({"ScatterElements", "ScatterND"})
 # Operators that take nothing but the size of their operand.
-_SIZES: Final = frozenset({"Shape", "Size"})
+SIZES: Final = frozenset({"Shape", "Size"})
 
 
 def axes(value: ir.Value) -> list[str]:
@@ -109,7 +109,7 @@ def behind(value: ir.Value) -> Iterator[ir.Value]:
 
     def operands(current: ir.Value) -> Iterable[ir.Value | None]:
         node = current.producer()
-        if node is None or node.op_type in _SIZES:
+        if node is None or node.op_type in SIZES:
             return ()
         return node.inputs
 

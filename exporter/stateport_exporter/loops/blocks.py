@@ -4,7 +4,8 @@
 The operations of a trace are in the order in which forward called them, so a loop over time is a
 run of equal blocks. A block may use the next slice of a sequence, results of the block before it
 (these are its state), and values from before the loop. Two traces of different lengths show which
-axis is time: it is the one whose size differs.
+axis is time: it is the one whose size differs. They also show which operations a loop calls that
+takes no slice, as a decoder's: those that the longer trace has more often.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ OperandPath = tuple[int, ...]
 OperandKey = tuple[int, OperandPath]
 #: Where a value of a loop is computed: the number of the block, and of the operation in it.
 Location = tuple[int, int]
+#: What is called: a function, and the path of the module that calls it.
+Call = tuple[Any, str]
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Loop:
         blocks: for each block, the positions of its operations in the trace. In the last block an
             operation whose result is not used may be missing; its position is None.
         template: the number of the block that the others were compared with.
-        strides: by how much the index of a slice grows from block to block: -1, 0 or 1.
+        strides: by how much the index of a slice grows from block to block; 0 where it stays.
         laws: how numbers follow from the number of the block, for those that differ.
     """
 
@@ -78,9 +81,11 @@ def time_axes(short: Unrolled, long: Unrolled) -> Iterator[tuple[Ref | Slice, in
                 continue
             seen.add(sequence)
 
+            # Behind a loop, values of the same number need not be the same.
             short_shape = short.meta(part.source).shape
             long_shape = long.meta(part.source).shape
-            if short_shape[part.dim] != long_shape[part.dim]:
+            is_same_rank = len(short_shape) == len(long_shape)
+            if is_same_rank and short_shape[part.dim] != long_shape[part.dim]:
                 yield sequence
 
 
@@ -96,32 +101,74 @@ def _has_value(ref: Ref, trace: Unrolled) -> bool:
     return isinstance(meta, list) and ref.part < len(meta)
 
 
-def find_loop(trace: Unrolled, source: Ref | Slice, dim: int) -> Loop | None:
-    """The best run of equal blocks that each use the next slice of a sequence, None without one."""
-    uses = _first_uses(trace, source, dim)
-    if len(uses) < FEWEST_STEPS:
+def calls_by_time(short: Unrolled, long: Unrolled) -> Iterator[Call]:
+    """The operations that the longer trace calls more often, those that it calls least first."""
+    calls = Counter(map(_call_of, short.ops)), Counter(map(_call_of, long.ops))
+    for call, count in reversed(calls[1].most_common()):
+        if count > calls[0][call] >= FEWEST_STEPS:
+            yield call
+
+
+@dataclass(frozen=True)
+class Uses:
+    """Operations of which each pass of a loop has one, or as many as others.
+
+    Attributes:
+        positions: where they are in the trace, in order.
+        lengths: the usual numbers of operations from those of one pass to those of the next.
+    """
+
+    positions: Sequence[Position]
+    lengths: Sequence[int]
+
+
+def uses_of_call(trace: Unrolled, call: Call) -> Uses:
+    """The operations that are this call."""
+    positions = [position for position, op in enumerate(trace.ops) if _call_of(op) == call]
+    return Uses(positions, _usual_distances(itertools.pairwise(positions)))
+
+
+def uses_of_sequence(trace: Unrolled, source: Ref | Slice, dim: int) -> Uses:
+    """The operations that use a slice of the sequence first."""
+    position_of: dict[int, Position] = {}
+    for position, op in enumerate(trace.ops):
+        for part in slices(operands(op)):
+            if (part.source, part.dim) == (source, dim):
+                position_of.setdefault(index_of(part), position)
+
+    positions = sorted(set(position_of.values()))
+    if trace.multiple == 1:
+        return Uses(positions, _usual_distances(itertools.pairwise(positions)))
+
+    pairs = []
+    for index, position in position_of.items():
+        if index + trace.multiple in position_of:
+            pairs.append(sorted((position, position_of[index + trace.multiple])))
+    return Uses(positions, _usual_distances(pairs))
+
+
+def _usual_distances(pairs: Iterable[Sequence[Position]]) -> list[int]:
+    distances = Counter(later - earlier for earlier, later in pairs)
+    return [distance for distance, _ in distances.most_common(_MOST_PERIODS)]
+
+
+def _call_of(op: Op) -> Call:
+    return op.target, op.path
+
+
+def find_loop(trace: Unrolled, uses: Uses) -> Loop | None:
+    """The best run of equal blocks around these operations, None without one."""
+    if len(uses.positions) < FEWEST_STEPS:
         return None
 
     loops = _possible_loops(trace, uses)
     return max(loops, key=lambda loop: _rank_loop(trace, loop), default=None)
 
 
-def _first_uses(trace: Unrolled, source: Ref | Slice, dim: int) -> list[Position]:
-    """The positions of the operations that use a slice of the sequence first, in order."""
-    first_uses: dict[int, Position] = {}
-    for position, op in enumerate(trace.ops):
-        for part in slices(operands(op)):
-            if (part.source, part.dim) == (source, dim):
-                first_uses.setdefault(index_of(part), position)
-    return sorted(set(first_uses.values()))
-
-
-def _possible_loops(trace: Unrolled, uses: Sequence[Position]) -> Iterator[Loop]:
-    """The loops around a use in the middle, for the usual distances and every first operation."""
-    distances = Counter(later - earlier for earlier, later in itertools.pairwise(uses))
-    middle = uses[len(uses) // 2]
-
-    for period, _ in distances.most_common(_MOST_PERIODS):
+def _possible_loops(trace: Unrolled, uses: Uses) -> Iterator[Loop]:
+    """The loops around a use in the middle, for the usual lengths and every first operation."""
+    middle = uses.positions[len(uses.positions) // 2]
+    for period in uses.lengths:
         for begin in range(middle, max(middle - period, -1), -1):
             for with_numbers in (False, True):
                 loop = _blocks_around(trace, begin, period, with_numbers=with_numbers)
@@ -350,7 +397,7 @@ class _Comparison:
         """Whether the index grows by the same stride from block to block."""
         growth = index_of(actual) - index_of(expected)
         stride, rest = divmod(growth, self.candidate.distance)
-        if rest != 0 or stride not in (-1, 0, 1):
+        if rest != 0:
             return False
         if stride != 0 and not self._is_from_outside(expected.source):
             return False

@@ -9,9 +9,11 @@ from typing import Any, Final
 
 import torch
 
-from ..network.program import Body, Op, Program, Ref, Slice, operands
+from stateport.picking import instances_of
+
+from ..network.program import Body, Op, Program, Ref, Slice, operands, with_operands
 from .blocks import OperandPath
-from .step import SlicedTensor, Step, StepNumber, StepResult
+from .step import EachStep, OfSteps, Step, StepNumber, StepResult
 from .step_numbers import with_tensor
 from .trace import TensorMeta
 
@@ -25,6 +27,7 @@ class BodyWriter:
         self.step = step
         self.input_metas = self._describe_inputs()
         self.ops: list[Op] = []
+        self.state_refs = [*map(Ref, range(len(step.states)))]
         # The results of the body's operations, by the size or the value of the trace.
         self.size_refs: dict[str, Ref] = {}
         self.numbers: dict[int, int] = {}
@@ -32,6 +35,7 @@ class BodyWriter:
     def write(self) -> Body | None:
         """The body, None where no input has a size that it needs."""
         step = self.step
+        self._add_zero_of_each_step()
         for size in step.sizes:
             axis = self._axis_of_size(size)
             if axis is None:
@@ -50,6 +54,13 @@ class BodyWriter:
             _innermost_module([op.path for op in step.moving]),
         )
 
+    def _add_zero_of_each_step(self) -> None:
+        """Adds the zero of each step to the first state, where a loop has no other sequence."""
+        for each in instances_of(EachStep, self.step.sequences):
+            add = _aten.bitwise_or.Tensor if each.dtype == torch.bool else _aten.add.Tensor
+            zero = Ref(len(self.step.states))
+            self.state_refs[0] = self._add(add, (self.state_refs[0], zero))
+
     def _describe_inputs(self) -> list[Any]:
         step = self.step
         states = [*map(step.meta, step.next_states)]
@@ -57,9 +68,11 @@ class BodyWriter:
         invariants = [*map(step.trace.meta, step.invariants)]
         return [*states, *slices, *invariants]
 
-    def _describe_slice(self, sequence: SlicedTensor | StepNumber) -> Any:
+    def _describe_slice(self, sequence: OfSteps) -> Any:
         if isinstance(sequence, StepNumber):
             return TensorMeta((), torch.float64)
+        if isinstance(sequence, EachStep):
+            return TensorMeta((), sequence.dtype)
         return self.step.trace.meta(Slice(sequence.source, sequence.dim, sequence.first))
 
     def _axis_of_size(self, size: str) -> tuple[Ref, int] | None:
@@ -83,14 +96,8 @@ class BodyWriter:
     def _write_operation(self, op: Op) -> None:
         offset = self.step.offset_of(op)
         # Paths count positional operands first, as `operands` does.
-        inner = [
-            self._body_operand(operand, offset, (position,))
-            for position, operand in enumerate(operands(op))
-        ]
-
-        args, values = tuple(inner[: len(op.args)]), inner[len(op.args) :]
-        names = [name for name, _ in op.kwargs]
-        kwargs = tuple(zip(names, values, strict=True))
+        inner = with_operands(op, self._body_operand(operands(op), offset, ()))
+        args, kwargs = inner.args, inner.kwargs
         numbered = [path[0] for number, path in self.step.loop.laws if number == offset]
         if numbered:
             result = self._write_numbered(op, args, kwargs, numbered)
@@ -158,7 +165,7 @@ class BodyWriter:
     def _body_value(self, ref: Ref, offset: int, path: OperandPath) -> Ref:
         step = self.step
         if step.is_state(ref):
-            return Ref(step.states.index(step.state_at(ref, offset, path)))
+            return self.state_refs[step.states.index(step.state_at(ref, offset, path))]
         if not step.is_invariant(ref):
             return Ref(self.numbers[ref.value], ref.part)
 

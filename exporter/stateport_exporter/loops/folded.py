@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -23,8 +24,9 @@ from ..network.example import Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import quiet, unchanged_globals
 from ..network.program import Program
+from ..network.scan import scan
 from .check import FOR_NUMBERS, FOR_ROUNDS, check_folded
-from .joins import take_last_states
+from .joins import repeat_equal_items, take_last_states
 from .parallel_attention import replace_parallel_attention
 from .recurrences import replace_rounds
 from .roll import roll
@@ -34,6 +36,8 @@ from .unroll import unroll
 
 #: The lengths that are traced: enough steps to tell a loop's first and last step from the others.
 _TIMES: Final = (5, 6)
+#: The same for loops that keep values for many steps, so that more steps differ from the others.
+_TIMES_OF_DELAYS: Final = (17, 18)
 
 
 class RolledNetwork(nn.Module):
@@ -66,6 +70,11 @@ class RolledNetwork(nn.Module):
         self.constant_names = tuple(constants)
         for number, name in enumerate(self.constant_names):
             self.register_buffer(f"constant_{number}", constants[name])
+
+    @property
+    def has_loops(self) -> bool:
+        """Whether the program has a loop."""
+        return any(op.target is scan for op in self.program.ops)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the author's method returns for these arguments."""
@@ -114,26 +123,29 @@ def roll_loops(
             in every step.
     """
     try:
-        programs = _traced(network, method, example)
+        programs = _traced(network, method, example, _TIMES)
     except _UntraceableError as error:
         raise refusal from error
 
     try:
-        return _rolled(network, method, example, programs, rounds=False)
+        return _rolled(network, method, example, programs, _TIMES)
     except ExportError as error:
         first_error = error
-    try:
-        # A parallel scan takes another number of rounds at another length.
-        return _rolled(network, method, example, programs, rounds=True)
-    except ExportError:
-        raise first_error from None
+
+    # A parallel scan takes another number of rounds at another length.
+    with contextlib.suppress(ExportError):
+        return _rolled(network, method, example, programs, _TIMES, rounds=True)
+    with contextlib.suppress(ExportError):
+        programs = _traced(network, method, example, _TIMES_OF_DELAYS)
+        return _rolled(network, method, example, programs, _TIMES_OF_DELAYS)
+    raise first_error
 
 
 def roll_rounds(network: nn.Module, method: str, example: Example) -> RolledNetwork | None:
     """Writes the parallel scans of a network as loops; None where it has none, or other loops."""
     try:
-        programs = _traced(network, method, example)
-        return _rolled(network, method, example, programs, rounds=True)
+        programs = _traced(network, method, example, _TIMES)
+        return _rolled(network, method, example, programs, _TIMES, rounds=True)
     except ExportError:
         return None
 
@@ -143,8 +155,9 @@ def _rolled(
     method: str,
     example: Example,
     programs: Sequence[torch.export.ExportedProgram],
+    times: tuple[int, int],
     *,
-    rounds: bool,
+    rounds: bool = False,
 ) -> RolledNetwork:
     """The network with its loops rolled up, and with `rounds` its parallel scans as loops.
 
@@ -152,11 +165,15 @@ def _rolled(
         ExportError: the programs are not of one network, or the network is another one.
     """
     try:
-        traces = [*map(unroll, programs)]
+        multiple = example.time_multiple
+        traces = [
+            unroll(program, count * multiple, multiple)
+            for program, count in zip(programs, times, strict=True)
+        ]
         if rounds:  # before other loops, whose sequences they may be
-            _replace_all_scans(network, example, traces)
+            _replace_all_scans(network, example, traces, times)
         has_loops = _roll_all(traces)
-        program = unify(traces[0], traces[1], _TIMES)
+        program = unify(traces[0], traces[1], times)
     except ExportError as error:
         raise ExportError(
             f"{type(network).__qualname__} cannot take any number of time steps: {error}. "
@@ -176,12 +193,15 @@ def _roll_all(traces: Sequence[Unrolled]) -> bool:
     has_loops = False
     while roll(short, long):
         has_loops = True
-    take_last_states(short)
-    take_last_states(long)
+    for trace in traces:
+        take_last_states(trace)
+        repeat_equal_items(trace)
     return has_loops
 
 
-def _replace_all_scans(network: nn.Module, example: Example, traces: Sequence[Unrolled]) -> None:
+def _replace_all_scans(
+    network: nn.Module, example: Example, traces: Sequence[Unrolled], times: tuple[int, int]
+) -> None:
     """Writes parallel scans and linear attention in both traces as loops, in place.
 
     Raises:
@@ -189,7 +209,7 @@ def _replace_all_scans(network: nn.Module, example: Example, traces: Sequence[Un
     """
     whole = _Whole(network, "forward")
     axes = [leaf.shape.index("time") if "time" in leaf.shape else None for leaf in example.leaves]
-    for trace, count in zip(traces, _TIMES, strict=True):
+    for trace, count in zip(traces, times, strict=True):
         time = example.time_multiple * count
         # An axis of one entry looks like one that is not there.
         batch = max(2, example.sizes.get("batch", 2))
@@ -234,14 +254,14 @@ def _weight(whole: nn.Module, name: str, constants: Mapping[str, Tensor]) -> Any
 
 
 def _traced(
-    network: nn.Module, method: str, example: Example
+    network: nn.Module, method: str, example: Example, counts: tuple[int, int]
 ) -> list[torch.export.ExportedProgram]:
-    """The programs of the author's method for all lengths that are traced.
+    """The programs of the author's method for the lengths that are traced.
 
     Raises:
         _UntraceableError: it has none.
     """
-    times = [example.time_multiple * count for count in _TIMES]
+    times = [example.time_multiple * count for count in counts]
     return [_trace(network, method, example, time) for time in times]
 
 

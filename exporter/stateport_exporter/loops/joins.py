@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stacks and concatenations of the steps of a sequence, and the last state of a loop.
+"""Stacks and concatenations of the steps of a sequence or of one tensor, and last states of loops.
 
 After a loop is rolled up, what used the result of each of its blocks uses a slice of a sequence.
 These slices are taken together again here.
@@ -16,7 +16,7 @@ import torch
 from ..network.program import Body, Op, Ref, Slice, exchange, exchange_all
 from ..network.scan import scan
 from .blocks import FEWEST_STEPS
-from .trace import OpWriter, Unrolled, index_of, meta_of
+from .trace import OpWriter, Unrolled, index_of, meta_of, renumber_values
 
 _aten: Final = torch.ops.aten
 
@@ -25,12 +25,26 @@ def join_steps(trace: Unrolled) -> None:
     """Takes a sequence as a whole where its steps are stacked or concatenated one by one."""
     writer = OpWriter(trace.metas)
     for op in trace.ops:
-        runs = _runs_joined_by(op)
-        has_long_run = any(len(run) >= FEWEST_STEPS for run in runs)
         # The joined operation comes after those that prepare its operands.
-        joined = _join_runs(writer, op, runs) if has_long_run else op
-        writer.ops.append(joined)
+        writer.ops.append(_joined(writer, op))
     trace.ops = writer.ops
+
+
+def _joined(writer: OpWriter, op: Op) -> Op:
+    """An operation with whole sequences in place of their steps, where it joins such steps.
+
+    Where each pass of a loop gives several steps, these are joined first, and then the passes.
+    """
+    turns = _turns_joined_by(op)
+    if turns:
+        return _join_turns(writer, op, turns)
+
+    runs = _runs_joined_by(op)
+    if not any(len(run) >= FEWEST_STEPS for run in runs):
+        return op
+    joined = _join_runs(writer, op, runs)
+    is_shorter = len(joined.args[0]) < len(op.args[0])
+    return _joined(writer, joined) if is_shorter else joined
 
 
 def _runs_joined_by(op: Op) -> list[list[Any]]:
@@ -42,6 +56,39 @@ def _runs_joined_by(op: Op) -> list[list[Any]]:
     depth = max(map(_depth, items), default=0)
     orders = [_runs(_with_outer(item, level) for item in items) for level in range(max(depth, 1))]
     return min(orders, key=len)
+
+
+def _turns_joined_by(op: Op) -> list[list[Any]]:
+    """The runs that an operation stacks or concatenates in turns, as `ys += [a, b]` makes them."""
+    if op.target not in (_aten.stack.default, _aten.cat.default):
+        return []
+
+    items = op.args[0]
+    for count in range(2, len(items) // FEWEST_STEPS + 1):
+        turns = [list(items[first::count]) for first in range(count)]
+        if len(items) % count == 0 and all(len(_runs(turn)) == 1 for turn in turns):
+            is_stack = op.target is _aten.stack.default
+            are_alike = len({(turn[0].dim, turn[0].keep) for turn in turns}) == 1
+            return turns if are_alike and is_stack != turns[0][0].keep else []
+    return []
+
+
+def _join_turns(writer: OpWriter, op: Op, turns: Sequence[list[Any]]) -> Op:
+    """A stack or concatenation of runs in turns as one of whole runs, a step of each in turn."""
+    is_stack = op.target is _aten.stack.default
+    rank = len(writer.metas[op.result].shape)
+    dim = (*op.args, 0)[1] % rank
+
+    items = []
+    for run in turns:
+        whole = _take_run(writer, run, dim, is_stack=is_stack)
+        items.append(writer.unsqueeze(whole, dim + 1))
+
+    shape = list(meta_of(items[0], writer.metas).shape)
+    shape[dim + 1] = len(items)
+    meta = replace(meta_of(items[0], writer.metas), shape=tuple(shape))
+    joined = writer.add(_aten.cat.default, (tuple(items), dim + 1), meta)
+    return replace(op, target=torch.flatten, args=(joined, dim, dim + 1), kwargs=())
 
 
 def _runs(items: Iterable[Any]) -> list[list[Any]]:
@@ -145,6 +192,33 @@ def _take_sequence(writer: OpWriter, run: Sequence[Slice]) -> Ref | Slice:
     if first > last:
         tensor = writer.flip(tensor, axis)
     return tensor
+
+
+def repeat_equal_items(trace: Unrolled) -> None:
+    """Repeats a tensor where it is stacked or concatenated with itself, once for each step.
+
+    So is a list of the last state, or of a tensor that every step writes into.
+    """
+    writer = OpWriter(trace.metas)
+    for op in trace.ops:
+        is_join = op.target in (_aten.stack.default, _aten.cat.default)
+        is_repeated = is_join and len(op.args[0]) >= FEWEST_STEPS and len({*op.args[0]}) == 1
+        writer.ops.append(_repetition(writer, op) if is_repeated else op)
+    trace.ops = writer.ops
+    renumber_values(trace)
+
+
+def _repetition(writer: OpWriter, op: Op) -> Op:
+    """A stack or concatenation of equal items as a repetition of one."""
+    items = op.args[0]
+    rank = len(writer.metas[op.result].shape)
+    dim = (*op.args, 0)[1] % rank
+    is_stack = op.target is _aten.stack.default
+    item = writer.unsqueeze(items[0], dim) if is_stack else items[0]
+
+    repeats = [1] * rank
+    repeats[dim] = len(items)
+    return replace(op, target=_aten.repeat.default, args=(item, tuple(repeats)), kwargs=())
 
 
 def take_last_states(trace: Unrolled) -> None:

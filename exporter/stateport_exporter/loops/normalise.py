@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making traces alike: one concatenation for one that grows, and constants before the loop."""
+"""Making traces alike: one concatenation for one that grows, constants and views made once."""
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import torch
 
-from ..network.program import Op, Ref, Slice, exchange_all, operands, refs
+from ..network.program import Op, Ref, Slice, exchange_all, operands, refs, slices
 from .step_numbers import law_of
 from .trace import meta_of
 
 _aten: Final = torch.ops.aten
 #: Operations that make tensors of one value, and the sizes of these tensors.
 _MAKERS: Final = (_aten.full.default, _aten.sym_size.int)
+#: A view that is made more often is made in each step of a loop, or more than one.
+_MOST_IN_ONE_STEP: Final = 4
+#: Operations on sizes.
+_SIZES: Final = (operator.add, operator.sub, operator.mul, operator.floordiv)
 
 
 def merge_concatenations(ops: Sequence[Op], metas: Mapping[int, Any]) -> list[Op]:
@@ -84,6 +89,31 @@ def make_constants_first(ops: Sequence[Op]) -> list[Op]:
     of the number of the step stay in their step.
     """
     numbered = _numbered_fills(ops)
+
+    def is_constant(op: Op) -> bool:
+        return op.target in _MAKERS and op.result not in numbered
+
+    return _made_once(ops, is_constant)
+
+
+def merge_views(ops: Sequence[Op]) -> list[Op]:
+    """The operations, with equal views of a tensor made once, and as early as possible.
+
+    PyTorch makes views of a tensor that was changed in place again wherever they are used, which
+    may be in each step of a loop. Views of single steps, and of states, stay in their steps.
+    """
+    counts = Counter(_call(op) for op in ops if _is_view_of_whole(op))
+
+    def is_repeated(op: Op) -> bool:
+        return _is_view_of_whole(op) and counts[_call(op)] > _MOST_IN_ONE_STEP
+
+    merged = _made_once(ops, is_repeated)
+    # A view of a view is the same where what it is of has become the same.
+    return merge_views(merged) if len(merged) < len(ops) else merged
+
+
+def _made_once(ops: Sequence[Op], is_moved: Callable[[Op], bool]) -> list[Op]:
+    """The operations, with some of them as early as possible, and once where they are equal."""
     made: dict[Any, int] = {}
     replacements: dict[int, int] = {}
     ordered: list[Op] = []
@@ -95,17 +125,32 @@ def make_constants_first(ops: Sequence[Op]) -> list[Op]:
 
     for original in ops:
         op = exchange_all(original, change)
-        if op.target not in _MAKERS or original.result in numbered:
+        if not is_moved(original):
             ordered.append(op)
             continue
 
-        call = op.target, op.args, op.kwargs
+        call = _call(op)
         if call in made:
             replacements[op.result] = made[call]
         else:
             made[call] = op.result
             ordered.insert(_earliest_index(op, ordered), op)
     return ordered
+
+
+def _call(op: Op) -> Any:
+    """What makes an operation the same as another one."""
+    return op.target, op.args, op.kwargs
+
+
+def _is_view_of_whole(op: Op) -> bool:
+    """Whether an operation gives a view of a tensor that is no slice, or computes a size."""
+    if any(True for _ in slices(operands(op))):
+        return False
+    schema = getattr(op.target, "_schema", None)
+    aliases = [] if schema is None else [each.alias_info for each in schema.returns]
+    is_view = any(alias is not None and not alias.is_write for alias in aliases)
+    return is_view or op.target in _SIZES
 
 
 def _numbered_fills(ops: Sequence[Op]) -> set[int]:

@@ -68,6 +68,8 @@ class Reader:
         steps: nodes of constants that are used as an index alone.
         numbers: nodes of constants of one value that follow from the number of the step.
         sums_begin_with_zero: whether `x + 0` is the first step of a sum.
+        time: the number of steps of the trace.
+        multiple: the number of steps that each pass of a loop takes.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Reader:
         numbers: Mapping[fx.Node, Tensor],
         *,
         sums_begin_with_zero: bool,
+        time: int,
+        multiple: int,
     ) -> None:
         self.operand_of: dict[fx.Node, Any] = {}
         self.parts_of: dict[fx.Node, list[Any]] = {}
@@ -94,6 +98,7 @@ class Reader:
         self._steps = dict(steps)
         self._numbers = dict(numbers)
         self._sums_begin_with_zero = sums_begin_with_zero
+        self._time, self._multiple = time, multiple
         self._next = self._inputs = len(inputs)
 
     def read(self, node: fx.Node) -> None:
@@ -185,6 +190,11 @@ class Reader:
         if is_step_of_one:  # x[:, t:t+1][:, 0]
             return Slice(source.source, dim, source.index, keep)
         return Slice(source, dim, index, keep)
+
+    def _is_filled_along(self, operand: Any, axis: int) -> bool:
+        """Whether an operand is a tensor that is filled step by step along this axis."""
+        filled = self._filled.get(operand.value) if isinstance(operand, Ref) else None
+        return filled is not None and filled.axis == axis
 
     def _size_operands(self, shape: Sequence[int | str]) -> tuple[int | Ref | None, ...]:
         """The sizes of a shape as operands; None for one that no input has."""
@@ -286,12 +296,27 @@ class Reader:
             return False
 
         first, stop, _ = slice(start, end).indices(size)
-        if stop - first != 1:
-            return False
-
         dim %= len(shape)
-        self.operand_of[node] = self._slice(self.operand(source), dim, first, keep=True)
+        operand = self.operand(source)
+        if stop - first == 1:
+            self.operand_of[node] = self._slice(operand, dim, first, keep=True)
+            return True
+        is_written = self._is_filled_along(operand, dim) or _is_written_along(source, dim)
+        if not is_written and not self._is_of_one_pass(size, stop - first):
+            return False
+        self.operand_of[node] = self._stack_slices(
+            operand, dim, range(first, stop), _node_meta(node)
+        )
         return True
+
+    def _is_of_one_pass(self, size: int, length: int) -> bool:
+        """Whether a part of an axis may be what one pass of a loop takes of a sequence."""
+        return size == self._time and 1 < length <= self._multiple
+
+    def _stack_slices(self, operand: Any, dim: int, steps: range, meta: Any) -> Ref:
+        """A part of an axis as a stack of its steps, which are those of all passes."""
+        slices = tuple(self._slice(operand, dim, index) for index in steps)
+        return self._add(_aten.stack.default, (self.complete(slices), dim), meta)
 
     def _read_index(self, node: fx.Node) -> bool:
         """`x[[t]]` and `x[:, [t]]`, where t is a number."""
@@ -318,15 +343,24 @@ class Reader:
         return True
 
     def _read_split(self, node: fx.Node) -> bool:
-        """`x.split(1, dim)` and `x.chunk(n, dim)`, where every part has size 1."""
+        """`x.split(1, dim)` and `x.chunk(n, dim)`, where every part is what one pass takes."""
         source, _, dim = _full_args(node)
         parts = _node_meta(node)
         dim %= len(_shape_of(source))
-        if any(part.shape[dim] != 1 for part in parts):
+        operand, size = self.operand(source), _shape_of(source)[dim]
+        if all(part.shape[dim] == 1 for part in parts):
+            indices = range(len(parts))
+            self.parts_of[node] = [self._slice(operand, dim, index, keep=True) for index in indices]
+            return True
+        if not all(self._is_of_one_pass(size, part.shape[dim]) for part in parts):
             return False
 
-        operand, indices = self.operand(source), range(len(parts))
-        self.parts_of[node] = [self._slice(operand, dim, index, keep=True) for index in indices]
+        first, stacks = 0, []
+        for part in parts:
+            steps = range(first, first + part.shape[dim])
+            stacks.append(self._stack_slices(operand, dim, steps, part))
+            first = steps.stop
+        self.parts_of[node] = stacks
         return True
 
     def _read_select_scatter(self, node: fx.Node) -> bool:
@@ -338,26 +372,49 @@ class Reader:
         if not isinstance(index, int) or not isinstance(size, int):
             return False
 
-        before = self.operand(target)
-        written: dict[int, Any] = {}
-        if isinstance(before, Ref) and before.value in self._filled:
-            filled = self._filled[before.value]
-            if filled.axis == dim:
-                before, written = filled.before, dict(filled.written)
-
-        written[index % size] = self.operand(value)
-        self._filled[self._next] = _Filled(before, dim, written)
-        self.operand_of[node] = self._describe_next(_node_meta(node))
+        self._fill(node, dim, {index % size: self.operand(value)})
         return True
 
+    def _fill(self, node: fx.Node, dim: int, steps: Mapping[int, Any]) -> None:
+        """Reads a node that writes steps along an axis into its first operand."""
+        before = self.operand(node.args[0])
+        written: dict[int, Any] = {}
+        if self._is_filled_along(before, dim):
+            filled = self._filled[before.value]
+            before, written = filled.before, dict(filled.written)
+
+        self._filled[self._next] = _Filled(before, dim, {**written, **steps})
+        self.operand_of[node] = self._describe_next(_node_meta(node))
+
     def _read_slice_scatter(self, node: fx.Node) -> bool:
-        """`x[:] = y` is y, where both have the same shape and dtype."""
+        """`x[:] = y` is y, where both have the same shape and dtype; and `x[:, t:t+4] = y`."""
         target, value, dim, start, end, step = _full_args(node)
-        if step != 1 or not _is_whole_axis(start, end, _shape_of(target)[dim]):
+        shape = _shape_of(target)
+        dim %= len(shape)
+        if step != 1:
             return False
-        if _node_meta(target) != _node_meta(value):
+        if _is_whole_axis(start, end, shape[dim]):
+            if _node_meta(target) != _node_meta(value):
+                return False
+            self.operand_of[node] = self.operand(value)
+            return True
+        return self._read_written_part(node, value, dim, start, end)
+
+    def _read_written_part(
+        self, node: fx.Node, value: fx.Node, dim: int, start: Any, end: Any
+    ) -> bool:
+        """`x[:, t:t+4] = y`, where that is what one pass of a loop writes."""
+        size = _shape_of(node)[dim]
+        is_known = isinstance(start, int | None) and isinstance(end, int | None)
+        if not is_known or not isinstance(size, int):
             return False
-        self.operand_of[node] = self.operand(value)
+
+        first, stop, _ = slice(start, end).indices(size)
+        if not self._is_of_one_pass(size, stop - first):
+            return False
+        steps = range(first, stop)
+        operand = self.operand(value)
+        self._fill(node, dim, {at: self._slice(operand, dim, at - first) for at in steps})
         return True
 
 
@@ -386,6 +443,29 @@ def _full_args(node: fx.Node) -> tuple[Any, ...]:
     arguments = node.target._schema.arguments[len(node.args) :]
     rest = (node.kwargs.get(argument.name, argument.default_value) for argument in arguments)
     return (*node.args, *rest)
+
+
+def _is_written_along(node: fx.Node, axis: int) -> bool:
+    """Whether a tensor is filled step by step along an axis from here on."""
+    while node.target is _aten.slice.Tensor and _is_whole(node):
+        node = _full_args(node)[0]
+
+    pending = [node]
+    while pending:
+        current = pending.pop()
+        for user in current.users:
+            if user.target is _aten.slice.Tensor and _is_whole(user):
+                pending.append(user)
+            is_written = user.target is _aten.select_scatter.default and user.args[0] is current
+            if is_written and _full_args(user)[2] % len(_shape_of(current)) == axis:
+                return True
+    return False
+
+
+def _is_whole(node: fx.Node) -> bool:
+    """Whether a slice takes its operand as it is, as `x[:]`."""
+    source, dim, start, end, step = _full_args(node)
+    return step == 1 and _is_whole_axis(start, end, _shape_of(source)[dim])
 
 
 def _is_whole_axis(start: Any, end: Any, size: int | str) -> bool:

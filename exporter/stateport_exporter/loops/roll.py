@@ -7,6 +7,7 @@ the call of `scan` is written before the rest of the trace.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,10 +17,20 @@ import torch
 
 from ..network.program import Op, Ref, Slice, exchange, exchange_all
 from ..network.scan import scan
-from .blocks import Loop, find_loop, time_axes
+from .blocks import (
+    Loop,
+    Uses,
+    calls_by_time,
+    find_loop,
+    time_axes,
+    uses_of_call,
+    uses_of_sequence,
+)
 from .body import BodyWriter
+from .delays import with_delays
+from .first_steps import with_equal_first_step
 from .joins import join_steps
-from .step import LoopState, SlicedTensor, Step, StepNumber, StepResult
+from .step import EachStep, LoopState, OfSteps, Step, StepNumber, StepResult
 from .trace import OpWriter, TensorMeta, Unrolled, read_size, renumber_values
 
 _aten: Final = torch.ops.aten
@@ -31,20 +42,76 @@ def roll(short: Unrolled, long: Unrolled) -> bool:
     Returns False, and changes nothing, if there is none.
     """
     for source, dim in time_axes(short, long):
-        short_loop = find_loop(short, source, dim)
-        long_loop = find_loop(long, source, dim)
-        if short_loop is None or long_loop is None:
-            continue
+        uses_of = functools.partial(uses_of_sequence, source=source, dim=dim)
+        if _roll_loop(short, long, uses_of):
+            return True
 
-        short_rolled = _rolled(short, short_loop)
-        long_rolled = _rolled(long, long_loop)
-        if short_rolled is not None and long_rolled is not None:
-            _replace_operations(short, short_rolled)
-            _replace_operations(long, long_rolled)
-            short.sees_numbers |= bool(short_loop.laws)
-            long.sees_numbers |= bool(long_loop.laws)
+    for call in calls_by_time(short, long):
+        if _roll_loop(short, long, functools.partial(uses_of_call, call=call)):
             return True
     return False
+
+
+#: Gives the operations in a trace of which each block of a loop has some.
+_UsesOf = Callable[[Unrolled], Uses]
+#: A loop, and the trace that it is in.
+_Found = tuple[Unrolled, Loop]
+
+
+def _roll_loop(short: Unrolled, long: Unrolled, uses_of: _UsesOf) -> bool:
+    """Rolls up a loop around some operations, if there is one; whether it did."""
+    short_loops, long_loops = _loops(short, uses_of), _loops(long, uses_of)
+    for short_loop, long_loop in zip(short_loops, long_loops, strict=False):
+        if _roll_both(short, long, short_loop, long_loop):
+            return True
+    return False
+
+
+def _loops(trace: Unrolled, uses_of: _UsesOf) -> list[_Found]:
+    """The loops around some operations, the longest first, in the trace and in other forms of it.
+
+    Of loops that are as long, the one in the trace itself comes first, unless it starts from what
+    is made of its own first step.
+    """
+    plain = _forms_with_loop(trace, uses_of)
+    delayed: list[_Found] = []
+    for period in uses_of(trace).lengths:
+        form = with_delays(trace, period)
+        if form is not None:
+            delayed += _forms_with_loop(form, uses_of)
+
+    starts_from_first_step = len(plain) > 1
+    found = [*delayed, *plain] if starts_from_first_step else [*plain, *delayed]
+    return sorted(found, key=lambda pair: -len(pair[1].blocks))
+
+
+def _forms_with_loop(trace: Unrolled, uses_of: _UsesOf) -> list[_Found]:
+    """The loop in a trace, if there is one, behind the one with an equal first step."""
+    loop = find_loop(trace, uses_of(trace))
+    if loop is None:
+        return []
+
+    found = [(trace, loop)]
+    equal = with_equal_first_step(trace, loop)
+    equal_loop = None if equal is None else find_loop(equal, uses_of(equal))
+    if equal is not None and equal_loop is not None:
+        found.insert(0, (equal, equal_loop))
+    return found
+
+
+def _roll_both(short: Unrolled, long: Unrolled, short_found: _Found, long_found: _Found) -> bool:
+    """Rolls up a loop that was found in two traces, if it can be; whether it did."""
+    short_rolled, long_rolled = _rolled(*short_found), _rolled(*long_found)
+    if short_rolled is None or long_rolled is None:
+        return False
+
+    for trace, rolled, (_, loop) in (
+        (short, short_rolled, short_found),
+        (long, long_rolled, long_found),
+    ):
+        _replace_operations(trace, rolled)
+        trace.sees_numbers |= bool(loop.laws)
+    return True
 
 
 @dataclass(frozen=True)
@@ -161,17 +228,25 @@ class _ScanWriter:
         meta = TensorMeta((self.count,), torch.int64)
         return self.writer.add(_aten.arange.default, (self.count,), meta)
 
-    def _sequence_of_steps(self, sequence: SlicedTensor | StepNumber) -> Ref | Slice:
+    def _sequence_of_steps(self, sequence: OfSteps) -> Ref | Slice:
         """The sequence with its steps on the first axis, in the order of the loop."""
         if isinstance(sequence, StepNumber):
             return sequence.law.write(self.writer, self.step_numbers)
+        if isinstance(sequence, EachStep):
+            meta = TensorMeta((self.count,), sequence.dtype)
+            kwargs = (("dtype", sequence.dtype),)
+            return self.writer.add(_aten.zeros.default, ((self.count,),), meta, kwargs)
 
         tensor, axis = sequence.source, sequence.dim
         is_forward = sequence.stride > 0
-        lowest = sequence.first if is_forward else sequence.first - (self.count - 1)
+        distance = abs(sequence.stride)
+        last = sequence.first + sequence.stride * (self.count - 1)
+        lowest = min(sequence.first, last)
         size = self.trace.meta(tensor).shape[axis]
 
-        if lowest != 0 or self.count != size:
+        if distance > 1:
+            tensor = self.writer.every(tensor, axis, lowest, distance, self.count)
+        elif lowest != 0 or self.count != size:
             tensor = self.writer.narrow(tensor, axis, lowest, self.count)
         if axis != 0:
             tensor = self.writer.move_axis(tensor, axis, 0)

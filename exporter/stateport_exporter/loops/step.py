@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import torch
 
 from stateport.picking import sure
 
@@ -43,6 +46,22 @@ class StepNumber(NamedTuple):
     law: Law
 
 
+@dataclass(frozen=True)
+class EachStep:
+    """A zero for each step: how many steps a loop has that takes no slice.
+
+    Attributes:
+        dtype: that of the first state, to which it is added. Engines drop a sequence that nothing
+            uses, and with it the number of steps.
+    """
+
+    dtype: torch.dtype
+
+
+#: What a loop has one entry of for each step.
+OfSteps = SlicedTensor | StepNumber | EachStep
+
+
 class Step:
     """One step of a loop, read from the block that is its template.
 
@@ -50,7 +69,8 @@ class Step:
         moving: the operations whose results differ from step to step.
         hoisted: the operations that give the same in every step, which move before the loop.
         states: the results that the next step uses.
-        sequences: the tensors of which every step takes one slice, and the numbers of the steps.
+        sequences: the tensors of which every step takes one slice, and the numbers of the steps;
+            one at least.
         invariants: the values from outside that are the same in every step.
         sizes: the dynamic sizes that the step uses, as text.
         outputs: the results that are used after the loop.
@@ -69,12 +89,14 @@ class Step:
         self.hoisted = [op for offset, op in operations if offset in self.fixed]
 
         self.states: list[LoopState] = []
-        self.sequences: list[SlicedTensor | StepNumber] = []
+        self.sequences: list[OfSteps] = []
         self.invariants: list[Ref | Slice] = []
         self.sizes: list[str] = []
         self.outputs = self._results_used_after()
         for op in self.moving:
             self._collect(operands(op), self.offset_of(op), ())
+        if not self.sequences and self.states:
+            self.sequences.append(EachStep(self.meta(self.states[0].result).dtype))
 
     @property
     def next_states(self) -> list[StepResult]:

@@ -37,6 +37,7 @@ class Unrolled:
         structure: the pytree that the outputs are the leaves of.
         metas: a description of every value: a `TensorMeta`, a list of them for several results, or
             the text of a symbolic size.
+        multiple: the number of steps that each pass of a loop takes.
         sees_numbers: whether a loop that was rolled up sees the number of its step.
     """
 
@@ -47,6 +48,7 @@ class Unrolled:
     outputs: tuple[Any, ...]
     structure: Any
     metas: dict[int, Any] = field(repr=False)
+    multiple: int = 1
     sees_numbers: bool = False
 
     @property
@@ -87,6 +89,16 @@ class OpWriter:
 
         meta = TensorMeta(tuple(shape), dtype)
         return self.add(torch.narrow, (tensor, axis, start, length), meta)
+
+    def every(self, tensor: Ref | Slice, axis: int, start: int, distance: int, count: int) -> Ref:
+        """Takes `count` steps of an axis, from `start` on, that are `distance` apart."""
+        shape, dtype = self._shape_and_dtype(tensor)
+        shape[axis] = count
+
+        meta = TensorMeta(tuple(shape), dtype)
+        end = start + distance * (count - 1) + 1
+        args = (tensor, axis, start, end, distance)
+        return self.add(torch.ops.aten.slice.Tensor, args, meta)
 
     def flip(self, tensor: Ref | Slice, axis: int) -> Ref:
         """Reverses an axis."""

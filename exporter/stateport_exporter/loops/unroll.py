@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a program that was traced at one fixed number of time steps to a plain list of operations.
 
-`reader` reads the program, and makes slices and fills alike; `normalise` does so for concatenations
-and constants.
+`reader` reads the program, and makes slices and fills alike; `normalise` does so for
+concatenations, constants and views.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from ..errors import ExportError
-from .normalise import make_constants_first, merge_concatenations
+from .normalise import make_constants_first, merge_concatenations, merge_views
 from .reader import COPIES, Reader
 from .step_numbers import FEWEST_VALUES, law_of
 from .trace import Unrolled
 
 
-def unroll(program: ExportedProgram) -> Unrolled:
-    """Reads a program that was traced with a fixed number of steps.
+def unroll(program: ExportedProgram, time: int, multiple: int) -> Unrolled:
+    """Reads a program that was traced with a fixed number of steps, `time`.
+
+    Each pass of its loops takes `multiple` steps.
 
     Raises:
         ExportError: the program has a block with a graph inside, or a loop over another axis than
@@ -45,6 +47,8 @@ def unroll(program: ExportedProgram) -> Unrolled:
         steps,
         numbers,
         sums_begin_with_zero=not _adds_step_numbers(program),
+        time=time,
+        multiple=multiple,
     )
     _read_calls(program, reader)
     outputs = _read_outputs(program, reader)
@@ -53,10 +57,11 @@ def unroll(program: ExportedProgram) -> Unrolled:
         arguments=len(tensors),
         names=names,
         constants=_constants(program, names),
-        ops=make_constants_first(ops),
+        ops=merge_views(make_constants_first(ops)),
         outputs=outputs,
         structure=program.call_spec.out_spec,
         metas=reader.metas,
+        multiple=multiple,
     )
 
 

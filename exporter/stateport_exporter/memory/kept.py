@@ -18,7 +18,7 @@ import sys
 import threading
 import zlib
 from collections import UserDict, UserList, UserString, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from stateport.picking import without
 
 from ..network.blame import is_authors
+from ..network.object_attributes import attributes_of, slots_of
 from .unknown import name_of
 
 #: The attributes that `nn.Module` uses itself.
@@ -124,8 +125,8 @@ class Slot:
         self.holder[self.key] = value
 
     def remove(self) -> None:
-        """Removes the slot, if it is an item of a dict or an attribute of a class."""
-        if isinstance(self.holder, dict):
+        """Removes the slot, if it is an item of a dict or an attribute of an object or class."""
+        if isinstance(self.holder, MutableMapping):
             self.holder.pop(self.key, None)
 
 
@@ -370,7 +371,7 @@ def _values_inside(value: Any) -> list[Any]:
     if isinstance(value, _CONTAINERS):
         return [stored(value, key) for key in keys_of(value)]
     if is_holder(value):
-        return [type(value), *vars(value).values()]
+        return [type(value), *attributes_of(value).values()]
 
     return []
 
@@ -458,7 +459,7 @@ def _is_empty(cell: CellType) -> bool:
 def _slots_of_object(name: str, value: Any, *, shared: bool) -> Iterator[Slot]:
     """The slots of an object's attributes."""
     prefix = f"{name}." if name else ""
-    holders = [vars(value)]
+    holders = [attributes_of(value)]
     if isinstance(value, nn.Module) and not isinstance(value, torch.jit.ScriptModule):
         holders += [value._parameters, value._buffers, value._modules]
 
@@ -533,7 +534,8 @@ def is_holder(value: Any) -> bool:
 
 def _has_attributes(value: Any) -> bool:
     try:
-        return hasattr(value, "__dict__")
+        kind: type = type(value)
+        return hasattr(value, "__dict__") or bool(slots_of(kind))
     except Exception:  # a placeholder may refuse every access, as those of pydantic do
         return False
 

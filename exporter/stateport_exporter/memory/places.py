@@ -6,13 +6,14 @@ A place is described by names, so that it is the same place in every copy of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
+from ..network.object_attributes import attributes_of
 from .kept import OWN_ATTRIBUTES, is_holder, stored
 
 #: The depth to which containers in containers are looked into.
@@ -61,7 +62,7 @@ class Place:
         """Removes the value from the dict that it is in, if it is in one."""
         *before, last = self.inner
         holder = _items(Place(self.module, self.key, tuple(before)).get(network))
-        if isinstance(holder, dict):
+        if isinstance(holder, MutableMapping):
             holder.pop(last, None)
 
     def put(self, network: nn.Module, value: Any) -> None:
@@ -100,8 +101,7 @@ def _inside(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:
     if depth == _DEEPEST or isinstance(value, Tensor | nn.Module):
         return
     items = _items(value)
-    keys = dict.keys(items) if isinstance(items, dict) else range(len(items))
-    for key in [*keys][:_MOST_ITEMS]:
+    for key in _keys(items)[:_MOST_ITEMS]:
         for rest in _inside(stored(items, key), depth + 1):
             yield (key, *rest)
 
@@ -111,8 +111,17 @@ def _items(value: Any) -> Any:
     if isinstance(value, dict | list | tuple):
         return value
     if is_holder(value) and not isinstance(value, nn.Module):
-        return vars(value)
+        return attributes_of(value)
     return ()
+
+
+def _keys(items: Any) -> list[Any]:
+    """The keys or indices of what a value holds; the method of a dict's subclass does not run."""
+    if isinstance(items, dict):
+        return list(dict.keys(items))
+    if isinstance(items, MutableMapping):
+        return list(items)
+    return list(range(len(items)))
 
 
 def _replaced(value: Any, inner: tuple[Any, ...], new: Any) -> Any:
@@ -121,7 +130,7 @@ def _replaced(value: Any, inner: tuple[Any, ...], new: Any) -> Any:
         return new
     key, *rest = inner
     items = _items(value)
-    before = items.get(key) if isinstance(items, dict) else items[key]
+    before = items.get(key) if isinstance(items, MutableMapping) else items[key]
     changed = _replaced(before, tuple(rest), new)
     if isinstance(value, tuple):
         parts = [*value[:key], changed, *value[key + 1 :]]

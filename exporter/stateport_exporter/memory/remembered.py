@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..errors import ExportError
 from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import put_back
 from ..network.isolation import evaluation_twin, quiet, unchanged_globals
@@ -241,6 +242,12 @@ class _Search:
         usual = evaluation_twin(twin)
         other = evaluation_twin(twin)
         value = place.get(other)
+        if not isinstance(value, Tensor):
+            raise ExportError(
+                f"A copy of the network has lost {place.name!r}, which the network keeps: its "
+                "object leaves it out in __getstate__, or has its own __deepcopy__. States are "
+                "found by running copies. Keep the tensor in an attribute of the module."
+            )
         noise = torch.rand(value.shape, generator=torch.Generator().manual_seed(1))
         place.put(other, value + noise.to(value.dtype) + 0.1)
 

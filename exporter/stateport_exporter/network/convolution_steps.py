@@ -25,10 +25,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from stateport.picking import present
-
 from .number import with_values
 from .running_values import COUNT, SUM, SUMS, step_of_numbers, with_dim
+from .slice_keys import axis_and_start, axis_of_beginning, steps_of_slices
 
 _PADS: Final = (F.pad, torch._C._nn.pad, torch.constant_pad_nd)
 _CONVOLUTIONS: Final = (torch.conv1d, torch.conv2d, torch.conv3d)
@@ -133,11 +132,14 @@ class ConvolutionStates(TorchFunctionMode):
         self.places.append(Place(kind, self.path, tuple(shape), steps, first, dtype))
         return self._carried.get(len(self.places) - 1)
 
-    def put_before(self, context: Context, state: Tensor, *parts: Tensor) -> Tensor:
+    def put_before(
+        self, context: Context, state: Tensor, *parts: Tensor, length: int | None = None
+    ) -> Tensor:
         """Joins the steps from the call before to this call's, and records the next state.
 
         Where the last part is the beginning of a longer sequence, as in a shift of time
-        (`cat([zeros, x[:, :-1]], 1)`), the next call needs the steps that were cut off.
+        (`cat([zeros, x[:, :-1]], 1)`), the next call needs the steps that were cut off. The result
+        has as many steps as all parts, or as `length` says.
         """
         axis = context.axis
         *others, last = [state, *parts]
@@ -146,7 +148,9 @@ class ConvolutionStates(TorchFunctionMode):
         self.lasts.append(_end(whole, axis, whole.shape[axis], context.steps))
         if uncut is last:
             return whole
-        return whole.narrow(axis, 0, sum(part.shape[axis] for part in (state, *parts)))
+        if length is None:
+            length = sum(part.shape[axis] for part in (state, *parts))
+        return whole.narrow(axis, 0, length)
 
     def keep_beginning(self, whole: Tensor, beginning: Tensor, axis: int) -> None:
         """Remembers what a tensor is the beginning of."""
@@ -209,37 +213,8 @@ def _strides_by_axis(
         length = _argument(args, kwargs, 1, "n_fft")
         return {rank - 1: _argument(args, kwargs, 2, "hop_length") or length // 4}
     if func is Tensor.__getitem__:
-        return _steps_of_slices(args[1], rank)
+        return steps_of_slices(args[1], rank)
     return None
-
-
-def _steps_of_slices(key: Any, rank: int) -> dict[int, int] | None:
-    """The steps by axis of slices such as `x[:, ::2]`; None where there are none."""
-    parts = key if isinstance(key, tuple) else (key,)
-    keys = _keys_by_axis(present(parts), rank)
-    if keys is None:
-        return None
-
-    steps = {}
-    for axis, item in enumerate(keys):
-        if isinstance(item, slice) and item.step not in (None, 1):
-            steps[axis] = item.step
-    return steps or None
-
-
-def _keys_by_axis(keys: Sequence[Any], rank: int) -> list[Any] | None:
-    """A slice or an integer for each axis from the first; None for keys of other kinds.
-
-    `...` stands for all axes that no other key is for.
-    """
-    if not all(isinstance(item, slice | int | type(...)) for item in keys):
-        return None
-
-    expanded = list(keys)
-    if ... in expanded:
-        where = expanded.index(...)
-        expanded[where : where + 1] = [slice(None)] * (rank - len(expanded) + 1)
-    return None if ... in expanded else expanded
 
 
 def _strides_of_windows(
@@ -416,29 +391,41 @@ def _join(
 def _index(frames: ConvolutionStates, func: Callable[..., Any], tensor: Tensor, key: Any) -> Any:
     """`tensor[key]`, which may be the beginning of a sequence."""
     result = func(tensor, key)
-    axis = _axis_of_beginning(key, tensor.ndim)
+    axis = axis_of_beginning(key, tensor.ndim)
     if axis is not None:
         frames.keep_beginning(tensor, result, axis)
     return result
 
 
-def _axis_of_beginning(key: Any, rank: int) -> int | None:
-    """The axis whose first elements a key such as `[:, :-1]` takes; None where it does more."""
-    keys = _keys_by_axis(key if isinstance(key, tuple) else (key,), rank)
-    if keys is None:
+def _place_behind(tensor: Tensor, key: Any, value: Any) -> tuple[int, int] | None:
+    """The axis and the number of steps behind which `tensor[key] = value` writes a sequence."""
+    if not isinstance(value, Tensor) or value.ndim != tensor.ndim or value.dtype != tensor.dtype:
         return None
-
-    axes = [axis for axis, item in enumerate(keys) if item != slice(None)]
-    if len(axes) != 1 or not isinstance(keys[axes[0]], slice):
-        return None
-    (axis,) = axes
-    begins = _is_none_or(keys[axis].start, 0) and _is_none_or(keys[axis].step, 1)
-    return axis if begins else None
+    return axis_and_start(key, tensor.ndim)
 
 
-def _is_none_or(value: Any, number: int) -> bool:
-    """Whether an index is left out, or is this number; one that is traced is not compared."""
-    return value is None or (isinstance(value, int) and value == number)
+def _write(
+    frames: ConvolutionStates, func: Callable[..., Any], tensor: Tensor, key: Any, value: Any
+) -> Any:
+    """`tensor[key] = value`, which may put a sequence behind constant steps.
+
+    `y = zeros_like(x); y[:, 1:] = x[:, :-1]` is `y = cat([zeros, x[:, :-1]], 1)`.
+    """
+    place = _place_behind(tensor, key, value)
+    if place is None:
+        return func(tensor, key, value)
+
+    axis, count = place
+    # There may be fewer steps than are left free, of which `narrow` gives none.
+    before = tensor[(slice(None),) * axis + (slice(0, count),)]
+    constant = before if torch.compiler.is_exporting() else before.detach().clone()
+    carried = frames.record_place("frames", value.shape, {axis: count}, constant, value.dtype)
+    if carried is None:
+        return func(tensor, key, value)
+
+    context, state = carried
+    length = tensor.shape[axis]
+    return func(tensor, slice(None), frames.put_before(context, state, value, length=length))
 
 
 def _narrow(
@@ -505,6 +492,7 @@ _HANDLERS: Final[dict[Callable[..., Any], Callable[..., Any]]] = {
     **dict.fromkeys(_TRANSPOSED, _transpose),
     **dict.fromkeys(_JOINS, _join),
     Tensor.__getitem__: _index,
+    Tensor.__setitem__: _write,
     **dict.fromkeys(SUMS, _sum_up),
     torch.arange: _number,
     **dict.fromkeys((torch.narrow, Tensor.narrow), _narrow),

@@ -38,7 +38,8 @@ from .trees import tensor_positions
 # or multiple of them is not mistaken for another axis.
 _TRACE_SIZES: Final = (3, 7, 11, 13, 17, 19, 23, 29)
 
-_USUAL_TIME: Final = _TRACE_SIZES[1]
+#: The number of steps, or of multiples of them, that a network is traced at.
+USUAL_TIME: Final = _TRACE_SIZES[1]
 
 #: Types of arguments besides tensors. Their values are fixed in the file.
 _CONSTANTS: Final = (
@@ -155,14 +156,14 @@ class Example:
         """
         copied = copy.copy(self)
         copied.time_multiple = multiple
-        time = max(self.sizes["time"], _USUAL_TIME * multiple)
+        time = max(self.sizes["time"], USUAL_TIME * multiple)
         copied.sizes = {**self.sizes, "time": -(-time // multiple) * multiple}
         return copied
 
     def with_usual_time(self) -> Example:
         """The same example at the usual length, or at as many multiples of steps."""
         copied = copy.copy(self)
-        copied.sizes = {**self.sizes, "time": _USUAL_TIME * self.time_multiple}
+        copied.sizes = {**self.sizes, "time": USUAL_TIME * self.time_multiple}
         return copied
 
     def with_lengths(self, positions: Collection[int], descending: bool) -> Example:

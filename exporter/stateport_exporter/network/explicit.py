@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from stateport.picking import instances_of
 
+from .attributes import copied_attributes
 from .convolution_steps import Context, ConvolutionStates
 from .packing import PACK, PAD, Packs, is_packed, packed_arguments
 from .program import Body
@@ -38,8 +39,6 @@ LAYERS: Final = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 CELLS: Final = (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell)
 #: All functions whose calls are seen.
 _SEEN: Final = frozenset({*LAYERS, *CELLS, *LOOPS, PACK, PAD, scan})
-#: The types of attributes that forward may change in place.
-_CONTAINERS: Final = frozenset({list, dict, set})
 
 
 @dataclass(frozen=True)
@@ -147,10 +146,17 @@ def _tensors_in(tree: Any) -> States:
 
 @contextlib.contextmanager
 def put_back(network: nn.Module) -> Iterator[None]:
-    """Gives attributes and buffers that are changed inside their former values back."""
+    """Gives attributes and buffers that are changed inside their former values back.
+
+    Inside, modules have copies of what may be changed in place: what the network returns may be one
+    of these.
+    """
     modules = [m for m in network.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    saved = [(module, _copy_attributes(module), dict(module._buffers)) for module in modules]
+    saved = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
     contents = _copy_contents(network)
+    copies: dict[int, Any] = {}
+    for module in modules:
+        vars(module).update(copied_attributes(module, copies))
 
     try:
         yield
@@ -162,15 +168,6 @@ def put_back(network: nn.Module) -> Iterator[None]:
         for buffer, content in contents:
             if not torch.equal(buffer, content):
                 buffer.copy_(content)
-
-
-def _copy_attributes(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a module; lists, dicts and sets in public ones are copied."""
-    attributes = dict(vars(module))
-    for name, value in attributes.items():
-        if type(value) in _CONTAINERS and not name.startswith("_"):
-            attributes[name] = type(value)(value)
-    return attributes
 
 
 def _copy_contents(network: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -265,7 +262,9 @@ class Calls(TorchFunctionMode):
         first: Any = own
         if len(self.lasts) in self.replaced:
             in_order = self.packs.unsort(own, batch_sizes)
-            first = self.packs.sort(self._first_of(in_order), batch_sizes)
+            first = self._first_of(in_order)
+            _check_shapes(in_order, first)
+            first = self.packs.sort(first, batch_sizes)
         if isinstance(hx, Tensor):
             (first,) = first
 
@@ -301,6 +300,25 @@ class Calls(TorchFunctionMode):
                 return
             own = tuple(state.clone() for state in own)
         self.firsts.append(self.packs.unsort(own, batch_sizes))
+
+
+def _check_shapes(own: States, first: States) -> None:
+    """Refuses first states of other shapes, which PyTorch's kernels do not always check.
+
+    An LSTM with fewer rows of state than of data ends the process.
+
+    Raises:
+        ValueError: a shape differs.
+    """
+    if torch.compiler.is_exporting():
+        return
+
+    for mine, given in zip(own, first, strict=True):
+        if mine.shape != given.shape:
+            raise ValueError(
+                f"A layer got a first state of shape {tuple(given.shape)}, and its own one has "
+                f"shape {tuple(mine.shape)}."
+            )
 
 
 def _as_tuple(states: Tensor | Sequence[Tensor]) -> States:

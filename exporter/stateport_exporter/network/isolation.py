@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from stateport.picking import map_values
 
+from .attributes import change_tensors
 from .copying import check_initialised, copy_of
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -266,8 +267,17 @@ def evaluation_twin(module: Module, *, share_parameters: bool = True) -> Module:
 
 
 def float64_copy(module: Module) -> Module:
-    """A copy of the module in float64."""
-    return copy_of(module, {}).double()
+    """A copy of the module in float64, with what it keeps in attributes."""
+    copied = copy_of(module, {}).double()
+    change_tensors(copied, _in_float64)
+    return copied
+
+
+def _in_float64(tensor: Tensor) -> Tensor:
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    is_integer = not tensor.is_complex() and not tensor.is_floating_point()
+    # A parameter that is in a list as well stays the same object.
+    return tensor if is_integer or tensor.dtype == wide else tensor.detach().to(wide)
 
 
 class _Float64(TorchFunctionMode):

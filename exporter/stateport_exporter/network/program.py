@@ -260,6 +260,13 @@ def operands(op: Op) -> tuple[Any, ...]:
     return (*op.args, *(value for _, value in op.kwargs))
 
 
+def with_operands(op: Op, values: Sequence[Any]) -> Op:
+    """The operation with other operands, in the order of `operands`."""
+    names = [name for name, _ in op.kwargs]
+    kwargs = zip(names, values[len(op.args) :], strict=True)
+    return replace(op, args=tuple(values[: len(op.args)]), kwargs=tuple(kwargs))
+
+
 def exchange(operand: Any, change: Callable[[Ref | Slice], Any]) -> Any:
     """The operand with `change` applied to every value and slice in it."""
     if isinstance(operand, Ref | Slice):

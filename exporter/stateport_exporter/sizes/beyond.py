@@ -257,7 +257,7 @@ def check_loops(network: nn.Module, method: str, folded: nn.Module, example: Exa
 
         seen.add(turn.size)
         usual_size = example.sizes[turn.axis]
-        if turn.size > reach(network, turn.axis):
+        if turn.size > _reach_of_loop(network, turn.axis, example.time_multiple):
             _limit_untried(beyond, turn, network)
             if found.axis == STEP:
                 beyond.streams_end = _untried_steps(turn)
@@ -277,8 +277,9 @@ def _turns_of_loops(network: nn.Module, method: str, example: Example) -> list[T
     times = [multiple * time for time in (1, 2, 3, 8, 13)]
     tried |= {"batch": (1, 2, 3), "time": times, STEP: range(13)}
     short = {**example.sizes, "time": _ASKED_STEPS * multiple}
-    many = max(_LONG, _TIMES * largest_mentioned(network))
-    steps = _at_most(min(many + multiple, reach(network, "time")), multiple)
+    # A loop may count its passes, of which each takes as many steps as the network takes at once.
+    passes = max(_LONG, _TIMES * largest_mentioned(network)) + 1
+    steps = min(multiple * passes, _reach_of_loop(network, "time", multiple))
 
     every_turn: list[Turn] = []
     for comparison in compared(network, method, example, short):
@@ -291,25 +292,33 @@ def _in_steps(turn: Turn, multiple: int) -> Turn:
 
     The number of steps is a multiple.
     """
-    if turn.axis != STEP:
-        return turn
-
     sizes = dict(turn.sizes)
-    del sizes[STEP]
-    # What is counted may be steps, or as many at a time as the network takes.
-    return replace(turn, axis="time", sizes={**sizes, "time": (turn.size + 1) * multiple})
+    if turn.axis == STEP:
+        del sizes[STEP]
+        # What is counted may be steps, or as many at a time as the network takes.
+        return replace(turn, axis="time", sizes={**sizes, "time": (turn.size + 1) * multiple})
 
-
-def _at_most(time: int, multiple: int) -> int:
-    """The largest multiple that is no larger, but at least one."""
-    return max(time // multiple, 1) * multiple
+    if "time" in sizes:
+        sizes["time"] = -(-sizes["time"] // multiple) * multiple
+    return replace(turn, sizes=sizes)
 
 
 def reach(network: nn.Module, axis: str) -> int:
     """The largest size of an axis at which a network of this size is run."""
-    parameters = max(sum(parameter.numel() for parameter in network.parameters()), 1)
-    most = max(_FEWEST_STEPS, min(_WORK // parameters, _MOST_STEPS))
+    most = max(_FEWEST_STEPS, min(_WORK // _count_parameters(network), _MOST_STEPS))
     return most if axis in ("time", STEP) else most // 4
+
+
+def _reach_of_loop(network: nn.Module, axis: str, multiple: int) -> int:
+    """The same for a network whose loops are run, in which each pass takes so many steps."""
+    if axis != "time":
+        return reach(network, axis)
+    passes = min(_WORK // _count_parameters(network) // multiple, _MOST_STEPS)
+    return max(_FEWEST_STEPS // multiple, passes, 1) * multiple
+
+
+def _count_parameters(network: nn.Module) -> int:
+    return max(sum(parameter.numel() for parameter in network.parameters()), 1)
 
 
 def _limit_untried(beyond: Beyond, turn: Turn, network: nn.Module) -> None:

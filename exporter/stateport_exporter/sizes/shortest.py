@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shortest sequence that a network takes: a long kernel needs as many steps as it is long."""
+"""The shortest sequences that a network and its file take: a long kernel needs as many steps."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from itertools import filterfalse
 from typing import Final
 
 import numpy as np
+import torch
+from torch import nn
 
 from stateport.contract import Contract
 
+from ..network.example import Example
+from ..network.isolation import evaluation_twin, quiet, unchanged_globals
+from ..network.trees import tensors_in
 from ..vectors.torch_reference import Network
 from .beyond import answers_at, wrong_shape
 from .comparisons import bisect
@@ -56,6 +61,38 @@ def fewest_steps(network: Network, contract: Contract) -> int:
     return bisect(
         chunk - contract.step_multiple, chunk, lambda time: _answers(network, any_length, time)
     )
+
+
+def refused_lengths(
+    module: nn.Module, method: str, example: Example, contract: Contract
+) -> tuple[str, ...]:
+    """A note where the author's network takes sequences of other lengths than the file does.
+
+    A loop that begins with its third step is none in a sequence of two.
+    """
+    multiple = dict(contract.multiples).get("time", 1)
+    if multiple > 1:
+        refused = max(example.sizes["time"] // multiple, 1) * multiple + 1
+        takes = f"of multiples of {multiple} steps alone"
+    else:
+        refused = dict(contract.minimums).get("time", 1) - 1
+        takes = f"of {refused + 1} steps or more"
+
+    if refused < 1 or not _gives_numbers(module, method, example, refused):
+        return ()
+    return (f"the file takes sequences {takes}, while forward takes others, too",)
+
+
+def _gives_numbers(module: nn.Module, method: str, example: Example, time: int) -> bool:
+    """Whether the author's network takes sequences of a length, and no result is NaN."""
+    arguments = example.make({**example.sizes, "time": time})
+    run = getattr(evaluation_twin(module), method)
+    with unchanged_globals(seed=0), quiet(), torch.no_grad():
+        try:
+            results = tensors_in(run(*arguments.args, **arguments.kwargs))
+        except Exception:  # whatever forward raises
+            return False
+    return not any(bool(result.isnan().any()) for result in results)
 
 
 def _smallest_count(answers: Callable[[int], bool], largest: int) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import starmap
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..errors import ExportError
+from ..memory.kept import contents, shared_names, slots
 from ..network.example import Arguments, Example
 from ..network.explicit import Calls, Explicit, Firsts, States
 from ..network.isolation import evaluation_twin, unchanged_globals
@@ -39,13 +40,14 @@ def check_repeatable(explicit: Explicit, example: Example) -> None:
     """
     arguments = example.make(example.sizes)
     network = evaluation_twin(explicit.network)
-    before = dict(_attributes(network))
+    before = contents(network)
     first, *later = (_results(explicit, network, arguments, seed=1) for _ in range(_CALLS))
 
     if not all(_same(first, results) for results in later):
+        shared = shared_names(network)
         changed = []
-        for name, value in _attributes(network):
-            if before.get(name) is not value:
+        for name, content in contents(network).items():
+            if name not in shared and before.get(name) != content:
                 changed.append(name)
 
         changed = _not_last_states(explicit, network, arguments, changed) or changed
@@ -246,7 +248,7 @@ def _first_states(explicit: Explicit, arguments: Arguments) -> dict[int, Firsts]
 def _not_last_states(
     explicit: Explicit, network: nn.Module, arguments: Arguments, names: Sequence[str]
 ) -> list[str]:
-    """The attributes among `names` that hold something else than last states of layers."""
+    """The slots among `names` that hold something else than last states of layers."""
     with unchanged_globals(1), torch.no_grad(), Calls(_first_states(explicit, arguments)) as calls:
         getattr(network, explicit.method)(*arguments.args, **arguments.kwargs)
     last_states = [state for call in calls.lasts for state in call]
@@ -256,23 +258,14 @@ def _not_last_states(
             return False
         return any(_same_values(leaf, state) for state in last_states)
 
-    attributes = dict(_attributes(network))
-    leaves = {name: pytree.tree_leaves(attributes[name]) for name in names}
+    kept = slots(network)
+    leaves = {name: pytree.tree_leaves(kept[name].value) for name in names}
 
     missing = []
     for name in names:
         if not all(map(is_last_state, leaves[name])):
             missing.append(name)
     return missing
-
-
-def _attributes(network: nn.Module) -> Iterator[tuple[str, object]]:
-    """What a module may keep things in: attributes and buffers, by their paths."""
-    for path, module in network.named_modules():
-        buffers = module._buffers
-        for name, value in {**vars(module), **buffers}.items():
-            if not name.startswith("_") or name in buffers:
-                yield (f"{path}.{name}" if path else name), value
 
 
 def _same(results: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:

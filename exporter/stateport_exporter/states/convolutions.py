@@ -27,7 +27,7 @@ from ..network.example import Arguments, Example, Leaf
 from ..network.explicit import Explicit
 from ..network.isolation import unchanged_globals
 from ..network.running_values import COUNT, SUM
-from .start_values import differing_axis, one_row
+from .start_values import are_same, differing_axis, one_row
 
 #: What a sequence starts from, with dynamic axes of size 1; None for zeros.
 Start = NDArray[Any] | None
@@ -280,8 +280,10 @@ def _starts_from(start: NDArray[Any], place: Place, shape: Sequence[Axis]) -> bo
     if not isinstance(place.first, Tensor):
         return False
     value = place.first.numpy()
-    is_same_for_all_rows = differing_axis(value, shape) is None
-    return is_same_for_all_rows and np.array_equal(start, one_row(value, shape))
+    if differing_axis(value, shape) is not None:
+        return False
+    row = one_row(value, shape)
+    return start.shape == row.shape and are_same(start, row)
 
 
 def _start(place: Place, shape: Sequence[Axis]) -> Start:

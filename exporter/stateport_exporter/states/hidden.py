@@ -9,12 +9,11 @@ what forward built becomes the value that a sequence starts from.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import starmap
 from typing import Any, Final
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -31,12 +30,19 @@ from ..network.explicit import Calls, Explicit, Fold, States
 from ..network.isolation import unchanged_globals
 from ..network.trial import check_any_length
 from .convolutions import ConvolutionContexts
-from .layer_states import check_sequence_axis, hidden_states, runs_within_steps
+from .layer_states import hidden_states, reads_arguments
 from .row_lengths import sorts_itself
-from .start_values import differing_axis, one_row
+from .sequence_axis import check_sequence_axis, runs_within_steps
+from .start_values import are_same, differing_axis, one_row
 
 #: The rows of a state that has several for each row of the batch.
 _PRODUCT: Final = re.compile(r"\d+\*batch|batch\*\d+")
+
+
+#: (batch, time) at which a first state has to be what it is at usual ones, time in multiples.
+_OTHER_SIZES: Final = ((1, 1), (1, 2), (2, 8), (5, 21), (9, 40), (65, 9), (2, 130), (1, 600))
+#: More steps of all rows than these take too long: a codec takes multiples of thousands of samples.
+_MOST_STEPS: Final = 100_000
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
 
     hidden = []
     for layer in filter(_may_be_lifted, layers):
+        if not reads_arguments(graph, layer):
+            continue
         positions = hidden_states(graph, layer)
         if positions:
             hidden.append((layer, positions))
@@ -82,7 +90,8 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
         return []
 
     usual = _first_states(explicit, example, 0)
-    larger = _first_states(explicit, example, 1)
+    others = [_first_states(explicit, example, 1)]
+    others += _first_states_at_others(explicit, example, len(usual))
 
     states = []
     for layer, positions in hidden:
@@ -91,11 +100,13 @@ def find_hidden(explicit: Explicit, example: Example, captured: Captured) -> lis
         fold = _fold_of(layer, usual[layer.call], explicit, example) if is_whole else None
         state = _hidden_of(layer, positions, usual[layer.call], example, fold)
         states.append(state)
-        if not _same_start(state, _hidden_of(layer, positions, larger[layer.call], example, fold)):
-            raise ExportError(
-                f"The first state of {_layer_name(layer)!r} is not the same in every call: "
-                "it changes with the size of the input, or by chance. Take it as an argument."
-            )
+        for firsts in others:
+            other = _hidden_of(layer, positions, firsts[layer.call], example, fold)
+            if not _same_start(state, other):
+                raise ExportError(
+                    f"The first state of {_layer_name(layer)!r} is not the same in every call: "
+                    "it changes with the size of the input, or by chance. Take it as an argument."
+                )
     return states
 
 
@@ -126,14 +137,43 @@ def _first_states(explicit: Explicit, example: Example, more: int) -> list[State
     """The first states that the network makes, by call, with every axis longer by `more`."""
     sizes = {axis: size + more for axis, size in example.sizes.items()}
     sizes["time"] += more * (example.time_multiple - 1)
-    with unchanged_globals(seed=more), torch.no_grad(), Calls({}) as calls:
-        try:
-            explicit(*example.make(sizes, seed=more))
-        except Exception:  # the user's forward may raise anything
-            check_any_length(explicit, example)
-            raise
+    try:
+        return _firsts_at(explicit, example, sizes, more)
+    except Exception:  # the user's forward may raise anything
+        check_any_length(explicit, example)
+        raise
+
+
+def _firsts_at(
+    explicit: Explicit, example: Example, sizes: Mapping[str, int], seed: int
+) -> list[States]:
+    """The first states that the network makes in a call with these sizes."""
+    with unchanged_globals(seed=seed), torch.no_grad(), Calls({}) as calls:
+        explicit(*example.make(sizes, seed=seed))
     firsts: list[States] = calls.firsts
     return firsts
+
+
+def _first_states_at_others(
+    explicit: Explicit, example: Example, count: int
+) -> Iterator[list[States]]:
+    """The first states at small and large sizes, where the network makes `count` calls.
+
+    Forward may ask how many rows or steps there are, and start from another state then.
+    """
+    for batch, steps in _OTHER_SIZES:
+        time = steps * example.time_multiple
+        if batch * time > _MOST_STEPS:
+            continue
+
+        sizes = {"batch": batch, "time": time}
+        sizes = {axis: sizes.get(axis, size) for axis, size in example.sizes.items()}
+        try:
+            firsts = _firsts_at(explicit, example, sizes, 0)
+        except Exception:  # noqa: S112  # it may not take this size
+            continue
+        if len(firsts) == count:
+            yield firsts
 
 
 def _fold_of(layer: Recurrent, values: States, explicit: Explicit, example: Example) -> Fold | None:
@@ -256,8 +296,8 @@ def _same_start(hidden: Hidden, reference: Hidden) -> bool:
 def _same_value(value: NDArray[Any] | None, expected: NDArray[Any] | None) -> bool:
     if value is None or expected is None:
         return value is None and expected is None
-    return np.array_equal(value, expected)
+    return value.shape == expected.shape and are_same(value, expected)
 
 
 def _layer_name(layer: Recurrent) -> str:
-    return layer.path or layer.kind
+    return layer.path or layer.kind.lower()

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import filterfalse
 from typing import Final
 
 import onnx_ir as ir
@@ -29,6 +27,7 @@ from ..graph.dataflow import (
 from ..graph.free_names import free_name
 from ..layers import LOOP, Recurrent
 from .names import Path, has_name
+from .sequence_axis import capitalized
 
 # Operators by which a network clears a state with a mask: h * (1 - done), where(done, 0, h).
 _MASKS: Final = frozenset({"Mul", "Where"})
@@ -64,90 +63,16 @@ def hidden_states(graph: ir.Graph, layer: Recurrent) -> list[int]:
     return positions
 
 
-def layers_over_time(layers: Iterable[Recurrent]) -> list[Recurrent]:
-    """The layers that run over the sequence itself, and not within each of its steps."""
-    return [*filterfalse(runs_within_steps, layers)]
+def reads_arguments(graph: ir.Graph, layer: Recurrent) -> bool:
+    """Whether a layer depends on values that the network is given.
 
-
-def runs_within_steps(layer: Recurrent) -> bool:
-    """Whether a layer runs over another axis than time, with a row for each step of time.
-
-    Dual-path networks have such layers, over the frequencies of each frame for example. They see
-    one step each, so that they have nothing to carry to the next call. A loop over a fixed number
-    of elements is a running maximum or the like along the features.
+    One that does not, as a layer over learned tokens, computes the same in every call. A loop that
+    is as long as the sequence depends on how many steps it is given, and goes on in the next call.
     """
     names = axes(layer.x)
-    if layer.node.op_type == LOOP and names[layer.time].isdigit():
+    if layer.node.op_type == LOOP and names and "time" in names[layer.time]:
         return True
-    if len(names) < 3:
-        return False
-
-    # A layer over the rows of a batch is a mistake: batch_first is wrong.
-    sequence = names[layer.time]
-    if _is_second_axis(layer, sequence):
-        return True
-    if _names_axis(sequence, "time") or _names_axis(sequence, "batch"):
-        return False
-
-    rows = {0, 1} - {layer.time}
-    return any(_names_axis(names[axis], "time") for axis in rows)
-
-
-def _is_second_axis(layer: Recurrent, sequence: str) -> bool:
-    """Whether a layer runs over another axis than time, in a graph that has time as well.
-
-    An encoder runs over frames where a decoder runs over time. Its input is whole in every call.
-    """
-    known = _axes_of_inputs(layer)
-    named = known & _names_in(sequence)
-    return "time" in known and bool(named) and not named & {"time", "batch"}
-
-
-def _axes_of_inputs(layer: Recurrent) -> set[str]:
-    """The dynamic axes of the inputs of a layer's graph."""
-    graph = layer.node.graph
-    if graph is None:
-        return set()
-
-    names: set[str] = set()
-    for value in graph.inputs:
-        names.update(filter(str.isidentifier, axes(value)))
-    return names
-
-
-def _names_in(size: str) -> set[str]:
-    """What a size is computed from: `samples` in `samples//4`."""
-    return set(re.findall(r"[^\W\d]\w*", size))
-
-
-def _names_axis(size: str, axis: str) -> bool:
-    """Whether a size is an axis, or computed from it."""
-    return re.search(rf"\b{axis}\b", size) is not None
-
-
-def check_sequence_axis(layers: Iterable[Recurrent]) -> None:
-    """Checks that layers run over an axis that is called "time", or over a single step.
-
-    Raises:
-        ExportError: the axis has another name, so chunks of it would go unchecked.
-    """
-    for layer in layers:
-        if runs_within_steps(layer):
-            continue
-
-        names = axes(layer.x)
-        axis = names[layer.time] if names else "time"
-        # Anything else is a size, or computed from time. What has the batch in it is a mistake.
-        named = _names_in(axis) & _axes_of_inputs(layer)
-        if axis.isidentifier() and axis != "time":
-            named = {axis}
-        if named and ("time" not in named or "batch" in named):
-            name = min(named - {"time"})
-            raise ExportError(
-                f"{_capitalized(layer)} runs over the axis {axis!r}. Call the axis that it runs "
-                f"over 'time' in the example, not {name!r}; if that is the rows of a batch, "
-                "batch_first is wrong."
-            )
+    return any(any(_dependencies(graph, value)) for value in present(layer.node.inputs))
 
 
 @dataclass(frozen=True)
@@ -157,6 +82,8 @@ class Roles:
     Attributes:
         inputs: for each input, the roles of the states that it carries: {"h0"}.
         outputs: the same for each output.
+        handed_on: the same for outputs of a layer that starts from where another one ended. The
+            roles are those of the first of these layers.
         ends: for each input, all results of the layers that start from it.
         stacks: for each layer that starts from inputs, by state: the input, the result that holds
             the state after every step (None where there is none), and the last state.
@@ -164,21 +91,30 @@ class Roles:
 
     inputs: Mapping[ir.Value, set[str]]
     outputs: Mapping[ir.Value, set[str]]
+    handed_on: Mapping[ir.Value, set[str]]
     ends: Mapping[ir.Value, list[ir.Value]]
     stacks: list[list[tuple[ir.Value, ir.Value | None, ir.Value]]] = field(default_factory=list)
 
 
-def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[ir.Value]) -> Roles:
+def roles_of(
+    graph: ir.Graph,
+    layers: Sequence[Recurrent],
+    declared: Collection[ir.Value],
+    contexts: Collection[ir.Value] = (),
+) -> Roles:
     """Follows the data to and from all layers, but those that start from `declared` inputs alone.
+
+    `contexts` are inputs with former steps of a sequence. A layer that starts from a part of these
+    steps starts from what is made in the call.
 
     Raises:
         ExportError: a layer's first state is computed from an argument.
     """
-    roles = Roles(defaultdict(set), defaultdict(set), defaultdict(list))
-    for layer, prefix in zip(layers, _prefixes(layers), strict=True):
+    roles = Roles(defaultdict(set), defaultdict(set), defaultdict(set), defaultdict(list))
+    for layer, prefix in zip(layers, _prefixes(graph, layers), strict=True):
         firsts = _dependencies_of_layer(graph, layer)
         is_declared = bool(firsts) and firsts.issubset(declared)
-        if is_declared or _starts_inside(graph, layer):
+        if is_declared or _starts_inside(graph, layer, contexts) or _goes_on(layers, layer):
             continue
 
         stacks = []
@@ -191,9 +127,44 @@ def roles_of(graph: ir.Graph, layers: Sequence[Recurrent], declared: Collection[
             roles.ends[source].extend(layer.node.outputs)
             for output in targets(graph, last):
                 roles.outputs[output].add(role)
+            for output in targets(graph, _handed_on(layers, last)):
+                roles.handed_on[output].add(role)
             stacks.append((source, stack, last))
         roles.stacks.append(stacks)
     return roles
+
+
+def _goes_on(layers: Sequence[Recurrent], layer: Recurrent) -> bool:
+    """Whether a layer starts from where others ended, in all of its states."""
+    ends = {origin(last) for other in layers if other is not layer for *_, last in other.states}
+    return all(_moved_from(first) in ends for _, first, _ in layer.states)
+
+
+def _handed_on(layers: Sequence[Recurrent], last: ir.Value) -> ir.Value:
+    """The last state of the last layer in a row, of which each starts from where another ended."""
+    following: dict[ir.Value, ir.Value] = {}
+    for layer in layers:
+        for _, first, own_last in layer.states:
+            following[_moved_from(first)] = own_last
+
+    seen = {last}
+    while (later := following.get(origin(last))) is not None and later not in seen:
+        seen.add(later)
+        last = later
+    return last
+
+
+def _moved_from(value: ir.Value) -> ir.Value:
+    """What a value is before it is moved, as to another shape."""
+    value = origin(value)
+    node = value.producer()
+    while node is not None and node.op_type in MOVES:
+        operands = present(moved_by(node))
+        if len(operands) != 1:
+            break
+        value = origin(operands[0])
+        node = value.producer()
+    return value
 
 
 def pairs_of_layers(
@@ -321,13 +292,13 @@ def _unmasked_operands(node: ir.Node, result: ir.Value) -> list[ir.Value]:
     return [operand for operand in present(operands) if axes(operand) == axes(result)]
 
 
-def _starts_inside(graph: ir.Graph, layer: Recurrent) -> bool:
+def _starts_inside(graph: ir.Graph, layer: Recurrent, contexts: Collection[ir.Value]) -> bool:
     """Whether a layer's first state is made in this call: from its sequences, or from nothing.
 
     Such a state, a decoder's for example, is no state of the network: nothing is carried from call
     to call.
     """
-    if first_state_inputs(graph, layer):
+    if set(first_state_inputs(graph, layer)).difference(contexts):
         return False
     sources = _dependencies_of_layer(graph, layer)
     is_from_sequence = any("time" in axes(value) for value in sources)
@@ -345,10 +316,14 @@ def _dependencies(graph: ir.Graph, value: ir.Value) -> Iterator[ir.Value]:
     yield from among(behind(value), graph.inputs)
 
 
-def _prefixes(layers: Sequence[Recurrent]) -> list[str]:
-    """What comes before h0 and c0: nothing, or the layer's path; a repeated one is counted."""
-    if len(layers) == 1:
-        return [""]
+def _prefixes(graph: ir.Graph, layers: Sequence[Recurrent]) -> list[str]:
+    """What comes before h0 and c0: nothing, or the layer's path; a repeated one is counted.
+
+    Nothing stands before the states of the only layer that has some and reads an argument.
+    """
+    stateful = [layer for layer in layers if layer.states and reads_arguments(graph, layer)]
+    if len(stateful) <= 1:
+        return [""] * len(layers)
 
     names: list[str] = []
     for layer in layers:
@@ -364,7 +339,7 @@ def _only_source(layer: Recurrent, letter: str, sources: Sequence[ir.Value]) -> 
 
     state = _LONG_NAMES.get(letter, "state")
     raise ExportError(
-        f"{_capitalized(layer)} starts from a {state} that forward computes from its arguments, so "
+        f"{capitalized(layer)} starts from a {state} that forward computes from its arguments, so "
         "what it would be in the next call is unclear. Pass the state itself, in one tensor: "
         f"{layer.path or 'layer'}(x, state)."
     )
@@ -379,7 +354,7 @@ def _next_of_lifted(
     output: `return y, state`. A result with a name, or the only one, stays a result, and so does
     one of another shape: `alike` are the author's results with the shape of the state.
     """
-    fits = _holding_last_state(graph, roles, value)
+    fits = _holding_last_state(graph, roles, value, roles.outputs)
 
     behind_output = among(without(fits, [0]), alike)
     unnamed = [i for i in behind_output if not has_name(results[i])]
@@ -400,14 +375,16 @@ def _next_of_argument(
 ) -> int | None:
     """The author's result that gives the next value of an argument; None where there is none.
 
-    That is a result that holds the layer's last state, moved. If there is none, it is the only
-    result of its shape that is computed from what the layer gives: scaled, masked or normalised.
-    `alike` are the results with the shape of the argument, which is at `position`.
+    That is a result that holds the layer's last state, moved, or the last state of a layer that
+    goes on from there. If there is none, it is the only result of its shape that is computed from
+    what the layer gives: scaled, masked or normalised. `alike` are the results with the shape of
+    the argument, which is at `position`.
     """
     path = captured.input_paths[position]
-    holding = among(_holding_last_state(graph, roles, value), alike)
-    if holding:
-        return _named_alike(holding, path, captured.output_paths)
+    for carried in (roles.outputs, roles.handed_on):
+        holding = among(_holding_last_state(graph, roles, value, carried), alike)
+        if holding:
+            return _named_alike(holding, path, captured.output_paths)
 
     candidates = _computed_from_layer(graph, roles, value, alike)
     if len(candidates) > 1:
@@ -433,10 +410,12 @@ def _named_alike(results: Sequence[int], path: Path, paths: Sequence[Path]) -> i
     return results[-1]
 
 
-def _holding_last_state(graph: ir.Graph, roles: Roles, value: ir.Value) -> list[int]:
-    """The outputs that hold the last state of the layer that starts from `value`, moved."""
+def _holding_last_state(
+    graph: ir.Graph, roles: Roles, value: ir.Value, carried: Mapping[ir.Value, set[str]]
+) -> list[int]:
+    """The outputs that carry the last state of the layer that starts from `value`, moved."""
     own = roles.inputs[value]
-    return positions_of(lambda output: roles.outputs.get(output) == own, graph.outputs)
+    return positions_of(lambda output: carried.get(output) == own, graph.outputs)
 
 
 def _computed_from_layer(
@@ -453,8 +432,3 @@ def _computed_from_layer(
         if not is_of_another_layer and not layer_results.isdisjoint(behind(output)):
             computed.append(i)
     return computed
-
-
-def _capitalized(layer: Recurrent) -> str:
-    text = str(layer)
-    return text[0].upper() + text[1:]

@@ -26,6 +26,7 @@ from stateport.picking import without
 from ..capture.capture import Captured
 from ..errors import ExportError
 from ..graph.dataflow import dtype_of, shape_of
+from .axis_remainders import without_remainders
 from .layer_states import StatePair
 from .names import Path
 
@@ -304,9 +305,10 @@ def _rename(graph: ir.Graph, values: Sequence[ir.Value], names: Sequence[str]) -
 
 
 def _simplify_axes(value: ir.Value) -> None:
-    """Takes off the brackets that PyTorch's exporter puts around a computed axis."""
+    """Writes computed axes in the words of a contract, without brackets around the whole."""
     if value.shape is not None:
-        value.shape = ir.Shape([*map(without_brackets, shape_of(value))])
+        axes = [without_brackets(without_remainders(axis)) for axis in shape_of(value)]
+        value.shape = ir.Shape(axes)
 
 
 def _inner_values(graph: ir.Graph, ports: Container[ir.Value]) -> Iterator[ir.Value]:

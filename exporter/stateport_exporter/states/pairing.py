@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -89,7 +89,8 @@ def find_states(
 
     # What the caller, layers and convolutions leave no doubt about.
     declared_inputs = {graph.inputs[position] for position in wish.declared}
-    roles = roles_of(graph, layers, declared_inputs)
+    of_contexts = {*graph.inputs[len(graph.inputs) - len(contexts) :]}
+    roles = roles_of(graph, layers, declared_inputs, of_contexts)
     pairs = _declared_pairs(wish)
     pairs += pairs_of_layers(graph, captured, own, roles, wish.declared)
     pairs += _context_pairs(graph, contexts)
@@ -143,19 +144,22 @@ def why_whole_only(layers: Iterable[Recurrent]) -> str | None:
 
 
 def why_not_carried(
-    graph: ir.Graph, layers: Iterable[Recurrent], states: Iterable[StatePair]
+    graph: ir.Graph, layers: Sequence[Recurrent], states: Iterable[StatePair]
 ) -> str | None:
     """Why a layer's state is not carried from call to call; None where all are carried."""
     carried = {graph.inputs[state.input] for state in states}
+    has_time = any("time" in axes(value) for value in graph.inputs)
 
     for layer in layers:
+        if not layer.states:  # a loop whose steps do not depend on each other
+            continue
+
         name = _layer_name(layer)
         sources = first_state_inputs(graph, layer)
         if not sources and _follows(layer, carried):
-            return (
-                f"the state that goes from call to call is not that of {name}: one is computed "
-                "from the other in each call"
-            )
+            if not has_time:  # a call is one step, in which layers may follow one another
+                continue
+            return _why_it_follows(layer, layers)
         if not sources:
             return f"{name} starts every call from a state that is made in the call itself"
         if not carried.issuperset(sources):
@@ -163,10 +167,34 @@ def why_not_carried(
     return None
 
 
+def _why_it_follows(layer: Recurrent, layers: Sequence[Recurrent]) -> str:
+    """Why a state that goes from call to call is not the one that a layer starts from."""
+    name = _layer_name(layer)
+    sequence = axes(layer.x)
+    if sequence and sequence[layer.time] == "1":
+        return f"forward computes a single step of each call by {name}, apart from the others"
+
+    made = {result: other for other in layers for result in other.node.outputs}
+    for value in _behind_first_states(layer):
+        if value in made:
+            other = _layer_name(made[value])
+            if other == name:
+                return f"{name} runs more than once in each call, and goes on from its last run"
+            return f"{name} starts in each call from what {other} gives for that call"
+    return (
+        f"the state that goes from call to call is not that of {name}: one is computed from the "
+        "other in each call"
+    )
+
+
 def _follows(layer: Recurrent, inputs: Collection[ir.Value]) -> bool:
     """Whether a first state of a layer is computed from one of these inputs."""
-    values = itertools.chain.from_iterable(behind(first) for _, first, _ in layer.states)
-    return any(value in inputs for value in values)
+    return any(value in inputs for value in _behind_first_states(layer))
+
+
+def _behind_first_states(layer: Recurrent) -> Iterator[ir.Value]:
+    """The values that a layer's first states are computed from."""
+    return itertools.chain.from_iterable(behind(first) for _, first, _ in layer.states)
 
 
 def _layer_name(layer: Recurrent) -> str:

@@ -23,6 +23,8 @@ from ..vectors.cases import RAGGED, case_of, longest_time_of, short_case
 from ..vectors.torch_reference import Answers, Array, Network, float64_reference, run_reference
 from .reasons import LOOKS_AHEAD
 
+#: The rows of which a step is changed: that of one may leave the largest of a few steps the same.
+_ROWS: Final = 8
 #: The largest relative difference between the whole sequence and chunks, for rounding in float64
 #: and in float32.
 _FLOAT64_TOLERANCE: Final = 1e-9
@@ -255,9 +257,10 @@ def _why_no_short_chunks(shortest: int, multiple: int, failure: ExportError) -> 
         return f"it cannot take short chunks: {failure}"
     return (
         f"it takes {shortest} steps in one call or more, and no state has the steps before a "
-        "chunk. If a window is the cause, as of torch.stft (with center=False) or unfold, put as "
-        "many zeros before the sequence in forward, F.pad(x, (window - hop, 0)): they are then "
-        "carried from call to call"
+        "chunk. Forward may treat the first or last steps of a call in another way: a stream has "
+        "those of each chunk. If a window is the cause, as of torch.stft (with center=False) or "
+        "unfold, put as many zeros before the sequence in forward, F.pad(x, (window - hop, 0)): "
+        "they are then carried from call to call"
     )
 
 
@@ -292,9 +295,9 @@ def measure_delay(truth: Network, contract: Contract, multiple: int) -> int:
     if count < 2:  # a chunk depends on none of the next
         return multiple - 1
     time = multiple * count
-    base = case_of(truth, contract, "whole", [time], 1, "zeros")
+    base = case_of(truth, contract, "whole", [time], _ROWS, "zeros")
     unchanged = run_reference(truth, contract, base)
-    source = case_of(truth, contract, "whole", [time + multiple], 1, "zeros")
+    source = case_of(truth, contract, "whole", [time + multiple], _ROWS, "zeros")
 
     delay = 0
     for step in range(2 * multiple):

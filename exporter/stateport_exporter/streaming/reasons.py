@@ -8,15 +8,16 @@ results of each operator. A reason alone proves nothing: padding that is cut off
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import onnx_ir as ir
 
-from stateport.picking import instances_of, only, positions_of, present
+from stateport.picking import among, instances_of, only, positions_of, present
 from stateport.shown import counted
 
-from ..layers import module_path
+from ..graph.dataflow import SIZES, behind
+from ..layers import Recurrent, module_path
 
 _TIME: Final = re.compile(r"\btime\b")
 _TIME_WITH_FEATURES: Final = re.compile(r"\d+\*time|time\*\d+")
@@ -35,6 +36,9 @@ _ALONG: Final = {
 #: The end of the reason of padding that is not cut off again.
 LOOKS_AHEAD: Final = "on the right: it looks ahead"
 _ATTENTION: Final = "multiplies steps with one another, as attention does"
+
+#: An end from which on a slice takes all steps; PyTorch writes the largest int64.
+_LATE: Final = 1 << 31
 
 #: Says in what way a node ties a step to others, None if in none.
 _Rule = Callable[[ir.Node], str | None]
@@ -68,13 +72,54 @@ def why_tied(graph: ir.Graph) -> str | None:
     return None
 
 
+def why_state_counts(layers: Sequence[Recurrent], carried: Collection[ir.Value]) -> str | None:
+    """Why all steps of a call depend on where a layer starts or ends, if they do besides by it.
+
+    `carried` are the inputs that take states.
+    """
+    firsts = first_states(layers)
+    for layer in layers:
+        name = layer.path or layer.kind.lower()
+        for _, first, last in layer.states:
+            if reaches_time(last, firsts):
+                return f"forward uses the last state of {name} in every step"
+            if any(reaches_time(value, firsts) for value in among(behind(first), carried)):
+                return f"forward uses the first state of {name} in every step"
+    return None
+
+
+def first_states(layers: Sequence[Recurrent]) -> set[ir.Value]:
+    """The values that layers start from."""
+    return {first for layer in layers for _, first, _ in layer.states}
+
+
+def reaches_time(value: ir.Value, firsts: Collection[ir.Value]) -> bool:
+    """Whether values with time are computed from a value, which has none itself.
+
+    Layers that start from such a value, which is one of `firsts`, do not count.
+    """
+    waiting, seen = [value], {value}
+    while waiting:
+        used = waiting.pop()
+        for node in used.consumers():
+            lends_its_size = not node.domain and node.op_type in SIZES
+            if lends_its_size or (node.domain and used in firsts):
+                continue
+            if any(map(_has_time, node.outputs)):
+                return True
+            new = {*node.outputs} - seen
+            waiting += new
+            seen |= new
+    return False
+
+
 def sums_up_a_call(graph: ir.Graph) -> bool:
     """Whether a graph makes a value without time of one with time: a sum, the last step.
 
     Such a value may be a state. Or it may change all steps of a call, if only of some sequences.
     """
     for node in graph:
-        if node.domain or node.op_type in ("Shape", "Size"):
+        if node.domain or node.op_type in SIZES:
             continue
         has_time = any(map(_has_time, present(node.inputs)))
         result = node.outputs[0]
@@ -245,7 +290,31 @@ def _kernel_shape(node: ir.Node) -> Sequence[int]:
 
 def _reason_of_slice(node: ir.Node) -> str | None:
     start = _time_slice(node).start or 0
-    return f"cuts off the first {start} steps of each call" if start > 0 else None
+    if start <= 0:
+        return None
+    first = "first step" if start == 1 else f"first {start} steps"
+    if _takes_first_steps_besides(node):
+        return f"computes the {first} of each call apart from the others"
+    return f"cuts off the {first} of each call"
+
+
+def _takes_first_steps_besides(node: ir.Node) -> bool:
+    """Whether something takes the first steps alone of the sequence that a node slices."""
+    sequence = node.inputs[0]
+    users = () if sequence is None else sequence.consumers()
+    for user in users:
+        if user.op_type == "Gather" and _reason_of_gather(user) is not None:
+            return True
+        if user.op_type == "Slice" and _ends_at_a_step(user):
+            return True
+    return False
+
+
+def _ends_at_a_step(node: ir.Node) -> bool:
+    """Whether a `Slice` ends after a fixed number of steps, counted from the first."""
+    ends = _constant_ints(node.inputs[2]) or []
+    is_over_time = _time_slice(node) != _TimeSlice(None, None)
+    return is_over_time and len(ends) == 1 and 0 < ends[0] < _LATE
 
 
 def _reason_of_gather(node: ir.Node) -> str | None:

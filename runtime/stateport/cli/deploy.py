@@ -12,6 +12,9 @@ from .common import ENGINE, FILE, Finite
 from .deploy_ray import ray
 from .output import progress, say
 
+#: What Triton's numbers of 32 bits hold, and 30 years in seconds, whose microseconds 64 bits hold.
+_MOST, _LONGEST = (1 << 31) - 1, 1e9
+
 
 @click.group(short_help="Write what other servers need to run a model's streams.")
 def deploy() -> None:
@@ -51,7 +54,7 @@ deploy.add_command(ray)
 @click.option("--name", metavar="NAME", help="The model's name; by default that of its file.")
 @click.option(
     "--capacity",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=_MOST),
     default=1024,
     show_default=True,
     metavar="N",
@@ -59,7 +62,7 @@ deploy.add_command(ray)
 )
 @click.option(
     "--batch",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=_MOST),
     default=256,
     show_default=True,
     metavar="N",
@@ -67,7 +70,7 @@ deploy.add_command(ray)
 )
 @click.option(
     "--idle",
-    type=Finite(min=0, min_open=True),
+    type=Finite(min=0, min_open=True, max=_LONGEST),
     metavar="SECONDS",
     help="End a sequence that is not used for so long; 600 by default. With --check: the longest "
     "time between two chunks of a sequence; 10 by default.",
@@ -75,7 +78,7 @@ deploy.add_command(ray)
 @click.option("--engine", type=ENGINE, help="stateport's engine, for --backend python.")
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=_MOST),
     default=1,
     show_default=True,
     metavar="N",

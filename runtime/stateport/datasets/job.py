@@ -9,8 +9,8 @@ behind the last part.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..contract import Contract, names_of
-from ..errors import FileError, InputError, in_words
+from ..errors import FileError, InputError, first_line, in_words
 from ..files.reading import parse_json
 from ..files.writing import check_place, written_atomically, written_each
 from ..model import Model
@@ -101,6 +101,8 @@ def run_data_set(
     check_options(model.contract, options.chunk, options.batch)
     _check_names(model.contract, options.states)
     check_place(output)
+    for path in (output, failed_path(output)):
+        data.check_apart(path)
     parts = _Parts(output, _description(identity, data, options))
     before = done = parts.open()
 
@@ -163,21 +165,59 @@ class _Parts:
         self._done = 0
 
     def open(self) -> int:
-        """Makes the folder, or continues in it. Returns how many rows are done."""
+        """Makes the folder, or continues in it. Returns how many rows are done.
+
+        Raises:
+            FileError: the folder is not that of this run, or parts of it are missing or damaged.
+        """
         try:
             self._folder.mkdir(exist_ok=True)
             job = self._folder / _JOB
             if job.exists():
                 self._check(job)
             else:
+                self._check_empty()
                 with written_atomically(job) as path:
                     path.write_text(self._description, encoding="utf-8")
         except OSError as error:
-            raise FileError(f"{self._folder} cannot be used: {in_words(error)}.") from error
+            raise FileError(
+                f"{self._folder} cannot be used as a folder of parts: {in_words(error)}. Move it, "
+                "or write the answers to another file."
+            ) from error
 
         for part in self._files():
-            self._done = int(part.stem.partition("-")[2])
+            self._done = self._end_of(part)
         return self._done
+
+    def _check_empty(self) -> None:
+        """Refuses a folder that is there already, and is not that of a run that was stopped."""
+        if any(self._folder.iterdir()):
+            raise FileError(
+                f"{self._folder} is there already, and has no {_JOB} of a run that was stopped. "
+                "Move it, or write the answers to another file."
+            )
+
+    def _end_of(self, part: Path) -> int:
+        """How many rows are done with a part, which has to begin behind the one before."""
+        first, _, last = part.stem.partition("-")
+        if first != f"{self._done:012}":
+            raise FileError(
+                f"{self._folder} has no part that begins with row {self._done:,}: the next is "
+                f"{part.name}. Put the missing file back, or remove the folder to begin again."
+            )
+        try:
+            rows = pq.read_metadata(part).num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise FileError(
+                f"{part} cannot be read as Parquet: {first_line(error)}. Remove it and those "
+                "behind it to go on from there, or the folder to begin again."
+            ) from error
+        if not last.isdecimal() or int(last) != self._done + rows:
+            raise FileError(
+                f"{part} has {rows:,} rows, which is not what its name says. Remove it and those "
+                "behind it to go on from there, or the folder to begin again."
+            )
+        return int(last)
 
     def write(self, table: Any) -> None:
         """Writes the answers to the next rows."""
@@ -210,8 +250,15 @@ class _Parts:
                 failed += failures_here.num_rows
         if not failed:
             failures.unlink()
-        shutil.rmtree(self._folder)
+        self._remove()
         return failed
+
+    def _remove(self) -> None:
+        """Removes the parts, and the folder if nobody has put anything else there."""
+        for path in (*self._files(), self._folder / _JOB):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
 
     def _files(self) -> list[Path]:
         return sorted(self._folder.glob("*-*.parquet"))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +23,41 @@ class DataSet:
     """Parquet files of one schema, in the order of their names.
 
     Attributes:
+        text: what names them: a file, a folder, or a pattern.
         files: the files.
         rows: the number of rows of each.
         schema: the `pyarrow.Schema` of all.
     """
 
+    text: str
     files: tuple[Path, ...]
     rows: tuple[int, ...]
     schema: Any
+
+    def check_apart(self, output: Path) -> None:
+        """Refuses to write one of the files, or one that would be read with them the next time.
+
+        Raises:
+            FileError: with what to do.
+        """
+        target = output.resolve()
+        if target in {file.resolve() for file in self.files}:
+            raise FileError(
+                f"{output} is read as data, so it is not written. Write the answers to another "
+                "file."
+            )
+        if self._would_name(output):
+            raise FileError(
+                f"{output} would be one of the files that {self.text} names, and be read as data "
+                "the next time. Write the answers elsewhere."
+            )
+
+    def _would_name(self, output: Path) -> bool:
+        """Whether the text would name a file if it were there."""
+        named = Path(self.text)
+        if named.is_dir():
+            return output.suffix == _ENDING and output.resolve().parent == named.resolve()
+        return fnmatch.fnmatchcase(str(output.absolute()), str(named.absolute()))
 
     def batches(self, columns: Sequence[str], size: int, start: int) -> Iterator[Any]:
         """The rows from `start` on, as `pyarrow.RecordBatch`es of at most `size` rows.
@@ -74,7 +102,7 @@ def open_data_set(text: str) -> DataSet:
                 f"{file} has other columns than {files[0]}; files with the same columns were "
                 "expected. Run them by themselves."
             )
-    return DataSet(tuple(files), tuple(each.num_rows for each in metadata), schema)
+    return DataSet(text, tuple(files), tuple(each.num_rows for each in metadata), schema)
 
 
 def _metadata(path: Path) -> Any:

@@ -51,9 +51,10 @@ def on_ray(
         _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = first_line(error).rstrip(".")
         raise StateportError(
-            f"There is no Ray cluster at {address!r}: {first_line(error)} Pass the address of one "
-            "that runs, --ray HOST:6379, or --ray local to start one on this machine."
+            f"There is no Ray cluster at {address!r}: {reason}. Pass the address of one that runs, "
+            "--ray HOST:6379, or --ray local to start one on this machine."
         ) from error
     try:
         threads = arguments.get("threads") or 1

@@ -156,6 +156,7 @@ def test_a_recurrence_of_complex_numbers_streams(
     check_chunks(result.path)
 
 
+@pytest.mark.patterns
 def test_a_long_convolution_takes_whole_sequences(tmp_path: Path) -> None:
     def convolved(unit: Unit, factor: Tensor, u: Tensor) -> Tensor:
         steps = u.shape[1]

@@ -38,7 +38,7 @@ class Shaped(nn.Module):
         (lambda y: y.reshape(-1, 4), ("batch*time", 4), None),
         (lambda y: y.repeat_interleave(2, 1), ("batch", "2*time", 4), None),
         (lambda y: y[:, ::2], ("batch", "(time + 1)//2", 4), None),
-        (lambda y: y[:, 1:], ("batch", "time - 1", 4), "cuts off the first 1 steps of each call"),
+        (lambda y: y[:, 1:], ("batch", "time - 1", 4), "cuts off the first step of each call"),
         (lambda y: y @ y.transpose(1, 2), ("batch", "time", "time"), "multiplies steps"),
     ],
     ids=["flattened", "doubled", "halved", "shortened", "every step with every other"],

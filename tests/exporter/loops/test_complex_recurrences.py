@@ -64,7 +64,16 @@ class Unit(nn.Module):
         return y + x
 
 
-@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rounds",
+        "halved",
+        "by_pairs",
+        pytest.param("padded", marks=pytest.mark.thorough),
+        pytest.param("written", marks=pytest.mark.thorough),
+    ],
+)
 def test_rounds_of_complex_numbers_are_a_loop(name: str) -> None:
     network = Unit(SCANS[name]).eval()
     split_parameters(network)
@@ -82,6 +91,7 @@ def test_factors_with_a_bound_are_those_behind_the_bound() -> None:
     check_rolled(network, loudness=1e4, atol=1.0)  # with gates that are shut
 
 
+@pytest.mark.patterns
 def test_a_scan_of_complex_numbers_streams(tmp_path: Path) -> None:
     result = export(Unit(joined, is_gated=True).eval(), {"x": X}, tmp_path / "m.onnx")
 

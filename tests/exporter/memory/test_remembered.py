@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,128 @@ class Convolved(nn.Module):
         return self.convolution(x).mT
 
 
+@dataclass
+class Kept:
+    """What Moshi's layers keep, as an object on the module."""
+
+    past: Tensor | None = None
+
+
+class InObject(nn.Module):
+    """A convolution that keeps the last steps in an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kept = Kept()
+        self.conv = nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        x = x.transpose(1, 2)
+        if self.kept.past is None:
+            self.kept.past = x.new_zeros(x.shape[0], 4, 2)
+        x = torch.cat([self.kept.past, x], -1)
+        self.kept.past = x[..., -2:]
+        return self.conv(x).transpose(1, 2)
+
+
+class InObjects(nn.Module):
+    """Cells with an object for each, in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kept = [Kept(), Kept(torch.zeros(1, 4))]
+        self.cells = nn.ModuleList([nn.Linear(8, 4), nn.Linear(8, 4)])
+
+    def forward(self, x: Tensor) -> Any:
+        for cell, kept in zip(self.cells, self.kept, strict=True):
+            past = x.new_zeros(x.shape[0], 4) if kept.past is None else kept.past
+            x = kept.past = torch.tanh(cell(torch.cat([x, past.expand(x.shape[0], -1)], 1)))
+        return x
+
+
+@dataclass(slots=True)
+class KeptInSlots:
+    """As `Kept`, and the number of calls."""
+
+    past: Tensor
+    calls: int = 0
+
+
+class InSlots(nn.Module):
+    """A convolution that keeps the last steps in an object with `__slots__`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kept = KeptInSlots(torch.zeros(1, 4, 2))
+        self.conv = nn.Conv1d(4, 4, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        past = self.kept.past.expand(x.shape[0], -1, -1)
+        x = torch.cat([past, x.transpose(1, 2)], -1)
+        self.kept.past = x[..., -2:]
+        self.kept.calls += 1
+        return self.conv(x).transpose(1, 2)
+
+
+class CountingInSlots(InSlots):
+    """The number of calls counts."""
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) + self.kept.calls
+
+
+class InOrderedDict(nn.Module):
+    """States in a subclass of dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kept: Any = OrderedDict(h=None)
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        y, self.kept["h"] = self.gru(x, self.kept["h"])
+        return y
+
+
+class WeightsInAList(nn.Module):
+    """A loop with parameters that PyTorch does not know of, nor `.double()`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weights = [nn.Parameter(torch.randn(4, 4) / 4) for _ in range(2)]
+
+    def forward(self, x: Tensor) -> Any:
+        h, ys = x.new_zeros(x.shape[0], 4), []
+        for t in range(x.shape[1]):
+            h = torch.tanh(x[:, t] @ self.weights[0] + h @ self.weights[1])
+            ys.append(h)
+        return torch.stack(ys, 1)
+
+
+class LoopFromAttribute(nn.Module):
+    """A loop that starts from a tensor in an attribute, which `.double()` does not reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.h: Any = torch.zeros(1, 5)
+        self.inner = nn.Linear(4, 5)
+        self.recurrent = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Any:
+        h, ys = self.h.expand(x.shape[0], -1), []
+        for t in range(x.shape[1]):
+            h = torch.tanh(self.inner(x[:, t]) + self.recurrent(h))
+            ys.append(h)
+        self.h = h
+        return torch.stack(ys, 1)
+
+
 class WrittenOnly(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -233,6 +357,9 @@ def explicit(network: nn.Module, spec: Spec = STEP) -> MadeExplicit | None:
         ),
         (Membrane(), STEP, {"mem": ("batch", 6)}),
         (Window(), STEP, {"past": ("batch", 2, 4)}),
+        (InObject(), SEQUENCE, {"kept_past": ("batch", 4, 2)}),
+        (InSlots(), SEQUENCE, {"kept_past": ("batch", 4, 2)}),
+        (InObjects(), STEP, {"kept_0_past": ("batch", 4), "kept_1_past": ("batch", 4)}),
     ],
 )
 def test_what_is_kept_becomes_arguments(
@@ -270,11 +397,13 @@ def test_what_is_only_written_is_no_state() -> None:
         (FromFirst(), r"remembers something.*\(h\).*take it as an argument"),
         (MeanOfRows(torch.zeros(6)), r"remembers something.*\(h\).*take it as an argument"),
         (Buffered(torch.arange(48.0).reshape(8, 6)), "is made for a batch of 8"),
+        (CountingInSlots(), r"remembers something.*kept\.calls"),
     ],
 )
 def test_other_memories_are_refused(network: nn.Module, message: str, tmp_path: Path) -> None:
+    example = SEQUENCE if isinstance(network, CountingInSlots) else STEP
     with pytest.raises(ExportError, match=message):
-        export(network, (STEP,), tmp_path / "m.onnx")
+        export(network, (example,), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -283,6 +412,11 @@ def test_other_memories_are_refused(network: nn.Module, message: str, tmp_path: 
     [
         (Buffered(torch.full((8, 6), 0.5)), STEP, 8, 1),
         (InList(), STEP, 3, 0),
+        (InObject(), SEQUENCE, 3, 0),
+        (InSlots(), SEQUENCE, 3, 0),
+        (LoopFromAttribute(), SEQUENCE, 3, 0),
+        (InOrderedDict(), SEQUENCE, 3, 0),
+        (InObjects(), STEP, 3, 0),
         (Layer(2), SEQUENCE, 2, 0),
     ],
 )
@@ -291,6 +425,7 @@ def test_the_file_goes_on_as_the_network_does(
 ) -> None:
     result = export(network, (spec,), tmp_path / "m.onnx")
     assert len(result.notes) == notes
+    assert result.contract.limits == ()
     assert set(result.lifted) == {state.input for state in result.contract.states}
     assert all("batch" in state.shape for state in result.contract.states)
 
@@ -373,3 +508,41 @@ def test_a_state_may_have_no_axes(tmp_path: Path) -> None:
 def test_a_fixed_batch_does_not_hide_a_first_call_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"remembers something.*\(h\)"):
         export(FromFirst(), (Spec("float32", 1, 4),), tmp_path / "m.onnx")
+
+
+def test_parameters_in_a_list_put_no_limit_on_the_length(tmp_path: Path) -> None:
+    contract = export(WeightsInAList(), (SEQUENCE,), tmp_path / "m.onnx").contract
+    assert (contract.limits, contract.streaming.ok) == ((), True)
+
+
+class Forgetful:
+    """An object whose copies have no state."""
+
+    def __init__(self) -> None:
+        self.h: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "h": None}
+
+
+class Copied(Forgetful):
+    """The same by a method of its own."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Copied:
+        return type(self)()
+
+
+class InAnObject(nn.Module):
+    def __init__(self, kept: Forgetful) -> None:
+        super().__init__()
+        self.gru, self.kept = nn.GRU(4, 5, batch_first=True), kept
+
+    def forward(self, x: Tensor) -> Any:
+        y, self.kept.h = self.gru(x, self.kept.h)
+        return y
+
+
+@pytest.mark.parametrize("kind", [Forgetful, Copied])
+def test_what_copies_lose_is_refused_with_its_name(kind: type[Forgetful], tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"A copy of the network has lost 'kept_h'"):
+        export(InAnObject(kind()), (SEQUENCE,), tmp_path / "m.onnx")

@@ -105,6 +105,10 @@ def test_a_written_file_is_left_alone(tmp_path: Path) -> None:
     [
         (lambda: with_attributes(numbers=(n for n in range(3))), "cannot be copied.*generator"),
         (lambda: with_attributes(head=nn.LazyLinear(3)), "'head.weight' has no values yet"),
+        (
+            lambda: with_attributes(links={"near": torch.eye(4).to_sparse()}),
+            r"'links\.near' is sparse_coo.*to_dense\(\)",
+        ),
         (lambda: nan_in("rnn.weight_hh_l0"), "'rnn.weight_hh_l0' has 1 of 48 values that are NaN"),
     ],
 )

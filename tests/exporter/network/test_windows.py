@@ -336,6 +336,7 @@ def test_sums_of_which_differences_alone_count_are_no_states(
     assert [state.input for state in result.contract.states] == ["window_x", "window_steps"]
 
 
+@pytest.mark.patterns
 def test_a_sum_that_counts_by_itself_is_a_state(tmp_path: Path) -> None:
     def divided_by_the_count(net: Network, x: Tensor) -> Tensor:
         return window(net, x) / torch.ones_like(x).cumsum(1)
@@ -412,7 +413,7 @@ class Filled(nn.Module):
         return attended(scores, y)
 
 
-@pytest.mark.parametrize("is_filled", [True, False])
+@pytest.mark.parametrize("is_filled", [True, pytest.param(False, marks=pytest.mark.patterns)])
 def test_a_length_between_multiples_is_right_or_refused(is_filled: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = Filled(is_filled=is_filled).eval()
@@ -431,6 +432,7 @@ def test_a_length_between_multiples_is_right_or_refused(is_filled: bool, tmp_pat
         np.testing.assert_allclose(y, net(x).numpy(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.patterns
 def test_tokens_have_windows_of_integers(tmp_path: Path) -> None:
     class Tokens(Network):
         def __init__(self) -> None:
@@ -454,6 +456,7 @@ def test_tokens_have_windows_of_integers(tmp_path: Path) -> None:
     close(np.concatenate([stream(x[:, i : i + 5]) for i in range(0, 20, 5)], 1), whole)
 
 
+@pytest.mark.patterns
 def test_a_state_goes_on_after_it_was_saved(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     export(Network(before_a_gru).eval(), X, path)

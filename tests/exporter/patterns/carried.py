@@ -233,6 +233,20 @@ def numbered_from_the_end(net: Any, x: Tensor) -> Any:
     return torch.stack(ys, 1)
 
 
+def kept_by_name(net: Any, x: Tensor) -> Any:
+    before, previous = x.new_zeros(x.size(0), 4), x.new_zeros(x.size(0), 5)
+    h, ys = before, []
+    for x_t in x.unbind(1):
+        new = torch.tanh(net.inner(x_t - previous) + net.recurrent(torch.cat([h, before], 1)))
+        before, h, previous = h, new, x_t
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
+def kept_by_name_backwards(net: Any, x: Tensor) -> Any:
+    return kept_by_name(net, x.flip(1)).flip(1)
+
+
 def heads(inputs: int = 5) -> dict[str, nn.Module]:
     """Layers for queries, keys and values of 4 features."""
     return {name: nn.Linear(inputs, 4) for name in "qkv"}
@@ -403,5 +417,13 @@ CARRIED: Final = (
         "counts the steps from the beginning of each call",
         lambda: {"cell": nn.GRUCell(5, 4)},
         (("s1_0", "s1_n"), ("s2_0", "s2_n"), COUNT),
+    ),
+    row(
+        "a loop that keeps the former input, and the state before the last",
+        kept_by_name,
+        kept_by_name_backwards,
+        "reverses time",
+        lambda: {"inner": nn.Linear(5, 4), "recurrent": nn.Linear(8, 4)},
+        (("s1_0", "s1_n"), ("s2_0", "s2_n"), ("s3_0", "s3_n")),
     ),
 )

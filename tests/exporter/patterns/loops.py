@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
@@ -164,10 +164,10 @@ def backwards(net: Any, x: Tensor) -> Any:
     return torch.stack(ys[::-1], 1)
 
 
-def backwards_by_two(net: Any, x: Tensor) -> Any:
+def backwards_twice_each(net: Any, x: Tensor) -> Any:
     h, ys = x.new_zeros(x.size(0), 4), []
-    for t in range(x.size(1) - 1, -1, -2):
-        h = net.cell(x[:, t], h)
+    for t in range(x.size(1) - 1, -1, -1):
+        h = net.cell(x[:, t // 2], h)
         ys.append(h)
     return torch.stack(ys[::-1], 1)
 
@@ -265,12 +265,39 @@ def by_chance(net: Any, x: Tensor, h: Tensor) -> Any:
     return torch.stack(ys, 1), h
 
 
-def every_second(net: Any, x: Tensor, h: Tensor) -> Any:
+def twice_each(net: Any, x: Tensor, h: Tensor) -> Any:
     ys = []
-    for t in range(0, x.size(1), 2):
-        h = net.cell(x[:, t], h)
+    for t in range(x.size(1)):
+        h = net.cell(x[:, t // 2], h)
         ys.append(h)
     return torch.stack(ys, 1), h
+
+
+def decoded(net: Any, x: Tensor) -> Iterator[Tensor]:
+    """The steps of a decoder, whose loop takes its own last result and no step of a sequence."""
+    _, h = net.gru(x)
+    h, y = h[0], x.new_zeros(x.size(0), 5)
+    for _ in range(x.size(1)):
+        h = net.cell(y, h)
+        y = net.head(h)
+        yield y
+
+
+def decodes(net: Any, x: Tensor) -> Any:
+    return torch.stack([*decoded(net, x)], 1)
+
+
+def decodes_until_it_ends(net: Any, x: Tensor) -> Any:
+    ys = []
+    for y in decoded(net, x):
+        ys.append(y)
+        if y.max() > 3:
+            break
+    return torch.stack(ys, 1)
+
+
+def decoder(forward: Step) -> nn.Module:
+    return with_h(forward, gru=nn.GRU(5, 4, batch_first=True), head=nn.Linear(4, 5))
 
 
 def one_step(net: Any, x: Tensor, h: Tensor) -> Any:
@@ -355,7 +382,11 @@ LOOPS: Final = (
         lambda: with_h(backwards),
         (X,),
         HIDDEN,
-        Outside(lambda: with_h(backwards_by_two), (X,), "backwards_by_two.*[Ll]et every"),
+        Outside(
+            lambda: with_h(backwards_twice_each),
+            (X,),
+            "backwards_twice_each.*[Rr]ewrite|[Ll]et every",
+        ),
         streams=False,
     ),
     Pattern(
@@ -364,7 +395,7 @@ LOOPS: Final = (
         lambda: network(both_ways, there=nn.GRUCell(5, 4), back=nn.GRUCell(5, 4)),
         (X,),
         (("there_h0", "there_hn"), ("back_h0", "back_hn")),
-        refused(every_second, "every_second.*[Rr]ewrite|every_second.*[Ll]et every"),
+        refused(twice_each, "twice_each.*[Rr]ewrite|twice_each.*[Ll]et every"),
         streams=False,
     ),
     Pattern(
@@ -440,7 +471,20 @@ LOOPS: Final = (
         lambda: network(layer_cleared_at_any_step, gru=nn.GRU(5, 4, batch_first=True)),
         (X, Spec("float32", 1, "batch", 4), BATCH_AND_TIME),
         ONE,
-        refused(every_second, "every_second.*[Rr]ewrite|every_second.*[Ll]et every"),
+        refused(twice_each, "twice_each.*[Rr]ewrite|twice_each.*[Ll]et every"),
+    ),
+    Pattern(
+        GROUP,
+        "a decoder that goes on from its own results",
+        lambda: decoder(decodes),
+        (X,),
+        (("gru_h0", "gru_hn"),),
+        Outside(
+            lambda: decoder(decodes_until_it_ends),
+            (X,),
+            "decodes_until_it_ends takes numbers out of a tensor.*Keep them in the tensor",
+        ),
+        streams=False,
     ),
     Pattern(
         GROUP,

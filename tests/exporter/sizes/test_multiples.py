@@ -121,11 +121,15 @@ class Pieces(Recurrent):
 
 
 class Centred(Recurrent):
-    """As many pieces as fit, each computed by itself: no graph has their number."""
+    """As many pieces as fit, each computed by itself."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
 
     def forward(self, x: Tensor) -> Tensor:
         hidden, answers = None, []
-        for piece in torch.split(x, 10, dim=1):
+        for piece in torch.split(x, self.steps, dim=1):
             answer, hidden = self.gru(piece - piece.mean(1, keepdim=True), hidden)
             answers.append(answer)
         return torch.cat(answers, 1)
@@ -207,6 +211,13 @@ def test_long_sequences_that_are_treated_otherwise_are_refused(tmp_path: Path) -
     assert result.contract.streaming.ok
 
 
-def test_as_many_pieces_as_fit_are_refused_in_words(tmp_path: Path) -> None:
+@RELATIVES
+def test_as_many_pieces_as_fit_stream_piece_by_piece(tmp_path: Path) -> None:
+    result = exported(Centred(6), tmp_path)
+    assert result.contract.streaming.ok
+    assert result.contract.step_multiple == 6
+
+
+def test_as_many_long_pieces_as_fit_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cut the sequence into as many chunks as fit"):
-        exported(Centred(), tmp_path)
+        exported(Centred(20), tmp_path)

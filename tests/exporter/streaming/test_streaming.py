@@ -425,7 +425,14 @@ def of_the_last_sum(gru: nn.GRU, x: Tensor) -> Tensor:
     return torch.where(x.cumsum(1)[:, -1:, :1] > 300, 2 * y, y)
 
 
+def of_a_saturated_end(gru: nn.GRU, x: Tensor) -> Tensor:
+    y, last = gru(x)
+    louder: Tensor = y + torch.relu(last[-1] - 0.9)[:, None]
+    return louder
+
+
 OF_SOME_SEQUENCES = (
+    of_a_saturated_end,
     of_a_peak,
     of_a_sign,
     of_a_branch,
@@ -455,4 +462,47 @@ def test_what_counts_for_some_sequences_alone_is_seen(
     assert not contract.streaming.ok
     reason = str(contract.streaming.reason)
     said = ("over time", "sums up from the beginning", "with inputs of another magnitude or sign")
-    assert any(part in reason for part in said)
+    assert any(part in reason for part in (*said, "uses the last state of gru in every step"))
+
+
+class FromAState(nn.Module):
+    """A layer with its state as an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gru = nn.GRU(8, 4, batch_first=True)
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        y, last = self.gru(x, h)
+        return y + torch.zeros(h.shape[1], x.shape[1], 1), last
+
+
+class WithItsStart(FromAState):
+    """A saturated first state counts in every step of a call."""
+
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        y, last = self.gru(x, h)
+        return y + torch.relu(h[-1] - 0.7)[:, None], last
+
+
+class WithItsEnd(FromAState):
+    def forward(self, x: Tensor, h: Tensor) -> Any:
+        y, last = self.gru(x, h)
+        return torch.cat([y, last[-1][:, None].expand(-1, x.shape[1], -1)], 2), last
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (FromAState(), None),
+        (WithItsStart(), "forward uses the first state of gru in every step"),
+        (WithItsEnd(), "forward uses the last state of gru in every step"),
+    ],
+)
+def test_a_state_that_counts_besides_by_its_layer(
+    network: nn.Module, reason: str | None, tmp_path: Path
+) -> None:
+    state = Spec("float32", 1, "batch", 4)
+    result = export(network, (X, state), tmp_path / "m.onnx")
+    assert result.contract.streaming.reason == reason

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx
 import pytest
@@ -228,7 +228,17 @@ def example(batch: int, time: int) -> tuple[Tensor]:
     return (torch.randn(batch, time, SIZE),)
 
 
-@pytest.mark.parametrize("form", FORMS)
+#: The forms and others that are tried each time.
+FEW: Final = ("products", "einsum", "gated delta", "a decay below zero", "a clipped matrix")
+
+
+def some_thorough(names: Iterable[str]) -> list[Any]:
+    """The names, of which most belong to the suite that tries more relatives."""
+    marks = {name: () if name in FEW else (pytest.mark.thorough,) for name in names}
+    return [pytest.param(name, marks=mark) for name, mark in marks.items()]
+
+
+@pytest.mark.parametrize("form", some_thorough(FORMS))
 def test_a_loop_becomes_one_operator(tmp_path: Path, form: str) -> None:
     rule, make = FORMS[form]
     torch.manual_seed(0)
@@ -245,7 +255,7 @@ def test_a_loop_becomes_one_operator(tmp_path: Path, form: str) -> None:
     assert result.contract.streaming.ok
 
 
-@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("other", some_thorough(OTHERS))
 def test_other_loops_are_refused(tmp_path: Path, other: str) -> None:
     reason, make = OTHERS[other]
     torch.manual_seed(0)

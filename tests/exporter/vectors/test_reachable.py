@@ -54,9 +54,9 @@ class Logarithm(nn.Module):
     ("network", "example"),
     [
         (Normalized(layer=False), X),
-        (Normalized(layer=True), X),
+        pytest.param(Normalized(layer=True), X, marks=pytest.mark.thorough),
         (Given(), (ROW, ROW)),
-        (Logarithm(), X),
+        pytest.param(Logarithm(), X, marks=pytest.mark.thorough),
     ],
     ids=["variance", "before a layer", "given", "logarithm"],
 )

@@ -110,6 +110,31 @@ def test_right_ones_pass(right: Path) -> None:
             "the state 'h0' is an ordinary input: every client would have to send it",
         ),
         (
+            [("output {", 'input { name: "h0" data_type: TYPE_FP32 dims: [1, 10] } output {')],
+            "the state 'h0' is an ordinary input too",
+        ),
+        (
+            [("output {", 'input { name: "x" data_type: TYPE_FP32 dims: [-1, 5] } output {')],
+            "the input 'x' is there 2 times",
+        ),
+        ([('name: "ort"', 'name: "other"')], "the name is 'other', and the folder is 'ort'"),
+        (
+            [("max_batch_size: 256", "max_batch_size: 256 max_batch_size: 8")],
+            "the configuration has the field max_batch_size 2 times",
+        ),
+        (
+            [("max_batch_size: 256", "max_batch_size: 99999999999")],
+            "a number of 32 bits was expected",
+        ),
+        (
+            [(INITIAL_H0, INITIAL_H0.replace("zero_data: true", 'data_file: "/etc/passwd"'))],
+            "data_file is '/etc/passwd', which leads out of the model's folder",
+        ),
+        (
+            [("parameters {", 'default_model_filename: "../../m.onnx" parameters {')],
+            "default_model_filename is '../../m.onnx', which leads out",
+        ),
+        (
             [("oldest {", 'control_input [ { name: "START" } ] oldest {')],
             "the control input 'START' is not an input of the file",
         ),
@@ -126,6 +151,15 @@ def test_right_ones_pass(right: Path) -> None:
 )
 def test_a_mistake_is_found(changed: Callable[..., Path], changes: list[Change], says: str) -> None:
     assert any(says in text for text in findings(changed("ort", *changes)))
+
+
+@pytest.mark.parametrize("name", ["capacity", "threads"])
+def test_a_parameter_that_is_no_number_is_found(changed: Callable[..., Path], name: str) -> None:
+    folder = changed(
+        "py",
+        (f'key: "{name}" value {{ string_value: "', f'key: "{name}" value {{ string_value: "x'),
+    )
+    assert any(f"the parameter {name} is 'x" in text for text in findings(folder))
 
 
 def test_one_mistake_is_one_finding(changed: Callable[..., Path]) -> None:

@@ -12,8 +12,10 @@ from ...contract import Contract
 from ...errors import FileError, StateportError
 from ...model_file.onnx_outline import read
 from ...model_file.read_contract import find_contract
+from ...shown import shown
 from .check_ports import check_batch_axes, check_ports
 from .check_states import check_sequences, check_states
+from .inside import is_inside, leads_out
 from .read_configuration import Configuration, read_configuration
 
 _CONFIGURATION: Final = "config.pbtxt"
@@ -81,6 +83,12 @@ def _check_model(folder: Path, idle: float) -> Iterator[str]:
         return
 
     yield from config.unknown
+    name = folder.resolve().name
+    if config.name not in ("", name):
+        yield (
+            f"the name is {shown(config.name)}, and the folder is {shown(name)}; Triton wants them "
+            "to be the same. Leave the name out, or rename the folder."
+        )
     if config.backend not in _BACKENDS:
         yield (
             f"the backend is {config.backend or 'not named'}; stateport can check "
@@ -103,6 +111,9 @@ def _check_versions(config: Configuration, folder: Path, idle: float) -> Iterato
 def _check_version(config: Configuration, version: Path, idle: float) -> Iterator[str]:
     """What is wrong with one version's files, and with the configuration for them."""
     is_python = config.backend == "python"
+    if not is_inside(config.model_file):
+        yield leads_out("default_model_filename", config.model_file)
+        return
     path = version / (config.model_file or ("model.py" if is_python else "model.onnx"))
     if not path.is_file():
         yield f"version {version.name} has no file {path.name}."
@@ -139,7 +150,12 @@ def _check_contract(
 
 
 def _check_pool(config: Configuration) -> Iterator[str]:
-    """Whether the pool of stateport's `model.py` has a row for each sequence."""
+    """Whether stateport's `model.py` can read its parameters, and has a row for each sequence."""
+    for name in ("capacity", "threads"):
+        value = config.parameters.get(name)
+        if value is not None and not (value.isascii() and value.isdecimal()):
+            yield f"the parameter {name} is {shown(value)}; a whole number was expected."
+
     capacity = config.parameters.get("capacity", "")
     if capacity.isdecimal() and int(capacity) < config.candidates:
         yield (

@@ -15,6 +15,14 @@ from .read_configuration import Configuration, Port
 def check_ports(config: Configuration, contract: Contract) -> Iterator[str]:
     """What is wrong with names, dtypes and dims of the inputs and outputs."""
     batched = config.batch > 0
+    kept = {state.input for state in config.states}
+    for port in config.inputs:
+        if port.name in kept:
+            yield (
+                f"the state {port.name!r} is an ordinary input too, which every client would have "
+                "to send. Leave it out of the inputs."
+            )
+
     state_inputs = names_of(contract.state_inputs)
     inputs = [port for port in config.inputs if port.name not in state_inputs]
     yield from _check_kind("input", inputs, contract.inputs, batched)
@@ -53,6 +61,10 @@ def _check_kind(
 ) -> Iterator[str]:
     """What is wrong with all inputs, or with all outputs."""
     known = by_name(specs)
+    names = [port.name for port in ports]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"the {kind} {name!r} is there {names.count(name)} times. Leave one."
+
     for port in ports:
         if port.name in known:
             yield from _check_port(kind, port, known[port.name], batched)
@@ -62,7 +74,7 @@ def _check_kind(
                 f"{did_you_mean(port.name, known)}"
             )
 
-    for name in known.keys() - {port.name for port in ports}:
+    for name in known.keys() - {*names}:
         yield f"the {kind} {name!r} of the file is missing. Add it."
 
 

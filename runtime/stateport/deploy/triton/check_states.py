@@ -13,6 +13,7 @@ import numpy as np
 from ...contract import Contract, StateSpec, names_of
 from ...suggestions import did_you_mean
 from .datatypes import TYPES, dims_of
+from .inside import is_inside, leads_out
 from .read_configuration import Configuration, ImplicitState, InitialState
 
 #: Triton ends a sequence after so many microseconds, unless the configuration says otherwise.
@@ -155,7 +156,10 @@ def _check_initial(
             "was expected."
         )
     if initial.data_file:
-        yield from _check_data(folder / "initial_state" / initial.data_file, spec, dims)
+        if is_inside(initial.data_file):
+            yield from _check_data(folder / "initial_state" / initial.data_file, spec, dims)
+        else:
+            yield leads_out("data_file", initial.data_file)
     elif spec.initial == "file":
         yield (
             f"the state {name!r} begins with zeros; by the contract it begins with values of the "

@@ -38,6 +38,18 @@ FIELDS: Final = {
     ],
     "initial_state": ["data_type", "dims", "zero_data", "data_file", "name"],
 }  # fmt: skip
+#: Fields that have one value. Triton does not load a file in which one is there twice.
+_SINGLE: Final = {
+    "ModelConfig": [
+        "name", "platform", "backend", "runtime", "version_policy", "max_batch_size",
+        "sequence_batching", "default_model_filename",
+    ],
+    "sequence_batching": ["direct", "oldest", "max_sequence_idle_microseconds"],
+    "state": ["input_name", "output_name", "data_type"],
+    "initial_state": ["data_type", "zero_data", "data_file", "name"],
+}  # fmt: skip
+#: The bits of numbers that have fewer than 64.
+_BITS: Final = {"max_batch_size": 32, "max_candidate_sequences": 32}
 #: A configuration is some kilobytes.
 _MOST_BYTES: Final = 1 << 20
 _PLATFORMS: Final = {"onnxruntime_onnx": "onnxruntime"}
@@ -91,6 +103,7 @@ class Configuration:
     """What is compared.
 
     Attributes:
+        name: the model's name; empty where the folder's name is meant.
         backend: the backend, also where the older `platform` names it; empty where neither does.
         model_file: the file in a version's folder; empty for the backend's default.
         batch: `max_batch_size`.
@@ -102,9 +115,10 @@ class Configuration:
         controls: the names of the control inputs.
         states: the implicit states.
         parameters: `parameters`.
-        unknown: fields that Triton's configuration has not, in words.
+        unknown: fields that Triton's configuration has not, or not twice, in words.
     """
 
+    name: str
     backend: str
     model_file: str
     batch: int
@@ -141,6 +155,7 @@ def read_configuration(path: Path) -> Configuration:
     oldest = batching.message("oldest") or Message()
     platform = config.text("platform")
     return Configuration(
+        name=config.text("name"),
         backend=config.text("backend") or _PLATFORMS.get(platform, platform),
         model_file=config.text("default_model_filename"),
         batch=_integer(config, "max_batch_size", path),
@@ -204,6 +219,13 @@ def _unknown_in(message: Message, kind: str, words: str) -> Iterator[str]:
             f"{words} has a field {shown(name)}, which Triton does not know, so that it does "
             f"not load the model.{did_you_mean(name, FIELDS[kind])}"
         )
+    for name in _SINGLE[kind]:
+        count = len(message.fields.get(name, ()))
+        if count > 1:
+            yield (
+                f"{words} has the field {name} {count} times, so that Triton does not load the "
+                "model. Leave one."
+            )
 
 
 def _dims(message: Message, name: str, path: Path) -> tuple[int, ...]:
@@ -216,9 +238,15 @@ def _integer(message: Message, name: str, path: Path) -> int:
 
 
 def _number(text: str, name: str, path: Path) -> int:
+    bits = _BITS.get(name, 64)
     try:
-        return int(text, 0) if text.lower().startswith(("0x", "-0x")) else int(text)
+        number = int(text, 0) if text.lower().startswith(("0x", "-0x")) else int(text)
     except ValueError:
         raise FileError(
             f"{path}: {name} is {shown(text)}; a whole number was expected. Correct it."
         ) from None
+    if not -(1 << bits - 1) <= number < 1 << bits - 1:
+        raise FileError(
+            f"{path}: {name} is {shown(text)}; a number of {bits} bits was expected. Correct it."
+        )
+    return number

@@ -347,7 +347,8 @@ def _sliced_time(call: Call, start: Dim, end: Dim, step: Dim) -> Dim:
         return -start if step == 1 else None
 
     if isinstance(start, int) and start > 0:
-        call.tie(f"cuts off the first {start} steps of each call")
+        first = "first step" if start == 1 else f"first {start} steps"
+        call.tie(f"cuts off the {first} of each call")
     else:
         call.tie("cuts the steps of each call")
     return "~time"
