@@ -71,7 +71,8 @@ def _split_chunks(
     time_axes = _time_axes(contract, arrays)
     lengths = [arrays[name].shape[axis] for name, axis in time_axes.items()]
     length = max(lengths, default=1)
-    _check_multiple(contract, chunk, length)
+    check_chunk(contract, chunk)
+    _check_length(contract, length)
 
     # There is at least one call, in which the model refuses empty arrays.
     for start in range(0, max(length, 1), chunk):
@@ -82,8 +83,8 @@ def _split_chunks(
         yield inputs
 
 
-def _check_multiple(contract: Contract, chunk: int, length: int) -> None:
-    """Refuses chunks, or a last chunk, that the network does not take.
+def check_chunk(contract: Contract, chunk: int) -> None:
+    """Refuses chunks of a number of steps that the network does not take.
 
     Raises:
         InputError: with the multiple, and what to do.
@@ -94,6 +95,15 @@ def _check_multiple(contract: Contract, chunk: int, length: int) -> None:
             f"The chunk is {chunk} steps; the network takes multiples of {multiple}. Pass a chunk "
             f"of {-(-chunk // multiple) * multiple}."
         )
+
+
+def _check_length(contract: Contract, length: int) -> None:
+    """Refuses sequences of which the last chunk is none that the network takes.
+
+    Raises:
+        InputError: with the multiple, and what to do.
+    """
+    multiple = contract.streaming.chunk_multiple
     if length % multiple:
         raise InputError(
             f"The input has {length} steps; in chunks, the network takes multiples of {multiple}. "

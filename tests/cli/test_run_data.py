@@ -16,6 +16,7 @@ import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from numpy.typing import NDArray
 from onnx import helper
 
@@ -127,7 +128,12 @@ def test_a_second_run_goes_on_where_the_first_was_stopped(
         return run_rows(model, given, **options)
 
     monkeypatch.setattr(job, "run_rows", count)
-    refused(command(*line, "--batch", 1), "is of a run with another model, other data or other")
+    for option, says in (
+        (["--batch", 1], "is of a run with batch 32, and this one is with 1"),
+        (["--threads", 2], "is of a run with threads 1, and this one is with 2"),
+        (["--engine", "onnx-reference"], 'is of a run with engine "ort-cpu'),
+    ):
+        refused(command(*line, *option), says)
     outcome = command(*line)
     assert outcome.stdout == "Wrote y.parquet: 2,600 of 2,600 rows, 1,500 of them before.\n"
     assert counts == [1024, 476, 1024, 76]
@@ -218,6 +224,30 @@ def test_a_damaged_part_is_named(command: Command, refused: Refused, stopped: li
     refused(command(*stopped), "has 2,600 rows, which is not what its name says")
 
 
+def test_other_data_are_another_run(
+    command: Command, refused: Refused, stopped: list[object]
+) -> None:
+    write(Path("x.parquet"), sequences(2600, seed=1))
+    refused(command(*stopped), "y.parquet.parts is of a run with other data. Run that one to its")
+
+
+def test_the_file_of_another_version_is_not_read(
+    command: Command, refused: Refused, stopped: list[object]
+) -> None:
+    for text in ("[]", "{}", "junk"):
+        (FIRST.parent / "job.json").write_text(text)
+        refused(command(*stopped), "job.json is not what this version of stateport writes")
+
+
+def test_two_runs_do_not_write_the_same_file(
+    command: Command, refused: Refused, stopped: list[object]
+) -> None:
+    with FileLock(FIRST.parent / "lock"):
+        refused(command(*stopped), "Another run is writing its answers to y.parquet.parts")
+    assert command(*stopped).returncode == 0
+    assert sorted(path.name for path in Path().iterdir()) == ["x.parquet", "y.parquet"]
+
+
 def test_parts_without_their_job_are_not_continued(
     command: Command, refused: Refused, stopped: list[object]
 ) -> None:
@@ -302,6 +332,9 @@ def test_what_cannot_be_read_is_an_error(
     refused(command("run", reference, "-i", "z.parquet", *output), "cannot be read as Parquet")
     write(Path("x.parquet"), sequences(1), "audio")
     refused(command("run", reference, "-i", "x.parquet", *output), "There is no column 'x'")
+    Path("empty").mkdir()
+    line = ["run", reference, "-i", "empty", *output]
+    refused(command(*line), "The folder empty has no file that ends in .parquet")
     assert not Path("y.parquet.parts").exists()
 
 

@@ -115,10 +115,16 @@ def test_what_does_not_fit_is_refused_before_any_work(reference: Path, folder: P
         ({"states_in": {"h": "x"}}, "There is no state 'h'"),
         ({"states_out": {"hn": "y"}}, "2 columns would have the name 'y'"),
         ({"batch": 0}, "batch is 0"),
+        ({"rows": 0}, "rows is 0"),
+        ({"input": 3}, "The columns of each input are 3; a column's name was expected"),
+        ({"output": {"y": 3}}, "The columns of each output are {'y': 3}"),
     ):
         with pytest.raises(InputError) as error:
             stateport.ray.predict(data, reference, **options)
         assert says in str(error.value)
+
+    with pytest.raises(InputError, match=r"dataset is a list; a ray.data.Dataset was expected"):
+        stateport.ray.predict([], reference)
 
 
 def tables(folder: Path) -> list[pa.Table]:

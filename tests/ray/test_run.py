@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -60,11 +61,23 @@ def test_a_run_with_workers_that_die_is_stopped_and_continued(
     assert pq.read_table(there).equals(pq.read_table(here))
 
 
+def check_no_cluster(address: str, model: Path, folder: Path, output: Path) -> None:
+    with run(model, folder, output, "--ray", address) as process:
+        _, said = process.communicate()
+    assert process.returncode == 1
+    assert f"There is no Ray cluster at '{address}'" in said
+    assert "Traceback" not in said
+
+
 def test_an_address_without_a_cluster_is_refused(
     reference: Path, folder: Path, tmp_path: Path
 ) -> None:
-    with run(reference, folder, tmp_path / "y.parquet", "--ray", "127.0.0.1:1") as process:
-        _, said = process.communicate()
-    assert process.returncode == 1
-    assert "There is no Ray cluster at '127.0.0.1:1'" in said
-    assert "Traceback" not in said
+    check_no_cluster("127.0.0.1:1", reference, folder, tmp_path / "y.parquet")
+
+
+def test_a_server_that_says_nothing_is_no_cluster(
+    reference: Path, folder: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        check_no_cluster(address, reference, folder, tmp_path / "y.parquet")

@@ -87,12 +87,19 @@ def run_data(arguments: Mapping[str, Any], wanted: Wanted) -> None:
     except ImportError as error:
         raise missing(error) from error
     from ..parity.pair import digest
+    from ..plan import sha256
 
     data = open_data_set(wanted.text)
     loaded = load(**arguments)
     names = default_columns(data.schema, loaded.contract) | _columns(wanted.columns, loaded)
     options = Options(names, wanted.chunk, wanted.batch, states=wanted.states)
-    identity = f"{digest(arguments['path'])} {loaded.engine} {loaded.engine_version}"
+    identity = {
+        "model": digest(arguments["path"]),
+        "engine": f"{loaded.engine} {loaded.engine_version}",
+        "threads": arguments["threads"] or 1,
+        "plan": arguments["plan"] and sha256(arguments["plan"]),
+        "constants": repr(arguments["constants"]),
+    }
     output, count = wanted.output, 0
     try:
         with _spread(arguments, options, wanted) as spread, progress("running") as show:
@@ -139,11 +146,12 @@ def bar(done: int, total: int) -> str:
 
 def missing(error: ImportError) -> Exception:
     """The error for a library that is not installed; other errors as they are."""
-    if (error.name or "").partition(".")[0] != "pyarrow":
+    library = (error.name or "").partition(".")[0]
+    if library not in ("pyarrow", "filelock"):
         return error
     return StateportError(
-        "Parquet files need pyarrow, which is not installed here. Install the extra: pip install "
-        "'stateport[cpu,data]'."
+        f"Parquet files need {library}, which is not installed here. Install the extra: pip "
+        "install 'stateport[cpu,data]'."
     )
 
 

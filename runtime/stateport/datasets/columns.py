@@ -34,8 +34,8 @@ def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -
         contract: the model's contract.
 
     Raises:
-        InputError: a column is missing or holds something else than the input's dtype, or an input
-            has no column.
+        InputError: a column is missing, is there twice, or holds something else than the input's
+            dtype and axes, or an input has no column.
     """
     known = by_name((*contract.inputs, *contract.state_inputs))
     for name, column in columns.items():
@@ -49,6 +49,11 @@ def check_columns(schema: Any, columns: Mapping[str, str], contract: Contract) -
                 f"There is no column {column!r} for the input {name!r}; there are "
                 f"{', '.join(schema.names)}. Pass --column {name}=COLUMN."
                 f"{did_you_mean(column, schema.names)}"
+            )
+        if schema.names.count(column) > 1:
+            raise InputError(
+                f"There are {schema.names.count(column)} columns {column!r}; one for the input "
+                f"{name!r} was expected. Give the others another name."
             )
         _check_type(schema.field(column), known[name])
 
@@ -159,14 +164,23 @@ def _in_lists(values: Any, shape: Sequence[Axis], arrays: Sequence[Array]) -> An
 
 
 def _check_type(field: Any, spec: ArraySpec) -> None:
-    """Refuses a column whose numbers have another dtype: nothing is cast silently."""
-    inner = field.type
+    """Refuses a column of another dtype, for nothing is cast silently, or of another shape."""
+    inner, sizes = field.type, []
     while _is_list(inner):
+        sizes.append(getattr(inner, "list_size", None))
         inner = inner.value_type
     if inner != pa.from_numpy_dtype(np.dtype(spec.dtype)):
         raise InputError(
             f"The column {field.name!r} is {field.type}; the input {spec} takes {spec.dtype}. "
             f"Write the column with {spec.dtype}, for nothing is cast silently."
+        )
+
+    shape = without(spec.shape, ["batch"])
+    if len(sizes) != len(shape) or not all(map(_fits, sizes, shape)):
+        axes = ", ".join(map(str, shape))
+        raise InputError(
+            f"The column {field.name!r} is {field.type}; the input {spec} takes {len(shape)} "
+            f"levels of lists in each row, for the axes [{axes}]. Write the column so."
         )
 
 
@@ -204,6 +218,11 @@ def _array(scalar: Any) -> Array:
 
     _check_no_nulls(values)
     return np.ascontiguousarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+
+
+def _fits(size: int | None, axis: Axis) -> bool:
+    """Whether lists of a fixed size, or of any, can be an axis."""
+    return size is None or not isinstance(axis, int) or size == axis
 
 
 def _check_no_nulls(values: Any) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from ..contract import Contract, names_of
 from ..errors import FileError, InputError, first_line, in_words
@@ -32,6 +33,7 @@ from .sources import DataSet
 #: Gives the table of answers to each batch, in their order.
 Spread = Callable[[Iterable[Any]], Iterable[Any]]
 _JOB: Final = "job.json"
+_LOCK: Final = "lock"
 #: The column with the number of each row in the data set, from 0.
 ROW: Final = "row"
 _ERROR: Final = "error"
@@ -73,7 +75,7 @@ def failed_path(output: Path) -> Path:
 
 def run_data_set(
     model: Model,
-    identity: str,
+    identity: Mapping[str, object],
     data: DataSet,
     output: Path,
     options: Options,
@@ -84,8 +86,8 @@ def run_data_set(
 
     Args:
         model: the model.
-        identity: what the answers depend on beside the data and the options: the model's digest and
-            the engine. A run continues only with the same one.
+        identity: what the answers depend on beside the data and the options, in words: the model's
+            digest, the engine, the number of threads. A run continues only with the same.
         data: the sequences.
         output: the file to write.
         options: how.
@@ -94,7 +96,8 @@ def run_data_set(
             they are computed here.
 
     Raises:
-        FileError: a file cannot be read or written, or the folder of parts is that of another run.
+        FileError: a file cannot be read or written, or the folder of parts is that of another run,
+            or of one that is still going on.
         InputError, StreamingError: the columns or the options do not fit the model.
     """
     check_columns(data.schema, options.columns, model.contract)
@@ -104,18 +107,19 @@ def run_data_set(
     for path in (output, failed_path(output)):
         data.check_apart(path)
     parts = _Parts(output, _description(identity, data, options))
-    before = done = parts.open()
-
-    total = sum(data.rows)
-    progress(done, total)
-    columns = [*dict.fromkeys(options.columns.values())]
-    batches = data.batches(columns, options.rows, done)
-    for table in (spread or _here(model, options))(batches):
-        parts.write(table.append_column(ROW, pa.array(range(done, done + len(table)), pa.int64())))
-        done += len(table)
+    with parts.opened():
+        before = done = parts.done
+        total = sum(data.rows)
         progress(done, total)
-    empty = answer_table(model.contract, [], states=options.states)
-    return Done(total, parts.join(output, empty), before)
+        columns = [*dict.fromkeys(options.columns.values())]
+        batches = data.batches(columns, options.rows, done)
+        for table in (spread or _here(model, options))(batches):
+            numbers = pa.array(range(done, done + len(table)), pa.int64())
+            parts.write(table.append_column(ROW, numbers))
+            done += len(table)
+            progress(done, total)
+        empty = answer_table(model.contract, [], states=options.states)
+        return Done(total, parts.join(output, empty), before)
 
 
 def _here(model: Model, options: Options) -> Spread:
@@ -147,51 +151,68 @@ def _check_names(contract: Contract, states: bool) -> None:
             )
 
 
-def _description(identity: str, data: DataSet, options: Options) -> str:
-    """What must be the same for a run to be continued, as JSON."""
+def _description(
+    identity: Mapping[str, object], data: DataSet, options: Options
+) -> dict[str, object]:
+    """What must be the same for a run to be continued, in words."""
     files = []
     for path, rows in zip(data.files, data.rows, strict=True):
         status = path.stat()
         files.append([str(path.resolve()), rows, status.st_size, status.st_mtime_ns])
-    return json.dumps({"identity": identity, "files": files, "options": asdict(options)})
+    return {**identity, "data": files, **asdict(options)}
 
 
 class _Parts:
     """The folder of parts, each named after the number of rows before it and with it."""
 
-    def __init__(self, output: Path, description: str) -> None:
+    def __init__(self, output: Path, description: Mapping[str, object]) -> None:
         self._folder = output.with_name(f"{output.name}.parts")
         self._description = description
-        self._done = 0
+        self._lock = FileLock(self._folder / _LOCK, blocking=False)
+        self.done = 0
 
-    def open(self) -> int:
-        """Makes the folder, or continues in it. Returns how many rows are done.
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """Makes the folder, or continues in it, and keeps other runs out of it.
 
         Raises:
-            FileError: the folder is not that of this run, or parts of it are missing or damaged.
+            FileError: the folder is not that of this run, another process works in it, or parts of
+                it are missing or damaged.
         """
-        try:
-            self._folder.mkdir(exist_ok=True)
-            job = self._folder / _JOB
-            if job.exists():
-                self._check(job)
-            else:
-                self._check_empty()
-                with written_atomically(job) as path:
-                    path.write_text(self._description, encoding="utf-8")
-        except OSError as error:
-            raise FileError(
-                f"{self._folder} cannot be used as a folder of parts: {in_words(error)}. Move it, "
-                "or write the answers to another file."
-            ) from error
+        with contextlib.ExitStack() as stack:
+            try:
+                self._folder.mkdir(exist_ok=True)
+                self._check_own()
+                stack.enter_context(self._lock)
+                self._begin_or_check()
+            except Timeout:
+                raise FileError(
+                    f"Another run is writing its answers to {self._folder}. Wait for its end, or "
+                    "write the answers to another file."
+                ) from None
+            except OSError as error:
+                raise FileError(
+                    f"{self._folder} cannot be used as a folder of parts: {in_words(error)}. Move "
+                    "it, or write the answers to another file."
+                ) from error
 
-        for part in self._files():
-            self._done = self._end_of(part)
-        return self._done
+            for part in self._files():
+                self.done = self._end_of(part)
+            yield
 
-    def _check_empty(self) -> None:
+    def _begin_or_check(self) -> None:
+        """Writes what the run is, or compares it with what is there."""
+        job = self._folder / _JOB
+        if job.exists():
+            self._check(job)
+            return
+        with written_atomically(job) as path:
+            path.write_text(json.dumps(self._description), encoding="utf-8")
+
+    def _check_own(self) -> None:
         """Refuses a folder that is there already, and is not that of a run that was stopped."""
-        if any(self._folder.iterdir()):
+        names = {path.name for path in self._folder.iterdir()}
+        if _JOB not in names and names - {_LOCK}:
             raise FileError(
                 f"{self._folder} is there already, and has no {_JOB} of a run that was stopped. "
                 "Move it, or write the answers to another file."
@@ -200,9 +221,9 @@ class _Parts:
     def _end_of(self, part: Path) -> int:
         """How many rows are done with a part, which has to begin behind the one before."""
         first, _, last = part.stem.partition("-")
-        if first != f"{self._done:012}":
+        if first != f"{self.done:012}":
             raise FileError(
-                f"{self._folder} has no part that begins with row {self._done:,}: the next is "
+                f"{self._folder} has no part that begins with row {self.done:,}: the next is "
                 f"{part.name}. Put the missing file back, or remove the folder to begin again."
             )
         try:
@@ -212,7 +233,7 @@ class _Parts:
                 f"{part} cannot be read as Parquet: {first_line(error)}. Remove it and those "
                 "behind it to go on from there, or the folder to begin again."
             ) from error
-        if not last.isdecimal() or int(last) != self._done + rows:
+        if not last.isdecimal() or int(last) != self.done + rows:
             raise FileError(
                 f"{part} has {rows:,} rows, which is not what its name says. Remove it and those "
                 "behind it to go on from there, or the folder to begin again."
@@ -221,10 +242,10 @@ class _Parts:
 
     def write(self, table: Any) -> None:
         """Writes the answers to the next rows."""
-        end = self._done + table.num_rows
-        with written_atomically(self._folder / f"{self._done:012}-{end:012}.parquet") as path:
+        end = self.done + table.num_rows
+        with written_atomically(self._folder / f"{self.done:012}-{end:012}.parquet") as path:
             pq.write_table(table, path)
-        self._done = end
+        self.done = end
 
     def join(self, output: Path, empty: Any) -> int:
         """Writes the output and the failed rows, and removes the parts. Returns the failures.
@@ -257,6 +278,8 @@ class _Parts:
         """Removes the parts, and the folder if nobody has put anything else there."""
         for path in (*self._files(), self._folder / _JOB):
             path.unlink(missing_ok=True)
+        self._lock.release()
+        (self._folder / _LOCK).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._folder.rmdir()
 
@@ -264,12 +287,28 @@ class _Parts:
         return sorted(self._folder.glob("*-*.parquet"))
 
     def _check(self, job: Path) -> None:
+        """Compares this run with the one that the folder is of."""
+        wanted = json.loads(json.dumps(self._description))
         try:
-            same = parse_json(job.read_text(encoding="utf-8")) == json.loads(self._description)
+            found = parse_json(job.read_text(encoding="utf-8"))
         except ValueError:
-            same = False
-        if not same:
+            found = None
+        if not isinstance(found, dict) or found.keys() != wanted.keys():
             raise FileError(
-                f"{self._folder} is of a run with another model, other data or other options. Run "
-                "that one to its end, or remove the folder."
+                f"{job} is not what this version of stateport writes. Remove {self._folder} to "
+                "begin again."
             )
+
+        for name, value in wanted.items():
+            if found[name] != value:
+                raise FileError(
+                    f"{self._folder} is of a run with {_difference(name, found[name], value)}. Run "
+                    "that one to its end, or remove the folder to begin again."
+                )
+
+
+def _difference(name: str, then: object, now: object) -> str:
+    """What another run had, for messages; digests and long lists are only named."""
+    if name in ("model", "data"):
+        return f"another {name}" if name == "model" else "other data"
+    return f"{name} {json.dumps(then)}, and this one is with {json.dumps(now)}"

@@ -15,7 +15,7 @@ from ..axes import resolve
 from ..chunks import joined, split
 from ..contract import ArraySpec, Contract, check_streaming, has_time, names_of
 from ..errors import InputError, StateportError
-from ..in_chunks import run_in_chunks
+from ..in_chunks import check_chunk, run_in_chunks
 from ..model import Model
 from ..state import State
 
@@ -44,8 +44,9 @@ def check_options(contract: Contract, chunk: int | None, batch: int) -> None:
     """Refuses options that the network cannot be run with.
 
     Raises:
-        InputError: `chunk` or `batch` is no positive number, or the network takes the lengths of
-            padded rows, so that it cannot be run chunk by chunk.
+        InputError: `chunk` or `batch` is no positive number, the network does not take chunks of so
+            many steps, or it takes the lengths of padded rows, so that it cannot be run chunk by
+            chunk.
         StreamingError: there is a chunk, and the network needs whole sequences.
     """
     for name, value in (("chunk", chunk), ("batch", batch)):
@@ -62,6 +63,7 @@ def check_options(contract: Contract, chunk: int | None, batch: int) -> None:
             "The network takes the length of each row of a padded batch, so that it cannot be run "
             "chunk by chunk. Leave out the chunk."
         )
+    check_chunk(contract, chunk)
 
 
 def length_inputs(contract: Contract) -> list[ArraySpec]:

@@ -85,6 +85,10 @@ def open_data_set(text: str) -> DataSet:
     path = Path(text)
     if path.is_dir():
         files = sorted(path.glob(f"*{_ENDING}"))
+        if not files:
+            raise FileError(
+                f"The folder {text} has no file that ends in {_ENDING}; at least one was expected."
+            )
     elif path.is_file():
         files = [path]
     else:

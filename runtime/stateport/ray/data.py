@@ -71,7 +71,8 @@ def predict(
         row that failed, whose outputs are null.
 
     Raises:
-        InputError: the columns or the options do not fit the model, or a column is there already.
+        InputError: an argument is of another kind, the columns or the options do not fit the model,
+            or a column is there already.
         StreamingError: there is a chunk, and the network needs whole sequences.
         StateportError: as `load`, or Ray is not installed.
     """
@@ -82,6 +83,7 @@ def predict(
         from ..datasets.job import Options
     except ImportError as error:
         raise missing("stateport.ray.predict", error, "cpu,ray") from error
+    _check_arguments(dataset, rows)
 
     contract = loaded(model, engine, threads).contract
     schema = dataset.schema().base_schema  # of the first block; Ray runs it for that
@@ -108,6 +110,18 @@ def predict(
         num_cpus=threads or 1,
         zero_copy_batch=True,
     )
+
+
+def _check_arguments(dataset: object, rows: object) -> None:
+    from ray.data import Dataset
+
+    if not isinstance(dataset, Dataset):
+        raise InputError(
+            f"dataset is a {type(dataset).__name__}; a ray.data.Dataset was expected, as "
+            "ray.data.read_parquet gives one."
+        )
+    if type(rows) is not int or rows < 1:
+        raise InputError(f"rows is {rows!r}; a whole number of at least 1 was expected.")
 
 
 def _check_free(names: list[str], taken: list[str]) -> None:
@@ -171,10 +185,16 @@ def _names(given: str | Mapping[str, str] | None, known: list[str], kind: str) -
     """The columns by the names of inputs or outputs; a single text is for the only one.
 
     Raises:
-        InputError: a single text, and there are several; or a name that the model does not have.
+        InputError: a single text, and there are several; a name that the model does not have; or
+            something else than texts.
     """
     if given is None:
         return {}
+    if not _has_names(given):
+        raise InputError(
+            f"The columns of each {kind} are {given!r}; a column's name was expected, or a dict of "
+            f"them, {{{known[0]!r}: 'COLUMN'}}."
+        )
     if isinstance(given, str):
         if len(known) != 1:
             raise InputError(
@@ -186,3 +206,9 @@ def _names(given: str | Mapping[str, str] | None, known: list[str], kind: str) -
     for name in without(given, known):
         raise InputError(f"There is no {kind} {name!r}; the model has {', '.join(known)}.")
     return dict(given)
+
+
+def _has_names(given: object) -> bool:
+    """Whether a value is a column's name, or has such names as its values."""
+    names = given.values() if isinstance(given, Mapping) else [given]
+    return all(isinstance(name, str) for name in names)

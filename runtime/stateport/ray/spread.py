@@ -19,6 +19,8 @@ from .common import missing
 _AHEAD: Final = 2
 #: Seconds to wait for a cluster's first answer.
 _PATIENCE: Final = 10
+#: What a client of HTTP/2 says first: the preface, and settings that change nothing.
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 @contextlib.contextmanager
@@ -67,14 +69,22 @@ def on_ray(
 
 
 def _knock(address: str) -> None:
-    """Connects to an address and closes the connection: Ray itself waits for minutes.
+    """Connects to an address and waits for the first byte: Ray itself waits for minutes.
+
+    Ray speaks gRPC, which is HTTP/2: the server answers the client's preface (RFC 9113, section
+    3.4) with its settings. One that wants TLS answers something else, or closes the connection.
 
     Raises:
-        OSError: nothing listens there.
+        OSError: nothing listens there, or what listens says nothing.
     """
     host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    if not colon or not port.isdecimal():
+        return
+
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE) as connection:
+        connection.sendall(_PREFACE)
+        with contextlib.suppress(ConnectionError):
+            connection.recv(1)
 
 
 class _Worker:

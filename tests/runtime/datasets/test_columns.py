@@ -66,3 +66,32 @@ def test_columns_that_do_not_fit_are_refused() -> None:
         with pytest.raises(InputError) as error:
             check_columns(schema, columns, contract)
         assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (pa.list_(pa.list_(pa.float32(), 5)), None),
+        (pa.large_list(pa.list_(pa.float32())), None),
+        (pa.list_(pa.list_(pa.float32(), 4)), "takes 2 levels of lists in each row, for the axes"),
+        (pa.list_(pa.float32()), "takes 2 levels of lists in each row, for the axes [time, 5]"),
+        (pa.list_(pa.list_(pa.list_(pa.float32()))), "takes 2 levels of lists"),
+        (pa.list_(pa.list_(pa.string())), "nothing is cast silently"),
+    ],
+)
+def test_columns_of_another_shape_are_refused(kind: Any, says: str | None) -> None:
+    x, y = (ArraySpec(name, "float32", ("batch", "time", 5)) for name in "xy")
+    contract = Contract((x,), (y,))
+    if says is None:
+        check_columns(pa.schema({"x": kind}), {"x": "x"}, contract)
+        return
+    with pytest.raises(InputError) as error:
+        check_columns(pa.schema({"x": kind}), {"x": "x"}, contract)
+    assert says in str(error.value)
+
+
+def test_two_columns_of_one_name_are_refused() -> None:
+    x, y = (ArraySpec(name, "float32", ("batch", "time")) for name in "xy")
+    schema = pa.schema([("x", pa.list_(pa.float32())), ("x", pa.list_(pa.float64()))])
+    with pytest.raises(InputError, match="There are 2 columns 'x'; one for the input 'x'"):
+        check_columns(schema, {"x": "x"}, Contract((x,), (y,)))

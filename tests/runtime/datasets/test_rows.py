@@ -150,6 +150,11 @@ def test_options_that_do_not_fit_are_refused(reference: Path, build: Build) -> N
     with pytest.raises(StreamingError, match="it looks ahead"):
         run_rows(model, [], chunk=2)
 
+    fours = Contract((x,), (y,), streaming=stateport.Streaming(True, None, chunk_multiple=4))
+    model = stateport.load(build(fours, [helper.make_node("Identity", ["x"], ["y"])]))
+    with pytest.raises(InputError, match=r"takes multiples of 4\. Pass a chunk of 8"):
+        run_rows(model, [], chunk=6)
+
 
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("chunk", [None, 8])

@@ -78,6 +78,7 @@ def test_the_fields_are_those_of_triton() -> None:
         "sequence_batching": batching,
         "state": state,
         "initial_state": state.fields_by_name["initial_state"].message_type,
+        "version_policy": ModelConfig.DESCRIPTOR.fields_by_name["version_policy"].message_type,
     }
     for name, fields in FIELDS.items():
         assert {*fields} == {field.name for field in messages[name].fields}

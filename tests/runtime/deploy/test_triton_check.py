@@ -143,6 +143,19 @@ def test_right_ones_pass(right: Path) -> None:
         ([("zero_data", "zero_dat")], "an initial_state has a field 'zero_dat'"),
         ([('backend: "onnxruntime"', 'backend: "tensorrt"')], "the backend is tensorrt"),
         ([('backend: "onnxruntime"', "")], "the backend is not named"),
+        ([("max_batch_size: 256", "max_batch_size: -5")], "is -5; 0 or more was expected"),
+        (
+            [("parameters {", "version_policy { specific { versions: [1, 3] } } parameters {")],
+            "version_policy names version 3, and there is no such folder",
+        ),
+        (
+            [("parameters {", "version_policy { all {} latest { num_versions: 2 } } parameters {")],
+            "version_policy has all and latest; one of them was expected",
+        ),
+        (
+            [("parameters {", "version_policy { newest { num_versions: 2 } } parameters {")],
+            "version_policy has a field 'newest'",
+        ),
         ([("max_batch_size: 256", "max_batch_size: many")], "max_batch_size is 'many'; a whole"),
         ([("max_batch_size: 256", "max_batch_size: 0")], "the input 'x' has dims [-1, 5]; in the"),
         ([("parameters {", 'default_model_filename: "m.onnx" parameters {')], "no file m.onnx"),
@@ -160,6 +173,20 @@ def test_a_parameter_that_is_no_number_is_found(changed: Callable[..., Path], na
         (f'key: "{name}" value {{ string_value: "', f'key: "{name}" value {{ string_value: "x'),
     )
     assert any(f"the parameter {name} is 'x" in text for text in findings(folder))
+
+
+def test_parameters_that_stateport_cannot_run_with_are_found(
+    changed: Callable[..., Path],
+) -> None:
+    folder = changed(
+        "py",
+        ('key: "threads" value { string_value: "1"', 'key: "threads" value { string_value: "0"'),
+        ('string_value: "ort-cpu"', 'string_value: "ort-cuba"'),
+    )
+    threads, engine = findings(folder)
+    assert threads.startswith("the parameter threads is '0'; a whole number of at least 1")
+    assert engine.startswith("the parameter engine is 'ort-cuba'; one of ort-cpu, ")
+    assert engine.endswith("Did you mean 'ort-cuda'?")
 
 
 def test_one_mistake_is_one_finding(changed: Callable[..., Path]) -> None:

@@ -147,6 +147,12 @@ def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
         name_of(Path("model.onnx"), name)
 
 
+def test_a_name_that_is_too_long_is_refused() -> None:
+    assert name_of(Path("model.onnx"), "x" * 128)
+    with pytest.raises(InputError, match="has 129 letters; at most 128 were expected"):
+        name_of(Path("model.onnx"), "x" * 129)
+
+
 def test_a_state_that_grows_is_left_to_the_python_backend(build: Build, tmp_path: Path) -> None:
     contract = Contract(
         inputs=(ArraySpec("x", "float32", ("batch", "time", 2)),),

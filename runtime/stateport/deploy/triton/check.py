@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from ...contract import Contract
+from ...engines import engine_names
 from ...errors import FileError, StateportError
 from ...model_file.onnx_outline import read
 from ...model_file.read_contract import find_contract
+from ...picking import without
 from ...shown import shown
+from ...suggestions import did_you_mean
 from .check_ports import check_batch_axes, check_ports
 from .check_states import check_sequences, check_states
 from .inside import is_inside, leads_out
@@ -103,6 +106,8 @@ def _check_versions(config: Configuration, folder: Path, idle: float) -> Iterato
     versions = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
     if not versions:
         yield "there is no version: a folder with a number as its name, 1, was expected."
+    for number in without(config.versions, [version.name for version in versions]):
+        yield f"version_policy names version {number}, and there is no such folder."
 
     for version in versions:
         yield from _check_version(config, version, idle)
@@ -153,8 +158,18 @@ def _check_pool(config: Configuration) -> Iterator[str]:
     """Whether stateport's `model.py` can read its parameters, and has a row for each sequence."""
     for name in ("capacity", "threads"):
         value = config.parameters.get(name)
-        if value is not None and not (value.isascii() and value.isdecimal()):
-            yield f"the parameter {name} is {shown(value)}; a whole number was expected."
+        if value is not None and not (value.isascii() and value.isdecimal() and int(value)):
+            yield (
+                f"the parameter {name} is {shown(value)}; a whole number of at least 1 was "
+                "expected."
+            )
+
+    engine, engines = config.parameters.get("engine"), engine_names()
+    if engine is not None and engine not in engines:
+        yield (
+            f"the parameter engine is {shown(engine)}; one of {', '.join(engines)} was expected."
+            f"{did_you_mean(engine, engines)}"
+        )
 
     capacity = config.parameters.get("capacity", "")
     if capacity.isdecimal() and int(capacity) < config.candidates:

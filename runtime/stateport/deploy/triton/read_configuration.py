@@ -37,6 +37,7 @@ FIELDS: Final = {
         "use_same_buffer_for_input_output", "use_growable_memory",
     ],
     "initial_state": ["data_type", "dims", "zero_data", "data_file", "name"],
+    "version_policy": ["latest", "all", "specific"],
 }  # fmt: skip
 #: Fields that have one value. Triton does not load a file in which one is there twice.
 _SINGLE: Final = {
@@ -47,6 +48,7 @@ _SINGLE: Final = {
     "sequence_batching": ["direct", "oldest", "max_sequence_idle_microseconds"],
     "state": ["input_name", "output_name", "data_type"],
     "initial_state": ["data_type", "zero_data", "data_file", "name"],
+    "version_policy": ["latest", "all", "specific"],
 }  # fmt: skip
 #: The bits of numbers that have fewer than 64.
 _BITS: Final = {"max_batch_size": 32, "max_candidate_sequences": 32}
@@ -114,6 +116,7 @@ class Configuration:
         candidates: `max_candidate_sequences`; 0 where it is not set.
         controls: the names of the control inputs.
         states: the implicit states.
+        versions: the versions that `version_policy` names one by one.
         parameters: `parameters`.
         unknown: fields that Triton's configuration has not, or not twice, in words.
     """
@@ -129,6 +132,7 @@ class Configuration:
     candidates: int
     controls: tuple[str, ...]
     states: tuple[ImplicitState, ...]
+    versions: tuple[str, ...]
     parameters: dict[str, str]
     unknown: tuple[str, ...]
 
@@ -166,6 +170,7 @@ def read_configuration(path: Path) -> Configuration:
         candidates=_integer(oldest, "max_candidate_sequences", path),
         controls=tuple(each.text("name") for each in batching.messages("control_input")),
         states=tuple(_state(each, path) for each in batching.messages("state")),
+        versions=tuple(_versions(config)),
         parameters=dict(_parameters(config)),
         unknown=tuple(_unknown(config)),
     )
@@ -196,6 +201,12 @@ def _state(message: Message, path: Path) -> ImplicitState:
     )
 
 
+def _versions(config: Message) -> Iterator[str]:
+    policy = config.message("version_policy") or Message()
+    specific = policy.message("specific") or Message()
+    yield from specific.texts("versions")
+
+
 def _parameters(config: Message) -> Iterator[tuple[str, str]]:
     for each in config.messages("parameters"):
         value = each.message("value") or Message()
@@ -211,6 +222,10 @@ def _unknown(config: Message) -> Iterator[str]:
             yield from _unknown_in(state, "state", "a state")
             for initial in state.messages("initial_state"):
                 yield from _unknown_in(initial, "initial_state", "an initial_state")
+    for policy in config.messages("version_policy"):
+        yield from _unknown_in(policy, "version_policy", "version_policy")
+        if len(policy.fields) > 1:
+            yield f"version_policy has {' and '.join(policy.fields)}; one of them was expected."
 
 
 def _unknown_in(message: Message, kind: str, words: str) -> Iterator[str]:
@@ -233,8 +248,15 @@ def _dims(message: Message, name: str, path: Path) -> tuple[int, ...]:
 
 
 def _integer(message: Message, name: str, path: Path) -> int:
-    """The field as a number; 0 where it is not set, as everywhere in Protocol Buffers."""
-    return _number(message.text(name, "0"), name, path)
+    """The field as a number; 0 where it is not set, as everywhere in Protocol Buffers.
+
+    Raises:
+        FileError: it is no number, or a negative one.
+    """
+    number = _number(message.text(name, "0"), name, path)
+    if number < 0:
+        raise FileError(f"{path}: {name} is {number}; 0 or more was expected. Correct it.")
+    return number
 
 
 def _number(text: str, name: str, path: Path) -> int:

@@ -28,6 +28,8 @@ INITIAL_STATES: Final = "initial_state"
 CONTRACT: Final = "contract.json"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+#: File systems take 255 bytes; a folder that is being written has a longer name.
+_LONGEST_NAME: Final = 128
 _BACKEND_MODEL: Final = Path(__file__).with_name("backend_model.py")
 
 
@@ -42,6 +44,11 @@ def name_of(model: Path, name: str | None) -> str:
         raise InputError(
             f"{chosen!r} is no name for a model in Triton; letters, digits and any of _ . - were "
             "expected. Pass --name NAME."
+        )
+    if len(chosen) > _LONGEST_NAME:
+        raise InputError(
+            f"The model's name has {len(chosen)} letters; at most {_LONGEST_NAME} were expected. "
+            "Pass --name NAME."
         )
     return chosen
 
