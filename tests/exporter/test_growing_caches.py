@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper, numpy_helper
+from torch import Tensor, nn
 
 import stateport
 from stateport import InputError
 from stateport.model_file.infer_contract import infer_contract
 from stateport.model_file.onnx_outline import read
-from stateport_exporter import add_contract, lift
+from stateport_exporter import ExportError, Spec, add_contract, export, lift
 from tests.exporter.test_contract_file import port, written
 
 PAST, PRESENT = "past_key", "present_key"
@@ -95,3 +99,81 @@ def test_a_window_of_fixed_length_is_a_state(tmp_path: Path) -> None:
 def test_a_window_whose_length_is_open_does_not_grow(tmp_path: Path) -> None:
     path = cache(tmp_path / "m.onnx", "window", "window", window=3)
     assert infer_contract(read(path), {PAST: PRESENT}).states[0].shape == ("batch", 2, "window", 4)
+
+
+Join = Callable[[Tensor, Tensor], Tensor]
+X, STEP = Spec("float32", "batch", "time", 4), Spec("float32", "batch", 1, 4)
+CACHE = Spec("float32", "batch", "past", 4)
+
+
+class Attention(nn.Module):
+    """Attends to all keys and values of former calls, which it returns with its own."""
+
+    def __init__(self, join: Join = lambda past, new: torch.cat([past, new], 1)) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+        self.join = join
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor]) -> Any:
+        past_k, past_v = past
+        k, v = self.join(past_k, self.k(x)), self.join(past_v, self.v(x))
+        return (self.q(x) @ k.transpose(1, 2)).softmax(-1) @ v, (k, v)
+
+
+@pytest.mark.parametrize("x", [X, STEP])
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda past, new: torch.cat([past, new], 1),
+        lambda past, new: torch.cat([new, past], 1),
+        lambda past, new: torch.cat([past, new, new], 1),
+    ],
+)
+def test_a_network_with_one_is_refused_with_the_ways_out(
+    x: Spec, join: Join, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    for states in (None, {"past.0": "2"}):
+        with pytest.raises(ExportError) as error:
+            export(Attention(join).eval(), (x, (CACHE, CACHE)), path, states=states)
+        text = str(error.value)
+        assert "The argument 'past.0' grows with every call: it is float32[batch, past, 4]" in text
+        assert "the last entries along axis 1 alone" in text
+        assert text.endswith("(--no-state past.0): then it is an ordinary input and output.")
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("x", [X, STEP])
+def test_it_is_an_ordinary_input_where_the_caller_asks_for_it(x: Spec, tmp_path: Path) -> None:
+    network = Attention().eval()
+    states = {"past.0": None, "past_1": None}
+    result = export(network, (x, (CACHE, CACHE)), tmp_path / "m.onnx", states=states)
+    contract = result.contract
+    assert contract.states == ()
+    assert contract.streaming.ok is False
+    assert str(contract.streaming.reason).endswith("grow with every call, and no state does")
+
+    model = stateport.load(result.path)
+    random = np.random.default_rng(0)
+    new, k, v = (random.standard_normal((2, n, 4)).astype("f4") for n in (1, 5, 5))
+    names = [spec.name for spec in contract.inputs]
+    outputs, _ = model.run(dict(zip(names, (new, k, v), strict=True)))
+    with torch.no_grad():
+        y, (expected_k, expected_v) = network(
+            torch.from_numpy(new), (torch.from_numpy(k), torch.from_numpy(v))
+        )
+    for actual, expected in zip(outputs.values(), (y, expected_k, expected_v), strict=True):
+        np.testing.assert_allclose(actual, expected.numpy(), atol=1e-6)
+
+
+def test_a_window_and_a_padded_result_do_not_grow(tmp_path: Path) -> None:
+    window = Spec("float32", "batch", 3, 4)
+    last = Attention(lambda past, new: torch.cat([past, new], 1)[:, -3:]).eval()
+    result = export(last, (STEP, (window, window)), tmp_path / "m.onnx")
+    assert len(result.contract.states) == 2
+
+    padded = nn.ConstantPad1d((0, 2), 0.0)
+    signal = Spec("float32", "batch", 3, "frames")
+    contract = export(padded, (signal,), tmp_path / "p.onnx").contract
+    assert contract.outputs[0].shape == ("batch", 3, "frames + 2")

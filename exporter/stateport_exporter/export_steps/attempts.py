@@ -26,6 +26,7 @@ from ..network.window_search import with_windows
 from ..sizes.beyond import Beyond
 from ..states.convolutions import NO_CONTEXTS, find_contexts
 from ..states.declared import Declared
+from ..states.growing import GrowingCacheError
 from .building import BuiltNetwork, build_network
 from .sizes import look_at_other_sizes
 from .tracing import TracedNetwork, trace_network
@@ -51,6 +52,8 @@ def time_by_its_name(sample: Example) -> Iterator[None]:
     """
     try:
         yield
+    except GrowingCacheError:
+        raise
     except ExportError as error:
         others = sorted(sample.axes - {"batch"})
         if "time" in sample.axes or not others or "'time'" in str(error):

@@ -39,6 +39,7 @@ from ..states.checks import (
 )
 from ..states.convolutions import ConvolutionContexts
 from ..states.declared import Declared, positions_of
+from ..states.growing import check_growing, growing_caches
 from ..states.hidden import make_explicit
 from ..states.pairing import Wish
 from ..states.possible import PossibleState
@@ -88,6 +89,8 @@ def build_network(
     """
     captured = traced.captured
     names = named_results(getattr(traced.twin, traced.method), captured.output_paths)
+    caches = growing_caches(captured.model.graph, captured.input_paths)
+    check_growing(caches, names, declared)
     positions = positions_of(declared, captured.model.graph, captured.input_paths, names)
     wish = Wish(positions, names)
 

@@ -19,6 +19,7 @@ from ..graph.opset import NEWEST_CAPTURED, lower_ir_version, raise_opset
 from ..graph.transposes import fold_transposes
 from ..layers import Recurrent, expand, find
 from ..states.convolutions import ConvolutionContexts
+from ..states.growing import growing_caches, why_growing
 from ..states.hidden import Hidden
 from ..states.layer_states import StatePair, reads_arguments
 from ..states.naming import contract_from_graph, stamp, store_initial
@@ -102,7 +103,8 @@ def finish_graph(
     names = [context.name for context in contexts.contexts]
     states = find_states(graph, layers, captured, len(starts), wish, names)
     possible = possible_states(states.possible)
-    whole_only = why_whole_only(over_time)
+    caches = growing_caches(graph, captured.input_paths)
+    whole_only = why_whole_only(over_time) or why_growing(caches)
     own_pairs = [pair for pair in states.pairs if pair.name not in names]
     carried = [graph.inputs[pair.input] for pair in own_pairs]
     reason = _why_chunks_may_differ(graph, over_time, states, carried)

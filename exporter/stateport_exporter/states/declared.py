@@ -68,7 +68,7 @@ def _result_position(name: object, paths: Sequence[Path]) -> int:
             fits.append(i)
 
     if not fits:
-        known = ", ".join(starmap(_described_result, enumerate(paths)))
+        known = ", ".join(starmap(described_result, enumerate(paths)))
 
         names = []
         for path in paths:
@@ -93,7 +93,7 @@ def _check_distinct(positions: Mapping[int, int | None], results: Sequence[Path]
             continue
 
         if position in seen:
-            result = _described_result(position, results[position])
+            result = described_result(position, results[position])
             raise ExportError(
                 f"Two states have {result} as their next value. Name one result for each."
             )
@@ -113,7 +113,8 @@ def _path_names(path: Path) -> tuple[str, str]:
     return ".".join(path), "_".join(path)
 
 
-def _described_result(position: int, path: Path) -> str:
+def described_result(position: int, path: Path) -> str:
+    """What messages call a result: its number and, if it has one, its name."""
     name = f" ({'.'.join(path)})" if has_name(path) else ""
     return f"result {position + 1}{name}"
 

@@ -262,10 +262,11 @@ def row(
     *,
     example: Any = (X,),
     outside_example: Any = None,
+    refused: bool = False,
 ) -> Pattern:
-    """A pattern, and a network of the same layers that needs whole sequences."""
+    """A pattern, and a network of the same layers that needs whole sequences or is `refused`."""
     beyond = Outside(
-        lambda: network(outside, **make()), outside_example or example, message, refused=False
+        lambda: network(outside, **make()), outside_example or example, message, refused=refused
     )
     return Pattern(GROUP, name, lambda: network(forward, **make()), example, states, beyond)
 
@@ -359,11 +360,12 @@ CARRIED: Final = (
         "keys and values of the last steps, given and returned",
         given_window,
         given_cache,
-        "multiplies steps with one another, as attention does",
+        "argument 'past_k' grows with every call.*Let forward return the last entries",
         heads,
         (("past_k", "past_k_n"), ("past_v", "past_v_n")),
         example=(X, WINDOW, WINDOW),
         outside_example=(X, CACHE, CACHE),
+        refused=True,
     ),
     row(
         "a Conformer block: attention to the last steps, and a convolution",
