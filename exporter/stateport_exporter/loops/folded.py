@@ -33,6 +33,7 @@ from .roll import roll
 from .trace import Unrolled
 from .unify import unify
 from .unroll import unroll
+from .windows import windows_in
 
 #: The lengths that are traced: enough steps to tell a loop's first and last step from the others.
 _TIMES: Final = (5, 6)
@@ -166,8 +167,9 @@ def _rolled(
     """
     try:
         multiple = example.time_multiple
+        windows = windows_in(programs)
         traces = [
-            unroll(program, count * multiple, multiple)
+            unroll(program, count * multiple, multiple, windows)
             for program, count in zip(programs, times, strict=True)
         ]
         if rounds:  # before other loops, whose sequences they may be

@@ -9,7 +9,7 @@ one stack of the steps, and everything that makes a tensor of one value becomes 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,6 +70,7 @@ class Reader:
         sums_begin_with_zero: whether `x + 0` is the first step of a sum.
         time: the number of steps of the trace.
         multiple: the number of steps that each pass of a loop takes.
+        windows: by axis and length, the parts of sequences that loops take in every step.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Reader:
         sums_begin_with_zero: bool,
         time: int,
         multiple: int,
+        windows: Collection[tuple[int, int]],
     ) -> None:
         self.operand_of: dict[fx.Node, Any] = {}
         self.parts_of: dict[fx.Node, list[Any]] = {}
@@ -99,6 +101,7 @@ class Reader:
         self._numbers = dict(numbers)
         self._sums_begin_with_zero = sums_begin_with_zero
         self._time, self._multiple = time, multiple
+        self._windows = windows
         self._next = self._inputs = len(inputs)
 
     def read(self, node: fx.Node) -> None:
@@ -248,7 +251,7 @@ class Reader:
 
     def _read_part(self, node: fx.Node) -> bool:
         """`parts[i]`: one of several results."""
-        source, index = _full_args(node)
+        source, index = full_args(node)
         if not isinstance(source, fx.Node) or not isinstance(index, int):
             return False
 
@@ -265,7 +268,7 @@ class Reader:
 
     def _read_copy(self, node: fx.Node) -> bool:
         """`copy(a, b)` is b, where both have the same shape and dtype."""
-        target, value, _ = _full_args(node)
+        target, value, _ = full_args(node)
         if _node_meta(target) != _node_meta(value):
             return False
         self.operand_of[node] = self.operand(value)
@@ -273,8 +276,8 @@ class Reader:
 
     def _read_select(self, node: fx.Node) -> bool:
         """`x[:, t]`."""
-        source, dim, index = _full_args(node)
-        shape = _shape_of(source)
+        source, dim, index = full_args(node)
+        shape = shape_of(source)
         dim %= len(shape)
         size = shape[dim]
         if not isinstance(index, int) or not isinstance(size, int):
@@ -285,8 +288,8 @@ class Reader:
 
     def _read_slice(self, node: fx.Node) -> bool:
         """`x[:, t:t+1]`, and `x[:]`."""
-        source, dim, start, end, step = _full_args(node)
-        shape = _shape_of(source)
+        source, dim, start, end, step = full_args(node)
+        shape = shape_of(source)
         size = shape[dim]
         if step != 1 or not isinstance(start, int | None):
             return False
@@ -302,7 +305,8 @@ class Reader:
             self.operand_of[node] = self._slice(operand, dim, first, keep=True)
             return True
         is_written = self._is_filled_along(operand, dim) or _is_written_along(source, dim)
-        if not is_written and not self._is_of_one_pass(size, stop - first):
+        is_in_steps = is_written or (dim, stop - first) in self._windows
+        if not is_in_steps and not self._is_of_one_pass(size, stop - first):
             return False
         self.operand_of[node] = self._stack_slices(
             operand, dim, range(first, stop), _node_meta(node)
@@ -320,11 +324,11 @@ class Reader:
 
     def _read_index(self, node: fx.Node) -> bool:
         """`x[[t]]` and `x[:, [t]]`, where t is a number."""
-        source, indices = _full_args(node)
+        source, indices = full_args(node)
         given = [(dim, index) for dim, index in enumerate(indices) if index is not None]
         dim, index = given[0]
         number = self._steps.get(index)
-        size = _shape_of(source)[dim]
+        size = shape_of(source)[dim]
         if number is None or len(given) > 1 or not isinstance(size, int):
             return False
 
@@ -334,8 +338,8 @@ class Reader:
 
     def _read_unbind(self, node: fx.Node) -> bool:
         """`x.unbind(1)`, or `for x_t in x`."""
-        source, dim = _full_args(node)
-        operand, shape = self.operand(source), _shape_of(source)
+        source, dim = full_args(node)
+        operand, shape = self.operand(source), shape_of(source)
 
         dim %= len(shape)
         count = _known_size(shape[dim])
@@ -344,10 +348,10 @@ class Reader:
 
     def _read_split(self, node: fx.Node) -> bool:
         """`x.split(1, dim)` and `x.chunk(n, dim)`, where every part is what one pass takes."""
-        source, _, dim = _full_args(node)
+        source, _, dim = full_args(node)
         parts = _node_meta(node)
-        dim %= len(_shape_of(source))
-        operand, size = self.operand(source), _shape_of(source)[dim]
+        dim %= len(shape_of(source))
+        operand, size = self.operand(source), shape_of(source)[dim]
         if all(part.shape[dim] == 1 for part in parts):
             indices = range(len(parts))
             self.parts_of[node] = [self._slice(operand, dim, index, keep=True) for index in indices]
@@ -365,8 +369,8 @@ class Reader:
 
     def _read_select_scatter(self, node: fx.Node) -> bool:
         """`x[:, t] = y`, as a new x."""
-        target, value, dim, index = _full_args(node)
-        shape = _shape_of(target)
+        target, value, dim, index = full_args(node)
+        shape = shape_of(target)
         dim %= len(shape)
         size = shape[dim]
         if not isinstance(index, int) or not isinstance(size, int):
@@ -388,8 +392,8 @@ class Reader:
 
     def _read_slice_scatter(self, node: fx.Node) -> bool:
         """`x[:] = y` is y, where both have the same shape and dtype; and `x[:, t:t+4] = y`."""
-        target, value, dim, start, end, step = _full_args(node)
-        shape = _shape_of(target)
+        target, value, dim, start, end, step = full_args(node)
+        shape = shape_of(target)
         dim %= len(shape)
         if step != 1:
             return False
@@ -404,7 +408,7 @@ class Reader:
         self, node: fx.Node, value: fx.Node, dim: int, start: Any, end: Any
     ) -> bool:
         """`x[:, t:t+4] = y`, where that is what one pass of a loop writes."""
-        size = _shape_of(node)[dim]
+        size = shape_of(node)[dim]
         is_known = isinstance(start, int | None) and isinstance(end, int | None)
         if not is_known or not isinstance(size, int):
             return False
@@ -435,7 +439,7 @@ _SPECIAL: Final[dict[Any, Callable[[Reader, fx.Node], bool]]] = {
 }
 
 
-def _full_args(node: fx.Node) -> tuple[Any, ...]:
+def full_args(node: fx.Node) -> tuple[Any, ...]:
     """A node's arguments by position, with defaults for those that are left out."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return node.args
@@ -447,25 +451,29 @@ def _full_args(node: fx.Node) -> tuple[Any, ...]:
 
 def _is_written_along(node: fx.Node, axis: int) -> bool:
     """Whether a tensor is filled step by step along an axis from here on."""
-    while node.target is _aten.slice.Tensor and _is_whole(node):
-        node = _full_args(node)[0]
-
-    pending = [node]
+    pending = [behind_whole_slices(node)]
     while pending:
         current = pending.pop()
         for user in current.users:
             if user.target is _aten.slice.Tensor and _is_whole(user):
                 pending.append(user)
             is_written = user.target is _aten.select_scatter.default and user.args[0] is current
-            if is_written and _full_args(user)[2] % len(_shape_of(current)) == axis:
+            if is_written and full_args(user)[2] % len(shape_of(current)) == axis:
                 return True
     return False
 
 
+def behind_whole_slices(node: fx.Node) -> fx.Node:
+    """The node itself, or what slices as `x[:]` take as it is."""
+    while node.target is _aten.slice.Tensor and _is_whole(node):
+        node = full_args(node)[0]
+    return node
+
+
 def _is_whole(node: fx.Node) -> bool:
     """Whether a slice takes its operand as it is, as `x[:]`."""
-    source, dim, start, end, step = _full_args(node)
-    return step == 1 and _is_whole_axis(start, end, _shape_of(source)[dim])
+    source, dim, start, end, step = full_args(node)
+    return step == 1 and _is_whole_axis(start, end, shape_of(source)[dim])
 
 
 def _is_whole_axis(start: Any, end: Any, size: int | str) -> bool:
@@ -481,7 +489,8 @@ def _known_size(size: int | str) -> int:
     return size
 
 
-def _shape_of(node: fx.Node) -> tuple[int | str, ...]:
+def shape_of(node: fx.Node) -> tuple[int | str, ...]:
+    """The shape of a node's value, as in `TensorMeta`."""
     shape: tuple[int | str, ...] = _node_meta(node).shape
     return shape
 

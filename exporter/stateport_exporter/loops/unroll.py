@@ -7,7 +7,7 @@ concatenations, constants and views.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -20,12 +20,15 @@ from .normalise import make_constants_first, merge_concatenations, merge_views
 from .reader import COPIES, Reader
 from .step_numbers import FEWEST_VALUES, law_of
 from .trace import Unrolled
+from .windows import Window
 
 
-def unroll(program: ExportedProgram, time: int, multiple: int) -> Unrolled:
+def unroll(
+    program: ExportedProgram, time: int, multiple: int, windows: Collection[Window] = ()
+) -> Unrolled:
     """Reads a program that was traced with a fixed number of steps, `time`.
 
-    Each pass of its loops takes `multiple` steps.
+    Each pass of its loops takes `multiple` steps, and may take these windows of sequences.
 
     Raises:
         ExportError: the program has a block with a graph inside, or a loop over another axis than
@@ -49,6 +52,7 @@ def unroll(program: ExportedProgram, time: int, multiple: int) -> Unrolled:
         sums_begin_with_zero=not _adds_step_numbers(program),
         time=time,
         multiple=multiple,
+        windows=windows,
     )
     _read_calls(program, reader)
     outputs = _read_outputs(program, reader)
