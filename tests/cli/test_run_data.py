@@ -104,6 +104,18 @@ def test_rows_that_fail_are_kept_apart(command: Command, reference: Path) -> Non
     assert "is empty" in failed[1]["error"]
 
 
+def stopping_in_the_third(counts: list[int]) -> Callable[..., Any]:
+    """What runs rows, until it is stopped in the third batch; `counts` gets the rows of each."""
+
+    def run(model: Any, given: list[Any], **options: Any) -> Any:
+        if len(counts) == 2:
+            raise KeyboardInterrupt
+        counts.append(len(given))
+        return run_rows(model, given, **options)
+
+    return run
+
+
 def test_a_second_run_goes_on_where_the_first_was_stopped(
     command: Command, refused: Refused, reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,14 +124,7 @@ def test_a_second_run_goes_on_where_the_first_was_stopped(
     write(Path("data/b.parquet"), rows[1500:])
     line = ["run", reference, "-i", "data", "-o", "y.parquet"]
     counts: list[int] = []
-
-    def stop_in_the_third(model: Any, given: list[Any], **options: Any) -> Any:
-        if len(counts) == 2:
-            raise KeyboardInterrupt
-        counts.append(len(given))
-        return run_rows(model, given, **options)
-
-    monkeypatch.setattr(job, "run_rows", stop_in_the_third)
+    monkeypatch.setattr(job, "run_rows", stopping_in_the_third(counts))
     refused(command(*line), "Stopped after 1,500 rows, which are kept in y.parquet.parts.")
     assert not Path("y.parquet").exists()
 
@@ -189,17 +194,9 @@ def stopped(
 ) -> list[object]:
     """The command of a run that was stopped after two parts of 1,024 rows."""
     write(Path("x.parquet"), sequences(2600))
-    counts: list[int] = []
-
-    def stop_in_the_third(model: Any, given: list[Any], **options: Any) -> Any:
-        if len(counts) == 2:
-            raise KeyboardInterrupt
-        counts.append(len(given))
-        return run_rows(model, given, **options)
-
-    line = ["run", reference, "-i", "x.parquet", "-o", "y.parquet"]
+    line: list[object] = ["run", reference, "-i", "x.parquet", "-o", "y.parquet"]
     with monkeypatch.context() as patch:
-        patch.setattr(job, "run_rows", stop_in_the_third)
+        patch.setattr(job, "run_rows", stopping_in_the_third([]))
         refused(command(*line), "Stopped after 2,048 rows")
     return line
 
