@@ -111,7 +111,13 @@ FORMS: Final[dict[Callable[[Tensor], Tensor], int]] = {
 }
 
 
-@pytest.mark.parametrize("run", FORMS)
+@pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(form, marks=pytest.mark.thorough if form is complex_factors else ())
+        for form in FORMS
+    ],
+)
 def test_a_scan_streams(run: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     result = export(Network(run).eval(), {"x": X}, tmp_path / "m.onnx")
 

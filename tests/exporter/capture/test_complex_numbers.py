@@ -194,7 +194,7 @@ class Denoiser(nn.Module):
         return y.flatten(1)
 
 
-@pytest.mark.parametrize("size", [16, 20])
+@pytest.mark.parametrize("size", [16, pytest.param(20, marks=pytest.mark.thorough)])
 def test_spectra_of_frames_stream(size: int, tmp_path: Path) -> None:
     samples = Spec("float32", "batch", "time")
 

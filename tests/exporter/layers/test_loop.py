@@ -26,7 +26,14 @@ class FormerSlices(nn.Module):
         return torch.stack(ys, 1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bool", "uint8"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float32",
+        pytest.param("bool", marks=pytest.mark.patterns),
+        pytest.param("uint8", marks=pytest.mark.thorough),
+    ],
+)
 def test_a_state_that_is_the_former_slice_is_right_on_every_engine(
     dtype: str, tmp_path: Path
 ) -> None:
@@ -37,7 +44,7 @@ def test_a_state_that_is_the_former_slice_is_right_on_every_engine(
     assert {row.status for row in matrix.rows} == {"passed"}, matrix
 
 
-@pytest.mark.patterns
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["int16", "int32", "int64"])
 def test_such_a_state_of_other_integers(dtype: str, tmp_path: Path) -> None:
     test_a_state_that_is_the_former_slice_is_right_on_every_engine(dtype, tmp_path)

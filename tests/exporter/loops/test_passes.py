@@ -137,12 +137,12 @@ def cells_in_turn(net: Net, x: Tensor) -> Tensor:
     [
         (pairs, 2, 1, 1),
         pytest.param(every_third, 3, 1, 0, marks=THOROUGH),
-        (layer_in_chunks, 4, 4, 3),
+        pytest.param(layer_in_chunks, 4, 4, 3, marks=RELATIVES),
         pytest.param(largest_of_five, 5, 5, 4, marks=THOROUGH),
         pytest.param(attention_in_chunks, 4, 4, 3, marks=RELATIVES),
         pytest.param(two_results_each, 2, 2, 1, marks=THOROUGH),
         pytest.param(written_in_turn, 2, 2, 0, marks=RELATIVES),
-        (clockwork, 4, 4, 0),
+        pytest.param(clockwork, 4, 4, 0, marks=RELATIVES),
         pytest.param(clockwork_from_the_second_on, 4, 4, 0, marks=THOROUGH),
         pytest.param(cells_in_turn, 3, 3, 0, marks=RELATIVES),
     ],
@@ -197,7 +197,11 @@ def late_in_one_of_eight(net: Net, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "run", [pytest.param(late_in_pieces, marks=RELATIVES), late_in_one_of_eight]
+    "run",
+    [
+        pytest.param(late_in_pieces, marks=THOROUGH),
+        pytest.param(late_in_one_of_eight, marks=RELATIVES),
+    ],
 )
 def test_a_pass_that_differs_late_is_refused(run: Callable[..., Tensor], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="does not do the same in every step: at time"):

@@ -328,7 +328,14 @@ def test_only_what_is_looked_back_at_has_a_window() -> None:
     assert [*windowed.declared] == ["window_x", "window_layer", "window_steps"]
 
 
-@pytest.mark.parametrize("function", [of_packed_sequences, rotated_by_a_running_count], ids=name)
+@pytest.mark.parametrize(
+    "function",
+    [
+        rotated_by_a_running_count,
+        pytest.param(of_packed_sequences, marks=pytest.mark.thorough),
+    ],
+    ids=name,
+)
 def test_sums_of_which_differences_alone_count_are_no_states(
     function: Callable[..., Tensor], tmp_path: Path
 ) -> None:
