@@ -140,7 +140,9 @@ def test_a_network_with_one_is_refused_with_the_ways_out(
         text = str(error.value)
         assert "The argument 'past.0' grows with every call: it is float32[batch, past, 4]" in text
         assert "the last entries along axis 1 alone" in text
-        assert text.endswith("(--no-state past.0): then it is an ordinary input and output.")
+        assert text.endswith(
+            "pass states={'past.0': None, 'past.1': None} (--no-state past.0 --no-state past.1)."
+        )
     assert not path.exists()
 
 

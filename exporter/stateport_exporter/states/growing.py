@@ -100,20 +100,27 @@ def check_growing(
     Raises:
         GrowingCacheError: with the argument and the result, and what to do.
     """
-    for cache in caches:
-        names = (cache.name, cache.name.replace(".", "_"))
-        if any(declared.get(name, "") is None for name in names):
-            continue
+    undeclared = [cache for cache in caches if not _is_left_alone(cache, declared)]
+    if not undeclared:
+        return
 
-        argument, result = (_described(value) for value in (cache.argument, cache.result))
-        raise GrowingCacheError(
-            f"The argument {cache.name!r} grows with every call: it is {argument}, and "
-            f"{described_result(cache.position, results[cache.position])}, which is to be its next "
-            f"value, is {result}. A state keeps its size. Let forward return the last entries "
-            f"along axis {cache.axis} alone, and hide those that are not filled yet. Or pass "
-            f"states={{{cache.name!r}: None}} (--no-state {cache.name}): then it is an ordinary "
-            "input and output."
-        )
+    cache = undeclared[0]
+    argument, result = (_described(value) for value in (cache.argument, cache.result))
+    names = [each.name for each in undeclared]
+    options = " ".join(f"--no-state {name}" for name in names)
+    raise GrowingCacheError(
+        f"The argument {cache.name!r} grows with every call: it is {argument}, and "
+        f"{described_result(cache.position, results[cache.position])}, which is to be its next "
+        f"value, is {result}. A state keeps its size. Let forward return the last entries along "
+        f"axis {cache.axis} alone, and hide those that are not filled yet. To have ordinary inputs "
+        f"and outputs instead, pass states={dict.fromkeys(names)} ({options})."
+    )
+
+
+def _is_left_alone(cache: GrowingCache, declared: Declared) -> bool:
+    """Whether the caller says that a cache is no state."""
+    names = (cache.name, cache.name.replace(".", "_"))
+    return any(declared.get(name, "") is None for name in names)
 
 
 def why_growing(caches: Sequence[GrowingCache]) -> str | None:
