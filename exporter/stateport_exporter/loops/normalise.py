@@ -21,7 +21,7 @@ _MAKERS: Final = (_aten.full.default, _aten.sym_size.int)
 #: A view that is made more often is made in each step of a loop, or more than one.
 _MOST_IN_ONE_STEP: Final = 4
 #: Operations on sizes.
-_SIZES: Final = (operator.add, operator.sub, operator.mul, operator.floordiv)
+SIZE_OPERATIONS: Final = (operator.add, operator.sub, operator.mul, operator.floordiv)
 
 
 def merge_concatenations(ops: Sequence[Op], metas: Mapping[int, Any]) -> list[Op]:
@@ -150,7 +150,7 @@ def _is_view_of_whole(op: Op) -> bool:
     schema = getattr(op.target, "_schema", None)
     aliases = [] if schema is None else [each.alias_info for each in schema.returns]
     is_view = any(alias is not None and not alias.is_write for alias in aliases)
-    return is_view or op.target in _SIZES
+    return is_view or op.target in SIZE_OPERATIONS
 
 
 def _numbered_fills(ops: Sequence[Op]) -> set[int]:

@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 
 from ..errors import ExportError
-from .normalise import make_constants_first, merge_concatenations, merge_views
+from .normalise import SIZE_OPERATIONS, make_constants_first, merge_concatenations, merge_views
 from .reader import COPIES, Reader
 from .step_numbers import FEWEST_VALUES, law_of
 from .trace import Unrolled
@@ -97,11 +97,23 @@ def _step_numbers_first(
 
 
 def _read_calls(program: ExportedProgram, reader: Reader) -> None:
+    unused = _unused_sizes(program)
     for node in program.graph.nodes:
+        if node in unused:
+            continue
         if node.op == "call_function":
             reader.read(node)
         elif node.op == "get_attr":
             raise ExportError("its forward has a block that is traced as a separate graph")
+
+
+def _unused_sizes(program: ExportedProgram) -> set[fx.Node]:
+    """Sizes that nothing is made of: where forward reshapes, the first step alone computes them."""
+    unused: set[fx.Node] = set()
+    for node in reversed(program.graph.nodes):
+        if node.target in SIZE_OPERATIONS and unused.issuperset(node.users):
+            unused.add(node)
+    return unused
 
 
 def _same_constants(values: Mapping[fx.Node, Any]) -> dict[fx.Node, fx.Node]:

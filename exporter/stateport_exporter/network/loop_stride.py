@@ -78,13 +78,22 @@ class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         parameters = tuple(id(value) for value in args if isinstance(value, nn.Parameter))
-        if parameters or not _moves_only(func):
+        if parameters or _has_place(func, args) or not _moves_only(func):
             self._count(func, args, parameters)
         return func(*args, **(kwargs or {}))
 
     def _count(self, func: Any, args: Any, parameters: tuple[int, ...]) -> None:
         numbers = tuple(value for value in args if type(value) is int)
-        self.counts[func, parameters, numbers if parameters else ()] += 1
+        is_of_one_place = bool(parameters) or _has_place(func, args)
+        self.counts[func, parameters, numbers if is_of_one_place else ()] += 1
+
+
+def _has_place(func: Any, args: Any) -> bool:
+    """Whether an operation takes one of few entries of a tensor, as of a ring of the last steps."""
+    if func is not torch.ops.aten.select.int:
+        return False
+    source, dim, _ = args
+    return bool(source.shape[dim] < _SHORTEST)
 
 
 def _moves_only(func: Any) -> bool:

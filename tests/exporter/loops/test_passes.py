@@ -124,6 +124,16 @@ def clockwork_from_the_second_on(net: Net, x: Tensor) -> Tensor:
     return torch.stack(ys, 1)
 
 
+def ring_of_the_last_states(net: Net, x: Tensor) -> Tensor:
+    h, ys = net.zeros(x), []
+    ring = x.new_zeros(x.shape[0], 3, 4)
+    for t in range(x.shape[1]):
+        h = net.cell(x[:, t] + ring.mean(1), h)
+        ring[:, t % 3] = h
+        ys.append(h)
+    return torch.stack(ys, 1)
+
+
 def cells_in_turn(net: Net, x: Tensor) -> Tensor:
     h, ys = net.zeros(x), []
     for t in range(x.shape[1]):
@@ -145,6 +155,7 @@ def cells_in_turn(net: Net, x: Tensor) -> Tensor:
         pytest.param(clockwork, 4, 4, 0, marks=RELATIVES),
         pytest.param(clockwork_from_the_second_on, 4, 4, 0, marks=THOROUGH),
         pytest.param(cells_in_turn, 3, 3, 0, marks=RELATIVES),
+        pytest.param(ring_of_the_last_states, 3, 3, 0, marks=RELATIVES),
     ],
 )
 def test_a_loop_that_takes_several_steps_streams_in_such_chunks(

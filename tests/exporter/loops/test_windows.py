@@ -43,6 +43,13 @@ def flat(net: Net, x: Tensor) -> Iterator[Tensor]:
         yield net.wide(x[:, t - 3 : t + 1].flatten(1))
 
 
+def reshaped(net: Net, x: Tensor) -> Iterator[Tensor]:
+    """The sizes of what is reshaped are computed in the first step alone."""
+    x = F.pad(x, (0, 0, 3, 0))
+    for t in range(x.shape[1] - 3):
+        yield net.wide(x[:, t : t + 4].reshape(-1, 16))
+
+
 def mean(net: Net, x: Tensor) -> Iterator[Tensor]:
     x = torch.cat([x.new_zeros(x.shape[0], 2, 4), x], 1)
     for t in range(x.shape[1] - 2):
@@ -64,7 +71,8 @@ def two_windows(net: Net, x: Tensor) -> Iterator[Tensor]:
 @pytest.mark.parametrize(
     "windows",
     [
-        flat,
+        pytest.param(flat, marks=THOROUGH),
+        reshaped,
         pytest.param(mean, marks=THOROUGH),
         pytest.param(convolved, marks=THOROUGH),
         two_windows,
