@@ -329,6 +329,7 @@ def test_what_cannot_be_read_is_an_error(
     refused(command("run", reference, "-i", "z.parquet", *output), "cannot be read as Parquet")
     write(Path("x.parquet"), sequences(1), "audio")
     refused(command("run", reference, "-i", "x.parquet", *output), "There is no column 'x'")
+    refused(command("run", reference, "-i", "data", *output), "There is no file data; a Parquet")
     Path("empty").mkdir()
     line = ["run", reference, "-i", "empty", *output]
     refused(command(*line), "The folder empty has no file that ends in .parquet")

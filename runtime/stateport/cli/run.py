@@ -155,7 +155,7 @@ def run(
         "constants": named_constants(constants),
         "plan": plan,
     }
-    data = only_data_set(inputs)
+    data = only_data_set(inputs, output)
     if data is not None:
         output = checked_output(output, {"--state-in": state_in, "--state-out": state_out})
         wanted = Wanted(

@@ -119,7 +119,8 @@ def run_data(arguments: Mapping[str, Any], wanted: Wanted) -> None:
     before = f", {done.before:,} of them before" if done.before else ""
     say(f"Wrote {output}: {done.rows - done.failed:,} of {done.rows:,} rows{before}.")
     if done.failed:
-        say(f"{done.failed:,} rows failed; {failed_path(output)} says why.")
+        rows = "row" if done.failed == 1 else "rows"
+        say(f"{done.failed:,} {rows} failed; {failed_path(output)} says why.")
         raise SystemExit(1)
 
 
@@ -173,13 +174,17 @@ def _columns(texts: Sequence[str], model: Model) -> dict[str, str]:
     return columns
 
 
-def only_data_set(inputs: Sequence[str]) -> str | None:
+def only_data_set(inputs: Sequence[str], output: Path | None) -> str | None:
     """The data set among the inputs; None where they are arrays.
+
+    What has no "=" is one, too, where the output is to be a Parquet file.
 
     Raises:
         click.BadParameter: there are both, or several data sets.
     """
     sets = [*filter(is_data_set, inputs)]
+    if output is not None and output.suffix == ".parquet":
+        sets = [text for text in inputs if "=" not in text]
     if sets and len(inputs) > 1:
         raise click.BadParameter(
             f"{sets[0]!r} is a data set, and {len(inputs)} inputs are given. Pass one file, a "
