@@ -72,7 +72,7 @@ def two_windows(net: Net, x: Tensor) -> Iterator[Tensor]:
     "windows",
     [
         pytest.param(flat, marks=THOROUGH),
-        reshaped,
+        pytest.param(reshaped, marks=pytest.mark.patterns),
         pytest.param(mean, marks=THOROUGH),
         pytest.param(convolved, marks=THOROUGH),
         two_windows,
@@ -109,7 +109,9 @@ def ahead(net: Net, x: Tensor) -> Iterator[Tensor]:
 @pytest.mark.parametrize(
     ("windows", "reason"),
     [
-        (without_padding, "forward cuts off the first step of each call"),
+        pytest.param(
+            without_padding, "forward cuts off the first step of each call", marks=THOROUGH
+        ),
         pytest.param(
             shorter_at_first,
             "a single step of each call by cell, apart from the others",
