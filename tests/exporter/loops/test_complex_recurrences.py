@@ -91,7 +91,7 @@ def test_factors_with_a_bound_are_those_behind_the_bound() -> None:
     check_rolled(network, loudness=1e4, atol=1.0)  # with gates that are shut
 
 
-@pytest.mark.patterns
+@pytest.mark.thorough
 def test_a_scan_of_complex_numbers_streams(tmp_path: Path) -> None:
     result = export(Unit(joined, is_gated=True).eval(), {"x": X}, tmp_path / "m.onnx")
 

@@ -149,12 +149,12 @@ def cells_in_turn(net: Net, x: Tensor) -> Tensor:
         pytest.param(every_third, 3, 1, 0, marks=THOROUGH),
         pytest.param(layer_in_chunks, 4, 4, 3, marks=RELATIVES),
         pytest.param(largest_of_five, 5, 5, 4, marks=THOROUGH),
-        pytest.param(attention_in_chunks, 4, 4, 3, marks=RELATIVES),
+        pytest.param(attention_in_chunks, 4, 4, 3, marks=THOROUGH),
         pytest.param(two_results_each, 2, 2, 1, marks=THOROUGH),
-        pytest.param(written_in_turn, 2, 2, 0, marks=RELATIVES),
+        pytest.param(written_in_turn, 2, 2, 0, marks=THOROUGH),
         pytest.param(clockwork, 4, 4, 0, marks=RELATIVES),
         pytest.param(clockwork_from_the_second_on, 4, 4, 0, marks=THOROUGH),
-        pytest.param(cells_in_turn, 3, 3, 0, marks=RELATIVES),
+        pytest.param(cells_in_turn, 3, 3, 0, marks=THOROUGH),
         pytest.param(ring_of_the_last_states, 3, 3, 0, marks=RELATIVES),
     ],
 )
@@ -270,9 +270,9 @@ def pieces_written(net: Net, x: Tensor) -> Tensor:
     ("run", "multiple"),
     [
         (half_as_many, 2),
-        pytest.param(a_fifth_as_many, 5, marks=RELATIVES),
+        pytest.param(a_fifth_as_many, 5, marks=THOROUGH),
         pytest.param(pieces_of_one_length, 2, marks=RELATIVES),
-        pytest.param(pieces_written, 5, marks=RELATIVES),
+        pytest.param(pieces_written, 5, marks=THOROUGH),
     ],
 )
 def test_loops_for_multiples_alone(

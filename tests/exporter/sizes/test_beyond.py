@@ -266,7 +266,13 @@ LATE: dict[str, tuple[Step, str | None]] = {
 
 
 @pytest.mark.patterns
-@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.thorough if name == "the size of a call" else ())
+        for name in LATE
+    ],
+)
 def test_a_stream_does_not_run_past_what_can_be_tried(name: str, tmp_path: Path) -> None:
     step, line = LATE[name]
     net = Looping(step).eval()
