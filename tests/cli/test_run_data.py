@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import signal
 import subprocess
 import sys
@@ -143,6 +144,23 @@ def test_a_second_run_goes_on_where_the_first_was_stopped(
     assert outcome.stdout == "Wrote y.parquet: 2,600 of 2,600 rows, 1,500 of them before.\n"
     assert counts == [1024, 476, 1024, 76]
     check(Path("y.parquet"), reference, dict(enumerate(rows)))
+
+
+def test_ctrl_c_is_not_lost_where_a_library_drops_it(
+    command: Command, refused: Refused, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("x.parquet"), sequences(2600))
+
+    def run(model: Any, given: list[Any], **options: Any) -> Any:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return run_rows(model, given, **options)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(job, "run_rows", run)
+    line = ["run", reference, "-i", "x.parquet", "-o", "y.parquet"]
+    refused(command(*line), "Stopped after 1,024 rows, which are kept in y.parquet.parts.")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_run_that_was_killed_is_continued(

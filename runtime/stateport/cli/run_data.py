@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,28 +88,25 @@ def run_data(arguments: Mapping[str, Any], wanted: Wanted) -> None:
         from ..datasets.sources import open_data_set
     except ImportError as error:
         raise missing(error) from error
-    from ..parity.pair import digest
-    from ..plan import sha256
 
     data = open_data_set(wanted.text)
     loaded = load(**arguments)
     names = default_columns(data.schema, loaded.contract) | _columns(wanted.columns, loaded)
     options = Options(names, wanted.chunk, wanted.batch, states=wanted.states)
-    identity = {
-        "model": digest(arguments["path"]),
-        "engine": f"{loaded.engine} {loaded.engine_version}",
-        "threads": arguments["threads"] or 1,
-        "plan": arguments["plan"] and sha256(arguments["plan"]),
-        "constants": repr(arguments["constants"]),
-    }
+    identity = _identity(arguments, loaded)
     output, count = wanted.output, 0
     try:
-        with _spread(arguments, options, wanted) as spread, progress("running") as show:
+        with (
+            _spread(arguments, options, wanted) as spread,
+            progress("running") as show,
+            _ctrl_c() as check_ctrl_c,
+        ):
 
             def show_rows(done: int, total: int) -> None:
                 nonlocal count
                 count = done
                 show(f"running: {bar(done, total)} {done:,} of {total:,} rows")
+                check_ctrl_c()
 
             done = run_data_set(loaded, identity, data, output, options, show_rows, spread)
     except KeyboardInterrupt:
@@ -122,6 +121,48 @@ def run_data(arguments: Mapping[str, Any], wanted: Wanted) -> None:
         rows = "row" if done.failed == 1 else "rows"
         say(f"{done.failed:,} {rows} failed; {failed_path(output)} says why.")
         raise SystemExit(1)
+
+
+def _identity(arguments: Mapping[str, Any], model: Model) -> dict[str, object]:
+    """What the answers depend on beside the data and the options, in words."""
+    from ..parity.pair import digest
+    from ..plan import sha256
+
+    return {
+        "model": digest(arguments["path"]),
+        "engine": f"{model.engine} {model.engine_version}",
+        "threads": arguments["threads"] or 1,
+        "plan": arguments["plan"] and sha256(arguments["plan"]),
+        "constants": repr(arguments["constants"]),
+    }
+
+
+@contextlib.contextmanager
+def _ctrl_c() -> Iterator[Callable[[], None]]:
+    """Gives a function that raises `KeyboardInterrupt` if Ctrl-C was pressed and nothing stopped.
+
+    Python drops the exception where the signal comes inside a destructor or a callback, of which
+    Ray has many.
+    """
+    pressed = False
+
+    def press(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check  # no other thread gets signals
+        return
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
 
 def _spread(
