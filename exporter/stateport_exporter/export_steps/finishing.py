@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import onnx_ir as ir
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -96,20 +95,13 @@ def finish_graph(
     graph = captured.model.graph
     result_count = len(graph.outputs)
     layers = find(graph)
-    over_time = [layer for layer in layers_over_time(layers) if reads_arguments(graph, layer)]
     starts = [value for each in hidden for value in each.initial] + [*contexts.initial]
 
     # Which inputs and outputs are one state. Layers must still be whole for that.
     names = [context.name for context in contexts.contexts]
     states = find_states(graph, layers, captured, len(starts), wish, names)
     possible = possible_states(states.possible)
-    caches = growing_caches(graph, captured.input_paths)
-    whole_only = why_whole_only(over_time) or why_growing(caches)
-    own_pairs = [pair for pair in states.pairs if pair.name not in names]
-    carried = [graph.inputs[pair.input] for pair in own_pairs]
-    reason = _why_chunks_may_differ(graph, over_time, states, carried)
-    starts_count = any(reaches_time(value, first_states(layers)) for value in carried)
-    is_tied = reason is not None or starts_count or sums_up_a_call(graph)
+    ties = _ties_of_steps(captured, layers, states, names)
     pairs, positions = drop_spare_outputs(graph, states.pairs, len(captured.output_paths))
 
     # The graph is only ONNX from here on.
@@ -125,9 +117,9 @@ def finish_graph(
     rows = [graph.inputs[position] for position in lengths]
 
     return FinishedGraph(
-        contract=contract_from_graph(graph, pairs, whole_only, initial, rows),
-        reason=reason,
-        is_tied=is_tied,
+        contract=contract_from_graph(graph, pairs, ties.whole_only, initial, rows),
+        reason=ties.reason,
+        is_tied=ties.is_tied,
         inputs=tuple(inputs),
         results=tuple(map(names_of_results.get, range(result_count))),
         initial=initial,
@@ -138,16 +130,39 @@ def finish_graph(
     )
 
 
-def _why_chunks_may_differ(
-    graph: ir.Graph, layers: Sequence[Recurrent], states: States, carried: Sequence[ir.Value]
-) -> str | None:
-    """The first reason that the graph shows, in words."""
-    return (
-        why_not_carried(graph, layers, states.pairs)
+@dataclass(frozen=True)
+class _Ties:
+    """What a graph shows of how its steps depend on each other.
+
+    Attributes:
+        whole_only: why the network needs whole sequences, whatever measuring shows; None if not.
+        reason: why chunks may differ from the whole sequence; None if nothing shows it.
+        is_tied: whether a step depends on others by more than states, so that more data is tried.
+    """
+
+    whole_only: str | None
+    reason: str | None
+    is_tied: bool
+
+
+def _ties_of_steps(
+    captured: Captured, layers: Sequence[Recurrent], states: States, contexts: Collection[str]
+) -> _Ties:
+    """How steps depend on each other; `contexts` are the names of the states of convolutions."""
+    graph = captured.model.graph
+    over_time = [layer for layer in layers_over_time(layers) if reads_arguments(graph, layer)]
+    carried = [graph.inputs[pair.input] for pair in states.pairs if pair.name not in contexts]
+
+    caches = growing_caches(graph, captured.input_paths)
+    whole_only = why_whole_only(over_time) or why_growing(caches)
+    reason = (
+        why_not_carried(graph, over_time, states.pairs)
         or why_tied(graph)
-        or why_state_counts(layers, carried)
+        or why_state_counts(over_time, carried)
         or states.unclear
     )
+    starts_count = any(reaches_time(value, first_states(layers)) for value in carried)
+    return _Ties(whole_only, reason, reason is not None or starts_count or sums_up_a_call(graph))
 
 
 def _write_in_onnx(captured: Captured, layers: list[Recurrent], opset: int) -> None:
