@@ -141,7 +141,7 @@ def test_a_second_run_goes_on_where_the_first_was_stopped(
     ):
         refused(command(*line, *option), says)
     outcome = command(*line)
-    assert outcome.stdout == "Wrote y.parquet: 2,600 of 2,600 rows, 1,500 of them before.\n"
+    assert outcome.stdout == "Wrote y.parquet: 2,600 of 2,600 rows; 1,500 rows were done before.\n"
     assert counts == [1024, 476, 1024, 76]
     check(Path("y.parquet"), reference, dict(enumerate(rows)))
 
@@ -177,7 +177,7 @@ def test_a_run_that_was_killed_is_continued(
 
     outcome = command(*line)
     assert outcome.returncode == 0
-    assert "of them before." in outcome.stdout
+    assert "rows were done before." in outcome.stdout
     check(Path("y.parquet"), reference, dict(enumerate(rows)))
 
 
@@ -243,7 +243,10 @@ def test_other_data_are_another_run(
     command: Command, refused: Refused, stopped: list[object]
 ) -> None:
     write(Path("x.parquet"), sequences(2600, seed=1))
-    refused(command(*stopped), "y.parquet.parts is of a run with other data. Run that one to its")
+    says = (
+        f"a run with other data: {Path('x.parquet').resolve()} was not there, or was written since"
+    )
+    refused(command(*stopped), says)
 
 
 def test_the_file_of_another_version_is_not_read(

@@ -115,7 +115,7 @@ def run_data(arguments: Mapping[str, Any], wanted: Wanted) -> None:
             "command again to go on from there."
         ) from None
 
-    before = f", {done.before:,} of them before" if done.before else ""
+    before = f"; {done.before:,} rows were done before" if done.before else ""
     say(f"Wrote {output}: {done.rows - done.failed:,} of {done.rows:,} rows{before}.")
     if done.failed:
         rows = "row" if done.failed == 1 else "rows"

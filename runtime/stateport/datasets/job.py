@@ -307,8 +307,19 @@ class _Parts:
                 )
 
 
-def _difference(name: str, then: object, now: object) -> str:
-    """What another run had, for messages; digests and long lists are only named."""
-    if name in ("model", "data"):
-        return f"another {name}" if name == "model" else "other data"
-    return f"{name} {json.dumps(then)}, and this one is with {json.dumps(now)}"
+def _difference(name: str, then: Any, now: Any) -> str:
+    """What another run had, for messages; digests are only named."""
+    if name == "model":
+        return "another model"
+    if name == "data":
+        changed = [file[0] for file in now if file not in then]
+        return (
+            f"other data: {changed[0]} was not there, or was written since"
+            if changed
+            else ("more data")
+        )
+    return f"{name} {_shown(then)}, and this one is with {_shown(now)}"
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None else json.dumps(value)

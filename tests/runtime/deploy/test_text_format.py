@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from stateport import FileError
-from stateport.deploy.triton.read_configuration import FIELDS
+from stateport.deploy.triton.read_configuration import FIELDS, KINDS
 from stateport.deploy.triton.text_format import Message, parse, quoted
 
 EVERY_FORM = r"""
@@ -73,12 +73,19 @@ def test_any_text_can_be_quoted(text: str) -> None:
 def test_the_fields_are_those_of_triton() -> None:
     batching = ModelConfig.DESCRIPTOR.fields_by_name["sequence_batching"].message_type
     state = batching.fields_by_name["state"].message_type
+    control_input = batching.fields_by_name["control_input"].message_type
+    control = control_input.fields_by_name["control"].message_type
     messages = {
         "ModelConfig": ModelConfig.DESCRIPTOR,
         "sequence_batching": batching,
         "state": state,
         "initial_state": state.fields_by_name["initial_state"].message_type,
+        "direct": batching.fields_by_name["direct"].message_type,
+        "oldest": batching.fields_by_name["oldest"].message_type,
+        "control_input": batching.fields_by_name["control_input"].message_type,
+        "control": control,
         "version_policy": ModelConfig.DESCRIPTOR.fields_by_name["version_policy"].message_type,
     }
     for name, fields in FIELDS.items():
         assert {*fields} == {field.name for field in messages[name].fields}
+    assert {*KINDS} == {kind.name for kind in control.fields_by_name["kind"].enum_type.values}

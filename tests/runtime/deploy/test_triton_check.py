@@ -143,6 +143,15 @@ def test_right_ones_pass(right: Path) -> None:
         ([("zero_data", "zero_dat")], "an initial_state has a field 'zero_dat'"),
         ([('backend: "onnxruntime"', 'backend: "tensorrt"')], "the backend is tensorrt"),
         ([('backend: "onnxruntime"', "")], "the backend is not named"),
+        (
+            [("sequence_batching {", "dynamic_batching { } sequence_batching {")],
+            "has dynamic_batching and sequence_batching; Triton takes one of them",
+        ),
+        ([("oldest {", "direct {")], "direct has a field 'max_candidate_sequences'"),
+        (
+            [("oldest {", "control_input { control { kind: CONTROL_SEQUENCE_BEGIN } } oldest {")],
+            "a control has the kind 'CONTROL_SEQUENCE_BEGIN'; one of CONTROL_SEQUENCE_START",
+        ),
         ([("max_batch_size: 256", "max_batch_size: -5")], "is -5; 0 or more was expected"),
         (
             [("parameters {", "version_policy { specific { versions: [1, 3] } } parameters {")],
@@ -187,6 +196,16 @@ def test_parameters_that_stateport_cannot_run_with_are_found(
     assert threads.startswith("the parameter threads is '0'; a whole number of at least 1")
     assert engine.startswith("the parameter engine is 'ort-cuba'; one of ort-cpu, ")
     assert engine.endswith("Did you mean 'ort-cuda'?")
+
+
+@pytest.mark.parametrize("name", ["engine", "threads", "capacity"])
+def test_parameters_that_stateport_needs_are_missed(
+    changed: Callable[..., Path], name: str
+) -> None:
+    folder = changed("py", (f'key: "{name}"', f'key: "{name}y"'))
+    assert f"the parameter {name} is missing, which model.py reads. Add it." in findings(folder)
+    (folder / "1" / "model.py").write_text("# another one")
+    assert findings(folder) == []
 
 
 def test_one_mistake_is_one_finding(changed: Callable[..., Path]) -> None:

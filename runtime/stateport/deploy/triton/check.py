@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,6 +138,8 @@ def _check_version(config: Configuration, version: Path, idle: float) -> Iterato
         yield str(error)
         return
     yield from _check_contract(config, contract, version.parent, idle)
+    if is_python and _is_ours(path):
+        yield from _check_pool(config)
 
 
 def _check_contract(
@@ -146,7 +149,6 @@ def _check_contract(
     yield from check_ports(config, contract)
     yield from check_sequences(config, contract, idle)
     if config.backend == "python":
-        yield from _check_pool(config)
         return
 
     yield from check_batch_axes(config, contract)
@@ -154,8 +156,17 @@ def _check_contract(
         yield from check_states(config, contract, folder)
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a `model.py` is the one that stateport writes, which reads parameters."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return 'parameters["capacity"]' in path.read_text(encoding="utf-8")
+    return False
+
+
 def _check_pool(config: Configuration) -> Iterator[str]:
     """Whether stateport's `model.py` can read its parameters, and has a row for each sequence."""
+    for name in without(("engine", "threads", "capacity"), config.parameters):
+        yield f"the parameter {name} is missing, which model.py reads. Add it."
     for name in ("capacity", "threads"):
         value = config.parameters.get(name)
         if value is not None and not (value.isascii() and value.isdecimal() and int(value)):

@@ -38,7 +38,19 @@ FIELDS: Final = {
     ],
     "initial_state": ["data_type", "dims", "zero_data", "data_file", "name"],
     "version_policy": ["latest", "all", "specific"],
+    "direct": ["max_queue_delay_microseconds", "minimum_slot_utilization"],
+    "oldest": [
+        "max_candidate_sequences", "preferred_batch_size", "max_queue_delay_microseconds",
+        "preserve_ordering",
+    ],
+    "control_input": ["name", "control"],
+    "control": ["kind", "int32_false_true", "fp32_false_true", "bool_false_true", "data_type"],
 }  # fmt: skip
+#: What the field `kind` of a control may be.
+KINDS: Final = (
+    "CONTROL_SEQUENCE_START", "CONTROL_SEQUENCE_READY", "CONTROL_SEQUENCE_END",
+    "CONTROL_SEQUENCE_CORRID",
+)  # fmt: skip
 #: Fields that have one value. Triton does not load a file in which one is there twice.
 _SINGLE: Final = {
     "ModelConfig": [
@@ -50,6 +62,8 @@ _SINGLE: Final = {
     "initial_state": ["data_type", "zero_data", "data_file", "name"],
     "version_policy": ["latest", "all", "specific"],
 }  # fmt: skip
+#: Ways to join requests, of which a configuration has one.
+_BATCHINGS: Final = ("dynamic_batching", "sequence_batching", "ensemble_scheduling")
 #: The bits of numbers that have fewer than 64.
 _BITS: Final = {"max_batch_size": 32, "max_candidate_sequences": 32}
 #: A configuration is some kilobytes.
@@ -218,14 +232,37 @@ def _unknown(config: Message) -> Iterator[str]:
     yield from _unknown_in(config, "ModelConfig", "the configuration")
     for batching in config.messages("sequence_batching"):
         yield from _unknown_in(batching, "sequence_batching", "sequence_batching")
+        for strategy in ("direct", "oldest"):
+            for message in batching.messages(strategy):
+                yield from _unknown_in(message, strategy, strategy)
+        for control_input in batching.messages("control_input"):
+            yield from _unknown_control(control_input)
         for state in batching.messages("state"):
             yield from _unknown_in(state, "state", "a state")
             for initial in state.messages("initial_state"):
                 yield from _unknown_in(initial, "initial_state", "an initial_state")
+    batchings = [name for name in _BATCHINGS if config.messages(name)]
+    if len(batchings) > 1:
+        yield (
+            f"the configuration has {' and '.join(batchings)}; Triton takes one of them. Leave "
+            "sequence_batching."
+        )
     for policy in config.messages("version_policy"):
         yield from _unknown_in(policy, "version_policy", "version_policy")
         if len(policy.fields) > 1:
             yield f"version_policy has {' and '.join(policy.fields)}; one of them was expected."
+
+
+def _unknown_control(control_input: Message) -> Iterator[str]:
+    """The fields and kinds that no control input has, each in words."""
+    yield from _unknown_in(control_input, "control_input", "a control_input")
+    for control in control_input.messages("control"):
+        yield from _unknown_in(control, "control", "a control")
+        for kind in without(control.texts("kind"), KINDS):
+            yield (
+                f"a control has the kind {shown(kind)}; one of {', '.join(KINDS)} was expected."
+                f"{did_you_mean(kind, KINDS)}"
+            )
 
 
 def _unknown_in(message: Message, kind: str, words: str) -> Iterator[str]:
@@ -234,7 +271,7 @@ def _unknown_in(message: Message, kind: str, words: str) -> Iterator[str]:
             f"{words} has a field {shown(name)}, which Triton does not know, so that it does "
             f"not load the model.{did_you_mean(name, FIELDS[kind])}"
         )
-    for name in _SINGLE[kind]:
+    for name in _SINGLE.get(kind, ()):
         count = len(message.fields.get(name, ()))
         if count > 1:
             yield (
