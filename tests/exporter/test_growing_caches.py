@@ -134,7 +134,7 @@ def test_a_network_with_one_is_refused_with_the_ways_out(
     x: Spec, join: Join, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.onnx"
-    for states in (None, {"past.0": "2"}):
+    for states in (None, {"past.0": "2"}, {"past.1": None}):
         with pytest.raises(ExportError) as error:
             export(Attention(join).eval(), (x, (CACHE, CACHE)), path, states=states)
         text = str(error.value)
@@ -167,6 +167,24 @@ def test_it_is_an_ordinary_input_where_the_caller_asks_for_it(x: Spec, tmp_path:
         )
     for actual, expected in zip(outputs.values(), (y, expected_k, expected_v), strict=True):
         np.testing.assert_allclose(actual, expected.numpy(), atol=1e-6)
+
+
+class WithToken(nn.Module):
+    """Puts a learned token before the memory of an encoder, and returns both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.token = nn.Linear(4, 4), nn.Parameter(torch.randn(1, 1, 4))
+
+    def forward(self, x: Tensor, memory: Tensor) -> Any:
+        memory = torch.cat([self.token.expand(x.shape[0], 1, 4), memory], 1)
+        return (self.q(x) @ memory.transpose(1, 2)).softmax(-1) @ memory, memory
+
+
+def test_what_gets_the_same_in_every_call_is_no_cache(tmp_path: Path) -> None:
+    result = export(WithToken().eval(), (STEP, CACHE), tmp_path / "m.onnx")
+    assert result.contract.outputs[1].shape == ("batch", "past + 1", 4)
 
 
 def test_a_window_and_a_padded_result_do_not_grow(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ input and output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from stateport.axes import names_in, resolve
 from stateport.contract import describe
 
 from ..errors import ExportError
-from ..graph.dataflow import axes, dtype_of, targets
+from ..graph.dataflow import axes, behind, dtype_of, targets
 from .declared import Declared, described_result
 from .names import Path
 
@@ -50,17 +50,23 @@ class GrowingCacheError(ExportError):
 
 def growing_caches(graph: ir.Graph, arguments: Sequence[Path]) -> list[GrowingCache]:
     """The caches among the arguments; the first argument is what the network is fed."""
+    named = [*zip(arguments, graph.inputs, strict=False)]
+    fed = {value for path, value in named if path[0] == arguments[0][0]}
+
     caches: list[GrowingCache] = []
-    for path, value in zip(arguments, graph.inputs, strict=False):
-        if path[0] != arguments[0][0]:
-            caches += _caches_of(".".join(path), value, graph)
+    for path, value in named:
+        if value not in fed:
+            caches += _caches_of(".".join(path), value, graph, fed)
     return caches
 
 
-def _caches_of(name: str, argument: ir.Value, graph: ir.Graph) -> Iterator[GrowingCache]:
+def _caches_of(
+    name: str, argument: ir.Value, graph: ir.Graph, fed: Collection[ir.Value]
+) -> Iterator[GrowingCache]:
+    """The cache that an argument is: what is added to it is computed from what is fed."""
     for result in targets(graph, argument):
         axis = _axis_that_grows(argument, result)
-        if axis is not None:
+        if axis is not None and any(value in fed for value in behind(result)):
             yield GrowingCache(name, argument, graph.outputs.index(result), result, axis)
             return
 
@@ -106,7 +112,7 @@ def check_growing(
 
     cache = undeclared[0]
     argument, result = (_described(value) for value in (cache.argument, cache.result))
-    names = [each.name for each in undeclared]
+    names = [each.name for each in caches]
     options = " ".join(f"--no-state {name}" for name in names)
     raise GrowingCacheError(
         f"The argument {cache.name!r} grows with every call: it is {argument}, and "
