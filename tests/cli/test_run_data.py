@@ -89,6 +89,23 @@ def test_a_pattern_names_files_too(command: Command, reference: Path) -> None:
     check(Path("y.parquet"), reference, dict(enumerate(rows)))
 
 
+@pytest.mark.parametrize("data", ["k=1", "k=1/a.parquet", "k=*/a.parquet", "*/*.parquet"])
+def test_folders_may_be_named_after_values(command: Command, reference: Path, data: str) -> None:
+    rows = sequences(3)
+    write(Path("k=1/a.parquet"), rows)
+    write(Path("y.parquet.parts/000000000000-000000000001.parquet"), sequences(1), "answers")
+    outcome = command("run", reference, "-i", data, "-o", "z.parquet")
+    assert outcome.stdout == "Wrote z.parquet: 3 of 3 rows.\n"
+    check(Path("z.parquet"), reference, dict(enumerate(rows)))
+
+
+def test_answers_may_lie_below_the_folder_of_a_pattern(command: Command, reference: Path) -> None:
+    write(Path("data/a.parquet"), sequences(2))
+    Path("data/out").mkdir()
+    line = ["run", reference, "-i", "data/*.parquet", "-o", "data/out/y.parquet"]
+    assert command(*line).returncode == 0
+
+
 def test_rows_that_fail_are_kept_apart(command: Command, reference: Path) -> None:
     rows: list[Any] = [*sequences(4)]
     rows[1], rows[2] = None, []

@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused_before_any_work(reference: Path, folder: P
         ({"input": {"z": "x"}}, "There is no input 'z'"),
         ({"output": "x"}, "has a column 'x' already"),
         ({"output": {"z": "w"}}, "There is no output 'z'"),
-        ({"states_in": {"h0": "x"}}, "levels of lists in each row, for the axes [1, 10]"),
+        ({"states_in": {"h0": "x"}}, "for each of the axes [1, 10]"),
         ({"states_in": {"h": "x"}}, "There is no state 'h'"),
         ({"states_out": {"hn": "y"}}, "2 columns would have the name 'y'"),
         ({"batch": 0}, "batch is 0"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,9 @@ _BAR: Final = 20
 
 def is_data_set(text: str) -> bool:
     """Whether an input names Parquet files: one, a folder of them, or a pattern."""
-    return "=" not in text and (text.endswith(".parquet") or Path(text).is_dir())
+    if not text.endswith(".parquet") and not Path(text).is_dir():
+        return False
+    return "=" not in text or bool(glob.glob(text))  # noqa: PTH207  # folders such as year=2026
 
 
 def checked_output(output: Path | None, others: dict[str, object]) -> Path:
@@ -133,6 +136,7 @@ def _identity(arguments: Mapping[str, Any], model: Model) -> dict[str, object]:
         "engine": f"{model.engine} {model.engine_version}",
         "threads": arguments["threads"] or 1,
         "plan": arguments["plan"] and sha256(arguments["plan"]),
+        "states": repr(arguments["states"]),
         "constants": repr(arguments["constants"]),
     }
 
@@ -225,7 +229,7 @@ def only_data_set(inputs: Sequence[str], output: Path | None) -> str | None:
     """
     sets = [*filter(is_data_set, inputs)]
     if output is not None and output.suffix == ".parquet":
-        sets = [text for text in inputs if "=" not in text]
+        sets = [text for text in inputs if "=" not in text or is_data_set(text)]
     if sets and len(inputs) > 1:
         raise click.BadParameter(
             f"{sets[0]!r} is a data set, and {len(inputs)} inputs are given. Pass one file, a "

@@ -179,8 +179,8 @@ def _check_type(field: Any, spec: ArraySpec) -> None:
     if len(sizes) != len(shape) or not all(map(_fits, sizes, shape)):
         axes = ", ".join(map(str, shape))
         raise InputError(
-            f"The column {field.name!r} is {field.type}; the input {spec} takes {len(shape)} "
-            f"levels of lists in each row, for the axes [{axes}]. Write the column so."
+            f"The column {field.name!r} is {field.type}; for the input {spec} a list within a list "
+            f"was expected for each of the axes [{axes}], of that size where it is a number."
         )
 
 

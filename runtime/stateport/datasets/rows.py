@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import starmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..axes import resolve
 from ..chunks import joined, split
 from ..contract import ArraySpec, Contract, check_streaming, has_time, names_of
 from ..errors import InputError, StateportError
@@ -77,9 +75,9 @@ def run_rows(
     """Runs sequences, each from the state that it has, or else from the model's first one.
 
     Sequences whose arrays have the same shapes run together. Where the model takes the lengths of
-    padded rows and the sequences do not have them, sequences of several lengths run together,
-    padded with zeros. A sequence that fails does not take others with it: its batch runs again, one
-    sequence at a time.
+    padded rows and the sequences do not have them, each gets its own: nothing is padded, since a
+    network may compute with the padding, too. A sequence that fails does not take others with it:
+    its batch runs again, one sequence at a time.
 
     Args:
         model: the model.
@@ -102,7 +100,7 @@ def run_rows(
     answers = [row if isinstance(row, Answer) else Answer() for row in rows]
     given = {i: row for i, row in enumerate(rows) if not isinstance(row, Answer)}
 
-    for group in _groups(given, runner):
+    for group in _groups(given):
         for start in range(0, len(group), runner.most(batch)):
             positions = group[start : start + runner.most(batch)]
             results = runner.run([given[position] for position in positions])
@@ -130,10 +128,6 @@ class _Runner:
         """How many sequences may run together."""
         return batch if self._is_joinable else 1
 
-    def pads(self, row: Row) -> bool:
-        """Whether a sequence is padded, because the model takes lengths and it has none."""
-        return bool(self._lengths) and row.keys().isdisjoint(self._lengths)
-
     def run(self, rows: Sequence[Row]) -> list[Answer]:
         """Runs a batch; if that fails, each sequence of it alone."""
         try:
@@ -143,18 +137,11 @@ class _Runner:
                 return [Answer(error=str(error) or "There is not enough memory.")]
         return [answer for row in rows for answer in self.run([row])]
 
-    def first_state(self, row: Row) -> Row:
-        """The arrays of a row that are the state it starts from."""
-        return {name: row[name] for name in self._states if name in row}
-
     def _answers(self, rows: Sequence[Row]) -> list[Answer]:
-        lengths = [_length(self.contract, row) for row in rows]
-        if self.pads(rows[0]):
-            rows = self._padded(rows, lengths)
-        outputs, state = self._run(self._joined(rows), lengths[0])
+        length = _length(self.contract, rows[0])
+        arrays = self._joined([self._with_length(row, length) for row in rows])
+        outputs, state = self._run(arrays, length)
         results = _rows(self.contract.outputs, outputs, len(rows))
-        if self._lengths:
-            results = [*starmap(self._cut, zip(results, lengths, strict=True))]
         states: list[Row] = [{} for _ in rows]
         if not state._leftover:
             states = _rows(self.contract.state_inputs, state, len(rows))
@@ -179,46 +166,20 @@ class _Runner:
                 arrays[name] = joined([row[name] for row in rows], min(axis, first.ndim))
         return arrays
 
-    def _padded(self, rows: Sequence[Row], lengths: Sequence[int]) -> list[Row]:
-        """Sequences of one length, with zeros at the end, and their lengths."""
-        longest = max(lengths)
-        padded: list[Row] = []
-        for row, length in zip(rows, lengths, strict=True):
-            arrays = dict(row)
-            for spec in self.contract.inputs:
-                if spec.name in row and "time" in spec.shape:
-                    arrays[spec.name] = _with_zeros(spec, row[spec.name], longest - length)
-            for spec in length_inputs(self.contract):
-                arrays[spec.name] = np.array(length, spec.dtype)
-            padded.append(arrays)
-        return padded
-
-    def _cut(self, outputs: Row, length: int) -> Row:
-        """The outputs as long as the sequence is, without what padding has added."""
-        cut = {}
-        for spec in self.contract.outputs:
-            array, axis = outputs[spec.name], spec.time_axis
-            if axis is not None:
-                size = resolve((spec.shape[axis],), {"time": length, "batch": 1})[0]
-                place = axis - (axis > (_batch_axis(spec) or 0) and "batch" in spec.shape)
-                array = array[(slice(None),) * place + (slice(size),)]
-            cut[spec.name] = array
-        return cut
+    def _with_length(self, row: Row, length: int) -> Row:
+        """A sequence with its length, where the model takes lengths and the data has none."""
+        if not row.keys().isdisjoint(self._lengths):
+            return row
+        specs = length_inputs(self.contract)
+        return {**row, **{spec.name: np.array(length, spec.dtype) for spec in specs}}
 
 
-def _groups(rows: Mapping[int, Row], runner: _Runner) -> Iterator[list[int]]:
-    """The positions of sequences that may run together; those to be padded by their length."""
+def _groups(rows: Mapping[int, Row]) -> list[list[int]]:
+    """The positions of sequences that may run together."""
     groups: dict[object, list[int]] = {}
-    padded: dict[object, list[int]] = {}
     for position, row in rows.items():
-        if runner.pads(row):
-            padded.setdefault(_kind(runner.first_state(row)), []).append(position)
-        else:
-            groups.setdefault(_kind(row), []).append(position)
-
-    yield from groups.values()
-    for group in padded.values():
-        yield sorted(group, key=lambda position: _length(runner.contract, rows[position]))
+        groups.setdefault(_kind(row), []).append(position)
+    return [*groups.values()]
 
 
 def _kind(row: Row) -> object:
@@ -252,12 +213,3 @@ def _length(contract: Contract, row: Row) -> int:
         if "time" in spec.shape and array is not None and array.ndim > _time_place(spec):
             return int(array.shape[_time_place(spec)])
     return 1
-
-
-def _with_zeros(spec: ArraySpec, array: Array, count: int) -> Array:
-    place = _time_place(spec)
-    if array.ndim <= place:
-        return array  # the model refuses it
-    width = np.zeros((array.ndim, 2), int)
-    width[place, 1] = count
-    return np.pad(array, width)

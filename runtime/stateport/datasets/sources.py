@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 from ..errors import FileError, InputError, first_line
 
 _ENDING = ".parquet"
+#: The ending of the folder with the answers of a run that was stopped.
+PARTS = f"{_ENDING}.parts"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class DataSet:
         named = Path(self.text)
         if named.is_dir():
             return output.suffix == _ENDING and output.resolve().parent == named.resolve()
-        return fnmatch.fnmatchcase(str(output.absolute()), str(named.absolute()))
+        if "**" in self.text:
+            return fnmatch.fnmatchcase(str(output.absolute()), str(named.absolute()))
+        parts, patterns = output.absolute().parts, named.absolute().parts
+        return len(parts) == len(patterns) and all(map(fnmatch.fnmatchcase, parts, patterns))
 
     def batches(self, columns: Sequence[str], size: int, start: int) -> Iterator[Any]:
         """The rows from `start` on, as `pyarrow.RecordBatch`es of at most `size` rows.
@@ -92,7 +97,8 @@ def open_data_set(text: str) -> DataSet:
     elif path.is_file():
         files = [path]
     else:
-        files = sorted(map(Path, glob.glob(text)))  # noqa: PTH207  # a pattern with any folder
+        found = map(Path, glob.glob(text))  # noqa: PTH207  # a pattern with any folder
+        files = sorted(path for path in found if not path.parent.name.endswith(PARTS))
     if not files:
         raise FileError(
             f"There is no file {text}; a Parquet file, a folder of them or a pattern was expected."

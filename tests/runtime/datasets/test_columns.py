@@ -73,9 +73,15 @@ def test_columns_that_do_not_fit_are_refused() -> None:
     [
         (pa.list_(pa.list_(pa.float32(), 5)), None),
         (pa.large_list(pa.list_(pa.float32())), None),
-        (pa.list_(pa.list_(pa.float32(), 4)), "takes 2 levels of lists in each row, for the axes"),
-        (pa.list_(pa.float32()), "takes 2 levels of lists in each row, for the axes [time, 5]"),
-        (pa.list_(pa.list_(pa.list_(pa.float32()))), "takes 2 levels of lists"),
+        (
+            pa.list_(pa.list_(pa.float32(), 4)),
+            "for each of the axes [time, 5], of that size where it is a number",
+        ),
+        (
+            pa.list_(pa.float32()),
+            "a list within a list was expected for each of the axes [time, 5]",
+        ),
+        (pa.list_(pa.list_(pa.list_(pa.float32()))), "a list within a list was expected"),
         (pa.list_(pa.list_(pa.string())), "nothing is cast silently"),
     ],
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,7 @@ PADDED = Contract(
 )
 
 
-def test_sequences_of_several_lengths_are_padded_for_a_network_that_takes_lengths(
-    build: Build,
-) -> None:
+def test_sequences_get_their_lengths_where_the_network_takes_them(build: Build) -> None:
     nodes = [
         helper.make_node("Identity", ["x"], ["y"]),
         helper.make_node("Identity", ["lengths"], ["n"]),
@@ -130,6 +129,24 @@ def test_sequences_of_several_lengths_are_padded_for_a_network_that_takes_length
 
     with pytest.raises(InputError, match="takes the length of each row"):
         run_rows(model, rows, chunk=2)
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+def test_no_sequence_is_padded_as_a_network_may_compute_with_the_padding(
+    build: Build, batch: int
+) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axis"], ["y"]),
+        helper.make_node("Identity", ["lengths"], ["n"]),
+    ]
+    mean = ArraySpec("y", "float32", (1, "batch"))
+    contract = replace(PADDED, outputs=(mean, PADDED.outputs[1]))
+    axis = numpy_helper.from_array(np.array([0], np.int64), "axis")
+    model = stateport.load(build(contract, nodes, initializers=[axis]))
+    rows = [{"x": np.ones(n, np.float32)} for n in (2, 4, 6, 4)]
+    answers = run_rows(model, rows, batch=batch)
+    assert [answer.outputs["y"].tolist() for answer in answers] == [[1]] * 4
+    assert [int(answer.outputs["n"]) for answer in answers] == [2, 4, 6, 4]
 
 
 def test_options_that_do_not_fit_are_refused(reference: Path, build: Build) -> None:
